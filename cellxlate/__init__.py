@@ -1,0 +1,64 @@
+"""Enhance the cells of a microscope stack and leave every other pixel exactly as it was.
+
+The public names are loaded on first use, so that `import cellxlate` stays light: no torch, no napari, no dask.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
+    from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
+    from cellxlate.model.bundle import Bundle, load_model
+    from cellxlate.stacks.reading import open_stack
+    from cellxlate.stacks.stack import Stack
+    from cellxlate.stacks.writing import open_writer
+    from cellxlate.training.loop import train
+
+_HOMES = {
+    "Bundle": "cellxlate.model.bundle",
+    "CellxlateError": "cellxlate.errors",
+    "EnhancedStack": "cellxlate.enhancement.job",
+    "InputError": "cellxlate.errors",
+    "ModelError": "cellxlate.errors",
+    "OptionError": "cellxlate.errors",
+    "OutputError": "cellxlate.errors",
+    "PromiseError": "cellxlate.errors",
+    "Stack": "cellxlate.stacks.stack",
+    "enhance": "cellxlate.enhancement.job",
+    "enhance_file": "cellxlate.enhancement.job",
+    "load_model": "cellxlate.model.bundle",
+    "open_stack": "cellxlate.stacks.reading",
+    "open_writer": "cellxlate.stacks.writing",
+    "train": "cellxlate.training.loop",
+}
+
+__all__ = [
+    "Bundle",
+    "CellxlateError",
+    "EnhancedStack",
+    "InputError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "PromiseError",
+    "Stack",
+    "enhance",
+    "enhance_file",
+    "load_model",
+    "open_stack",
+    "open_writer",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cellxlate' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""From a stack and a translator to an enhanced stack: tiles, planes, jobs."""

@@ -1,0 +1,1 @@
+"""The napari panel: widgets that bind the lower rooms to layers."""

@@ -1,0 +1,1 @@
+"""Files to arrays and back: lazy stacks, streamed writers, intensity levels, simulated samples."""

@@ -1,0 +1,223 @@
+"""A stack: lazy pixels with axes, pixel size and channel names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import InputError
+
+if TYPE_CHECKING:
+    import dask.array
+
+AXES = "TCZYXS"
+"""Axes a stack may have: time, channel, depth, rows, columns, colour samples (RGB)."""
+
+SUPPORTED_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+
+PlaneIndex = tuple[int, ...]
+"""Position of a plane along every axis of the stack but Y and X, in the order of the stack's axes."""
+
+
+class Pixels(Protocol):
+    """What holds the pixels: a zarr array, a numpy array, anything with basic slicing."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of planes that are read when asked for.
+
+    Attributes
+    ----------
+    pixels : Pixels
+        Array of shape `shape`; slicing it reads from the file.
+    axes : str
+        One letter of "TCZYXS" per dimension, in the order of the file; always contains Y and X.
+    name : str
+        File name without its endings; outputs are named after it.
+    path : Path or None
+        Where it was read from.
+    pixel_size_um : mapping
+        Micrometres per pixel for any of "Z", "Y", "X" that the file states.
+    channel_names : tuple of str
+        One per channel, or empty where the file names none.
+    time_step_s : float or None
+        Seconds between time points, where the file states it.
+    levels : int
+        Number of resolution levels in the file; `pixels` is the first.
+    kind : str
+        "tiff", "ome-tiff", "imagej", "ome-zarr", "zarr" or "array".
+    """
+
+    pixels: Pixels
+    axes: str
+    name: str = "stack"
+    path: Path | None = None
+    pixel_size_um: Mapping[str, float] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    time_step_s: float | None = None
+    levels: int = 1
+    kind: str = "array"
+    release: Callable[[], None] = _nothing
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, self.pixels.shape)
+        if self.pixels.dtype.name not in SUPPORTED_DTYPES:
+            raise InputError(
+                f"{self.name}: pixels are {self.pixels.dtype}, expected one of {', '.join(SUPPORTED_DTYPES)}; "
+                "convert the stack first"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each of the axes, in pixels."""
+        return tuple(int(size) for size in self.pixels.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the stored pixels."""
+        return np.dtype(self.pixels.dtype.name)
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        """Rows and columns of a plane."""
+        return self.size("Y"), self.size("X")
+
+    def size(self, axis: str) -> int:
+        """Return the size along one axis; 1 for an axis the stack does not have."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    @property
+    def plane_axes(self) -> str:
+        """The axes a plane index runs over: all but Y and X."""
+        return self.axes.replace("Y", "").replace("X", "")
+
+    def plane_indices(self) -> Iterator[PlaneIndex]:
+        """Iterate over the positions of all planes, last axis fastest."""
+        return product(*(range(self.size(axis)) for axis in self.plane_axes))
+
+    @property
+    def plane_count(self) -> int:
+        """Number of planes."""
+        return int(np.prod([self.size(axis) for axis in self.plane_axes], dtype=np.int64))
+
+    def channel_of(self, index: PlaneIndex) -> int:
+        """Return the channel a plane belongs to; 0 in a stack without a channel axis. RGB samples count as channels."""
+        for axis in "CS":
+            if axis in self.plane_axes:
+                return index[self.plane_axes.index(axis)]
+        return 0
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels; RGB samples count as channels where there is no channel axis."""
+        return self.size("C") if "C" in self.axes else self.size("S")
+
+    def read(self, index: PlaneIndex, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[Any]:
+        """Read a window of one plane.
+
+        Parameters
+        ----------
+        index : tuple of int
+            Position of the plane along `plane_axes`.
+        rows, columns : slice
+            The window; the whole plane by default.
+
+        Returns
+        -------
+        ndarray (rows, columns)
+            In the dtype of the file and native byte order.
+
+        Raises
+        ------
+        InputError
+            The file is damaged there.
+        """
+        key = plane_key(self.axes, index, rows, columns)
+        try:
+            window = np.asarray(self.pixels[key])
+        except (OSError, ValueError, RuntimeError, KeyError, EOFError) as fault:
+            where = ", ".join(f"{axis}={position}" for axis, position in zip(self.plane_axes, index, strict=True))
+            raise InputError(f"{self.path or self.name}: the plane at {where or 'the start'} is damaged ({fault})") from fault
+        if self.axes.index("X") < self.axes.index("Y"):
+            window = window.T
+        return np.asarray(window, dtype=self.dtype)
+
+    def to_dask(self) -> "dask.array.Array":
+        """Return the pixels as a dask array of the same shape, one plane per chunk."""
+        import dask.array
+
+        chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+        return dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self.pixels[(slice(None),) * len(self.axes)], dtype=dtype)
+
+    def close(self) -> None:
+        """Release the file. Reading afterwards fails."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @classmethod
+    def from_array(cls, array: npt.ArrayLike, axes: str | None = None, *, name: str = "array") -> "Stack":
+        """Wrap an array in memory.
+
+        Parameters
+        ----------
+        array : array-like
+            At least two-dimensional.
+        axes : str, optional
+            Its axes; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
+        name : str
+            Used in messages.
+        """
+        pixels = np.asarray(array)
+        if axes is None:
+            if not 2 <= pixels.ndim <= 5:
+                raise InputError(f"an array of shape {pixels.shape} needs axes, for example axes='TCZYX'")
+            axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[pixels.ndim]
+        return cls(pixels=pixels, axes=axes, name=name)
+
+
+def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tuple[int | slice, ...]:
+    """Return the key that picks a window of a plane from an array with these axes."""
+    positions = iter(index)
+    return tuple(rows if axis == "Y" else columns if axis == "X" else next(positions) for axis in axes)
+
+
+def check_axes(axes: str, shape: tuple[int, ...]) -> None:
+    """Raise InputError unless `axes` names every dimension of `shape` once and contains Y and X."""
+    if len(axes) != len(shape):
+        raise InputError(f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}; give --axes")
+    unknown = sorted(set(axes) - set(AXES))
+    if unknown or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
+        raise InputError(
+            f"axes {axes} of shape {shape} are not clear; name each dimension once with letters of {AXES}, "
+            f"for example --axes {'TCZYX'[-max(len(shape), 2):]}"
+        )
+    if 0 in shape:
+        raise InputError(f"the stack of shape {shape} has no pixels")

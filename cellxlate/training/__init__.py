@@ -1,0 +1,1 @@
+"""From two folders of unpaired images to a model bundle."""
