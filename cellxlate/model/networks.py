@@ -1,0 +1,286 @@
+"""Generator, attention network, discriminator; their receptive field, computed from their layers.
+
+Images are (B, C, Y, X) float32. The `resnet` generator and the attention network follow Mejjati et al. 2018 and its
+released code (method table in docs/explanation.md); `compact` is ours, made for two processor cores.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+
+INIT_STD = 0.02
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), 3 x 3, with the normalisation that is asked for after each convolution."""
+
+    def __init__(self, width: int, normalisation: str, padding_mode: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode),
+            nn.ReLU(inplace=True),
+            *convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, width, Y, X) to the same shape."""
+        return features + self.body(features)
+
+
+def convolution(
+    inputs: int, outputs: int, kernel_px: int, *, stride: int = 1, normalisation: str, padding_mode: str = "zeros"
+) -> list[nn.Module]:
+    """Return a centred convolution, followed by instance normalisation where asked."""
+    layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode)
+    return [layer, nn.InstanceNorm2d(outputs, affine=True)] if normalisation == "instance" else [layer]
+
+
+class Generator(nn.Module):
+    """F: proposes what an image would look like in the other domain.
+
+    Parameters
+    ----------
+    settings : GeneratorSettings
+        Architecture and size.
+    channels : int
+        Image channels C.
+    """
+
+    def __init__(self, settings: GeneratorSettings, channels: int = 1) -> None:
+        super().__init__()
+        self.residual = settings.architecture == "compact"
+        build = compact_layers if self.residual else resnet_layers
+        self.layers = nn.Sequential(*build(settings, channels))
+        initialise(self)
+        if self.residual:  # starts as the identity
+            last = self.layers[-2]
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, Y, X), sides multiples of the stride, to a proposal of the same shape."""
+        if self.residual:
+            return images + self.layers(images)
+        # tanh networks work on [-1, 1] (C); what exceeds the range is carried through
+        inside = (2 * images - 1).clamp(-1, 1)
+        return (self.layers(inside) + 1) / 2 + (images - (inside + 1) / 2)
+
+
+def resnet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
+    """c7s1-w, c3s2-2w, c3s2-4w, residual blocks of 4w, two stride-2 transposed convolutions, c7s1, tanh (C)."""
+    width, norm = settings.width, settings.normalisation
+    layers: list[nn.Module] = [
+        *convolution(channels, width, 7, normalisation=norm, padding_mode="reflect"),
+        nn.ReLU(inplace=True),
+    ]
+    for inputs in (width, 2 * width):
+        layers += [*convolution(inputs, 2 * inputs, 3, stride=2, normalisation=norm), nn.ReLU(inplace=True)]
+    layers += [ResidualBlock(4 * width, norm, "reflect") for _ in range(settings.blocks)]
+    for inputs in (4 * width, 2 * width):
+        layers.append(nn.ConvTranspose2d(inputs, inputs // 2, 3, 2, 1, output_padding=1))
+        if norm == "instance":
+            layers.append(nn.InstanceNorm2d(inputs // 2, affine=True))
+        layers.append(nn.ReLU(inplace=True))
+    layers += [*convolution(width, channels, 7, normalisation="none", padding_mode="reflect"), nn.Tanh()]
+    return layers
+
+
+def compact_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
+    """2 x 2 pixels to channels, 3 x 3 convolution, residual blocks, 3 x 3 convolution, channels to 2 x 2 pixels."""
+    width, norm = settings.width, settings.normalisation
+    return [
+        nn.PixelUnshuffle(2),
+        *convolution(4 * channels, width, 3, normalisation=norm),
+        nn.ReLU(inplace=True),
+        *(ResidualBlock(width, norm, "zeros") for _ in range(settings.blocks)),
+        *convolution(width, 4 * channels, 3, normalisation="none"),
+        nn.PixelShuffle(2),
+    ]
+
+
+class AttentionNetwork(nn.Module):
+    """A: where an image should change, in [0, 1].
+
+    Notes
+    -----
+    The decoder is 3 x 3, 3 x 3, 7 x 7: the released code's 1 x 1 kernels come from an argument slip and make maps that
+    are constant on blocks of 4 x 4 pixels.
+    """
+
+    def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:
+        super().__init__()
+        width, norm = settings.width, settings.normalisation
+        self.layers = nn.Sequential(
+            *convolution(channels, width, settings.stem_kernel_px, stride=2, normalisation=norm),
+            nn.ReLU(inplace=True),
+            *convolution(width, 2 * width, 3, stride=2, normalisation=norm),
+            nn.ReLU(inplace=True),
+            *(ResidualBlock(2 * width, norm, "zeros") for _ in range(settings.blocks)),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *convolution(2 * width, 2 * width, 3, normalisation=norm),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            *convolution(2 * width, settings.last_width, 3, normalisation=norm),
+            nn.ReLU(inplace=True),
+            *convolution(settings.last_width, 1, settings.last_kernel_px, normalisation="none"),
+        )
+        initialise(self)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Map (B, C, Y, X), sides multiples of 4, to attention before the sigmoid, (B, 1, Y, X)."""
+        return self.layers(2 * images - 1)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, Y, X), sides multiples of 4, to attention (B, 1, Y, X)."""
+        return torch.sigmoid(self.logits(images))
+
+
+class Discriminator(nn.Module):
+    """D: scores overlapping patches as real (1) or generated (0); 70 x 70 px with three stride-2 layers.
+
+    The normalisation can be switched off in the call, because the zeros of a masked input would bias its statistics (C).
+    """
+
+    def __init__(self, settings: DiscriminatorSettings, channels: int = 1) -> None:
+        super().__init__()
+        widths = [channels, *(settings.width * min(2**layer, 8) for layer in range(settings.layers + 1)), 1]
+        strides = [2] * settings.layers + [1, 1]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 4, stride, 1)
+            for inputs, outputs, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            nn.InstanceNorm2d(width, affine=True) if settings.normalisation == "instance" else nn.Identity()
+            for width in widths[2:-1]
+        )
+        initialise(self)
+
+    def forward(self, images: Tensor, *, normalised: bool) -> Tensor:
+        """Map (B, C, Y, X) to patch scores (B, 1, y, x)."""
+        features = images
+        for position, layer in enumerate(self.convolutions):
+            features = layer(features)
+            if position + 1 == len(self.convolutions):
+                break
+            if normalised and position > 0:
+                features = self.norms[position - 1](features)
+            features = nn.functional.leaky_relu(features, 0.2)
+        return features
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw weights: truncated normal 0.02 where layers are normalised (C), He's where nothing rescales them."""
+    normalised = any(isinstance(layer, nn.InstanceNorm2d) for layer in network.modules())
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            if normalised or isinstance(network, Discriminator):
+                nn.init.trunc_normal_(layer.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
+            else:
+                nn.init.kaiming_normal_(layer.weight, a=math.sqrt(2))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class Translator(nn.Module):
+    """The generator and the attention network of one direction, as they are used together.
+
+    Attributes
+    ----------
+    stride : int
+        Tile origins must be multiples of it, in pixels.
+    generator_halo_px, attention_halo_px : int
+        How far around a pixel the input matters for it.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.generator = Generator(settings.generator, settings.channels)
+        self.attention = AttentionNetwork(settings.attention, settings.channels)
+        fields = [receptive_field(network) for network in (self.generator, self.attention)]
+        self.generator_halo_px, self.attention_halo_px = (field.halo_px for field in fields)
+        self.stride = math.lcm(*(field.stride for field in fields))
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """How far the input of an output pixel reaches, at most, and the period of the network in pixels."""
+
+    halo_px: int
+    stride: int
+
+
+def receptive_field(network: nn.Module) -> ReceptiveField:
+    """Compute the receptive field of a network whose output has the size of its input.
+
+    For each phase of an output pixel, the interval of inputs that reach it is followed backwards through the layers.
+    """
+    layers = geometry(network)
+    stride = widest = 1
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            widest *= layer.stride[0]
+        elif isinstance(layer, nn.PixelUnshuffle):
+            widest *= layer.downscale_factor
+        elif isinstance(layer, nn.ConvTranspose2d):
+            widest //= layer.stride[0]
+        elif isinstance(layer, nn.Upsample):
+            widest //= int(layer.scale_factor)  # type: ignore[arg-type]
+        elif isinstance(layer, nn.PixelShuffle):
+            widest //= layer.upscale_factor
+        stride = max(stride, widest)
+    halo = 0
+    for phase in range(stride):
+        first = last = phase
+        for layer in reversed(layers):
+            first, last = reach(layer, first, last)
+        halo = max(halo, phase - first, last - phase)
+    return ReceptiveField(halo_px=halo, stride=stride)
+
+
+def geometry(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that move or mix positions, in the order of the data; a residual block counts as its body."""
+    moving = (nn.Conv2d, nn.ConvTranspose2d, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle)
+    return [layer for layer in network.modules() if isinstance(layer, moving)]
+
+
+def reach(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
+    """Return the interval of inputs of a layer that its outputs first..last depend on."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+        return -(-(first + padding - kernel + 1) // stride), (last + padding) // stride
+    if isinstance(layer, nn.Conv2d):
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+        return first * stride - padding, last * stride - padding + kernel - 1
+    if isinstance(layer, nn.PixelUnshuffle):
+        return first * layer.downscale_factor, last * layer.downscale_factor + layer.downscale_factor - 1
+    if isinstance(layer, nn.PixelShuffle):
+        return first // layer.upscale_factor, last // layer.upscale_factor
+    factor = int(layer.scale_factor)  # type: ignore[arg-type]
+    return first // factor, last // factor
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trained numbers in a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def operations_per_px(network: nn.Module) -> float:
+    """Return the multiply-adds times two (FLOP) that a network's convolutions spend per input pixel."""
+    scale, total = 1.0, 0.0
+    for layer in geometry(network):
+        if isinstance(layer, nn.PixelUnshuffle):
+            scale /= layer.downscale_factor**2
+        elif isinstance(layer, nn.PixelShuffle):
+            scale *= layer.upscale_factor**2
+        elif isinstance(layer, nn.Upsample):
+            scale *= float(layer.scale_factor) ** 2  # type: ignore[arg-type]
+        elif isinstance(layer, nn.ConvTranspose2d):
+            total += 2 * layer.weight.numel() * scale
+            scale *= layer.stride[0] ** 2
+        elif isinstance(layer, nn.Conv2d):
+            scale /= layer.stride[0] ** 2
+            total += 2 * layer.weight.numel() * scale
+    return total

@@ -1,0 +1,50 @@
+"""Where cells are likely to be, without labels: guides for attention.
+
+Only numpy and scipy. A guide is a float32 plane, 1 in cells and 0 in the background.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from cellxlate.stacks.intensity import Levels
+
+SMOOTHING_PX = 2.0
+NEIGHBOURHOOD_PX = 41
+FRACTION = 0.4
+NOISE_MULTIPLE = 1.41
+REACH_PX = 60
+"""How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane."""
+
+
+def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
+    """Estimate the foreground of a plane by robust local contrast.
+
+    Parameters
+    ----------
+    plane : ndarray (Y, X)
+        Counts.
+    levels : Levels
+        Of the stack the plane belongs to.
+
+    Returns
+    -------
+    ndarray (Y, X) of float32
+        1 where the plane, smoothed by 2 px, stands above the black level by more than 40 % of the highest value in its
+        neighbourhood of 41 px and by more than ten times the noise that smoothing leaves; else 0.
+
+    Notes
+    -----
+    Each cell is outlined against its own brightness, so one very bright object does not hide the others, as it does for
+    a global threshold (Otsu), and a field without cells stays empty. Mean IoU with the masks of nuclei_lowexp: 0.89 on
+    its faint and 0.89 on its clear crops (Otsu 0.87 and 0.89). It fails where the background varies as strongly as the
+    cells: 0.62 to 0.70 on tissue-like natural_dsb, below Otsu's 0.69 to 0.76; give masks there. Cells much larger than
+    the neighbourhood are outlined correctly only if they are evenly bright.
+    """
+    smooth = ndimage.gaussian_filter(plane.astype(np.float64), SMOOTHING_PX, mode="reflect") - levels.black
+    top = ndimage.maximum_filter(smooth, NEIGHBOURHOOD_PX, mode="reflect")
+    top = ndimage.gaussian_filter(top, NEIGHBOURHOOD_PX / 4, mode="reflect")
+    noise_floor = NOISE_MULTIPLE * max(levels.noise, levels.span / 60)
+    return ((smooth > FRACTION * top) & (smooth > noise_floor)).astype(np.float32)

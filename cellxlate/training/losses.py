@@ -1,0 +1,80 @@
+"""The objective: composition, cycle, least-squares adversarial terms, the guide, and the history pool.
+
+References
+----------
+Mejjati et al. 2018, arXiv 1806.02311: composition eq. 1, cycle eq. 3, masked discriminator section 3.2.
+Mao et al., Least squares generative adversarial networks, ICCV 2017, 10.1109/ICCV.2017.304.
+Shrivastava et al., Learning from simulated and unsupervised images, CVPR 2017, 10.1109/CVPR.2017.241 (history pool).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def compose(attention: Tensor, proposal: Tensor, images: Tensor) -> Tensor:
+    """Return A F(s) + (1 - A) s (eq. 1); attention (B, 1, Y, X), the others (B, C, Y, X)."""
+    return attention * proposal + (1 - attention) * images
+
+
+def cycle(restored: Tensor, images: Tensor) -> Tensor:
+    """Return mean |s'' - s| (eq. 3), a scalar in unit range."""
+    return (restored - images).abs().mean()
+
+
+def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: float = 0.05) -> Tensor:
+    """Return the cycle loss weighted by the guide, grown by 2 px, with a small weight on the background.
+
+    Used with the imaging process, which degrades the background too: what is restored there is never written.
+    """
+    weight = background + (1 - background) * functional.max_pool2d(guide, 5, 1, 2)
+    return (weight * (restored - images).abs()).mean()
+
+
+def generated_as_real(scores: Tensor) -> Tensor:
+    """Return the generator's side of the least-squares game: mean (D(s') - 1)^2."""
+    return ((scores - 1) ** 2).mean()
+
+
+def real_from_generated(real_scores: Tensor, generated_scores: Tensor) -> Tensor:
+    """Return the discriminator's side: half mean (D(t) - 1)^2 plus half mean D(s')^2."""
+    return 0.5 * ((real_scores - 1) ** 2).mean() + 0.5 * (generated_scores**2).mean()
+
+
+def binary_mask(attention: Tensor, threshold: float) -> Tensor:
+    """Return 1[A > tau]; no gradient passes (section 3.2)."""
+    return (attention.detach() > threshold).to(attention.dtype)
+
+
+def follow_guide(logits: Tensor, guide: Tensor) -> Tensor:
+    """Return the cross-entropy of attention, before its sigmoid, with a guide in [0, 1], both (B, 1, Y, X)."""
+    return functional.binary_cross_entropy_with_logits(logits, guide)
+
+
+class HistoryPool:
+    """Generated images with their masks, of which half the time an older one is shown to the discriminator.
+
+    Parameters
+    ----------
+    size : int
+        Pairs kept; 0 passes everything through.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+
+    def exchange(self, images: Tensor, masks: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Store pairs (B, C, Y, X), (B, 1, Y, X) and return as many, some of them older. Gradients are cut."""
+        shown = []
+        for pair in zip(images.detach(), masks.detach(), strict=True):
+            if len(self.pairs) < self.size:
+                self.pairs.append(pair)
+                shown.append(pair)
+            elif self.size and torch.rand((), generator=rng) > 0.5:
+                place = int(torch.randint(self.size, (), generator=rng))
+                shown.append(self.pairs[place])
+                self.pairs[place] = pair
+            else:
+                shown.append(pair)
+        return torch.stack([image for image, _ in shown]), torch.stack([mask for _, mask in shown])
