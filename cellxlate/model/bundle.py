@@ -164,7 +164,9 @@ def read_card(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{path} is larger than {LARGEST_CARD_BYTES} bytes; this is not a model card")
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as fault:
-        raise ModelError(f"{folder} holds no readable card.json ({type(fault).__name__}); is it a model folder?") from fault
+        raise ModelError(
+            f"{folder} holds no readable card.json ({type(fault).__name__}); is it a model folder?"
+        ) from fault
     if not isinstance(card, dict) or not isinstance(card.get("format_version"), int):
         raise ModelError(f"{path} states no format_version; is it a model card?")
     for key, known in (("format_version", FORMAT_VERSION), ("architecture_version", ARCHITECTURE_VERSION)):

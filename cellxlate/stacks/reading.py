@@ -20,7 +20,16 @@ MICROMETRES = {
     "nanometer": 1e-3, "angstrom": 1e-4, "Å": 1e-4, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4,
     "m": 1e6, "meter": 1e6, "inch": 25400.0,
 }  # fmt: skip
-SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "millisecond": 1e-3, "min": 60.0, "minute": 60.0, "h": 3600.0}
+SECONDS = {
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "ms": 1e-3,
+    "millisecond": 1e-3,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+}
 FAULTS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError,
           NotImplementedError, OverflowError, ArithmeticError)  # fmt: skip
 """What readers raise on damaged files."""
@@ -281,7 +290,9 @@ def _open_zarr(path: Path, axes: str | None) -> Stack:
 def _plain_array(path: Path, array: zarr.Array[Any], axes: str | None) -> Stack:
     if axes is None and array.ndim != 2:
         example = "TCZYX"[-max(array.ndim, 2) :]
-        raise InputError(f"{path} is a Zarr array of shape {array.shape} without axes; name them, for example --axes {example}")
+        raise InputError(
+            f"{path} is a Zarr array of shape {array.shape} without axes; name them, for example --axes {example}"
+        )
     return Stack(array, axes or "YX", stack_name(path), path, kind="zarr")
 
 

@@ -155,7 +155,9 @@ class Stack:
             window = np.asarray(self.pixels[key])
         except (OSError, ValueError, RuntimeError, KeyError, EOFError) as fault:
             where = ", ".join(f"{axis}={position}" for axis, position in zip(self.plane_axes, index, strict=True))
-            raise InputError(f"{self.path or self.name}: the plane at {where or 'the start'} is damaged ({fault})") from fault
+            raise InputError(
+                f"{self.path or self.name}: the plane at {where or 'the start'} is damaged ({fault})"
+            ) from fault
         if self.axes.index("X") < self.axes.index("Y"):
             window = window.T
         return np.asarray(window, dtype=self.dtype)
@@ -212,12 +214,14 @@ def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tupl
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:
     """Raise InputError unless `axes` names every dimension of `shape` once and contains Y and X."""
     if len(axes) != len(shape):
-        raise InputError(f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}; give --axes")
+        raise InputError(
+            f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}; give --axes"
+        )
     unknown = sorted(set(axes) - set(AXES))
     if unknown or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
         raise InputError(
             f"axes {axes} of shape {shape} are not clear; name each dimension once with letters of {AXES}, "
-            f"for example --axes {'TCZYX'[-max(len(shape), 2):]}"
+            f"for example --axes {'TCZYX'[-max(len(shape), 2) :]}"
         )
     if 0 in shape:
         raise InputError(f"the stack of shape {shape} has no pixels")

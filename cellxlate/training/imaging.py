@@ -119,5 +119,7 @@ def patch_levels(images: Tensor) -> tuple[Tensor, Tensor]:
     """Measure black and white of each image (B, C, Y, X) as stacks.intensity does; two tensors (B, 1, 1, 1)."""
     sigma = torch.full((len(images),), SMOOTHING_PX, device=images.device)
     smooth = gaussian_blur(images.detach(), sigma).flatten(1)
-    levels = torch.quantile(smooth, torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE], device=images.device) / 100, dim=1)
+    levels = torch.quantile(
+        smooth, torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE], device=images.device) / 100, dim=1
+    )
     return levels[0, :, None, None, None], levels[1, :, None, None, None]

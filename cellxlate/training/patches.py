@@ -18,8 +18,11 @@ from cellxlate.stacks.reading import find_stacks, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.guides import REACH_PX, saliency
 
+LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
+"""Fields of at most 4 megapixels stay in memory, 64 megapixels of them; larger ones are read window by window."""
+
 BLANK_SPAN_PER_NOISE = 6.5
-"""A field whose span is at the noise floor (6) shows nothing; it is drawn, but never as a target to reach."""
+"""A field whose span is at the noise floor (6) shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Domain:
     def __init__(self, fields: Sequence[Field], number: int) -> None:
         self.fields = list(fields)
         self.number = number
+        self._kept: dict[int, tuple[npt.NDArray[Any], npt.NDArray[np.float32]]] = {}
+        self._kept_px = 0
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -94,19 +99,39 @@ class Domain:
             lap, position = divmod(ticket, len(self.fields))
             order = np.random.default_rng([seed, self.number, lap]).permutation(len(self.fields))
             rng = np.random.default_rng([seed, self.number, lap, position, 1])
-            image, guide = _draw_patch(self.fields[order[position]], rng, patch_px, load_px, guided)
+            number = int(order[position])
+            side = patch_px if load_px is None else round(patch_px * patch_px / load_px)
+            row, column = (int(rng.integers(0, size - side + 1)) for size in self.fields[number].shape)
+            image, guide = self._window(number, row, column, side, guided)
+            image, guide = _vary(image, guide, patch_px, rng)
             images.append(image)
             guides.append(guide)
         return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
 
+    def _window(
+        self, number: int, row: int, column: int, side: int, guided: bool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return a window in unit range with its guide; small fields are kept in memory with theirs."""
+        field = self.fields[number]
+        size_px = field.shape[0] * field.shape[1]
+        if number not in self._kept:
+            if size_px > LARGEST_KEPT_PX or self._kept_px + size_px > KEPT_PX:
+                return read_window(field, row, column, side, guided)
+            counts = field.stack.read(field.index)
+            guide = field.mask if field.mask is not None else saliency(counts, field.levels)
+            self._kept[number] = counts, guide
+            self._kept_px += size_px
+        counts, guide = self._kept[number]
+        inside = slice(row, row + side), slice(column, column + side)
+        image = field.levels.to_unit(counts[inside])
+        return image, guide[inside] if guided else np.full(image.shape, -1, np.float32)
 
-def _draw_patch(
-    field: Field, rng: np.random.Generator, patch_px: int, load_px: int | None, guided: bool
+
+def _vary(
+    image: npt.NDArray[np.float32], guide: npt.NDArray[np.float32], patch_px: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return an image and its guide, both (patch_px, patch_px), flipped and turned at random."""
-    side = patch_px if load_px is None else round(patch_px * patch_px / load_px)
-    row, column = (int(rng.integers(0, size - side + 1)) for size in field.shape)
-    image, guide = read_window(field, row, column, side, guided)
+    """Bring an image and its guide to the side of a patch, flipped and turned at random."""
+    side = image.shape[0]
     if side != patch_px:
         image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
         guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
@@ -158,7 +183,9 @@ def open_domain(
     if len(fields) < 2:
         raise InputError(f"the {name} images are {len(fields)} plane; training needs at least 2, better 20 or more")
     if not any(has_contrast(field) for field in fields):
-        raise InputError(f"none of the {name} images has contrast above its noise; check that these are the right files")
+        raise InputError(
+            f"none of the {name} images has contrast above its noise; check that these are the right files"
+        )
     return Domain(fields, number)
 
 
@@ -185,10 +212,12 @@ def attach_masks(domain: Domain, masks: Mapping[str, npt.NDArray[Any]]) -> Domai
     for field in domain.fields:
         mask = masks.get(field.stack.name)
         if mask is not None and mask.shape != field.shape:
-            raise InputError(f"the mask of {field.stack.name} is {mask.shape}, its image {field.shape}; they must agree")
-        fields.append(field if mask is None else Field(field.stack, field.index, field.levels, (mask > 0).astype(np.float32)))
+            raise InputError(
+                f"the mask of {field.stack.name} is {mask.shape}, its image {field.shape}; they must agree"
+            )
+        fields.append(
+            field if mask is None else Field(field.stack, field.index, field.levels, (mask > 0).astype(np.float32))
+        )
     if not any(field.mask is not None for field in fields):
         raise InputError("no mask has the name of a source image; name them alike")
     return Domain(fields, domain.number)
-
-

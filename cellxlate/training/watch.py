@@ -1,0 +1,119 @@
+"""Watching attention while it learns: curves, and the ways it collapses."""
+
+import csv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import TrainingError
+
+CHECKS_IN_A_ROW = 3
+NEARLY_ALL, NEARLY_NONE, GREY_STD = 0.98, 0.001, 0.02
+
+
+@dataclass(frozen=True)
+class AttentionState:
+    """What attention does on a fixed set of source patches.
+
+    Attributes
+    ----------
+    area : float
+        Share of pixels above the threshold.
+    entropy : float
+        Mean binary entropy in bits; 0 decided, 1 undecided everywhere.
+    inside, outside : float
+        Mean attention inside and outside the guide; NaN without a guide.
+    agreement : float
+        IoU of attention > 0.5 with the guide; NaN without a guide.
+    spread : float
+        Standard deviation of attention over all pixels.
+    """
+
+    area: float
+    entropy: float
+    inside: float
+    outside: float
+    agreement: float
+    spread: float
+
+
+def look(attention: npt.NDArray[np.float32], guides: npt.NDArray[np.float32], threshold: float) -> AttentionState:
+    """Summarise attention (B, 1, Y, X) against guides of the same shape (-1 where there is none)."""
+    clipped = np.clip(attention.astype(np.float64), 1e-7, 1 - 1e-7)
+    entropy = -(clipped * np.log2(clipped) + (1 - clipped) * np.log2(1 - clipped)).mean()
+    inside, outside, known = guides > 0.5, guides == 0, guides >= 0
+    selected = (attention > 0.5) & known
+    union = (selected | inside).sum()
+    return AttentionState(
+        area=float((attention > threshold).mean()),
+        entropy=float(entropy),
+        inside=float(attention[inside].mean()) if inside.any() else float("nan"),
+        outside=float(attention[outside].mean()) if outside.any() else float("nan"),
+        agreement=float((selected & inside).sum() / union) if union else float("nan"),
+        spread=float(attention.std()),
+    )
+
+
+def collapse(history: list[AttentionState]) -> str | None:
+    """Name the collapse that the last three looks agree on: "ones", "zeros", "grey", or None."""
+    recent = history[-CHECKS_IN_A_ROW:]
+    if len(recent) < CHECKS_IN_A_ROW:
+        return None
+    if all(state.area > NEARLY_ALL and state.spread < 0.1 and state.inside != state.inside for state in recent):
+        return "ones"
+    if all(state.area > NEARLY_ALL and state.outside > 0.9 for state in recent):
+        return "ones"
+    if all(state.area < NEARLY_NONE for state in recent):
+        return "zeros"
+    if all(state.spread < GREY_STD for state in recent):
+        return "grey"
+    return None
+
+
+def require_no_collapse(history: list[AttentionState], step: int) -> None:
+    """Raise TrainingError with a remedy when attention has collapsed.
+
+    Raises
+    ------
+    TrainingError
+        Attention is ones, zeros or one grey everywhere in three looks running.
+    """
+    found = collapse(history)
+    if found:
+        meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}[
+            found
+        ]
+        raise TrainingError(
+            f"attention {meaning} at step {step} (collapse to {found}); train again with --guide saliency, "
+            "with a few --masks, or with another --seed"
+        )
+
+
+class Curves:
+    """A CSV file with one row per look; it survives an interruption and is cut back to the step that is resumed."""
+
+    def __init__(self, path: Path, *, resume_step: int = 0) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if resume_step and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
+        self._write()
+
+    def add(self, step: int, seconds: float, terms: dict[str, float], state: AttentionState) -> None:
+        """Append one row and write the file."""
+        values = {**terms, **{f"attention_{key}": value for key, value in asdict(state).items()}}
+        self.rows.append(
+            {"step": step, "seconds": round(seconds, 1), **{key: f"{value:.6g}" for key, value in values.items()}}
+        )
+        self._write()
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
