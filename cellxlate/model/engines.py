@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cellxlate.errors import OptionError
 from cellxlate.model.bundle import Bundle
+from cellxlate.model.networks import activation_bytes_per_px
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
@@ -25,6 +26,8 @@ class TorchTranslator:
         Tile origins are multiples of it, in pixels.
     generator_halo_px, attention_halo_px : int
         Margins the two networks need, in pixels.
+    activation_bytes_per_px : float
+        Memory the generator works in, per pixel of its window.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
@@ -35,6 +38,7 @@ class TorchTranslator:
         self.stride = bundle.translator.stride
         self.generator_halo_px = bundle.translator.generator_halo_px
         self.attention_halo_px = bundle.translator.attention_halo_px
+        self.activation_bytes_per_px = activation_bytes_per_px(self._generator)
 
     def attention(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Map images (B, C, Y, X) in unit range to attention (B, 1, Y, X) in [0, 1]."""

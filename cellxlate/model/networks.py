@@ -267,6 +267,25 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def activation_bytes_per_px(network: nn.Module) -> float:
+    """Return the bytes per input pixel of the widest layer's float32 input and output, with one more of its kind kept."""
+    scale, largest = 1.0, 0.0
+    for layer in geometry(network):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            before = layer.in_channels * scale
+            scale = (
+                scale * layer.stride[0] ** 2 if isinstance(layer, nn.ConvTranspose2d) else scale / layer.stride[0] ** 2
+            )
+            largest = max(largest, before + 2 * layer.out_channels * scale)
+        elif isinstance(layer, nn.PixelUnshuffle):
+            scale /= layer.downscale_factor**2
+        elif isinstance(layer, nn.PixelShuffle):
+            scale *= layer.upscale_factor**2
+        elif isinstance(layer, nn.Upsample):
+            scale *= float(layer.scale_factor) ** 2  # type: ignore[arg-type]
+    return 4 * largest
+
+
 def operations_per_px(network: nn.Module) -> float:
     """Return the multiply-adds times two (FLOP) that a network's convolutions spend per input pixel."""
     scale, total = 1.0, 0.0

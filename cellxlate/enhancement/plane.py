@@ -1,0 +1,191 @@
+"""One plane: attention first, the generator only where attention selects, the change added to the stored pixels.
+
+A plane is a generator of finished bands, so memory is bounded by a band and a caller can stop after each.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.enhancement.tiling import BLOCK_PX, Tile, bands_of, mirrored, selected_part, tile_side, tiles_of, window
+from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity import Levels
+
+Floats = npt.NDArray[np.float32]
+ReadRows = Callable[[slice], npt.NDArray[Any]]
+"""Reads whole rows of the plane: (rows, X) in the file's dtype."""
+
+
+class Translator(Protocol):
+    """What runs the networks. Arrays are (B, 1, Y, X) float32 in unit range; sides are multiples of `stride`."""
+
+    stride: int
+    generator_halo_px: int
+    attention_halo_px: int
+    activation_bytes_per_px: float
+
+    def attention(self, images: Floats) -> Floats:
+        """Return attention in [0, 1], (B, 1, Y, X)."""
+        ...
+
+    def proposal(self, images: Floats) -> Floats:
+        """Return F(s) in unit range, (B, 1, Y, X)."""
+        ...
+
+
+@dataclass
+class Work:
+    """What was spent: tiles of the plane, those whose generator run was not needed, seconds in the two networks."""
+
+    tiles_total: int = 0
+    tiles_skipped: int = 0
+    attention_s: float = 0.0
+    generator_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Band:
+    """Finished rows of a plane.
+
+    Attributes
+    ----------
+    first_row : int
+        Of the plane.
+    raw, enhanced : ndarray (rows, X)
+        In the dtype of the file.
+    attention : ndarray (rows, X) of uint8
+        0 exactly where the pixel was kept, 1-255 in proportion to the gate elsewhere.
+    """
+
+    first_row: int
+    raw: npt.NDArray[Any]
+    enhanced: npt.NDArray[Any]
+    attention: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PlaneJob:
+    """How the planes of one channel are enhanced.
+
+    Attributes
+    ----------
+    translator : Translator
+        Runs the networks.
+    levels : Levels
+        Counts that become 0 and 1 in this channel.
+    target : Levels or None
+        Where given, cells move to this scale; otherwise they stay on the input's.
+    settings : EnhanceSettings
+        Threshold, tile size, dense or sparse.
+    work : Work
+        Counted up while planes are enhanced.
+    """
+
+    translator: Translator
+    levels: Levels
+    target: Levels | None = None
+    settings: EnhanceSettings = field(default_factory=EnhanceSettings)
+    work: Work = field(default_factory=Work)
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile's core."""
+        return tile_side(
+            self.settings.tile_px,
+            halo_px=self.translator.generator_halo_px,
+            stride=self.translator.stride,
+            activation_bytes_per_px=self.translator.activation_bytes_per_px,
+        )
+
+
+def enhance_plane(
+    read_rows: ReadRows,
+    shape: tuple[int, int],
+    job: PlaneJob,
+    *,
+    wanted: Callable[[Tile], bool] = lambda _: True,
+) -> Iterator[Band]:
+    """Enhance a plane band by band.
+
+    Parameters
+    ----------
+    read_rows : callable
+        Reads rows of the plane.
+    shape : (int, int)
+        Rows and columns of the plane, each at least 1.
+    job : PlaneJob
+        Translator, levels and settings.
+    wanted : callable
+        Says of a band, as a Tile, whether it is needed; a resumed run leaves out what is done.
+
+    Yields
+    ------
+    Band
+        From top to bottom. The same pixels for any tile size: exactly the same where attention keeps the pixel, and up
+        to the rounding of float32 convolutions elsewhere.
+    """
+    margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
+    for area in bands_of(shape, job.tile_px):
+        if not wanted(area):
+            continue
+        needed = mirrored(area.top - margin, area.bottom + margin, shape[0])
+        first_row = int(needed.min())
+        rows = read_rows(slice(first_row, int(needed.max()) + 1))
+        raw = rows[area.top - first_row : area.bottom - first_row]
+        gated = band_gate(rows, first_row, shape, area, job)
+        changed = band_change(rows, first_row, shape, area, gated, job)
+        yield Band(area.top, raw, apply_change(raw, changed, gated), attention_image(gated))
+
+
+def band_gate(rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob) -> Floats:
+    """Return the gate g of a band, (rows, X) in [0, 1], from attention on fixed blocks of 512 px."""
+    started = time.perf_counter()
+    translator = job.translator
+    gated = np.empty(area.shape, np.float32)
+    for block in tiles_of(area, BLOCK_PX):
+        around = block.grown(translator.attention_halo_px, translator.stride)
+        unit = job.levels.to_unit(window(rows, first_row, shape, around))
+        attention = translator.attention(unit[None, None])[0, 0]
+        inside = attention[block.slices(around.top, around.left)]
+        gated[block.slices(area.top, area.left)] = gate(quantise(inside), job.settings.threshold)
+    job.work.attention_s += time.perf_counter() - started
+    return gated
+
+
+def band_change(
+    rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, gated: Floats, job: PlaneJob
+) -> npt.NDArray[np.float64]:
+    """Return what is added to a band, (rows, X) in counts: 0 wherever the gate is 0."""
+    started = time.perf_counter()
+    translator = job.translator
+    changed = np.zeros(area.shape, np.float64)
+    for tile in tiles_of(area, job.tile_px):
+        job.work.tiles_total += 1
+        selected = gated[tile.slices(area.top, area.left)] > 0
+        part = tile if job.settings.dense else selected_part(selected, tile)
+        if part is None:
+            job.work.tiles_skipped += 1
+            continue
+        around = part.grown(translator.generator_halo_px, translator.stride)
+        counts = window(rows, first_row, shape, around)
+        unit = job.levels.to_unit(counts)
+        proposal = translator.proposal(unit[None, None])[0, 0]
+        core, here = part.slices(around.top, around.left), part.slices(area.top, area.left)
+        changed[here] = change_counts(gated[here], proposal[core], unit[core], counts[core], job)
+    job.work.generator_s += time.perf_counter() - started
+    return changed
+
+
+def change_counts(
+    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], job: PlaneJob
+) -> npt.NDArray[np.float64]:
+    """Return g (F(s) - s) in counts, on the input's scale or towards the target's."""
+    if job.target is None:
+        return change(gated, proposal, unit).astype(np.float64) * job.levels.span
+    wanted = job.target.black + proposal.astype(np.float64) * job.target.span
+    return np.asarray(change(gated, wanted, counts.astype(np.float64)), dtype=np.float64)

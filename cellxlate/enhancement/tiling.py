@@ -1,0 +1,140 @@
+"""Where a plane is cut: bands of rows, tiles inside a band, and the window of input that a tile needs.
+
+The plane is thought of as continued by its mirror image without end, so every window is whole, a border is nothing
+special, and a tile equals the same pixels of the whole plane as soon as its window holds the network's halo.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import OptionError
+
+BLOCK_PX = 512
+"""Attention is computed on blocks of this side at fixed places, whatever the tile size, so that the same pixel is
+always computed from the same window and no rounding can differ: the gate does not depend on the tiling. Bands are
+whole rows of blocks."""
+
+LARGEST_TILE_PX = 1024
+ACTIVATION_BUDGET_BYTES = 256_000_000
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of a plane, in pixels: rows top to bottom, columns left to right, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def slices(self, top: int = 0, left: int = 0) -> tuple[slice, slice]:
+        """Return the tile as slices of an array that starts at (top, left) of the plane."""
+        return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
+
+    def grown(self, margin_px: int, stride: int) -> "Tile":
+        """Return the tile with a margin, its corners moved outwards to multiples of `stride`.
+
+        Tile origins off the stride would shift the phase of strided and transposed convolutions.
+        """
+        return Tile(
+            _down(self.top - margin_px, stride),
+            _up(self.bottom + margin_px, stride),
+            _down(self.left - margin_px, stride),
+            _up(self.right + margin_px, stride),
+        )
+
+
+def tiles_of(area: Tile, side_px: int) -> Iterator[Tile]:
+    """Cut an area into tiles of at most `side_px` squared, row by row."""
+    for top in range(area.top, area.bottom, side_px):
+        for left in range(area.left, area.right, side_px):
+            yield Tile(top, min(top + side_px, area.bottom), left, min(left + side_px, area.right))
+
+
+def bands_of(shape: tuple[int, int], side_px: int) -> Iterator[Tile]:
+    """Cut a plane of (rows, columns) into bands of full width: whole rows of blocks, at least as high as a tile."""
+    rows, columns = shape
+    height = _up(side_px, BLOCK_PX)
+    for top in range(0, rows, height):
+        yield Tile(top, min(top + height, rows), 0, columns)
+
+
+def selected_part(selected: npt.NDArray[np.bool_], tile: Tile) -> Tile | None:
+    """Return the smallest tile around the True pixels of `selected`, of the shape of `tile`; None without any."""
+    rows, columns = np.flatnonzero(selected.any(axis=1)), np.flatnonzero(selected.any(axis=0))
+    if not rows.size:
+        return None
+    return Tile(
+        tile.top + int(rows[0]),
+        tile.top + int(rows[-1]) + 1,
+        tile.left + int(columns[0]),
+        tile.left + int(columns[-1]) + 1,
+    )
+
+
+def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_bytes_per_px: float) -> int:
+    """Return the side of a tile's written core in pixels.
+
+    Parameters
+    ----------
+    tile_px : int or None
+        What the user asked for, rounded up to the stride; None takes the largest multiple of 512 up to 1024 whose
+        window, halo included, keeps the network's activations within 256 MB.
+
+    Raises
+    ------
+    OptionError
+        The side is less than 1.
+    """
+    if tile_px is not None:
+        if tile_px < 1:
+            raise OptionError(f"--tile {tile_px} is less than 1 px; leave it out to let the memory budget decide")
+        return _up(tile_px, stride)
+    side = LARGEST_TILE_PX
+    while side > BLOCK_PX and (side + 2 * halo_px) ** 2 * activation_bytes_per_px > ACTIVATION_BUDGET_BYTES:
+        side //= 2
+    return side
+
+
+def mirrored(first: int, last: int, size: int) -> npt.NDArray[np.int64]:
+    """Return which of `size` pixels stand at positions first..last-1 of a line continued by its mirror image.
+
+    Examples
+    --------
+    >>> mirrored(-2, 5, 3).tolist()
+    [1, 0, 0, 1, 2, 2, 1]
+    """
+    positions = np.arange(first, last) % (2 * size)
+    return np.minimum(positions, 2 * size - 1 - positions)
+
+
+def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
+    """Take a window, which may reach beyond the plane, from rows that were read.
+
+    Parameters
+    ----------
+    rows : ndarray (rows, X)
+        Rows first_row.. of the plane; at least those that the window mirrors to.
+    """
+    if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
+        return rows[tile.slices(first_row)]
+    down = mirrored(tile.top, tile.bottom, plane_shape[0]) - first_row
+    across = mirrored(tile.left, tile.right, plane_shape[1])
+    return rows[np.ix_(down, across)]
+
+
+def _down(position: int, stride: int) -> int:
+    return position // stride * stride
+
+
+def _up(position: int, stride: int) -> int:
+    return -(-position // stride) * stride
