@@ -1,0 +1,75 @@
+"""Is brightness order kept inside cells? A bounded random sample of short segments, and its rank correlation."""
+
+import math
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.stacks.stack import PlaneIndex
+
+SEGMENT_PX, SEGMENT_LEAST_PX = 8, 6
+"""Order is judged on means of 8 px within a row, at least 6 of them selected: single pixels are mostly noise."""
+SAMPLE_SEGMENTS = 4096
+FEWEST_SEGMENTS = 50
+
+
+@dataclass
+class Sample:
+    """A bounded random sample of pairs (input, output); which pairs it holds depends on their positions alone."""
+
+    priority: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    pairs: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def add(self, priority: npt.NDArray[np.uint64], pairs: npt.NDArray[np.float64]) -> None:
+        """Keep the SAMPLE_SEGMENTS pairs of lowest priority value."""
+        if len(self.priority) == SAMPLE_SEGMENTS:
+            better = priority < self.priority.max()
+            priority, pairs = priority[better], pairs[better]
+        self.priority = np.concatenate([self.priority, priority])
+        self.pairs = np.concatenate([self.pairs, pairs])
+        if len(self.priority) > SAMPLE_SEGMENTS:
+            lowest = np.argpartition(self.priority, SAMPLE_SEGMENTS)[:SAMPLE_SEGMENTS]
+            self.priority, self.pairs = self.priority[lowest], self.pairs[lowest]
+
+
+def segments_of(
+    raw: npt.NDArray[Any], enhanced: npt.NDArray[Any], selected: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the segments (row, segment) that are mostly selected, and their mean input and output (segments, 2)."""
+    rows, count = raw.shape[0], raw.shape[1] // SEGMENT_PX
+    shape = (rows, count, SEGMENT_PX)
+    inside = selected[:, : count * SEGMENT_PX].reshape(shape)
+    picked = np.argwhere(inside.sum(axis=2) >= SEGMENT_LEAST_PX)  # (segments, 2)
+    if not len(picked):
+        return picked, np.zeros((0, 2))
+    key = (picked[:, 0], picked[:, 1])
+    weights = inside[key].astype(np.float64)
+    means = []
+    for pixels in (raw, enhanced):
+        values = pixels[:, : count * SEGMENT_PX].reshape(shape)[key].astype(np.float64)
+        means.append((values * weights).sum(axis=1) / weights.sum(axis=1))
+    pairs = np.stack(means, axis=1)
+    finite = np.isfinite(pairs).all(axis=1)
+    return picked[finite], pairs[finite]
+
+
+def priority_of(seed: int, index: PlaneIndex, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Return a random-looking number for each (row, segment) of a plane, the same in every run (splitmix64)."""
+    plane = int.from_bytes(blake2b(repr((seed, tuple(index))).encode(), digest_size=8).digest(), "little")
+    mixed = positions[:, 0].astype(np.uint64) << np.uint64(32) | positions[:, 1].astype(np.uint64)
+    mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + np.uint64(plane)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def rank_correlation(pairs: npt.NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation of pairs (n, 2), ties sharing their mean rank; NaN where it has no meaning."""
+    if len(pairs) < FEWEST_SEGMENTS or (pairs.min(axis=0) == pairs.max(axis=0)).any():
+        return math.nan
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(pairs, axis=0), rowvar=False)[0, 1])

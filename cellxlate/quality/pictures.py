@@ -1,0 +1,232 @@
+"""Pictures of planes: chosen, shrunk and read in bounded memory, drawn as PNG on one scale."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from imagecodecs import png_encode
+
+from cellxlate.quality.checks import plane_label
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+LONGEST_PX = 640
+DETAIL_PX = 256
+BAND_BYTES = 32 << 20
+"""Planes are read in bands of about this size."""
+DARKEST_PERCENTILE, BRIGHTEST_PERCENTILE = 0.5, 99.8
+
+# Anchors of viridis (S. van der Walt and N. Smith, CC0), from attention just above 0 to 1.
+VIRIDIS = (
+    (68, 1, 84), (71, 19, 101), (72, 36, 117), (70, 52, 128), (65, 68, 135), (59, 82, 139), (52, 96, 141),
+    (46, 110, 142), (41, 123, 142), (37, 136, 142), (33, 149, 140), (31, 162, 135), (39, 174, 129), (60, 187, 117),
+    (92, 200, 99), (132, 212, 75), (170, 220, 50), (214, 226, 25), (253, 231, 37),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plane, or a part of one, before and after.
+
+    Attributes
+    ----------
+    title : str
+        What is shown.
+    before, after : ndarray (Y, X)
+        In counts.
+    attention : ndarray of uint8 (Y, X)
+        0 where the pixel was kept.
+    pixel_size_um : float or None
+        Micrometres per pixel of these arrays, along X.
+    reduction : int
+        Pixels of the stack per pixel of these arrays, in either direction.
+    """
+
+    title: str
+    before: npt.NDArray[Any]
+    attention: npt.NDArray[np.uint8]
+    after: npt.NDArray[Any]
+    pixel_size_um: float | None = None
+    reduction: int = 1
+
+
+def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list[PlaneIndex]:
+    """Return at most `count` planes of these channels, evenly spread over the stack, in the order of the stack.
+
+    Parameters
+    ----------
+    stack : Stack
+        No pixel of it is read.
+    channels : sequence of int
+        The channels that were enhanced; each gets an equal share while there are fewer channels than `count`.
+    """
+    of_channel: dict[int, list[PlaneIndex]] = {channel: [] for channel in channels[:count]}
+    for index in stack.plane_indices():
+        planes = of_channel.get(stack.channel_of(index))
+        if planes is not None:
+            planes.append(index)
+    chosen: list[PlaneIndex] = []
+    for place, planes in enumerate(of_channel.values()):
+        share = (count + place) // len(of_channel)
+        parts = min(share, len(planes))
+        chosen += [planes[(2 * part + 1) * len(planes) // (2 * parts)] for part in range(parts)]
+    return sorted(chosen)
+
+
+def reduction_of(shape: tuple[int, ...], longest_px: int = LONGEST_PX) -> int:
+    """Return by how much a plane must be reduced so that its longer side is at most `longest_px`."""
+    return max(-(-max(shape) // longest_px), 1)
+
+
+def shrink(
+    plane: npt.NDArray[Any],
+    longest_px: int = LONGEST_PX,
+    *,
+    keep: Literal["mean", "max"] = "mean",
+    reduction: int | None = None,
+) -> npt.NDArray[Any]:
+    """Reduce a plane by whole factors, so that its longer side is at most `longest_px`.
+
+    Parameters
+    ----------
+    plane : ndarray (Y, X)
+        Any dtype.
+    longest_px : int
+        Longest side of the result.
+    keep : {"mean", "max"}
+        Mean of each block, for intensities; or its maximum, for attention, so that no small selection is lost.
+    reduction : int, optional
+        Side of the blocks; computed from the plane's shape by default.
+
+    Returns
+    -------
+    ndarray (Y', X')
+        The plane itself where it is small enough; else float64 for means, and the plane's dtype for maxima. Blocks at
+        the lower and right border hold what is left.
+    """
+    step = reduction or reduction_of(plane.shape, longest_px)
+    if step == 1:
+        return plane
+    rows, columns = np.arange(0, plane.shape[0], step), np.arange(0, plane.shape[1], step)
+    if keep == "max":
+        return np.asarray(np.maximum.reduceat(np.maximum.reduceat(plane, rows, axis=0), columns, axis=1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
+    sizes = np.outer(np.diff(rows, append=plane.shape[0]), np.diff(columns, append=plane.shape[1]))
+    return np.asarray(sums / sizes)
+
+
+def take_pictures(
+    stack: Stack, enhanced: Stack, attention: Stack, *, planes: Sequence[PlaneIndex], longest_px: int = LONGEST_PX
+) -> list[Picture]:
+    """Read pictures of some planes, band by band: an overview and, where that is reduced, a detail at full resolution.
+
+    Parameters
+    ----------
+    stack, enhanced, attention : Stack
+        Input, output and attention (uint8), of the same shape.
+    planes : sequence of plane indices
+        As `choose_planes` returns them.
+    longest_px : int
+        Longest side of an overview; details have at most 256 px.
+    """
+    return [
+        picture
+        for index in planes
+        for picture in _plane_pictures(stack, enhanced, attention, index=index, longest_px=longest_px)
+    ]
+
+
+def _plane_pictures(
+    stack: Stack, enhanced: Stack, attention: Stack, *, index: PlaneIndex, longest_px: int
+) -> Iterator[Picture]:
+    step = reduction_of(stack.plane_shape, longest_px)
+    size_um = stack.pixel_size_um.get("X")
+    label = _title(stack, index)
+    overview = Picture(
+        title=label,
+        before=_read_shrunk(stack, index, step=step, keep="mean"),
+        attention=_read_shrunk(attention, index, step=step, keep="max"),
+        after=_read_shrunk(enhanced, index, step=step, keep="mean"),
+        pixel_size_um=size_um * step if size_um else None,
+        reduction=step,
+    )
+    yield overview
+    if step > 1:
+        rows, columns = detail_window(overview.attention, reduction=step, shape=stack.plane_shape)
+        yield Picture(
+            title=f"{label}, detail at full resolution from row {rows.start}, column {columns.start}",
+            before=stack.read(index, rows, columns),
+            attention=attention.read(index, rows, columns),
+            after=enhanced.read(index, rows, columns),
+            pixel_size_um=size_um,
+        )
+
+
+def _read_shrunk(stack: Stack, index: PlaneIndex, *, step: int, keep: Literal["mean", "max"]) -> npt.NDArray[Any]:
+    """Read a plane in bands of whole blocks and reduce each."""
+    rows, columns = stack.plane_shape
+    band = max(BAND_BYTES // max(columns * stack.dtype.itemsize * step, 1), 1) * step
+    return np.concatenate([
+        shrink(stack.read(index, slice(top, min(top + band, rows))), keep=keep, reduction=step)
+        for top in range(0, rows, band)
+    ])  # fmt: skip
+
+
+def _title(stack: Stack, index: PlaneIndex) -> str:
+    label = plane_label(index, stack.plane_axes)
+    names = stack.channel_names
+    return f"{label} ({names[stack.channel_of(index)]})" if names else label
+
+
+def detail_window(
+    attention: npt.NDArray[np.uint8], *, reduction: int, shape: tuple[int, int], side_px: int = DETAIL_PX
+) -> tuple[slice, slice]:
+    """Return the window of a plane where attention selects most.
+
+    Parameters
+    ----------
+    attention : ndarray of uint8 (Y', X')
+        The plane's attention, reduced.
+    reduction : int
+        By how much.
+    shape : (int, int)
+        Rows and columns of the plane.
+    side_px : int
+        Side of the window in pixels of the plane.
+    """
+    side = max(side_px // reduction, 1)
+    sums = np.pad((attention > 0).astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    tall, wide = min(side, attention.shape[0]), min(side, attention.shape[1])
+    inside = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    top = max(min(int(row) * reduction, shape[0] - side_px), 0)
+    left = max(min(int(column) * reduction, shape[1] - side_px), 0)
+    return slice(top, min(top + side_px, shape[0])), slice(left, min(left + side_px, shape[1]))
+
+
+def grey_limits(*planes: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the counts that are drawn black and white, for all planes together. NaN and infinities do not count."""
+    values = np.concatenate([plane[np.isfinite(plane)].astype(np.float64).ravel() for plane in planes])
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(level) for level in np.percentile(values, [DARKEST_PERCENTILE, BRIGHTEST_PERCENTILE]))
+    return low, high if high > low else low + 1.0
+
+
+def grey_png(plane: npt.NDArray[Any], limits: tuple[float, float]) -> bytes:
+    """Draw counts between the limits from black to white; NaN is drawn black."""
+    unit = (np.nan_to_num(plane.astype(np.float64)) - limits[0]) / (limits[1] - limits[0])
+    return bytes(png_encode(np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8), level=9))
+
+
+def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
+    """Draw attention in viridis, to be laid over the input: clear where the pixel was kept, opaque where it was not."""
+    steps = np.linspace(0, 1, len(VIRIDIS))
+    level = np.arange(256) / 255
+    palette = np.stack([np.interp(level, steps, channel) for channel in zip(*VIRIDIS, strict=True)], axis=1)
+    opacity = np.where(level > 0, 140 + 90 * level, 0)
+    colours = np.rint(np.column_stack([palette, opacity])).astype(np.uint8)  # (256, 4)
+    colours[0] = 0
+    return bytes(png_encode(colours[attention], level=9))

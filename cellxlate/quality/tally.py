@@ -1,0 +1,303 @@
+"""What changed, counted band by band in bounded memory.
+
+Arrays only, no files. Every number is the same for any split of a plane into bands and any order of the bands (sums of
+floating-point changes up to rounding), so that an interrupted run and an unbroken one report alike.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import InputError
+from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segments_of
+from cellxlate.quality.histogram import Histogram
+from cellxlate.stacks.stack import PlaneIndex
+
+MOST_PLANE_ROWS = 2000
+"""Planes that are counted one by one; later ones are counted together."""
+
+
+def bits_differ(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return where two arrays differ in any bit.
+
+    Parameters
+    ----------
+    a, b : ndarray
+        The same shape and dtype; integers of any size, float16, float32 or float64.
+
+    Returns
+    -------
+    ndarray of bool
+        Unlike `!=`, two NaNs with the same payload are equal, and 0.0 and -0.0 differ.
+
+    Raises
+    ------
+    InputError
+        Shape or dtype differ.
+
+    Examples
+    --------
+    >>> bits_differ(np.array([np.nan, 0.0, 1.0]), np.array([np.nan, -0.0, 1.0]))
+    array([False,  True, False])
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise InputError(
+            f"cannot compare {b.dtype} pixels of shape {b.shape} with {a.dtype} pixels of shape {a.shape}; "
+            "give an input and the output that was made from it"
+        )
+    word = f"u{a.dtype.itemsize}"
+    return np.asarray(np.ascontiguousarray(a).view(word) != np.ascontiguousarray(b).view(word)).reshape(a.shape)
+
+
+@dataclass
+class Counts:
+    """Counts over some pixels.
+
+    Attributes
+    ----------
+    pixels, selected, changed : int
+        All pixels, those with attention > 0, those whose stored bits differ from the input.
+    kept_violations : int
+        Pixels with attention 0 whose stored bits differ. The promise is that there is none.
+    saturated : int
+        Changed pixels that now hold the smallest or largest value of their dtype.
+    change_sum_counts, change_max_counts : float
+        Sum and maximum of |output - input| over changed finite pixels, in counts.
+    """
+
+    pixels: int = 0
+    selected: int = 0
+    changed: int = 0
+    kept_violations: int = 0
+    saturated: int = 0
+    change_sum_counts: float = 0.0
+    change_max_counts: float = 0.0
+
+    @property
+    def changed_fraction(self) -> float:
+        """Share of the pixels whose stored value changed; 0 where there are no pixels."""
+        return self.changed / self.pixels if self.pixels else 0.0
+
+    @property
+    def selected_fraction(self) -> float:
+        """Share of the pixels that attention selected; 0 where there are no pixels."""
+        return self.selected / self.pixels if self.pixels else 0.0
+
+    @property
+    def mean_abs_change_counts(self) -> float:
+        """Mean |output - input| over the changed pixels, in counts; 0 where nothing changed."""
+        return self.change_sum_counts / self.changed if self.changed else 0.0
+
+    def include(self, other: "Counts") -> None:
+        """Add the counts of other pixels."""
+        self.pixels += other.pixels
+        self.selected += other.selected
+        self.changed += other.changed
+        self.kept_violations += other.kept_violations
+        self.saturated += other.saturated
+        self.change_sum_counts += other.change_sum_counts
+        self.change_max_counts = max(self.change_max_counts, other.change_max_counts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "pixels": self.pixels,
+            "selected_fraction": self.selected_fraction,
+            "changed_fraction": self.changed_fraction,
+            "kept_violations": self.kept_violations,
+            "saturated": self.saturated,
+            "mean_abs_change_counts": self.mean_abs_change_counts,
+            "max_abs_change_counts": self.change_max_counts,
+        }
+
+
+@dataclass
+class Tally:
+    """What a run changed, added up band by band.
+
+    Parameters
+    ----------
+    plane_axes : str
+        `Stack.plane_axes`, so that channels are kept apart; without it everything counts as channel 0.
+    seed : int
+        Of the random sample.
+
+    Attributes
+    ----------
+    total : Counts
+        Over everything that was added.
+    planes : dict
+        Counts of the first 2000 planes.
+    rest : Counts
+        All further planes together.
+    channels : dict
+        Counts per channel.
+
+    Examples
+    --------
+    >>> tally = Tally()
+    >>> raw = np.array([[5, 5, 5]], np.uint16)
+    >>> tally.add((), 0, raw=raw, enhanced=raw + np.array([[0, 2, 0]], np.uint16), attention=np.uint8([[0, 9, 9]]))
+    >>> tally.pixels, tally.selected, tally.changed, tally.kept_violations
+    (3, 2, 1, 0)
+    """
+
+    plane_axes: str = ""
+    seed: int = 0
+    total: Counts = field(default_factory=Counts)
+    planes: dict[PlaneIndex, Counts] = field(default_factory=dict)
+    rest: Counts = field(default_factory=Counts)
+    channels: dict[int, Counts] = field(default_factory=dict)
+    histograms: dict[int, Histogram] = field(default_factory=dict)
+    samples: dict[int, Sample] = field(default_factory=dict)
+
+    def add(
+        self,
+        index: PlaneIndex,
+        first_row: int,
+        *,
+        raw: npt.NDArray[Any],
+        enhanced: npt.NDArray[Any],
+        attention: npt.NDArray[np.uint8],
+    ) -> None:
+        """Add one band of a plane.
+
+        Parameters
+        ----------
+        index : tuple of int
+            Position of the plane along `plane_axes`.
+        first_row : int
+            Row of the plane at which the band starts.
+        raw, enhanced : ndarray (rows, X)
+            Stored pixels before and after, same dtype, full rows.
+        attention : ndarray of uint8 (rows, X)
+            0 where the pixel was kept.
+
+        Raises
+        ------
+        InputError
+            The arrays do not fit together.
+        """
+        if attention.shape != raw.shape:
+            raise InputError(f"attention of shape {attention.shape} does not fit pixels of shape {raw.shape}")
+        differs, selected = bits_differ(raw, enhanced), attention > 0
+        moved = differs | selected
+        counts = _count(raw, enhanced, differs=differs, selected=selected)
+        channel = self._channel(index)
+        self.total.include(counts)
+        self.channels.setdefault(channel, Counts()).include(counts)
+        row = self.rest
+        if index in self.planes or len(self.planes) < MOST_PLANE_ROWS:
+            row = self.planes.setdefault(index, Counts())
+        row.include(counts)
+        self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
+        where, pairs = segments_of(raw, enhanced, selected)
+        if len(pairs):
+            priority = priority_of(self.seed, index, where + np.array([first_row, 0]))
+            self.samples.setdefault(channel, Sample()).add(priority, pairs)
+
+    def _channel(self, index: PlaneIndex) -> int:
+        for axis in "CS":
+            if axis in self.plane_axes:
+                return index[self.plane_axes.index(axis)]
+        return 0
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the enhanced channels."""
+        return self.total.pixels
+
+    @property
+    def selected(self) -> int:
+        """Pixels with attention > 0."""
+        return self.total.selected
+
+    @property
+    def changed(self) -> int:
+        """Pixels whose stored bits differ from the input."""
+        return self.total.changed
+
+    @property
+    def kept_violations(self) -> int:
+        """Pixels with attention 0 whose stored bits differ; the promise is that there is none."""
+        return self.total.kept_violations
+
+    @property
+    def saturated(self) -> int:
+        """Changed pixels at a limit of their dtype."""
+        return self.total.saturated
+
+    @property
+    def changed_fraction(self) -> float:
+        """Share of the pixels whose stored value changed."""
+        return self.total.changed_fraction
+
+    @property
+    def mean_abs_change_counts(self) -> float:
+        """Mean |output - input| over the changed pixels, in counts."""
+        return self.total.mean_abs_change_counts
+
+    @property
+    def max_abs_change_counts(self) -> float:
+        """Largest |output - input|, in counts."""
+        return self.total.change_max_counts
+
+    def brightness_order(self) -> dict[int, float]:
+        """Return per channel how well brightness order is kept inside the selected region.
+
+        Returns
+        -------
+        dict
+            Channel -> Spearman's rank correlation between input and output of segments of 8 px, in [-1, 1]; NaN where
+            fewer than 50 segments lie inside selected regions, or the input or the output is constant there.
+
+        Notes
+        -----
+        1 means that whatever was brighter is still brighter. Noise in the input lowers it although nothing is wrong,
+        the more the weaker the signal; a value near 0 or below means that brightness inside cells cannot be trusted.
+        """
+        return {channel: rank_correlation(self.samples.get(channel, Sample()).pairs) for channel in self.channels}
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON, planes and channels included."""
+        orders = self.brightness_order()
+        return {
+            **self.total.as_dict(),
+            "channels": [
+                {"channel": channel, **counts.as_dict(), "brightness_order": _known(orders[channel])}
+                for channel, counts in sorted(self.channels.items())
+            ],
+            "planes": [{"index": list(index), **counts.as_dict()} for index, counts in sorted(self.planes.items())],
+            "further_planes": self.rest.as_dict() if self.rest.pixels else None,
+        }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _count(
+    raw: npt.NDArray[Any],
+    enhanced: npt.NDArray[Any],
+    *,
+    differs: npt.NDArray[np.bool_],
+    selected: npt.NDArray[np.bool_],
+) -> Counts:
+    """Count one band."""
+    was, now = raw[differs], enhanced[differs]
+    with np.errstate(invalid="ignore", over="ignore"):
+        change_counts = np.abs(now.astype(np.float64) - was.astype(np.float64))
+    change_counts = change_counts[np.isfinite(change_counts)]
+    limits = np.finfo(now.dtype) if now.dtype.kind == "f" else np.iinfo(now.dtype)
+    return Counts(
+        pixels=raw.size,
+        selected=int(np.count_nonzero(selected)),
+        changed=len(was),
+        kept_violations=int(np.count_nonzero(differs & ~selected)),
+        saturated=int(np.count_nonzero((now == limits.max) | (now == limits.min))),
+        change_sum_counts=float(change_counts.sum()),
+        change_max_counts=float(change_counts.max(initial=0.0)),
+    )
