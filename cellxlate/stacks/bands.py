@@ -1,0 +1,265 @@
+"""Bands: the pixels of a stack kept as one checksummed file per 512 rows of a plane."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from cellxlate.errors import OptionError, OutputError
+from cellxlate.stacks.stack import PlaneIndex, plane_key
+
+BAND_PX = 512
+"""Rows of a band; only the last band of a plane may have fewer."""
+
+CHUNK_PX = 256
+PYRAMID_PX = 1024
+ZSTD_LEVEL = 3
+
+Reduction = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A Zarr v3 array on disk that is written and read in bands.
+
+    A band is one shard, thus one file, that appears atomically: a band whose file exists is done. Every chunk and the
+    index of every file carry a CRC-32C.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder of the array.
+    axes : str
+        Axes in the order of the array, as in `Stack.axes`.
+    shape : tuple of int
+        Size along each axis.
+    dtype : dtype
+        Of the stored pixels.
+    """
+
+    folder: Path
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def create(self) -> None:
+        """Make the empty array on disk, in place of whatever array was there."""
+        chunks = {"Y": CHUNK_PX, "X": CHUNK_PX}
+        shards = {"Y": BAND_PX, "X": -(-self.size("X") // CHUNK_PX) * CHUNK_PX}
+        zarr.create_array(
+            store=self.folder,
+            shape=self.shape,
+            dtype=self.dtype,
+            chunks=tuple(chunks.get(axis, 1) for axis in self.axes),
+            shards=tuple(shards.get(axis, 1) for axis in self.axes),
+            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            fill_value=0,
+            dimension_names=[axis.lower() for axis in self.axes],
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        return zarr.open_array(self.folder, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+
+    def size(self, axis: str) -> int:
+        """Return the size along one of the axes."""
+        return self.shape[self.axes.index(axis)]
+
+    @property
+    def per_plane(self) -> int:
+        """Number of bands of a plane."""
+        return -(-self.size("Y") // BAND_PX)
+
+    def plane_indices(self) -> list[PlaneIndex]:
+        """Return the positions of all planes, last axis fastest."""
+        return list(product(*(range(self.size(axis)) for axis in self.axes if axis not in "YX")))
+
+    def rows(self, band: int) -> slice:
+        """Return the rows of a band."""
+        return slice(band * BAND_PX, min((band + 1) * BAND_PX, self.size("Y")))
+
+    def file(self, index: PlaneIndex, band: int) -> Path:
+        """Return the file of a band."""
+        key = plane_key(self.axes, index, slice(band, band + 1), slice(0, 1))
+        return self.folder.joinpath("c", *(str(part.start if isinstance(part, slice) else part) for part in key))
+
+    def is_done(self, index: PlaneIndex, band: int) -> bool:
+        """Return whether a band has been written."""
+        try:
+            return self.file(index, band).stat().st_size > 0
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def missing(self) -> int:
+        """Count the bands that have not been written."""
+        return sum(not self.is_done(index, band) for index in self.plane_indices() for band in range(self.per_plane))
+
+    def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
+        """Write whole bands of one plane.
+
+        Parameters
+        ----------
+        index : tuple of int
+            Position of the plane along all axes but Y and X.
+        first_row : int
+            A multiple of 512.
+        pixels : ndarray (rows, X)
+            In the dtype of the array; ends at a multiple of 512 or at the last row of the plane.
+
+        Raises
+        ------
+        OptionError
+            The pixels are not whole bands, or of another dtype.
+        OSError
+            The disk is full or gone.
+        """
+        last_row = first_row + len(pixels)
+        height, width = self.size("Y"), self.size("X")
+        whole = first_row % BAND_PX == 0 and (last_row % BAND_PX == 0 or last_row == height)
+        if pixels.ndim != 2 or pixels.shape[1] != width or not (whole and 0 <= first_row < last_row <= height):
+            raise OptionError(
+                f"pixels of shape {pixels.shape} at row {first_row} are not whole bands of {BAND_PX} rows "
+                f"of a plane of {height} x {width}; write whole bands"
+            )
+        if pixels.dtype != self.dtype:
+            raise OptionError(f"pixels are {pixels.dtype}, the output is {self.dtype}; convert them first")
+        for start in range(first_row, last_row, BAND_PX):
+            stop = min(start + BAND_PX, last_row)
+            band = pixels[start - first_row : stop - first_row]
+            key = plane_key(self.axes, index, slice(start, stop), slice(0, width))
+            self._array[key] = band if self._rows_first else band.T
+
+    def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
+        """Read rows of one plane that have been written.
+
+        Returns
+        -------
+        ndarray (rows, X)
+            Exactly as they were written.
+
+        Raises
+        ------
+        OutputError
+            A band is missing, or damaged; a damaged band is removed, so that it counts as not done.
+        """
+        start, stop, _ = rows.indices(self.size("Y"))
+        pixels = np.empty((max(stop - start, 0), self.size("X")), self.dtype)
+        for band in range(start // BAND_PX, -(-stop // BAND_PX)) if stop > start else ():
+            first, last = max(start, band * BAND_PX), min(stop, (band + 1) * BAND_PX)
+            pixels[first - start : last - start] = self._read(index, band, slice(first, last))
+        return pixels
+
+    def _read(self, index: PlaneIndex, band: int, rows: slice) -> npt.NDArray[Any]:
+        if not self.is_done(index, band):  # the array itself would answer with zeros
+            raise OutputError(f"{self.folder}: band {band} of plane {index} has not been written; run the job again")
+        try:
+            window = np.asarray(self._array[plane_key(self.axes, index, rows, slice(0, self.size("X")))])
+        except (ValueError, RuntimeError) as fault:
+            self.file(index, band).unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed; "
+                "run again with --resume"
+            ) from fault
+        return window if self._rows_first else window.T
+
+    @property
+    def _rows_first(self) -> bool:
+        return self.axes.index("Y") < self.axes.index("X")
+
+    def drop_damaged(self) -> int:
+        """Remove the bands whose files are cut short or empty, and return how many there were.
+
+        Notes
+        -----
+        This reads the index at the end of each file and one chunk, so it finds what a crash of the machine leaves,
+        not a flipped bit: that is found when the band is read.
+        """
+        dropped = 0
+        for index, band in product(self.plane_indices(), range(self.per_plane)):
+            if not self.file(index, band).exists():
+                continue
+            last_row = self.rows(band).stop - 1
+            try:
+                self.read(index, slice(last_row, last_row + 1))
+            except OutputError:
+                self.file(index, band).unlink(missing_ok=True)
+                dropped += 1
+        return dropped
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Return the shape at a level of a pyramid; a side of odd length is rounded up."""
+        return tuple(
+            -(-size // 2**level) if axis in "YX" else size for axis, size in zip(self.axes, self.shape, strict=True)
+        )
+
+
+def level_count(plane_shape: tuple[int, int]) -> int:
+    """Return how many levels a pyramid over planes (Y, X) has: halved while the shorter side exceeds 1024 px."""
+    count, shorter = 1, min(plane_shape)
+    while shorter > PYRAMID_PX:
+        count, shorter = count + 1, -(-shorter // 2)
+    return count
+
+
+def build_pyramid(full: Bands, reduction: Reduction) -> list[Bands]:
+    """Write the lower levels of a pyramid beside the array of full resolution.
+
+    Parameters
+    ----------
+    full : Bands
+        Complete; its folder is called "0", and the levels become its neighbours "1", "2", ...
+    reduction : {"mean", "max"}
+        What becomes of 2 x 2 pixels.
+
+    Returns
+    -------
+    list of Bands
+        All levels, `full` first.
+    """
+    levels = [full]
+    for level in range(1, level_count((full.size("Y"), full.size("X")))):
+        above = levels[-1]
+        below = Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype)
+        below.create()
+        for index, band in product(below.plane_indices(), range(below.per_plane)):
+            rows = below.rows(band)
+            below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
+        levels.append(below)
+    return levels
+
+
+def halve(pixels: npt.NDArray[Any], reduction: Reduction) -> npt.NDArray[Any]:
+    """Reduce 2 x 2 pixels to one.
+
+    Parameters
+    ----------
+    pixels : ndarray (Y, X)
+        Any supported dtype. A side of odd length counts its last row or column twice.
+    reduction : {"mean", "max"}
+        The mean of integers is rounded, half upwards. NaN spreads to the pixels it touches.
+
+    Returns
+    -------
+    ndarray (ceil(Y / 2), ceil(X / 2))
+        In the dtype of `pixels`.
+    """
+    height, width = pixels.shape
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge")
+    corners = [pixels[row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    if reduction == "max":
+        return np.asarray(np.maximum(np.maximum(corners[0], corners[1]), np.maximum(corners[2], corners[3])))
+    if pixels.dtype.kind == "f":
+        with np.errstate(all="ignore"):  # infinities of both signs, signalling NaN
+            quarters = [corner.astype(np.float64) / 4 for corner in corners]
+            return (quarters[0] + quarters[1] + quarters[2] + quarters[3]).astype(pixels.dtype)
+    total = sum((corner.astype(np.int64) for corner in corners), np.int64(2))
+    return np.asarray(total >> 2, dtype=pixels.dtype)

@@ -1,0 +1,136 @@
+"""OME-TIFF from bands: tiled, zstd, with SubIFD pyramids and OME-XML, streamed."""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from cellxlate.errors import OutputError
+from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+TILE_PX = 256
+CLASSIC_BYTES = 3_900_000_000
+"""Classic TIFF holds 4 GiB; above this the file becomes a BigTIFF."""
+
+COMPRESS_BUFFER_BYTES = 2**24
+COMPRESS_THREADS = 2
+ANNOTATION = "cellxlate"
+"""Namespace of the OME annotation with the provenance, and with the axes where some have length 1."""
+
+DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def check_tiff(path: Path, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise OutputError unless an OME-TIFF can hold such a stack."""
+    if dtype.name not in DTYPES:
+        raise OutputError(f"{path}: OME-TIFF cannot hold {dtype.name} pixels; choose --format ome-zarr")
+    if not axes.endswith(("YX", "YXS")) or "S" in axes[:-3]:
+        raise OutputError(
+            f"{path}: OME-TIFF cannot hold the axes {axes}, rows and columns come last (or YXS, SYX for colour); "
+            "reorder the stack first"
+        )
+    if "S" in axes and shape[axes.index("S")] not in (3, 4):
+        raise OutputError(
+            f"{path}: OME-TIFF holds 3 or 4 colour samples, the stack has {shape[axes.index('S')]}; "
+            "name them channels with --axes"
+        )
+
+
+def write_tiff(path: Path, levels: Sequence[Bands], *, like: Stack, provenance: Mapping[str, Any] | None) -> None:
+    """Assemble an OME-TIFF from complete bands.
+
+    Parameters
+    ----------
+    path : Path
+        Written from the start, in place of what is there.
+    levels : sequence of Bands
+        The pyramid, full resolution first; same axes and dtype.
+    like : Stack
+        States pixel size, channel names and time step.
+    provenance : mapping or None
+        Becomes an OME MapAnnotation; values that are not text are written as JSON.
+
+    Notes
+    -----
+    Memory holds one band at a time, and at most 16 MiB of tiles that are being compressed.
+    """
+    full = levels[0]
+    pixel_bytes = sum(int(np.prod(level.shape, dtype=np.int64)) * full.dtype.itemsize for level in levels)
+    separate = "S" in full.axes and not full.axes.endswith("S")
+    with tifffile.TiffWriter(path, bigtiff=pixel_bytes > CLASSIC_BYTES, ome=True, byteorder="<") as file:
+        for number, level in enumerate(levels):
+            side = [min(TILE_PX, -(-level.size(axis) // 16) * 16) for axis in "YX"]
+            file.write(
+                _tiles(level, (side[0], side[1])),
+                shape=level.shape,
+                dtype=level.dtype,
+                tile=tuple(side),
+                photometric="rgb" if "S" in full.axes else "minisblack",
+                planarconfig=("separate" if separate else "contig") if "S" in full.axes else None,
+                extrasamples=["unassalpha"] if "S" in full.axes and full.size("S") == 4 else None,
+                compression="zstd",
+                predictor=2 if full.dtype.kind in "ui" else None,
+                subifds=len(levels) - 1 if number == 0 else None,
+                subfiletype=0 if number == 0 else 1,
+                metadata=_ome_metadata(path, full, like, provenance) if number == 0 else None,
+                maxworkers=COMPRESS_THREADS,
+                buffersize=COMPRESS_BUFFER_BYTES,
+            )
+
+
+def _ome_metadata(path: Path, full: Bands, like: Stack, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what tifffile turns into OME-XML."""
+    metadata: dict[str, Any] = {
+        "axes": full.axes,
+        "Name": _xml_text(path.name),
+        "UUID": str(uuid.uuid4()),
+        "Creator": "cellxlate",
+        "MapAnnotation": {
+            "Namespace": ANNOTATION,
+            "Value": {"axes": full.axes}
+            | {_xml_text(key): _as_text(value) for key, value in (provenance or {}).items()},
+        },
+    }
+    for axis, size_um in like.pixel_size_um.items():
+        metadata |= {f"PhysicalSize{axis}": repr(float(size_um)), f"PhysicalSize{axis}Unit": "µm"}
+    if like.time_step_s is not None:
+        metadata |= {"TimeIncrement": repr(float(like.time_step_s)), "TimeIncrementUnit": "s"}
+    if like.channel_names and len(like.channel_names) == like.size("C"):
+        metadata["Channel"] = {"Name": [_xml_text(name) for name in like.channel_names]}
+    return metadata
+
+
+def _as_text(value: Any) -> str:
+    return _xml_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _xml_text(text: str) -> str:
+    """Leave out the control characters that XML cannot hold."""
+    return NOT_XML.sub("", text)
+
+
+def _tiles(level: Bands, tile: tuple[int, int]) -> Iterator[npt.NDArray[Any]]:
+    """Yield tiles in the order of the file; those at the right and lower border are cut short."""
+    for rows in _tile_rows(level):
+        for top in range(0, rows.shape[0], tile[0]):
+            for left in range(0, rows.shape[1], tile[1]):
+                yield np.ascontiguousarray(rows[top : top + tile[0], left : left + tile[1]])
+
+
+def _tile_rows(level: Bands) -> Iterator[npt.NDArray[Any]]:
+    """Yield the bands in the order of the file: (rows, X), or (rows, X, S) where samples are interleaved."""
+    interleaved = level.axes.endswith("S")
+    planes: list[PlaneIndex] = level.plane_indices()
+    samples = level.size("S") if interleaved else 1
+    for first in range(0, len(planes), samples):
+        for start in range(0, level.size("Y"), BAND_PX):
+            bands = [level.read(index, slice(start, start + BAND_PX)) for index in planes[first : first + samples]]
+            yield np.stack(bands, axis=-1) if interleaved else bands[0]

@@ -1,0 +1,358 @@
+"""open_writer: pixels go into a partial beside the output, and appear under the final name when all is complete.
+
+The partial is the folder `NAME.partial`. It holds a lock, `job.json` (what is being written), and the pixels in bands
+(`bands.py`), whichever the format: resume, checks, pyramids and several workers need nothing else.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import OptionError, OutputError
+from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, build_pyramid
+from cellxlate.stacks.locking import FolderLock
+from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.tiff_output import check_tiff, write_tiff
+from cellxlate.stacks.zarr_output import check_zarr, write_group
+
+__all__ = ["BAND_PX", "Writer", "open_writer"]
+
+TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
+PARTIAL_ENDING = ".partial"
+JOB_FILE, PIXELS_FOLDER = "job.json", "pixels.zarr"
+JOB_VERSION = 1
+LEAST_COMPRESSED = 0.25
+"""Free disk below this share of the uncompressed size is clearly too little."""
+
+Format = Literal["ome-tiff", "ome-zarr"]
+
+
+def open_writer(
+    path: str | Path,
+    *,
+    like: Stack,
+    dtype: npt.DTypeLike | None = None,
+    reduction: Reduction = "mean",
+    fingerprint: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> "Writer":
+    """Start to write a stack, or go on with one that was interrupted.
+
+    Parameters
+    ----------
+    path : str or Path
+        The output: `.ome.tif`, `.tif` (or `.tiff`) becomes an OME-TIFF, `.ome.zarr` or `.zarr` an OME-Zarr 0.5 image.
+    like : Stack
+        The output has its shape, axes, pixel size, channel names and time step.
+    dtype : dtype, optional
+        Of the output; that of `like` by default.
+    reduction : {"mean", "max"}
+        How 2 x 2 pixels become one in the lower levels of the pyramid.
+    fingerprint : mapping, optional
+        What decides the pixels, as JSON values. A partial is resumed only by a job with the same fingerprint.
+    provenance : mapping, optional
+        Stored in the output, as JSON values.
+    overwrite : bool
+        Remove a partial; replace an existing output once the new one is complete.
+    resume : bool
+        Go on with a partial, or start afresh where there is none; an existing output is replaced in the end.
+
+    Returns
+    -------
+    Writer
+        Use it in a `with` statement.
+
+    Raises
+    ------
+    OptionError
+        The ending is none of the above.
+    OutputError
+        The output or a partial exists and neither `overwrite` nor `resume` was given; the partial belongs to another
+        job, or to one that is running; the format cannot hold the stack; the folder is missing or the disk is full.
+    """
+    path = Path(path)
+    kind = output_format(path)
+    stored = np.dtype(like.dtype if dtype is None else dtype)
+    if kind == "ome-tiff":
+        check_tiff(path, like.axes, like.shape, stored)
+    else:
+        check_zarr(path, like.axes)
+    _check_place(path, kind, like, replace=overwrite or resume)
+    partial = path.with_name(path.name + PARTIAL_ENDING)
+    _check_partial(partial, usable=overwrite or resume)
+    stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
+    job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
+    with _disk_faults(path):
+        lock = FolderLock.acquire(partial)
+    try:
+        with _disk_faults(path):
+            writer = Writer(path, kind, like, stored, reduction, provenance, lock)
+            if overwrite or not (partial / JOB_FILE).exists():
+                writer._start(job)
+            else:
+                writer._resume(job)
+            writer._check_space()
+    except BaseException:
+        lock.release()
+        raise
+    return writer
+
+
+class Writer:
+    """Writes one stack in bands of 512 rows; made by `open_writer`.
+
+    Leaving its `with` statement before `publish` keeps the partial for a later resume, unless no band is done.
+
+    Attributes
+    ----------
+    path : Path
+        The final name.
+    partial : Path
+        The folder `NAME.partial` beside it.
+    bands : Bands
+        The pixels; may be pickled and used by worker processes while the writer holds the lock.
+    """
+
+    def __init__(
+        self, path: Path, kind: Format, like: Stack, dtype: np.dtype[Any], reduction: Reduction,
+        provenance: Mapping[str, Any] | None, lock: FolderLock,
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.partial = lock.folder
+        self._kind, self._like, self._reduction, self._provenance = kind, like, reduction, provenance
+        self._lock = lock
+        self._finished = False
+        group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
+        self.bands = Bands(group / "0", like.axes, like.shape, dtype)
+
+    @property
+    def _result(self) -> Path:
+        """Where the finished file is built, under its own name."""
+        return self.partial / self.path.name
+
+    def _start(self, job: Mapping[str, Any]) -> None:
+        self._lock.clear()
+        self.bands.create()
+        staged = self.partial / f"{JOB_FILE}.new"
+        staged.write_text(json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1), encoding="utf-8")
+        staged.replace(self.partial / JOB_FILE)
+
+    def _resume(self, job: Mapping[str, Any]) -> None:
+        found = _read_job(self.partial / JOB_FILE)
+        found = {**found, **found.pop("fingerprint", {})}
+        wanted = {"cellxlate_partial": JOB_VERSION, **job, **job["fingerprint"]}
+        del wanted["fingerprint"]
+        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        if differing:
+            raise OutputError(
+                f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
+            )
+        self.bands.drop_damaged()
+
+    def _check_space(self) -> None:
+        bands = self.bands
+        todo = bands.missing() / (len(bands.plane_indices()) * bands.per_plane)
+        pixel_bytes = int(np.prod(bands.shape, dtype=np.int64)) * bands.dtype.itemsize
+        copies = todo + (1 if self._kind == "ome-tiff" else 0)  # the TIFF is assembled beside its bands
+        needed = LEAST_COMPRESSED * pixel_bytes * copies
+        free = shutil.disk_usage(self.partial).free
+        if free < needed:
+            raise OutputError(
+                f"{self.path.parent} has {free / 1e9:.1f} GB free, the output needs at least {needed / 1e9:.1f} GB; "
+                "free some, or choose another --output-dir"
+            )
+
+    def is_done(self, index: PlaneIndex, band: int) -> bool:
+        """Return whether a band (row // 512) of a plane has been written, by this run or the one it resumes."""
+        return self.bands.is_done(index, band)
+
+    def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
+        """Write whole bands of one plane. Several threads may write different bands.
+
+        Parameters
+        ----------
+        index : tuple of int
+            Position of the plane, as in `Stack.plane_indices`.
+        first_row : int
+            A multiple of 512.
+        pixels : ndarray (rows, X)
+            In the dtype of the output; ends at a multiple of 512 or at the last row of the plane.
+
+        Raises
+        ------
+        OptionError
+            The pixels are not whole bands, or of another dtype.
+        OutputError
+            The disk is full.
+        """
+        with _disk_faults(self.path):
+            self.bands.write(index, first_row, pixels)
+
+    def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
+        """Read back rows of one plane, exactly as they were written.
+
+        Raises
+        ------
+        OutputError
+            The rows have not been written, or are damaged.
+        """
+        with _disk_faults(self.path):
+            return self.bands.read(index, rows)
+
+    def finish(self) -> Path:
+        """Build the finished file inside the partial.
+
+        Returns
+        -------
+        Path
+            The finished file, for checks before `publish`.
+
+        Raises
+        ------
+        OutputError
+            Bands are missing or damaged, or the disk is full.
+        """
+        missing = self.bands.missing()
+        if missing:
+            total = len(self.bands.plane_indices()) * self.bands.per_plane
+            raise OutputError(f"{self.path}: {missing} of {total} bands are not written; run again with --resume")
+        with _disk_faults(self.path):
+            levels = build_pyramid(self.bands, self._reduction)
+            if self._kind == "ome-tiff":
+                write_tiff(self._result, levels, like=self._like, provenance=self._provenance)
+            else:
+                write_group(
+                    self._result, levels, like=self._like, reduction=self._reduction, provenance=self._provenance
+                )
+        self._finished = True
+        return self._result
+
+    def publish(self) -> Path:
+        """Let the finished file appear under its final name, and remove the partial.
+
+        Raises
+        ------
+        OutputError
+            `finish` has not been called, or the disk failed.
+
+        Notes
+        -----
+        One rename, after the file has reached the disk. An OME-Zarr folder that is replaced is first moved into the
+        partial, as a folder cannot be exchanged in one step.
+        """
+        if not self._finished:
+            raise OutputError(f"{self.path} is not finished; call finish() before publish()")
+        with _disk_faults(self.path):
+            for file in [self._result] if self._result.is_file() else self._result.rglob("*"):
+                _sync(file)
+            if self.path.is_dir() or (self.path.exists() and self._result.is_dir()):
+                self.path.rename(self.partial / "replaced")
+            self._result.replace(self.path)
+            _sync(self.path.parent)
+        self.discard()
+        return self.path
+
+    def discard(self) -> None:
+        """Remove the partial."""
+        self._finished = False
+        with _disk_faults(self.path):
+            self._lock.remove()
+
+    def close(self) -> None:
+        """Release the lock. The partial stays for a later resume, unless no band is done."""
+        if self._lock.held and not any((self.bands.folder / "c").rglob("*")):
+            self.discard()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def output_format(path: Path) -> Format:
+    """Return the format that an output's ending stands for, or raise OptionError."""
+    name = path.name.lower()
+    if name.endswith(TIFF_ENDINGS):
+        return "ome-tiff"
+    if name.endswith(ZARR_ENDINGS):
+        return "ome-zarr"
+    raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")
+
+
+def _check_place(path: Path, kind: Format, like: Stack, *, replace: bool) -> None:
+    """Raise OutputError where the output must not go."""
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; make it first")
+    if not path.exists():
+        return
+    if like.path is not None and like.path.exists() and path.samefile(like.path):
+        raise OutputError(f"{path} is the input itself; choose another name with -o")
+    if not replace:
+        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+    if path.is_dir() and (kind == "ome-tiff" or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))):
+        raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
+
+
+def _check_partial(partial: Path, *, usable: bool) -> None:
+    """Raise OutputError unless a partial may be made, or used again."""
+    if not partial.exists():
+        return
+    if not FolderLock.may_take(partial):
+        raise OutputError(f"{partial} is in the way and no partial of an interrupted job; move it elsewhere")
+    if not usable and (partial / JOB_FILE).is_file():
+        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+
+
+def _read_job(file: Path) -> dict[str, Any]:
+    try:
+        job = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        job = None
+    if not isinstance(job, dict) or not isinstance(job.get("fingerprint"), dict):
+        raise OutputError(f"{file} is damaged; start again with --overwrite")
+    return job
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON gives them back."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+    except (TypeError, ValueError) as fault:
+        raise OptionError(f"the fingerprint holds values that JSON cannot ({fault}); use numbers and text") from fault
+    return plain
+
+
+@contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    """Report what the disk refuses as OutputError."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno == errno.ENOSPC:
+            raise OutputError(f"{path}: the disk is full; free some space and run again with --resume") from fault
+        raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder has reached the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
