@@ -1,4 +1,4 @@
-"""Is the promise kept in what is stored, and what should a reader be warned of?"""
+"""The promise verified on what is stored, and what a reader should be warned of."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
