@@ -67,7 +67,8 @@ class Bands:
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        return zarr.open_array(self.folder, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+        with zarr.config.set({"array.write_empty_chunks": True}):  # open_array of zarr 3.1 ignores its own option for it
+            return zarr.open_array(self.folder, mode="r+", zarr_format=3)
 
     def size(self, axis: str) -> int:
         """Return the size along one of the axes."""
