@@ -4,14 +4,14 @@ A plane is a generator of finished bands, so memory is bounded by a band and a c
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.tiling import BLOCK_PX, Tile, bands_of, mirrored, selected_part, tile_side, tiles_of, window
+from cellxlate.enhancement.tiling import BLOCK_PX, Tile, mirrored, selected_part, tile_side, tiles_of, window
 from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
@@ -103,36 +103,28 @@ class PlaneJob:
         )
 
 
-def enhance_plane(
-    read_rows: ReadRows,
-    shape: tuple[int, int],
-    job: PlaneJob,
-    *,
-    wanted: Callable[[Tile], bool] = lambda _: True,
-) -> Iterator[Band]:
-    """Enhance a plane band by band.
+def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, int], job: PlaneJob) -> Iterator[Band]:
+    """Enhance bands of a plane.
 
     Parameters
     ----------
     read_rows : callable
         Reads rows of the plane.
+    areas : iterable of Tile
+        The bands, as `tiling.bands_of` cuts them; a resumed run leaves out what is done.
     shape : (int, int)
         Rows and columns of the plane, each at least 1.
     job : PlaneJob
         Translator, levels and settings.
-    wanted : callable
-        Says of a band, as a Tile, whether it is needed; a resumed run leaves out what is done.
 
     Yields
     ------
     Band
-        From top to bottom. The same pixels for any tile size: exactly the same where attention keeps the pixel, and up
-        to the rounding of float32 convolutions elsewhere.
+        In the order of `areas`. The same pixels for any tile size: exactly where attention keeps the pixel, and up to
+        the rounding of float32 convolutions elsewhere.
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
-    for area in bands_of(shape, job.tile_px):
-        if not wanted(area):
-            continue
+    for area in areas:
         needed = mirrored(area.top - margin, area.bottom + margin, shape[0])
         first_row = int(needed.min())
         rows = read_rows(slice(first_row, int(needed.max()) + 1))

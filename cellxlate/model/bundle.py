@@ -9,21 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import cellxlate
 from cellxlate.errors import ModelError, OutputError
+from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, read_card
 from cellxlate.model.networks import Translator, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
-FORMAT_VERSION = 1
-ARCHITECTURE_VERSION = 1
-DEFAULT_MODEL = "nuclei-lowexp"
-SHIPPED = Path(__file__).resolve().parents[1] / "models"
-LARGEST_CARD_BYTES = 4_000_000
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
-LARGEST_WIDTH, MOST_BLOCKS, MOST_CHANNELS = 512, 64, 16
+LARGEST_WIDTH, MOST_BLOCKS, MOST_LAYERS, MOST_CHANNELS = 512, 64, 6, 16
+KERNELS_PX = (1, 3, 5, 7, 9, 11)
+BYTES_PER_WEIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,11 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
         tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
         save_file(tensors, weights)
         full = {
+            **card,
             "format_version": FORMAT_VERSION,
             "architecture_version": ARCHITECTURE_VERSION,
             "cellxlate_version": cellxlate.__version__,
             "name": folder.name,
-            **card,
             "generator_parameters": parameter_count(translator.generator),
             "attention_parameters": parameter_count(translator.attention),
             "generator_halo_px": translator.generator_halo_px,
@@ -96,6 +95,7 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
         }
         (partial / "card.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
+        load_model(partial)  # nothing gets its name that cannot be loaded
         partial.rename(folder)
     except OSError as fault:
         raise OutputError(f"{folder} cannot be written: {fault}") from fault
@@ -119,60 +119,43 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     """
     folder = locate(model)
     card = read_card(folder)
-    try:
-        settings = network_settings(card["networks"])
-        translator = Translator(settings)
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ModelError(f"{folder}/card.json describes no network that can be built ({fault})") from fault
     weights = folder / "weights.safetensors"
     if not weights.is_file():
         raise ModelError(f"{folder} has no weights.safetensors; copy the whole model folder")
-    if weights.stat().st_size > LARGEST_WEIGHTS_BYTES or _sha256(weights) != card.get("weights_sha256"):
+    translator = described_translator(folder, card)
+    needed = BYTES_PER_WEIGHT * parameter_count(translator)
+    if not needed <= weights.stat().st_size <= LARGEST_WEIGHTS_BYTES:
+        raise ModelError(
+            f"{weights} holds {weights.stat().st_size} bytes, its card describes {needed}; copy the model again"
+        )
+    if _sha256(weights) != card.get("weights_sha256"):
         raise ModelError(f"{weights} is not the file its card describes (hash differs); copy the model again")
     try:
         tensors = load_file(weights)
-        translator.load_state_dict(tensors)
+        translator.load_state_dict(tensors, assign=True)
     except (SafetensorError, RuntimeError, OSError) as fault:
         first = str(fault).splitlines()[0]
         raise ModelError(f"{weights} does not fit its card ({first}); copy the model again") from fault
+    for name, values in tensors.items():
+        if values.dtype != torch.float32 or not bool(torch.isfinite(values).all()):
+            raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
     return Bundle(folder.name, translator.eval().requires_grad_(False), card, folder)
 
 
-def locate(model: str | Path) -> Path:
-    """Return the folder of a model given by path or shipped name, or raise ModelError."""
-    folder = Path(model)
-    if folder.is_dir():
-        return folder.resolve()
-    shipped = SHIPPED / str(model)
-    if folder.name == str(model) and (shipped / "card.json").is_file():
-        return shipped
-    names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
-    raise ModelError(f"there is no model {str(model)!r}; give a model folder or one of the shipped models: {names}")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read and check `card.json`.
+def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:
+    """Build the translator that a card describes without memory for its weights (on the meta device).
 
     Raises
     ------
     ModelError
-        It is missing, not JSON, or of a newer format.
+        The card describes nothing that can be built.
     """
-    path = folder / "card.json"
     try:
-        if path.stat().st_size > LARGEST_CARD_BYTES:
-            raise ModelError(f"{path} is larger than {LARGEST_CARD_BYTES} bytes; this is not a model card")
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as fault:
-        raise ModelError(
-            f"{folder} holds no readable card.json ({type(fault).__name__}); is it a model folder?"
-        ) from fault
-    if not isinstance(card, dict) or not isinstance(card.get("format_version"), int):
-        raise ModelError(f"{path} states no format_version; is it a model card?")
-    for key, known in (("format_version", FORMAT_VERSION), ("architecture_version", ARCHITECTURE_VERSION)):
-        if card.get(key, 0) > known:
-            raise ModelError(f"{path} has {key} {card[key]}, this cellxlate knows {known}; update cellxlate")
-    return card
+        settings = network_settings(card["networks"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ModelError(f"{folder}/card.json describes no network that can be built ({fault!r})") from fault
+    with torch.device("meta"):
+        return Translator(settings)
 
 
 def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
@@ -189,34 +172,34 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         discriminator=DiscriminatorSettings(**stored["discriminator"]),
         channels=stored["channels"],
     )
+    shape = settings.generator, settings.attention, settings.discriminator
     bounds = {
-        "generator.width": (settings.generator.width, LARGEST_WIDTH),
-        "attention.width": (settings.attention.width, LARGEST_WIDTH),
-        "attention.last_width": (settings.attention.last_width, LARGEST_WIDTH),
-        "generator.blocks": (settings.generator.blocks, MOST_BLOCKS),
-        "attention.blocks": (settings.attention.blocks, MOST_BLOCKS),
+        "generator.width": (shape[0].width, LARGEST_WIDTH),
+        "generator.blocks": (shape[0].blocks, MOST_BLOCKS),
+        "attention.width": (shape[1].width, LARGEST_WIDTH),
+        "attention.last_width": (shape[1].last_width, LARGEST_WIDTH),
+        "attention.blocks": (shape[1].blocks, MOST_BLOCKS),
+        "discriminator.width": (shape[2].width, LARGEST_WIDTH),
+        "discriminator.layers": (shape[2].layers, MOST_LAYERS),
         "channels": (settings.channels, MOST_CHANNELS),
     }
     for name, (value, limit) in bounds.items():
-        if not isinstance(value, int) or not 1 <= value <= limit:
+        if type(value) is not int or not 1 <= value <= limit:
             raise ValueError(f"{name} is {value!r}, expected 1 to {limit}")
     for kernel_px in (settings.attention.stem_kernel_px, settings.attention.last_kernel_px):
-        if kernel_px not in (1, 3, 5, 7, 9, 11):
-            raise ValueError(f"a kernel of {kernel_px!r} px, expected odd and at most 11")
+        if type(kernel_px) is not int or kernel_px not in KERNELS_PX:
+            raise ValueError(f"a kernel of {kernel_px!r} px, expected odd and at most {KERNELS_PX[-1]}")
     if settings.generator.architecture not in ("resnet", "compact"):
         raise ValueError(f"generator architecture {settings.generator.architecture!r} is not known")
+    for network in (settings.generator, settings.attention):
+        if network.normalisation != "none":
+            raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
 
 
 def stored_networks(settings: NetworkSettings) -> dict[str, Any]:
     """Return network settings as a card stores them."""
     return asdict(settings)
-
-
-def model_folders(parent: Path) -> Iterator[Path]:
-    """Yield the folders directly inside `parent` that hold a card."""
-    if parent.is_dir():
-        yield from (path.parent for path in sorted(parent.glob("*/card.json")))
 
 
 def _sha256(path: Path) -> str:

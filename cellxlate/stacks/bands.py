@@ -67,7 +67,7 @@ class Bands:
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        with zarr.config.set({"array.write_empty_chunks": True}):  # open_array of zarr 3.1 ignores its own option for it
+        with zarr.config.set({"array.write_empty_chunks": True}):  # open_array of zarr 3.1 drops its own option
             return zarr.open_array(self.folder, mode="r+", zarr_format=3)
 
     def size(self, axis: str) -> int:

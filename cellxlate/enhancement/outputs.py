@@ -1,0 +1,126 @@
+"""What an enhancement writes, and under which names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellxlate.errors import OptionError, OutputError
+from cellxlate.stacks.reading import stack_name
+from cellxlate.stacks.writing import Format, output_format
+
+ENDINGS: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Paths of the four results of one stack; None for those that are not wanted."""
+
+    enhanced: Path
+    attention: Path
+    report_html: Path | None
+    report_json: Path | None
+    keep_attention: bool = True
+
+    @property
+    def wanted(self) -> list[Path]:
+        """The paths that will exist in the end."""
+        paths = [self.enhanced, self.attention if self.keep_attention else None, self.report_html, self.report_json]
+        return [path for path in paths if path is not None]
+
+
+def name_outputs(
+    path: Path,
+    *,
+    is_zarr: bool,
+    output: Path | None = None,
+    output_dir: Path | None = None,
+    format: Format | None = None,
+    attention: bool = True,
+    report: bool = True,
+) -> Outputs:
+    """Name the outputs of the stack at `path`.
+
+    Parameters
+    ----------
+    path : Path
+        The input.
+    is_zarr : bool
+        Whether the input is Zarr, which is then written as Zarr too.
+    output : Path, optional
+        Of the enhanced stack; its ending decides the format, and the other names follow from it.
+    output_dir : Path, optional
+        Folder for the outputs; beside the input by default.
+    format : {"ome-tiff", "ome-zarr"}, optional
+        Where the name does not decide.
+    attention, report : bool
+        Whether these are wanted.
+
+    Raises
+    ------
+    OptionError
+        `output` and `output_dir` are both given, or the ending of `output` contradicts the format or names none.
+    OutputError
+        An output would replace the input.
+    """
+    if output is not None and output_dir is not None:
+        raise OptionError("-o and --output-dir are both given; give one of them")
+    if output is None:
+        ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
+        folder, stem, suffix = output_dir or path.parent, f"{stack_name(path)}_enhanced", ending
+    else:
+        found = output_format(output)
+        if format is not None and format != found:
+            raise OptionError(f"-o {output} says {found}, --format says {format}; give one of them")
+        folder, stem = output.parent, stack_name(output)
+        suffix = output.name[len(stem) :]
+    base = stem.removesuffix("_enhanced")
+    outputs = Outputs(
+        enhanced=folder / f"{stem}{suffix}",
+        attention=folder / f"{base}_attention{suffix}",
+        report_html=folder / f"{base}_report.html" if report else None,
+        report_json=folder / f"{base}_report.json" if report else None,
+        keep_attention=attention,
+    )
+    if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
+        raise OutputError(f"{path} would be replaced by its own result; choose another -o")
+    return outputs
+
+
+def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    folder = outputs.enhanced.parent
+    if not folder.is_dir():
+        raise OutputError(f"the output folder {folder} does not exist; make it or choose another")
+    if overwrite or resume:
+        return
+    for path in outputs.wanted:
+        if path.exists():
+            raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+
+
+def require_distinct(all_outputs: list[tuple[Path, Outputs]]) -> None:
+    """Raise OptionError if two stacks would be written to the same place, or one over another input.
+
+    Raises
+    ------
+    OptionError
+        Naming both stacks.
+    """
+    taken: dict[Path, Path] = {}
+    for path, outputs in all_outputs:
+        for written in outputs.wanted:
+            other = taken.setdefault(written.absolute(), path)
+            if other != path:
+                raise OptionError(f"{other} and {path} would both be written to {written}; enhance them one by one")
+    for path, _ in all_outputs:
+        if path.absolute() in taken:
+            raise OptionError(f"{path} is also an output of this run; leave it out of the inputs")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)

@@ -1,0 +1,207 @@
+"""What is decided before a stack is enhanced: model, channels, levels, settings; and how a run is told from another."""
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cellxlate
+from cellxlate.enhancement.plane import PlaneJob, Work
+from cellxlate.errors import OptionError
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.engines import Device, Engine, open_engine
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.stack import Stack
+
+SAMPLED_BYTES = 1 << 20
+"""Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one stack is enhanced.
+
+    Attributes
+    ----------
+    jobs : mapping of int to PlaneJob
+        For each channel that is enhanced; the others are copied.
+    engine : str
+        What runs the networks, in words.
+    calibrate_s : float
+        Seconds spent on measuring the levels.
+    """
+
+    stack: Stack
+    bundle: Bundle
+    jobs: Mapping[int, PlaneJob]
+    settings: EnhanceSettings
+    engine: str
+    calibrate_s: float
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile's core."""
+        return next(iter(self.jobs.values())).tile_px
+
+    @property
+    def work(self) -> Work:
+        """The sum of what the channels' jobs have counted."""
+        works = [job.work for job in self.jobs.values()]
+        return Work(
+            tiles_total=sum(work.tiles_total for work in works),
+            tiles_skipped=sum(work.tiles_skipped for work in works),
+            attention_s=sum(work.attention_s for work in works),
+            generator_s=sum(work.generator_s for work in works),
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for one run to continue another, and what goes into the provenance of both."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key not in ("tile_px", "dense")}
+        return {
+            "input": input_identity(self.stack.path),
+            "axes": self.stack.axes,
+            "model": self.bundle.name,
+            "model_sha256": self.bundle.digest,
+            "settings": settings,
+            "levels_counts": {
+                str(channel): {"black": job.levels.black, "white": job.levels.white, "noise": job.levels.noise}
+                for channel, job in self.jobs.items()
+            },
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The identity with the versions that made the result."""
+        return {**self.identity, "engine": self.engine, "versions": self.versions}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What made the result."""
+        return {"cellxlate": cellxlate.__version__, "numpy": np.__version__, "python": sys.version.split()[0]}
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats the run."""
+        settings = self.settings
+        words = ["cellxlate", "enhance", str(self.stack.path or "STACK"), "-m", str(self.bundle.path)]
+        words += ["--axes", self.stack.axes, "--threshold", str(settings.threshold), "--intensity", settings.intensity]
+        if len(self.jobs) < self.stack.channel_count:
+            words += ["--channel", *map(str, sorted(self.jobs))]
+        return shlex.join(words)
+
+
+def make_plan(
+    stack: Stack,
+    model: str | Path | Bundle,
+    *,
+    channels: Sequence[str | int] | None,
+    settings: EnhanceSettings | None,
+    engine: Engine,
+    device: Device,
+) -> Plan:
+    """Load the model, choose the channels, and measure their levels over a bounded sample of the stack.
+
+    Raises
+    ------
+    OptionError
+        A setting is out of range, a channel does not exist, the engine or device is not there.
+    ModelError
+        The model cannot be loaded.
+    """
+    settings = checked(settings or EnhanceSettings())
+    chosen = choose_channels(stack, channels)
+    bundle = model if isinstance(model, Bundle) else load_model(model)
+    translator = open_engine(bundle, engine=engine, device=device)
+    target = target_levels(bundle) if settings.intensity == "target" else None
+    started = time.perf_counter()
+    levels = stack_levels(stack, chosen)
+    calibrate_s = time.perf_counter() - started
+    jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
+    return Plan(stack, bundle, jobs, settings, translator.name, calibrate_s)
+
+
+def checked(settings: EnhanceSettings) -> EnhanceSettings:
+    """Return the settings.
+
+    Raises
+    ------
+    OptionError
+        The threshold lies outside [0, 1], the intensity is unknown, or a tile has no pixel.
+    """
+    if not 0 <= settings.threshold <= 1:
+        raise OptionError(f"--threshold {settings.threshold} is outside 0 to 1; 0.1 is usual, 1 selects nothing")
+    if settings.intensity not in ("source", "target"):
+        raise OptionError(f"--intensity {settings.intensity} is not known; choose source or target")
+    if settings.tile_px is not None and settings.tile_px < 1:
+        raise OptionError(f"--tile {settings.tile_px} is less than 1 px; leave it out to let the memory budget decide")
+    return settings
+
+
+def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple[int, ...]:
+    """Return the numbers of the channels that are asked for by name or number; all where none is.
+
+    Raises
+    ------
+    OptionError
+        There is no such channel.
+    """
+    if not channels:
+        return tuple(range(stack.channel_count))
+    numbers = set()
+    for channel in channels:
+        if str(channel) in stack.channel_names:
+            numbers.add(stack.channel_names.index(str(channel)))
+        elif str(channel).isdecimal() and int(channel) < stack.channel_count:
+            numbers.add(int(channel))
+        else:
+            names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
+            there = names or f"numbers 0 to {stack.channel_count - 1}"
+            raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
+    return tuple(sorted(numbers))
+
+
+def target_levels(bundle: Bundle) -> Levels:
+    """Return the typical levels of the images the model was trained towards.
+
+    Raises
+    ------
+    OptionError
+        The card does not say them.
+    """
+    try:
+        stated = bundle.card["intensity"]["target"]
+        black = float(stated["black_counts"])
+        return Levels(black, black + float(stated["span_counts"]))
+    except (KeyError, TypeError, ValueError) as fault:
+        raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
+
+
+def input_identity(path: Path | None) -> dict[str, Any]:
+    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr folder."""
+    if path is None:
+        return {"name": None}
+    digest = hashlib.sha256()
+    if path.is_dir():
+        files = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
+        for item in files:
+            digest.update(item.relative_to(path).as_posix().encode() + item.read_bytes())
+        return {"name": path.name, "bytes": None, "sampled_sha256": digest.hexdigest()}
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest.update(file.read(SAMPLED_BYTES))
+        file.seek(max(size - SAMPLED_BYTES, 0))
+        digest.update(file.read(SAMPLED_BYTES))
+    return {
+        "name": path.name,
+        "bytes": size,
+        "modified_ns": path.stat().st_mtime_ns,
+        "sampled_sha256": digest.hexdigest(),
+    }
