@@ -19,8 +19,8 @@ ATTENTION_STEPS = 1024
 
 def quantise(attention: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint16]:
     """Turn attention in [0, 1] into steps 0..1024 (uint16). Values outside are clipped; NaN becomes 0."""
-    steps = np.rint(np.clip(attention, 0.0, 1.0) * ATTENTION_STEPS)
-    return np.nan_to_num(steps).astype(np.uint16)
+    steps = np.nan_to_num(np.rint(np.clip(attention, 0.0, 1.0) * ATTENTION_STEPS))
+    return np.asarray(steps, dtype=np.uint16)
 
 
 def gate(attention_steps: npt.NDArray[np.uint16], threshold: float) -> npt.NDArray[np.float32]:
@@ -48,7 +48,8 @@ def change(
     gate: npt.NDArray[np.float32], proposal: npt.NDArray[np.floating[Any]], plane: npt.NDArray[np.floating[Any]]
 ) -> npt.NDArray[np.floating[Any]]:
     """Return g * (F(s) - s), exactly 0 wherever g is 0 (also where the proposal is not finite)."""
-    difference = np.where(gate > 0, proposal - plane, 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where(gate > 0, proposal - plane, 0)
     return np.asarray(gate * difference, dtype=difference.dtype)
 
 

@@ -6,19 +6,28 @@ released code (method table in docs/explanation.md); `compact` is ours, made for
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+from cellxlate.settings import (
+    AttentionSettings,
+    DiscriminatorSettings,
+    GeneratorSettings,
+    NetworkSettings,
+    Normalisation,
+)
 
 INIT_STD = 0.02
+
+Padding = Literal["zeros", "reflect"]
 
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), 3 x 3, with the normalisation that is asked for after each convolution."""
 
-    def __init__(self, width: int, normalisation: str, padding_mode: str) -> None:
+    def __init__(self, width: int, normalisation: Normalisation, padding_mode: Padding) -> None:
         super().__init__()
         self.body = nn.Sequential(
             *convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode),
@@ -28,11 +37,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, width, Y, X) to the same shape."""
-        return features + self.body(features)
+        changed: Tensor = features + self.body(features)
+        return changed
 
 
 def convolution(
-    inputs: int, outputs: int, kernel_px: int, *, stride: int = 1, normalisation: str, padding_mode: str = "zeros"
+    inputs: int,
+    outputs: int,
+    kernel_px: int,
+    *,
+    stride: int = 1,
+    normalisation: Normalisation,
+    padding_mode: Padding = "zeros",
 ) -> list[nn.Module]:
     """Return a centred convolution, followed by instance normalisation where asked."""
     layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode)
@@ -62,11 +78,14 @@ class Generator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, Y, X), sides multiples of the stride, to a proposal of the same shape."""
+        proposal: Tensor
         if self.residual:
-            return images + self.layers(images)
+            proposal = images + self.layers(images)
+            return proposal
         # tanh networks work on [-1, 1] (C); what exceeds the range is carried through
         inside = (2 * images - 1).clamp(-1, 1)
-        return (self.layers(inside) + 1) / 2 + (images - (inside + 1) / 2)
+        proposal = (self.layers(inside) + 1) / 2
+        return proposal + (images - (inside + 1) / 2)
 
 
 def resnet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
@@ -131,7 +150,8 @@ class AttentionNetwork(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Map (B, C, Y, X), sides multiples of 4, to attention before the sigmoid, (B, 1, Y, X)."""
-        return self.layers(2 * images - 1)  # type: ignore[no-any-return]
+        logits: Tensor = self.layers(2 * images - 1)
+        return logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, Y, X), sides multiples of 4, to attention (B, 1, Y, X)."""
@@ -141,7 +161,7 @@ class AttentionNetwork(nn.Module):
 class Discriminator(nn.Module):
     """D: scores overlapping patches as real (1) or generated (0); 70 x 70 px with three stride-2 layers.
 
-    The normalisation can be switched off in the call, because the zeros of a masked input would bias its statistics (C).
+    The normalisation can be switched off in the call: the zeros of a masked input would bias its statistics (C).
     """
 
     def __init__(self, settings: DiscriminatorSettings, channels: int = 1) -> None:
@@ -175,7 +195,7 @@ def initialise(network: nn.Module) -> None:
     """Draw weights: truncated normal 0.02 where layers are normalised (C), He's where nothing rescales them."""
     normalised = any(isinstance(layer, nn.InstanceNorm2d) for layer in network.modules())
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not layer.weight.is_meta:
             if normalised or isinstance(network, Discriminator):
                 nn.init.trunc_normal_(layer.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
             else:
@@ -268,7 +288,7 @@ def parameter_count(network: nn.Module) -> int:
 
 
 def activation_bytes_per_px(network: nn.Module) -> float:
-    """Return the bytes per input pixel of the widest layer's float32 input and output, with one more of its kind kept."""
+    """Return the bytes per input pixel that the widest layer holds: its input, its output, and a second one kept."""
     scale, largest = 1.0, 0.0
     for layer in geometry(network):
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

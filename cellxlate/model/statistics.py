@@ -50,7 +50,7 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> list[Sta
         sums[place] += torch.stack([mean.double().sum(0), variance.double().sum(0)]).cpu()
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, place=place: record(place, inputs[0]))  # type: ignore[misc]
+        layer.register_forward_pre_hook(lambda _, inputs, place=place: record(place, inputs[0]))
         for place, layer in enumerate(layers)
     ]
     try:
