@@ -4,6 +4,7 @@ import html
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -36,7 +37,7 @@ def text(value: object, longest: int = LONGEST_TEXT) -> str:
         plain = plain[: longest - 1] + "…"
     plain = plain.encode("utf-8", "backslashreplace").decode()
     plain = "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in plain
+        letter if letter.isprintable() or letter in "\n\xa0" else "\N{REPLACEMENT CHARACTER}" for letter in plain
     )
     return f"<bdi>{html.escape(plain)}</bdi>"
 
@@ -55,7 +56,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.{digits}g}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.{digits}g}"
-    return f"{value:.{digits}g}"
+    return f"{value:#.{digits}g}".rstrip(".")
 
 
 def percent(share: float | None) -> str:
@@ -180,18 +181,29 @@ def figures(pictures: Sequence[Picture]) -> str:
     return "".join(panels)
 
 
+def attention_legend() -> str:
+    """Return what the colours of attention mean."""
+    colours = ", ".join(f"rgb{colour}" for colour in VIRIDIS)
+    return (
+        '<div class="legends"><span>Attention: little'
+        f'<i class="ramp" style="background:linear-gradient(90deg, {colours})"></i>'
+        "all of the proposed change is applied</span><span>no colour: the pixel was kept exactly</span></div>"
+    )
+
+
 def reduce_picture(picture: Picture, longest_px: int) -> Picture:
     """Return a picture whose longer side is at most `longest_px`."""
     step = max(-(-max(picture.before.shape) // longest_px), 1)
     if step == 1:
         return picture
-    return Picture(
-        title=picture.title,
+    return replace(
+        picture,
         before=shrink(picture.before, reduction=step),
         attention=shrink(picture.attention, reduction=step, keep="max"),
         after=shrink(picture.after, reduction=step),
         pixel_size_um=picture.pixel_size_um * step if picture.pixel_size_um else None,
         reduction=picture.reduction * step,
+        truth=None if picture.truth is None else shrink(picture.truth, reduction=step),
     )
 
 
@@ -201,17 +213,19 @@ def _figure(picture: Picture) -> str:
     ratio = min(max(columns / rows, TALLEST), FLATTEST)
     limits = grey_limits(picture.before, picture.after)
     before, after = (_image(grey_png(plane, limits)) for plane in (picture.before, picture.after))
-    overlay = _image(attention_png(picture.attention))
+    parts = [
+        ("Before", before),
+        (picture.overlay, before + _image(attention_png(picture.attention))),
+        ("After", after),
+    ]
+    if picture.truth is not None:
+        parts.append(("Truth, on a scale of its own", _image(grey_png(picture.truth, grey_limits(picture.truth)))))
     bar = _scale_bar(max(columns, rows * ratio), picture)
     panels = [
-        f'<figure><div class="view" tabindex="0" role="img" aria-label="{name}" style="aspect-ratio:{ratio:.4f}">'
+        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(name)}" style="aspect-ratio:{ratio:.4f}">'
         f'<div class="stage">{images}</div><div class="cross"></div>{bar}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-        for name, images, caption in (
-            ("before", before, "Before"),
-            ("attention over the input", before + overlay, "Attention, over the input"),
-            ("after", after, "After"),
-        )
+        f"<figcaption>{text(name)}</figcaption></figure>"
+        for name, images in parts
     ]
     tools = (
         '<div class="tools"><button type="button" data-factor="0.667" aria-label="zoom out">−</button>'
@@ -223,15 +237,13 @@ def _figure(picture: Picture) -> str:
         if picture.reduction > 1
         else ""
     )
-    colours = ", ".join(f"rgb{colour}" for colour in VIRIDIS)
     legends = (
         f'<div class="legends"><span>{number(limits[0])}<i class="ramp grey"></i>{number(limits[1])} counts, '
-        f'before and after alike</span><span>little<i class="ramp" style="background:linear-gradient(90deg, {colours})"'
-        f"></i>all of the proposed change; no colour: kept exactly</span>{drawn}</div>"
+        f"before and after alike</span>{drawn}</div>"
     )
     return (
         f'<div class="plane"><div class="bar"><h3>{text(picture.title)}</h3>{tools}</div>'
-        f'<div class="views">{"".join(panels)}</div>{legends}</div>'
+        f'<div class="views" style="--panels:{len(panels)}">{"".join(panels)}</div>{legends}</div>'
     )
 
 
@@ -289,15 +301,22 @@ def _chart(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], *, first
     span_counts = len(starts) * step * width_counts
     ticks = "".join(
         f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>'
-        f'<text x="{x:.1f}" y="{height - 1}" text-anchor="{anchor}">'
-        f"{number(start_counts + x / width * span_counts, 4)}</text>"
-        for x, anchor in ((0.0, "start"), (width / 2, "middle"), (width, "end"))
+        f'<text x="{x:.1f}" y="{height - 1}" text-anchor="middle">{number(counts, 4)}</text>'
+        for counts in _round_counts(start_counts, start_counts + span_counts)
+        for x in (width * (counts - start_counts) / span_counts,)
+        if 0.03 * width < x < 0.97 * width
     )
     return (
         f'<svg viewBox="0 0 {width:.0f} {height + 4:.0f}" role="img" aria-label="histogram before and after">'
         f'<path class="before" d="M0,{base} L{area} L{width},{base} Z"/><path class="after" d="M{line}"/>'
         f'<line class="axis" x1="0" x2="{width}" y1="{base}" y2="{base}"/>{ticks}</svg>'
     )
+
+
+def _round_counts(low: float, high: float) -> list[float]:
+    """Return two to six round numbers between low and high."""
+    step = nice_length((high - low) / 2.5)
+    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _steps(edges: npt.NDArray[np.float64], levels: npt.NDArray[np.float64]) -> str:

@@ -15,6 +15,7 @@ LONGEST_PX = 640
 DETAIL_PX = 256
 BAND_BYTES = 32 << 20
 """Planes are read in bands of about this size."""
+OVERLAY_OPACITY = 0.55
 DARKEST_PERCENTILE, BRIGHTEST_PERCENTILE = 0.5, 99.8
 
 # Anchors of viridis (S. van der Walt and N. Smith, CC0), from attention just above 0 to 1.
@@ -41,6 +42,10 @@ class Picture:
         Micrometres per pixel of these arrays, along X.
     reduction : int
         Pixels of the stack per pixel of these arrays, in either direction.
+    truth : ndarray (Y, X), optional
+        In counts; drawn beside the others, on a scale of its own.
+    overlay : str
+        What `attention` shows.
     """
 
     title: str
@@ -49,6 +54,8 @@ class Picture:
     after: npt.NDArray[Any]
     pixel_size_um: float | None = None
     reduction: int = 1
+    truth: npt.NDArray[Any] | None = None
+    overlay: str = "Attention, over the input"
 
 
 def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list[PlaneIndex]:
@@ -222,11 +229,11 @@ def grey_png(plane: npt.NDArray[Any], limits: tuple[float, float]) -> bytes:
 
 
 def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
-    """Draw attention in viridis, to be laid over the input: clear where the pixel was kept, opaque where it was not."""
+    """Draw attention in viridis, to be laid over the input: clear where the pixel was kept."""
     steps = np.linspace(0, 1, len(VIRIDIS))
     level = np.arange(256) / 255
     palette = np.stack([np.interp(level, steps, channel) for channel in zip(*VIRIDIS, strict=True)], axis=1)
-    opacity = np.where(level > 0, 140 + 90 * level, 0)
+    opacity = np.where(level > 0, OVERLAY_OPACITY * 255, 0)
     colours = np.rint(np.column_stack([palette, opacity])).astype(np.uint8)  # (256, 4)
     colours[0] = 0
     return bytes(png_encode(colours[attention], level=9))

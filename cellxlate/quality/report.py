@@ -183,6 +183,7 @@ def report_page(report: RunReport, pictures: Sequence[Picture]) -> str:
                 "Before and after",
                 "Both on one intensity scale. Pinch, or scroll with Ctrl, to zoom; drag to move; the three panels "
                 "follow one another.",
+                page.attention_legend(),
                 page.figures(pictures),
             )
         )
@@ -218,7 +219,7 @@ def _numbers(report: RunReport) -> str:
     area_um2 = report.pixel_area_um2
     changed = f"{page.number(tally.changed)} of {page.number(tally.pixels)} pixels"
     if area_um2:
-        changed += f", {page.number(tally.changed * area_um2)} µm²"
+        changed += f", {page.number(tally.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
