@@ -28,3 +28,43 @@ def real_images() -> Path:
 def _screen(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("display") and not os.environ.get("DISPLAY"):
         skip_or_fail("there is no screen (start the tests with xvfb-run)")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with small, seeded, untrained networks whose attention selects some pixels and keeps others."""
+    import torch
+
+    from cellxlate.model.bundle import save_bundle, stored_networks
+    from cellxlate.model.networks import Translator
+    from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+
+    networks = NetworkSettings(
+        generator=GeneratorSettings(architecture="compact", width=6, blocks=1, normalisation="none"),
+        attention=AttentionSettings(
+            width=4, stem_kernel_px=5, blocks=1, last_width=4, last_kernel_px=3, normalisation="none"
+        ),
+        discriminator=DiscriminatorSettings(width=4, layers=1, normalisation="none"),
+    )
+    torch.manual_seed(3)
+    translator = Translator(networks)
+    with torch.no_grad():
+        for parameter in translator.generator.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+        last = translator.attention.layers[-1]
+        assert isinstance(last, torch.nn.Conv2d)
+        last.weight.mul_(8)
+        noise = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(5))
+        last.bias -= translator.attention.logits(noise).quantile(0.8)
+    card = {
+        "preset": "fast",
+        "networks": stored_networks(networks),
+        "statistics": {},
+        "intensity": {"target": {"black_counts": 150.0, "span_counts": 800.0}},
+        "training": {},
+        "scores": {},
+        "licence": "CC0-1.0",
+    }
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_bundle(folder, translator.eval(), card, b"")
+    return folder
