@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cellxlate.enhancement.evaluation import evaluate
     from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
     from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
     from cellxlate.model.bundle import Bundle, load_model
@@ -29,6 +30,7 @@ _HOMES = {
     "Stack": "cellxlate.stacks.stack",
     "enhance": "cellxlate.enhancement.job",
     "enhance_file": "cellxlate.enhancement.job",
+    "evaluate": "cellxlate.enhancement.evaluation",
     "load_model": "cellxlate.model.bundle",
     "open_stack": "cellxlate.stacks.reading",
     "open_writer": "cellxlate.stacks.writing",
@@ -47,6 +49,7 @@ __all__ = [
     "Stack",
     "enhance",
     "enhance_file",
+    "evaluate",
     "load_model",
     "open_stack",
     "open_writer",

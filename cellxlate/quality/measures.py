@@ -346,8 +346,8 @@ def phantoms(image: npt.NDArray[Any], reference: npt.NDArray[Any]) -> Phantoms:
     ----------
     N. Otsu, A threshold selection method from gray-level histograms, IEEE SMC 9 (1979), 10.1109/TSMC.1979.4310076.
     """
-    ours, our_support = _objects(image)
-    theirs, their_support = _objects(reference)
+    ours, our_support = _objects_and_support(image)
+    theirs, their_support = _objects_and_support(reference)
     return Phantoms(
         added=_without_support(ours, their_support),
         lost=_without_support(theirs, our_support),
@@ -356,7 +356,12 @@ def phantoms(image: npt.NDArray[Any], reference: npt.NDArray[Any]) -> Phantoms:
     )
 
 
-def _objects(image: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+def find_objects(image: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Return the objects of an image (Y, X) in counts, numbered from 1 and 0 elsewhere, as `phantoms` counts them."""
+    return _objects_and_support(image)[0]
+
+
+def _objects_and_support(image: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Return the labelled objects of an image, and where it supports objects of another."""
     from skimage.filters import threshold_otsu
 

@@ -222,8 +222,8 @@ def _figure(picture: Picture) -> str:
         parts.append(("Truth, on a scale of its own", _image(grey_png(picture.truth, grey_limits(picture.truth)))))
     bar = _scale_bar(max(columns, rows * ratio), picture)
     panels = [
-        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(name)}" style="aspect-ratio:{ratio:.4f}">'
-        f'<div class="stage">{images}</div><div class="cross"></div>{bar}</div>'
+        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(name)}" '
+        f'style="aspect-ratio:{ratio:.4f}"><div class="stage">{images}</div><div class="cross"></div>{bar}</div>'
         f"<figcaption>{text(name)}</figcaption></figure>"
         for name, images in parts
     ]
