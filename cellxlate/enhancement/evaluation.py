@@ -92,7 +92,8 @@ def evaluate(
             progress(len(cases) + number + 1, len(cases) + len(empty))
     scores: dict[str, Any] = finite_json(summarise(scored, blank))
     if output is not None:
-        title = f"{source}: {model if isinstance(model, str | Path) else enhanced or 'a model'}"
+        what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
+        title = f"{Path(str(what)).name} on {Path(source).name}"
         write_text(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
 
@@ -193,7 +194,7 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         page.section("Images", "Before and after on one intensity scale.", page.attention_legend(),
                      page.figures(pictures)),
         page.section("Scores per image", "– means that a score is not defined there.",
-                     page.table(head, [mean, *rows[:MOST_ROWS]], tall=True)),
+                     page.table(head, [mean, *rows[:MOST_ROWS]], tall=len(rows) > 40)),
     ]  # fmt: skip
     about = f"{len(scores['images'])} images"
     return page.whole_page(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.matching import Case, index_in, require_same_size
 from cellxlate.quality import measures
-from cellxlate.quality.pictures import Picture
+from cellxlate.quality.pictures import Picture, detail_window
 from cellxlate.quality.tally import bits_differ
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -20,6 +20,7 @@ Enhance = Callable[[Stack], tuple[Stack, Stack]]
 """Turns a stack into its enhanced stack and its attention (uint8), of the same shape."""
 
 SEEDS_PER_PLANE = 1_000_000
+LARGEST_PICTURE_PX = 384
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,25 @@ def mean_scores(groups: Sequence[Mapping[str, float] | None]) -> dict[str, float
 
 
 def picture_of(plane: Plane, title: str, pixel_size_um: float | None) -> Picture:
-    """Return the picture of a plane; without attention it shows which pixels changed."""
+    """Return the picture of a plane, or of the part of a large one with most cells, at full resolution.
+
+    Without attention it shows which pixels changed.
+    """
     attention, overlay = plane.attention, Picture.overlay
     if attention is None:
         attention, overlay = plane.changed.astype(np.uint8) * 255, "Changed pixels, over the input"
-    return Picture(title, plane.raw, attention, plane.enhanced, pixel_size_um, truth=plane.truth, overlay=overlay)
+    rows, columns = slice(None), slice(None)
+    if max(plane.raw.shape) > LARGEST_PICTURE_PX:
+        interest = attention if plane.cells is None else plane.cells.astype(np.uint8)
+        rows, columns = detail_window(interest, reduction=1, shape=plane.raw.shape)
+        title = f"{title}, from row {rows.start}, column {columns.start}"
+    window = (rows, columns)
+    return Picture(
+        title,
+        plane.raw[window],
+        attention[window],
+        plane.enhanced[window],
+        pixel_size_um,
+        truth=None if plane.truth is None else plane.truth[window],
+        overlay=overlay,
+    )

@@ -16,7 +16,7 @@ from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.pictures import VIRIDIS, Picture, attention_png, grey_limits, grey_png, shrink
 
 MOST_PICTURES = 24
-PICTURES_BYTES = 3_600_000
+PICTURES_BYTES = 3_800_000
 """All pictures of a page together, as text; they are drawn smaller where they would need more."""
 LONGEST_TEXT = 300
 FLATTEST, TALLEST = 4.0, 0.6
@@ -215,7 +215,7 @@ def _figure(picture: Picture) -> str:
     before, after = (_image(grey_png(plane, limits)) for plane in (picture.before, picture.after))
     parts = [
         ("Before", before),
-        (picture.overlay, before + _image(attention_png(picture.attention))),
+        (picture.overlay, '<img alt="" data-copy>' + _image(attention_png(picture.attention))),
         ("After", after),
     ]
     if picture.truth is not None:

@@ -7,6 +7,11 @@ function niceLength(most) {
   return [5, 2, 1].map((digit) => digit * power).find((length) => length <= most);
 }
 
+// The input lies under attention too; it is stored once.
+for (const copy of document.querySelectorAll("img[data-copy]")) {
+  copy.src = copy.closest(".views").querySelector("img").src;
+}
+
 for (const plane of document.querySelectorAll(".plane")) {
   const views = [...plane.querySelectorAll(".view")];
   const fingers = new Map();
