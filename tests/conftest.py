@@ -32,7 +32,7 @@ def _screen(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with small, seeded, untrained networks whose attention selects some pixels and keeps others."""
+    """A model folder with small, seeded, untrained networks that select some pixels of a noisy ramp and keep others."""
     import torch
 
     from cellxlate.model.bundle import save_bundle, stored_networks
@@ -53,9 +53,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.add_(0.05 * torch.randn(parameter.shape))
         last = translator.attention.layers[-1]
         assert isinstance(last, torch.nn.Conv2d)
-        last.weight.mul_(8)
-        noise = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(5))
-        last.bias -= translator.attention.logits(noise).quantile(0.8)
+        ramp = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
+        noise = 0.1 * torch.randn(ramp.shape, generator=torch.Generator().manual_seed(5))
+        last.weight *= 8 / translator.attention.logits(ramp + noise).std()
+        last.bias -= translator.attention.logits(ramp + noise).median()
     card = {
         "preset": "fast",
         "networks": stored_networks(networks),

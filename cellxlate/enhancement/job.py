@@ -146,7 +146,7 @@ def enhance_file(
         with image_writer, attention_writer:
             write_bands(plan, image_writer, attention_writer, progress, started)
             image_file, attention_file = image_writer.finish(), attention_writer.finish()
-            with open_stack(image_file, stack.axes) as image, open_stack(attention_file, stack.axes) as selected:
+            with open_stack(image_file) as image, open_stack(attention_file) as selected:
                 tally = verify(plan, image, selected)
                 planes = choose_planes(stack, sorted(plan.jobs))
                 pictures = take_pictures(stack, image, selected, planes=planes) if report else []
@@ -306,9 +306,15 @@ def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
     Raises
     ------
     PromiseError
-        A pixel whose attention is 0 differs from the input in any bit.
+        A pixel whose attention is 0 differs from the input in any bit, or the shape is another.
     """
     stack = plan.stack
+    for written in (image, selected):
+        if (written.axes, written.shape) != (stack.axes, stack.shape):
+            raise PromiseError(
+                f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
+                f"{stack.shape}; it does not appear under its name, please report this"
+            )
     tally = Tally(plane_axes=stack.plane_axes)
     copied = Tally(plane_axes=stack.plane_axes)
     for index in stack.plane_indices():

@@ -94,18 +94,16 @@ def open_writer(
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
     job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
     with _disk_faults(path):
-        lock = FolderLock.acquire(partial)
-    try:
-        with _disk_faults(path):
-            writer = Writer(path, kind, like, stored, reduction, provenance, lock)
+        writer = Writer(path, kind, like, stored, reduction, provenance, FolderLock.acquire(partial))
+        try:
             if overwrite or not (partial / JOB_FILE).exists():
                 writer._start(job)
             else:
                 writer._resume(job)
             writer._check_space()
-    except BaseException:
-        lock.release()
-        raise
+        except BaseException:
+            writer.close()
+            raise
     return writer
 
 
@@ -150,9 +148,9 @@ class Writer:
 
     def _resume(self, job: Mapping[str, Any]) -> None:
         found = _read_job(self.partial / JOB_FILE)
-        found = {**found, **found.pop("fingerprint", {})}
-        wanted = {"cellxlate_partial": JOB_VERSION, **job, **job["fingerprint"]}
-        del wanted["fingerprint"]
+        found |= found.pop("fingerprint")
+        wanted = {"cellxlate_partial": JOB_VERSION, **job}
+        wanted |= wanted.pop("fingerprint")
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if differing:
             raise OutputError(
@@ -271,7 +269,7 @@ class Writer:
 
     def close(self) -> None:
         """Release the lock. The partial stays for a later resume, unless no band is done."""
-        if self._lock.held and not any((self.bands.folder / "c").rglob("*")):
+        if self._lock.held and not any(item.is_file() for item in (self.bands.folder / "c").rglob("*")):
             self.discard()
         self._lock.release()
 
