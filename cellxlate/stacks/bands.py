@@ -176,13 +176,20 @@ class Bands:
         return self.axes.index("Y") < self.axes.index("X")
 
     def drop_damaged(self) -> int:
-        """Remove the bands whose files are cut short or empty, and return how many there were.
+        """Remove the bands whose files are cut short or empty, and what a killed process left of a band.
+
+        Returns
+        -------
+        int
+            The number of bands removed.
 
         Notes
         -----
         This reads the index at the end of each file and one chunk, so it finds what a crash of the machine leaves,
         not a flipped bit: that is found when the band is read.
         """
+        for unfinished in self.folder.rglob("*.partial"):  # zarr's name for a file before its rename
+            unfinished.unlink()
         dropped = 0
         for index, band in product(self.plane_indices(), range(self.per_plane)):
             if not self.file(index, band).exists():

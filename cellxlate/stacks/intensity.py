@@ -6,6 +6,7 @@ is floored by the measured noise, so that a field without cells is not stretched
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import Stack
 
 SMOOTHING_PX = 2.0
 BLACK_PERCENTILE, WHITE_PERCENTILE = 10.0, 99.5
 SPAN_PER_NOISE = 6.0
-SAMPLE_PLANES = 16
-SAMPLE_PX = 2048
+SAMPLE_PX = 2**22
+SAMPLE_WINDOWS = 32
+PLASTIC = 1.32471795724474602596
+"""Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class Levels:
         return self.white - self.black
 
     def to_unit(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Map counts (any shape, any dtype) to float32 where black is 0 and white is 1. Pixels that are not finite become 0."""
-        unit = ((counts.astype(np.float64) - self.black) / self.span).astype(np.float32)
+        """Map counts (any shape, any dtype) to float32: black to 0, white to 1, pixels that are not finite to 0."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            unit = ((counts.astype(np.float64) - self.black) / self.span).astype(np.float32)
         if counts.dtype.kind == "f":
-            unit[~np.isfinite(counts)] = 0.0
+            unit[~np.isfinite(unit)] = 0.0
         return unit
 
 
@@ -85,15 +89,22 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     Parameters
     ----------
     planes : iterable of ndarray (Y, X)
-        Counts of any dtype. Pixels that are not finite are ignored.
+        Counts of any dtype. Pixels that are not finite are ignored, and so are planes of one value, unless all are.
 
     Returns
     -------
     Levels
         Black is the 10th and white the 99.5th percentile of the planes smoothed by a Gaussian of 2 px; the span is at
         least six times the pixel noise and at least one count of an integer type.
+
+    Notes
+    -----
+    A hot pixel, which exceeds all eight neighbours by more than the span of its plane, counts as the brightest of
+    them: smoothing alone would spread it over some 25 px, so that one hot pixel in 10,000 could set the white level.
     """
-    smoothed, noises = [], []
+    smoothed: list[npt.NDArray[np.float64]] = []
+    noises: list[float] = []
+    constant: float | None = None
     smallest_span = 0.0
     for plane in planes:
         if plane.dtype.kind != "f":
@@ -104,36 +115,73 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
         counts = plane.astype(np.float64)
         if not finite.all():
             counts[~finite] = np.median(counts[finite])
-        smoothed.append(ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")[finite])
-        noises.append(pixel_noise(counts))
+        if counts.min() == counts.max():
+            constant = float(counts.flat[0]) if constant is None else constant
+            continue
+        noise = pixel_noise(counts)
+        noises.append(noise)
+        smoothed.append(_smooth_without_hot(counts, noise)[finite])
     if not smoothed:
-        return Levels(0.0, 1.0)
-    values = np.concatenate(smoothed)
-    black, white = (float(level) for level in np.percentile(values, [BLACK_PERCENTILE, WHITE_PERCENTILE]))
+        black = constant or 0.0
+        return Levels(black, black + _smallest_span(black, black, 1.0))
+    black, white = _percentiles(np.concatenate(smoothed))
     noise = float(np.median(noises))
-    floor = max(SPAN_PER_NOISE * noise, smallest_span, 1e-6 * max(abs(black), abs(white)), np.finfo(np.float32).tiny)
+    floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     return Levels(black, max(white, black + floor), noise)
 
 
+def _smallest_span(black: float, white: float, least: float) -> float:
+    """Return the span below which float32 would lose the counts between the levels."""
+    return max(least, 1e-6 * max(abs(black), abs(white)), float(np.finfo(np.float32).tiny))
+
+
+def _percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    black, white = np.percentile(values, [BLACK_PERCENTILE, WHITE_PERCENTILE])
+    return float(black), float(white)
+
+
+def _smooth_without_hot(counts: npt.NDArray[np.float64], noise: float) -> npt.NDArray[np.float64]:
+    """Smooth a plane (Y, X); where it has hot pixels, smooth it again without them."""
+    smooth: npt.NDArray[np.float64] = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
+    black, white = _percentiles(smooth)
+    excess = max(white - black, SPAN_PER_NOISE * noise)
+    if excess <= 0 or counts.max() <= white + excess:
+        return smooth
+    rows, columns = np.nonzero(counts > white + excess)
+    padded = np.pad(counts, 1, constant_values=-np.inf)
+    shifts = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2) if (row, column) != (1, 1)]
+    neighbours = np.max([padded[rows + row, columns + column] for row, column in shifts], axis=0)
+    hot = (counts[rows, columns] > neighbours + excess) & np.isfinite(neighbours)
+    if not hot.any():
+        return smooth
+    cooled = counts.copy()
+    cooled[rows[hot], columns[hot]] = neighbours[hot]
+    ndimage.gaussian_filter(cooled, SMOOTHING_PX, mode="reflect", output=smooth)
+    return smooth
+
+
 def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
-    """Read a bounded sample of one channel: at most 16 planes spread over the stack, at most 2048 x 2048 px of each."""
+    """Read a bounded sample of one channel.
+
+    Yields
+    ------
+    ndarray (Y, X)
+        All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
+        over the planes and over their rows and columns.
+    """
     planes = [index for index in stack.plane_indices() if stack.channel_of(index) == channel]
-    chosen = spread(planes, SAMPLE_PLANES)
-    rows, columns = (_central(size) for size in stack.plane_shape)
-    for index in chosen:
-        yield stack.read(index, rows, columns)
-
-
-def spread(positions: list[PlaneIndex], count: int) -> list[PlaneIndex]:
-    """Return at most `count` of the positions, evenly spread, the middle of each share."""
-    if len(positions) <= count:
-        return positions
-    return [positions[(2 * part + 1) * len(positions) // (2 * count)] for part in range(count)]
-
-
-def _central(size: int) -> slice:
-    start = max((size - SAMPLE_PX) // 2, 0)
-    return slice(start, min(start + SAMPLE_PX, size))
+    height, width = stack.plane_shape
+    if len(planes) * height * width <= SAMPLE_PX:
+        yield from (stack.read(index) for index in planes)
+        return
+    area = SAMPLE_PX // SAMPLE_WINDOWS
+    rows = min(height, max(isqrt(area), area // width))
+    columns = min(width, area // rows)
+    for number in range(SAMPLE_WINDOWS):
+        index = planes[(2 * number + 1) * len(planes) // (2 * SAMPLE_WINDOWS)]
+        top = int((height - rows + 1) * ((number + 0.5) * PLASTIC**-1 % 1.0))
+        left = int((width - columns + 1) * ((number + 0.5) * PLASTIC**-2 % 1.0))
+        yield stack.read(index, slice(top, top + rows), slice(left, left + columns))
 
 
 def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:

@@ -1,47 +1,31 @@
 """open_stack: the TIFF family and OME-Zarr, lazily."""
 
+import logging
+import re
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive, tiff_calibration
+from cellxlate.stacks.pixels import Expanded, FilePixels
 from cellxlate.stacks.stack import Pixels, Stack, check_axes
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
-MICROMETRES = {
-    "pm": 1e-6, "nm": 1e-3, "µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
-    "nanometer": 1e-3, "angstrom": 1e-4, "Å": 1e-4, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4,
-    "m": 1e6, "meter": 1e6, "inch": 25400.0,
-}  # fmt: skip
-SECONDS = {
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "ms": 1e-3,
-    "millisecond": 1e-3,
-    "min": 60.0,
-    "minute": 60.0,
-    "h": 3600.0,
-}
 FAULTS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError,
           NotImplementedError, OverflowError, ArithmeticError)  # fmt: skip
 """What readers raise on damaged files."""
 
 
-@dataclass
-class Calibration:
-    """What a file states about its axes."""
-
-    pixel_size_um: dict[str, float] = field(default_factory=dict)
-    channel_names: tuple[str, ...] = ()
-    time_step_s: float | None = None
+DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
+"""What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
 
 def open_stack(path: str | Path, axes: str | None = None) -> Stack:
@@ -128,36 +112,105 @@ def _open_tiff(path: Path, axes: str | None) -> Stack:
             close()
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _damage_reported():
             warnings.simplefilter("ignore")
             file = tifffile.TiffFile(path)
             closers.append(file.close)
             series = file.series[0]
-            store = series.aszarr()
-            closers.append(store.close)
-            node = zarr.open(store, mode="r")
-            levels = len(series.levels)
-            pixels: Pixels = node if isinstance(node, zarr.Array) else _first_level(node)
             kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
-            found_axes = axes or series.axes
-            shape = tuple(int(size) for size in pixels.shape)
-            if axes is None and not set(found_axes) <= set("TCZYXS"):
-                found_axes = _guess_axes(found_axes, shape)
-            calibration = _tiff_calibration(file, kind)
-        check_axes(found_axes, shape)
+            if kind == "ome-tiff":
+                _check_complete(series)
+            pixels = _tiff_pixels(path, file, closers)
+            calibration = tiff_calibration(file, kind)
+        pixels, found_axes = _tiff_axes(pixels, axes, series.axes, calibration)
+        shape = tuple(int(size) for size in pixels.shape)
         return Stack(
             pixels, found_axes, stack_name(path), path, calibration.pixel_size_um,
-            _fitting(calibration.channel_names, found_axes, shape), calibration.time_step_s, levels, kind, release,
+            _fitting(calibration.channel_names, found_axes, shape), calibration.time_step_s, len(series.levels), kind,
+            release,
         )  # fmt: skip
     except InputError as fault:
         release()
-        raise fault if str(path) in str(fault) else InputError(f"{path}: {fault}") from None
+        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except tifffile.TiffFileError as fault:
         release()
-        raise InputError(f"{path} is not a TIFF file that can be read ({fault}); convert it to OME-TIFF") from fault
+        raise InputError(
+            f"{path} is not a TIFF file that can be read ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
     except FAULTS as fault:
         release()
-        raise InputError(f"{path} is damaged or of an unsupported kind ({fault}); convert it to OME-TIFF") from fault
+        raise InputError(
+            f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
+
+
+def _tiff_pixels(path: Path, file: tifffile.TiffFile, closers: list[Callable[[], None]]) -> Pixels:
+    """Return the pixels of the first series: straight from the file where they lie in order, else decoded on demand."""
+    series = file.series[0]
+    offset = series.dataoffset
+    if offset is not None and not series.is_multifile and "Y" in series.axes:
+        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        if offset + series.nbytes > path.stat().st_size:
+            raise InputError("the file is cut short; copy it again")
+        return FilePixels(path.absolute(), offset, tuple(series.shape), dtype, series.axes.index("Y"))
+    store = series.aszarr()
+    closers.append(store.close)
+    node = zarr.open(store, mode="r")
+    return node if isinstance(node, zarr.Array) else _first_level(node)
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                found.append(record.getMessage())
+
+    listener = Listener()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    for message in found:
+        if DAMAGE.search(message):
+            raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
+
+
+def _check_complete(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where planes that the OME-XML lists are in no file; tifffile would read zeros."""
+    missing = sum(page is None for page in series)
+    if missing:
+        raise InputError(
+            f"{missing} of {len(series)} planes of this OME-TIFF are missing; put all its files into one folder"
+        )
+
+
+def one_line(message: object) -> str:
+    """Return the start of a message in one line."""
+    return " ".join(str(message).split())[:200]
+
+
+def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:
+    """Return the pixels with their axes: as asked, or as the file states them, axes of length 1 included."""
+    shape = tuple(int(size) for size in pixels.shape)
+    if asked is not None:
+        check_axes(asked, shape)
+        return pixels, asked
+    if not set(stated) <= set("TCZYXS"):
+        stated = _guess_axes(stated, shape)
+    check_axes(stated, shape)
+    full = calibration.axes
+    if full is not None and full != stated and "".join(axis for axis in full if axis in stated) == stated:
+        expanded = Expanded(pixels, stated, full)
+        check_axes(full, expanded.shape)
+        return expanded, full
+    return pixels, stated
 
 
 def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
@@ -185,67 +238,6 @@ def _fitting(names: tuple[str, ...], axes: str, shape: tuple[int, ...]) -> tuple
     return names if len(names) == channels else ()
 
 
-def _tiff_calibration(file: tifffile.TiffFile, kind: str) -> Calibration:
-    """Read pixel size, channel names and time step from OME-XML, ImageJ tags or resolution tags, in this order."""
-    if kind == "ome-tiff" and file.ome_metadata:
-        return _ome_calibration(file.ome_metadata)
-    found = Calibration()
-    page = file.pages[0]
-    tags = page.tags if isinstance(page, tifffile.TiffPage) else None
-    unit_um: float | None = None
-    metadata: Mapping[str, Any] = (file.imagej_metadata or {}) if kind == "imagej" else {}
-    if kind == "imagej":
-        unit_um = MICROMETRES.get(str(metadata.get("unit", "")).replace("\\u00B5", "µ").strip("\x00 "))
-        spacing, interval = metadata.get("spacing"), metadata.get("finterval")
-        if unit_um and isinstance(spacing, int | float) and spacing > 0:
-            found.pixel_size_um["Z"] = float(spacing) * unit_um
-        if isinstance(interval, int | float) and interval > 0:
-            found.time_step_s = float(interval) * SECONDS.get(str(metadata.get("tunit", "s")), 1.0)
-    elif tags is not None and "ResolutionUnit" in tags:
-        unit_um = {3: 1e4}.get(int(tags["ResolutionUnit"].value))  # centimetres; inches come from paint programs
-    if unit_um and tags is not None:
-        for axis, tag in (("Y", "YResolution"), ("X", "XResolution")):
-            value = tags[tag].value if tag in tags else None
-            if isinstance(value, tuple) and value[0] > 0 and value[1] > 0:
-                found.pixel_size_um[axis] = unit_um * value[1] / value[0]
-    return found
-
-
-def _ome_calibration(text: str) -> Calibration:
-    """Read the first image of OME-XML. Metadata that cannot be parsed states nothing."""
-    found = Calibration()
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return found
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return found
-    pixels = root.find(".//{*}Pixels")
-    if pixels is None:
-        return found
-    for axis in "ZYX":
-        size = _positive(pixels.get(f"PhysicalSize{axis}"))
-        unit_um = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if size and unit_um:
-            found.pixel_size_um[axis] = size * unit_um
-    step = _positive(pixels.get("TimeIncrement"))
-    if step:
-        found.time_step_s = step * SECONDS.get(pixels.get("TimeIncrementUnit", "s"), 1.0)
-    names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
-    if all(names):
-        found.channel_names = tuple(str(name) for name in names)
-    return found
-
-
-def _positive(text: str | None) -> float | None:
-    """Return a finite positive number, or None."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if np.isfinite(value) and value > 0 else None
-
-
 def _open_zarr(path: Path, axes: str | None) -> Stack:
     """Open the first image of an OME-Zarr folder, or a plain array with the axes the user gives."""
     if not is_zarr(path):
@@ -254,37 +246,58 @@ def _open_zarr(path: Path, axes: str | None) -> Stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             node = zarr.open(path, mode="r")
-        if isinstance(node, zarr.Array):
-            return _plain_array(path, node, axes)
-        attributes: Mapping[str, Any] = node.attrs.get("ome", node.attrs.asdict())  # type: ignore[assignment]
-        if "multiscales" not in attributes:
-            raise InputError(f"{path} holds no multiscale image; give the folder of one image inside it")
-        image: Mapping[str, Any] = attributes["multiscales"][0]
-        first = image["datasets"][0]
-        array = node[first["path"]]
-        if not isinstance(array, zarr.Array):
-            raise InputError(f"{path}: {first['path']} is not an array")
-        names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
-        found_axes = axes or "".join(names)
-        check_axes(found_axes, array.shape)
-        steps = _scale(image, first, len(names))
-        size_um = {
-            axis: step * MICROMETRES.get(unit or "micrometer", 1.0)
-            for axis, unit, step in zip(names, units, steps, strict=True)
-            if axis in "ZYX" and unit and step > 0
-        }
-        times = [step * SECONDS.get(unit, 1.0) for axis, unit, step in zip(names, units, steps, strict=True)
-                 if axis == "T" and unit and step > 0]  # fmt: skip
-        channels = attributes.get("omero", {}).get("channels", [])
-        labels = tuple(str(channel["label"]) for channel in channels if channel.get("label"))
-        return Stack(
-            array, found_axes, stack_name(path), path, size_um, _fitting(labels, found_axes, array.shape),
-            times[0] if times else None, len(image["datasets"]), "ome-zarr",
-        )  # fmt: skip
+            if isinstance(node, zarr.Array):
+                return _plain_array(path, node, axes)
+            return _open_multiscale(path, node, axes)
     except InputError as fault:
-        raise fault if str(path) in str(fault) else InputError(f"{path}: {fault}") from None
+        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except FAULTS as fault:
-        raise InputError(f"{path} is a damaged or unsupported Zarr image ({fault})") from fault
+        what = f"no entry {fault}" if isinstance(fault, KeyError) else one_line(fault)
+        raise InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again") from fault
+
+
+def _open_multiscale(path: Path, group: zarr.Group, axes: str | None) -> Stack:
+    """Open the image of an OME-Zarr group; of a bioformats2raw folder the first image."""
+    attributes: Mapping[str, Any] = group.attrs.get("ome", group.attrs.asdict())  # type: ignore[assignment]
+    if "multiscales" not in attributes and "bioformats2raw.layout" in attributes and "0" in group:
+        first_image = group["0"]
+        if isinstance(first_image, zarr.Group):
+            return _open_multiscale(path, first_image, axes)
+    if "multiscales" not in attributes:
+        raise InputError(f"{path} holds no multiscale image; give the folder of one image inside it")
+    image: Mapping[str, Any] = attributes["multiscales"][0]
+    first = image["datasets"][0]
+    array = group[first["path"]]
+    if not isinstance(array, zarr.Array):
+        raise InputError(f"{path}: {first['path']} is not an array")
+    if "axes" in image or array.ndim != 5:
+        names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
+    else:  # before version 0.3 every image had these five and did not say so
+        names, units = tuple("TCZYX"), (None,) * 5
+    found_axes = axes or "".join(names)
+    check_axes(found_axes, array.shape)
+    calibration = _zarr_calibration(image, first, names, units)
+    channels = attributes.get("omero", {}).get("channels", [])
+    labels = tuple(str(channel["label"]) for channel in channels if channel.get("label"))
+    return Stack(
+        array, found_axes, stack_name(path), path, calibration.pixel_size_um,
+        _fitting(labels, found_axes, array.shape), calibration.time_step_s, len(image["datasets"]), "ome-zarr",
+    )  # fmt: skip
+
+
+def _zarr_calibration(
+    image: Mapping[str, Any], dataset: Mapping[str, Any], names: Sequence[str], units: Sequence[str | None]
+) -> Calibration:
+    """Return what the scales of a dataset mean in micrometres and seconds; nothing where the unit is not known."""
+    found = Calibration()
+    for axis, unit, step in zip(names, units, _scale(image, dataset, len(names)), strict=True):
+        table = SECONDS if axis == "T" else MICROMETRES
+        size = positive(step * table.get(unit or "", 0.0))
+        if size and axis == "T":
+            found.time_step_s = size
+        elif size and axis in "ZYX":
+            found.pixel_size_um[axis] = size
+    return found
 
 
 def _plain_array(path: Path, array: zarr.Array[Any], axes: str | None) -> Stack:

@@ -1,5 +1,7 @@
 """A stack: lazy pixels with axes, pixel size and channel names."""
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -19,6 +21,10 @@ AXES = "TCZYXS"
 """Axes a stack may have: time, channel, depth, rows, columns, colour samples (RGB)."""
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+
+READ_FAULTS = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, EOFError, MemoryError,
+               OverflowError, struct.error, zlib.error)  # fmt: skip
+"""What decoders raise on damaged pixels."""
 
 PlaneIndex = tuple[int, ...]
 """Position of a plane along every axis of the stack but Y and X, in the order of the stack's axes."""
@@ -153,10 +159,11 @@ class Stack:
         key = plane_key(self.axes, index, rows, columns)
         try:
             window = np.asarray(self.pixels[key])
-        except (OSError, ValueError, RuntimeError, KeyError, EOFError) as fault:
+        except READ_FAULTS as fault:
             where = ", ".join(f"{axis}={position}" for axis, position in zip(self.plane_axes, index, strict=True))
             raise InputError(
-                f"{self.path or self.name}: the plane at {where or 'the start'} is damaged ({fault})"
+                f"{self.path or self.name}: the plane at {where or 'the start'} is damaged "
+                f"({' '.join(str(fault).split())[:200]}); copy the file again"
             ) from fault
         if self.axes.index("X") < self.axes.index("Y"):
             window = window.T
@@ -170,10 +177,10 @@ class Stack:
         return dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self.pixels[(slice(None),) * len(self.axes)], dtype=dtype)
+        return np.array(self.pixels[(slice(None),) * len(self.axes)], dtype=dtype or self.dtype, copy=copy)
 
     def close(self) -> None:
-        """Release the file. Reading afterwards fails."""
+        """Release the file. Do not read afterwards."""
         self.release()
 
     def __enter__(self) -> Self:

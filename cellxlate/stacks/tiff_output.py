@@ -13,6 +13,7 @@ import tifffile
 
 from cellxlate.errors import OutputError
 from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.calibration import ANNOTATION
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 TILE_PX = 256
@@ -21,8 +22,6 @@ CLASSIC_BYTES = 3_900_000_000
 
 COMPRESS_BUFFER_BYTES = 2**24
 COMPRESS_THREADS = 2
-ANNOTATION = "cellxlate"
-"""Namespace of the OME annotation with the provenance, and with the axes where some have length 1."""
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -95,8 +94,8 @@ def _ome_metadata(path: Path, full: Bands, like: Stack, provenance: Mapping[str,
         "Creator": "cellxlate",
         "MapAnnotation": {
             "Namespace": ANNOTATION,
-            "Value": {"axes": full.axes}
-            | {_xml_text(key): _as_text(value) for key, value in (provenance or {}).items()},
+            "Value": {_xml_text(key): _as_text(value) for key, value in (provenance or {}).items()}
+            | {"axes": full.axes},
         },
     }
     for axis, size_um in like.pixel_size_um.items():
