@@ -10,7 +10,7 @@ __all__ = ["Counts", "Tally", "bits_differ", "plane_label", "read_back", "warnin
 
 NEARLY_ALL = 0.9
 SATURATED_SHARE = 1e-3
-LOWEST_ORDER = 0.5
+LOWEST_ORDER = 0.7
 
 
 def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None) -> list[str]:

@@ -53,6 +53,7 @@ class Histogram:
     def _bins(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if values.dtype.kind == "f":
             places = np.floor(np.ldexp(values, -self.exponent)).astype(np.int64)
+            places[(values < 0) & (places == 0)] = -1  # so small that the division gave -0.0
         else:
             places = values.astype(np.int64) >> self.exponent
         return np.asarray(places - self.first, dtype=np.int64)
@@ -74,7 +75,8 @@ class Histogram:
 
 
 def _bin(value: float, exponent: int) -> int:
-    return math.floor(math.ldexp(value, -exponent))
+    place = math.floor(math.ldexp(value, -exponent))
+    return -1 if value < 0 and place == 0 else place
 
 
 def _bin_exponent(low: float, high: float, *, whole: bool) -> int:
