@@ -64,7 +64,8 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What must agree for one run to continue another, and what goes into the provenance of both."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key not in ("tile_px", "dense")}
+        settings = {**asdict(self.settings), "tile_px": self.tile_px}
+        del settings["dense"]  # the pixels are the same
         return {
             "input": input_identity(self.stack.path),
             "axes": self.stack.axes,

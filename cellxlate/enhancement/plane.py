@@ -11,7 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.tiling import BLOCK_PX, Tile, mirrored, selected_part, tile_side, tiles_of, window
+from cellxlate.enhancement.tiling import (
+    BLOCK_PX,
+    LEAST_WINDOW_PX,
+    Tile,
+    mirrored,
+    selected_part,
+    tile_side,
+    tiles_of,
+    window,
+)
 from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
@@ -125,7 +134,7 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
     for area in areas:
-        needed = mirrored(area.top - margin, area.bottom + margin, shape[0])
+        needed = mirrored(area.top - margin, area.bottom + margin + LEAST_WINDOW_PX, shape[0])
         first_row = int(needed.min())
         rows = read_rows(slice(first_row, int(needed.max()) + 1))
         raw = rows[area.top - first_row : area.bottom - first_row]

@@ -18,6 +18,10 @@ BLOCK_PX = 512
 always computed from the same window and no rounding can differ: the gate does not depend on the tiling. Bands are
 whole rows of blocks."""
 
+LEAST_WINDOW_PX = 160
+"""Windows are at least this high and wide. Torch convolves smaller ones with another algorithm on a CPU, which rounds
+differently: up to a count inside cells, for pixels that are the same in larger windows."""
+
 LARGEST_TILE_PX = 1024
 ACTIVATION_BUDGET_BYTES = 256_000_000
 
@@ -41,16 +45,15 @@ class Tile:
         return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
 
     def grown(self, margin_px: int, stride: int) -> "Tile":
-        """Return the tile with a margin, its corners moved outwards to multiples of `stride`.
+        """Return the tile with a margin, cornered at multiples of `stride`, and at least as large as a window must be.
 
         Tile origins off the stride would shift the phase of strided and transposed convolutions.
         """
-        return Tile(
-            _down(self.top - margin_px, stride),
-            _up(self.bottom + margin_px, stride),
-            _down(self.left - margin_px, stride),
-            _up(self.right + margin_px, stride),
+        top, left = _down(self.top - margin_px, stride), _down(self.left - margin_px, stride)
+        bottom, right = (
+            max(end + margin_px, start + LEAST_WINDOW_PX) for start, end in ((top, self.bottom), (left, self.right))
         )
+        return Tile(top, _up(bottom, stride), left, _up(right, stride))
 
 
 def tiles_of(area: Tile, side_px: int) -> Iterator[Tile]:

@@ -115,15 +115,15 @@ def stop_after(planes: float) -> Any:
 @pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, tiny_model: Path, ending: str) -> None:
     path = stack_file(tmp_path / f"cells{ending}", (6, 1, 1, 600, 40))
-    unbroken = cellxlate.enhance_file(path, tiny_model, output=tmp_path / f"whole{ending}")
+    tiles = EnhanceSettings(tile_px=64)
+    unbroken = cellxlate.enhance_file(path, tiny_model, output=tmp_path / f"whole{ending}", settings=tiles)
     with pytest.raises(Stop):
-        cellxlate.enhance_file(path, tiny_model, settings=EnhanceSettings(tile_px=64), progress=stop_after(2.5))
+        cellxlate.enhance_file(path, tiny_model, settings=tiles, progress=stop_after(2.5))
     assert not (tmp_path / f"cells_enhanced{ending}").exists()
     with pytest.raises(OutputError, match="--resume"):
         cellxlate.enhance_file(path, tiny_model)
     news: list[EnhanceProgress] = []
-    other_tiles = EnhanceSettings(tile_px=100)
-    resumed = cellxlate.enhance_file(path, tiny_model, resume=True, settings=other_tiles, progress=news.append)
+    resumed = cellxlate.enhance_file(path, tiny_model, resume=True, settings=tiles, progress=news.append)
     assert len(news) == 12 - 5  # bands of 512 rows
     for name in ("enhanced", "attention"):
         with cellxlate.open_stack(unbroken.outputs[name]) as one, cellxlate.open_stack(resumed.outputs[name]) as other:

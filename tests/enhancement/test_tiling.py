@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cellxlate.enhancement.tiling import (
     BLOCK_PX,
+    LEAST_WINDOW_PX,
     Tile,
     bands_of,
     mirrored,
@@ -42,9 +43,9 @@ def test_a_window_holds_the_halo_and_is_aligned_to_the_stride(
     around = Tile(top, top + rows, left, left + columns).grown(halo, stride)
     assert all(edge % stride == 0 for edge in (around.top, around.bottom, around.left, around.right))
     assert 0 <= top - halo - around.top < stride
-    assert 0 <= around.bottom - (top + rows + halo) < stride
+    assert 0 <= around.bottom - max(top + rows + halo, around.top + LEAST_WINDOW_PX) < stride
     assert 0 <= left - halo - around.left < stride
-    assert 0 <= around.right - (left + columns + halo) < stride
+    assert 0 <= around.right - max(left + columns + halo, around.left + LEAST_WINDOW_PX) < stride
 
 
 @given(first=st.integers(-50, 50), count=st.integers(0, 100), size=st.integers(1, 30))
