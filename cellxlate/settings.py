@@ -4,8 +4,14 @@ Sources: (P) Mejjati et al. 2018, arXiv 1806.02311; (C) the authors' released co
 with their reasons in docs/decisions.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+import math
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from cellxlate.errors import OptionError
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
@@ -71,7 +77,26 @@ class ImagingSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A training run. Weights multiply the terms of the objective; epochs count passes over the larger domain."""
+    """A training run. Weights multiply the terms of the objective; epochs count passes over the larger domain.
+
+    Attributes
+    ----------
+    backward : {"learned", "imaging"}
+        What F_TS is: a network, or the imaging process.
+    switch_epoch : int
+        From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
+        the epochs are stretched over the steps.
+    gate_in_loop : bool
+        From the switch on, compose with the gate that enhancing uses in place of attention itself (not in P).
+    turns : bool
+        Vary patches by quarter turns and flips, not by left-right flips alone (C).
+    load_px : int or None
+        Where given, windows are enlarged by load_px / patch_px (C: resized to 286, cropped to 256).
+    ema : float
+        Of the moving average of the weights that becomes the model; 0 takes the last weights (P).
+    mixed_precision, compile_networks : bool
+        On CUDA alone: networks in bfloat16, networks compiled by torch.
+    """
 
     preset: PresetName = "fast"
     networks: NetworkSettings = field(default_factory=NetworkSettings)
@@ -81,8 +106,10 @@ class TrainSettings:
     epochs: int = 100
     steps: int | None = None
     switch_epoch: int = 30
+    gate_in_loop: bool = False
     threshold: float = THRESHOLD
     batch: int = 1
+    turns: bool = True
     load_px: int | None = 286
     patch_px: int = 256
     learning_rate: float = 1e-4
@@ -96,13 +123,15 @@ class TrainSettings:
     imaging: ImagingSettings = field(default_factory=ImagingSettings)
     seed: int = 0
     checkpoint_minutes: float = 2.0
+    mixed_precision: bool = True
+    compile_networks: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as nested plain values, as they are stored in a card."""
         return asdict(self)
 
 
-_PAPER = TrainSettings(preset="paper")
+_PAPER = TrainSettings(preset="paper", turns=False)
 
 _FAST = TrainSettings(
     preset="fast",
@@ -136,6 +165,128 @@ PRESETS: dict[PresetName, TrainSettings] = {
         networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64)),
     ),
 }
+
+
+def load_settings(path: str | Path) -> TrainSettings:
+    """Read training settings from a TOML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        `preset` names the preset that is changed ("fast" where it is missing); every other key replaces the value of
+        that name, tables such as `[networks.generator]` those inside. `false` stands for None.
+
+    Raises
+    ------
+    OptionError
+        The file cannot be read, or a key or a value is not known.
+
+    Examples
+    --------
+    A file that trains the paper's game with a guide and half its patches::
+
+        preset = "paper"
+        guide = "saliency"
+        patch_px = 128
+        load_px = 143
+
+        [networks.generator]
+        blocks = 6
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        raise OptionError(f"the settings {path} cannot be read ({fault}); expected a TOML file") from fault
+    preset = table.get("preset", "fast")
+    if preset not in PRESETS:
+        raise OptionError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    settings = _changed(PRESETS[preset], table, f"{path}: ")
+    check_settings(settings, where=f"{path}: ")
+    return settings
+
+
+_Settings = TypeVar("_Settings")
+
+
+def _changed(settings: _Settings, table: dict[str, Any], where: str) -> _Settings:
+    """Return nested settings with the values of a table, after checking names and types."""
+    hints = get_type_hints(type(settings))
+    names = [one.name for one in fields(settings)]  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in names:
+            raise OptionError(f"{where}{key!r} is not a setting; known are {', '.join(names)}")
+        current = getattr(settings, key)
+        if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise OptionError(f"{where}{key} is {value!r}, expected a table [{key}]")
+            changes[key] = _changed(current, value, f"{where}{key}.")
+            continue
+        fitting = _as_hinted(value, hints[key])
+        if fitting is _UNFIT:
+            kinds = str(getattr(hints[key], "__name__", hints[key])).replace("typing.", "")
+            raise OptionError(f"{where}{key} is {value!r}, expected {kinds}")
+        changes[key] = fitting
+    return replace(settings, **changes)  # type: ignore[type-var]
+
+
+_UNFIT = object()
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """Return a TOML value as the hinted type, or _UNFIT."""
+    if get_origin(hint) is Literal:
+        return value if value in get_args(hint) else _UNFIT
+    if isinstance(hint, UnionType):
+        if value is False:
+            return None
+        return _as_hinted(value, next(kind for kind in get_args(hint) if kind is not type(None)))
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, list) or len(value) != len(kinds):
+            return _UNFIT
+        parts = tuple(_as_hinted(part, kind) for part, kind in zip(value, kinds, strict=True))
+        return _UNFIT if _UNFIT in parts else parts
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    return value if type(value) is hint else _UNFIT
+
+
+def check_settings(settings: TrainSettings, *, where: str = "") -> None:
+    """Raise OptionError unless every number of the settings makes sense.
+
+    Raises
+    ------
+    OptionError
+        Names the setting, its value and what was expected.
+    """
+    networks = settings.networks
+    smallest_px = max(16, 4 * 2**networks.discriminator.layers)
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("epochs", settings.epochs, settings.epochs >= 1, "at least 1"),
+        ("steps", settings.steps, settings.steps is None or settings.steps >= 1, "at least 1"),
+        ("seed", settings.seed, settings.seed >= 0, "0 or more"),
+        ("switch_epoch", settings.switch_epoch, settings.switch_epoch >= 0, "0 or more"),
+        ("threshold", settings.threshold, 0 <= settings.threshold < 1, "from 0 to below 1"),
+        ("batch", settings.batch, settings.batch >= 1, "at least 1"),
+        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % 4 == 0,
+         f"a multiple of 4, at least {smallest_px}"),
+        ("load_px", settings.load_px, settings.load_px is None or settings.load_px >= settings.patch_px,
+         "at least patch_px"),
+        ("learning_rate", settings.learning_rate, settings.learning_rate > 0, "above 0"),
+        ("adam_beta1", settings.adam_beta1, 0 <= settings.adam_beta1 < 1, "from 0 to below 1"),
+        ("decay_from", settings.decay_from, 0 <= settings.decay_from <= 1, "from 0 to 1"),
+        ("pool", settings.pool, settings.pool >= 0, "0 or more"),
+        ("lambda_cycle", settings.lambda_cycle, settings.lambda_cycle >= 0, "0 or more"),
+        ("lambda_adversarial", settings.lambda_adversarial, settings.lambda_adversarial >= 0, "0 or more"),
+        ("lambda_guide", settings.lambda_guide, settings.lambda_guide >= 0, "0 or more"),
+        ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
+        ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
+        ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),
+    ]  # fmt: skip
+    for name, value, fits, expected in rules:
+        if not fits:
+            raise OptionError(f"{where}{name} is {value}, expected {expected}")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from cellxlate.settings import (
 )
 
 INIT_STD = 0.02
+LOGIT_OF_ONE = 20.0
+"""Its sigmoid is 1 in float32."""
 
 Padding = Literal["zeros", "reflect"]
 
@@ -156,6 +158,14 @@ class AttentionNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, Y, X), sides multiples of 4, to attention (B, 1, Y, X)."""
         return torch.sigmoid(self.logits(images))
+
+
+@torch.no_grad()
+def attend_everywhere(network: AttentionNetwork) -> None:
+    """Make attention exactly 1 for every image, as the CycleGAN baseline wants it."""
+    last = network.layers[-1]
+    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+    nn.init.constant_(last.bias, LOGIT_OF_ONE)  # type: ignore[arg-type]
 
 
 class Discriminator(nn.Module):

@@ -1,18 +1,21 @@
-"""A training run on disk: weights, moving average, optimisers and pools, in safetensors and JSON, written atomically."""
+"""A training run on disk: weights, average, optimisers and pools, in safetensors and JSON, written atomically."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cellxlate.errors import ModelError
 from cellxlate.training.losses import HistoryPool
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,15 @@ class RunState:
     modules: Mapping[str, nn.Module]
     optimisers: Mapping[str, torch.optim.Optimizer]
     pools: Mapping[str, HistoryPool]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are finite numbers."""
+        return all(
+            bool(torch.isfinite(value).all())
+            for module in self.modules.values()
+            for value in (*module.parameters(), *module.buffers())
+        )
 
 
 def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> None:
@@ -42,7 +54,9 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
         partial,
         metadata={"notes": json.dumps(notes)},
     )
-    partial.replace(folder / "checkpoint.safetensors")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(folder / CHECKPOINT)
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
@@ -53,10 +67,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
     ModelError
         There is none, or it is damaged.
     """
-    from safetensors import safe_open
-
     try:
-        with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+        with safe_open(folder / CHECKPOINT, framework="pt") as file:
             notes: dict[str, Any] = json.loads(file.metadata()["notes"])
             return notes
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
@@ -66,25 +78,41 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def restore_checkpoint(folder: Path, state: RunState) -> None:
-    """Load a checkpoint into a run of the same settings."""
-    tensors = load_file(folder / "checkpoint.safetensors")
+    """Load a checkpoint into a run of the same settings.
+
+    Raises
+    ------
+    ModelError
+        It is damaged, or of other networks.
+    """
+    try:
+        _restore(load_file(folder / CHECKPOINT), state)
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as fault:
+        first = (str(fault).splitlines() or [""])[0]
+        raise ModelError(
+            f"the checkpoint in {folder} does not fit this run ({first}); remove it and train again"
+        ) from fault
+
+
+def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
     for name, module in state.modules.items():
-        prefix = f"module/{name}/"
-        module.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
+        module.load_state_dict(_below(tensors, f"module/{name}/"))
     for name, optimiser in state.optimisers.items():
-        prefix = f"optimiser/{name}/"
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith(prefix):
-                place, moment = key.removeprefix(prefix).split("/")
-                moments.setdefault(int(place), {})[moment] = value
+        for key, value in _below(tensors, f"optimiser/{name}/").items():
+            place, moment = key.split("/")
+            moments.setdefault(int(place), {})[moment] = value
         full = optimiser.state_dict()
         full["state"] = moments
         optimiser.load_state_dict(full)
+    device = next(next(iter(state.modules.values())).parameters()).device
     for name, pool in state.pools.items():
-        count = sum(key.startswith(f"pool/{name}/") for key in tensors) // 2
+        kept = _below(tensors, f"pool/{name}/")
         pool.pairs = [
-            (tensors[f"pool/{name}/{place}/image"], tensors[f"pool/{name}/{place}/mask"]) for place in range(count)
+            (kept[f"{place}/image"].to(device), kept[f"{place}/mask"].to(device)) for place in range(len(kept) // 2)
         ]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

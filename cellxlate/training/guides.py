@@ -1,6 +1,6 @@
 """Where cells are likely to be, without labels: guides for attention.
 
-Only numpy and scipy. A guide is a float32 plane, 1 in cells and 0 in the background.
+Only numpy and scipy. A guide is a plane of 1 in cells and 0 in the background.
 """
 
 from typing import Any
@@ -15,7 +15,10 @@ SMOOTHING_PX = 2.0
 NEIGHBOURHOOD_PX = 41
 FRACTION = 0.4
 NOISE_MULTIPLE = 1.41
-REACH_PX = 60
+TRUNCATE = 4.0
+REACH_PX = sum(
+    int(TRUNCATE * sigma_px + 0.5) for sigma_px in (SMOOTHING_PX, NEIGHBOURHOOD_PX / 4)
+) + NEIGHBOURHOOD_PX // 2  # fmt: skip
 """How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane."""
 
 
@@ -25,7 +28,7 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     Parameters
     ----------
     plane : ndarray (Y, X)
-        Counts.
+        Counts. Pixels that are not finite count as background.
     levels : Levels
         Of the stack the plane belongs to.
 
@@ -43,8 +46,10 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     cells: 0.62 to 0.70 on tissue-like natural_dsb, below Otsu's 0.69 to 0.76; give masks there. Cells much larger than
     the neighbourhood are outlined correctly only if they are evenly bright.
     """
-    smooth = ndimage.gaussian_filter(plane.astype(np.float64), SMOOTHING_PX, mode="reflect") - levels.black
+    counts = plane.astype(np.float64)
+    counts[~np.isfinite(counts)] = levels.black
+    smooth = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect", truncate=TRUNCATE) - levels.black
     top = ndimage.maximum_filter(smooth, NEIGHBOURHOOD_PX, mode="reflect")
-    top = ndimage.gaussian_filter(top, NEIGHBOURHOOD_PX / 4, mode="reflect")
+    top = ndimage.gaussian_filter(top, NEIGHBOURHOOD_PX / 4, mode="reflect", truncate=TRUNCATE)
     noise_floor = NOISE_MULTIPLE * max(levels.noise, levels.span / 60)
-    return ((smooth > FRACTION * top) & (smooth > noise_floor)).astype(np.float32)
+    return np.asarray((smooth > FRACTION * top) & (smooth > noise_floor), dtype=np.float32)

@@ -18,7 +18,7 @@ def compose(attention: Tensor, proposal: Tensor, images: Tensor) -> Tensor:
 
 
 def cycle(restored: Tensor, images: Tensor) -> Tensor:
-    """Return mean |s'' - s| (eq. 3), a scalar in unit range."""
+    """Return mean |s'' - s| (eq. 3), a scalar in the range of the images."""
     return (restored - images).abs().mean()
 
 
@@ -46,8 +46,18 @@ def binary_mask(attention: Tensor, threshold: float) -> Tensor:
     return (attention.detach() > threshold).to(attention.dtype)
 
 
+def ramp(attention: Tensor, threshold: float) -> Tensor:
+    """Return the gate clip((A - tau) / (1 - tau), 0, 1) that enhancing uses, without its quantisation."""
+    return ((attention - threshold) / (1 - threshold)).clamp(0, 1)
+
+
 def follow_guide(logits: Tensor, guide: Tensor) -> Tensor:
-    """Return the cross-entropy of attention, before its sigmoid, with a guide in [0, 1], both (B, 1, Y, X)."""
+    """Return the cross-entropy of attention, before its sigmoid, with a guide in [0, 1], both (B, 1, Y, X).
+
+    Of an empty batch, where no image has a guide, it is 0.
+    """
+    if not len(logits):
+        return logits.sum()
     return functional.binary_cross_entropy_with_logits(logits, guide)
 
 

@@ -3,8 +3,8 @@
 Every draw is a function of (seed, domain, step) alone, so a resumed run sees the same data as an unbroken one.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,35 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.settings import Guide
+from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, measure_levels, sample_windows
 from cellxlate.stacks.reading import find_stacks, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.guides import REACH_PX, saliency
 
 LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
-"""Fields of at most 4 megapixels stay in memory, 64 megapixels of them; larger ones are read window by window."""
+"""Stacks of at most 4 megapixels are read at once, 64 megapixels of them; from others windows are read when drawn."""
+
+MOST_OPEN_FILES = 64
+"""Further files are opened anew for each window: a process may not hold thousands."""
 
 BLANK_SPAN_PER_NOISE = 6.5
 """A field whose span is at the noise floor (6) shows nothing."""
+
+REDRAWS = 16
+CENTRE_PX = 2048
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A plane that somebody marked: above 0 in cells."""
+
+    stack: Stack
+    index: PlaneIndex
+
+    def read(self, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Return a window (Y, X): 1 in cells, 0 elsewhere."""
+        return (self.stack.read(self.index, rows, columns) > 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,7 @@ class Field:
     stack: Stack
     index: PlaneIndex
     levels: Levels
-    mask: npt.NDArray[np.float32] | None = None
+    mask: Mask | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,18 +84,39 @@ class Domain:
         At least two.
     number : int
         0 for the source, 1 for the target; part of the seed of every draw.
+    guide : {"none", "saliency", "masks"}
+        Where guides come from. With "masks" a field without a mask has no guide.
     """
 
-    def __init__(self, fields: Sequence[Field], number: int) -> None:
+    def __init__(self, fields: Sequence[Field], number: int, guide: Guide = "saliency") -> None:
         self.fields = list(fields)
         self.number = number
-        self._kept: dict[int, tuple[npt.NDArray[Any], npt.NDArray[np.float32]]] = {}
-        self._kept_px = 0
+        self.guide = guide
+        self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
+        self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
         return len(self.fields)
 
-    def draw(self, step: int, batch: int, *, patch_px: int, load_px: int | None, guided: bool, seed: int) -> Patches:
+    def close(self) -> None:
+        """Release the files."""
+        for field in self.fields:
+            field.stack.close()
+            if field.mask:
+                field.mask.stack.close()
+
+    def draw(
+        self,
+        step: int,
+        batch: int,
+        *,
+        patch_px: int,
+        load_px: int | None,
+        guided: bool,
+        seed: int,
+        turns: bool = True,
+        content: bool = False,
+    ) -> Patches:
         """Draw the patches of one step: every field once per pass over the domain, in an order of that pass.
 
         Parameters
@@ -93,131 +133,225 @@ class Domain:
             Whether guides are wanted.
         seed : int
             Of the run.
+        turns : bool
+            Vary by quarter turns and flips; otherwise by left-right flips alone.
+        content : bool
+            Draw again where a patch shows nothing but noise, which instance normalisation would amplify.
         """
         images, guides = [], []
         for ticket in range(step * batch, (step + 1) * batch):
             lap, position = divmod(ticket, len(self.fields))
             order = np.random.default_rng([seed, self.number, lap]).permutation(len(self.fields))
             rng = np.random.default_rng([seed, self.number, lap, position, 1])
-            number = int(order[position])
-            side = patch_px if load_px is None else round(patch_px * patch_px / load_px)
-            row, column = (int(rng.integers(0, size - side + 1)) for size in self.fields[number].shape)
-            image, guide = self._window(number, row, column, side, guided)
-            image, guide = _vary(image, guide, patch_px, rng)
+            side = window_px(patch_px, load_px)
+            image, guide = self._draw_one(int(order[position]), side, rng, guided, content)
+            image, guide = _vary(image, guide, patch_px, turns, rng)
             images.append(image)
             guides.append(guide)
         return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
 
+    def _draw_one(
+        self, number: int, side: int, rng: np.random.Generator, guided: bool, content: bool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Draw a window of a field; where content is asked for, try again there, elsewhere, and at a bright spot."""
+        for attempt in range(REDRAWS if content else 1):
+            if attempt >= REDRAWS // 2:
+                number = int(rng.choice(self._with_content))
+            row, column = (int(rng.integers(0, size - side + 1)) for size in self.fields[number].shape)
+            image, guide = self._window(number, row, column, side, guided)
+            if not content or shows_content(image):
+                return image, guide
+        number = int(rng.choice(self._with_content))
+        row, column = brightest_window(self.fields[number], side)
+        return self._window(number, row, column, side, guided)
+
     def _window(
         self, number: int, row: int, column: int, side: int, guided: bool
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return a window in unit range with its guide; small fields are kept in memory with theirs."""
+        """Return a window in unit range with its guide; saliency of stacks in memory is kept."""
         field = self.fields[number]
-        size_px = field.shape[0] * field.shape[1]
-        if number not in self._kept:
-            if size_px > LARGEST_KEPT_PX or self._kept_px + size_px > KEPT_PX:
-                return read_window(field, row, column, side, guided)
-            counts = field.stack.read(field.index)
-            guide = field.mask if field.mask is not None else saliency(counts, field.levels)
-            self._kept[number] = counts, guide
-            self._kept_px += size_px
-        counts, guide = self._kept[number]
+        guide = self.guide if guided else "none"
+        if guide != "saliency" or not isinstance(field.stack.pixels, np.ndarray):
+            return read_window(field, row, column, side, guide)
+        if number not in self._saliency:
+            self._saliency[number] = saliency(field.stack.read(field.index), field.levels) > 0
         inside = slice(row, row + side), slice(column, column + side)
-        image = field.levels.to_unit(counts[inside])
-        return image, guide[inside] if guided else np.full(image.shape, -1, np.float32)
+        image = field.levels.to_unit(field.stack.read(field.index, *inside))
+        return image, self._saliency[number][inside].astype(np.float32)
+
+
+def window_px(patch_px: int, load_px: int | None) -> int:
+    """Return the side of the window that becomes a patch."""
+    return patch_px if load_px is None else round(patch_px * patch_px / load_px)
 
 
 def _vary(
-    image: npt.NDArray[np.float32], guide: npt.NDArray[np.float32], patch_px: int, rng: np.random.Generator
+    image: npt.NDArray[np.float32],
+    guide: npt.NDArray[np.float32],
+    patch_px: int,
+    turns: bool,
+    rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Bring an image and its guide to the side of a patch, flipped and turned at random."""
     side = image.shape[0]
     if side != patch_px:
         image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
         guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
     if flip:
         image, guide = image[:, ::-1], guide[:, ::-1]
-    return np.ascontiguousarray(np.rot90(image, turns)), np.ascontiguousarray(np.rot90(guide, turns))
+    if turns:
+        image, guide = np.rot90(image, quarters), np.rot90(guide, quarters)
+    return np.ascontiguousarray(image), np.ascontiguousarray(guide)
 
 
 def read_window(
-    field: Field, row: int, column: int, side: int, guided: bool
+    field: Field, row: int, column: int, side: int, guide: Guide
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Read a square window in unit range with its guide; the guide is -1 where none is wanted."""
-    margin = REACH_PX if guided and field.mask is None else 0
+    """Read a square window in unit range with its guide; the guide is -1 where there is none."""
+    margin = REACH_PX if guide == "saliency" else 0
     top, left = max(row - margin, 0), max(column - margin, 0)
     counts = field.stack.read(field.index, slice(top, row + side + margin), slice(left, column + side + margin))
     inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
     image = field.levels.to_unit(counts[inner])
-    if not guided:
-        return image, np.full(image.shape, -1, np.float32)
-    if field.mask is not None:
-        return image, field.mask[row : row + side, column : column + side]
-    return image, saliency(counts, field.levels)[inner]
+    if guide == "saliency":
+        return image, saliency(counts, field.levels)[inner]
+    if guide == "masks" and field.mask is not None:
+        return image, field.mask.read(slice(row, row + side), slice(column, column + side))
+    return image, np.full(image.shape, -1, np.float32)
 
 
 def open_domain(
-    paths: Sequence[Path], *, number: int, patch_px: int, load_px: int | None, channel: int | None = None
+    paths: Sequence[Path],
+    *,
+    number: int,
+    patch_px: int,
+    load_px: int | None,
+    channel: int | None = None,
+    guide: Guide = "saliency",
 ) -> Domain:
     """Open every image of some files and folders as one domain.
 
     Raises
     ------
     InputError
-        Nothing to read, one image only, images smaller than a patch, several channels and none chosen, or no contrast.
+        Nothing to read, one image only, images smaller than a patch, several channels and none chosen, other numbers of
+        channels, constant images, pixels that are not finite, or no contrast.
     """
     name = ("source", "target")[number]
-    side = patch_px if load_px is None else round(patch_px * patch_px / load_px)
+    side = window_px(patch_px, load_px)
     fields: list[Field] = []
+    channels: dict[int, Path] = {}
+    kept_px = open_files = 0
     for path in find_stacks(paths, name):
         stack = open_stack(path)
-        if stack.channel_count > 1 and channel is None:
-            raise InputError(f"{path}: has {stack.channel_count} channels; choose one with --channel")
-        if min(stack.plane_shape) < side:
-            rows, columns = stack.plane_shape
-            raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
-        chosen = channel or 0
-        levels = stack_levels(stack, [chosen])[chosen]
+        channels.setdefault(stack.channel_count, path)
+        if len(channels) > 1:
+            (count, first), (other, second) = channels.items()
+            raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
+        chosen = check_stack(stack, path, side, channel)
+        levels = measure_levels(checked_windows(stack, path, chosen))
+        size_px = int(np.prod(stack.shape, dtype=np.int64))
+        if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
+            kept_px += size_px
+            stack = in_memory(stack)
+        elif open_files < MOST_OPEN_FILES:
+            open_files += 1
+        else:
+            stack.close()
+            stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
         fields += [Field(stack, index, levels) for index in stack.plane_indices() if stack.channel_of(index) == chosen]
     if len(fields) < 2:
-        raise InputError(f"the {name} images are {len(fields)} plane; training needs at least 2, better 20 or more")
+        raise InputError(f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more")
     if not any(has_contrast(field) for field in fields):
         raise InputError(
             f"none of the {name} images has contrast above its noise; check that these are the right files"
         )
-    return Domain(fields, number)
+    return Domain(fields, number, guide)
+
+
+def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
+    """Return the channel to train on, or raise InputError if the stack has no such channel or is too small."""
+    rows, columns = stack.plane_shape
+    if min(rows, columns) < side:
+        raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
+    if channel is None and stack.channel_count > 1:
+        raise InputError(f"{path}: has {stack.channel_count} channels; choose one with --channel")
+    chosen = channel or 0
+    if not 0 <= chosen < stack.channel_count:
+        raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
+    return chosen
+
+
+def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDArray[Any]]:
+    """Pass on the sample of a channel, and raise InputError where it holds what nothing can be learned from."""
+    lowest, highest = np.inf, -np.inf
+    for window in sample_windows(stack, channel):
+        if window.dtype.kind == "f" and not np.isfinite(window).all():
+            count = int((~np.isfinite(window)).sum())
+            raise InputError(f"{path}: {count} pixels are NaN or infinite; replace them or leave the image out")
+        lowest, highest = min(lowest, float(window.min())), max(highest, float(window.max()))
+        yield window
+    if lowest == highest:
+        raise InputError(f"{path}: all pixels are {lowest:g}; leave this image out")
+
+
+def _nothing() -> None:
+    return None
+
+
+def in_memory(stack: Stack) -> Stack:
+    """Return a stack with its pixels read and its file released."""
+    pixels = np.asarray(stack)
+    stack.close()
+    return replace(stack, pixels=pixels, release=_nothing)
+
+
+class ReopenedPixels:
+    """Pixels of a file that is opened for each read."""
+
+    def __init__(self, stack: Stack) -> None:
+        if stack.path is None:
+            raise ValueError("only a stack with a path can be opened again")
+        self.path, self.axes = stack.path, stack.axes
+        self.shape, self.dtype = stack.shape, stack.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        with open_stack(self.path, self.axes) as stack:
+            return np.asarray(stack.pixels[key])
 
 
 def has_contrast(field: Field) -> bool:
     """Return whether the span of a field stands above the floor that its noise sets."""
-    return field.levels.span > max(BLANK_SPAN_PER_NOISE * field.levels.noise, 1.0)
+    return _stands_out(field.levels, 1.0 if field.stack.dtype.kind != "f" else 0.0)
+
+
+def shows_content(image: npt.NDArray[np.float32]) -> bool:
+    """Return whether a patch (Y, X) shows anything but noise."""
+    return bool(image.min() < image.max()) and _stands_out(measure_levels([image]), 0.0)
+
+
+def _stands_out(levels: Levels, least: float) -> bool:
+    return levels.span > max(BLANK_SPAN_PER_NOISE * levels.noise, least)
 
 
 def central_window(field: Field, limit_px: int = 512) -> npt.NDArray[Any]:
     """Read the middle of a field, at most limit_px on a side, in counts."""
+    return field.stack.read(field.index, *_centre(field, limit_px))
+
+
+def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:
     rows, columns = (slice(max((size - limit_px) // 2, 0), (size + limit_px) // 2) for size in field.shape)
-    return field.stack.read(field.index, rows, columns)
+    return rows, columns
 
 
-def attach_masks(domain: Domain, masks: Mapping[str, npt.NDArray[Any]]) -> Domain:
-    """Return the domain with masks on the fields whose name has one.
-
-    Raises
-    ------
-    InputError
-        A mask has another size than its image, or no mask matches.
-    """
-    fields = []
-    for field in domain.fields:
-        mask = masks.get(field.stack.name)
-        if mask is not None and mask.shape != field.shape:
-            raise InputError(
-                f"the mask of {field.stack.name} is {mask.shape}, its image {field.shape}; they must agree"
-            )
-        fields.append(
-            field if mask is None else Field(field.stack, field.index, field.levels, (mask > 0).astype(np.float32))
-        )
-    if not any(field.mask is not None for field in fields):
-        raise InputError("no mask has the name of a source image; name them alike")
-    return Domain(fields, domain.number)
+def brightest_window(field: Field, side: int) -> tuple[int, int]:
+    """Return where a window around the brightest place in the middle of a field begins (row, column)."""
+    rows, columns = _centre(field, CENTRE_PX)
+    smooth = ndimage.gaussian_filter(field.levels.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX)
+    place = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    first = [
+        min(max(begin + int(at) - side // 2, 0), size - side)
+        for begin, at, size in zip((rows.start, columns.start), place, field.shape, strict=True)
+    ]
+    return first[0], first[1]

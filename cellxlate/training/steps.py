@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.networks import Discriminator, Translator
+from cellxlate.model.networks import Discriminator, Translator, attend_everywhere
 from cellxlate.settings import TrainSettings
 from cellxlate.training import losses
 from cellxlate.training.imaging import ImagingProcess
@@ -47,7 +47,7 @@ def adam(parameters: Iterator[nn.Parameter], settings: TrainSettings) -> torch.o
 
 
 class LearnedStep:
-    """Both directions learned (section 3 of the paper), with attention, guided attention, or none (CycleGAN)."""
+    """Both directions learned (sections 2 and 3 of the paper), with attention, guided attention, or none (CycleGAN)."""
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
@@ -71,75 +71,120 @@ class LearnedStep:
             "judges": adam(iter(judges), settings),
         }
         self.pools = {"target": HistoryPool(settings.pool), "source": HistoryPool(settings.pool)}
-
-    def attend(self, translator: Translator, images: Tensor) -> Tensor:
-        """Return attention (B, 1, Y, X); ones for the CycleGAN baseline."""
-        if self.settings.baseline == "cyclegan":
-            return torch.ones_like(images[:, :1])
-        return translator.attention(images)  # type: ignore[no-any-return]
+        if settings.baseline == "cyclegan":
+            attend_everywhere(self.translator.attention)
+            attend_everywhere(self.backward.attention)
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:
-        """Move generators and attention, then the discriminators (algorithm of section 3.2)."""
+        """Move generators and attention, then the discriminators (section 3 of the paper).
+
+        Attention is frozen from the switch on, and discriminators whose input is masked do not normalise (C).
+        """
         settings = self.settings
-        masked = settings.baseline == "none" and (switched or settings.guide != "none")
-        for judge in (self.judge_target, self.judge_source):
-            judge.requires_grad_(False)
-        there = self._direction(self.translator, self.backward, self.judge_target, source, masked)
-        back = self._direction(self.backward, self.translator, self.judge_source, target, masked)
-        terms = {f"{name}_source": value for name, value in there.terms.items()}
-        terms |= {f"{name}_target": value for name, value in back.terms.items()}
+        attentive = settings.baseline == "none"
+        phase = _Phase(
+            masked=attentive and (switched or settings.guide != "none"),
+            frozen=switched or not attentive,
+            gated=attentive and switched and settings.gate_in_loop,
+        )
+        self._freeze(attention=phase.frozen, judges=True)
+        there = self._direction(self.translator, self.backward, self.judge_target, source, phase)
+        back = self._direction(self.backward, self.translator, self.judge_source, target, phase)
         total = settings.lambda_adversarial * (there.terms["adversarial"] + back.terms["adversarial"])
         total = total + settings.lambda_cycle * (there.terms["cycle"] + back.terms["cycle"])
-        frozen = switched or settings.baseline == "cyclegan"  # attention is frozen from the switch on (C)
-        if not frozen:
+        if not phase.frozen:
             total = total + settings.lambda_guide * (there.terms["guide"] + back.terms["guide"])
-        for optimiser in (self.optimisers["generators"], self.optimisers["attentions"]):
-            optimiser.zero_grad()
+        for name in ("generators", "attentions"):
+            self.optimisers[name].zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["generators"].step()
-        if not frozen:
+        if not phase.frozen:
             self.optimisers["attentions"].step()
-
-        for judge in (self.judge_target, self.judge_source):
-            judge.requires_grad_(True)
+        self._freeze(attention=phase.frozen, judges=False)
+        judged = {
+            "judge_target": self._judge("target", self.judge_target, real=back, made=there, phase=phase, rng=rng),
+            "judge_source": self._judge("source", self.judge_source, real=there, made=back, phase=phase, rng=rng),
+        }
         self.optimisers["judges"].zero_grad()
-        real_source = losses.binary_mask(there.attention, settings.threshold) if masked else torch.ones_like(there.mask)
-        real_target = losses.binary_mask(back.attention, settings.threshold) if masked else torch.ones_like(back.mask)
-        for name, judge, real, real_mask, fake in (
-            ("target", self.judge_target, target.images, real_target, there),
-            ("source", self.judge_source, source.images, real_source, back),
-        ):
-            shown, shown_mask = self.pools[name].exchange(fake.images, fake.mask, rng)
-            terms[f"judge_{name}"] = losses.real_from_generated(
-                judge(real * real_mask, normalised=not masked), judge(shown * shown_mask, normalised=not masked)
-            )
-        (terms["judge_target"] + terms["judge_source"]).backward()  # type: ignore[no-untyped-call]
+        (judged["judge_target"] + judged["judge_source"]).backward()  # type: ignore[no-untyped-call]
         self.optimisers["judges"].step()
-        return terms | {"total": total, "attention_area": there.attention.mean()}
+        terms = {f"{name}_source": value for name, value in there.terms.items()}
+        terms |= {f"{name}_target": value for name, value in back.terms.items()}
+        return terms | judged | {"total": total, "attention_area": there.attention.mean()}
+
+    def _freeze(self, *, attention: bool, judges: bool) -> None:
+        for translator in (self.translator, self.backward):
+            translator.attention.requires_grad_(not attention)
+        for judge in (self.judge_target, self.judge_source):
+            judge.requires_grad_(not judges)
+
+    def _attend(self, translator: Translator, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and attention (B, 1, Y, X); attention is 1 for the CycleGAN baseline."""
+        if self.settings.baseline == "cyclegan":
+            ones = torch.ones_like(images[:, :1])
+            return ones, ones
+        logits = translator.attention.logits(images)
+        return logits, torch.sigmoid(logits)
+
+    def _compose(self, attention: Tensor, proposal: Tensor, images: Tensor, phase: "_Phase") -> Tensor:
+        """Return A F(s) + (1 - A) s (eq. 1), with the gate in place of A where the settings ask for it."""
+        return losses.compose(
+            losses.ramp(attention, self.settings.threshold) if phase.gated else attention, proposal, images
+        )
 
     def _direction(
-        self, forth: Translator, back: Translator, judge: Discriminator, real: Draw, masked: bool
+        self, forth: Translator, back: Translator, judge: Discriminator, real: Draw, phase: "_Phase"
     ) -> "_Direction":
-        """Translate, restore, and score one direction: s' = A F(s) + (1 - A) s, s'' likewise from s' (eq. 1, 3)."""
-        attention = self.attend(forth, real.images)
-        images = losses.compose(attention, forth.generator(real.images), real.images)
-        restored = losses.compose(self.attend(back, images), back.generator(images), images)
-        mask = losses.binary_mask(attention, self.settings.threshold) if masked else torch.ones_like(attention)
+        """Translate to s', restore to s'' with attention predicted afresh on s', and score both (eq. 1 to 3)."""
+        logits, attention = self._attend(forth, real.images)
+        images = self._compose(attention, forth.generator(real.images), real.images, phase)
+        restored = self._compose(self._attend(back, images)[1], back.generator(images), images, phase)
+        mask = losses.binary_mask(attention, self.settings.threshold) if phase.masked else torch.ones_like(attention)
         guided = real.guides[:, 0, 0, 0] >= 0
         terms = {
-            "adversarial": losses.generated_as_real(judge(images * mask, normalised=not masked)),
-            "cycle": losses.cycle(restored, real.images),
-            "guide": losses.follow_guide(forth.attention.logits(real.images[guided]), real.guides[guided])
-            if guided.any() and self.settings.baseline == "none"
-            else torch.zeros((), device=attention.device),
+            "adversarial": losses.generated_as_real(judge(signed(images) * mask, normalised=not phase.masked)),
+            "cycle": losses.cycle(signed(restored), signed(real.images)),
+            "guide": losses.follow_guide(logits[guided], real.guides[guided]),
         }
-        return _Direction(images, mask, attention, terms)
+        return _Direction(real.images, images, mask, attention, terms)
+
+    def _judge(
+        self,
+        name: str,
+        judge: Discriminator,
+        *,
+        real: "_Direction",
+        made: "_Direction",
+        phase: "_Phase",
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Return a discriminator's loss: real images under their own mask, made ones under that of their origin."""
+        shown, mask = self.pools[name].exchange(made.images, made.mask, rng)
+        return losses.real_from_generated(
+            judge(signed(real.real) * real.mask, normalised=not phase.masked),
+            judge(signed(shown) * mask, normalised=not phase.masked),
+        )
+
+
+def signed(images: Tensor) -> Tensor:
+    """Map unit range to [-1, 1], in which the paper measures the cycle and masks what discriminators see (C)."""
+    return 2 * images - 1
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """What the schedule says of a step: discriminators see masks, attention is frozen, the gate composes."""
+
+    masked: bool
+    frozen: bool
+    gated: bool
 
 
 @dataclass(frozen=True)
 class _Direction:
-    """What one direction made: images with the mask a discriminator sees them through, attention, terms."""
+    """What one direction made of real images, the mask a discriminator sees both through, attention, terms."""
 
+    real: Tensor
     images: Tensor
     mask: Tensor
     attention: Tensor

@@ -1,17 +1,24 @@
 """Watching attention while it learns: curves, and the ways it collapses."""
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import TrainingError
+from cellxlate.errors import OptionError, TrainingError
+
+Collapse = Literal["ones", "zeros", "grey"]
 
 CHECKS_IN_A_ROW = 3
-NEARLY_ALL, NEARLY_NONE, GREY_STD = 0.98, 0.001, 0.02
+NEARLY_ALL, NEARLY_NONE, GREY_STD, GREY_BITS = 0.98, 0.001, 0.02, 0.2
+LOOKS_BEFORE_GREY = 10
+"""Attention starts out grey: it has this many looks to make up its mind."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +64,36 @@ def look(attention: npt.NDArray[np.float32], guides: npt.NDArray[np.float32], th
     )
 
 
-def collapse(history: list[AttentionState]) -> str | None:
-    """Name the collapse that the last three looks agree on: "ones", "zeros", "grey", or None."""
+def collapse(history: Sequence[AttentionState]) -> Collapse | None:
+    """Name the collapse that the last three looks agree on: "ones", "zeros", "grey", or None.
+
+    A guide that shows no cell, or nothing but cells, on the patches that are watched excuses attention that is so too.
+    """
     recent = history[-CHECKS_IN_A_ROW:]
     if len(recent) < CHECKS_IN_A_ROW:
         return None
-    if all(state.area > NEARLY_ALL and state.spread < 0.1 and state.inside != state.inside for state in recent):
+    if all(_selects_everything(state) for state in recent):
         return "ones"
-    if all(state.area > NEARLY_ALL and state.outside > 0.9 for state in recent):
-        return "ones"
-    if all(state.area < NEARLY_NONE for state in recent):
+    if all(state.area < NEARLY_NONE and not _guided_to_nothing(state) for state in recent):
         return "zeros"
-    if all(state.spread < GREY_STD for state in recent):
+    if len(history) >= LOOKS_BEFORE_GREY and all(
+        state.spread < GREY_STD and state.entropy > GREY_BITS for state in recent
+    ):
         return "grey"
     return None
 
 
-def require_no_collapse(history: list[AttentionState], step: int) -> None:
+def _selects_everything(state: AttentionState) -> bool:
+    if math.isnan(state.inside) and math.isnan(state.outside):
+        return state.area > NEARLY_ALL and state.entropy < GREY_BITS
+    return state.area > NEARLY_ALL and state.outside > 0.9
+
+
+def _guided_to_nothing(state: AttentionState) -> bool:
+    return math.isnan(state.inside) and not math.isnan(state.outside)
+
+
+def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
     """Raise TrainingError with a remedy when attention has collapsed.
 
     Raises
@@ -83,12 +103,10 @@ def require_no_collapse(history: list[AttentionState], step: int) -> None:
     """
     found = collapse(history)
     if found:
-        meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}[
-            found
-        ]
+        meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
         raise TrainingError(
-            f"attention {meaning} at step {step} (collapse to {found}); train again with --guide saliency, "
-            "with a few --masks, or with another --seed"
+            f"attention {meaning[found]} at step {step} (collapse to {found}); train again with --guide saliency, "
+            "with a few --masks, or with another --seed (--restarts N tries them)"
         )
 
 
@@ -117,3 +135,49 @@ class Curves:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+class Board(Protocol):
+    """What a TensorBoard writer can do."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+def open_board(folder: Path, *, wanted: bool | None) -> Board | None:
+    """Return a TensorBoard log in a folder, or None.
+
+    Parameters
+    ----------
+    folder : Path
+        For its event files.
+    wanted : bool or None
+        None logs where TensorBoard is installed.
+
+    Raises
+    ------
+    OptionError
+        It is wanted and not installed.
+    """
+    if wanted is False:
+        return None
+    if find_spec("tensorboard") is None:
+        if wanted:
+            raise OptionError("a TensorBoard log needs the package tensorboard; install it, or leave the log out")
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    board: Board = SummaryWriter(str(folder))
+    return board
+
+
+def log(board: Board | None, step: int, terms: Mapping[str, float], state: AttentionState) -> None:
+    """Write one look to a TensorBoard log, if there is one."""
+    if board is None:
+        return
+    for name, value in terms.items():
+        board.add_scalar(f"objective/{name}", value, step)
+    for name, value in asdict(state).items():
+        if math.isfinite(value):
+            board.add_scalar(f"attention/{name}", value, step)

@@ -1,0 +1,119 @@
+"""What training hands over: the translator with fixed statistics, its card, its picture."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellxlate.model.attention import change, gate, quantise
+from cellxlate.model.bundle import stored_networks
+from cellxlate.model.networks import Translator
+from cellxlate.model.statistics import fix_translator, without_normalisation
+from cellxlate.quality.report import triptych_png
+from cellxlate.settings import TrainSettings
+from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.watch import AttentionState
+
+STATISTICS_PATCHES = 32
+PREVIEW_PX = 256
+
+
+def finished_translator(average: Translator, settings: TrainSettings, patches: Iterable[Patches]) -> Translator:
+    """Return the averaged translator on the CPU with its statistics fixed on source patches and folded."""
+    batches = [torch.from_numpy(one.images) for one in patches]
+    return fix_translator(average.cpu().eval(), settings.networks, batches)
+
+
+def statistics_patches(settings: TrainSettings, source: Domain) -> int:
+    """Return how many source patches the statistics are measured on; none where nothing is normalised."""
+    parts = settings.networks.generator, settings.networks.attention
+    return min(STATISTICS_PATCHES, len(source)) if any(part.normalisation != "none" for part in parts) else 0
+
+
+def training_card(
+    settings: TrainSettings,
+    paths: tuple[list[Path], list[Path]],
+    domains: tuple[Domain, ...],
+    *,
+    steps: int,
+    seconds: float,
+    seeds: list[int],
+    last_look: AttentionState | None,
+    licence: str,
+) -> dict[str, Any]:
+    """Return what the card says of the training.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        Of the run.
+    paths : two lists of Path
+        Source and target as they were given.
+    domains : tuple of Domain
+        Source and target.
+    steps : int
+        Done.
+    seconds : float
+        Spent, over all sessions of the run.
+    seeds : list of int
+        Tried; the last one is the model's.
+    last_look : AttentionState or None
+        On attention.
+    licence : str
+        Of the weights.
+    """
+    patches = statistics_patches(settings, domains[0])
+    agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
+    return {
+        "preset": settings.preset,
+        "networks": stored_networks(without_normalisation(settings.networks)),
+        "statistics": {
+            "kind": "fixed at the end of training and folded" if patches else "none needed (no normalisation layers)",
+            "source_patches": patches,
+        },
+        "intensity": {
+            name: {
+                "black_counts": float(np.median([one.levels.black for one in domain.fields])),
+                "span_counts": float(np.median([one.levels.span for one in domain.fields])),
+                "noise_counts": float(np.median([one.levels.noise for one in domain.fields])),
+            }
+            for name, domain in zip(("source", "target"), domains, strict=True)
+        },
+        "training": {
+            "source": [path.name for path in paths[0]],
+            "target": [path.name for path in paths[1]],
+            "source_planes": len(domains[0]),
+            "target_planes": len(domains[1]),
+            "masks": [sum(one.mask is not None for one in domain.fields) for domain in domains],
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "seed": settings.seed,
+            "seeds_tried": seeds,
+            "settings": settings.as_dict(),
+            "torch": torch.__version__,
+            "python": sys.version.split()[0],
+            "attention_agreement_with_guide": agreement,
+        },
+        "licence": licence,
+        "scores": {},
+    }
+
+
+def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
+    """Return a PNG of input, attention and output on the first source field with contrast."""
+    chosen = next(one for one in source.fields if has_contrast(one))
+    unit: npt.NDArray[np.float32] = chosen.levels.to_unit(central_window(chosen, PREVIEW_PX))
+    rows, columns = (size - size % translator.stride for size in unit.shape)
+    unit = np.ascontiguousarray(unit[:rows, :columns])
+    device = next(translator.parameters()).device
+    with torch.inference_mode():
+        batch = torch.from_numpy(unit)[None, None].to(device)
+        attention, proposal = (
+            network(batch)[0, 0].cpu().numpy() for network in (translator.attention, translator.generator)
+        )
+    opened = gate(quantise(attention), threshold)
+    return triptych_png(unit, opened, unit + change(opened, proposal, unit))

@@ -1,0 +1,98 @@
+"""What was asked for, as one set of settings, refused in one line where it makes no sense."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from cellxlate.errors import InputError, OptionError
+from cellxlate.model.bundle import network_settings, stored_networks
+from cellxlate.model.statistics import without_normalisation
+from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings, check_settings, load_settings
+
+Baseline = Literal["none", "cyclegan"]
+
+
+def resolve(
+    settings: TrainSettings | str | Path | None,
+    *,
+    preset: PresetName,
+    guide: Guide | None,
+    masks: bool,
+    baseline: Baseline,
+    epochs: int | None,
+    steps: int | None,
+    seed: int | None,
+    restarts: int,
+) -> TrainSettings:
+    """Return the settings with the options that were given, after checking them.
+
+    Raises
+    ------
+    OptionError
+        An option is unknown or outside what makes sense, or two contradict each other.
+    """
+    if preset not in PRESETS:
+        raise OptionError(f"--preset {preset} is not known; use {', '.join(PRESETS)}")
+    chosen = load_settings(settings) if isinstance(settings, str | Path) else settings or PRESETS[preset]
+    if restarts < 0:
+        raise OptionError(f"--restarts {restarts} is negative; give 0 or more")
+    if epochs is not None:
+        chosen = replace(chosen, epochs=epochs, steps=None)
+    if steps is not None:
+        chosen = replace(chosen, steps=steps)
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    if "cyclegan" in (baseline, chosen.baseline):
+        if masks or guide not in (None, "none"):
+            raise OptionError("--baseline cyclegan has no attention to guide; leave out --guide and --masks")
+        chosen = as_cyclegan(chosen)
+    else:
+        chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks))
+    check_settings(chosen)
+    try:
+        network_settings(stored_networks(without_normalisation(chosen.networks)))
+    except (ValueError, TypeError) as fault:
+        raise OptionError(f"no model can be made of networks where {fault}; change the settings") from fault
+    if chosen.backward == "imaging" and chosen.guide == "none":
+        raise OptionError("the imaging process teaches attention by a guide; use --guide saliency or --preset paper")
+    return chosen
+
+
+def as_cyclegan(settings: TrainSettings) -> TrainSettings:
+    """Return the settings of the baseline: the same networks, both directions learned, attention fixed to 1."""
+    return replace(
+        settings,
+        baseline="cyclegan",
+        guide="none",
+        backward="learned",
+        lambda_adversarial=settings.lambda_adversarial or 1.0,
+    )
+
+
+def resolve_guide(settings: TrainSettings, guide: Guide | None, masks: bool) -> Guide:
+    """Return the guide; masks imply the guide of that name, and the other way round."""
+    if guide is None:
+        guide = "masks" if masks else settings.guide
+    if guide not in ("none", "saliency", "masks"):
+        raise OptionError(f"--guide {guide} is not known; use saliency, masks or none")
+    if guide == "masks" and not masks:
+        raise OptionError("--guide masks needs --masks DIR with masks of some of the images")
+    if masks and guide != "masks":
+        raise OptionError(f"--masks and --guide {guide} contradict each other; leave out one of them")
+    return guide
+
+
+def as_paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return one or several paths as a list."""
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+def require_two_domains(source: Sequence[Path], target: Sequence[Path]) -> None:
+    """Raise InputError where nothing is given, or the same path as source and as target."""
+    for name, paths in (("source", source), ("target", target)):
+        if not paths:
+            raise InputError(f"no {name} image is given; name a folder of images")
+    shared = {path.resolve() for path in source} & {path.resolve() for path in target}
+    if shared:
+        raise InputError(f"{min(shared)} is given as source and as target; give images of two kinds")

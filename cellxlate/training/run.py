@@ -1,0 +1,219 @@
+"""A run in progress: begun from a seed, moved by steps, saved, continued."""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cellxlate.errors import OptionError
+from cellxlate.model.networks import Translator
+from cellxlate.settings import TrainSettings
+from cellxlate.training.acceleration import accelerate
+from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
+from cellxlate.training.finishing import preview
+from cellxlate.training.guides import saliency
+from cellxlate.training.imaging import ImagingProcess, fit_noise
+from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.steps import Draw, ImagingStep, LearnedStep, Step
+from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
+
+LOOK_EVERY = 50
+LEAST_LOOK_EVERY = 10
+NOISE_FIELDS = 64
+
+
+@dataclass
+class Run:
+    """What changes while training.
+
+    Attributes
+    ----------
+    settings : TrainSettings
+        With the seed of this run.
+    step_function : Step
+        The networks that learn, and how.
+    average : Translator
+        The moving average of the translator's weights; becomes the model.
+    steps, steps_per_epoch : int
+        In all, and per pass over the larger domain.
+    done : int
+        Steps behind us.
+    seconds : float
+        Spent on them.
+    whole : bool
+        False while a step is being computed: the state then belongs to no step and must not be saved.
+    saved : int or None
+        Step of the last checkpoint.
+    attention : list of AttentionState
+        The looks so far; a continued run knows the last few.
+    """
+
+    settings: TrainSettings
+    step_function: Step
+    average: Translator
+    steps: int
+    steps_per_epoch: int
+    done: int = 0
+    seconds: float = 0.0
+    whole: bool = True
+    saved: int | None = None
+    attention: list[AttentionState] = field(default_factory=list)
+
+    @property
+    def state(self) -> RunState:
+        """What a checkpoint holds."""
+        modules = {**self.step_function.modules, "average": self.average}
+        return RunState(modules, self.step_function.optimisers, self.step_function.pools)
+
+    @property
+    def look_every(self) -> int:
+        """Steps between two looks at attention: an epoch, within 10 and 50 steps."""
+        return min(max(self.steps_per_epoch, LEAST_LOOK_EVERY), LOOK_EVERY)
+
+
+def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.device) -> Run:
+    """Build networks from the seed and count the steps."""
+    step_function: Step
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.backward == "imaging":
+            step_function = ImagingStep(settings, imaging_process(settings, domains[0]), device)
+        else:
+            step_function = LearnedStep(settings, device)
+    average = copy.deepcopy(step_function.translator).requires_grad_(False)
+    accelerate(step_function.modules.values(), settings, device)
+    steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
+    return Run(settings, step_function, average, settings.steps or settings.epochs * steps_per_epoch, steps_per_epoch)
+
+
+def imaging_process(settings: TrainSettings, source: Domain) -> ImagingProcess:
+    """Estimate the noise of the source microscope from the source images alone."""
+    fields = [one for one in source.fields if has_contrast(one)]
+    fields = fields[:: max(len(fields) // NOISE_FIELDS, 1)]
+    planes = [central_window(one) for one in fields]
+    levels = [one.levels for one in fields]
+    guides = [saliency(plane, level) for plane, level in zip(planes, levels, strict=True)]
+    noise = fit_noise(planes, levels, guides)
+    variances = np.array([noise.unit_variance(one.levels) for one in source.fields if has_contrast(one)])
+    return ImagingProcess(settings.imaging, variances)
+
+
+def one_step(run: Run, domains: Sequence[Domain], device: torch.device) -> dict[str, torch.Tensor]:
+    """Draw patches, set the rate, move the networks, and follow them with the moving average."""
+    settings = run.settings
+    guided = settings.guide != "none"
+    source, target = (on_device(draw(domain, run, run.done, guided=guided), device) for domain in domains)
+    rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + run.done)
+    run.whole = False
+    for optimiser in run.step_function.optimisers.values():
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * rate(run.done / run.steps, settings.decay_from)
+    terms = run.step_function.run(source, target, switched=epoch_of(run) >= settings.switch_epoch, rng=rng)
+    decay = min(settings.ema, (1 + run.done) / (10 + run.done))
+    with torch.no_grad():
+        for slow, fast in zip(run.average.parameters(), run.step_function.translator.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)
+    run.done += 1
+    run.whole = True
+    return terms
+
+
+def epoch_of(run: Run) -> float:
+    """Return the epoch of the next step; where steps are given, the epochs are stretched over them."""
+    if run.settings.steps:
+        return run.done * run.settings.epochs / run.steps
+    return run.done / run.steps_per_epoch
+
+
+def rate(done: float, decay_from: float) -> float:
+    """Return the share of the learning rate: 1 until `decay_from` of the run, then linearly to 0."""
+    return min(1.0, (1 - done) / (1 - decay_from)) if decay_from < 1 else 1.0
+
+
+def draw(domain: Domain, run: Run, step: int, *, guided: bool, batch: int | None = None) -> Patches:
+    """Draw the patches of a step as the settings say; blank ones only for networks that do not normalise."""
+    settings = run.settings
+    networks = settings.networks
+    normalised = "instance" in {
+        part.normalisation for part in (networks.generator, networks.attention, networks.discriminator)
+    }
+    return domain.draw(
+        step, batch or settings.batch, patch_px=settings.patch_px, load_px=settings.load_px, guided=guided,
+        seed=settings.seed, turns=settings.turns, content=normalised,
+    )  # fmt: skip
+
+
+def on_device(patches: Patches, device: torch.device) -> Draw:
+    """Move patches to where training runs."""
+    return Draw(torch.from_numpy(patches.images).to(device), torch.from_numpy(patches.guides).to(device))
+
+
+def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
+    """Write a checkpoint and a preview, unless the weights have gone bad or are between two steps."""
+    if not run.whole or not run.state.finite:
+        return
+    notes = {
+        "step": run.done,
+        "seconds": run.seconds,
+        "settings": run.settings.as_dict(),
+        "data": fingerprint(domains),
+        "attention": [asdict(state) for state in run.attention[-LOOKS_BEFORE_GREY:]],
+    }
+    save_checkpoint(partial, run.state, notes)
+    run.saved = run.done
+    previews = partial / "previews"
+    previews.mkdir(exist_ok=True)
+    picture = preview(run.average, domains[0], run.settings.threshold)
+    (previews / f"step-{run.done:06d}.png").write_bytes(picture)
+
+
+def fingerprint(domains: Sequence[Domain]) -> str:
+    """Return a hash of what is trained on: names, sizes, levels, masks."""
+    facts = [
+        (domain.number, one.stack.name, one.index, one.shape, asdict(one.levels), one.mask is not None)
+        for domain in domains
+        for one in domain.fields
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def has_checkpoint(partial: Path) -> bool:
+    """Return whether there is anything to continue from; a run that was killed early has none."""
+    return (partial / CHECKPOINT).exists()
+
+
+def resumed_seed(partial: Path, seeds: Sequence[int]) -> int:
+    """Return which of the seeds that may be tried a checkpoint belongs to; the first where it is none of them."""
+    seed = read_notes(partial)["settings"].get("seed")
+    return seed if seed in seeds else seeds[0]
+
+
+def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
+    """Restore a run from its checkpoint; settings and images must be the same.
+
+    Raises
+    ------
+    OptionError
+        The checkpoint was made with other settings or images.
+    ModelError
+        It is damaged.
+    """
+    notes = read_notes(partial)
+    wanted = json.loads(json.dumps(run.settings.as_dict()))
+    differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
+    if differing:
+        raise OptionError(
+            f"{partial} was trained with other {', '.join(differing)}; give the same options or remove it"
+        )
+    if notes["data"] != fingerprint(domains):
+        raise OptionError(f"{partial} was trained on other images or masks; give the same or remove it")
+    restore_checkpoint(partial, run.state)
+    run.done = run.saved = int(notes["step"])
+    run.seconds = float(notes["seconds"])
+    run.attention = [AttentionState(**state) for state in notes["attention"]]

@@ -1,0 +1,123 @@
+"""The objective's terms against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cellxlate.training.losses import (
+    HistoryPool,
+    attended_cycle,
+    binary_mask,
+    compose,
+    cycle,
+    follow_guide,
+    generated_as_real,
+    ramp,
+    real_from_generated,
+)
+
+
+def grid(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64).reshape(1, 1, 1, -1)
+
+
+def test_composition_is_equation_one():
+    # s' = A F(s) + (1 - A) s
+    composed = compose(grid(0, 0.25, 1), grid(8, 8, 8), grid(4, 4, 4))
+    assert composed.flatten().tolist() == [4, 5, 8]
+
+
+def test_the_cycle_is_the_mean_absolute_difference():
+    assert float(cycle(grid(1, 2, 3), grid(0, 4, 3))) == pytest.approx((1 + 2 + 0) / 3)
+
+
+def test_the_generator_wants_ones_and_the_discriminator_ones_and_zeros_at_half_weight():
+    # least squares: Mao et al. 2017, equation 9 with a = 0, b = c = 1
+    assert float(generated_as_real(grid(1, 0, 3))) == pytest.approx((0 + 1 + 4) / 3)
+    assert float(real_from_generated(grid(1, 3), grid(0, 2))) == pytest.approx(0.5 * (0 + 4) / 2 + 0.5 * (0 + 4) / 2)
+    assert float(real_from_generated(grid(1), grid(0))) == 0
+
+
+def test_the_mask_is_binary_strict_and_passes_no_gradient():
+    attention = grid(0.05, 0.1, 0.1000001, 0.9).requires_grad_()
+    mask = binary_mask(attention, 0.1)
+    assert mask.flatten().tolist() == [0, 0, 1, 1]
+    assert not mask.requires_grad
+
+
+def test_the_ramp_is_the_gate_of_enhancing():
+    from cellxlate.model.attention import ATTENTION_STEPS, gate
+
+    steps = np.arange(ATTENTION_STEPS + 1, dtype=np.uint16)
+    expected = gate(steps, 0.1)
+    found = ramp(torch.from_numpy(steps / ATTENTION_STEPS), 0.1).numpy()
+    assert np.abs(found - expected).max() < 1e-7
+    assert np.array_equal(found == 0, expected == 0)
+
+
+def test_the_guide_is_followed_by_cross_entropy():
+    logits, guide = grid(0.0, 2.0, -1.0), grid(1.0, 1.0, 0.0)
+    expected = (math.log(2) + math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 3
+    assert float(follow_guide(logits, guide)) == pytest.approx(expected)
+
+
+def test_where_no_image_has_a_guide_there_is_no_term():
+    logits = torch.zeros(0, 1, 4, 4, requires_grad=True)
+    term = follow_guide(logits, torch.zeros(0, 1, 4, 4))
+    assert float(term.detach()) == 0
+    term.backward()
+
+
+def test_the_attended_cycle_counts_cells_and_little_of_the_background():
+    restored, images = torch.ones(1, 1, 1, 9), torch.zeros(1, 1, 1, 9)
+    guide = torch.zeros(1, 1, 1, 9)
+    guide[..., 4] = 1
+    assert float(attended_cycle(restored, images, guide)) == pytest.approx((5 * 1 + 4 * 0.05) / 9)
+
+
+# the history pool
+
+
+def numbered(value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A pair that can be told apart: an image of `value` and a mask of `value + 0.5`."""
+    return torch.full((1, 1, 2, 2), float(value)), torch.full((1, 1, 2, 2), value + 0.5)
+
+
+def test_the_pool_passes_on_what_it_has_room_for():
+    pool = HistoryPool(2)
+    rng = torch.Generator().manual_seed(0)
+    for value in range(2):
+        image, mask = pool.exchange(*numbered(value), rng)
+        assert float(image[0, 0, 0, 0]) == value
+        assert float(mask[0, 0, 0, 0]) == value + 0.5
+    assert len(pool.pairs) == 2
+
+
+def test_a_full_pool_shows_older_images_half_the_time_and_never_parts_image_and_mask():
+    pool = HistoryPool(5)
+    rng = torch.Generator().manual_seed(0)
+    older = 0
+    for value in range(1000):
+        image, mask = pool.exchange(*numbered(value), rng)
+        shown = float(image[0, 0, 0, 0])
+        assert float(mask[0, 0, 0, 0]) == shown + 0.5
+        assert shown <= value
+        older += shown < value
+        assert len(pool.pairs) == min(value + 1, 5)
+    assert 450 < older < 550
+
+
+def test_a_pool_of_nothing_passes_everything_through():
+    pool = HistoryPool(0)
+    for value in range(20):
+        image, _ = pool.exchange(*numbered(value), torch.Generator().manual_seed(value))
+        assert float(image[0, 0, 0, 0]) == value
+    assert pool.pairs == []
+
+
+def test_the_pool_keeps_no_gradient():
+    image, mask = numbered(1)
+    shown, _ = HistoryPool(3).exchange(image.requires_grad_(), mask, torch.Generator())
+    assert not shown.requires_grad
