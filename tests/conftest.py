@@ -16,6 +16,14 @@ def skip_or_fail(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small networks on one thread: faster on a busy machine, and the same bits on every run."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real_images() -> Path:
     """The folder of real microscope images; tests that need it are skipped where it is absent."""
