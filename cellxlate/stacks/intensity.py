@@ -179,8 +179,8 @@ def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
     columns = min(width, area // rows)
     for number in range(SAMPLE_WINDOWS):
         index = planes[(2 * number + 1) * len(planes) // (2 * SAMPLE_WINDOWS)]
-        top = int((height - rows + 1) * ((number + 0.5) * PLASTIC**-1 % 1.0))
-        left = int((width - columns + 1) * ((number + 0.5) * PLASTIC**-2 % 1.0))
+        top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
+        left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
         yield stack.read(index, slice(top, top + rows), slice(left, left + columns))
 
 

@@ -4,8 +4,9 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,9 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive, tiff_calibration
 from cellxlate.stacks.pixels import Expanded, FilePixels
-from cellxlate.stacks.stack import Pixels, Stack, check_axes
+from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack, check_axes
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
-FAULTS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError,
-          NotImplementedError, OverflowError, ArithmeticError)  # fmt: skip
-"""What readers raise on damaged files."""
-
-
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
@@ -105,46 +101,38 @@ def stack_name(path: Path) -> str:
 
 def _open_tiff(path: Path, axes: str | None) -> Stack:
     """Open the first series of a TIFF file through its Zarr view, which decodes strips and tiles on demand."""
-    closers: list[Callable[[], None]] = []
-
-    def release() -> None:
-        for close in reversed(closers):
-            close()
-
     try:
-        with warnings.catch_warnings(), _damage_reported():
-            warnings.simplefilter("ignore")
-            file = tifffile.TiffFile(path)
-            closers.append(file.close)
-            series = file.series[0]
-            kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
-            if kind == "ome-tiff":
-                _check_complete(series)
-            pixels = _tiff_pixels(path, file, closers)
-            calibration = tiff_calibration(file, kind)
-        pixels, found_axes = _tiff_axes(pixels, axes, series.axes, calibration)
-        shape = tuple(int(size) for size in pixels.shape)
-        return Stack(
-            pixels, found_axes, stack_name(path), path, calibration.pixel_size_um,
-            _fitting(calibration.channel_names, found_axes, shape), calibration.time_step_s, len(series.levels), kind,
-            release,
-        )  # fmt: skip
+        with ExitStack() as opened:
+            with warnings.catch_warnings(), _damage_reported():
+                warnings.simplefilter("ignore")
+                file = opened.enter_context(tifffile.TiffFile(path))
+                series = file.series[0]
+                kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
+                if kind == "ome-tiff":
+                    _check_complete(series)
+                pixels = _tiff_pixels(path, file, opened)
+                calibration = tiff_calibration(file, kind)
+            pixels, found_axes = _tiff_axes(pixels, axes, series.axes, calibration)
+            shape = tuple(int(size) for size in pixels.shape)
+            names = _fitting(calibration.channel_names, found_axes, shape)
+            stack = Stack(
+                pixels, found_axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
+                len(series.levels), kind,
+            )  # fmt: skip
+            return replace(stack, release=opened.pop_all().close)
     except InputError as fault:
-        release()
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except tifffile.TiffFileError as fault:
-        release()
         raise InputError(
             f"{path} is not a TIFF file that can be read ({one_line(fault)}); convert it to OME-TIFF"
         ) from fault
-    except FAULTS as fault:
-        release()
+    except READ_FAULTS as fault:
         raise InputError(
             f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
         ) from fault
 
 
-def _tiff_pixels(path: Path, file: tifffile.TiffFile, closers: list[Callable[[], None]]) -> Pixels:
+def _tiff_pixels(path: Path, file: tifffile.TiffFile, opened: ExitStack) -> Pixels:
     """Return the pixels of the first series: straight from the file where they lie in order, else decoded on demand."""
     series = file.series[0]
     offset = series.dataoffset
@@ -154,7 +142,7 @@ def _tiff_pixels(path: Path, file: tifffile.TiffFile, closers: list[Callable[[],
             raise InputError("the file is cut short; copy it again")
         return FilePixels(path.absolute(), offset, tuple(series.shape), dtype, series.axes.index("Y"))
     store = series.aszarr()
-    closers.append(store.close)
+    opened.callback(store.close)
     node = zarr.open(store, mode="r")
     return node if isinstance(node, zarr.Array) else _first_level(node)
 
@@ -251,7 +239,7 @@ def _open_zarr(path: Path, axes: str | None) -> Stack:
             return _open_multiscale(path, node, axes)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
-    except FAULTS as fault:
+    except READ_FAULTS as fault:
         what = f"no entry {fault}" if isinstance(fault, KeyError) else one_line(fault)
         raise InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again") from fault
 

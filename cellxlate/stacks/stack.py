@@ -22,9 +22,9 @@ AXES = "TCZYXS"
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 
-READ_FAULTS = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, EOFError, MemoryError,
-               OverflowError, struct.error, zlib.error)  # fmt: skip
-"""What decoders raise on damaged pixels."""
+READ_FAULTS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
+               ArithmeticError, AssertionError, SyntaxError, struct.error, zlib.error)  # fmt: skip
+"""What readers and decoders raise on damaged files."""
 
 PlaneIndex = tuple[int, ...]
 """Position of a plane along every axis of the stack but Y and X, in the order of the stack's axes."""
@@ -170,11 +170,12 @@ class Stack:
         return np.asarray(window, dtype=self.dtype)
 
     def to_dask(self) -> "dask.array.Array":
-        """Return the pixels as a dask array of the same shape, one plane per chunk."""
+        """Return the pixels as a dask array of the same shape, in native byte order, one plane per chunk."""
         import dask.array
 
         chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
-        return dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
+        lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
+        return lazy.astype(self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.pixels[(slice(None),) * len(self.axes)], dtype=dtype or self.dtype, copy=copy)
