@@ -17,6 +17,8 @@ from cellxlate.quality.pictures import VIRIDIS, Picture, attention_png, grey_lim
 
 MOST_PICTURES = 24
 PICTURES_BYTES = 3_800_000
+BYTES_PER_PX, SMALLEST_PX = 2.7, 32
+"""What two noisy grey panels take as text, to begin with; below this size pictures are not reduced further."""
 """All pictures of a page together, as text; they are drawn smaller where they would need more."""
 LONGEST_TEXT = 300
 FLATTEST, TALLEST = 4.0, 0.6
@@ -32,14 +34,17 @@ def text(value: object, longest: int = LONGEST_TEXT) -> str:
     >>> text("<b>DAPI</b>")
     '<bdi>&lt;b&gt;DAPI&lt;/b&gt;</bdi>'
     """
+    return f"<bdi>{html.escape(_printable(value, longest))}</bdi>"
+
+
+def _printable(value: object, longest: int = LONGEST_TEXT) -> str:
     plain = str(value)
     if len(plain) > longest:
         plain = plain[: longest - 1] + "…"
     plain = plain.encode("utf-8", "backslashreplace").decode()
-    plain = "".join(
+    return "".join(
         letter if letter.isprintable() or letter in "\n\xa0" else "\N{REPLACEMENT CHARACTER}" for letter in plain
     )
-    return f"<bdi>{html.escape(plain)}</bdi>"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -101,7 +106,7 @@ def whole_page(title: str, *, kind: str, about: str, sections: Sequence[str], fo
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(_plain(title))}</title>",
+            f"<title>{html.escape(_printable(title))}</title>",
             f"<style>{style}</style></head>",
             f'<body><main><header><p class="kind">{html.escape(kind)}</p><h1>{text(title)}</h1>',
             f'<p class="about">{text(about)}</p></header>',
@@ -114,10 +119,6 @@ def whole_page(title: str, *, kind: str, about: str, sections: Sequence[str], fo
 
 def _asset(name: str) -> str:
     return files("cellxlate.quality").joinpath(name).read_text(encoding="utf-8")
-
-
-def _plain(value: str) -> str:
-    return html.unescape(text(value).removeprefix("<bdi>").removesuffix("</bdi>"))
 
 
 def notes(entries: Sequence[tuple[str, str]]) -> str:
@@ -168,14 +169,16 @@ def share_cell(share: float) -> str:
 
 def figures(pictures: Sequence[Picture]) -> str:
     """Return the panels of at most 24 pictures, reduced as far as needed to keep the page small."""
-    shown = list(pictures[:MOST_PICTURES])
-    longest_px = max((max(picture.before.shape) for picture in shown), default=0)
-    while True:
-        panels = [_figure(picture) for picture in shown]
-        if sum(map(len, panels)) <= PICTURES_BYTES or longest_px <= 32:
+    longest_px = max((max(picture.before.shape) for picture in pictures[:MOST_PICTURES]), default=0)
+    panels: list[str] = []
+    size = sum(BYTES_PER_PX * picture.before.size for picture in pictures[:MOST_PICTURES])
+    while size > PICTURES_BYTES or not panels:
+        if size > PICTURES_BYTES:
+            longest_px = max(int(0.97 * longest_px * math.sqrt(PICTURES_BYTES / size)), 1)
+        panels = [_figure(reduce_picture(picture, longest_px)) for picture in pictures[:MOST_PICTURES]]
+        size = sum(map(len, panels))
+        if longest_px <= SMALLEST_PX or not pictures:
             break
-        longest_px = longest_px * 3 // 4
-        shown = [reduce_picture(picture, longest_px) for picture in pictures[:MOST_PICTURES]]
     if len(pictures) > MOST_PICTURES:
         panels.append(f'<p class="hint">{len(pictures) - MOST_PICTURES} more pictures are not shown.</p>')
     return "".join(panels)
@@ -222,7 +225,7 @@ def _figure(picture: Picture) -> str:
         parts.append(("Truth, on a scale of its own", _image(grey_png(picture.truth, grey_limits(picture.truth)))))
     bar = _scale_bar(max(columns, rows * ratio), picture)
     panels = [
-        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(name)}" '
+        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(_printable(name))}" '
         f'style="aspect-ratio:{ratio:.4f}"><div class="stage">{images}</div><div class="cross"></div>{bar}</div>'
         f"<figcaption>{text(name)}</figcaption></figure>"
         for name, images in parts

@@ -225,7 +225,7 @@ def grey_limits(*planes: npt.NDArray[Any]) -> tuple[float, float]:
 def grey_png(plane: npt.NDArray[Any], limits: tuple[float, float]) -> bytes:
     """Draw counts between the limits from black to white; NaN is drawn black."""
     unit = (np.nan_to_num(plane.astype(np.float64)) - limits[0]) / (limits[1] - limits[0])
-    return bytes(png_encode(np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8), level=9))
+    return _png(np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8))
 
 
 def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
@@ -236,4 +236,10 @@ def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
     opacity = np.where(level > 0, OVERLAY_OPACITY * 255, 0)
     colours = np.rint(np.column_stack([palette, opacity])).astype(np.uint8)  # (256, 4)
     colours[0] = 0
-    return bytes(png_encode(colours[attention], level=9))
+    return _png(colours[attention])
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Compress an image; the room for it is given, because imagecodecs reckons too little for narrow images."""
+    room_bytes = pixels.size + pixels.shape[0] + pixels.size // 100 + 4096
+    return bytes(png_encode(pixels, level=6, out=room_bytes))
