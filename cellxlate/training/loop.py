@@ -136,9 +136,7 @@ def train(
     require_free(output, partial, resume)
     place = choose_device(device)
     with ExitStack() as closing:
-        domains = open_domains(paths, chosen, channel, mask_folders)
-        for domain in domains:
-            closing.callback(domain.close)
+        domains = open_domains(paths, chosen, channel, mask_folders, closing)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
             closing.callback(board.close)
@@ -169,9 +167,13 @@ def require_free(output: Path, partial: Path, resume: bool) -> None:
 
 
 def open_domains(
-    paths: tuple[list[Path], list[Path]], settings: TrainSettings, channel: int | None, masks: list[Path]
+    paths: tuple[list[Path], list[Path]],
+    settings: TrainSettings,
+    channel: int | None,
+    masks: list[Path],
+    closing: ExitStack,
 ) -> tuple[Domain, ...]:
-    """Open source and target, with their masks, and check everything about them.
+    """Open source and target, with their masks, check everything about them, and have their files closed in the end.
 
     Raises
     ------
@@ -179,14 +181,21 @@ def open_domains(
         What is wrong, in one line.
     """
     require_two_domains(*paths)
-    domains = tuple(
-        open_domain(
-            own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
-            guide=settings.guide,
-        )
-        for number, own in enumerate(paths)
-    )  # fmt: skip
-    return attach_masks(domains, masks) if masks else domains
+    domains: list[Domain] = []
+    for number, own in enumerate(paths):
+        domains.append(
+            open_domain(
+                own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
+                guide=settings.guide,
+            )
+        )  # fmt: skip
+        closing.callback(domains[-1].close)
+    if not masks:
+        return tuple(domains)
+    marked = attach_masks(domains, masks)
+    for domain in marked:
+        closing.callback(domain.close)
+    return marked
 
 
 def run_seeds(

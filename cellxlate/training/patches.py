@@ -4,6 +4,7 @@ Every draw is a function of (seed, domain, step) alone, so a resumed run sees th
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,27 @@ def open_domain(
         channels, constant images, pixels that are not finite, or no contrast.
     """
     name = ("source", "target")[number]
-    side = window_px(patch_px, load_px)
-    fields: list[Field] = []
+    with ExitStack() as closing:
+        fields = list(_open_fields(find_stacks(paths, name), window_px(patch_px, load_px), channel, closing))
+        if len(fields) < 2:
+            raise InputError(
+                f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
+            )
+        if not any(has_contrast(field) for field in fields):
+            raise InputError(
+                f"none of the {name} images has contrast above its noise; check that these are the right files"
+            )
+        closing.pop_all()  # from here on the domain closes them
+    return Domain(fields, number, guide)
+
+
+def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing: ExitStack) -> Iterator[Field]:
+    """Open and check files one by one; small stacks are read at once."""
     channels: dict[int, Path] = {}
     kept_px = open_files = 0
-    for path in find_stacks(paths, name):
+    for path in paths:
         stack = open_stack(path)
+        closing.callback(stack.close)
         channels.setdefault(stack.channel_count, path)
         if len(channels) > 1:
             (count, first), (other, second) = channels.items()
@@ -260,14 +276,9 @@ def open_domain(
         else:
             stack.close()
             stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
-        fields += [Field(stack, index, levels) for index in stack.plane_indices() if stack.channel_of(index) == chosen]
-    if len(fields) < 2:
-        raise InputError(f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more")
-    if not any(has_contrast(field) for field in fields):
-        raise InputError(
-            f"none of the {name} images has contrast above its noise; check that these are the right files"
-        )
-    return Domain(fields, number, guide)
+        for index in stack.plane_indices():
+            if stack.channel_of(index) == chosen:
+                yield Field(stack, index, levels)
 
 
 def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
