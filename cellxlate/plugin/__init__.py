@@ -1,1 +1,1 @@
-"""The napari panel: widgets that bind the lower rooms to layers."""
+"""The napari plugin: samples, and widgets that bind the lower rooms to layers."""
