@@ -88,9 +88,10 @@ def open_writer(
         check_tiff(path, like.axes, like.shape, stored)
     else:
         check_zarr(path, like.axes)
-    _check_place(path, kind, like, replace=overwrite or resume)
     partial = path.with_name(path.name + PARTIAL_ENDING)
-    _check_partial(partial, usable=overwrite or resume)
+    with _disk_faults(path):
+        _check_place(path, kind, like, replace=overwrite or resume)
+        _check_partial(partial, usable=overwrite or resume)
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
     job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
     with _disk_faults(path):
@@ -252,8 +253,10 @@ class Writer:
         if not self._finished:
             raise OutputError(f"{self.path} is not finished; call finish() before publish()")
         with _disk_faults(self.path):
-            for file in [self._result] if self._result.is_file() else self._result.rglob("*"):
-                _sync(file)
+            if self._result.is_dir() and hasattr(os, "sync"):
+                os.sync()  # thousands of files, each of which fsync would wait for
+            else:
+                _sync(self._result)
             if self.path.is_dir() or (self.path.exists() and self._result.is_dir()):
                 self.path.rename(self.partial / "replaced")
             self._result.replace(self.path)
