@@ -119,7 +119,9 @@ def fix_translator(translator: Translator, settings: NetworkSettings, images: It
     images : iterable of Tensor (B, C, Y, X)
         Source patches in unit range.
     """
-    plain = Translator(without_normalisation(settings))
+    with torch.device("meta"):  # no random numbers are drawn for weights that are filled below
+        plain = Translator(without_normalisation(settings))
+    plain.to_empty(device="cpu")
     batches = list(images)
     for network, copy in ((translator.generator, plain.generator), (translator.attention, plain.attention)):
         fold(network, copy, measure_statistics(network, batches))
