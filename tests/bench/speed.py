@@ -49,9 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
           f"{options.side} x {options.side} px, median of {options.repeat}\n")  # fmt: skip
-    print(
-        "| cells | sparse (s) | dense (s) | dense / sparse | megapixel/s, networks alone | end to end |\n|---|---|---|---|---|---|"
-    )
+    heads = ("cells", "sparse (s)", "dense (s)", "dense / sparse", "megapixel/s, networks alone", "end to end")
+    print("| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         for name, (fraction, layout) in CASES.items():
             stack = Path(folder) / "stack.ome.tif"
