@@ -69,10 +69,22 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class ImagingSettings:
-    """How the imaging process, which stands in for the backward generator, draws its blur and its noise."""
+    """The imaging process, which stands in for the backward generator, and what is asked of the way back.
 
-    blur_px: tuple[float, float] = (1.0, 2.2)
+    Attributes
+    ----------
+    blur_px : (float, float) or None
+        Smallest and largest sigma of the blur; None estimates them from the spectra of both domains.
+    exposure_jitter : float
+        The noise variance of a source field is multiplied by a factor between 1 / jitter and jitter.
+    texture : float
+        Weight of the distance between the patches of restored and clear cells: 0 asks for fidelity alone, more for
+        sharper texture at some cost of it (docs/decisions/0004-objective.md has the measured trade).
+    """
+
+    blur_px: tuple[float, float] | None = None
     exposure_jitter: float = 1.4
+    texture: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ _FAST = TrainSettings(
     batch=4,
     load_px=None,
     patch_px=128,
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     adam_beta1=0.9,
     decay_from=0.3,
     lambda_adversarial=0.0,
@@ -198,7 +210,7 @@ def load_settings(path: str | Path) -> TrainSettings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise OptionError(f"the settings {path} cannot be read ({fault}); expected a TOML file") from fault
     preset = table.get("preset", "fast")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
     settings = _changed(PRESETS[preset], table, f"{path}: ")
     check_settings(settings, where=f"{path}: ")
@@ -247,8 +259,8 @@ def _as_hinted(value: Any, hint: Any) -> Any:
             return _UNFIT
         parts = tuple(_as_hinted(part, kind) for part, kind in zip(value, kinds, strict=True))
         return _UNFIT if _UNFIT in parts else parts
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    if hint is float:
+        return float(value) if type(value) in (int, float) and math.isfinite(value) else _UNFIT
     return value if type(value) is hint else _UNFIT
 
 
@@ -280,6 +292,12 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
         ("lambda_cycle", settings.lambda_cycle, settings.lambda_cycle >= 0, "0 or more"),
         ("lambda_adversarial", settings.lambda_adversarial, settings.lambda_adversarial >= 0, "0 or more"),
         ("lambda_guide", settings.lambda_guide, settings.lambda_guide >= 0, "0 or more"),
+        ("imaging.blur_px", settings.imaging.blur_px,
+         settings.imaging.blur_px is None or 0 <= settings.imaging.blur_px[0] <= settings.imaging.blur_px[1] <= 3,
+         "two sigmas, the smaller first, from 0 to 3"),
+        ("imaging.exposure_jitter", settings.imaging.exposure_jitter, settings.imaging.exposure_jitter >= 1,
+         "at least 1"),
+        ("imaging.texture", settings.imaging.texture, settings.imaging.texture >= 0, "0 or more"),
         ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
         ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
         ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),

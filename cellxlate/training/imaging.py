@@ -1,7 +1,8 @@
 """The imaging process as the backward generator: blur, exposure and noise turn a clear field into a faint one.
 
 The paper's F_TS is a network. For a faint and blurred source the process that made it is known up to a few numbers,
-which are estimated from the source images alone. A deterministic network cannot make noise; this one draws it.
+which are estimated from the unpaired images: the noise from the source alone, the blur from the spectra of both
+domains. A deterministic network cannot make noise; this one draws it.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,18 @@ from cellxlate.settings import ImagingSettings
 from cellxlate.stacks.intensity import BLACK_PERCENTILE, SMOOTHING_PX, WHITE_PERCENTILE, Levels, pixel_noise
 
 KERNEL_REACH_PX = 9
+SMALLEST_SIGMA_PX, LARGEST_SIGMA_PX = 0.05, KERNEL_REACH_PX / 3
+"""Below the first the kernel is a single pixel; above the other it would be cut off."""
+
+USUAL_BLUR_PX = (1.0, 2.2)
+"""Taken where the blur cannot be estimated."""
+SPECTRUM_PX = 256
+BAND_PER_PX = 0.02, 0.25
+NOISE_BAND_PER_PX = 0.3
+FEWEST_RINGS, FEWEST_FIELDS = 4, 5
+
+PATCH_PX = 7
+SMALLEST_SIGNAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,13 +77,82 @@ def fit_noise(
     return NoiseModel(read_variance=max(read, 1e-12), gain=float(np.median(gains)) if gains else 0.0)
 
 
+def fit_blur(
+    source: list[npt.NDArray[np.float32]], target: list[npt.NDArray[np.float32]]
+) -> tuple[float, float] | None:
+    """Estimate how much more the source fields are blurred than the target fields, from their power spectra.
+
+    Parameters
+    ----------
+    source, target : list of ndarray (Y, X) of float32
+        Fields in unit range that show the same kind of cells; they need not be pairs.
+
+    Returns
+    -------
+    (float, float) or None
+        Sigma of a Gaussian in pixels: the 10th and the 90th percentile over the source fields. None where fewer than
+        five of them stand out from their noise.
+
+    Notes
+    -----
+    A blur of sigma multiplies a power spectrum at frequency f by exp(-(2 pi f sigma)^2). The logarithm of the ratio of
+    a source field's spectrum, less its white noise, to the targets' mean spectrum is fitted against f^2, from 0.02
+    cycles per pixel up to where signal and noise are equal. Single fields differ in their cells, so one sigma is
+    uncertain by 0.2 px; where the two domains show different kinds of cells the result has no meaning, and 0 is common.
+    """
+    side = min(SPECTRUM_PX, *(min(field.shape) for field in (*source, *target)))
+    clear = [
+        np.log(np.maximum(signal, np.finfo(float).tiny)) for _, signal, _ in (spectrum(one, side) for one in target)
+    ]
+    reference = np.mean(clear, axis=0)
+    sigmas = []
+    for field in source:
+        frequencies, signal, noise = spectrum(field, side)
+        first = int(np.argmax(frequencies > BAND_PER_PX[0]))
+        hidden = (signal <= noise) | (frequencies >= BAND_PER_PX[1])
+        last = first + int(np.argmax(hidden[first:]))
+        if last - first < FEWEST_RINGS:
+            continue
+        band = slice(first, last)
+        slope, _ = np.polyfit(
+            (2 * np.pi * frequencies[band]) ** 2,
+            np.log(signal[band]) - reference[band],
+            deg=1,
+            w=np.sqrt(frequencies[band]),
+        )
+        sigmas.append(float(np.sqrt(np.clip(-slope, 0.0, LARGEST_SIGMA_PX**2))))
+    if len(sigmas) < FEWEST_FIELDS:
+        return None
+    low, high = np.percentile(sigmas, [10, 90])
+    return float(low), float(high)
+
+
+def spectrum(
+    field: npt.NDArray[np.float32], side: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+    """Return frequencies in cycles per pixel, the power above the white noise at each, and the power of that noise.
+
+    Of the middle of a field (Y, X), side x side px, under a Hann window, averaged over rings.
+    """
+    top, left = ((size - side) // 2 for size in field.shape)
+    window = field[top : top + side, left : left + side].astype(np.float64)
+    taper = np.hanning(side)
+    power = np.abs(np.fft.fft2((window - window.mean()) * taper[:, None] * taper)) ** 2
+    axis = np.fft.fftfreq(side)
+    ring = np.rint(np.hypot(axis[:, None], axis) * side / 2).astype(int).ravel()
+    rings = np.bincount(ring, power.ravel()) / np.bincount(ring)
+    frequencies = 2 * np.arange(len(rings)) / side
+    noise = float(rings[frequencies > NOISE_BAND_PER_PX].mean())
+    return frequencies, rings - noise, noise
+
+
 class ImagingProcess(nn.Module):
     """F_TS: clear fields in unit range to faint fields in unit range.
 
     Parameters
     ----------
     settings : ImagingSettings
-        Range of the blur, jitter of the exposure.
+        Range of the blur (where it is None, 1.0 to 2.2 px), jitter of the exposure.
     variances : ndarray (fields, 2)
         Noise variance at black and per unit of signal, of each source field, in unit range.
     """
@@ -87,7 +169,7 @@ class ImagingProcess(nn.Module):
         since that is what the translator meets.
         """
         count, device = len(targets), targets.device
-        low, high = self.settings.blur_px
+        low, high = self.settings.blur_px or USUAL_BLUR_PX
         sigma = low + (high - low) * torch.rand(count, generator=rng).to(device)
         blurred = gaussian_blur(targets, sigma)
         field = torch.randint(len(self.variances), (count,), generator=rng).to(device)  # type: ignore[arg-type]
@@ -98,13 +180,14 @@ class ImagingProcess(nn.Module):
         black_before, white_before = patch_levels(targets)
         black, white = patch_levels(faint)
         black, white = black - black_before, 1 + white - white_before
-        return (faint - black) / (white - black).clamp(min=0.2)
+        releveled: Tensor = (faint - black) / (white - black).clamp(min=0.2)
+        return releveled
 
 
 def gaussian_blur(images: Tensor, sigma_px: Tensor) -> Tensor:
-    """Blur images (B, C, Y, X), each by its own sigma (B,), reflecting at the border."""
+    """Blur images (B, C, Y, X), each by its own sigma (B,) of 0 to 3 px, reflecting at the border."""
     offsets = torch.arange(-KERNEL_REACH_PX, KERNEL_REACH_PX + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px[:, None]) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / sigma_px.clamp(min=SMALLEST_SIGMA_PX)[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (B, K)
     count, channels = images.shape[:2]
     kernel = kernel.repeat_interleave(channels, dim=0)[:, None]  # (B * C, 1, K)
@@ -123,3 +206,55 @@ def patch_levels(images: Tensor) -> tuple[Tensor, Tensor]:
         smooth, torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE], device=images.device) / 100, dim=1
     )
     return levels[0, :, None, None, None], levels[1, :, None, None, None]
+
+
+def grow_guide(guides: Tensor) -> Tensor:
+    """Let guides (B, 1, Y, X) reach a little further than the outline of the cells: 1 px wholly, 2 px by a quarter.
+
+    Blur carries a cell's light past its outline, and the gate, which reaches 1 only where attention does, must not end
+    inside the cell: without this it cost 0.7 dB of the generator's gain (docs/decisions/0004-objective.md).
+    """
+    near, far = (nn.functional.max_pool2d(guides, side, 1, side // 2) for side in (3, 5))
+    return torch.maximum(near, far / 4)
+
+
+def texture_distance(
+    restored: Tensor, clear: Tensor, guides: Tensor, rng: torch.Generator, *, patches: int = 2048, directions: int = 64
+) -> Tensor:
+    """Return the squared sliced Wasserstein distance of patches in cells: 7 x 7 px, mean removed, over the cell signal.
+
+    Parameters
+    ----------
+    restored, clear : Tensor (B, 1, Y, X)
+        Unit range; compared as two sets of patches, taken at the same random places.
+    guides : Tensor (B, 1, Y, X)
+        1 in cells.
+    rng : torch.Generator
+        Draws places and directions.
+
+    References
+    ----------
+    J. Rabin et al., Wasserstein barycenter and its application to texture mixing, 2011, 10.1007/978-3-642-24785-9_37.
+    """
+    side = PATCH_PX
+    inner = torch.zeros_like(guides)
+    reach = side // 2
+    inner[..., reach:-reach, reach:-reach] = guides[..., reach:-reach, reach:-reach]
+    places = (inner[:, 0] > 0).nonzero()
+    if not len(places):
+        return restored.sum() * 0
+    area, rest = (mask.sum(dim=(1, 2, 3)).clamp(min=1) for mask in (guides, 1 - guides))
+    signal = (clear * guides).sum(dim=(1, 2, 3)) / area - (clear * (1 - guides)).sum(dim=(1, 2, 3)) / rest
+    chosen = places[torch.randint(len(places), (patches,), generator=rng).to(places.device)]  # (N, 3)
+    offsets = torch.arange(-reach, reach + 1, device=places.device)
+    number, rows, columns = chosen[:, 0, None, None], chosen[:, 1, None, None], chosen[:, 2, None, None]
+    axes = torch.randn(side * side, directions, generator=rng).to(places.device)
+    axes = axes / axes.norm(dim=0)
+
+    def ordered(images: Tensor) -> Tensor:
+        values = images[:, 0][number, rows + offsets[:, None], columns + offsets].flatten(1)  # (N, 49)
+        values = (values - values.mean(dim=1, keepdim=True)) / signal[chosen[:, 0], None].clamp(min=SMALLEST_SIGNAL)
+        projected: Tensor = (values @ axes).sort(dim=0).values
+        return projected
+
+    return ((ordered(restored) - ordered(clear)) ** 2).mean()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from cellxlate.training.acceleration import accelerate
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
-from cellxlate.training.imaging import ImagingProcess, fit_noise
+from cellxlate.training.imaging import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
 from cellxlate.training.steps import Draw, ImagingStep, LearnedStep, Step
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
@@ -83,7 +83,7 @@ def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.devi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.backward == "imaging":
-            step_function = ImagingStep(settings, imaging_process(settings, domains[0]), device)
+            step_function = ImagingStep(settings, imaging_process(settings, domains), device)
         else:
             step_function = LearnedStep(settings, device)
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
@@ -92,16 +92,20 @@ def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.devi
     return Run(settings, step_function, average, settings.steps or settings.epochs * steps_per_epoch, steps_per_epoch)
 
 
-def imaging_process(settings: TrainSettings, source: Domain) -> ImagingProcess:
-    """Estimate the noise of the source microscope from the source images alone."""
-    fields = [one for one in source.fields if has_contrast(one)]
-    fields = fields[:: max(len(fields) // NOISE_FIELDS, 1)]
-    planes = [central_window(one) for one in fields]
-    levels = [one.levels for one in fields]
+def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess:
+    """Estimate the noise of the source microscope from the source images, its blur from the spectra of both domains."""
+    source, target = ([one for one in domain.fields if has_contrast(one)] for domain in domains)
+    sample, clear = (fields[:: max(len(fields) // NOISE_FIELDS, 1)] for fields in (source, target))
+    planes = [central_window(one) for one in sample]
+    levels = [one.levels for one in sample]
     guides = [saliency(plane, level) for plane, level in zip(planes, levels, strict=True)]
     noise = fit_noise(planes, levels, guides)
-    variances = np.array([noise.unit_variance(one.levels) for one in source.fields if has_contrast(one)])
-    return ImagingProcess(settings.imaging, variances)
+    variances = np.array([noise.unit_variance(one.levels) for one in source])
+    imaging = settings.imaging
+    if imaging.blur_px is None:
+        faint = [level.to_unit(plane) for plane, level in zip(planes, levels, strict=True)]
+        imaging = replace(imaging, blur_px=fit_blur(faint, [one.levels.to_unit(central_window(one)) for one in clear]))
+    return ImagingProcess(imaging, variances)
 
 
 def one_step(run: Run, domains: Sequence[Domain], device: torch.device) -> dict[str, torch.Tensor]:

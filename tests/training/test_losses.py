@@ -71,10 +71,10 @@ def test_where_no_image_has_a_guide_there_is_no_term():
 
 
 def test_the_attended_cycle_counts_cells_and_little_of_the_background():
-    restored, images = torch.ones(1, 1, 1, 9), torch.zeros(1, 1, 1, 9)
+    restored, images = torch.full((1, 1, 1, 9), 3.0), torch.zeros(1, 1, 1, 9)
     guide = torch.zeros(1, 1, 1, 9)
     guide[..., 4] = 1
-    assert float(attended_cycle(restored, images, guide)) == pytest.approx((5 * 1 + 4 * 0.05) / 9)
+    assert float(attended_cycle(restored, images, guide)) == pytest.approx(3**2 / 0.1 * (5 * 1 + 4 * 0.05) / 9)
 
 
 # the history pool
