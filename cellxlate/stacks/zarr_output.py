@@ -51,6 +51,10 @@ def write_group(
         How the levels were made.
     provenance : mapping or None
         Becomes the attribute "cellxlate", beside "ome".
+
+    Notes
+    -----
+    The format states steps of axes only: a depth or a time step of a stack without Z or T is not carried.
     """
     axes = levels[0].axes
     multiscale = v05.Multiscale(

@@ -1,5 +1,6 @@
 """Files open with the axes, calibration and pixels they state, or are refused in one line."""
 
+import itertools
 import logging
 import os
 from collections.abc import Mapping
@@ -233,6 +234,28 @@ def test_a_file_cut_short_is_refused(
     path.write_bytes(content[: len(content) * quarter // 4])
     refusal(path)
     assert capfd.readouterr() == ("", "")  # nor does a library talk to the terminal
+
+
+@pytest.mark.parametrize("kind", ["big-endian", "imagej", "ome", "tiles", "zstd"])
+def test_bytes_changed_at_random_never_escape_as_another_error(tmp_path: Path, kind: str) -> None:
+    content = container(tmp_path / "a.tif", kind, random_pixels((4, 60, 70)), "ZYX").read_bytes()
+    random = np.random.default_rng(0)
+    tags = int.from_bytes(content[4:8], "big" if content[:2] == b"MM" else "little")
+    path = tmp_path / "changed.tif"
+    outcomes = set()
+    for _ in range(60):
+        changed = bytearray(content)
+        for place in random.choice([4, tags, tags, len(content) // 2]) + random.integers(0, 240, 2):
+            changed[place % len(changed)] = random.choice([0, 255, random.integers(256)])
+        path.write_bytes(changed)
+        try:
+            with open_stack(path) as stack:
+                for index in itertools.islice(stack.plane_indices(), 4):
+                    stack.read(index, slice(0, 64), slice(0, 64))
+            outcomes.add("read")
+        except InputError as fault:
+            outcomes.add("refused" if "\n" not in str(fault) else "many lines")
+    assert outcomes == {"read", "refused"}
 
 
 def test_planes_missing_from_a_set_of_files_are_refused(tmp_path: Path) -> None:

@@ -399,6 +399,19 @@ def test_reading_what_is_not_written_is_an_error_not_zeros(tmp_path: Path) -> No
             writer.finish()
 
 
+def test_an_empty_file_is_no_band(tmp_path: Path) -> None:
+    """A crash leaves files of 0 bytes, which zarr reads as zeros."""
+    source = stack_of(random_pixels((512, 256)), "YX")
+    with open_writer(tmp_path / "a.ome.tif", like=source) as writer:
+        write_all(writer, source)
+        writer.bands.file((), 0).write_bytes(b"")
+        assert not writer.is_done((), 0)
+        with pytest.raises(OutputError, match="has not been written"):
+            writer.read((), slice(0, 512))
+        with pytest.raises(OutputError, match="1 of 1 bands are not written"):
+            writer.finish()
+
+
 # --- when it appears
 
 
