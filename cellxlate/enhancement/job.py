@@ -1,33 +1,30 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
-import sys
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from cellxlate.enhancement.account import run_report, verify
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import Band, ReadRows, enhance_plane
+from cellxlate.enhancement.plane import Band, ReadRows, enhance_plane, plane_reader
 from cellxlate.enhancement.tiling import Tile, bands_of
-from cellxlate.errors import PromiseError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import Device, Engine
-from cellxlate.quality.checks import Tally, warnings_of
 from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.quality.report import RunReport, write_report
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
-from cellxlate.stacks.writing import BAND_PX, Format, Writer, open_writer
-
-PLANE_KEPT_PX = 16_777_216
-"""Planes of at most 16 megapixels are read once; larger ones band by band."""
+from cellxlate.stacks.writing import BAND_PX, Format, Writer, open_writer, remove_partial
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class EnhanceProgress:
 
 
 Progress = Callable[[EnhanceProgress], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -142,23 +140,7 @@ def enhance_file(
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
         plan = make_plan(stack, model, channels=channels, settings=settings, engine=engine, device=device)
-        image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
-        with image_writer, attention_writer:
-            write_bands(plan, image_writer, attention_writer, progress, started)
-            image_file, attention_file = image_writer.finish(), attention_writer.finish()
-            with open_stack(image_file) as image, open_stack(attention_file) as selected:
-                tally = verify(plan, image, selected)
-                planes = choose_planes(stack, sorted(plan.jobs))
-                pictures = take_pictures(stack, image, selected, planes=planes) if report else []
-            found = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
-            if outputs.report_html and outputs.report_json:
-                write_report(found, pictures, html=outputs.report_html, json=outputs.report_json)
-            if attention:
-                attention_writer.publish()
-            else:
-                attention_writer.discard()
-            image_writer.publish()
-    return found
+        return _follow(steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started), progress)
 
 
 def enhance(
@@ -208,11 +190,59 @@ def enhance(
     if not isinstance(stack, Stack):
         stack = Stack.from_array(stack, axes)
     plan = make_plan(stack, model, channels=channels, settings=settings, engine=engine, device=device)
+    return _follow(steps_in_memory(plan, started=started), progress)
+
+
+def steps_to_files(
+    plan: Plan, outputs: Outputs, *, overwrite: bool = False, resume: bool = False, started: float | None = None
+) -> Generator[EnhanceProgress | None, None, RunReport]:
+    """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
+
+    Closing it leaves a partial that can be resumed, and nothing under a final name.
+    """
+    started, stack = started or time.perf_counter(), plan.stack
+    image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
+    with image_writer, attention_writer:
+        yield from write_bands(plan, image_writer, attention_writer, started)
+        image_file, attention_file = image_writer.finish(), attention_writer.finish()
+        with open_stack(image_file) as image, open_stack(attention_file) as selected:
+            tally = verify(plan, image, selected)
+            planes = choose_planes(stack, sorted(plan.jobs))
+            pictures = take_pictures(stack, image, selected, planes=planes) if outputs.report_html else []
+        yield None
+        found = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
+        if outputs.report_html and outputs.report_json:
+            write_report(found, pictures, html=outputs.report_html, json=outputs.report_json)
+        if outputs.keep_attention:
+            attention_writer.publish()
+        else:
+            attention_writer.discard()
+        image_writer.publish()
+    return found
+
+
+def withdraw(outputs: Outputs, *, published: bool) -> None:
+    """Remove what a cancelled run has left: its partials, and its files where they have got their names already."""
+    for path in (outputs.enhanced, outputs.attention):
+        remove_partial(path)
+    for path in outputs.wanted if published else []:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def steps_in_memory(
+    plan: Plan, *, started: float | None = None
+) -> Generator[EnhanceProgress | None, None, EnhancedStack]:
+    """Enhance a stack in memory; yields after each band of rows."""
+    started, stack = started or time.perf_counter(), plan.stack
     image = Stack(np.empty(stack.shape, stack.dtype), stack.axes, stack.name)
     selected = Stack(np.zeros(stack.shape, np.uint8), stack.axes, stack.name)
-    for index, band in enhanced_bands(plan, progress=progress, started=started):
+    for index, band, news in enhanced_bands(plan, started=started):
         _put(image, index, band.first_row, band.enhanced)
         _put(selected, index, band.first_row, band.attention)
+        yield news
     tally = verify(plan, image, selected)
     found = run_report(plan, tally, None, total_s=time.perf_counter() - started)
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), found)
@@ -241,8 +271,8 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
 
 
 def write_bands(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, progress: Progress | None, started: float
-) -> None:
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
+) -> Iterator[EnhanceProgress]:
     """Write every band that is not there yet; one whose image and attention are both written is done."""
 
     def is_done(index: PlaneIndex, area: Tile) -> bool:
@@ -252,19 +282,19 @@ def write_bands(
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 
-    for index, band in enhanced_bands(plan, is_done, progress=progress, started=started):
+    for index, band, news in enhanced_bands(plan, is_done, started=started):
         image_writer.write(index, band.first_row, band.enhanced)
         attention_writer.write(index, band.first_row, band.attention)
+        yield news
 
 
 def enhanced_bands(
     plan: Plan,
     is_done: Callable[[PlaneIndex, Tile], bool] = lambda _index, _area: False,
     *,
-    progress: Progress | None,
     started: float,
-) -> Iterator[tuple[PlaneIndex, Band]]:
-    """Yield the bands of all planes that are not done; channels that were not chosen are copied."""
+) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
+    """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
     stack = plan.stack
     for done, index in enumerate(stack.plane_indices()):
         read_rows = plane_reader(stack, index)
@@ -272,11 +302,8 @@ def enhanced_bands(
         job = plan.jobs.get(stack.channel_of(index))
         bands = enhance_plane(read_rows, wanted, stack.plane_shape, job) if job else copied_bands(read_rows, wanted)
         for band in bands:
-            yield index, band
-            if progress:
-                last_row = band.first_row + len(band.raw)
-                part = done + last_row / stack.plane_shape[0]
-                progress(EnhanceProgress(stack.name, part, stack.plane_count, time.perf_counter() - started))
+            part = done + (band.first_row + len(band.raw)) / stack.plane_shape[0]
+            yield index, band, EnhanceProgress(stack.name, part, stack.plane_count, time.perf_counter() - started)
 
 
 def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:
@@ -286,106 +313,25 @@ def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:
         yield Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))
 
 
-def plane_reader(stack: Stack, index: PlaneIndex) -> ReadRows:
-    """Return what reads rows of a plane: a small plane is read once, when first asked for, a large one row by row."""
-    if stack.plane_shape[0] * stack.plane_shape[1] > PLANE_KEPT_PX:
-        return lambda rows: stack.read(index, rows)
-    kept: list[npt.NDArray[Any]] = []
-
-    def read_rows(rows: slice) -> npt.NDArray[Any]:
-        if not kept:
-            kept.append(stack.read(index))
-        return kept[0][rows]
-
-    return read_rows
-
-
-def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
-    """Read input, result and attention, and count what differs.
-
-    Raises
-    ------
-    PromiseError
-        A pixel whose attention is 0 differs from the input in any bit, or the shape is another.
-    """
-    stack = plan.stack
-    for written in (image, selected):
-        if (written.axes, written.shape) != (stack.axes, stack.shape):
-            raise PromiseError(
-                f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
-                f"{stack.shape}; it does not appear under its name, please report this"
-            )
-    tally = Tally(plane_axes=stack.plane_axes)
-    copied = Tally(plane_axes=stack.plane_axes)
-    for index in stack.plane_indices():
-        counted = tally if stack.channel_of(index) in plan.jobs else copied
-        readers = [plane_reader(one, index) for one in (stack, image, selected)]
-        for area in bands_of(stack.plane_shape, BAND_PX):
-            raw, enhanced, attention = (read(slice(area.top, area.bottom)) for read in readers)
-            counted.add(index, area.top, raw=raw, enhanced=enhanced, attention=attention)
-    broken = tally.kept_violations + copied.kept_violations
-    if broken:
-        raise PromiseError(
-            f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "
-            "appear under its name; run again, and check the disk if it happens twice"
-        )
-    return tally
-
-
-def run_report(plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float) -> RunReport:
-    """Gather what the report says."""
-    stack, bundle, work = plan.stack, plan.bundle, plan.work
-    names = dict(enumerate(stack.channel_names))
-    found = warnings_of(tally, channel_names=names)
-    if len(plan.jobs) > 1:
-        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
-    seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
-    seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
-    written = (
-        {"enhanced": outputs.enhanced, "attention": outputs.attention if outputs.keep_attention else None,
-         "report": outputs.report_html} if outputs else {}
-    )  # fmt: skip
-    return RunReport(
-        outputs={name: None if path is None else str(path) for name, path in written.items()},
-        input_name=stack.path.name if stack.path else stack.name,
-        axes=stack.axes,
-        shape=stack.shape,
-        dtype=str(stack.dtype),
-        model_name=bundle.name,
-        model_digest=bundle.digest,
-        tally=tally,
-        model_licence=str(bundle.card.get("licence", "")),
-        pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names,
-        settings=asdict(plan.settings),
-        versions=plan.versions,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        tiles_total=work.tiles_total,
-        tiles_skipped=work.tiles_skipped,
-        peak_rss_mb=peak_rss_mb(),
-        engine=plan.engine,
-        warnings=found,
-        provenance=plan.provenance,
-        command=plan.command,
-    )
-
-
-def peak_rss_mb() -> float:
-    """Return the largest resident memory of this process so far, in megabytes."""
-    if sys.platform == "win32":
-        return 0.0  # not known without another package
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
-
-
 def _put(stack: Stack, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
     """Write rows into a stack in memory."""
     into: Any = stack.pixels
     rows = slice(first_row, first_row + len(pixels))
     turned = stack.axes.index("X") < stack.axes.index("Y")
     into[plane_key(stack.axes, index, rows, slice(None))] = pixels.T if turned else pixels
+
+
+def _follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Progress | None) -> Result:
+    """Go through all steps and return what they lead to; what `progress` raises ends them at that step."""
+    with closing(steps):
+        while True:
+            try:
+                news = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if progress and news:
+                progress(news)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -24,10 +24,15 @@ from cellxlate.enhancement.tiling import (
 from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of the plane: (rows, X) in the file's dtype."""
+
+
+PLANE_KEPT_PX = 16_777_216
+"""Planes of at most 16 megapixels are read once; larger ones band by band."""
 
 
 class Translator(Protocol):
@@ -112,6 +117,20 @@ class PlaneJob:
         )
 
 
+def plane_reader(stack: Stack, index: PlaneIndex) -> ReadRows:
+    """Return what reads rows of a plane: a small plane is read once, when first asked for, a large one row by row."""
+    if stack.plane_shape[0] * stack.plane_shape[1] > PLANE_KEPT_PX:
+        return lambda rows: stack.read(index, rows)
+    kept: list[npt.NDArray[Any]] = []
+
+    def read_rows(rows: slice) -> npt.NDArray[Any]:
+        if not kept:
+            kept.append(stack.read(index))
+        return kept[0][rows]
+
+    return read_rows
+
+
 def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, int], job: PlaneJob) -> Iterator[Band]:
     """Enhance bands of a plane.
 
@@ -149,13 +168,20 @@ def band_gate(rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], ar
     translator = job.translator
     gated = np.empty(area.shape, np.float32)
     for block in tiles_of(area, BLOCK_PX):
-        around = block.grown(translator.attention_halo_px, translator.stride)
-        unit = job.levels.to_unit(window(rows, first_row, shape, around))
-        attention = translator.attention(unit[None, None])[0, 0]
-        inside = attention[block.slices(around.top, around.left)]
-        gated[block.slices(area.top, area.left)] = gate(quantise(inside), job.settings.threshold)
+        steps = block_attention(rows, first_row, shape, block, translator, job.levels)
+        gated[block.slices(area.top, area.left)] = gate(steps, job.settings.threshold)
     job.work.attention_s += time.perf_counter() - started
     return gated
+
+
+def block_attention(
+    rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], block: Tile, translator: Translator, levels: Levels
+) -> npt.NDArray[np.uint16]:
+    """Return attention on one block in steps of 1/1024, from rows of the plane that hold its halo."""
+    around = block.grown(translator.attention_halo_px, translator.stride)
+    unit = levels.to_unit(window(rows, first_row, shape, around))
+    attention = translator.attention(unit[None, None])[0, 0]
+    return quantise(attention[block.slices(around.top, around.left)])
 
 
 def band_change(

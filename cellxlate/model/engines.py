@@ -1,5 +1,7 @@
 """A bundle becomes something that runs: numpy in, numpy out, on the processor that is asked for."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -83,3 +85,23 @@ def open_engine(bundle: Bundle, *, engine: Engine = "auto", device: Device = "au
     if engine not in ("auto", "torch"):
         raise OptionError(f"--engine {engine} is not supported in this version; use torch or auto")
     return TorchTranslator(bundle, choose_device(device))
+
+
+@contextmanager
+def interruptible(bundle: Bundle, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before every layer of the networks; what it raises ends a run within the time of one layer.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Used by this run alone.
+    check : callable
+        Cheap; called from the thread that runs the networks.
+    """
+    layers = [layer for layer in bundle.translator.modules() if not any(True for _ in layer.children())]
+    hooks = [layer.register_forward_pre_hook(lambda _layer, _inputs: check()) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -24,7 +24,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import check_tiff, write_tiff
 from cellxlate.stacks.zarr_output import check_zarr, write_group
 
-__all__ = ["BAND_PX", "Writer", "open_writer"]
+__all__ = ["BAND_PX", "Writer", "open_writer", "remove_partial"]
 
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 PARTIAL_ENDING = ".partial"
@@ -283,6 +283,20 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what an interrupted job has left beside an output; nothing happens where there is nothing of ours.
+
+    Raises
+    ------
+    OutputError
+        Another job is writing it.
+    """
+    partial = path.with_name(path.name + PARTIAL_ENDING)
+    if FolderLock.may_take(partial):
+        with _disk_faults(path):
+            FolderLock.acquire(partial).remove()
 
 
 def output_format(path: Path) -> Format:

@@ -1,0 +1,94 @@
+"""What a run answers for: the promise verified on what was written, and the report of what was changed."""
+
+import sys
+from dataclasses import asdict
+
+from cellxlate.enhancement.outputs import Outputs
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.plane import plane_reader
+from cellxlate.enhancement.tiling import bands_of
+from cellxlate.errors import PromiseError
+from cellxlate.quality.checks import Tally, warnings_of
+from cellxlate.quality.report import RunReport
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.writing import BAND_PX
+
+
+def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
+    """Read input, result and attention, and count what differs.
+
+    Raises
+    ------
+    PromiseError
+        A pixel whose attention is 0 differs from the input in any bit, or the shape is another.
+    """
+    stack = plan.stack
+    for written in (image, selected):
+        if (written.axes, written.shape) != (stack.axes, stack.shape):
+            raise PromiseError(
+                f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
+                f"{stack.shape}; it does not appear under its name, please report this"
+            )
+    tally = Tally(plane_axes=stack.plane_axes)
+    copied = Tally(plane_axes=stack.plane_axes)
+    for index in stack.plane_indices():
+        counted = tally if stack.channel_of(index) in plan.jobs else copied
+        readers = [plane_reader(one, index) for one in (stack, image, selected)]
+        for area in bands_of(stack.plane_shape, BAND_PX):
+            raw, enhanced, attention = (read(slice(area.top, area.bottom)) for read in readers)
+            counted.add(index, area.top, raw=raw, enhanced=enhanced, attention=attention)
+    broken = tally.kept_violations + copied.kept_violations
+    if broken:
+        raise PromiseError(
+            f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "
+            "appear under its name; run again, and check the disk if it happens twice"
+        )
+    return tally
+
+
+def run_report(plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float) -> RunReport:
+    """Gather what the report says."""
+    stack, bundle, work = plan.stack, plan.bundle, plan.work
+    names = dict(enumerate(stack.channel_names))
+    found = warnings_of(tally, channel_names=names)
+    if len(plan.jobs) > 1:
+        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+    seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
+    seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
+    written = (
+        {"enhanced": outputs.enhanced, "attention": outputs.attention if outputs.keep_attention else None,
+         "report": outputs.report_html} if outputs else {}
+    )  # fmt: skip
+    return RunReport(
+        outputs={name: None if path is None else str(path) for name, path in written.items()},
+        input_name=stack.path.name if stack.path else stack.name,
+        axes=stack.axes,
+        shape=stack.shape,
+        dtype=str(stack.dtype),
+        model_name=bundle.name,
+        model_digest=bundle.digest,
+        tally=tally,
+        model_licence=str(bundle.card.get("licence", "")),
+        pixel_size_um=stack.pixel_size_um,
+        channel_names=stack.channel_names,
+        settings=asdict(plan.settings),
+        versions=plan.versions,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        tiles_total=work.tiles_total,
+        tiles_skipped=work.tiles_skipped,
+        peak_rss_mb=peak_rss_mb(),
+        engine=plan.engine,
+        warnings=found,
+        provenance=plan.provenance,
+        command=plan.command,
+    )
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident memory of this process so far, in megabytes."""
+    if sys.platform == "win32":
+        return 0.0  # not known without another package
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)

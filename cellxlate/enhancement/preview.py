@@ -1,0 +1,102 @@
+"""Attention of one plane, block by block and without the generator, kept so that moving the threshold costs nothing."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.enhancement.plane import ReadRows, Translator, block_attention
+from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirrored, tiles_of
+from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
+from cellxlate.stacks.intensity import Levels
+
+
+@dataclass
+class AttentionPlane:
+    """Attention of a plane as far as it is known, in steps of 1/1024.
+
+    Attributes
+    ----------
+    steps : ndarray (Y, X) of uint16
+        0 where it is not known yet.
+    known : set of (int, int)
+        Top left corners of the blocks of 512 px that are known.
+    counts : ndarray (1025,) of int64
+        Known pixels per step: the selected area follows from it for any threshold.
+    """
+
+    steps: npt.NDArray[np.uint16]
+    known: set[tuple[int, int]]
+    counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def unknown(cls, shape: tuple[int, int]) -> "AttentionPlane":
+        """Return a plane of (rows, columns) of which nothing is known yet."""
+        return cls(np.zeros(shape, np.uint16), set(), np.zeros(ATTENTION_STEPS + 1, np.int64))
+
+    @property
+    def known_px(self) -> int:
+        """Pixels whose attention is known."""
+        return int(self.counts.sum())
+
+    def missing(self, area: Tile | None = None) -> list[Tile]:
+        """Return the blocks that are not known yet; only those that touch `area`, where it is given."""
+        rows, columns = self.steps.shape
+        blocks = tiles_of(Tile(0, rows, 0, columns), BLOCK_PX)
+        return [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
+
+    def add(self, block: Tile, steps: npt.NDArray[np.uint16]) -> None:
+        """Take in a block; a second time changes nothing."""
+        if (block.top, block.left) not in self.known:
+            self.known.add((block.top, block.left))
+            self.steps[block.slices()] = steps
+            self.counts += np.bincount(steps.ravel(), minlength=ATTENTION_STEPS + 1)
+
+    def selected_px(self, threshold: float) -> int:
+        """Return how many known pixels an enhancement with this threshold would change."""
+        return int(self.counts[gate_steps(threshold) > 0].sum())
+
+    def image(self, threshold: float, area: Tile | None = None) -> npt.NDArray[np.uint8]:
+        """Return the attention image that an enhancement would write: 0 where pixels are kept, or not known yet."""
+        steps = self.steps if area is None else self.steps[area.slices()]
+        shown: npt.NDArray[np.uint8] = attention_image(gate_steps(threshold))[steps]
+        return shown
+
+
+def gate_steps(threshold: float) -> npt.NDArray[np.float32]:
+    """Return the gate at each of the 1025 steps of attention."""
+    return gate(np.arange(ATTENTION_STEPS + 1, dtype=np.uint16), threshold)
+
+
+def attention_blocks(
+    read_rows: ReadRows, blocks: Iterable[Tile], shape: tuple[int, int], *, translator: Translator, levels: Levels
+) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
+    """Run attention, and only attention, on blocks of a plane.
+
+    Parameters
+    ----------
+    read_rows : callable
+        Reads rows of the plane.
+    blocks : iterable of Tile
+        As `AttentionPlane.missing` gives them: at the fixed places where an enhancement computes them too.
+    shape : (int, int)
+        Rows and columns of the plane.
+
+    Yields
+    ------
+    (Tile, ndarray of uint16)
+        A block and its attention in steps of 1/1024, equal to that of an enhancement.
+    """
+    margin = translator.attention_halo_px + translator.stride
+    for block in blocks:
+        needed = mirrored(block.top - margin, block.bottom + margin + LEAST_WINDOW_PX, shape[0])
+        first_row = int(needed.min())
+        rows = read_rows(slice(first_row, int(needed.max()) + 1))
+        yield block, block_attention(rows, first_row, shape, block, translator, levels)
+
+
+def _touch(block: Tile, area: Tile | None) -> bool:
+    return area is None or (
+        block.top < area.bottom and area.top < block.bottom and block.left < area.right and area.left < block.right
+    )
