@@ -164,8 +164,9 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
     def cells(row: dict[str, Any]) -> list[str]:
         return [page.number((row[group] or {}).get(name)) for _, group, name in COLUMNS]
 
-    def value(group: str, name: str) -> str:
-        return page.number((scores[group] or {}).get(name))
+    def value(group: str, name: str, unit: str = "") -> str:
+        known = (scores[group] or {}).get(name)
+        return page.number(known) + (unit if known is not None else "")
 
     broken = scores["kept_violations"]
     notes = []
@@ -174,11 +175,11 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
     elif broken is not None:
         notes.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
     numbers = [
-        ("PSNR in cells", f"{value('foreground', 'psnr_affine')} dB", "after the best gain and offset"),
+        ("PSNR in cells", value("foreground", "psnr_affine", " dB"), "after the best gain and offset"),
         ("SSIM in cells", value("foreground", "ssim_affine"), "after the best gain and offset; 1 is perfect"),
         (
             "Background changed",
-            f"{value('background', 'changed_percent')} %",
+            value("background", "changed_percent", " %"),
             "of the pixels farther than 3 px from cells",
         ),
         ("Attention", value("attention", "iou"), "overlap with the masks (IoU at 0.5)"),

@@ -233,7 +233,7 @@ def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
     steps = np.linspace(0, 1, len(VIRIDIS))
     level = np.arange(256) / 255
     palette = np.stack([np.interp(level, steps, channel) for channel in zip(*VIRIDIS, strict=True)], axis=1)
-    opacity = np.where(level > 0, OVERLAY_OPACITY * 255, 0)
+    opacity = np.full(256, OVERLAY_OPACITY * 255)
     colours = np.rint(np.column_stack([palette, opacity])).astype(np.uint8)  # (256, 4)
     colours[0] = 0
     return _png(colours[attention])

@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cellxlate.quality.histogram import MOST_BINS, Histogram
-
-NOTHING = np.zeros(0)
 
 
 def histogram_of(*parts: npt.NDArray[Any]) -> Histogram:
@@ -43,6 +41,9 @@ def test_small_dtypes_have_exact_bins(dtype: str) -> None:
         max_size=5,
     )
 )
+@example(parts=[[4.5e46], [-2.7e-282]])
+@example(parts=[[-5e-324], [1e300, -1e300], [0.0]])
+@example(parts=[[1e-300], [1.0]])
 def test_no_order_of_floats_changes_the_bins(parts: list[list[float]]) -> None:
     arrays = [np.array(part) for part in parts]
     forward, backward, whole = histogram_of(*arrays), histogram_of(*arrays[::-1]), histogram_of(np.concatenate(arrays))

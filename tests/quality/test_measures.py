@@ -317,6 +317,11 @@ def test_an_object_that_moved_away_is_lost_and_added() -> None:
     assert measures.phantoms(noisy(np.roll(truth, 60, axis=1), 1), noisy(truth, 2)) == measures.Phantoms(1, 1, 1, 1)
 
 
+def test_an_object_that_moved_a_little_is_the_same() -> None:
+    truth, _ = field(count=6)
+    assert measures.phantoms(noisy(np.roll(truth, 9, axis=1), 1), noisy(truth, 2)) == measures.Phantoms(0, 0, 6, 6)
+
+
 @pytest.mark.parametrize("level", [0.0, 100.0])
 def test_noise_and_constants_hold_no_object(level: float) -> None:
     constant = np.full((200, 200), level)

@@ -276,6 +276,23 @@ def test_an_old_report_survives_a_failed_one(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
 
 
+def test_a_report_gets_its_name_only_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.html"
+    write_text(target, "old")
+    seen = []
+
+    def interrupted(self: Path, name: Path) -> Path:
+        seen.append((self.read_text(encoding="utf-8"), name))
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_text(target, "new")
+    assert seen == [("new", target)]
+    assert target.read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written") as fault:
         write_report(report(), [], html=tmp_path / "no" / "a.html", json=tmp_path / "no" / "a.json")

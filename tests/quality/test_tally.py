@@ -139,6 +139,8 @@ def test_large_unsigned_differences_do_not_wrap() -> None:
     raw = np.array([[0, 4_000_000_000]], np.uint32)
     enhanced = raw[:, ::-1].copy()
     assert tally_of((raw, enhanced, np.full(raw.shape, 1, np.uint8)), (0, 1)).max_abs_change_counts == 4e9
+    darker = tally_of((raw[:, 1:], raw[:, 1:] - np.uint32(7), np.ones((1, 1), np.uint8)), (0, 1))
+    assert (darker.mean_abs_change_counts, darker.max_abs_change_counts) == (7.0, 7.0)
 
 
 def test_channels_are_kept_apart_and_planes_have_rows() -> None:
@@ -202,12 +204,38 @@ def test_brightness_order_is_not_defined_for_constants_or_a_handful_of_pixels(fi
 def test_the_sample_stays_bounded_and_is_the_same_in_every_run() -> None:
     raw = np.random.default_rng(7).integers(0, 999, (512, 512)).astype(np.uint16)
     everything = np.full(raw.shape, 1, np.uint8)
-    first, second = (tally_of((raw, raw, everything), (0, 200, 512), reverse=turn) for turn in (False, True))
+    first = tally_of((raw, raw, everything), (0, 512))
+    second = tally_of((raw, raw, everything), (0, 200, 201, 512), reverse=True)
     assert len(first.samples[0].pairs) == 4096
     assert sorted(map(tuple, first.samples[0].pairs)) == sorted(map(tuple, second.samples[0].pairs))
     other = Tally(seed=1)
     other.add((), 0, raw=raw, enhanced=raw, attention=everything)
     assert not np.array_equal(np.sort(other.samples[0].pairs[:, 0]), np.sort(first.samples[0].pairs[:, 0]))
+
+
+def test_a_segment_means_its_selected_pixels_alone() -> None:
+    raw = np.random.default_rng(10).integers(100, 200, (100, 8)).astype(np.uint16)
+    attention = np.full(raw.shape, 9, np.uint8)
+    attention[:, ::4] = 0
+    enhanced = (2 * raw).astype(np.uint16)
+    enhanced[:, ::4] = raw[:, ::4] = np.random.default_rng(11).integers(0, 60000, (100, 2))
+    assert tally_of((raw, enhanced, attention), (0, 100)).brightness_order()[0] == pytest.approx(1)
+    attention[:, 1] = 0
+    assert math.isnan(tally_of((raw, enhanced, attention), (0, 100)).brightness_order()[0])
+
+
+def test_histograms_hold_the_input_the_output_and_the_selected_pixels() -> None:
+    raw, enhanced, attention = bands("uint8")
+    broken = enhanced.copy()
+    broken[attention == 0] = 77
+    for output in (enhanced, broken):
+        histogram = tally_of((raw, output, attention), (0, 9, 40)).histograms[0]
+        moved = (attention > 0) | (raw != output)
+        pairs = [(histogram.before, raw), (histogram.after, output)]
+        pairs += [(histogram.moved_from, raw[moved]), (histogram.moved_to, output[moved])]
+        for counts, pixels in pairs:
+            expected = np.bincount(pixels.ravel() - histogram.first, minlength=len(counts))
+            assert np.array_equal(counts, expected)
 
 
 @pytest.mark.parametrize("axes", ["YX", "XY"])
