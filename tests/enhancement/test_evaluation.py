@@ -167,11 +167,12 @@ def test_a_stack_is_scored_plane_by_plane_in_any_order_of_axes(folders: Path, tm
     assert ours["images"][0]["phantoms"]["objects"] == sum(row["phantoms"]["objects"] for row in theirs["images"])
 
 
-def test_one_mask_serves_all_channels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("axes", ["YX", "CYX"])
+def test_one_mask_serves_all_channels(tmp_path: Path, axes: str) -> None:
     made = field(0)
     for what, axes in (("source", "CYX"), ("truth", "CYX"), ("enhanced", "CYX")):
         write(tmp_path / what / "x.tif", np.stack([made[what]] * 2), axes)
-    write(tmp_path / "masks" / "x.tif", made["masks"])
+    write(tmp_path / "masks" / "x.ome.tif", made["masks"].reshape((1, *SHAPE)[-len(axes) :]), axes)
     assert scores_of(tmp_path)["background"]["changed_percent"] == 0
 
 
