@@ -5,6 +5,7 @@ which are estimated from the unpaired images: the noise from the source alone, t
 domains. A deterministic network cannot make noise; this one draws it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,14 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from cellxlate.settings import ImagingSettings
-from cellxlate.stacks.intensity import BLACK_PERCENTILE, SMOOTHING_PX, WHITE_PERCENTILE, Levels, pixel_noise
+from cellxlate.stacks.intensity import (
+    BLACK_PERCENTILE,
+    SMOOTHING_PX,
+    SPAN_PER_NOISE,
+    WHITE_PERCENTILE,
+    Levels,
+    pixel_noise,
+)
 
 KERNEL_REACH_PX = 9
 SMALLEST_SIGMA_PX, LARGEST_SIGMA_PX = 0.05, KERNEL_REACH_PX / 3
@@ -182,6 +190,22 @@ class ImagingProcess(nn.Module):
         black, white = black - black_before, 1 + white - white_before
         releveled: Tensor = (faint - black) / (white - black).clamp(min=0.2)
         return releveled
+
+    def without_cells(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Draw fields without cells, of the shape of `like`, as the microscope records and `Levels` scale them.
+
+        Levels put black at the 10th percentile and floor the span at six times the noise, so such a field is noise of
+        about 1/6 on slightly uneven illumination. Training sets are chosen for their cells and seldom hold one.
+        """
+        count, channels, rows, columns = like.shape
+        drawn = torch.rand(count, 4, 1, 1, 1, generator=rng).to(like.device)
+        level, slope, direction, noise = drawn[:, 0] ** 2 / 3, drawn[:, 1] / 3, 2 * math.pi * drawn[:, 2], drawn[:, 3]
+        down = torch.linspace(-0.5, 0.5, rows, device=like.device)[:, None]
+        over = torch.linspace(-0.5, 0.5, columns, device=like.device)
+        uneven = slope * (torch.cos(direction) * down + torch.sin(direction) * over)  # (B, 1, Y, X)
+        sigma = (0.7 + 0.4 * noise) / SPAN_PER_NOISE
+        white = torch.randn(count, channels, rows, columns, generator=rng).to(like.device)
+        return level + uneven + sigma * white
 
 
 def gaussian_blur(images: Tensor, sigma_px: Tensor) -> Tensor:

@@ -195,9 +195,9 @@ class ImagingStep:
     """The backward direction is the imaging process; the target cycle t -> F_TS(t) -> F_ST -> t teaches the generator.
 
     Half of the cycle loss is taken through the gate, as enhancing will. Attention learns the guide of clear targets on
-    what the process made of them, and the guide of real source images, both grown. With a weight on the adversarial
-    term, real source images are translated too, and a discriminator compares them with targets, both seen through
-    their guides.
+    what the process made of them, and the guide of real source images, both grown; and to leave fields without cells
+    alone. With a weight on the adversarial term, real source images are translated too, and a discriminator compares
+    them with targets, both seen through their guides.
     """
 
     def __init__(self, settings: TrainSettings, process: ImagingProcess, device: torch.device) -> None:
@@ -220,11 +220,12 @@ class ImagingStep:
         with torch.no_grad():
             faint = self.process(target.images, rng)
         restored = translator.generator(faint)
-        logits = translator.attention.logits(torch.cat([faint, source.images]))
+        empty = self.process.without_cells(faint[:1], rng)
+        logits = translator.attention.logits(torch.cat([faint, source.images, empty]))
         gate = losses.ramp(torch.sigmoid(logits[: len(faint)].detach()), settings.threshold)
         gated = losses.compose(gate, restored, faint)
         cells = torch.where(target.guides < 0, gate, target.guides)  # attention tells cells where no guide does
-        guides = torch.cat([target.guides, source.guides])
+        guides = torch.cat([target.guides, source.guides, torch.zeros_like(empty[:, :1])])
         guided = guides[:, 0, 0, 0] >= 0
         terms = {
             "cycle_target": 0.5 * losses.attended_cycle(restored, target.images, cells)
@@ -247,7 +248,7 @@ class ImagingStep:
         self.optimisers["translator"].step()
         if settings.lambda_adversarial:
             terms["judge_target"] = self._teach_judge(made, mask, target, rng)
-        return terms | {"total": total, "attention_area": torch.sigmoid(logits[len(faint) :]).mean()}
+        return terms | {"total": total, "attention_area": torch.sigmoid(logits[len(faint) : -1]).mean()}
 
     def _teach_judge(self, made: Tensor, mask: Tensor, target: Draw, rng: torch.Generator) -> Tensor:
         self.judge_target.requires_grad_(True)
