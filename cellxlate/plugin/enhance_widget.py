@@ -1,0 +1,335 @@
+"""The `Enhance cells` panel: it binds a layer, a model and a threshold to the steps of an enhancement."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    FileEdit,
+    FloatSlider,
+    Label,
+    LineEdit,
+    ProgressBar,
+    PushButton,
+)
+
+from cellxlate.enhancement.job import EnhanceProgress
+from cellxlate.errors import CellxlateError
+from cellxlate.model.cards import is_model
+from cellxlate.plugin.enhancing import Outcome, Refusal, Request, StopRequest, enhance_steps
+from cellxlate.plugin.layers import Appearance, appearance, layer_stack, visible_plane, without_samples
+from cellxlate.plugin.models import SHELF
+from cellxlate.plugin.overlay import attention_colormap
+from cellxlate.plugin.wording import in_panel_words, time_left
+from cellxlate.settings import THRESHOLD, EnhanceSettings
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+ALL_CHANNELS = -1
+THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
+IN_MEMORY, TO_A_FILE = "in memory", "to a file"
+PROGRESS_STEPS = 1000
+MUCH_MEMORY_BYTES = 4_000_000_000
+
+
+class ClickButton(PushButton):  # type: ignore[misc]
+    """A button that macros can press."""
+
+    def click(self) -> None:
+        """Press it, as a mouse would."""
+        self.native.click()
+
+
+class ModelChoice(ComboBox):  # type: ignore[misc]
+    """A choice of models that also takes the folder of one it does not list yet."""
+
+    @property
+    def value(self) -> Any:
+        """Folder of the model, or None where there is none."""
+        return ComboBox.value.fget(self)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if isinstance(value, str | Path) and str(value) not in self.choices:
+            for name, path in SHELF.choices():
+                value = path if name == value else value
+            value = SHELF.add(value)
+            self.reset_choices()
+        ComboBox.value.fset(self, value)
+
+
+class EnhanceWidget(Container):  # type: ignore[misc]
+    """Enhance the cells of an image layer; every other pixel stays as it is.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        Its image layers are offered; results become layers in it.
+
+    Attributes
+    ----------
+    image_layer, channel, axes, model_choice, model_folder, threshold, scope, intensity, device, destination, file,
+    overwrite : widgets
+        What is asked for, in the order of the panel.
+    enhance_button, cancel_button : widgets
+        Start and end a run.
+    progress, state, notes : widgets
+        How far a run is, what the panel is doing, and what should make a reader doubt a result.
+    """
+
+    def __init__(self, napari_viewer: "Viewer") -> None:
+        self._viewer = napari_viewer
+        self._stop: StopRequest | None = None
+        self._worker: Any = None
+        self._watched: list[Any] = []
+        self.image_layer = ComboBox(
+            label="Image", choices=self._images, tooltip="The image layer whose cells are enhanced. It is not changed."
+        )
+        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
+        self.axes = LineEdit(
+            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
+        )
+        self.model_choice = ModelChoice(
+            label="Model",
+            choices=lambda _: SHELF.choices(),
+            tooltip="Shipped models, and those trained or opened here.",
+        )
+        self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
+        self.threshold = FloatSlider(
+            label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
+            tooltip="Pixels whose attention is at or below it stay exactly as they are.",
+        )  # fmt: skip
+        self.scope = ComboBox(
+            label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
+            tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
+        )  # fmt: skip
+        self.intensity = ComboBox(
+            label="Intensity", choices=[("as in the image", "source"), ("as in the model's targets", "target")],
+            tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
+        )  # fmt: skip
+        self.device = ComboBox(label="Device", choices=["auto", "cpu", "cuda", "mps"], tooltip="auto takes a GPU.")
+        self.destination = ComboBox(
+            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
+        )
+        self.file = FileEdit(
+            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
+        )
+        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+        self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
+        self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
+        self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
+        self.state, self.notes = Label(value=""), Label(value="")
+        buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
+        super().__init__(
+            widgets=[
+                self.image_layer, self.channel, self.axes, self.model_choice, self.model_folder, self.threshold,
+                self.scope, self.intensity, self.device, self.destination, self.file, self.overwrite, buttons,
+                self.progress, self.state, self.notes,
+            ],
+        )  # fmt: skip
+        for text in (self.state, self.notes):
+            text.native.setWordWrap(True)
+        self._connect()
+        self._layers_changed()
+        self._destination_changed()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run goes on; it ends with layers, a message, or nothing where it was cancelled."""
+        return self._stop is not None
+
+    def _connect(self) -> None:
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            event.connect(self._layers_changed)
+        SHELF.changed.connect(self._models_changed)
+        self.image_layer.changed.connect(self._layer_chosen)
+        self.axes.changed.connect(self._axes_changed)
+        self.model_folder.changed.connect(self._folder_chosen)
+        self.destination.changed.connect(self._destination_changed)
+        self.enhance_button.changed.connect(self._start)
+        self.cancel_button.changed.connect(self._cancel)
+        self.native.destroyed.connect(self._closed)
+
+    def _closed(self) -> None:
+        """End what runs and listen no more; the window is gone."""
+        if self._stop:
+            self._stop.ask()
+        self._stop = None
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            event.disconnect(self._layers_changed)
+        for layer in self._watched:
+            layer.events.name.disconnect(self._layers_changed)
+        SHELF.changed.disconnect(self._models_changed)
+
+    # What is offered
+
+    def _images(self, _: Any) -> list[tuple[str, "Image"]]:
+        from napari.layers import Image
+
+        return [(layer.name, layer) for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _channels(self, _: Any) -> list[tuple[str, int]]:
+        every = [("all", ALL_CHANNELS)]
+        try:
+            stack = layer_stack(self.image_layer.value, self.axes.value or None)
+        except (CellxlateError, AttributeError):  # no layer, or axes that do not fit yet
+            return every
+        if stack.channel_count == 1:
+            return every
+        return every + [(str(number), number) for number in range(stack.channel_count)]
+
+    def _layers_changed(self, _: Any = None) -> None:
+        chosen = self.image_layer.value
+        with self.image_layer.changed.blocked():
+            self.image_layer.reset_choices()
+            if chosen is not None and chosen in self.image_layer.choices:
+                self.image_layer.value = chosen  # also where it was renamed
+        for layer in self._watched:
+            layer.events.name.disconnect(self._layers_changed)
+        self._watched = list(self.image_layer.choices)
+        for layer in self._watched:
+            layer.events.name.connect(self._layers_changed)
+        if self.image_layer.value != chosen:
+            self._layer_chosen()
+        self._ready()
+
+    def _layer_chosen(self, _: Any = None) -> None:
+        self.axes.value = ""
+        self.channel.reset_choices()
+        self.channel.value = ALL_CHANNELS
+        self._ready()
+
+    def _axes_changed(self, _: Any = None) -> None:
+        self.channel.reset_choices()
+
+    def _models_changed(self, _: str) -> None:
+        self.model_choice.reset_choices()
+        self._ready()
+
+    def _folder_chosen(self, folder: Path) -> None:
+        if is_model(folder):
+            self.model_choice.value = folder
+        elif folder.is_dir():
+            self._say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
+
+    def _destination_changed(self, _: Any = None) -> None:
+        self.file.enabled = self.overwrite.enabled = self.destination.value == TO_A_FILE
+
+    def _ready(self) -> None:
+        """Say what is missing, where no run goes on."""
+        if self._stop is not None:
+            return
+        missing = ""
+        if self.image_layer.value is None:
+            missing = "Open an image to begin; File > Open Sample > cellxlate has some."
+        elif self.model_choice.value is None:
+            missing = "Open the folder of a model to begin."
+        self.enhance_button.enabled = not missing
+        if missing or self.state.value.startswith("Open "):
+            self._say(missing)
+
+    def _say(self, text: str, notes: str = "") -> None:
+        self.state.value, self.notes.value = text, notes
+
+    # A run
+
+    def _request(self) -> Request:
+        """Take down everything a run needs, so that it does not depend on the layer or the panel any more."""
+        layer, stop = self.image_layer.value, StopRequest()
+        stack = layer_stack(layer, self.axes.value or None, check=stop.check)
+        plane = visible_plane(layer, stack, self._viewer.dims.point) if self.scope.value == THIS_PLANE else None
+        channels = None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+        if plane is not None and "C" in stack.axes:
+            channels = (plane["".join(axis for axis in stack.axes if axis in "TCZ").index("C")],)
+        source = layer.source.path
+        return Request(
+            stack=stack,
+            appearance=appearance(layer, stack.axes, plane),
+            model=str(self.model_choice.value),
+            stop=stop,
+            channels=channels,
+            settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
+            device=self.device.value,
+            plane=plane,
+            output=Path(self.file.value) if self.destination.value == TO_A_FILE else None,
+            source=Path(source) if source and Path(source).exists() else None,
+            overwrite=bool(self.overwrite.value),
+        )
+
+    def _start(self, _: Any = None) -> None:
+        from napari.qt.threading import thread_worker
+
+        if self._stop is not None or self.image_layer.value is None or self.model_choice.value is None:
+            return
+        try:
+            request = self._request()
+        except CellxlateError as fault:
+            self._say(in_panel_words(str(fault)))
+            return
+        self._stop = request.stop
+        self._running(True)
+        self._say("Reading the stack and measuring its levels ...")
+        worker = thread_worker(enhance_steps, ignore_errors=True)(request)
+        worker.yielded.connect(lambda news: self._news(request, news))
+        worker.returned.connect(lambda outcome: self._finished(request, outcome))
+        worker.errored.connect(lambda fault: self._finished(request, Refusal(f"{type(fault).__name__}: {fault}")))
+        self._worker = worker
+        worker.start()
+
+    def _running(self, running: bool) -> None:
+        self.enhance_button.enabled, self.cancel_button.enabled = not running, running
+        self.progress.value = 0
+
+    def _cancel(self, _: Any = None) -> None:
+        if self._stop is not None:
+            self._stop.ask()
+            self.cancel_button.enabled = False
+            self._say("Cancelling ...")
+
+    def _news(self, request: Request, news: EnhanceProgress) -> None:
+        if self._stop is request.stop and not request.stop.asked:
+            self.progress.value = round(PROGRESS_STEPS * news.done / news.total)
+            self._say(time_left(news))
+
+    def _finished(self, request: Request, outcome: Outcome | Refusal | None) -> None:
+        if self._stop is not request.stop:
+            return  # the panel has been closed
+        self._stop = self._worker = None
+        self._running(False)
+        if outcome is None or request.stop.asked:
+            self._say("Cancelled. No layer and no file was made.")
+        elif isinstance(outcome, Refusal):
+            self._say(in_panel_words(outcome.reason))
+        else:
+            self.progress.value = PROGRESS_STEPS
+            self._show(request.appearance, outcome)
+
+    def _show(self, look: Appearance, outcome: Outcome) -> None:
+        """Add the two result layers, and say what happened."""
+        report = outcome.report
+        metadata = {"cellxlate": report.as_full_dict()}
+        self._viewer.add_image(
+            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **look.place, **look.shown
+        )
+        self._viewer.add_image(
+            without_samples(outcome.attention, look.axes),
+            name=f"{look.name} attention",
+            metadata=metadata,
+            colormap=attention_colormap(),
+            contrast_limits=(0, 255),
+            blending="translucent",
+            opacity=0.6,
+            **look.place,
+        )
+        notes = "\n".join(f"Warning: {in_panel_words(warning)}" for warning in report.warnings)
+        self._say(
+            f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
+            f"changed, the others are the input's own. {report.engine}.",
+            notes,
+        )

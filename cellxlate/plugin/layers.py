@@ -1,0 +1,168 @@
+"""From a napari layer to a stack, and from results to layers that lie exactly on it. No Qt; layers are only read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pint
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.stack import AXES, PlaneIndex, Stack
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+AXIS_WORDS = {"time": "T", "channel": "C", "depth": "Z", "height": "Y", "width": "X", "row": "Y", "column": "X"}
+DEFAULT_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+PLACED = ("rotate", "shear", "units", "axis_labels")
+SHOWN = ("contrast_limits", "gamma", "colormap", "interpolation2d", "interpolation3d")
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How an image layer lies in the world and how it is shown, taken down while the layer was there.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer.
+    axes : str
+        One letter of "TCZYXS" per dimension of its data.
+    place : mapping
+        Scale, translate, rotate, shear, affine, units and axis labels, as `add_image` takes them.
+    shown : mapping
+        Contrast limits, gamma, colormap, interpolation; `rgb` for colour images.
+    """
+
+    name: str
+    axes: str
+    place: Mapping[str, Any]
+    shown: Mapping[str, Any]
+
+
+class WatchedPixels:
+    """Pixels of a layer, numpy or lazy, that call `check` before they are read, so that a run can be stopped there."""
+
+    def __init__(self, pixels: Any, check: Callable[[], None]) -> None:
+        self._pixels, self._check = pixels, check
+        self.shape = tuple(int(size) for size in pixels.shape)
+        self.dtype = np.dtype(pixels.dtype)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        self._check()
+        return np.asarray(self._pixels[key])
+
+
+def layer_axes(layer: "Image") -> str:
+    """Return the axes of a layer's data: from its axis labels where they say it, else the usual ones for its number.
+
+    Raises
+    ------
+    InputError
+        The labels do not say it, and there are more than five dimensions.
+    """
+    letters = "".join(AXIS_WORDS.get(label.lower(), label.upper()) for label in layer.axis_labels)
+    known = set(letters) <= set(AXES) - {"S"} and len(set(letters)) == len(layer.axis_labels) == len(letters)
+    if not (known and {"Y", "X"} <= set(letters)):
+        if layer.ndim not in DEFAULT_AXES:
+            raise InputError(f"{layer.name} has {layer.ndim} dimensions; write its axes into the panel, such as TCZYX")
+        letters = DEFAULT_AXES[layer.ndim]
+    return letters + ("S" if layer.rgb else "")
+
+
+def layer_stack(layer: "Image", axes: str | None = None, *, check: Callable[[], None] = lambda: None) -> Stack:
+    """Return the pixels of an image layer, at full resolution and unread, as a stack with its pixel size.
+
+    Parameters
+    ----------
+    layer : Image
+        Any of numpy, dask, Zarr or multiscale.
+    axes : str, optional
+        Letters of "TCZYXS"; as `layer_axes` finds them by default.
+    check : callable
+        Called before pixels are read.
+
+    Raises
+    ------
+    InputError
+        The axes do not fit, or the pixels are of an unsupported type.
+    """
+    pixels = layer.data[0] if layer.multiscale else layer.data
+    axes = axes.upper() if axes else layer_axes(layer)
+    sizes_um = {
+        axis: size
+        for axis, size in zip(axes.replace("S", ""), map(_micrometres, layer.scale, layer.units), strict=False)
+        if size and axis in "ZYX"
+    }
+    return Stack(WatchedPixels(pixels, check), axes, str(layer.name), pixel_size_um=sizes_um)
+
+
+def visible_plane(layer: "Image", stack: Stack, world: Sequence[float]) -> PlaneIndex:
+    """Return which plane of a layer's stack lies at a point of the world, as positions along all axes but Y, X and S.
+
+    Parameters
+    ----------
+    layer : Image
+        The layer.
+    stack : Stack
+        Made from it.
+    world : sequence of float
+        `viewer.dims.point`.
+    """
+    at = np.atleast_1d(layer.world_to_data(tuple(world)))
+    positions = zip(stack.axes.replace("S", ""), at, strict=True)
+    return tuple(
+        int(np.clip(round(float(position)), 0, stack.size(axis) - 1)) for axis, position in positions if axis in "TCZ"
+    )
+
+
+def plane_stack(stack: Stack, plane: PlaneIndex) -> Stack:
+    """Return one plane (all samples of a colour image) of a stack, read into memory, as (Y, X) or (Y, X, S)."""
+    positions = iter(plane)
+    key = tuple(next(positions) if axis in "TCZ" else slice(None) for axis in stack.axes)
+    axes = "".join(axis for axis in stack.axes if axis not in "TCZ")
+    return Stack(np.asarray(stack.pixels[key]), axes, stack.name, pixel_size_um=stack.pixel_size_um)
+
+
+def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None) -> Appearance:
+    """Take down how a layer looks, and where it lies, or where one of its planes does.
+
+    Parameters
+    ----------
+    layer : Image
+        The layer.
+    axes : str
+        Of its data.
+    plane : tuple of int, optional
+        Results of one plane keep the layer's dimensions, with size 1 along all axes but Y and X.
+    """
+    place = {name: getattr(layer, name) for name in PLACED}
+    place |= {"scale": tuple(layer.scale), "affine": np.array(layer.affine.affine_matrix)}
+    positions = iter(plane or (0,) * len(axes))
+    offset = [next(positions) if axis in "TCZ" else 0 for axis in axes if axis != "S"]
+    place["translate"] = tuple(layer.affine.inverse(layer.data_to_world(offset)))
+    if plane is None:
+        place["translate"] = tuple(layer.translate)
+    shown: dict[str, Any] = {"rgb": True} if layer.rgb else {name: getattr(layer, name) for name in SHOWN}
+    return Appearance(str(layer.name), axes, place, shown)
+
+
+def in_layer_shape(plane: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
+    """Return a plane (Y, X) or (Y, X, S) with an axis of size 1 for every other axis of its layer."""
+    sizes = iter(plane.shape)
+    return plane.reshape([1 if axis in "TCZ" else next(sizes) for axis in axes])
+
+
+def without_samples(attention: Any, axes: str) -> Any:
+    """Return the attention of a colour image as one value per pixel, the largest of its samples."""
+    return attention.max(axis=axes.index("S")) if "S" in axes else attention
+
+
+def _micrometres(step: float, unit: Any) -> float | None:
+    """Return a step along an axis in micrometres, or None where its unit is no length."""
+    try:
+        return float((float(step) * unit).to("micrometer").magnitude)
+    except (pint.PintError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,352 @@
+"""The `Enhance cells` panel, driven as a macro would drive it, on the model of a viewer without a window."""
+
+import shutil
+import threading
+import time
+
+import dask.array
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent
+
+import cellxlate
+from cellxlate.model.engines import TorchTranslator
+from cellxlate.plugin.enhance_widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
+from cellxlate.plugin.models import SHELF
+
+from .conftest import ramp
+
+PLACE = {
+    "scale": (2.0, 0.5, 0.25),
+    "translate": (1.0, 20.0, 30.0),
+    "units": ("um",) * 3,
+    "axis_labels": ("z", "y", "x"),
+}
+SHOWN = {"contrast_limits": (70.0, 250.0), "colormap": "magenta", "gamma": 0.8}
+
+
+def add_stack(viewer, shape=(3, 70, 90), **options):
+    return viewer.add_image(ramp(shape), name="cells", **{**PLACE, **SHOWN, **options})
+
+
+def run(panel, spin):
+    panel.enhance_button.click()
+    assert panel.is_running, panel.state.value
+    spin(lambda: not panel.is_running)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Networks that take 50 ms a call more than they do."""
+    quick = TorchTranslator._run
+
+    def slowly(self, network, images):
+        time.sleep(0.05)
+        return quick(self, network, images)
+
+    monkeypatch.setattr(TorchTranslator, "_run", slowly)
+
+
+def test_two_layers_arrive_that_lie_and_look_like_the_input(viewer, panel, spin):
+    layer = add_stack(viewer)
+    run(panel, spin)
+    assert [one.name for one in viewer.layers] == ["cells", "cells enhanced", "cells attention"]
+    _, enhanced, attention = viewer.layers
+    for made in (enhanced, attention):
+        np.testing.assert_array_equal(made.scale, layer.scale)
+        np.testing.assert_array_equal(made.translate, layer.translate)
+        assert made.units == layer.units
+        assert made.axis_labels == layer.axis_labels
+    assert list(enhanced.contrast_limits) == list(layer.contrast_limits)
+    assert enhanced.colormap.name == "magenta"
+    assert enhanced.gamma == 0.8
+    assert "viridis" in attention.colormap.name
+    assert (attention.data.dtype, enhanced.data.dtype) == (np.uint8, layer.data.dtype)
+    assert panel.state.value.startswith("Done in")
+
+
+def test_the_pixels_are_those_of_the_library_and_kept_ones_are_the_inputs_own(viewer, panel, spin, tiny_model):
+    layer = add_stack(viewer)
+    panel.threshold.value = 0.3
+    run(panel, spin)
+    enhanced, attention = viewer.layers[1].data, viewer.layers[2].data
+    settings = cellxlate.settings.EnhanceSettings(threshold=0.3)
+    expected = cellxlate.enhance(layer.data, tiny_model, axes="ZYX", settings=settings)
+    assert np.array_equal(enhanced, expected.image)
+    assert np.array_equal(attention, expected.attention)
+    kept = attention == 0
+    assert 0 < kept.mean() < 1
+    assert enhanced[kept].tobytes() == layer.data[kept].tobytes()
+
+
+def test_one_plane_is_that_plane_of_the_whole_stack(viewer, panel, spin):
+    layer = add_stack(viewer)
+    run(panel, spin)
+    whole = viewer.layers[1].data
+    viewer.dims.set_point(0, layer.data_to_world((2, 0, 0))[0])
+    panel.scope.value = THIS_PLANE
+    panel.image_layer.value = layer
+    run(panel, spin)
+    plane = viewer.layers[3]
+    assert plane.data.shape == (1, 70, 90)
+    assert np.array_equal(plane.data[0], whole[2])
+    assert plane.data_to_world((0, 3, 4)) == pytest.approx(layer.data_to_world((2, 3, 4)))
+
+
+@pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
+def test_a_file_is_written_and_opened_lazily(viewer, panel, spin, tmp_path, ending):
+    layer = add_stack(viewer)
+    panel.destination.value = TO_A_FILE
+    panel.file.value = tmp_path / f"out{ending}"
+    run(panel, spin)
+    enhanced, attention = viewer.layers[1:]
+    assert isinstance(enhanced.data, dask.array.Array)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"out{ending}", f"out_attention{ending}", "out_report.html", "out_report.json"]
+    )
+    kept = np.asarray(attention.data) == 0
+    assert np.array_equal(np.asarray(enhanced.data)[kept], layer.data[kept])
+    with cellxlate.open_stack(tmp_path / f"out{ending}") as written:
+        assert written.pixel_size_um == pytest.approx({"Z": 2.0, "Y": 0.5, "X": 0.25})
+    panel.image_layer.value = layer
+    run(panel, spin)
+    assert "exists already" in panel.state.value
+    assert "Replace existing files" in panel.state.value
+    assert "--" not in panel.state.value
+    assert len(viewer.layers) == 3
+    panel.overwrite.value = True
+    run(panel, spin)
+    assert len(viewer.layers) == 5
+
+
+@pytest.mark.parametrize("destination", [IN_MEMORY, TO_A_FILE])
+def test_cancel_in_the_middle_leaves_no_layer_and_no_file(viewer, panel, spin, tmp_path, slow, destination):
+    add_stack(viewer, (40, 70, 90))
+    panel.destination.value = destination
+    panel.file.value = tmp_path / "out.ome.tif"
+    panel.enhance_button.click()
+    spin(lambda: panel.progress.value > 0)
+    if destination == TO_A_FILE:
+        assert list(tmp_path.iterdir())
+    pressed = time.monotonic()
+    panel.cancel_button.click()
+    spin(lambda: not panel.is_running)
+    assert time.monotonic() - pressed < 1.0
+    assert panel.state.value.startswith("Cancelled")
+    assert panel.enhance_button.enabled
+    assert len(viewer.layers) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cancel_ends_within_a_layer_of_a_network(viewer, panel, spin, monkeypatch):
+    from torch import nn
+
+    def slow_layer(self, images):
+        time.sleep(0.2)
+        return convolve(self, images)
+
+    convolve = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", slow_layer)
+    add_stack(viewer, (1, 70, 90))
+    panel.enhance_button.click()
+    spin(lambda: "levels" not in panel.state.value or time.sleep(0.3) is None)
+    pressed = time.monotonic()
+    panel.cancel_button.click()
+    spin(lambda: not panel.is_running)
+    assert time.monotonic() - pressed < 1.0  # all layers together take longer
+    assert panel.state.value.startswith("Cancelled")
+
+
+def test_an_old_file_survives_a_cancelled_replacement(viewer, panel, spin, tmp_path, slow):
+    add_stack(viewer, (40, 70, 90))
+    old = tmp_path / "out.ome.tif"
+    old.write_bytes(b"old")
+    panel.destination.value, panel.file.value, panel.overwrite.value = TO_A_FILE, old, True
+    panel.enhance_button.click()
+    spin(lambda: panel.progress.value > 0)
+    panel.cancel_button.click()
+    spin(lambda: not panel.is_running)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ome.tif"]
+    assert old.read_bytes() == b"old"
+
+
+def test_removing_the_layer_during_a_run_does_no_harm(viewer, panel, spin, slow):
+    add_stack(viewer, (6, 70, 90))
+    panel.enhance_button.click()
+    spin(lambda: panel.progress.value > 0)
+    viewer.layers.clear()
+    spin(lambda: not panel.is_running)
+    assert [layer.name for layer in viewer.layers] == ["cells enhanced", "cells attention"]
+    np.testing.assert_array_equal(viewer.layers[0].scale, PLACE["scale"])
+
+
+def test_layers_are_added_on_the_main_thread_while_the_networks_run_on_another(viewer, panel, spin, monkeypatch):
+    added, computed = [], []
+    run_networks = TorchTranslator._run
+
+    def noted(self, network, images):
+        computed.append(threading.current_thread())
+        return run_networks(self, network, images)
+
+    monkeypatch.setattr(TorchTranslator, "_run", noted)
+    viewer.layers.events.inserted.connect(lambda _: added.append(threading.current_thread()))
+    add_stack(viewer)
+    run(panel, spin)
+    assert added == [threading.main_thread()] * 3
+    assert computed
+    assert threading.main_thread() not in computed
+
+
+def test_provenance_and_warnings_travel_with_the_layers(viewer, panel, spin):
+    add_stack(viewer)
+    panel.threshold.value = 1.0
+    run(panel, spin)
+    assert "attention selected nothing" in panel.notes.value
+    assert "--threshold" not in panel.notes.value
+    for layer in viewer.layers[1:]:
+        record = layer.metadata["cellxlate"]
+        assert record["model"]["name"] == "tiny"
+        assert record["provenance"]["settings"]["threshold"] == 1.0
+        assert record["warnings"]
+    assert np.array_equal(viewer.layers[1].data, viewer.layers[0].data)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "said"),
+    [
+        (np.zeros((8, 9), np.int64), {}, "int64"),
+        (np.zeros((1, 1, 1, 1, 8, 9), np.uint8), {}, "6 dimensions"),
+    ],
+)
+def test_what_cannot_be_enhanced_is_said_in_the_panel(viewer, panel, data, options, said):
+    viewer.add_image(data, **options)
+    panel.enhance_button.click()
+    assert not panel.is_running
+    assert said in panel.state.value
+    assert "\n" not in panel.state.value
+
+
+def test_axes_can_be_written_into_the_panel(viewer, panel, spin):
+    viewer.add_image(ramp((2, 70, 90)), name="cells")
+    panel.axes.value = "cyx"
+    assert list(panel.channel.choices) == [-1, 0, 1]
+    panel.channel.value = 1
+    run(panel, spin)
+    enhanced, attention = viewer.layers[1].data, viewer.layers[2].data
+    assert not attention[0].any()
+    assert attention[1].any()
+    assert np.array_equal(enhanced[0], viewer.layers[0].data[0])
+    panel.axes.value = "zz"
+    panel.enhance_button.click()
+    assert "axes" in panel.state.value.lower()
+
+
+def test_a_damaged_model_is_said_in_the_panel(viewer, panel, spin, tiny_model, tmp_path):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    (broken / "weights.safetensors").write_bytes(b"")
+    add_stack(viewer)
+    panel.model_choice.value = broken
+    run(panel, spin)
+    assert "weights.safetensors" in panel.state.value
+    assert len(viewer.layers) == 1
+
+
+def test_colour_images_come_back_in_colour(viewer, panel, spin):
+    data = np.stack([ramp((70, 90), "uint8", seed) for seed in range(3)], -1)
+    layer = viewer.add_image(data, name="colour", scale=(2, 3))
+    run(panel, spin)
+    enhanced, attention = viewer.layers[1:]
+    assert enhanced.rgb
+    assert enhanced.data.shape == data.shape
+    assert attention.data.shape == data.shape[:2]
+    np.testing.assert_array_equal(attention.scale, layer.scale)
+    kept = attention.data == 0
+    assert kept.any()
+    assert np.array_equal(enhanced.data[kept], data[kept])
+
+
+def test_lazy_and_multiscale_layers_give_the_same_pixels(viewer, panel, spin):
+    data = ramp((2, 70, 90))
+    results = []
+    for made in (data, dask.array.from_array(data, chunks=(1, 70, 90)), [data, data[:, ::2, ::2]]):
+        viewer.layers.clear()
+        viewer.add_image(made, multiscale=isinstance(made, list))
+        run(panel, spin)
+        results.append(np.asarray(viewer.layers[1].data))
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_says_what_is_missing(viewer, tiny_model):
+    panel = EnhanceWidget(viewer)
+    assert "Open an image" in panel.state.value
+    assert not panel.enhance_button.enabled
+    add_stack(viewer)
+    if panel.model_choice.value is None:
+        assert "model" in panel.state.value
+    panel.model_choice.value = tiny_model
+    assert panel.state.value == ""
+    assert panel.enhance_button.enabled
+    panel.close()
+
+
+def test_a_model_of_this_session_is_offered_in_every_panel(viewer, panel, tiny_model, tmp_path):
+    other = EnhanceWidget(viewer)
+    folder = shutil.copytree(tiny_model, tmp_path / "fresh")
+    SHELF.add(folder)
+    for one in (panel, other):
+        assert str(folder) in one.model_choice.choices
+        assert "fresh" in [one.model_choice.native.itemText(place) for place in range(len(one.model_choice))]
+    assert panel.model_choice.value == str(tiny_model)
+    panel.model_folder.value = tmp_path
+    assert "no model folder" in panel.state.value
+    other.close()
+
+
+def test_the_choice_of_layer_survives_renaming_and_others_coming_and_going(viewer, panel):
+    first = add_stack(viewer)
+    chosen = viewer.add_image(ramp((70, 90)), name="chosen")
+    panel.image_layer.value = chosen
+    panel.axes.value = "yx"
+    chosen.name = "renamed"
+    viewer.layers.remove(first)
+    viewer.add_labels(np.zeros((8, 9), np.uint8))
+    assert panel.image_layer.value is chosen
+    assert panel.axes.value == "yx"
+    assert panel.image_layer.choices == (chosen,)
+
+
+def test_a_closed_panel_ends_its_run_and_listens_no_more(application, viewer, tiny_model, spin, slow):
+    panel = EnhanceWidget(viewer)
+    panel.model_choice.value = tiny_model
+    add_stack(viewer, (40, 70, 90))
+    panel.enhance_button.click()
+    worker = panel._worker
+    panel.native.deleteLater()
+    application.sendPostedEvents(panel.native, QEvent.Type.DeferredDelete)
+    closed = time.monotonic()
+    spin(lambda: not worker.is_running)
+    assert time.monotonic() - closed < 1.0
+    assert not panel.is_running
+    viewer.layers.clear()
+    add_stack(viewer)
+    assert len(viewer.layers) == 1
+
+
+@pytest.mark.display
+def test_in_a_window_the_sample_is_enhanced_by_one_press(application, spin, tiny_model):
+    import napari
+
+    shown = napari.Viewer(show=True)
+    try:
+        (layer,) = shown.open_sample("cellxlate", "nuclei")
+        _, panel = shown.window.add_plugin_dock_widget("cellxlate", "Enhance cells")
+        panel.model_choice.value = tiny_model
+        run(panel, spin)
+        _, enhanced, attention = shown.layers
+        for made in (enhanced, attention):
+            np.testing.assert_array_equal(made.scale, layer.scale)
+            assert made.units == layer.units
+        spin(lambda: shown.screenshot(canvas_only=True, flash=False)[..., :3].std() > 5)
+    finally:
+        shown.close()
