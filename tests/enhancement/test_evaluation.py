@@ -13,9 +13,10 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.enhancement.evaluation import evaluate
-from cellxlate.enhancement.matching import match_cases
+from cellxlate.enhancement.matching import index_in, match_cases
 from cellxlate.enhancement.scoring import mean_scores
 from cellxlate.errors import InputError, OptionError
+from cellxlate.stacks.stack import Stack
 
 NAMES = ("a1", "a10", "b")
 SHAPE = (96, 128)
@@ -104,16 +105,28 @@ def test_means_are_over_images_and_counts_are_sums(folders: Path) -> None:
 
 
 def test_an_invented_cell_is_a_phantom(folders: Path) -> None:
-    enhanced = field(2)["enhanced"]
     rows, columns = np.indices(SHAPE)
-    enhanced[(rows - 47) ** 2 + (columns - 82) ** 2 <= 9**2] = 150
-    write(folders / "enhanced" / "b_enhanced.ome.tif", enhanced)
+    invented = (rows - 47) ** 2 + (columns - 82) ** 2 <= 9**2
+    for seed, name in ((0, "a1"), (2, "b")):
+        enhanced = field(seed)["enhanced"]
+        enhanced[invented] = 150
+        write(folders / "enhanced" / f"{name}_enhanced.ome.tif", enhanced)
     scores = scores_of(folders)
-    assert scores["phantoms"]["added"] == 1
-    assert scores["images"][2]["phantoms"]["added"] == 1
+    assert scores["phantoms"]["added"] == 2
+    assert [row["phantoms"]["added"] for row in scores["images"]] == [1, 0, 1]
     without_truth = scores_of(folders, truth=None)
     assert (without_truth["foreground"], without_truth["patch_distance"]) == (None, None)
-    assert without_truth["phantoms"]["added"] == 1
+    assert without_truth["phantoms"]["added"] == 2
+
+
+def test_what_the_input_shows_and_the_truth_does_not_is_a_phantom_only_with_a_truth(folders: Path) -> None:
+    rows, columns = np.indices(SHAPE)
+    for what, name in (("source", "b.tif"), ("enhanced", "b_enhanced.ome.tif")):
+        pixels = field(2)[what]
+        pixels[(rows - 47) ** 2 + (columns - 82) ** 2 <= 9**2] = 150
+        write(folders / what / name, pixels)
+    assert scores_of(folders)["phantoms"]["added"] == 1
+    assert scores_of(folders, truth=None)["phantoms"]["added"] == 0
 
 
 def test_without_masks_cells_are_found_in_the_truth(folders: Path) -> None:
@@ -139,6 +152,9 @@ def test_images_of_another_program_in_another_dtype_are_compared_by_value(folder
     assert scores["foreground"] == pytest.approx(ours["foreground"])
     assert scores["background"]["changed_percent"] == 0
     assert not any(row["dtype_kept"] for row in scores["images"])
+    write(tmp_path / "rival" / "b-denoised.tif", field(2)["source"].astype(np.float32) + np.float32(0.25))
+    changed = scores_of(folders, enhanced=tmp_path / "rival")["images"][2]
+    assert changed["background"] == {"changed_percent": 100.0, "mean_abs_change": 0.25}
 
 
 def test_images_without_cells_are_scored_apart(folders: Path) -> None:
@@ -167,12 +183,19 @@ def test_a_stack_is_scored_plane_by_plane_in_any_order_of_axes(folders: Path, tm
     assert ours["images"][0]["phantoms"]["objects"] == sum(row["phantoms"]["objects"] for row in theirs["images"])
 
 
-@pytest.mark.parametrize("axes", ["YX", "CYX"])
-def test_one_mask_serves_all_channels(tmp_path: Path, axes: str) -> None:
+def test_planes_are_found_in_any_order_of_axes() -> None:
+    stack = Stack.from_array(np.zeros((2, 3, 4, 4), np.uint8), "CZYX")
+    for axes, shape, expected in (
+        ("ZCYX", (3, 2, 4, 4), (2, 1)), ("ZYX", (3, 4, 4), (2,)), ("TCZYX", (1, 1, 3, 4, 4), (0, 0, 2)),
+    ):  # fmt: skip
+        assert index_in(Stack.from_array(np.zeros(shape, np.uint8), axes), stack, (1, 2)) == expected
+
+
+def test_one_mask_serves_all_channels(tmp_path: Path) -> None:
     made = field(0)
     for what, axes in (("source", "CYX"), ("truth", "CYX"), ("enhanced", "CYX")):
         write(tmp_path / what / "x.tif", np.stack([made[what]] * 2), axes)
-    write(tmp_path / "masks" / "x.ome.tif", made["masks"].reshape((1, *SHAPE)[-len(axes) :]), axes)
+    write(tmp_path / "masks" / "x.tif", made["masks"])
     assert scores_of(tmp_path)["background"]["changed_percent"] == 0
 
 
