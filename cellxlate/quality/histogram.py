@@ -65,7 +65,7 @@ class Histogram:
         self.low, self.high = min(low, self.low), max(high, self.high)
         exponent = _bin_exponent(self.low, self.high, whole=whole)
         first, last = _bin(self.low, exponent), _bin(self.high, exponent)
-        shift = min(exponent - self.exponent, 62)
+        shift = exponent - self.exponent
         places = ((np.arange(len(self.before)) + self.first) >> shift) - first
         for name in ("before", "moved_from", "moved_to"):
             wider = np.zeros(last - first + 1, np.int64)

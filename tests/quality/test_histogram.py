@@ -41,8 +41,8 @@ def test_small_dtypes_have_exact_bins(dtype: str) -> None:
         max_size=5,
     )
 )
-@example(parts=[[4.5e46], [-2.7e-282]])
-@example(parts=[[-5e-324], [1e300, -1e300], [0.0]])
+@example(parts=[[1e300], [-5e-324]])
+@example(parts=[[-5e-324], [1e300], [0.0]])
 @example(parts=[[1e-300], [1.0]])
 def test_no_order_of_floats_changes_the_bins(parts: list[list[float]]) -> None:
     arrays = [np.array(part) for part in parts]
