@@ -61,7 +61,7 @@ def pixel_noise(plane: npt.NDArray[Any]) -> float:
     Parameters
     ----------
     plane : ndarray (Y, X)
-        Counts; finite.
+        Counts. Pixels that are not finite, and those that touch one, are left out.
 
     Notes
     -----
@@ -75,12 +75,25 @@ def pixel_noise(plane: npt.NDArray[Any]) -> float:
     """
     if min(plane.shape) < 3:
         return 0.0
-    counts = plane.astype(np.float64)
+    finite = np.isfinite(plane)
+    counts = _filled(plane, finite)
     ridge = counts[:, :-2] - 2 * counts[:, 1:-1] + counts[:, 2:]
     response = (ridge[:-2] - 2 * ridge[1:-1] + ridge[2:]) / 6.0  # (Y - 2, X - 2)
     smooth = ndimage.uniform_filter(counts, 5)[1:-1, 1:-1]
-    dark = smooth <= np.median(smooth)
-    return float(np.median(np.abs(response[dark])) / 0.6745)
+    if finite.all():
+        dark = smooth <= np.median(smooth)
+    else:
+        valid = ndimage.minimum_filter(finite, 3)[1:-1, 1:-1]
+        dark = valid & (smooth <= np.median(smooth[valid] if valid.any() else smooth))
+    return float(np.median(np.abs(response[dark])) / 0.6745) if dark.any() else 0.0
+
+
+def _filled(plane: npt.NDArray[Any], finite: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the counts as float64, with the median in place of those that are not finite."""
+    counts = plane.astype(np.float64)
+    if not finite.all():
+        counts[~finite] = np.median(counts[finite]) if finite.any() else 0.0
+    return counts
 
 
 def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
@@ -112,13 +125,11 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
         finite = np.isfinite(plane)
         if not finite.any():
             continue
-        counts = plane.astype(np.float64)
-        if not finite.all():
-            counts[~finite] = np.median(counts[finite])
+        counts = _filled(plane, finite)
         if counts.min() == counts.max():
             constant = float(counts.flat[0]) if constant is None else constant
             continue
-        noise = pixel_noise(counts)
+        noise = pixel_noise(plane)
         noises.append(noise)
         smoothed.append(_smooth_without_hot(counts, noise)[finite])
     if not smoothed:

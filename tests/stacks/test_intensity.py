@@ -93,8 +93,16 @@ def test_pixels_that_are_not_finite_do_not_set_the_levels(value: float) -> None:
     counts = field()
     holed = counts.copy()
     holed[np.random.default_rng(4).random(counts.shape) < 0.01] = value
-    assert parts(measure_levels([holed]))[:2] == pytest.approx(parts(measure_levels([counts]))[:2], rel=0.02)
+    assert parts(measure_levels([holed])) == pytest.approx(parts(measure_levels([counts])), rel=0.02)
     assert parts(measure_levels([np.full((8, 8), value)])) == (0.0, 1.0, 0.0)
+
+
+def test_a_large_part_without_values_does_not_count() -> None:
+    """As where a mosaic has no tile."""
+    counts = field()
+    wide = np.full((counts.shape[0], 4 * counts.shape[1]), np.nan)
+    wide[:, : counts.shape[1]] = counts
+    assert parts(measure_levels([wide])) == pytest.approx(parts(measure_levels([counts])), rel=0.001)
 
 
 def test_a_field_without_cells_is_not_stretched_into_noise() -> None:

@@ -95,7 +95,7 @@ def test_reading_rows_of_a_plain_file_reads_only_these(tmp_path: Path) -> None:
         with path.open("r+b") as file:  # cut the file behind the rows that are read
             file.truncate(stack.pixels.offset + 600 * 300 * 2)
         np.testing.assert_array_equal(stack.read((), slice(100, 600)), pixels[100:600])
-        with pytest.raises(InputError, match="is damaged"):
+        with pytest.raises(InputError, match=r"is damaged .the file ends before them"):
             stack.read((), slice(590, 601))
 
 
@@ -234,6 +234,15 @@ def test_a_file_cut_short_is_refused(
     path.write_bytes(content[: len(content) * quarter // 4])
     refusal(path)
     assert capfd.readouterr() == ("", "")  # nor does a library talk to the terminal
+
+
+@pytest.mark.parametrize("kind", ["plain", "big", "big-endian", "imagej", "ome", "strips"])
+def test_an_uncompressed_file_that_ends_early_is_refused_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    path = container(tmp_path / "a.tif", kind, random_pixels((300, 400)), "YX")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 100_000)
+    with pytest.raises(InputError, match="cut short"):
+        open_stack(path)
 
 
 @pytest.mark.parametrize("kind", ["big-endian", "imagej", "ome", "tiles", "zstd"])
