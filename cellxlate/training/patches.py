@@ -120,6 +120,8 @@ class Domain:
     ) -> Patches:
         """Draw the patches of one step: every field once per pass over the domain, in an order of that pass.
 
+        Where less than half of the fields have masks to be guided by, every other patch is drawn from those.
+
         Parameters
         ----------
         step : int
@@ -140,16 +142,27 @@ class Domain:
             Draw again where a patch shows nothing but noise, which instance normalisation would amplify.
         """
         images, guides = [], []
+        side = window_px(patch_px, load_px)
         for ticket in range(step * batch, (step + 1) * batch):
-            lap, position = divmod(ticket, len(self.fields))
-            order = np.random.default_rng([seed, self.number, lap]).permutation(len(self.fields))
-            rng = np.random.default_rng([seed, self.number, lap, position, 1])
-            side = window_px(patch_px, load_px)
-            image, guide = self._draw_one(int(order[position]), side, rng, guided, content)
+            number, rng = self._turn_of(ticket, seed, guided)
+            image, guide = self._draw_one(number, side, rng, guided, content)
             image, guide = _vary(image, guide, patch_px, turns, rng)
             images.append(image)
             guides.append(guide)
         return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
+
+    def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
+        """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
+        numbers: Sequence[int] = range(len(self.fields))
+        masked = [place for place, one in enumerate(self.fields) if one.mask is not None]
+        stream = 1
+        if guided and self.guide == "masks" and 0 < 2 * len(masked) < len(self.fields):
+            stream = 2 + ticket % 2
+            ticket, numbers = ticket // 2, masked if stream == 2 else numbers
+        lap, position = divmod(ticket, len(numbers))
+        shuffle = np.random.default_rng([seed, self.number, lap, *([stream] if stream > 1 else [])])
+        place = int(shuffle.permutation(len(numbers))[position])
+        return numbers[place], np.random.default_rng([seed, self.number, lap, position, stream])
 
     def _draw_one(
         self, number: int, side: int, rng: np.random.Generator, guided: bool, content: bool

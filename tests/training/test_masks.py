@@ -84,11 +84,31 @@ def test_a_mask_may_say_that_it_is_one(images, domains, tmp_path, name):
 def test_fields_without_a_mask_have_no_guide(images, domains, tmp_path):
     shutil.copy(images.masks / "faint0.tif", tmp_path)
     source, target = attach_masks(domains, [tmp_path])
-    guides = source.draw(0, 4, **DRAW).guides  # one pass: every field once
+    guides = source.draw(0, 8, **DRAW).guides
     known = [float(guide.min()) >= 0 for guide in guides]
-    assert known.count(True) == 1
+    assert 0 < known.count(True) < 8
     assert all((guide == -1).all() for guide, has in zip(guides, known, strict=True) if not has)
     assert (target.draw(0, 4, **DRAW).guides == -1).all()
+
+
+def test_a_handful_of_masks_is_seen_as_often_as_all_fields_together(images, domains, tmp_path):
+    shutil.copy(images.masks / "faint0.tif", tmp_path)
+    source, _ = attach_masks(domains, [tmp_path])
+    many = source.draw(0, 24, **DRAW).guides.min(axis=(1, 2, 3)) >= 0
+    assert many[::2].all()  # every other patch is drawn from the field with a mask
+    assert many[1::2].sum() == 3  # and once in each of three passes over all four
+    again = np.concatenate([source.draw(step, 3, **DRAW).images for step in range(8)])
+    assert np.array_equal(again, source.draw(0, 24, **DRAW).images)
+    plain = source.draw(0, 24, **{**DRAW, "guided": False}).images
+    unmasked = domains[0].draw(0, 24, **{**DRAW, "guided": False}).images
+    assert np.array_equal(plain, unmasked)
+
+
+def test_where_half_the_fields_have_masks_all_come_equally_often(images, domains, tmp_path):
+    for number in (0, 2):
+        shutil.copy(images.masks / f"faint{number}.tif", tmp_path)
+    source, _ = attach_masks(domains, [tmp_path])
+    assert (source.draw(0, 24, **DRAW).guides.min(axis=(1, 2, 3)) >= 0).sum() == 12
 
 
 def test_a_patch_and_its_mask_are_cut_and_turned_alike(images, domains):
