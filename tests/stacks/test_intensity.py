@@ -10,6 +10,7 @@ import tifffile
 from scipy import ndimage
 
 from cellxlate.errors import InputError
+from cellxlate.stacks import intensity
 from cellxlate.stacks.intensity import Levels, measure_levels, pixel_noise, sample_windows, stack_levels
 from cellxlate.stacks.stack import Stack
 
@@ -233,11 +234,14 @@ def test_levels_of_a_stack_are_those_of_each_channel() -> None:
         stack_levels(stack, [2])
 
 
-def test_the_sample_of_a_large_stack_finds_the_levels_of_all_of_it() -> None:
-    planes = np.stack([field(seed, shape=(700, 800)) for seed in range(12)]).astype(np.float32)
-    sampled, whole = stack_levels(Stack.from_array(planes), [0])[0], measure_levels(planes)
+def test_the_sample_of_a_large_stack_finds_the_levels_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    planes = np.stack([field(seed) for seed in range(12)]).astype(np.float32)
+    whole = measure_levels(planes)
+    monkeypatch.setattr(intensity, "SAMPLE_PX", planes.size // 3)
+    sampled = stack_levels(Stack.from_array(planes), [0])[0]
     assert sampled.black == pytest.approx(whole.black, abs=0.02 * whole.span)
     assert sampled.white == pytest.approx(whole.white, abs=0.05 * whole.span)
+    assert parts(sampled) != parts(whole)
 
 
 def test_real_fields_have_levels_around_their_nuclei(real_images: Path) -> None:
