@@ -182,7 +182,7 @@ def _read_shrunk(stack: Stack, index: PlaneIndex, *, step: int, keep: Literal["m
 
 
 def _title(stack: Stack, index: PlaneIndex) -> str:
-    label = plane_label(index, stack.plane_axes)
+    label = plane_label(index, stack.plane_axes) if index else "Plane"
     names = stack.channel_names
     return f"{label} ({names[stack.channel_of(index)]})" if names else label
 
