@@ -33,7 +33,7 @@ def dom_of(path: Path) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=True,
     )
     return ran.stdout
