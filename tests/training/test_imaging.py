@@ -13,6 +13,7 @@ from cellxlate.training.imaging import (
     fit_noise,
     gaussian_blur,
     grow_guide,
+    patch_levels,
     texture_distance,
 )
 
@@ -81,6 +82,14 @@ def test_the_process_adds_the_noise_it_was_told() -> None:
     assert float(bright.std()) / step == pytest.approx(0.05**0.5, rel=0.03)
 
 
+def test_a_faint_field_has_the_levels_of_the_clear_one() -> None:
+    process = ImagingProcess(ImagingSettings(blur_px=(2.8, 2.8)), np.array([[0.04, 0.01]]))
+    clear = torch.from_numpy(cells(4)).float()[None, None]
+    made = process(clear, torch.Generator().manual_seed(0))
+    for before, after in zip(patch_levels(clear), patch_levels(made), strict=True):
+        assert float(after) == pytest.approx(float(before), abs=0.015)
+
+
 def test_the_same_draw_makes_the_same_field() -> None:
     process = ImagingProcess(ImagingSettings(), np.array([[0.01, 0.01], [0.02, 0.02]]))
     clear = torch.from_numpy(cells(0)).float()[None, None]
@@ -107,10 +116,11 @@ def test_a_blur_of_zero_changes_nothing() -> None:
     assert torch.equal(gaussian_blur(field, torch.tensor([0.0])), field)
 
 
-def test_guides_grow_by_one_pixel_wholly_and_by_two_in_part() -> None:
+def test_guides_fade_over_three_pixels() -> None:
     guide = torch.zeros(1, 1, 9, 9)
     guide[..., 4, 4] = 1
-    assert grow_guide(guide)[0, 0, 4].tolist() == [0, 0, 0.25, 1, 1, 1, 0.25, 0, 0]
+    expected = torch.tensor([0, 0.2, 0.45, 1, 1, 1, 0.45, 0.2, 0])
+    assert torch.equal(grow_guide(guide)[0, 0, 4], expected)
     assert torch.equal(grow_guide(torch.zeros_like(guide)), torch.zeros_like(guide))
 
 
@@ -126,6 +136,13 @@ def test_texture_is_compared_without_brightness_and_without_order() -> None:
     smoothed = gaussian_blur(clear, torch.tensor([1.5]))
     assert distance(smoothed) > 100 * distance(clear + 1e-3 * torch.randn(clear.shape))
     assert distance(gaussian_blur(clear, torch.tensor([2.2]))) > distance(smoothed)
+
+
+def test_textures_of_one_kind_agree_wherever_their_patches_lie() -> None:
+    one, other = (1 + 0.1 * torch.randn(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(5))).unbind()
+    everywhere = torch.ones_like(one)
+    paired = float(((one - other) ** 2).mean())
+    assert float(texture_distance(one, other, everywhere, torch.Generator().manual_seed(0))) < paired / 100
 
 
 def test_texture_of_a_field_without_cells_is_no_loss() -> None:
