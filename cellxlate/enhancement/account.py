@@ -5,13 +5,10 @@ from dataclasses import asdict
 
 from cellxlate.enhancement.outputs import Outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import plane_reader
-from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import PromiseError
-from cellxlate.quality.checks import Tally, warnings_of
+from cellxlate.quality.checks import Tally, read_back, warnings_of
 from cellxlate.quality.report import RunReport
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import BAND_PX
 
 
 def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
@@ -29,15 +26,9 @@ def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
                 f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
                 f"{stack.shape}; it does not appear under its name, please report this"
             )
-    tally = Tally(plane_axes=stack.plane_axes)
-    copied = Tally(plane_axes=stack.plane_axes)
-    for index in stack.plane_indices():
-        counted = tally if stack.channel_of(index) in plan.jobs else copied
-        readers = [plane_reader(one, index) for one in (stack, image, selected)]
-        for area in bands_of(stack.plane_shape, BAND_PX):
-            raw, enhanced, attention = (read(slice(area.top, area.bottom)) for read in readers)
-            counted.add(index, area.top, raw=raw, enhanced=enhanced, attention=attention)
-    broken = tally.kept_violations + copied.kept_violations
+    copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
+    tally = read_back(stack, image, selected, channels=sorted(plan.jobs))
+    broken = tally.kept_violations + read_back(stack, image, selected, channels=copied).kept_violations
     if broken:
         raise PromiseError(
             f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,12 @@ class Plan:
     @property
     def versions(self) -> dict[str, str]:
         """What made the result."""
-        return {"cellxlate": cellxlate.__version__, "numpy": np.__version__, "python": sys.version.split()[0]}
+        return {
+            "cellxlate": cellxlate.__version__,
+            "torch": version("torch"),
+            "numpy": np.__version__,
+            "python": sys.version.split()[0],
+        }
 
     @property
     def command(self) -> str:
