@@ -57,10 +57,20 @@ class AttentionPlane:
         """Return how many known pixels an enhancement with this threshold would change."""
         return int(self.counts[gate_steps(threshold) > 0].sum())
 
-    def image(self, threshold: float, area: Tile | None = None) -> npt.NDArray[np.uint8]:
-        """Return the attention image that an enhancement would write: 0 where pixels are kept, or not known yet."""
+    def image(self, threshold: float, area: Tile | None = None, every_px: int = 1) -> npt.NDArray[np.uint8]:
+        """Return the attention image that an enhancement would write: 0 where pixels are kept, or not known yet.
+
+        Parameters
+        ----------
+        threshold : float
+            tau in [0, 1].
+        area : Tile, optional
+            Part of the plane; all of it by default.
+        every_px : int
+            Take every so-many-th row and column, beginning with the first.
+        """
         steps = self.steps if area is None else self.steps[area.slices()]
-        shown: npt.NDArray[np.uint8] = attention_image(gate_steps(threshold))[steps]
+        shown: npt.NDArray[np.uint8] = attention_image(gate_steps(threshold))[steps[::every_px, ::every_px]]
         return shown
 
 

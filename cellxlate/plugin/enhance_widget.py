@@ -19,9 +19,16 @@ from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
 from cellxlate.plugin.enhancing import Outcome, Refusal, Request, StopRequest, enhance_steps
-from cellxlate.plugin.layers import Appearance, appearance, layer_stack, visible_plane, without_samples
+from cellxlate.plugin.layers import (
+    Appearance,
+    appearance,
+    channel_of_plane,
+    layer_stack,
+    visible_plane,
+    without_samples,
+)
 from cellxlate.plugin.models import SHELF
-from cellxlate.plugin.overlay import attention_colormap
+from cellxlate.plugin.overlay import PREVIEW, AttentionPreview, Wanted, attention_colormap
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
@@ -103,6 +110,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
             tooltip="Pixels whose attention is at or below it stay exactly as they are.",
         )  # fmt: skip
+        self.preview = CheckBox(
+            text="Preview attention",
+            tooltip="Show what this threshold selects on the visible plane, before anything changes.",
+        )
+        self.selected = Label(label="Selected", value="")
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
@@ -122,17 +134,24 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
-        self.state, self.notes = Label(value=""), Label(value="")
+        self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         super().__init__(
             widgets=[
                 self.image_layer, self.channel, self.axes, self.model_choice, self.model_folder, self.threshold,
-                self.scope, self.intensity, self.device, self.destination, self.file, self.overwrite, buttons,
-                self.progress, self.state, self.notes,
+                self.preview, self.selected, self.scope, self.intensity, self.device, self.destination, self.file,
+                self.overwrite, buttons, self.progress, self.state,
             ],
         )  # fmt: skip
-        for text in (self.state, self.notes):
+        self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        for text in (self.selected, self.state, self.notes):
             text.native.setWordWrap(True)
+        self.attention = AttentionPreview(
+            napari_viewer,
+            wanted=self._previewed,
+            say=lambda text: setattr(self.selected, "value", in_panel_words(text)),
+            ended=lambda: setattr(self.preview, "value", False),
+        )
         self._connect()
         self._layers_changed()
         self._destination_changed()
@@ -151,6 +170,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.axes.changed.connect(self._axes_changed)
         self.model_folder.changed.connect(self._folder_chosen)
         self.destination.changed.connect(self._destination_changed)
+        self.preview.changed.connect(self.attention.switch)
+        self.threshold.changed.connect(self.attention.threshold_moved)
+        for choice in (self.image_layer, self.axes, self.model_choice, self.device):
+            choice.changed.connect(self.attention.update)
         self.enhance_button.changed.connect(self._start)
         self.cancel_button.changed.connect(self._cancel)
         self.native.destroyed.connect(self._closed)
@@ -160,11 +183,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if self._stop:
             self._stop.ask()
         self._stop = None
+        self.attention.abandon()
         layers = self._viewer.layers.events
         for event in (layers.inserted, layers.removed, layers.reordered):
             event.disconnect(self._layers_changed)
-        for layer in self._watched:
-            layer.events.name.disconnect(self._layers_changed)
+        self._watch([])
         SHELF.changed.disconnect(self._models_changed)
 
     # What is offered
@@ -172,7 +195,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
     def _images(self, _: Any) -> list[tuple[str, "Image"]]:
         from napari.layers import Image
 
-        return [(layer.name, layer) for layer in self._viewer.layers if isinstance(layer, Image)]
+        images = (layer for layer in self._viewer.layers if isinstance(layer, Image))
+        return [(layer.name, layer) for layer in images if PREVIEW not in layer.metadata]
 
     def _channels(self, _: Any) -> list[tuple[str, int]]:
         every = [("all", ALL_CHANNELS)]
@@ -190,14 +214,29 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.image_layer.reset_choices()
             if chosen is not None and chosen in self.image_layer.choices:
                 self.image_layer.value = chosen  # also where it was renamed
-        for layer in self._watched:
-            layer.events.name.disconnect(self._layers_changed)
-        self._watched = list(self.image_layer.choices)
-        for layer in self._watched:
-            layer.events.name.connect(self._layers_changed)
+        self._watch(list(self.image_layer.choices))
         if self.image_layer.value != chosen:
             self._layer_chosen()
         self._ready()
+
+    def _watch(self, layers: "list[Image]") -> None:
+        """Hear of new names and new pixels of these layers, and of no others."""
+        for layer in self._watched:
+            layer.events.name.disconnect(self._layers_changed)
+            layer.events.data.disconnect(self._pixels_changed)
+        self._watched = layers
+        for layer in layers:
+            layer.events.name.connect(self._layers_changed)
+            layer.events.data.connect(self._pixels_changed)
+
+    def _pixels_changed(self, _: Any = None) -> None:
+        self.attention.forget()
+
+    def _previewed(self) -> Wanted | None:
+        layer, model = self.image_layer.value, self.model_choice.value
+        if layer is None or model is None:
+            return None
+        return Wanted(layer, self.axes.value or None, model, self.device.value, float(self.threshold.value))
 
     def _layer_chosen(self, _: Any = None) -> None:
         self.axes.value = ""
@@ -246,7 +285,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         plane = visible_plane(layer, stack, self._viewer.dims.point) if self.scope.value == THIS_PLANE else None
         channels = None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
         if plane is not None and "C" in stack.axes:
-            channels = (plane["".join(axis for axis in stack.axes if axis in "TCZ").index("C")],)
+            channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
         return Request(
             stack=stack,

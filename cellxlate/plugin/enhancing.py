@@ -14,7 +14,7 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.engines import Device, interruptible
-from cellxlate.plugin.layers import Appearance, in_layer_shape, plane_stack
+from cellxlate.plugin.layers import Appearance, channel_of_plane, in_layer_shape, plane_stack
 from cellxlate.quality.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.reading import open_stack
@@ -136,8 +136,8 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex) -> Plan:
     """Narrow a plan to one plane of its stack, with the levels of the whole."""
-    kept = "".join(axis for axis in plan.stack.axes if axis in "TCZ")
-    jobs = {0: plan.jobs[plane[kept.index("C")]]} if "C" in kept else plan.jobs
+    axes = plan.stack.axes
+    jobs = {0: plan.jobs[channel_of_plane(axes, plane)]} if "C" in axes else plan.jobs
     return replace(plan, stack=plane_stack(plan.stack, plane), jobs=jobs)
 
 

@@ -118,6 +118,18 @@ def visible_plane(layer: "Image", stack: Stack, world: Sequence[float]) -> Plane
     )
 
 
+def channel_of_plane(axes: str, plane: PlaneIndex) -> int:
+    """Return the channel of a plane, 0 where there is no channel axis.
+
+    Examples
+    --------
+    >>> channel_of_plane("TCZYX", (0, 2, 5))
+    2
+    """
+    kept = [axis for axis in axes if axis in "TCZ"]
+    return plane[kept.index("C")] if "C" in kept else 0
+
+
 def plane_stack(stack: Stack, plane: PlaneIndex) -> Stack:
     """Return one plane (all samples of a colour image) of a stack, read into memory, as (Y, X) or (Y, X, S)."""
     positions = iter(plane)

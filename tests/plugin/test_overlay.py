@@ -1,0 +1,210 @@
+"""The live preview of attention: what would be written, computed once, at the visible plane alone."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import cellxlate
+from cellxlate.model.engines import TorchTranslator
+from cellxlate.plugin import overlay, previewing
+from cellxlate.plugin.overlay import outline_of
+from cellxlate.plugin.previewing import AttentionCache
+from cellxlate.settings import EnhanceSettings
+
+from .conftest import ramp
+
+PLACE = {
+    "scale": (2.0, 0.5, 0.25),
+    "translate": (1.0, 20.0, 30.0),
+    "units": ("um",) * 3,
+    "axis_labels": ("z", "y", "x"),
+}
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Notes every run of a network: its thread, and whether it is the generator."""
+    noted = []
+    quick = TorchTranslator._run
+
+    def run(self, network, images):
+        noted.append((threading.current_thread(), network is self._generator))
+        return quick(self, network, images)
+
+    monkeypatch.setattr(TorchTranslator, "_run", run)
+    return noted
+
+
+def settle(panel, spin):
+    preview = panel.attention
+    spin(lambda: not (preview._update_timer.isActive() or preview.is_running or preview._draw_timer.isActive()))
+
+
+@pytest.fixture
+def shown(viewer, panel, spin, runs):
+    """A stack with the preview on."""
+    viewer.add_image(ramp((3, 70, 90)), name="cells", **PLACE)
+    panel.preview.value = True
+    settle(panel, spin)
+    yield viewer.layers[1]
+    panel.preview.value = False
+
+
+def written(layer, tiny_model, threshold=0.1):
+    return cellxlate.enhance(
+        layer.data, tiny_model, axes="ZYX", settings=EnhanceSettings(threshold=threshold)
+    ).attention
+
+
+def at(viewer, layer, plane):
+    viewer.dims.set_point(0, layer.data_to_world((plane, 0, 0))[0])
+
+
+def test_shows_what_an_enhancement_would_write(viewer, panel, shown, spin, tiny_model):
+    layer = viewer.layers[0]
+    expected = written(layer, tiny_model)
+    for plane in (0, 2, 1):
+        at(viewer, layer, plane)
+        settle(panel, spin)
+        assert shown.data.shape == (1, 70, 90)
+        assert np.array_equal(shown.data[0], expected[plane])
+        assert shown.data_to_world((0, 5, 6)) == pytest.approx(layer.data_to_world((plane, 5, 6)))
+        share = (expected[plane] > 0).mean()
+        assert f"{share:.1%} of this plane, {share * 70 * 90 * 0.125:,.0f} µm²" in panel.selected.value
+    assert 0 < share < 1
+
+
+def test_the_threshold_is_applied_without_running_attention_again(viewer, panel, shown, spin, runs, tiny_model):
+    ran = len(runs)
+    for threshold in (0.5, 0.9, 0.0):
+        panel.threshold.value = threshold
+        share = float(panel.selected.value.split("%")[0]) / 100  # at once
+        settle(panel, spin)
+        expected = written(viewer.layers[0], tiny_model, threshold)[1]
+        assert np.array_equal(shown.data[0], expected)
+        assert share == pytest.approx((expected > 0).mean(), abs=0.0006)
+        del runs[ran:]  # those of `written`
+        panel.threshold.value = 0.33
+        settle(panel, spin)
+        assert len(runs) == ran
+
+
+def test_runs_attention_alone_once_per_plane_and_off_the_main_thread(viewer, panel, shown, spin, runs):
+    for plane in (2, 0, 2, 0, 1):
+        at(viewer, viewer.layers[0], plane)
+        settle(panel, spin)
+    assert len(runs) == 3
+    assert not any(is_generator for _, is_generator in runs)
+    assert threading.main_thread() not in [thread for thread, _ in runs]
+
+
+def test_the_outline_lies_inside_what_is_selected(viewer, shown):
+    selected, outline = shown.data > 0, viewer.layers[2].data > 0
+    assert outline.any()
+    assert not (outline & ~selected).any()
+    assert np.array_equal(viewer.layers[2].data, outline_of(selected))
+    square = np.zeros((6, 7), bool)
+    square[1:5, 1:6] = True
+    expected = square.copy()
+    expected[2:4, 2:5] = False
+    assert np.array_equal(outline_of(square), expected)
+
+
+def test_new_pixels_are_computed_afresh(viewer, panel, shown, spin, tiny_model):
+    layer = viewer.layers[0]
+    layer.data = ramp((3, 70, 90), seed=8)[..., ::-1].copy()
+    settle(panel, spin)
+    assert np.array_equal(viewer.layers[1].data[0], written(layer, tiny_model)[1])
+
+
+def test_is_no_image_to_enhance_and_leaves_the_selection(viewer, panel, shown):
+    assert panel.image_layer.choices == (viewer.layers[0],)
+    assert viewer.layers.selection.active is viewer.layers[0]
+
+
+def test_switching_off_and_removing_its_layers_ends_it(viewer, panel, shown, spin):
+    panel.preview.value = False
+    assert [layer.name for layer in viewer.layers] == ["cells"]
+    assert panel.selected.value == ""
+    panel.preview.value = True
+    settle(panel, spin)
+    assert len(viewer.layers) == 3
+    viewer.layers.remove(viewer.layers[2])
+    assert panel.preview.value is False
+    assert [layer.name for layer in viewer.layers] == ["cells"]
+    panel.preview.value = True
+    viewer.layers.clear()
+    settle(panel, spin)
+    assert len(viewer.layers) == 0
+
+
+def test_two_blocks_meet_without_a_seam_and_large_planes_are_drawn_coarser(
+    viewer, panel, spin, monkeypatch, tiny_model
+):
+    monkeypatch.setattr(previewing, "SHOWN_PX", 100_000)
+    layer = viewer.add_image(ramp((600, 700)), name="large", scale=(2, 3), translate=(5, 7))
+    panel.preview.value = True
+    settle(panel, spin)
+    drawn = viewer.layers[1]
+    expected = cellxlate.enhance(layer.data, tiny_model).attention[::3, ::3]
+    assert np.array_equal(drawn.data, expected)
+    np.testing.assert_allclose(drawn.scale, (6, 9))
+    assert drawn.data_to_world((10, 10)) == pytest.approx(layer.data_to_world((31, 31)))
+    panel.preview.value = False
+
+
+def test_only_the_blocks_that_are_visible_are_computed(viewer, panel, spin, runs):
+    layer = viewer.add_image(ramp((1500, 600)), name="tall")
+    layer.corner_pixels = np.array([[0, 0], [400, 400]])
+    panel.preview.value = True
+    settle(panel, spin)
+    assert len(runs) == 1
+    assert "seen so far" in panel.selected.value
+    layer.corner_pixels = np.array([[0, 0], [1499, 599]])
+    panel.attention.update()
+    settle(panel, spin)
+    assert len(runs) == 6
+    assert "of this plane" in panel.selected.value
+    panel.preview.value = False
+
+
+def test_colour_images_show_the_largest_of_their_samples(viewer, panel, spin, tiny_model):
+    data = np.stack([ramp((70, 90), "uint8", seed) for seed in range(3)], -1)
+    viewer.add_image(data, name="colour")
+    panel.preview.value = True
+    settle(panel, spin)
+    expected = cellxlate.enhance(data, tiny_model, axes="YXS").attention.max(-1)
+    assert np.array_equal(viewer.layers[1].data, expected)
+    panel.preview.value = False
+
+
+def test_the_cursor_reads_attention(viewer, panel, shown, tiny_model):
+    from types import SimpleNamespace
+
+    layer = viewer.layers[0]
+    view = panel.attention._view
+    (callback,) = [one for one in viewer.mouse_move_callbacks if getattr(one, "__self__", None) is panel.attention]
+    callback(viewer, SimpleNamespace(position=layer.data_to_world((1, 20, 80))))
+    assert f"under the cursor {view.attention.steps[20, 80] / 1024:.2f}" in panel.selected.value
+    callback(viewer, SimpleNamespace(position=layer.data_to_world((1, -20, 80))))
+    assert "cursor" not in panel.selected.value
+
+
+def test_the_cache_forgets_what_was_not_seen_for_longest(monkeypatch):
+    monkeypatch.setattr(previewing, "CACHE_BYTES", 250)
+    cache = AttentionCache()
+    first, second = cache.plane("a", (10, 5)), cache.plane("b", (10, 5))  # 100 bytes each
+    assert cache.plane("a", (10, 5)) is first
+    cache.plane("c", (10, 5))
+    assert cache.plane("a", (10, 5)) is first
+    assert cache.plane("b", (10, 5)) is not second
+
+
+def test_attention_is_drawn_in_viridis_with_kept_pixels_clear():
+    from napari.utils.colormaps import AVAILABLE_COLORMAPS
+
+    ours, viridis = overlay.attention_colormap(), AVAILABLE_COLORMAPS["viridis"]
+    grey = np.linspace(0, 1, 256)
+    np.testing.assert_allclose(ours.map(grey)[1:], viridis.map(grey)[1:], atol=1e-6)
+    assert ours.map(np.array([0.0]))[0, 3] == 0
