@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--masks", type=Path, metavar="DIR")
     evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
+    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
 
     info = command("info", run_info, "Show what a stack or a model is.")
     info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
@@ -174,6 +175,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
     train.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
+    train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
 
 
@@ -221,11 +223,11 @@ def run_sample(options: argparse.Namespace) -> int:
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
     from cellxlate.enhancement.job import enhance_file
-    from cellxlate.enhancement.outputs import name_outputs, require_distinct
+    from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
     from cellxlate.model.bundle import load_model
     from cellxlate.stacks.reading import is_zarr
 
-    paths = _inputs(options.stacks)
+    paths = find_inputs(options.stacks)
     if options.output is not None and len(paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
     settings = EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense)
@@ -246,9 +248,10 @@ def run_enhance(options: argparse.Namespace) -> int:
                 answers.append(_dry_run(path, outputs, bundle, running))
                 continue
             with _progress(options, "planes") as show:
-                report = enhance_file(path, bundle, **naming, **running, overwrite=options.overwrite,
-                                      resume=options.resume,
-                    progress=lambda news: show(news.done, news.total))  # fmt: skip
+                report = enhance_file(
+                    path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
+                    progress=lambda news: show(news.done, news.total),
+                )  # fmt: skip
             answers.append(report.as_dict())
             if not options.json:
                 _say(options, {}, _enhanced_lines(report))
@@ -275,7 +278,7 @@ def run_train(options: argparse.Namespace) -> int:
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
-            device=options.device, licence=options.licence, resume=options.resume,
+            device=options.device, licence=options.licence, description=options.description, resume=options.resume,
             progress=lambda news: show(news.step, news.steps),
         )  # fmt: skip
     training = bundle.card["training"]
@@ -290,12 +293,16 @@ def run_train(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Score and say the means."""
     from cellxlate.enhancement.evaluation import evaluate
+    from cellxlate.model.cards import add_scores, locate
 
     scores = evaluate(
         options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
         no_cells=options.no_cells, output=options.output,
     )  # fmt: skip
-    _say(options, scores, [f"{name}: {value}" for name, value in scores.items() if name != "images"])
+    summary = {name: value for name, value in scores.items() if name != "images"}
+    if options.to_card and options.model:
+        add_scores(locate(options.model), {"data": options.source.name, "images": len(scores["images"]), **summary})
+    _say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
     return 0
 
 
@@ -333,22 +340,6 @@ def _shape(text: str) -> tuple[int, ...]:
         return tuple(int(size) for size in text.split(","))
     except ValueError as fault:
         raise argparse.ArgumentTypeError(f"{text!r} is not T,C,Z,Y,X; for example 1,1,8,1024,1024") from fault
-
-
-def _inputs(paths: Sequence[Path]) -> list[Path]:
-    """Return the stacks among files, Zarr folders, patterns and folders; results of earlier runs are left out."""
-    from cellxlate.stacks.reading import find_stacks, is_zarr, stack_name
-
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists() and any(sign in path.name for sign in "*?["):
-            found += find_stacks(sorted(path.parent.glob(path.name)) or [path], "stack")
-        elif path.is_dir() and not is_zarr(path):
-            inside = find_stacks([path], "stack")
-            found += [item for item in inside if not stack_name(item).endswith(("_enhanced", "_attention"))]
-        else:
-            found += [path]
-    return list(dict.fromkeys(found))
 
 
 def _dry_run(path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What an enhancement writes, and under which names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.stacks.reading import stack_name
+from cellxlate.stacks.reading import find_stacks, is_zarr, stack_name
 from cellxlate.stacks.writing import Format, output_format
 
 ENDINGS: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
@@ -25,6 +26,29 @@ class Outputs:
         """The paths that will exist in the end."""
         paths = [self.enhanced, self.attention if self.keep_attention else None, self.report_html, self.report_json]
         return [path for path in paths if path is not None]
+
+
+RESULT_ENDINGS = ("_enhanced", "_attention")
+
+
+def find_inputs(paths: Sequence[Path]) -> list[Path]:
+    """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists() and any(sign in path.name for sign in "*?["):
+            found += find_stacks(sorted(path.parent.glob(path.name)) or [path], "stack")
+        elif path.is_dir() and not is_zarr(path):
+            inside = find_stacks([path], "stack")
+            found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
 
 
 def name_outputs(

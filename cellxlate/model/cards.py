@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OutputError
 
 FORMAT_VERSION = 1
 ARCHITECTURE_VERSION = 1
@@ -91,3 +91,24 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
             described = str(card.get("description") or f"preset {card.get('preset', 'unknown')}")
             models.append({"name": path.name, "path": str(path), "shipped": shipped, "description": described})
     return models
+
+
+def add_scores(folder: Path, scores: dict[str, Any]) -> None:
+    """Put scores into the card of a model, in place of earlier ones; the card is replaced at once.
+
+    Raises
+    ------
+    ModelError
+        The card is damaged.
+    OutputError
+        The folder cannot be written.
+    """
+    card = {**read_card(folder), "scores": scores}
+    unfinished = folder / "card.json.part"
+    try:
+        unfinished.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(folder / "card.json")
+    except OSError as fault:
+        raise OutputError(f"{folder}/card.json cannot be written ({fault.strerror}); check the folder") from fault
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What training hands over: the translator with fixed statistics, its card, its picture."""
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,6 +45,7 @@ def training_card(
     seeds: list[int],
     last_look: AttentionState | None,
     licence: str,
+    description: str,
 ) -> dict[str, Any]:
     """Return what the card says of the training.
 
@@ -63,12 +65,18 @@ def training_card(
         Tried; the last one is the model's.
     last_look : AttentionState or None
         On attention.
-    licence : str
-        Of the weights.
+    licence, description : str
+        Of the weights; what the model is for.
     """
     patches = statistics_patches(settings, domains[0])
     agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
+    names = [[path.name for path in own] for own in paths]
+    command = [
+        "cellxlate", "train", "--source", *names[0], "--target", *names[1],
+        "--preset", settings.preset, "--guide", settings.guide, "--steps", str(steps), "--seed", str(settings.seed),
+    ]  # fmt: skip
     return {
+        "description": description,
         "preset": settings.preset,
         "networks": stored_networks(without_normalisation(settings.networks)),
         "statistics": {
@@ -84,8 +92,9 @@ def training_card(
             for name, domain in zip(("source", "target"), domains, strict=True)
         },
         "training": {
-            "source": [path.name for path in paths[0]],
-            "target": [path.name for path in paths[1]],
+            "command": shlex.join(command),
+            "source": names[0],
+            "target": names[1],
             "source_planes": len(domains[0]),
             "target_planes": len(domains[1]),
             "masks": [sum(one.mask is not None for one in domain.fields) for domain in domains],

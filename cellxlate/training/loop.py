@@ -67,6 +67,7 @@ def train(
     device: Device = "auto",
     resume: bool = False,
     licence: str = "not stated",
+    description: str = "",
     tensorboard: bool | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -101,6 +102,8 @@ def train(
         Where to train.
     resume : bool
         Continue from `NAME.partial`; the result equals an unbroken run (to the bit on one thread of a CPU).
+    description : str
+        What the model is for, in a few words, for the card.
     licence : str
         Of the weights, for the card.
     tensorboard : bool, optional
@@ -149,6 +152,7 @@ def train(
         card = training_card(
             run.settings, paths, domains, steps=run.done, seconds=run.seconds, seeds=seeds,
             last_look=run.attention[-1] if run.attention else None, licence=licence,
+            description=description,
         )  # fmt: skip
         bundle = save_bundle(output, final, card, preview(final, domains[0], run.settings.threshold))
     shutil.copyfile(partial / "curves.csv", output / "curves.csv")

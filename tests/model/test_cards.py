@@ -1,0 +1,55 @@
+"""Cards are read without torch, and scores go into them without touching the model."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cellxlate.errors import ModelError
+from cellxlate.model.bundle import load_model
+from cellxlate.model.cards import add_scores, describe_model, is_model, list_models, read_card
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "mine"))
+
+
+def test_scores_enter_the_card_and_the_model_stays_the_same(folder: Path) -> None:
+    before = load_model(folder)
+    add_scores(folder, {"patch_distance": 0.04})
+    add_scores(folder, {"patch_distance": 0.03})
+    after = load_model(folder)
+    assert after.card["scores"] == {"patch_distance": 0.03}
+    assert {**after.card, "scores": {}} == {**before.card, "scores": {}}
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "preview.png", "weights.safetensors"]
+
+
+def test_a_damaged_card_is_left_alone(folder: Path) -> None:
+    (folder / "card.json").write_text("{")
+    with pytest.raises(ModelError):
+        add_scores(folder, {})
+    assert (folder / "card.json").read_text() == "{"
+
+
+def test_a_model_is_told_from_a_stack(folder: Path, tmp_path: Path) -> None:
+    assert is_model(folder)
+    assert not is_model(tmp_path)
+    assert not is_model("../nuclei-lowexp")
+    assert describe_model(folder)["path"] == str(folder)
+
+
+def test_a_folder_with_a_damaged_card_is_listed_with_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    (folder / "card.json").write_text("{")
+    (listed,) = (model for model in list_models(tmp_path) if not model["shipped"])
+    assert listed["name"] == "mine"
+    assert "card.json" in listed["description"]
+
+
+def test_reading_a_card_does_not_load_torch(folder: Path) -> None:
+    script = f"import sys; from cellxlate.model.cards import read_card; from pathlib import Path; read_card(Path({str(folder)!r})); print('torch' in sys.modules)"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"
+    assert read_card(folder)["preset"] == "fast"
