@@ -350,3 +350,30 @@ def test_in_a_window_the_sample_is_enhanced_by_one_press(application, spin, tiny
         spin(lambda: shown.screenshot(canvas_only=True, flash=False)[..., :3].std() > 5)
     finally:
         shown.close()
+
+
+@pytest.mark.display
+def test_the_menus_open_the_panel_and_the_preview(application, spin, tiny_model):
+    import napari
+    from napari._app_model import get_app_model
+
+    SHELF.add(tiny_model)
+    shown = napari.Viewer(show=True)
+    try:
+        app = get_app_model()
+        for menu, command in (
+            ("napari/layers/filter", "cellxlate.enhance_widget"),
+            ("napari/layers/visualize", "cellxlate.preview_attention"),
+        ):
+            assert command in [item.command.id for item in app.menus.get_menu(menu) if hasattr(item, "command")]
+        app.commands.execute_command("cellxlate.enhance_widget")
+        assert list(shown.window.dock_widgets) == ["Enhance cells (cellxlate)"]
+        shown.add_image(ramp((70, 90)), name="first")
+        chosen = shown.add_image(ramp((70, 90)), name="chosen")
+        shown.add_image(ramp((70, 90)), name="last")
+        shown.layers.selection.active = chosen
+        app.commands.execute_command("cellxlate.preview_attention")
+        spin(lambda: len(shown.layers) == 5)
+        assert shown.window.dock_widgets["Enhance cells (cellxlate)"].image_layer.value == chosen
+    finally:
+        shown.close()
