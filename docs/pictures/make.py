@@ -21,18 +21,18 @@ def before_attention_after() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.35), layout="constrained", facecolor="white")
     for axis, title, plane, (low, high), colours in zip(
         axes,
-        ("before", "attention: only where it is not 0 may a pixel change", "after"),
+        ("before", "attention: where it is 0, pixels are kept bit for bit", "after"),
         (before, attention, after),
         (limits, (0, 255), limits),
         ("gray", "viridis", "gray"),
         strict=True,
     ):
         axis.imshow(plane, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_title(title, loc="left", fontsize=10)
         axis.set_axis_off()
     length_px = SCALE_UM / sample.stack.pixel_size_um["X"]
-    axes[0].plot([308 - length_px, 308], [228, 228], color="white", linewidth=3, solid_capstyle="butt")
-    axes[0].text(308 - length_px / 2, 222, f"{SCALE_UM} µm", color="white", ha="center", va="bottom", fontsize=9)
+    axes[0].plot([308 - length_px, 308], [20, 20], color="white", linewidth=3, solid_capstyle="butt")
+    axes[0].text(308 - length_px / 2, 16, f"{SCALE_UM} µm", color="white", ha="center", va="bottom", fontsize=9)
     figure.savefig(FOLDER / "before_attention_after.png", dpi=110)
 
 
