@@ -14,6 +14,7 @@ from magicgui.widgets import (
     ProgressBar,
     PushButton,
 )
+from qtpy.QtWidgets import QSizePolicy
 
 from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import CellxlateError
@@ -28,7 +29,7 @@ from cellxlate.plugin.layers import (
     without_samples,
 )
 from cellxlate.plugin.models import SHELF
-from cellxlate.plugin.overlay import PREVIEW, AttentionPreview, Wanted, attention_colormap
+from cellxlate.plugin.overlay import PREVIEW, AttentionPreview, Wanted, attention_colormap, await_end
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
@@ -146,6 +147,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
         for text in (self.selected, self.state, self.notes):
             text.native.setWordWrap(True)
+            text.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.attention = AttentionPreview(
             napari_viewer,
             wanted=self._previewed,
@@ -184,6 +186,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._stop.ask()
         self._stop = None
         self.attention.abandon()
+        await_end(self._worker)
         layers = self._viewer.layers.events
         for event in (layers.inserted, layers.removed, layers.reordered):
             event.disconnect(self._layers_changed)

@@ -17,7 +17,7 @@ from cellxlate.model.engines import Device, interruptible
 from cellxlate.plugin.layers import Appearance, channel_of_plane, in_layer_shape, plane_stack
 from cellxlate.quality.report import RunReport
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.reading import one_line, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 
@@ -132,6 +132,8 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
         return Refusal(str(fault))
     except MemoryError:
         return Refusal("there is not enough memory for this result; write it to a file instead")
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"the networks failed ({one_line(fault)}); try another device")
 
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex) -> Plan:

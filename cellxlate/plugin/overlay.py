@@ -1,5 +1,6 @@
 """Attention over an image: its colours, and a live preview for the visible plane."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +123,8 @@ class AttentionPreview:
         self._drawn: Any = None
         self._layers: list[Any] = []
         self._request: PreviewRequest | None = None
+        self._planning: tuple[Any, ...] | None = None
+        self._worker: Any = None
         self._under_cursor = ""
         self._update_timer, self._draw_timer = _single_shot(self._update), _single_shot(self._draw)
         self.is_on = False
@@ -179,6 +182,7 @@ class AttentionPreview:
         """Stop everything without touching the viewer, whose window may be gone; layers stay."""
         self._layers = []
         self.switch(False)
+        await_end(self._worker)
 
     def _clear(self) -> None:
         """Take the preview's layers away, and forget what was shown."""
@@ -193,7 +197,7 @@ class AttentionPreview:
     def _stop(self) -> None:
         if self._request is not None:
             self._request.stop.ask()
-        self._request = None
+        self._request = self._planning = None
 
     # From what is wanted to attention
 
@@ -202,31 +206,34 @@ class AttentionPreview:
         if wanted is None or wanted.layer not in self._viewer.layers:
             self._clear()
             return
+        stop = StopRequest()
         try:
-            stack = layer_stack(wanted.layer, wanted.axes)
+            stack = layer_stack(wanted.layer, wanted.axes, check=stop.check)
             plane = visible_plane(wanted.layer, stack, self._viewer.dims.point)
         except CellxlateError as fault:
             self._clear()
             self._say(str(fault))
             return
         key = (wanted.layer.unique_id, stack.axes, wanted.model, wanted.device, plane)
+        plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
-            self._stop()
+            if self._planning != plan_key:  # levels that are being measured serve this plane too
+                self._stop()
             attention = self._cache.plane(key, stack.plane_shape)
             self._view = View(wanted.layer, stack, plane, key, attention)
         self._draw_timer.start(0)
         blocks = tuple(self._view.attention.missing(visible_part(self._view, self._viewer.dims.ndisplay)))
         if blocks and self._request is None:
-            plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
             plan = self._cache.plans.get(plan_key)
-            self._request = PreviewRequest(stack, plane, wanted.model, wanted.device, blocks, StopRequest(), plan)
+            self._planning = None if plan else plan_key
+            self._request = PreviewRequest(stack, plane, wanted.model, wanted.device, blocks, stop, plan)
             self._compute(self._request, plan_key)
         self._tell()
 
     def _compute(self, request: PreviewRequest, plan_key: tuple[Any, ...]) -> None:
         from napari.qt.threading import thread_worker
 
-        worker = thread_worker(preview_steps, ignore_errors=True)(request)
+        self._worker = worker = thread_worker(preview_steps, ignore_errors=True)(request)
         worker.yielded.connect(lambda news: self._news(request, news, plan_key))
         worker.returned.connect(lambda refusal: self._computed(request, refusal))
         worker.errored.connect(lambda fault: self._computed(request, Refusal(f"{type(fault).__name__}: {fault}")))
@@ -236,7 +243,10 @@ class AttentionPreview:
         if self._request is not request or self._view is None:
             return
         if not isinstance(news, tuple):
-            self._cache.plans[plan_key] = news
+            self._cache.plans[plan_key], self._planning = news, None
+            if request.plane != self._view.plane:
+                self._stop()
+                self.update()
             return
         self._view.attention.add(*news)
         self._tell()
@@ -246,7 +256,7 @@ class AttentionPreview:
     def _computed(self, request: PreviewRequest, refusal: Refusal | None) -> None:
         if self._request is not request:
             return
-        self._request = None
+        self._request = self._planning = None
         if refusal is not None:
             self._say(refusal.reason)
         elif self._view is not None:
@@ -361,6 +371,13 @@ def attention_at(view: View, world: Sequence[float]) -> float | None:
         return None
     corner = row // BLOCK_PX * BLOCK_PX, column // BLOCK_PX * BLOCK_PX
     return float(view.attention.steps[row, column]) / ATTENTION_STEPS if corner in view.attention.known else None
+
+
+def await_end(worker: Any, longest_s: float = 3.0) -> None:
+    """Wait for a worker that has been asked to stop: its signals must not outlive the application."""
+    end = time.monotonic() + longest_s
+    while worker is not None and worker.is_running and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _single_shot(call: Callable[[], None]) -> QTimer:

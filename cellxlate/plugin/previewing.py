@@ -15,6 +15,7 @@ from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
 from cellxlate.model.engines import Device
 from cellxlate.plugin.enhancing import CancelledError, Refusal, StopRequest
+from cellxlate.stacks.reading import one_line
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 SHOWN_PX = 1_048_576
@@ -90,6 +91,8 @@ def preview_steps(request: PreviewRequest) -> Generator[News, None, Refusal | No
         return None
     except CellxlateError as fault:
         return Refusal(str(fault))
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"attention failed ({one_line(fault)}); try another device")
     return None
 
 

@@ -93,6 +93,18 @@ def test_one_plane_is_that_plane_of_the_whole_stack(viewer, panel, spin):
     assert plane.data_to_world((0, 3, 4)) == pytest.approx(layer.data_to_world((2, 3, 4)))
 
 
+def test_one_plane_of_one_channel_takes_the_levels_of_that_channel(viewer, panel, spin):
+    data = np.stack([ramp((70, 90)), 10 * ramp((70, 90), seed=1)])
+    layer = viewer.add_image(data, name="cells", axis_labels=("c", "y", "x"))
+    run(panel, spin)
+    whole = viewer.layers[1].data
+    viewer.dims.set_point(0, 1)
+    panel.scope.value, panel.image_layer.value = THIS_PLANE, layer
+    run(panel, spin)
+    assert np.array_equal(viewer.layers[3].data[0], whole[1])
+    assert not np.array_equal(whole[1], data[1])
+
+
 @pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
 def test_a_file_is_written_and_opened_lazily(viewer, panel, spin, tmp_path, ending):
     layer = add_stack(viewer)
@@ -251,6 +263,19 @@ def test_a_damaged_model_is_said_in_the_panel(viewer, panel, spin, tiny_model, t
     assert len(viewer.layers) == 1
 
 
+def test_a_failure_of_torch_is_said_in_the_panel(viewer, panel, spin, monkeypatch):
+    def fail(self, network, images):
+        raise RuntimeError("CUDA out of\nmemory")
+
+    monkeypatch.setattr(TorchTranslator, "_run", fail)
+    add_stack(viewer)
+    run(panel, spin)
+    assert "CUDA out of memory" in panel.state.value
+    panel.preview.value = True
+    spin(lambda: "CUDA out of memory" in panel.selected.value)
+    assert len(viewer.layers) == 1
+
+
 def test_colour_images_come_back_in_colour(viewer, panel, spin):
     data = np.stack([ramp((70, 90), "uint8", seed) for seed in range(3)], -1)
     layer = viewer.add_image(data, name="colour", scale=(2, 3))
@@ -377,3 +402,22 @@ def test_the_menus_open_the_panel_and_the_preview(application, spin, tiny_model)
         assert shown.window.dock_widgets["Enhance cells (cellxlate)"].image_layer.value == chosen
     finally:
         shown.close()
+
+
+@pytest.mark.display
+def test_closing_the_window_ends_what_runs(application, spin, tiny_model, slow):
+    import napari
+
+    shown = napari.Viewer(show=True)
+    add_stack(shown, (40, 70, 90))
+    _, panel = shown.window.add_plugin_dock_widget("cellxlate", "Enhance cells")
+    panel.model_choice.value = tiny_model
+    panel.preview.value = True
+    spin(lambda: panel.attention.is_running)
+    panel.enhance_button.click()
+    spin(lambda: panel.progress.value > 0)
+    workers = panel._worker, panel.attention._worker
+    shown.close()
+    application.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert not panel.is_running
+    assert not any(worker.is_running for worker in workers)

@@ -111,6 +111,30 @@ def test_the_outline_lies_inside_what_is_selected(viewer, shown):
     assert np.array_equal(outline_of(square), expected)
 
 
+def test_scrolling_on_while_levels_are_measured_measures_them_once(viewer, panel, spin, runs, monkeypatch, tiny_model):
+    made, waiting = [], threading.Event()
+    plan = previewing.make_plan
+
+    def slow_plan(*arguments, **options):
+        made.append(arguments)
+        assert waiting.wait(20)
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(previewing, "make_plan", slow_plan)
+    layer = viewer.add_image(ramp((3, 70, 90)), name="cells", **PLACE)
+    panel.preview.value = True
+    spin(lambda: made)
+    at(viewer, layer, 2)
+    spin(lambda: not panel.attention._update_timer.isActive())
+    waiting.set()
+    settle(panel, spin)
+    assert len(made) == 1
+    assert len(runs) <= 2  # the plane that is visible now, and at most one block of the one it began with
+    del runs[:]
+    assert np.array_equal(viewer.layers[1].data[0], written(layer, tiny_model)[2])
+    panel.preview.value = False
+
+
 def test_new_pixels_are_computed_afresh(viewer, panel, shown, spin, tiny_model):
     layer = viewer.layers[0]
     layer.data = ramp((3, 70, 90), seed=8)[..., ::-1].copy()
