@@ -11,7 +11,7 @@ class ManifestHook(BuildHookInterface):  # type: ignore[type-arg]
     """Put the napari manifest inside the import package for wheels and for editable installs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Include the manifest in a wheel; for an editable install, link it into the package (copy where links fail)."""
+        """Include the manifest in a wheel; for an editable install, link it into the package (or copy it)."""
         manifest = Path(self.root) / "napari.yaml"
         if version != "editable":
             build_data["force_include"][str(manifest)] = "cellxlate/napari.yaml"
