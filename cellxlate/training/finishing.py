@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cellxlate.model.bundle import stored_networks
 from cellxlate.model.networks import Translator
 from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.report import triptych_png
-from cellxlate.settings import TrainSettings
+from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
 from cellxlate.training.watch import AttentionState
 
@@ -71,10 +72,6 @@ def training_card(
     patches = statistics_patches(settings, domains[0])
     agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
     names = [[path.name for path in own] for own in paths]
-    command = [
-        "cellxlate", "train", "--source", *names[0], "--target", *names[1],
-        "--preset", settings.preset, "--guide", settings.guide, "--steps", str(steps), "--seed", str(settings.seed),
-    ]  # fmt: skip
     return {
         "description": description,
         "preset": settings.preset,
@@ -92,7 +89,7 @@ def training_card(
             for name, domain in zip(("source", "target"), domains, strict=True)
         },
         "training": {
-            "command": shlex.join(command),
+            "command": command_of(settings, names[0], names[1]),
             "source": names[0],
             "target": names[1],
             "source_planes": len(domains[0]),
@@ -110,6 +107,23 @@ def training_card(
         "licence": licence,
         "scores": {},
     }
+
+
+def command_of(settings: TrainSettings, source: list[str], target: list[str]) -> str:
+    """Return the command that trains so; FILE.toml stands for what only a settings file can say, see the settings."""
+    options = ["--source", *source, "--target", *target, "--preset", settings.preset]
+    if settings.baseline == "none":
+        options += ["--guide", settings.guide, *(["--masks", "DIR"] if settings.guide == "masks" else [])]
+    else:
+        options += ["--baseline", settings.baseline]
+    length = ("--epochs", settings.epochs) if settings.steps is None else ("--steps", settings.steps)
+    options += [length[0], str(length[1]), "--seed", str(settings.seed)]
+    free = ("baseline", "guide", "epochs", "steps", "seed", *(("backward", "lambda_adversarial")
+            if settings.baseline == "cyclegan" else ()))  # fmt: skip
+    same = {name: getattr(settings, name) for name in free}
+    if replace(PRESETS[settings.preset], **same) != settings:
+        options += ["--settings", "FILE.toml"]
+    return shlex.join(["cellxlate", "train", *options])
 
 
 def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
