@@ -12,6 +12,8 @@ class ManifestHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Include the manifest in a wheel; for an editable install, link it into the package (or copy it)."""
+        if self.target_name != "wheel":
+            return  # a source archive holds the manifest at its top, where the wheel that is built from it looks
         manifest = Path(self.root) / "napari.yaml"
         if version != "editable":
             build_data["force_include"][str(manifest)] = "cellxlate/napari.yaml"
