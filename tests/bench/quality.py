@@ -49,7 +49,7 @@ FILTERS: dict[str, Filter] = {
     "gaussian 1.5 px": lambda image: ndimage.gaussian_filter(image, 1.5),
     "total variation": lambda image: restoration.denoise_tv_chambolle(image / 500, weight=0.03) * 500,
     "non-local means": lambda image: restoration.denoise_nl_means(
-        image, patch_size=5, patch_distance=7, h=0.8 * pixel_noise(image), fast_mode=True
+        image, patch_size=5, patch_distance=7, h=0.8 * pixel_noise(image), sigma=pixel_noise(image)
     ),
     "Richardson-Lucy": wiener_like,
 }
