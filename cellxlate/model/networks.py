@@ -5,6 +5,7 @@ released code (method table in docs/explanation.md); `compact` is ours, made for
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -248,19 +249,7 @@ def receptive_field(network: nn.Module) -> ReceptiveField:
     For each phase of an output pixel, the interval of inputs that reach it is followed backwards through the layers.
     """
     layers = geometry(network)
-    stride = widest = 1
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            widest *= layer.stride[0]
-        elif isinstance(layer, nn.PixelUnshuffle):
-            widest *= layer.downscale_factor
-        elif isinstance(layer, nn.ConvTranspose2d):
-            widest //= layer.stride[0]
-        elif isinstance(layer, nn.Upsample):
-            widest //= int(layer.scale_factor)  # type: ignore[arg-type]
-        elif isinstance(layer, nn.PixelShuffle):
-            widest //= layer.upscale_factor
-        stride = max(stride, widest)
+    stride = max(spacing for _, _, spacing in spacings(layers))
     halo = 0
     for phase in range(stride):
         first = last = phase
@@ -297,39 +286,37 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def spacings(layers: list[nn.Module]) -> Iterator[tuple[nn.Module, int, int]]:
+    """Yield each layer with the distance, in input pixels, between neighbours before it and after it."""
+    spacing = 1
+    for layer in layers:
+        before = spacing
+        if isinstance(layer, nn.ConvTranspose2d):
+            spacing //= layer.stride[0]
+        elif isinstance(layer, nn.Conv2d):
+            spacing *= layer.stride[0]
+        elif isinstance(layer, nn.PixelUnshuffle):
+            spacing *= layer.downscale_factor
+        elif isinstance(layer, nn.PixelShuffle):
+            spacing //= layer.upscale_factor
+        elif isinstance(layer, nn.Upsample):
+            spacing //= int(layer.scale_factor)  # type: ignore[arg-type]
+        yield layer, before, spacing
+
+
 def activation_bytes_per_px(network: nn.Module) -> float:
     """Return the bytes per input pixel that the widest layer holds: its input, its output, and a second one kept."""
-    scale, largest = 1.0, 0.0
-    for layer in geometry(network):
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            before = layer.in_channels * scale
-            scale = (
-                scale * layer.stride[0] ** 2 if isinstance(layer, nn.ConvTranspose2d) else scale / layer.stride[0] ** 2
-            )
-            largest = max(largest, before + 2 * layer.out_channels * scale)
-        elif isinstance(layer, nn.PixelUnshuffle):
-            scale /= layer.downscale_factor**2
-        elif isinstance(layer, nn.PixelShuffle):
-            scale *= layer.upscale_factor**2
-        elif isinstance(layer, nn.Upsample):
-            scale *= float(layer.scale_factor) ** 2  # type: ignore[arg-type]
-    return 4 * largest
+    return 4 * max(
+        layer.in_channels / before**2 + 2 * layer.out_channels / after**2
+        for layer, before, after in spacings(geometry(network))
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    )
 
 
 def operations_per_px(network: nn.Module) -> float:
     """Return the multiply-adds times two (FLOP) that a network's convolutions spend per input pixel."""
-    scale, total = 1.0, 0.0
-    for layer in geometry(network):
-        if isinstance(layer, nn.PixelUnshuffle):
-            scale /= layer.downscale_factor**2
-        elif isinstance(layer, nn.PixelShuffle):
-            scale *= layer.upscale_factor**2
-        elif isinstance(layer, nn.Upsample):
-            scale *= float(layer.scale_factor) ** 2  # type: ignore[arg-type]
-        elif isinstance(layer, nn.ConvTranspose2d):
-            total += 2 * layer.weight.numel() * scale
-            scale *= layer.stride[0] ** 2
-        elif isinstance(layer, nn.Conv2d):
-            scale /= layer.stride[0] ** 2
-            total += 2 * layer.weight.numel() * scale
-    return total
+    return sum(
+        2 * layer.weight.numel() / max(before, after) ** 2  # each weight is used once per pixel of the coarser side
+        for layer, before, after in spacings(geometry(network))
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    )
