@@ -153,13 +153,20 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
     for area in areas:
-        needed = mirrored(area.top - margin, area.bottom + margin + LEAST_WINDOW_PX, shape[0])
-        first_row = int(needed.min())
-        rows = read_rows(slice(first_row, int(needed.max()) + 1))
+        rows, first_row = rows_around(read_rows, area, margin, shape)
         raw = rows[area.top - first_row : area.bottom - first_row]
         gated = band_gate(rows, first_row, shape, area, job)
         changed = band_change(rows, first_row, shape, area, gated, job)
         yield Band(area.top, raw, apply_change(raw, changed, gated), attention_image(gated))
+
+
+def rows_around(
+    read_rows: ReadRows, area: Tile, margin_px: int, shape: tuple[int, int]
+) -> tuple[npt.NDArray[Any], int]:
+    """Read the rows that windows in an area need, mirrored ones too; return them and the number of the first."""
+    needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, shape[0])
+    first_row = int(needed.min())
+    return read_rows(slice(first_row, int(needed.max()) + 1)), first_row
 
 
 def band_gate(rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob) -> Floats:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.plane import ReadRows, Translator, block_attention
-from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirrored, tiles_of
+from cellxlate.enhancement.plane import ReadRows, Translator, block_attention, rows_around
+from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
 from cellxlate.stacks.intensity import Levels
 
@@ -100,9 +100,7 @@ def attention_blocks(
     """
     margin = translator.attention_halo_px + translator.stride
     for block in blocks:
-        needed = mirrored(block.top - margin, block.bottom + margin + LEAST_WINDOW_PX, shape[0])
-        first_row = int(needed.min())
-        rows = read_rows(slice(first_row, int(needed.max()) + 1))
+        rows, first_row = rows_around(read_rows, block, margin, shape)
         yield block, block_attention(rows, first_row, shape, block, translator, levels)
 
 

@@ -41,7 +41,6 @@ ALL_CHANNELS = -1
 THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
 IN_MEMORY, TO_A_FILE = "in memory", "to a file"
 PROGRESS_STEPS = 1000
-MUCH_MEMORY_BYTES = 4_000_000_000
 
 
 class ClickButton(PushButton):  # type: ignore[misc]

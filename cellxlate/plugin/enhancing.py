@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cellxlate.enhancement.job import EnhanceProgress, steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
@@ -19,6 +19,8 @@ from cellxlate.quality.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.reading import one_line, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
+
+Result = TypeVar("Result")
 
 
 class CancelledError(Exception):
@@ -143,17 +145,24 @@ def plan_of_plane(plan: Plan, plane: PlaneIndex) -> Plan:
     return replace(plan, stack=plane_stack(plan.stack, plane), jobs=jobs)
 
 
+def _until_stopped(
+    steps: Generator[EnhanceProgress | None, None, Result], stop: StopRequest
+) -> Generator[EnhanceProgress, None, Result]:
+    """Pass on the news of a run and return what it returns; after each step a stop may end it (CancelledError)."""
+    while True:
+        try:
+            news = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        stop.check()
+        if news:
+            yield news
+
+
 def _in_memory(plan: Plan, request: Request) -> Generator[EnhanceProgress, None, Outcome]:
     with closing(steps_in_memory(plan)) as steps:
-        while True:
-            try:
-                news = next(steps)
-            except StopIteration as end:
-                made = end.value
-                break
-            request.stop.check()
-            if news:
-                yield news
+        made = yield from _until_stopped(steps, request.stop)
     request.stop.check()
     axes = request.appearance.axes
     image, attention = made.image, made.attention
@@ -169,15 +178,7 @@ def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhancePr
     steps = steps_to_files(plan, outputs, overwrite=request.overwrite)
     try:
         with closing(steps):
-            while True:
-                try:
-                    news = next(steps)
-                except StopIteration as end:
-                    report = end.value
-                    break
-                request.stop.check()
-                if news:
-                    yield news
+            report = yield from _until_stopped(steps, request.stop)
         request.stop.check()
     except (CancelledError, GeneratorExit):
         with suppress(OutputError):
