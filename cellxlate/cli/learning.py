@@ -1,0 +1,42 @@
+"""`train` and `evaluate`: from folders of images to a model, and from a model to scores."""
+
+import argparse
+
+from cellxlate.cli.showing import progress_bar, say
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train and say where the model is."""
+    from cellxlate.training.loop import train
+
+    with progress_bar(options, "steps") as show:
+        bundle = train(
+            options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
+            baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
+            steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
+            device=options.device, licence=options.licence, description=options.description, resume=options.resume,
+            progress=lambda news: show(news.step, news.steps),
+        )  # fmt: skip
+    training = bundle.card["training"]
+    answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],
+              "seconds": training["seconds"], "generator_parameters": bundle.card["generator_parameters"],
+              "attention_parameters": bundle.card["attention_parameters"]}  # fmt: skip
+    say(options, answer, [f"model  {options.output}  ({training['steps']} steps, {training['seconds']:.0f} s)",
+                           f"next   cellxlate enhance STACK -m {options.output}"])  # fmt: skip
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Score and say the means."""
+    from cellxlate.enhancement.evaluation import evaluate
+    from cellxlate.model.cards import add_scores, locate
+
+    scores = evaluate(
+        options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
+        no_cells=options.no_cells, output=options.output,
+    )  # fmt: skip
+    summary = {name: value for name, value in scores.items() if name != "images"}
+    if options.to_card and options.model:
+        add_scores(locate(options.model), {"data": options.source.name, "images": len(scores["images"]), **summary})
+    say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
+    return 0

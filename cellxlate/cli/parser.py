@@ -1,0 +1,140 @@
+"""Every command and option, with its help."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import cellxlate
+from cellxlate.cli.enhancing import run_demo, run_enhance
+from cellxlate.cli.learning import run_evaluate, run_train
+from cellxlate.cli.looking import run_info, run_models, run_sample
+from cellxlate.errors import OptionError
+from cellxlate.settings import PRESETS, THRESHOLD
+
+DEFAULT_MODEL = "nuclei-lowexp"
+EXAMPLES = {
+    "demo": "cellxlate demo -o demo",
+    "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",
+    "enhance": "cellxlate enhance stack.tif --channel DAPI --output-dir results",
+    "train": "cellxlate train --source faint/ --target clear/ -o my-model --licence CC0-1.0",
+    "evaluate": "cellxlate evaluate my-model --source test/ --truth test_truth/ --masks test_masks/ -o scores.html",
+    "info": "cellxlate info stack.ome.zarr",
+    "models": "cellxlate models --json",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(OptionError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(prog="cellxlate", description=(cellxlate.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"cellxlate {cellxlate.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
+        added.set_defaults(run=run)
+        added.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+        added.add_argument("--quiet", action="store_true", help="no progress and no summary")
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return added
+
+    demo = command("demo", run_demo, "Simulate a stack, enhance it with the shipped model, and write a report.")
+    demo.add_argument("-o", "--output", type=Path, default=Path("cellxlate_demo"), metavar="DIR", help="%(default)s")
+    demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
+
+    sample = command("sample", run_sample, "Simulate a faint fluorescence stack with known truth and mask.")
+    sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
+    sample.add_argument("--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="1,1,1,520,696")
+    sample.add_argument("--cell-fraction", type=float, default=0.15, metavar="F", help="share of a plane, 0 to 0.9")
+    sample.add_argument("--layout", choices=("scattered", "clustered"), default="scattered")
+    sample.add_argument("--seed", type=int, default=0, metavar="N")
+    sample.add_argument("--truth", type=Path, metavar="FILE", help="write the sharp, noise-free truth too")
+    sample.add_argument("--mask", type=Path, metavar="FILE", help="write the mask of the cells too")
+    sample.add_argument("--overwrite", action="store_true")
+
+    _add_enhance(command("enhance", run_enhance, "Enhance the cells of stacks; every other pixel stays as it is."))
+    _add_train(command("train", run_train, "Train a translator from two folders of unpaired images."))
+
+    evaluate = command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images.")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
+    evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
+    evaluate.add_argument("--source", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--truth", type=Path, metavar="DIR")
+    evaluate.add_argument("--masks", type=Path, metavar="DIR")
+    evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
+    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
+
+    info = command("info", run_info, "Show what a stack or a model is.")
+    info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
+    info.add_argument("--axes", metavar="TCZYX")
+
+    command("models", run_models, "List the shipped models and those in this folder.")
+    return parser
+
+
+def _add_enhance(enhance: argparse.ArgumentParser) -> None:
+    enhance.add_argument(
+        "stacks", nargs="+", type=Path, metavar="STACK", help="files, OME-Zarr folders, or folders of them"
+    )
+    enhance.add_argument("-m", "--model", default=DEFAULT_MODEL, help="shipped name or model folder (%(default)s)")
+    enhance.add_argument("-o", "--output", type=Path, metavar="OUT", help="name of the enhanced stack")
+    enhance.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="folder for the outputs; beside STACK by default"
+    )
+    enhance.add_argument("--format", choices=("ome-tiff", "ome-zarr"), help="that of the input by default")
+    enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
+    enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
+    enhance.add_argument(
+        "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
+    )
+    enhance.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
+    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
+    enhance.add_argument(
+        "--tile", type=int, metavar="N", help="side of a tile in pixels; from a memory budget by default"
+    )
+    enhance.add_argument("--engine", choices=("auto", "torch", "openvino", "onnxruntime"), default="auto")
+    enhance.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    enhance.add_argument("--dense", action="store_true", help="run the generator everywhere; the pixels are the same")
+    again = enhance.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    enhance.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="images as they are")
+    train.add_argument(
+        "--target", nargs="+", type=Path, required=True, metavar="PATH", help="images as they should look"
+    )
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
+    train.add_argument("--preset", choices=tuple(PRESETS), default="fast")
+    train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")
+    train.add_argument("--baseline", choices=("none", "cyclegan"), default="none")
+    train.add_argument("--guide", choices=("saliency", "masks", "none"), help="what attention learns from")
+    train.add_argument("--masks", type=Path, metavar="DIR", help="masks of some of the images, named like them")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N")
+    length.add_argument("--steps", type=int, metavar="N")
+    train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument("--restarts", type=int, default=0, metavar="N", help="other seeds to try if attention collapses")
+    train.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    train.add_argument("--licence", default="not stated", help="of the weights, for the card")
+    train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")
+    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(f"{text!r} is not T,C,Z,Y,X; for example 1,1,8,1024,1024") from fault
