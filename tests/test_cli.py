@@ -1,6 +1,7 @@
 """The commands as a user runs them: exit codes, one JSON object, one line on what is wrong."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -203,3 +204,38 @@ def test_ctrl_c_leaves_a_partial_that_resume_finishes(
     whole = answer(capsys, "enhance", stack, "-m", tiny_model, "-o", tmp_path / "whole.ome.tif")
     one, other = (tifffile.imread(result["outputs"]["enhanced"]) for result in (resumed, whole))
     assert np.array_equal(one, other)
+
+
+def test_training_shows_a_table_on_a_terminal_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        faint, clear = (tmp_path / domain / f"{number}.ome.tif" for domain in ("faint", "clear"))
+        faint.parent.mkdir(exist_ok=True)
+        clear.parent.mkdir(exist_ok=True)
+        answer(capsys, "sample", faint, "--truth", clear, "--shape", "1,1,1,64,64", "--seed", number)
+    small = tmp_path / "small.toml"
+    small.write_text("batch = 1\npatch_px = 32\n[networks.generator]\nwidth = 4\nblocks = 1\n")
+    arguments = ["train", "--source", tmp_path / "faint", "--target", tmp_path / "clear", "--settings", small,
+                 "--steps", 30, "--json"]  # fmt: skip
+    assert main([*map(str, arguments), "-o", str(tmp_path / "piped")]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main([*map(str, arguments), "-o", str(tmp_path / "shown")]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["steps"] == 30
+    rows = [line for line in printed.err.replace("\r", "\n").splitlines() if line.strip()]
+    head = next(number for number, line in enumerate(rows) if "agreement with the guide" in line)
+    first = next(line.split() for line in rows[head + 1 :] if line.split()[0].isdigit())
+    assert int(first[0]) == 10
+    assert [float(value) >= 0 for value in first[1:]] == [True] * 6
+
+
+def test_a_row_of_the_table_says_what_is_not_known() -> None:
+    from cellxlate.cli.showing import training_row
+    from cellxlate.training.loop import TrainProgress
+    from cellxlate.training.watch import AttentionState
+
+    unguided = AttentionState(area=0.25, entropy=0.5, inside=math.nan, outside=math.nan, agreement=math.nan, spread=0.1)
+    row = training_row(TrainProgress(7, 10, 3.0, {"total": 1.5}, unguided))
+    assert row.split() == ["7", "3", "1.5000", "0.250", "-", "-", "-"]

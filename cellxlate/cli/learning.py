@@ -2,20 +2,20 @@
 
 import argparse
 
-from cellxlate.cli.showing import progress_bar, say
+from cellxlate.cli.showing import say, training_table
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and say where the model is."""
     from cellxlate.training.loop import train
 
-    with progress_bar(options, "steps") as show:
+    with training_table(options) as show:
         bundle = train(
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,
-            progress=lambda news: show(news.step, news.steps),
+            progress=show,
         )  # fmt: skip
     training = bundle.card["training"]
     answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],

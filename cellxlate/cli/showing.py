@@ -2,10 +2,17 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellxlate.training.loop import TrainProgress
+
+TABLE_ROWS = 20
+TABLE_HEAD = "    step   seconds   objective   attention: area   inside  outside   agreement with the guide"
 
 
 def say(options: argparse.Namespace, answer: dict[str, Any], lines: Sequence[str]) -> None:
@@ -36,3 +43,42 @@ def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[[f
             bar.update(round(done, 2) - bar.n)
 
         yield show
+
+
+@contextmanager
+def training_table(options: argparse.Namespace) -> Iterator[Callable[["TrainProgress"], None]]:
+    """Give a function that moves a progress bar and, twenty times a run, writes a row of a table above it."""
+    if options.quiet or not sys.stderr.isatty():
+        yield lambda news: None  # noqa: ARG005
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="steps", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        written = -1
+
+        def show(news: "TrainProgress") -> None:
+            nonlocal written
+            if written < 0:
+                bar.write(TABLE_HEAD, file=sys.stderr)
+            bar.total = news.steps
+            bar.update(news.step - bar.n)
+            if news.note:
+                bar.write(news.note, file=sys.stderr)
+            row = TABLE_ROWS * news.step // news.steps
+            if row > written:
+                written = row
+                bar.write(training_row(news), file=sys.stderr)
+
+        yield show
+
+
+def training_row(news: "TrainProgress") -> str:
+    """Return a row of the table; a dash stands for what a run without a guide does not know."""
+    seen = news.attention
+    known = [seen.inside, seen.outside, seen.agreement]
+    inside, outside, agreement = ("-" if math.isnan(value) else f"{value:.3f}" for value in known)
+    objective = news.terms.get("total", math.nan)
+    return (
+        f"{news.step:8d}  {news.seconds:8.0f}  {objective:10.4f}  {seen.area:16.3f}  {inside:>7}  {outside:>7}"
+        f"  {agreement:>10}"
+    )

@@ -22,7 +22,7 @@ from skimage import restoration
 
 import cellxlate
 from cellxlate.errors import TrainingError
-from cellxlate.settings import PRESETS, TrainSettings
+from cellxlate.settings import PRESETS, Guide, TrainSettings
 from cellxlate.stacks.intensity import pixel_noise
 
 Filter = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -32,6 +32,11 @@ LEARNED = replace(
     FAST, backward="learned", lambda_adversarial=1.0, adam_beta1=0.5, learning_rate=2e-4, batch=1, gate_in_loop=False
 )
 """Both directions learned, as in the paper, with the networks of `fast`."""
+
+GUIDES: tuple[Guide, ...] = ("none", "saliency", "masks")
+
+SIMULATED_BLUR_PX = (1.2, 2.35)
+"""What the test fields were blurred by: with it `fast` learns from pairs made as the test fields were (the ceiling)."""
 
 
 def wiener_like(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -58,14 +63,12 @@ FILTERS: dict[str, Filter] = {
 def trained_rows(steps: int) -> dict[str, TrainSettings]:
     """Return the settings of every learned row."""
     rows = {f"fast, saliency, seed {seed}": replace(FAST, seed=seed) for seed in range(5)}
-    rows["CycleGAN"] = replace(LEARNED, baseline="cyclegan", guide="none")
-    rows |= {
-        f"learned both ways, guide none, seed {seed}": replace(LEARNED, guide="none", seed=seed) for seed in range(3)
-    }
-    rows |= {
-        f"learned both ways, saliency, seed {seed}": replace(LEARNED, guide="saliency", seed=seed) for seed in range(3)
-    }
     rows["fast, masks of 8 fields"] = replace(FAST, guide="masks")
+    rows["fast, blur of the simulation"] = replace(FAST, imaging=replace(FAST.imaging, blur_px=SIMULATED_BLUR_PX))
+    rows["CycleGAN"] = replace(LEARNED, baseline="cyclegan", guide="none")
+    for seed in range(3):
+        for guide in GUIDES:
+            rows[f"learned both ways, guide {guide}, seed {seed}"] = replace(LEARNED, guide=guide, seed=seed)
     return {name: replace(settings, steps=steps) for name, settings in rows.items()}
 
 
