@@ -15,6 +15,7 @@ from cellxlate.model.attention import change, gate, quantise
 from cellxlate.model.bundle import stored_networks
 from cellxlate.model.networks import Translator
 from cellxlate.model.statistics import fix_translator, without_normalisation
+from cellxlate.quality.domain import describe_planes
 from cellxlate.quality.report import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
@@ -88,6 +89,7 @@ def training_card(
             }
             for name, domain in zip(("source", "target"), domains, strict=True)
         },
+        "domain": describe_planes([(one.stack, one.index) for one in domains[0].fields]),
         "training": {
             "command": command_of(settings, names[0], names[1]),
             "source": names[0],

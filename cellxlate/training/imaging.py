@@ -233,13 +233,13 @@ def patch_levels(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grow_guide(guides: Tensor) -> Tensor:
-    """Let guides (B, 1, Y, X) fade past the outline of the cells: 1 at 1 px, 0.45 at 2 px, 0.2 at 3 px.
+    """Let guides (B, 1, Y, X) fade past the outline of the cells: 0.45 at 1 px, 0.2 at 2 px.
 
     Blur carries a cell's light past its outline, and the gate, which reaches 1 only where attention does, must not end
     inside the cell: without this it cost 0.7 dB of the generator's gain (docs/decisions/0004-objective.md).
     """
-    near, middle, far = (nn.functional.max_pool2d(guides, side, 1, side // 2) for side in (3, 5, 7))
-    return torch.maximum(near, torch.maximum(0.45 * middle, 0.2 * far))
+    near, far = (nn.functional.max_pool2d(guides, side, 1, side // 2) for side in (3, 5))
+    return torch.maximum(guides, torch.maximum(0.45 * near, 0.2 * far))
 
 
 def texture_distance(

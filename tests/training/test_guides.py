@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import Levels, measure_levels
+from cellxlate.stacks.intensity import measure_levels
 from cellxlate.training.guides import REACH_PX, saliency
 
 
@@ -80,27 +80,36 @@ def test_the_guide_does_not_depend_on_gain_and_offset():
 
 
 def test_a_window_with_its_margin_has_the_guide_of_the_whole_plane():
-    counts, _ = field([300, 5000, 300, 800] * 4, side=300)
+    counts, _ = field([300, 5000, 300, 800] * 16, side=2 * REACH_PX + 60)
+    counts += np.linspace(0, 90, counts.shape[1]).astype(np.uint16)  # so that the local background tells
     levels = measure_levels([counts])
     whole = saliency(counts, levels)
-    row, column, side = 110, 120, 40
+    row, column, side = REACH_PX + 5, REACH_PX + 15, 40
     top, left = row - REACH_PX, column - REACH_PX
     window = counts[top : row + side + REACH_PX, left : column + side + REACH_PX]
     part = saliency(window, levels)[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX]
     assert np.array_equal(part, whole[row : row + side, column : column + side])
 
 
-def test_the_guide_looks_no_further_than_it_says_but_that_far():
-    levels = Levels(100, 200, 1)
-    counts = np.full((301, 301), 100.0)
-    counts[150, 150] = 5000
-    assert saliency(counts, levels)[150, 150] == 1
-    differs = []
-    for shift in (REACH_PX, REACH_PX + 1):
-        changed = counts.copy()
-        changed[150, 150 + shift] += 1e18  # so bright that the last pixel of every kernel tells
-        differs.append(saliency(changed, levels)[150, 150] == 0)
-    assert differs == [True, False]
+def test_the_guide_looks_no_further_than_it_says():
+    counts, _ = field([300, 5000, 300, 800] * 8, side=500)
+    levels = measure_levels([counts])
+    rows, columns = np.indices(counts.shape)
+    distance = np.maximum(abs(rows - 238), abs(columns - 186))  # from the middle of a cell
+    wild = np.random.default_rng(1).uniform(-1e9, 1e9, counts.shape)
+    core = slice(218, 259), slice(166, 207)
+    wanted = saliency(counts, levels)[core]
+    assert 0 < wanted.mean() < 1
+    for reach, same in ((REACH_PX, True), (45, False)):
+        changed = np.where(distance > 20 + reach, wild, counts)
+        assert np.array_equal(saliency(changed, levels)[core], wanted) == same
+
+
+def test_illumination_that_rises_across_the_field_makes_no_cells():
+    counts, mask = field([300] * 16, side=300)
+    tilted = (counts + np.linspace(0, 75, 300)).round().astype(np.uint16)
+    flat, found = (saliency(plane, measure_levels([plane])) for plane in (counts, tilted))
+    assert iou(found, mask) > iou(flat, mask) - 0.1
 
 
 def test_pixels_that_are_no_number_do_not_spread():

@@ -9,6 +9,7 @@ import torch
 from cellxlate.training.losses import (
     HistoryPool,
     attended_cycle,
+    best_fit,
     binary_mask,
     compose,
     cycle,
@@ -71,10 +72,37 @@ def test_where_no_image_has_a_guide_there_is_no_term():
 
 
 def test_the_attended_cycle_counts_cells_and_little_of_the_background():
+    # an offset of 3 is fitted away but for the 3 % that keep the scale
     restored, images = torch.full((1, 1, 1, 9), 3.0), torch.zeros(1, 1, 1, 9)
     guide = torch.zeros(1, 1, 1, 9)
     guide[..., 4] = 1
-    assert float(attended_cycle(restored, images, guide)) == pytest.approx(3**2 / 0.1 * (5 * 1 + 4 * 0.05) / 9)
+    assert float(attended_cycle(restored, images, guide)) == pytest.approx(0.03 * 3**2 / 0.1 * (5 * 1 + 4 * 0.05) / 9)
+
+
+def test_gain_and_offset_of_each_image_are_fitted_away_by_weighted_least_squares():
+    rng = np.random.default_rng(0)
+    restored, noise = rng.normal(size=(2, 3, 1, 20, 20))
+    images = np.array([1.3, 0.7, 1.0])[:, None, None, None] * restored + 0.2 + 0.1 * noise
+    weight = rng.uniform(0.05, 1, restored.shape)
+    fitted = best_fit(*map(torch.from_numpy, (restored, images, weight))).numpy()
+    for one, image, pixel_weight, found in zip(restored, images, weight, fitted, strict=True):
+        line = np.polynomial.Polynomial.fit(one.ravel(), image.ravel(), 1, w=np.sqrt(pixel_weight.ravel()))
+        np.testing.assert_allclose(found, line(one), atol=1e-9)
+
+
+def test_an_image_without_contrast_is_fitted_by_its_mean():
+    images = torch.rand(1, 1, 8, 8)
+    fitted = best_fit(torch.zeros(1, 1, 8, 8), images, torch.ones(1, 1, 8, 8))
+    torch.testing.assert_close(fitted, images.mean().expand_as(fitted))
+
+
+def test_no_gradient_passes_through_the_fit():
+    restored = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    images, weight = torch.rand(2, 1, 1, 8, 8, dtype=torch.float64)
+    fitted = best_fit(restored, images, weight)
+    (gradient,) = torch.autograd.grad(fitted.sum(), restored)
+    assert gradient.unique().numel() == 1
+    assert 0.6 <= float(gradient[0, 0, 0, 0]) <= 1.6
 
 
 # the history pool

@@ -11,7 +11,7 @@ from cellxlate.stacks.intensity import Levels, measure_levels
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.training import patches as patches_module
-from cellxlate.training.guides import saliency
+from cellxlate.training.guides import REACH_PX, saliency
 from cellxlate.training.patches import Domain, Field, brightest_window, has_contrast, open_domain, shows_content
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
@@ -199,7 +199,7 @@ def test_only_the_windows_that_are_drawn_are_read():
 
     fields = [Field(Stack(Counting(), "ZYX"), (plane,), Levels(0, 100, 1)) for plane in range(4)]
     Domain(fields, 0).draw(0, 4, **DRAW)
-    assert 0 < Counting.pixels_read <= 4 * (32 + 2 * 69) ** 2
+    assert 0 < Counting.pixels_read <= 4 * (32 + 2 * REACH_PX) ** 2
 
 
 # patches without content
