@@ -6,7 +6,7 @@ Images are (B, C, Y, X) in unit range, attention and guides (B, 1, Y, X).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_dista
 from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,22 @@ def adam(parameters: Iterator[nn.Parameter], settings: TrainSettings) -> torch.o
     return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(settings.adam_beta1, 0.999))
 
 
+def placed(network: Network, device: torch.device) -> Network:
+    """Move a network to a device, with channels last: a step takes two thirds to three quarters of the time on a CPU."""
+    moved: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
 class LearnedStep:
     """Both directions learned (sections 2 and 3 of the paper), with attention, guided attention, or none (CycleGAN)."""
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
         networks = settings.networks
-        self.translator = Translator(networks).to(device)
-        self.backward = Translator(networks).to(device)
-        self.judge_target = Discriminator(networks.discriminator, networks.channels).to(device)
-        self.judge_source = Discriminator(networks.discriminator, networks.channels).to(device)
+        self.translator = placed(Translator(networks), device)
+        self.backward = placed(Translator(networks), device)
+        self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
+        self.judge_source = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {
             "translator": self.translator,
             "backward": self.backward,
@@ -204,9 +212,8 @@ class ImagingStep:
         self.settings = settings
         networks = settings.networks
         self.process = process.to(device)
-        # with the channels last a step takes two thirds of the time on a CPU
-        self.translator = Translator(networks).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.judge_target = Discriminator(networks.discriminator, networks.channels).to(device)
+        self.translator = placed(Translator(networks), device)
+        self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator, "judge_target": self.judge_target}
         self.optimisers = {
             "translator": adam(self.translator.parameters(), settings),
