@@ -8,6 +8,7 @@ from cellxlate.enhancement.plan import Plan
 from cellxlate.errors import PromiseError
 from cellxlate.quality.checks import Tally, read_back, warnings_of
 from cellxlate.quality.report import RunReport
+from cellxlate.quality.trust import examine
 from cellxlate.stacks.stack import Stack
 
 
@@ -27,13 +28,16 @@ def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
                 f"{stack.shape}; it does not appear under its name, please report this"
             )
     copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
-    tally = read_back(stack, image, selected, channels=sorted(plan.jobs))
+    chosen = sorted(plan.jobs)
+    tally = read_back(stack, image, selected, channels=chosen, tile_px=plan.tile_px)
     broken = tally.kept_violations + read_back(stack, image, selected, channels=copied).kept_violations
     if broken:
         raise PromiseError(
             f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "
             "appear under its name; run again, and check the disk if it happens twice"
         )
+    domain = plan.bundle.card.get("domain")
+    tally.trust = examine(stack, image, selected, places=tally.places, channels=chosen, domain=domain)
     return tally
 
 
@@ -41,7 +45,7 @@ def run_report(plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: fl
     """Gather what the report says."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found = warnings_of(tally, channel_names=names)
+    found = [*stack.warnings, *warnings_of(tally, channel_names=names)]
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

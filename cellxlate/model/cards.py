@@ -94,7 +94,7 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
 
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Put scores into the card of a model, in place of earlier ones; the card is replaced at once.
+    """Put scores into the card of a model, in place of earlier ones.
 
     Raises
     ------
@@ -103,7 +103,32 @@ def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     OutputError
         The folder cannot be written.
     """
-    card = {**read_card(folder), "scores": scores}
+    _amend(folder, "scores", scores)
+
+
+def add_domain(folder: Path, domain: dict[str, Any]) -> None:
+    """Put what the training images look like into the card of a model, in place of earlier numbers.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model.
+    domain : dict
+        As `quality.domain.describe` returns it.
+
+    Raises
+    ------
+    ModelError
+        The card is damaged.
+    OutputError
+        The folder cannot be written.
+    """
+    _amend(folder, "domain", domain)
+
+
+def _amend(folder: Path, name: str, value: dict[str, Any]) -> None:
+    """Replace one entry of a card; the file is replaced at once."""
+    card = {**read_card(folder), name: value}
     unfinished = folder / "card.json.part"
     try:
         unfinished.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -70,6 +70,9 @@ def rank_correlation(pairs: npt.NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation of pairs (n, 2), ties sharing their mean rank; NaN where it has no meaning."""
     if len(pairs) < FEWEST_SEGMENTS or (pairs.min(axis=0) == pairs.max(axis=0)).any():
         return math.nan
-    from scipy.stats import rankdata
+    return float(np.corrcoef(np.apply_along_axis(_ranks, 0, pairs), rowvar=False)[0, 1])
 
-    return float(np.corrcoef(rankdata(pairs, axis=0), rowvar=False)[0, 1])
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places], dtype=np.float64)

@@ -3,14 +3,20 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from cellxlate.errors import InputError
+from cellxlate.quality.domain import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ
+from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 __all__ = ["Counts", "Tally", "bits_differ", "plane_label", "read_back", "warnings_of"]
 
 NEARLY_ALL = 0.9
+NEARLY_NONE = 1e-4
 SATURATED_SHARE = 1e-3
 LOWEST_ORDER = 0.7
+LOWEST_AGREEMENT = 0.8
+LOWEST_SALIENT = 0.6
+"""Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 
 
 def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None) -> list[str]:
@@ -36,6 +42,11 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
             "attention selected nothing, so the output equals the input. If the stack does hold cells, lower "
             "--threshold, or use a model that was trained on images like these."
         )
+    elif tally.total.selected_fraction < NEARLY_NONE:
+        found.append(
+            f"attention selected nearly nothing ({tally.selected} of {tally.pixels} pixels). If the stack does hold "
+            "cells, lower --threshold, or use a model that was trained on images like these."
+        )
     elif tally.total.selected_fraction > NEARLY_ALL:
         found.append(
             f"attention selected {tally.total.selected_fraction:.0%} of all pixels, so hardly any background was "
@@ -49,6 +60,10 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
                 f"attention selected more than {NEARLY_ALL:.0%} of {len(full)} of {len(tally.planes)} planes "
                 f"({_places(full, tally.plane_axes)}). Look at these planes before using them."
             )
+    names = dict(channel_names or {})
+    for channel, trust in sorted(tally.trust.items()):
+        found += _doubts(trust, names.get(channel, f"channel {channel}"))
+    found += _seams(tally)
     if tally.saturated > SATURATED_SHARE * tally.changed:
         found.append(
             f"{tally.saturated} changed pixels ({tally.saturated / tally.changed:.1%}) reached the limit of the data "
@@ -57,12 +72,57 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
         )
     for channel, order in tally.brightness_order().items():
         if order < LOWEST_ORDER:
-            name = (channel_names or {}).get(channel, f"channel {channel}")
+            name = names.get(channel, f"channel {channel}")
             found.append(
                 f"brightness order inside cells is not kept in {name} (rank correlation {order:.2f}, expected at least "
                 f"{LOWEST_ORDER}). Do not compare intensities of the output; measure them on the input."
             )
     return found
+
+
+def _doubts(trust: Trust, name: str) -> list[str]:
+    """Say what the windows of a channel give reason to doubt."""
+    found, seen, words = [], trust.support, trust.departure and departure_words(trust.departure)
+    if trust.departure and words:
+        found.append(
+            f"{name} does not look like the images the model was trained on: {'; '.join(words)} (distance "
+            f"{trust.departure.distance:.1f}, limit 1). Do not trust the output; train a model on images like these."
+        )
+    if seen.added:
+        found.append(
+            f"{seen.added} regions of the output in {name} have no support in the input: they may be invented. Look at "
+            "both side by side there before counting or measuring anything, or raise --threshold."
+        )
+    if seen.lost:
+        found.append(
+            f"{seen.lost} regions that stand out in {name} of the input are gone from the output. Count on the input, "
+            "or use a model that was trained on images like these."
+        )
+    if seen.mean_agreement < LOWEST_AGREEMENT:
+        found.append(
+            f"attention is at odds with what stands out in {name}: a selected pixel has more contrast than a kept one "
+            f"in {seen.mean_agreement:.0%} of cases (50% is chance). Look at the attention file; use a model that was "
+            "trained on images like these."
+        )
+    elif seen.salient_share < LOWEST_SALIENT:
+        found.append(
+            f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower "
+            "--threshold, or use a model that was trained on images like these."
+        )
+    return found
+
+
+def _seams(tally: Tally) -> list[str]:
+    """Say where borders of tiles show."""
+    borders = tally.seams.found()
+    if not borders:
+        return []
+    index, kind, position, _ = borders[0]
+    where = plane_label(index, tally.plane_axes)
+    return [
+        f"{len(borders)} borders of tiles show as a step (the clearest at {kind} {position} of {where}). Do not use "
+        "this output; run again with another --tile, and report the fault with this file."
+    ]
 
 
 def _places(indices: Iterable[PlaneIndex], axes: str, most: int = 4) -> str:
@@ -92,6 +152,7 @@ def read_back(
     *,
     channels: Sequence[int] | None = None,
     band_bytes: int = 32 << 20,
+    tile_px: int = 0,
 ) -> Tally:
     """Compare an output with its input, band by band: the promise, verified on what is stored.
 
@@ -103,6 +164,8 @@ def read_back(
         The channels that were enhanced; all by default. Others are not read.
     band_bytes : int
         About how much of a plane is read at a time.
+    tile_px : int
+        Side of the tiles whose borders are looked at for seams; 0 looks at none.
 
     Raises
     ------
@@ -115,7 +178,7 @@ def read_back(
                 f"the {name} has {other.axes} {other.shape}, the input {stack.name} has {stack.axes} {stack.shape}; "
                 "give files that belong together"
             )
-    tally = Tally(plane_axes=stack.plane_axes)
+    tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
     rows, columns = stack.plane_shape
     band = max(band_bytes // max(columns * stack.dtype.itemsize, 1), 1)
     for index in stack.plane_indices():

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from cellxlate.errors import InputError
 from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segments_of
 from cellxlate.quality.histogram import Histogram
+from cellxlate.quality.places import Places
+from cellxlate.quality.seams import Seams
+from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex
 
 MOST_PLANE_ROWS = 2000
@@ -124,6 +127,8 @@ class Tally:
         `Stack.plane_axes`, so that channels are kept apart; without it everything counts as channel 0.
     seed : int
         Of the random sample.
+    tile_px : int
+        Side of the tiles whose borders are looked at for seams; 0 looks at none.
 
     Attributes
     ----------
@@ -135,6 +140,12 @@ class Tally:
         All further planes together.
     channels : dict
         Counts per channel.
+    places : Places
+        Where attention selects, in blocks of 256 px.
+    seams : Seams
+        Steps across the borders of tiles.
+    trust : dict
+        Channel -> Trust, where windows of the result were looked at.
 
     Examples
     --------
@@ -147,12 +158,20 @@ class Tally:
 
     plane_axes: str = ""
     seed: int = 0
+    tile_px: int = 0
     total: Counts = field(default_factory=Counts)
     planes: dict[PlaneIndex, Counts] = field(default_factory=dict)
     rest: Counts = field(default_factory=Counts)
     channels: dict[int, Counts] = field(default_factory=dict)
     histograms: dict[int, Histogram] = field(default_factory=dict)
     samples: dict[int, Sample] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
+    seams: Seams = field(default_factory=Seams)
+    trust: dict[int, Trust] = field(default_factory=dict)
+    orders: dict[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.seams.tile_px = self.tile_px
 
     def add(
         self,
@@ -183,6 +202,7 @@ class Tally:
         """
         if attention.shape != raw.shape:
             raise InputError(f"attention of shape {attention.shape} does not fit pixels of shape {raw.shape}")
+        self.orders = None
         differs, selected = bits_differ(raw, enhanced), attention > 0
         moved = differs | selected
         counts = _count(raw, enhanced, differs=differs, selected=selected)
@@ -194,6 +214,8 @@ class Tally:
             row = self.planes.setdefault(index, Counts())
         row.include(counts)
         self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
+        self.places.add(index, first_row, selected)
+        self.seams.add(index, first_row, enhanced=enhanced, selected=selected)
         where, pairs = segments_of(raw, enhanced, selected)
         if len(pairs):
             priority = priority_of(self.seed, index, where + np.array([first_row, 0]))
@@ -259,7 +281,11 @@ class Tally:
         1 means that whatever was brighter is still brighter. Noise in the input lowers it although nothing is wrong,
         the more the weaker the signal; a value near 0 or below means that brightness inside cells cannot be trusted.
         """
-        return {channel: rank_correlation(self.samples.get(channel, Sample()).pairs) for channel in self.channels}
+        if self.orders is None:
+            self.orders = {
+                channel: rank_correlation(self.samples.get(channel, Sample()).pairs) for channel in self.channels
+            }
+        return self.orders
 
     def summary(self) -> dict[str, Any]:
         """Return everything as plain values for JSON, planes and channels included."""
@@ -267,12 +293,21 @@ class Tally:
         return {
             **self.total.as_dict(),
             "channels": [
-                {"channel": channel, **counts.as_dict(), "brightness_order": _known(orders[channel])}
+                {
+                    "channel": channel,
+                    **counts.as_dict(),
+                    "brightness_order": _known(orders[channel]),
+                    "checks": self.trust[channel].as_dict() if channel in self.trust else None,
+                }
                 for channel, counts in sorted(self.channels.items())
             ],
             "planes": [{"index": list(index), **counts.as_dict()} for index, counts in sorted(self.planes.items())],
+            "seams": None if not self.tile_px else {
+                "tile_px": self.tile_px, "borders_judged": len(self.seams.scores()),
+                "borders_with_a_step": len(self.seams.found()),
+            },
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
-        }
+        }  # fmt: skip
 
 
 def _known(value: float) -> float | None:

@@ -1,0 +1,89 @@
+"""Where attention selects, counted in blocks of a fixed grid, and which windows a check should therefore look at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.stacks.stack import PlaneIndex
+
+BLOCK_PX = 256
+MOST_BLOCKS = 1 << 20
+WORTH_LOOKING = 0.02
+"""A block of which attention selects less has too little in it to judge cells by."""
+
+Window = tuple[PlaneIndex, slice, slice]
+
+
+@dataclass
+class Places:
+    """Selected pixels per block of 256 x 256 px, the same for any split of a plane into bands.
+
+    Attributes
+    ----------
+    selected : dict
+        Plane -> ndarray of int64 (block rows, block columns); planes beyond a million blocks are left out.
+    shape : (int, int)
+        Rows seen and columns of a plane.
+    """
+
+    selected: dict[PlaneIndex, npt.NDArray[np.int64]] = field(default_factory=dict)
+    shape: tuple[int, int] = (0, 0)
+    blocks: int = 0
+
+    def add(self, index: PlaneIndex, first_row: int, selected: npt.NDArray[np.bool_]) -> None:
+        """Count one band of a plane (rows, X) that starts at `first_row`."""
+        rows, columns = selected.shape
+        self.shape = (max(self.shape[0], first_row + rows), columns)
+        counts = self.selected.get(index)
+        if counts is None:
+            if self.blocks >= MOST_BLOCKS:
+                return
+            counts = np.zeros((0, -(-columns // BLOCK_PX)), np.int64)
+        needed = -(-(first_row + rows) // BLOCK_PX)
+        if needed > len(counts):
+            self.blocks += (needed - len(counts)) * counts.shape[1]
+            counts = np.vstack([counts, np.zeros((needed - len(counts), counts.shape[1]), np.int64)])
+        starts = [0, *range(BLOCK_PX - first_row % BLOCK_PX, rows, BLOCK_PX)]
+        across = np.add.reduceat(selected, range(0, columns, BLOCK_PX), axis=1, dtype=np.int64)
+        sums = np.add.reduceat(across, starts, axis=0)  # (block rows, block columns)
+        top = first_row // BLOCK_PX
+        counts[top : top + len(sums)] += sums
+        self.selected[index] = counts
+
+    def choose(self, most: int, indices: Sequence[PlaneIndex] | None = None) -> list[Window]:
+        """Return at most `most` windows of 256 x 256 px (fewer pixels only in smaller planes).
+
+        Parameters
+        ----------
+        most : int
+            All blocks in which attention selects at least 2 %, if there are no more; else some, from the fullest to the
+            emptiest of them in even steps. Where there is none, blocks that are spread evenly.
+        indices : sequence of plane indices, optional
+            The planes to choose from; all by default.
+        """
+        planes = [index for index in sorted(self.selected) if indices is None or index in set(indices)]
+        all_blocks: list[Any] = [
+            (int(count), index, row, column)
+            for index in planes
+            for (row, column), count in np.ndenumerate(self.selected[index])
+        ]
+        worth = [block for block in all_blocks if block[0] >= WORTH_LOOKING * BLOCK_PX**2]
+        worth.sort(key=lambda block: (-block[0], *block[1:]))
+        ranked = worth or all_blocks
+        picked = (
+            [ranked[(2 * part + 1) * len(ranked) // (2 * most)] for part in range(most)]
+            if len(ranked) > most
+            else ranked
+        )
+        return [(index, *self._window(row, column)) for _, index, row, column in picked]
+
+    def _window(self, row: int, column: int) -> tuple[slice, slice]:
+        starts = [
+            max(min(place * BLOCK_PX, size - BLOCK_PX), 0)
+            for place, size in zip((row, column), self.shape, strict=True)
+        ]
+        top, left = starts
+        return slice(top, min(top + BLOCK_PX, self.shape[0])), slice(left, min(left + BLOCK_PX, self.shape[1]))

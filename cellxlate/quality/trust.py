@@ -1,0 +1,80 @@
+"""Should the result of a run be believed? A bounded sample of windows of each channel is looked at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cellxlate.quality.domain import Departure, departure, departure_words, look
+from cellxlate.quality.places import Places
+from cellxlate.quality.support import Support, supported
+from cellxlate.stacks.stack import Stack
+
+SUPPORT_WINDOWS, DOMAIN_WINDOWS = 32, 8
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What was found in the windows of one channel.
+
+    Attributes
+    ----------
+    departure : Departure or None
+        How far the input is from the images the model was trained on; None where the card does not tell, or the input
+        holds nothing to judge by.
+    support : Support
+        Whether the input supports what the output shows.
+    """
+
+    departure: Departure | None = None
+    support: Support = field(default_factory=Support)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        found, seen = self.departure, self.support
+        return {
+            "domain": None if found is None else {
+                "distance": found.distance, "parts": dict(found.parts), "differences": departure_words(found),
+            },
+            "windows": seen.windows,
+            "regions_added": seen.added,
+            "regions_lost": seen.lost,
+            "attention_agreement": seen.mean_agreement,
+            "salient_selected": seen.salient_share,
+        }  # fmt: skip
+
+
+def examine(
+    stack: Stack,
+    enhanced: Stack,
+    attention: Stack,
+    *,
+    places: Places,
+    channels: Sequence[int],
+    domain: Mapping[str, Any] | None,
+) -> dict[int, Trust]:
+    """Look at a bounded sample of windows of each channel: at most 32 of 256 x 256 px in all, at least 4 per channel.
+
+    Parameters
+    ----------
+    stack, enhanced, attention : Stack
+        Input, output and attention (uint8), of the same shape.
+    places : Places
+        Where attention selects; windows are taken from there.
+    channels : sequence of int
+        The channels that were enhanced.
+    domain : mapping or None
+        What the model's card says of its training images.
+    """
+    found = {}
+    for channel in channels:
+        planes = [index for index in places.selected if stack.channel_of(index) == channel]
+        windows = places.choose(max(SUPPORT_WINDOWS // len(channels), 4), planes)
+        every = max(len(windows) // DOMAIN_WINDOWS, 1)
+        support, looks = Support(), []
+        for number, (index, rows, columns) in enumerate(windows):
+            raw = stack.read(index, rows, columns)
+            support.include(supported(raw, enhanced.read(index, rows, columns), attention.read(index, rows, columns)))
+            if number % every == 0 and (one := look(raw)) is not None:
+                looks.append(one)
+        found[channel] = Trust(departure(looks, domain), support)
+    return found
