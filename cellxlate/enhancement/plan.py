@@ -14,7 +14,7 @@ import numpy as np
 
 import cellxlate
 from cellxlate.enhancement.plane import PlaneJob, Work
-from cellxlate.errors import OptionError
+from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines import Device, Engine, open_engine
 from cellxlate.settings import EnhanceSettings
@@ -118,12 +118,16 @@ def make_plan(
 
     Raises
     ------
+    InputError
+        The stack has 1 bit per pixel.
     OptionError
         A setting is out of range, a channel does not exist, the engine or device is not there.
     ModelError
         The model cannot be loaded.
     """
     settings = checked(settings or EnhanceSettings())
+    if stack.dtype == np.bool_:
+        raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
     chosen = choose_channels(stack, channels)
     bundle = model if isinstance(model, Bundle) else load_model(model)
     translator = open_engine(bundle, engine=engine, device=device)

@@ -4,12 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
-from xml.etree import ElementTree
 
 import tifffile
-
-ANNOTATION = "cellxlate"
-"""Namespace of our annotation in OME-XML. Its key "axes" keeps the axes of length 1, which OME-TIFF itself forgets."""
 
 MICROMETRES = {
     "pm": 1e-6, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "in": 25400.0,
@@ -36,19 +32,50 @@ class Calibration:
     axes: str | None = None
 
 
-def tiff_calibration(file: tifffile.TiffFile, kind: str) -> Calibration:
-    """Read pixel size, channel names and time step from OME-XML, ImageJ tags or resolution tags, in this order."""
-    if kind == "ome-tiff" and file.ome_metadata:
-        return ome_calibration(file.ome_metadata)
-    page = file.pages[0]
+def tiff_calibration(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str) -> Calibration:
+    """Read pixel size, channel names and time step from ImageJ's, Zeiss's or MetaMorph's tags, or resolution tags."""
+    page = series.keyframe
     tags = page.tags if isinstance(page, tifffile.TiffPage) else None
     if kind == "imagej":
         return _imagej_calibration(file.imagej_metadata or {}, tags)
+    if file.is_lsm and isinstance(file.lsm_metadata, Mapping):
+        return _lsm_calibration(file.lsm_metadata)
     found = Calibration()
-    if tags is not None and "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
+    if file.is_stk and isinstance(file.stk_metadata, Mapping):
+        found = _stk_calibration(file.stk_metadata)
+    if not found.pixel_size_um and tags is not None and "ResolutionUnit" in tags and tags["ResolutionUnit"].value == 3:
         size_um = _resolution_um(tags, CENTIMETRE_UM)
         if all(PLAUSIBLE_UM[0] <= value <= PLAUSIBLE_UM[1] for value in size_um.values()):
             found.pixel_size_um = size_um
+    return found
+
+
+def _lsm_calibration(metadata: Mapping[str, Any]) -> Calibration:
+    """Read Zeiss's voxel sizes (metres), interval (seconds) and channel names."""
+    found = Calibration()
+    for axis in "ZYX":
+        size_m = positive(metadata.get(f"VoxelSize{axis}"))
+        if size_m:
+            found.pixel_size_um[axis] = size_m * 1e6
+    found.time_step_s = positive(metadata.get("TimeIntervall"))
+    names = (metadata.get("ChannelColors") or {}).get("ColorNames") or ()
+    found.channel_names = tuple(str(name) for name in names)
+    return found
+
+
+def _stk_calibration(metadata: Mapping[str, Any]) -> Calibration:
+    """Read MetaMorph's calibration, where it says it has one, and the first step in depth."""
+    found = Calibration()
+    unit_um = MICROMETRES.get(str(metadata.get("CalibrationUnits", "")).strip("\x00 "))
+    if unit_um and metadata.get("SpatialCalibration"):
+        for axis in "YX":
+            size = positive(metadata.get(f"{axis}Calibration"))
+            if size:
+                found.pixel_size_um[axis] = size * unit_um
+    steps = metadata.get("ZDistance")
+    step = positive(steps[0]) if steps is not None and len(steps) else None
+    if step and found.pixel_size_um:
+        found.pixel_size_um["Z"] = step * (unit_um or 1.0)
     return found
 
 
@@ -76,34 +103,6 @@ def _resolution_um(tags: tifffile.TiffTags, unit_um: float) -> dict[str, float]:
         if isinstance(value, tuple) and value[0] > 0 and value[1] > 0:
             size_um[axis] = unit_um * value[1] / value[0]
     return size_um
-
-
-def ome_calibration(text: str) -> Calibration:
-    """Read the first image of OME-XML. Metadata that cannot be parsed states nothing."""
-    found = Calibration()
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return found
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return found
-    pixels = root.find(".//{*}Pixels")
-    if pixels is None:
-        return found
-    for axis in "ZYX":
-        size = positive(pixels.get(f"PhysicalSize{axis}"))
-        unit_um = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if size and unit_um:
-            found.pixel_size_um[axis] = size * unit_um
-    step, unit_s = positive(pixels.get("TimeIncrement")), SECONDS.get(pixels.get("TimeIncrementUnit", "s"))
-    if step and unit_s:
-        found.time_step_s = step * unit_s
-    names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
-    if all(names):
-        found.channel_names = tuple(str(name) for name in names)
-    for entry in root.findall(f".//{{*}}MapAnnotation[@Namespace='{ANNOTATION}']/{{*}}Value/{{*}}M[@K='axes']"):
-        found.axes = entry.text
-    return found
 
 
 def positive(value: Any) -> float | None:

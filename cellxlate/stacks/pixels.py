@@ -1,4 +1,4 @@
-"""Pixels that are not an array yet: straight from a file, and seen with further axes of length 1."""
+"""Pixels that are not an array yet: straight from a file, seen with further axes of length 1, or in blocks."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
+from cellxlate.errors import InputError
 from cellxlate.stacks.stack import Pixels
+
+LARGEST_BLOCK_BYTES = 2**31
+"""A compressed strip, tile or chunk is decoded as a whole; a larger one would not fit the memory of many machines."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,12 @@ class FilePixels:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        chosen = _positions(key, self.shape)
+        chosen = positions(key, self.shape)
         ranges = [range(part, part + 1) if isinstance(part, int) else part for part in chosen]
         window = np.empty([len(part) for part in ranges], self.dtype)
         rows = ranges[self.row_axis]
         if window.size:
-            within = (slice(None), *(_as_slice(part) for part in ranges[self.row_axis + 1 :]))
+            within = (slice(None), *(as_slice(part) for part in ranges[self.row_axis + 1 :]))
             for place in product(*(range(len(part)) for part in ranges[: self.row_axis])):
                 plane = [part[number] for part, number in zip(ranges, place, strict=False)]
                 window[place] = self._rows(plane, min(rows), max(rows) + 1)[:: abs(rows.step)][within]
@@ -99,14 +104,30 @@ class Expanded:
         return self.inner.dtype
 
     def __getitem__(self, key: Any) -> Any:
-        chosen = _positions(key, self.shape)
+        chosen = positions(key, self.shape)
         inner = [part for axis, part in zip(self.axes, chosen, strict=True) if axis in self.inner_axes]
-        window = self.inner[tuple(_as_slice(part) if isinstance(part, range) else part for part in inner)]
+        window = self.inner[tuple(as_slice(part) if isinstance(part, range) else part for part in inner)]
         shape = [len(part) for part in chosen if isinstance(part, range)]
         return np.empty(shape, self.dtype) if 0 in shape else np.reshape(window, shape)
 
 
-def _positions(key: Any, shape: tuple[int, ...]) -> list[int | range]:
+def check_blocks(chunks: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise InputError where reading one pixel would mean to decode more than 2 GiB."""
+    block_bytes = prod(chunks) * dtype.itemsize
+    if block_bytes > LARGEST_BLOCK_BYTES:
+        raise InputError(
+            f"the pixels are stored in blocks of {' x '.join(map(str, chunks))}, {block_bytes / 1e9:.1f} GB each when "
+            "decoded; save the file in tiles or chunks first"
+        )
+
+
+def first_level(group: zarr.Group) -> zarr.Array[Any]:
+    """Return the array of full resolution in a pyramid; its keys come unsorted."""
+    keys = sorted(group.array_keys(), key=lambda key: (len(key), key))
+    return group[keys[0]]  # type: ignore[return-value]
+
+
+def positions(key: Any, shape: tuple[int, ...]) -> list[int | range]:
     """Return, for each axis, the position or the positions that an index of integers, slices and `...` picks."""
     parts = list(key) if isinstance(key, tuple) else [key]
     if Ellipsis in parts:
@@ -118,5 +139,6 @@ def _positions(key: Any, shape: tuple[int, ...]) -> list[int | range]:
     return [range(size)[part] for size, part in zip(shape, parts, strict=True)]
 
 
-def _as_slice(part: range) -> slice:
+def as_slice(part: range) -> slice:
+    """Return the slice that picks the positions of a range."""
     return slice(part.start, part.stop if part.stop >= 0 else None, part.step)

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.metadata import Metadata
 
 if TYPE_CHECKING:
     import dask.array
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 AXES = "TCZYXS"
 """Axes a stack may have: time, channel, depth, rows, columns, colour samples (RGB)."""
 
-SUPPORTED_DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
+SUPPORTED_DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 
 READ_FAULTS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
                ArithmeticError, AssertionError, SyntaxError, struct.error, zlib.error)  # fmt: skip
@@ -69,7 +71,13 @@ class Stack:
     levels : int
         Number of resolution levels in the file; `pixels` is the first.
     kind : str
-        "tiff", "ome-tiff", "imagej", "ome-zarr", "zarr" or "array".
+        "tiff", "ome-tiff", "imagej", "ome-zarr", "zarr", "planes", "czi", "nd2", "lif" or "array".
+    metadata : Metadata
+        What else the file states and outputs carry.
+    warnings : tuple of str
+        One line each for what is in the file and not read, or not carried.
+    files : tuple of Path
+        The files of a stack whose planes lie in several; empty otherwise.
     """
 
     pixels: Pixels
@@ -81,6 +89,9 @@ class Stack:
     time_step_s: float | None = None
     levels: int = 1
     kind: str = "array"
+    metadata: Metadata = field(default_factory=Metadata)
+    warnings: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
     release: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:
@@ -122,7 +133,7 @@ class Stack:
     @property
     def plane_count(self) -> int:
         """Number of planes."""
-        return int(np.prod([self.size(axis) for axis in self.plane_axes], dtype=np.int64))
+        return prod(self.size(axis) for axis in self.plane_axes)
 
     def channel_of(self, index: PlaneIndex) -> int:
         """Return the channel a plane belongs to; 0 in a stack without a channel axis. RGB samples count as channels."""
@@ -217,6 +228,12 @@ def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tupl
     """Return the key that picks a window of a plane from an array with these axes."""
     positions = iter(index)
     return tuple(rows if axis == "Y" else columns if axis == "X" else next(positions) for axis in axes)
+
+
+def fitting(names: tuple[str, ...], axes: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return channel names if there is one per channel, else none."""
+    channels = shape[axes.index("C")] if "C" in axes else 1
+    return names if len(names) == channels else ()
 
 
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:

@@ -1,8 +1,5 @@
 """OME-TIFF from bands: tiled, zstd, with SubIFD pyramids and OME-XML, streamed."""
 
-import json
-import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,9 @@ import tifffile
 
 from cellxlate.errors import OutputError
 from cellxlate.stacks.bands import BAND_PX, Bands
-from cellxlate.stacks.calibration import ANNOTATION
+from cellxlate.stacks.ome_xml import compose_ome
 from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.tiff_tags import tag_options
 
 TILE_PX = 256
 CLASSIC_BYTES = 3_900_000_000
@@ -24,7 +22,6 @@ COMPRESS_BUFFER_BYTES = 2**24
 COMPRESS_THREADS = 2
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def check_tiff(path: Path, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -43,7 +40,14 @@ def check_tiff(path: Path, axes: str, shape: tuple[int, ...], dtype: np.dtype[An
         )
 
 
-def write_tiff(path: Path, levels: Sequence[Bands], *, like: Stack, provenance: Mapping[str, Any] | None) -> None:
+def write_tiff(
+    path: Path,
+    levels: Sequence[Bands],
+    *,
+    like: Stack,
+    provenance: Mapping[str, Any] | None,
+    same_values: bool = True,
+) -> None:
     """Assemble an OME-TIFF from complete bands.
 
     Parameters
@@ -53,9 +57,11 @@ def write_tiff(path: Path, levels: Sequence[Bands], *, like: Stack, provenance: 
     levels : sequence of Bands
         The pyramid, full resolution first; same axes and dtype.
     like : Stack
-        States pixel size, channel names and time step.
+        States calibration, channel names and what metadata is carried.
     provenance : mapping or None
         Becomes an OME MapAnnotation; values that are not text are written as JSON.
+    same_values : bool
+        Whether the values mean what those of `like` mean; its palette and display tables are written then.
 
     Notes
     -----
@@ -64,56 +70,29 @@ def write_tiff(path: Path, levels: Sequence[Bands], *, like: Stack, provenance: 
     full = levels[0]
     pixel_bytes = sum(int(np.prod(level.shape, dtype=np.int64)) * full.dtype.itemsize for level in levels)
     separate = "S" in full.axes and not full.axes.endswith("S")
-    with tifffile.TiffWriter(path, bigtiff=pixel_bytes > CLASSIC_BYTES, ome=True, byteorder="<") as file:
+    first = tag_options(like.metadata.tiff, full.dtype, colour="S" in full.axes, same_values=same_values)
+    first["description"] = compose_ome(like, full.dtype, name=path.name, provenance=provenance, same_values=same_values)
+    with tifffile.TiffWriter(path, bigtiff=pixel_bytes > CLASSIC_BYTES, byteorder="<") as file:
         for number, level in enumerate(levels):
             side = [min(TILE_PX, -(-level.size(axis) // 16) * 16) for axis in "YX"]
+            if number:
+                first = {key: first[key] for key in ("photometric", "colormap", "software") if key in first}
             file.write(
                 _tiles(level, (side[0], side[1])),
                 shape=level.shape,
                 dtype=level.dtype,
                 tile=tuple(side),
-                photometric="rgb" if "S" in full.axes else "minisblack",
                 planarconfig=("separate" if separate else "contig") if "S" in full.axes else None,
                 extrasamples=["unassalpha"] if "S" in full.axes and full.size("S") == 4 else None,
                 compression="zstd",
                 predictor=2 if full.dtype.kind in "ui" else None,
                 subifds=len(levels) - 1 if number == 0 else None,
                 subfiletype=0 if number == 0 else 1,
-                metadata=_ome_metadata(path, full, like, provenance) if number == 0 else None,
+                metadata=None,
                 maxworkers=COMPRESS_THREADS,
                 buffersize=COMPRESS_BUFFER_BYTES,
+                **first,
             )
-
-
-def _ome_metadata(path: Path, full: Bands, like: Stack, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what tifffile turns into OME-XML."""
-    metadata: dict[str, Any] = {
-        "axes": full.axes,
-        "Name": _xml_text(path.name),
-        "UUID": str(uuid.uuid4()),
-        "Creator": "cellxlate",
-        "MapAnnotation": {
-            "Namespace": ANNOTATION,
-            "Value": {_xml_text(key): _as_text(value) for key, value in (provenance or {}).items()}
-            | {"axes": full.axes},
-        },
-    }
-    for axis, size_um in like.pixel_size_um.items():
-        metadata |= {f"PhysicalSize{axis}": repr(float(size_um)), f"PhysicalSize{axis}Unit": "µm"}
-    if like.time_step_s is not None:
-        metadata |= {"TimeIncrement": repr(float(like.time_step_s)), "TimeIncrementUnit": "s"}
-    if like.channel_names and len(like.channel_names) == like.size("C"):
-        metadata["Channel"] = {"Name": [_xml_text(name) for name in like.channel_names]}
-    return metadata
-
-
-def _as_text(value: Any) -> str:
-    return _xml_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _xml_text(text: str) -> str:
-    """Leave out the control characters that XML cannot hold."""
-    return NOT_XML.sub("", text)
 
 
 def _tiles(level: Bands, tile: tuple[int, int]) -> Iterator[npt.NDArray[Any]]:

@@ -54,9 +54,10 @@ def open_writer(
     path : str or Path
         The output: `.ome.tif`, `.tif` (or `.tiff`) becomes an OME-TIFF, `.ome.zarr` or `.zarr` an OME-Zarr 0.5 image.
     like : Stack
-        The output has its shape, axes, pixel size, channel names and time step.
+        The output has its shape, axes, pixel size, channel names, time step and metadata.
     dtype : dtype, optional
-        Of the output; that of `like` by default.
+        Of the output; that of `like` by default. Where it is given, the values are taken to mean something else, and
+        palettes and display ranges of `like` are not carried.
     reduction : {"mean", "max"}
         How 2 x 2 pixels become one in the lower levels of the pyramid.
     fingerprint : mapping, optional
@@ -95,7 +96,9 @@ def open_writer(
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
     job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
     with _disk_faults(path):
-        writer = Writer(path, kind, like, stored, reduction, provenance, FolderLock.acquire(partial))
+        writer = Writer(
+            path, kind, like, stored, reduction, provenance, FolderLock.acquire(partial), same_values=dtype is None
+        )
         try:
             if overwrite or not (partial / JOB_FILE).exists():
                 writer._start(job)
@@ -125,12 +128,12 @@ class Writer:
 
     def __init__(
         self, path: Path, kind: Format, like: Stack, dtype: np.dtype[Any], reduction: Reduction,
-        provenance: Mapping[str, Any] | None, lock: FolderLock,
+        provenance: Mapping[str, Any] | None, lock: FolderLock, *, same_values: bool = True,
     ) -> None:  # fmt: skip
         self.path = path
         self.partial = lock.folder
         self._kind, self._like, self._reduction, self._provenance = kind, like, reduction, provenance
-        self._lock = lock
+        self._lock, self._same_values = lock, same_values
         self._finished = False
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(group / "0", like.axes, like.shape, dtype)
@@ -229,11 +232,14 @@ class Writer:
         with _disk_faults(self.path):
             levels = build_pyramid(self.bands, self._reduction)
             if self._kind == "ome-tiff":
-                write_tiff(self._result, levels, like=self._like, provenance=self._provenance)
+                write_tiff(
+                    self._result, levels, like=self._like, provenance=self._provenance, same_values=self._same_values
+                )
             else:
                 write_group(
-                    self._result, levels, like=self._like, reduction=self._reduction, provenance=self._provenance
-                )
+                    self._result, levels, like=self._like, reduction=self._reduction, provenance=self._provenance,
+                    same_values=self._same_values,
+                )  # fmt: skip
         self._finished = True
         return self._result
 

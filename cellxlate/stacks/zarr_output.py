@@ -1,23 +1,27 @@
-"""OME-Zarr 0.5 around bands: the group's metadata."""
+"""OME-Zarr around bands: the group's metadata in 0.5, and arrays and metadata in 0.4."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from yaozarrs import v05
+from pydantic import ValidationError
+from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
 from cellxlate.stacks.bands import Bands, Reduction
+from cellxlate.stacks.calibration import MICROMETRES, SECONDS
+from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.stack import Stack
 
 ORDER = "TCZYX"
+Version = Literal["0.4", "0.5"]
 
 
 def check_zarr(path: Path, axes: str) -> None:
-    """Raise OutputError unless OME-Zarr 0.5 can hold such axes."""
+    """Raise OutputError unless OME-Zarr can hold such axes."""
     if "S" in axes:
         raise OutputError(
             f"{path}: OME-Zarr has no axis for colour samples ({axes}); name them channels with --axes, or choose "
@@ -36,8 +40,10 @@ def write_group(
     like: Stack,
     reduction: Reduction,
     provenance: Mapping[str, Any] | None,
+    same_values: bool = True,
+    version: Version = "0.5",
 ) -> None:
-    """Write the metadata that makes the arrays "0", "1", ... in a folder an OME-Zarr 0.5 image.
+    """Write the metadata that makes the arrays "0", "1", ... in a folder an OME-Zarr image.
 
     Parameters
     ----------
@@ -46,61 +52,162 @@ def write_group(
     levels : sequence of Bands
         The pyramid, full resolution first, complete.
     like : Stack
-        States pixel size, channel names and time step.
+        States calibration, channel names and what metadata is carried.
     reduction : {"mean", "max"}
         How the levels were made.
     provenance : mapping or None
         Becomes the attribute "cellxlate", beside "ome".
+    same_values : bool
+        Whether the values mean what those of `like` mean; its display ranges are written then.
+    version : {"0.4", "0.5"}
+        Of the format; the arrays must be Zarr 2 or Zarr 3 accordingly.
 
     Notes
     -----
-    The format states steps of axes only: a depth or a time step of a stack without Z or T is not carried.
+    Axes, transformations and `omero` of the input are written as they were; where the format does not allow them,
+    they are kept in the attribute "cellxlate". The format states steps of axes only: a depth or a time step of a stack
+    without Z or T is kept there too.
     """
-    axes = levels[0].axes
-    multiscale = v05.Multiscale(
-        name=folder.name,
-        axes=[_axis(axis, like) for axis in axes],
-        datasets=[_dataset(level, number, like) for number, level in enumerate(levels)],
-        type=reduction,
-        metadata={"description": f"each level is the {reduction} of 2 x 2 pixels of the level above"},
-    )
-    image = v05.Image(multiscales=[multiscale])
-    if like.channel_names and len(like.channel_names) == like.size("C"):
-        smallest = levels[-1]
-        channels = [
-            v05.OmeroChannel(label=name, color="FFFFFF", active=True, window=_window(smallest, channel))
-            for channel, name in enumerate(like.channel_names)
-        ]
-        image.omero = v05.Omero(channels=channels)
-    attributes: dict[str, Any] = {"ome": image.model_dump(exclude_none=True)}
-    if provenance:
-        attributes["cellxlate"] = dict(provenance)
-    zarr.open_group(folder, mode="a", zarr_format=3).update_attributes(attributes)
+    carried = from_json(dict(like.metadata.zarr))
+    datasets = [
+        {"path": str(number), "coordinateTransformations": _transformations(level, number, like, carried)}
+        for number, level in enumerate(levels)
+    ]
+    multiscale = {
+        "name": folder.name, "type": reduction, "axes": _axes(levels[0].axes, like, carried), "datasets": datasets,
+        "metadata": {"description": f"each level is the {reduction} of 2 x 2 pixels of the level above"},
+    }  # fmt: skip
+    image: dict[str, Any] = {"version": version, "multiscales": [multiscale]}
+    omero = _omero(levels[-1], like, carried, same_values=same_values)
+    if omero:
+        image["omero"] = omero
+    refused = _add_where_valid(image, carried, version)
+    kept = like.metadata.stored(native="ome-zarr")
+    kept |= {"own_names": bool(like.channel_names)} if omero else {}
+    note = {**(provenance or {}), "metadata": kept | ({"refused": refused} if refused else {})}
+    if like.metadata.earlier:
+        note["earlier"] = [dict(earlier) for earlier in like.metadata.earlier]
+    attributes: dict[str, Any] = dict(carried.get("attributes", {})) | {ANNOTATION: note}
+    if version == "0.5":
+        attributes["ome"] = carried.get("ome", {}) | image
+    else:
+        multiscale["version"] = image.pop("version")
+        attributes |= image
+    group = zarr.open_group(folder, mode="a", zarr_format=3 if version == "0.5" else 2)
+    group.update_attributes(attributes)
+    if carried.get("array"):
+        group["0"].update_attributes(carried["array"])
 
 
-def _axis(axis: str, like: Stack) -> v05.SpaceAxis | v05.TimeAxis | v05.ChannelAxis:
-    if axis == "C":
-        return v05.ChannelAxis(name="c")
-    if axis == "T":
-        return v05.TimeAxis(name="t", unit="second" if like.time_step_s is not None else None)
-    return v05.SpaceAxis(name=axis.lower(), unit="micrometer" if axis in like.pixel_size_um else None)
+def _add_where_valid(image: dict[str, Any], carried: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    """Add the input's further entries of its multiscale image one by one; return those that the format refuses."""
+    multiscale, refused = image["multiscales"][0], {}
+    for key, value in dict(carried.get("multiscale", {})).items():
+        before = multiscale.get(key)
+        multiscale[key] = value
+        if not _is_valid(image, version):
+            refused[key] = value
+            multiscale.pop(key)
+            if before is not None:
+                multiscale[key] = before
+    return refused
 
 
-def _dataset(level: Bands, number: int, like: Stack) -> v05.Dataset:
+def _is_valid(image: Mapping[str, Any], version: Version) -> bool:
+    try:
+        if version == "0.5":
+            v05.Image.model_validate(image)
+        else:
+            v04.Image.model_validate(image)
+    except ValidationError:
+        return False
+    return True
+
+
+def _axes(axes: str, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the axes as the input stated them, if it did and they are the same; else from the calibration."""
+    stated = carried.get("axes") or []
+    if "".join(str(axis.get("name", "")) if isinstance(axis, dict) else "" for axis in stated).upper() == axes:
+        steps = _steps(like, carried)
+        if steps is not None:
+            return [dict(axis) for axis in stated]
+    found = []
+    for axis in axes:
+        kind = {"C": "channel", "T": "time"}.get(axis, "space")
+        entry = {"name": axis.lower(), "type": kind}
+        if axis in like.pixel_size_um or (axis == "T" and like.time_step_s is not None):
+            entry["unit"] = "second" if axis == "T" else "micrometer"
+        found.append(entry)
+    return found
+
+
+def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
+    """Return the step of each axis in the units of the input, where these mean what `like` states."""
+    stated, scale = carried.get("axes") or [], None
+    for transformation in carried.get("transformations") or []:
+        if isinstance(transformation, dict) and transformation.get("type") == "scale":
+            scale = transformation.get("scale")
+    if scale is None or len(scale) != len(stated) or len(stated) != len(like.axes):
+        return None
+    overall = [1.0] * len(scale)
+    for transformation in carried.get("multiscale", {}).get("coordinateTransformations") or []:
+        if isinstance(transformation, dict) and transformation.get("type") == "scale":
+            overall = transformation["scale"]
+    for axis, entry, step, factor in zip(like.axes, stated, scale, overall, strict=True):
+        if not isinstance(entry, dict):
+            return None
+        table = SECONDS if axis == "T" else MICROMETRES
+        size = step * factor * table.get(entry.get("unit") or "", 0.0)
+        known = like.time_step_s if axis == "T" else like.pixel_size_um.get(axis)
+        if axis in "TZYX" and (size or None) != known:
+            return None
+    return [float(step) for step in scale]
+
+
+def _transformations(level: Bands, number: int, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Place a level: its pixels are larger, so the centre of its first pixel lies further inside."""
     steps = {"T": like.time_step_s or 1.0} | {axis: float(size) for axis, size in like.pixel_size_um.items()}
-    full = [steps.get(axis, 1.0) for axis in level.axes]
+    full = _steps(like, carried)
+    shift = [0.0] * len(level.axes)
+    if full is None:
+        full = [steps.get(axis, 1.0) for axis in level.axes]
+    else:
+        for stated in carried.get("transformations") or []:
+            if stated.get("type") == "translation" and len(stated.get("translation", [])) == len(shift):
+                shift = [float(value) for value in stated["translation"]]
     factors = [2**number if axis in "YX" else 1 for axis in level.axes]
-    transformations: list[v05.ScaleTransformation | v05.TranslationTransformation] = [
-        v05.ScaleTransformation(scale=[step * factor for step, factor in zip(full, factors, strict=True)])
+    found: list[dict[str, Any]] = [
+        {"type": "scale", "scale": [step * factor for step, factor in zip(full, factors, strict=True)]}
     ]
-    if number:
-        shift = [step * (factor - 1) / 2 for step, factor in zip(full, factors, strict=True)]
-        transformations.append(v05.TranslationTransformation(translation=shift))
-    return v05.Dataset(path=str(number), coordinateTransformations=transformations)
+    if number or any(shift):
+        moved = [start + step * (factor - 1) / 2 for start, step, factor in zip(shift, full, factors, strict=True)]
+        found.append({"type": "translation", "translation": moved})
+    return found
 
 
-def _window(level: Bands, channel: int) -> v05.OmeroWindow:
+def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_values: bool) -> dict[str, Any] | None:
+    """Return how channels are shown: as the input stated it, else from names, colours and display ranges."""
+    count = like.size("C")
+    stated = carried.get("omero") or {}
+    channels = [dict(channel) for channel in stated.get("channels", []) if isinstance(channel, dict)]
+    colours = like.metadata.colours if len(like.metadata.colours) == count else ()
+    ranges = like.metadata.ranges if len(like.metadata.ranges) == count and same_values else ()
+    if len(channels) != count:
+        if not (like.channel_names or colours or ranges):
+            return None
+        channels = [{"active": True} for _ in range(count)]
+    for number, channel in enumerate(channels):
+        channel.setdefault("color", colours[number] if colours else "FFFFFF")
+        if len(like.channel_names) == count:
+            channel["label"] = like.channel_names[number]
+        if "window" not in channel or not same_values:
+            channel["window"] = _window(smallest, number)
+            if ranges:
+                channel["window"] |= {"start": ranges[number][0], "end": ranges[number][1]}
+    return {**stated, "channels": channels}
+
+
+def _window(level: Bands, channel: int) -> dict[str, float]:
     """Return a display range for one channel from its middle plane in the smallest level."""
     at = level.axes.replace("Y", "").replace("X", "")
     planes = [index for index in level.plane_indices() if "C" not in at or index[at.index("C")] == channel]
@@ -111,4 +218,4 @@ def _window(level: Bands, channel: int) -> v05.OmeroWindow:
         limits = (low, high)
     else:
         limits = (float(np.iinfo(level.dtype).min), float(np.iinfo(level.dtype).max))
-    return v05.OmeroWindow(min=limits[0], max=limits[1], start=low, end=max(high, low + 1.0))
+    return {"min": limits[0], "max": limits[1], "start": low, "end": max(high, low + 1.0)}

@@ -1,6 +1,7 @@
 """What is written comes back to the bit, or nothing appears under the final name."""
 
 import errno
+import json
 import pickle
 import subprocess
 import sys
@@ -180,7 +181,9 @@ def test_ome_xml_is_valid_and_complete(tmp_path: Path) -> None:
     assert pixels.time_increment == 12.5
     assert [channel.name for channel in pixels.channels] == ["<0> & µ", "<1> & µ"]
     stated = {entry.k: entry.value for entry in image.structured_annotations.map_annotations[0].value.ms}
+    stored = json.loads(stated.pop("metadata"))
     assert stated == {"model": "nuclei <1> & more", "settings": '{"threshold": 0.1}', "axes": "TCZYX"}
+    assert stored == {"tiff": {}, "zarr": {}, "colours": [], "ranges": [], "own_xml": True}
 
 
 def test_ome_zarr_is_valid_and_carries_provenance(tmp_path: Path) -> None:
@@ -189,7 +192,9 @@ def test_ome_zarr_is_valid_and_carries_provenance(tmp_path: Path) -> None:
     yaozarrs.validate_zarr_store(str(path))
     group = zarr.open_group(path, mode="r")
     np.testing.assert_array_equal(group["0"][:], pixels)
-    assert group.attrs["cellxlate"] == {"threshold": 0.1}
+    provenance = dict(group.attrs["cellxlate"])
+    assert provenance.pop("metadata")["own_attributes"]
+    assert provenance == {"threshold": 0.1}
     channels = group.attrs["ome"]["omero"]["channels"]
     assert [channel["label"] for channel in channels] == ["<0> & µ", "<1> & µ"]
     middle = pixels.reshape(2, 2, 3, -1)[1, 0, 0]

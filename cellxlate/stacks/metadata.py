@@ -1,0 +1,125 @@
+"""What a file states beside pixels, axes and calibration, kept so that the output can state it too."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+ANNOTATION = "cellxlate"
+"""Namespace of our annotation in OME-XML, and name of our attribute in OME-Zarr."""
+
+TEXT_BYTES = 2**20
+"""Metadata of a vendor that is longer as text is not carried."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is carried from a file to what is made of it.
+
+    Attributes
+    ----------
+    ome_xml : str or None
+        OME-XML of the image that is read: instrument, acquisition, channels, planes, annotations, regions; without
+        what describes the file itself.
+    tiff : mapping
+        What a TIFF keeps elsewhere, as JSON values: tags, resolution, palette, ImageJ's tables.
+    zarr : mapping
+        What an OME-Zarr group states, as JSON values: axes, transformations, omero, further attributes.
+    colours : tuple of str
+        One "RRGGBB" per channel, or empty.
+    ranges : tuple of (float, float)
+        Counts at which the display of each channel starts and ends, or empty.
+    earlier : tuple of mapping
+        Provenance of enhancements the file has been through, oldest first.
+    lost : tuple of str
+        One line each for what the file holds and no output will.
+    """
+
+    ome_xml: str | None = None
+    tiff: Mapping[str, Any] = field(default_factory=dict)
+    zarr: Mapping[str, Any] = field(default_factory=dict)
+    colours: tuple[str, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    earlier: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    lost: tuple[str, ...] = field(default=(), compare=False)
+
+    def stored(self, *, native: str) -> dict[str, Any]:
+        """Return, as JSON values, what the annotation of an output keeps because the format has no place for it.
+
+        Parameters
+        ----------
+        native : {"ome-tiff", "ome-zarr"}
+            The format; OME-XML has its place in the first, `zarr` in the second.
+        """
+        kept: dict[str, Any] = {"tiff": dict(self.tiff), "colours": list(self.colours)}
+        kept["ranges"] = [list(limits) for limits in self.ranges]
+        if native == "ome-tiff":
+            return kept | {"zarr": dict(self.zarr), "own_xml": self.ome_xml is None}
+        return kept | {"ome_xml": self.ome_xml, "own_attributes": not self.zarr}
+
+
+def restored(kept: Any) -> dict[str, Any]:
+    """Return the fields of Metadata that `Metadata.stored` has put into an annotation; none from anything else."""
+    if not isinstance(kept, Mapping):
+        return {}
+    fields: dict[str, Any] = {name: kept[name] for name in ("tiff", "zarr") if isinstance(kept.get(name), Mapping)}
+    if isinstance(kept.get("ome_xml"), str):
+        fields["ome_xml"] = kept["ome_xml"]
+    if isinstance(kept.get("colours"), list):
+        fields["colours"] = tuple(str(colour) for colour in kept["colours"])
+    fields["ranges"] = display_ranges(kept.get("ranges"))
+    return fields
+
+
+def display_ranges(pairs: Any) -> tuple[tuple[float, float], ...]:
+    """Return pairs of finite numbers, or nothing where one is no such pair."""
+    try:
+        found = tuple((float(low), float(high)) for low, high in pairs or ())
+    except (TypeError, ValueError):
+        return ()
+    return found if np.isfinite(found).all() else ()
+
+
+def hex_colour(red: int, green: int, blue: int) -> str:
+    """Return "RRGGBB" of three samples from 0 to 255."""
+    return f"{red & 255:02X}{green & 255:02X}{blue & 255:02X}"
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON holds it: bytes and arrays as base64, what is unknown as text."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "uif":
+        native = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        return {"base64": base64.b64encode(native.tobytes()).decode(), "dtype": value.dtype.name,
+                "shape": list(value.shape)}  # fmt: skip
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, np.generic):
+        return as_json(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def from_json(value: Any) -> Any:
+    """Return what `as_json` was given: bytes and arrays again."""
+    if isinstance(value, Mapping) and "base64" in value:
+        content = base64.b64decode(value["base64"])
+        if "dtype" not in value:
+            return content
+        dtype = np.dtype(value["dtype"])
+        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(value["shape"]).astype(dtype)
+    if isinstance(value, Mapping):
+        return {key: from_json(item) for key, item in value.items()}
+    return [from_json(item) for item in value] if isinstance(value, list) else value
+
+
+def short_enough(value: Any) -> bool:
+    """Return whether a JSON value is at most 1 MiB of text."""
+    return len(json.dumps(value)) <= TEXT_BYTES

@@ -1,0 +1,67 @@
+"""Which paths are stacks, and what a stack is called."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellxlate.errors import InputError
+
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
+VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+
+
+def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
+    """Return the image files and OME-Zarr folders among some paths and directly inside some folders, sorted.
+
+    Raises
+    ------
+    InputError
+        A path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"the {what} {path} does not exist; check the name")
+        if path.is_file() or is_zarr(path):
+            found.append(path)
+            continue
+        suffixes = TIFF_SUFFIXES + VENDOR_SUFFIXES
+        inside = [item for item in sorted(path.iterdir()) if item.suffix.lower() in suffixes or is_zarr(item)]
+        if not inside:
+            raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
+        found += inside
+    return found
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a path is the folder of a Zarr array or group."""
+    return path.is_dir() and any((path / name).is_file() for name in ZARR_MARKS)
+
+
+def zarr_root(path: Path) -> Path:
+    """Return the outermost Zarr folder that a path lies in; the path itself where it lies in none."""
+    return next((folder for folder in reversed(path.parents) if is_zarr(folder)), path)
+
+
+def stack_name(path: Path) -> str:
+    """Return a name without its endings, as outputs are named: `a.ome.tif` is `a`, `plate.zarr/A/1/0` `plate_A_1_0`.
+
+    The placeholders of a pattern of planes are left out: `img_{T}_{Z}.tif` is `img`.
+    """
+    root = zarr_root(path)
+    if root != path:
+        return "_".join([stack_name(root), *path.relative_to(root).parts])
+    name = path.name
+    for axis in "TCZ":
+        name = name.replace(f"{{{axis}}}", "")
+    for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", ".ome"):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    if name.lower().endswith(".ome"):
+        name = name[:-4]
+    return (name.rstrip("_- ") if "{" in path.name else name) or path.name
+
+
+def one_line(message: object) -> str:
+    """Return the start of a message in one line."""
+    return " ".join(str(message).split())[:200]

@@ -1,0 +1,170 @@
+"""Many files as one stack: a pattern such as `img_t{T}_z{Z}_c{C}.tif` names the axes that the file names count."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.naming import stack_name
+from cellxlate.stacks.pixels import as_slice, positions
+from cellxlate.stacks.stack import Stack
+
+PLACEHOLDER = re.compile(r"\{([TCZ])\}")
+
+OpenFile = Callable[[Path], Stack]
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path is no file but holds a placeholder {T}, {C} or {Z} in its last part."""
+    return bool(PLACEHOLDER.search(path.name)) and not path.exists()
+
+
+def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
+    """Open the files that fit a pattern as one stack.
+
+    Parameters
+    ----------
+    path : Path
+        `{T}`, `{C}` and `{Z}` stand for a part of the file name, `*` for anything. Positions follow the numbers in
+        these parts, or the alphabet; a part of `{C}` that is no number is the name of the channel.
+    axes : str, optional
+        Axes of the whole stack: those of the pattern in the order TCZ, then those of each file.
+    open_file : callable
+        Opens one file.
+
+    Returns
+    -------
+    Stack
+        Calibration and metadata are those of the first file.
+
+    Raises
+    ------
+    InputError
+        No file fits, a combination is missing or there twice, or the files differ in shape, dtype or axes.
+    """
+    counted = PLACEHOLDER.findall(path.name)
+    if len(set(counted)) < len(counted):
+        raise InputError(f"{path} names an axis twice; give each of {{T}}, {{C}}, {{Z}} once")
+    outer = "".join(axis for axis in "TCZ" if axis in counted)
+    files, parts = _matching(path, outer)
+    places = list(product(*(parts[axis] for axis in outer)))
+    absent = [place for place in places if place not in files]
+    if absent:
+        named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
+        raise InputError(f"{path}: {len(absent)} of {len(places)} files are missing, the first at {named}")
+    ordered = tuple(files[place] for place in places)
+    inner = None if axes is None else axes.removeprefix(outer)
+    if axes is not None and not axes.startswith(outer):
+        raise InputError(f"{path}: --axes {axes} must begin with {outer}, the axes that the file names count")
+    with _opened(ordered[0], inner, open_file) as first:
+        for file in ordered[1:]:
+            with _opened(file, inner, open_file) as other:
+                if (other.axes, other.shape, other.dtype) != (first.axes, first.shape, first.dtype):
+                    raise InputError(
+                        f"{file} holds {other.axes} {other.shape} {other.dtype}, {ordered[0].name} {first.axes} "
+                        f"{first.shape} {first.dtype}; the files of one stack must be alike"
+                    )
+        pixels = FilePlanes(
+            ordered, tuple(len(parts[axis]) for axis in outer), first.shape, first.dtype, inner, open_file
+        )
+        names = tuple(parts.get("C", ())) if any(not part.isdecimal() for part in parts.get("C", ())) else ()
+        lost = (
+            ()
+            if len(ordered) == 1
+            else (f"metadata is taken from {ordered[0].name}, the first of {len(ordered)} files",)
+        )
+        metadata = replace(first.metadata, colours=(), ranges=()) if "C" in outer else first.metadata
+        return Stack(
+            pixels, outer + first.axes, stack_name(path), path, first.pixel_size_um, names or first.channel_names,
+            first.time_step_s, kind="planes", metadata=metadata, warnings=(*first.warnings, *lost), files=ordered,
+        )  # fmt: skip
+
+
+def _matching(path: Path, outer: str) -> tuple[dict[tuple[str, ...], Path], dict[str, list[str]]]:
+    """Return the files by the parts of their names, and the parts of each axis in order."""
+    pieces = re.split(r"(\{[TCZ]\}|\*)", path.name)
+    text = "".join(
+        ".*?" if piece == "*" else f"(?P<{piece[1]}>.+?)" if PLACEHOLDER.fullmatch(piece) else re.escape(piece)
+        for piece in pieces
+    )
+    folder, expression = path.parent, re.compile(text)
+    if not folder.is_dir():
+        raise InputError(f"{path}: the folder {folder} does not exist; check the name")
+    files: dict[tuple[str, ...], Path] = {}
+    for file in sorted(folder.iterdir()):
+        match = expression.fullmatch(file.name)
+        if match is None:
+            continue
+        place = tuple(match[axis] for axis in outer)
+        if place in files:
+            raise InputError(f"{path}: {files[place].name} and {file.name} both fit one position; make * narrower")
+        files[place] = file
+    if not files:
+        raise InputError(f"{path} fits no file; {{T}}, {{C}}, {{Z}} stand for parts of the names of files in {folder}")
+    parts = {axis: sorted({place[at] for place in files}, key=_order) for at, axis in enumerate(outer)}
+    return files, parts
+
+
+def _order(part: str) -> tuple[int, str]:
+    return (int(part), part) if part.isdecimal() else (-1, part)
+
+
+def _opened(file: Path, axes: str | None, open_file: OpenFile) -> Stack:
+    stack = open_file(file)
+    if axes is None or stack.axes == axes:
+        return stack
+    stack.close()
+    raise InputError(f"{file} has the axes {stack.axes}, --axes says {axes}; leave --axes out")
+
+
+@dataclass(frozen=True)
+class FilePlanes:
+    """Pixels spread over files; each read opens the files it needs, so that thousands need no handle.
+
+    Attributes
+    ----------
+    files : tuple of Path
+        In the order of the outer axes, last fastest.
+    outer, inner : tuple of int
+        Sizes of the axes over the files, and of each file.
+    dtype : dtype
+        Of every file.
+    """
+
+    files: tuple[Path, ...]
+    outer: tuple[int, ...]
+    inner: tuple[int, ...]
+    dtype: np.dtype[Any]
+    inner_axes: str | None
+    open_file: OpenFile
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis."""
+        return self.outer + self.inner
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        chosen = positions(key, self.shape)
+        over = [range(part, part + 1) if isinstance(part, int) else part for part in chosen[: len(self.outer)]]
+        within = chosen[len(self.outer) :]
+        inside = tuple(as_slice(part) if isinstance(part, range) else part for part in within)
+        window = np.empty(
+            [len(part) for part in [*over, *(part for part in within if isinstance(part, range))]], self.dtype
+        )
+        if window.size:
+            for place in product(*(range(len(part)) for part in over)):
+                at = [part[number] for part, number in zip(over, place, strict=True)]
+                number = int(np.ravel_multi_index(at, self.outer)) if at else 0
+                with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
+                    window[place] = stack.pixels[inside]
+        return window.reshape([len(part) for part in chosen if isinstance(part, range)])

@@ -1,0 +1,190 @@
+"""The TIFF family, lazily: an image through tifffile's Zarr view, which decodes strips and tiles on demand."""
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import zarr
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.calibration import Calibration, tiff_calibration
+from cellxlate.stacks.metadata import Metadata, restored
+from cellxlate.stacks.naming import one_line, stack_name
+from cellxlate.stacks.ome_xml import OmeImage, read_ome
+from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level
+from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
+from cellxlate.stacks.tiff_tags import imagej_display, read_tags
+
+DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
+"""What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
+
+MOST_PLANES = 10_000_000
+"""tifffile lists all planes that OME-XML states; a lying number must not fill the memory."""
+
+
+def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
+    """Open one image of a TIFF file.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, of another kind, has no such image, or its axes are not known.
+    """
+    try:
+        with ExitStack() as opened:
+            with warnings.catch_warnings(), _damage_reported():
+                warnings.simplefilter("ignore")
+                file = opened.enter_context(tifffile.TiffFile(path))
+                kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
+                ome = read_ome(file.ome_metadata or "", image) if kind == "ome-tiff" else OmeImage()
+                if ome.planes > MOST_PLANES:
+                    raise InputError(f"its OME-XML states {ome.planes} planes, which no such file holds; copy it again")
+                count = len(file.series)
+                if not 0 <= image < count:
+                    raise InputError(f"there is no image {image}, the file holds {count}; images are counted from 0")
+                series = file.series[image]
+                if kind == "ome-tiff":
+                    _check_complete(series)
+                pixels = _tiff_pixels(path, file, series, opened)
+                calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+                metadata = _tiff_metadata(file, series, kind, ome)
+            found = _tiff_stack(path, pixels, axes, series, calibration)
+            names = fitting(calibration.channel_names, found.axes, found.shape)
+            return replace(
+                found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata,
+                warnings=(*_others(file, image), *metadata.lost), release=opened.pop_all().close,
+            )  # fmt: skip
+    except InputError as fault:
+        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
+    except tifffile.TiffFileError as fault:
+        raise InputError(
+            f"{path} is not a TIFF file that can be read ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
+    except READ_FAULTS as fault:
+        raise InputError(
+            f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
+
+
+def _tiff_stack(
+    path: Path, pixels: Pixels, asked: str | None, series: tifffile.TiffPageSeries, calibration: Calibration
+) -> Stack:
+    pixels, found_axes = _tiff_axes(pixels, asked, series.axes, calibration)
+    return Stack(
+        pixels, found_axes, stack_name(path), path, calibration.pixel_size_um, time_step_s=calibration.time_step_s
+    )
+
+
+def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage) -> Metadata:
+    """Gather what is carried: from OME-XML, from tags, and from what an earlier output of ours keeps for its input."""
+    page = series.keyframe
+    tiff, lost = read_tags(file, page, kind)
+    kept = restored(ome.kept)
+    colours, ranges = imagej_display(tiff)
+    return replace(
+        Metadata(
+            ome.xml, tiff, colours=ome.colours or colours, ranges=ranges, earlier=ome.earlier, lost=(*ome.lost, *lost)
+        ),
+        **(kept | {"lost": ome.lost} if ome.kept else {}),
+    )
+
+
+def _others(file: tifffile.TiffFile, image: int) -> tuple[str, ...]:
+    """Return a line that names the images of the file that are not read, if there are any."""
+    others = [
+        f"{number} {series.name}".strip() + f" {tuple(series.shape)}"
+        for number, series in enumerate(file.series)
+        if number != image
+    ]
+    if not others:
+        return ()
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return (
+        f"the file holds {len(others) + 1} images, this is number {image}; choose with --image, the others are: "
+        + "; ".join(others[:5]) + more,
+    )  # fmt: skip
+
+
+def _tiff_pixels(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opened: ExitStack) -> Pixels:
+    """Return the pixels of an image: straight from the file where they lie in order, else decoded on demand."""
+    offset = series.dataoffset
+    if offset is not None and not series.is_multifile and "Y" in series.axes and series.dtype != bool:
+        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        if offset + series.nbytes > path.stat().st_size:
+            raise InputError("the file is cut short; copy it again")
+        return FilePixels(path.absolute(), offset, tuple(series.shape), dtype, series.axes.index("Y"))
+    store = series.aszarr()
+    opened.callback(store.close)
+    node = zarr.open(store, mode="r")
+    array = node if isinstance(node, zarr.Array) else first_level(node)
+    check_blocks(array.chunks, array.dtype)
+    return array
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                found.append(record.getMessage())
+
+    listener = Listener()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    for message in found:
+        if DAMAGE.search(message):
+            raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
+
+
+def _check_complete(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where planes that the OME-XML lists are in no file; tifffile would read zeros."""
+    missing = sum(page is None for page in series)
+    if missing:
+        raise InputError(
+            f"{missing} of {len(series)} planes of this OME-TIFF are missing; put all its files into one folder"
+        )
+
+
+def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:
+    """Return the pixels with their axes: as asked, or as the file states them, axes of length 1 included."""
+    shape = tuple(int(size) for size in pixels.shape)
+    if asked is not None:
+        check_axes(asked, shape)
+        return pixels, asked
+    if not set(stated) <= set(AXES):
+        stated = _guess_axes(stated, shape)
+    check_axes(stated, shape)
+    full = calibration.axes
+    if full is not None and full != stated and "".join(axis for axis in full if axis in stated) == stated:
+        expanded = Expanded(pixels, stated, full)
+        check_axes(full, expanded.shape)
+        return expanded, full
+    return pixels, stated
+
+
+def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
+    """Take unknown axes of length 1 as missing information that does no harm; leave others to the user."""
+    free = [letter for letter in "TZC" if letter not in axes]
+    named = "".join(
+        free.pop(0) if letter not in AXES and size == 1 and free else letter
+        for letter, size in zip(axes, shape, strict=True)
+    )
+    if set(named) <= set(AXES):
+        return named
+    example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
+    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")

@@ -1,0 +1,119 @@
+"""TIFF tags beside the pixels: what is carried, what is written again, and what is lost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from cellxlate.stacks.metadata import as_json, display_ranges, from_json, hex_colour, short_enough
+
+TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
+             315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
+STRUCTURE = frozenset((
+    254, 255, 256, 257, 258, 259, 262, 263, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320, 321,
+    322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32781, 32997, 34675, 50838, 50839,
+))  # fmt: skip
+"""Tags that say how the pixels are stored, or that are read elsewhere; resolution and palettes among them."""
+
+VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", "andor", "nih", "fei", "sem", "sis",
+           "tvips", "mdgel", "astrotiff")  # fmt: skip
+
+
+def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the tags of a page state, as JSON values, and one line for each thing that is not carried."""
+    tags = page.tags
+    found: dict[str, Any] = {}
+    text = {name: tags[code].value for code, name in TEXT_TAGS.items() if code in tags}
+    found["text"] = {name: value.strip("\x00") for name, value in text.items() if isinstance(value, str)}
+    if "XResolution" in tags and "YResolution" in tags:
+        unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2
+        found["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
+    if page.description and kind != "ome-tiff" and not file.is_shaped:
+        found["description"] = page.description
+    if page.photometric.name in ("MINISWHITE", "PALETTE"):
+        found["photometric"] = page.photometric.name.lower()
+    if page.colormap is not None:
+        found["colormap"] = as_json(np.asarray(page.colormap))
+    if page.bitspersample not in (8, 16, 32, 64) and page.bitspersample > 1:
+        found["bits"] = int(page.bitspersample)
+    if page.iccprofile:
+        found["icc"] = as_json(page.iccprofile)
+    if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):
+        found["imagej"] = as_json(tags["IJMetadata"].value)
+    lost = _vendor_metadata(file, found)
+    names = [tag.name for tag in tags if tag.code not in STRUCTURE and tag.code not in TEXT_TAGS]
+    if names:
+        text_of = ", only what could be read of them, as text" if "vendor" in found else ""
+        lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
+    return {name: value for name, value in found.items() if value}, tuple(lost)
+
+
+def _vendor_metadata(file: tifffile.TiffFile, found: dict[str, Any]) -> list[str]:
+    """Add what tifffile can parse of a vendor's private tags; return a line for what is too long."""
+    lost = []
+    for vendor in VENDORS:
+        if getattr(file, f"is_{vendor}", False):
+            stated = as_json(getattr(file, f"{vendor}_metadata", None))
+            if stated and short_enough(stated):
+                found.setdefault("vendor", {})[vendor] = stated
+            elif stated:
+                lost.append(f"the metadata of its {vendor} tags is longer than 1 MB and not carried")
+    return lost
+
+
+def imagej_display(tiff: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[float, float], ...]]:
+    """Return the colours and display ranges of ImageJ's tables, one per channel."""
+    tables = tiff.get("imagej")
+    if not isinstance(tables, Mapping):
+        return (), ()
+    colours = []
+    for table in from_json(tables.get("LUTs")) or []:
+        if not isinstance(table, np.ndarray) or table.shape != (3, 256):
+            return (), ()
+        colours.append(hex_colour(*(int(sample) for sample in table[:, -1])))
+    limits = tables.get("Ranges") or []
+    return tuple(colours), display_ranges(zip(limits[::2], limits[1::2], strict=False))
+
+
+def tag_options(tiff: Mapping[str, Any], dtype: np.dtype[Any], *, colour: bool, same_values: bool) -> dict[str, Any]:
+    """Return the options that make tifffile write again what `read_tags` has read.
+
+    Parameters
+    ----------
+    tiff : mapping
+        From `read_tags`.
+    dtype : dtype
+        Of the output.
+    colour : bool
+        Whether the output has colour samples.
+    same_values : bool
+        Whether the values mean what those of the input mean; palettes and display tables are written then.
+    """
+    text = dict(tiff.get("text", {}))
+    options: dict[str, Any] = {"software": _latin(text.pop("Software", "cellxlate"))}
+    codes = {name: code for code, name in TEXT_TAGS.items()}
+    extra = [(codes[name], 2, None, _latin(value) + b"\0", True) for name, value in text.items() if name in codes]
+    if tiff.get("resolution"):
+        (*steps, unit) = tiff["resolution"]
+        if all(step[1] for step in steps) and unit in (1, 2, 3):
+            options |= {"resolution": tuple(tuple(step) for step in steps), "resolutionunit": unit}
+    options["photometric"] = "rgb" if colour else "minisblack"
+    if tiff.get("icc"):
+        options["iccprofile"] = from_json(tiff["icc"])
+    if same_values:
+        photometric, colormap = tiff.get("photometric"), from_json(tiff.get("colormap"))
+        if photometric == "miniswhite" and not colour:
+            options["photometric"] = "miniswhite"
+        if colormap is not None and photometric == "palette" and dtype.name in ("uint8", "uint16"):
+            options |= {"photometric": "palette", "colormap": colormap}
+        elif colormap is not None and not colour:
+            extra.append((320, 3, colormap.size, colormap.ravel(), True))
+        extra += list(tifffile.imagej_metadata_tag(from_json(tiff.get("imagej", {})), "<"))
+    options["extratags"] = [(code, kind, len(value) if count is None else count, value, once)
+                            for code, kind, count, value, once in extra]  # fmt: skip
+    return options
+
+
+def _latin(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
