@@ -156,7 +156,7 @@ _FAST = TrainSettings(
     ),
     backward="imaging",
     guide="saliency",
-    steps=5000,
+    steps=8000,
     switch_epoch=0,
     batch=4,
     load_px=None,
