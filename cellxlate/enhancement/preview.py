@@ -1,7 +1,7 @@
 """Attention of one plane, block by block and without the generator, kept so that moving the threshold costs nothing."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,15 @@ class AttentionPlane:
     known : set of (int, int)
         Top left corners of the blocks of 512 px that are known.
     counts : ndarray (1025,) of int64
-        Known pixels per step: the selected area follows from it for any threshold.
+        Known and estimated pixels per step: the selected area follows from it for any threshold.
+    estimated : set of (int, int)
+        Corners of blocks of which only an estimate is there yet.
     """
 
     steps: npt.NDArray[np.uint16]
     known: set[tuple[int, int]]
     counts: npt.NDArray[np.int64]
+    estimated: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def unknown(cls, shape: tuple[int, int]) -> "AttentionPlane":
@@ -37,21 +40,28 @@ class AttentionPlane:
 
     @property
     def known_px(self) -> int:
-        """Pixels whose attention is known."""
+        """Pixels whose attention is known or estimated."""
         return int(self.counts.sum())
 
     def missing(self, area: Tile | None = None) -> list[Tile]:
-        """Return the blocks that are not known yet; only those that touch `area`, where it is given."""
+        """Return the blocks that are not known yet, from the middle outwards; where `area` is given, those in it."""
         rows, columns = self.steps.shape
+        area = area or Tile(0, rows, 0, columns)
         blocks = tiles_of(Tile(0, rows, 0, columns), BLOCK_PX)
-        return [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
+        found = [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
+        return sorted(found, key=lambda block: _distance(block, area))
 
-    def add(self, block: Tile, steps: npt.NDArray[np.uint16]) -> None:
-        """Take in a block; a second time changes nothing."""
-        if (block.top, block.left) not in self.known:
-            self.known.add((block.top, block.left))
-            self.steps[block.slices()] = steps
-            self.counts += np.bincount(steps.ravel(), minlength=ATTENTION_STEPS + 1)
+    def add(self, block: Tile, steps: npt.NDArray[np.uint16], *, estimated: bool = False) -> None:
+        """Take in a block; a second time changes nothing, but for an estimate, which the block itself replaces."""
+        corner = block.top, block.left
+        if corner in self.known or (estimated and corner in self.estimated):
+            return
+        if corner in self.estimated:
+            self.estimated.remove(corner)
+            self.counts -= _counts(self.steps[block.slices()])
+        (self.estimated if estimated else self.known).add(corner)
+        self.steps[block.slices()] = steps
+        self.counts += _counts(steps)
 
     def selected_px(self, threshold: float) -> int:
         """Return how many known pixels an enhancement with this threshold would change."""
@@ -101,10 +111,18 @@ def attention_blocks(
     margin = translator.attention_halo_px + translator.stride
     for block in blocks:
         rows, first_row = rows_around(read_rows, block, margin, shape)
-        yield block, block_attention(rows, first_row, shape, block, translator, levels)
+        yield block, block_attention(levels.to_unit(rows), first_row, shape, block, translator)
 
 
-def _touch(block: Tile, area: Tile | None) -> bool:
-    return area is None or (
-        block.top < area.bottom and area.top < block.bottom and block.left < area.right and area.left < block.right
-    )
+def _touch(block: Tile, area: Tile) -> bool:
+    return block.top < area.bottom and area.top < block.bottom and block.left < area.right and area.left < block.right
+
+
+def _distance(block: Tile, area: Tile) -> int:
+    """Return how far the middle of a block lies from that of an area, in half pixels."""
+    down, across = block.top + block.bottom - area.top - area.bottom, block.left + block.right - area.left - area.right
+    return max(abs(down), abs(across))
+
+
+def _counts(steps: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    return np.bincount(steps.ravel(), minlength=ATTENTION_STEPS + 1)

@@ -1,27 +1,19 @@
 """The `Enhance cells` panel: it binds a layer, a model and a threshold to the steps of an enhancement."""
 
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import (
-    CheckBox,
-    ComboBox,
-    Container,
-    FileEdit,
-    FloatSlider,
-    Label,
-    LineEdit,
-    ProgressBar,
-    PushButton,
-)
-from qtpy.QtWidgets import QSizePolicy
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit, ProgressBar
+from qtpy.QtCore import Qt
 
-from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
-from cellxlate.plugin.enhancing import Outcome, Refusal, Request, StopRequest, enhance_steps
+from cellxlate.plugin.choosing import ClickButton, LayerChoice, ModelChoice, wrapped
+from cellxlate.plugin.compare_widget import CompareControls
+from cellxlate.plugin.comparing import Pair
+from cellxlate.plugin.drawing import attention_colormap
 from cellxlate.plugin.layers import (
-    Appearance,
     appearance,
     channel_of_plane,
     layer_stack,
@@ -29,44 +21,22 @@ from cellxlate.plugin.layers import (
     without_samples,
 )
 from cellxlate.plugin.models import SHELF
-from cellxlate.plugin.overlay import PREVIEW, AttentionPreview, Wanted, attention_colormap, await_end
+from cellxlate.plugin.overlay import AttentionPreview, Wanted
+from cellxlate.plugin.requests import Outcome, Refusal, Request, StopRequest
 from cellxlate.plugin.wording import in_panel_words, time_left
+from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
+    from cellxlate.enhancement.job import EnhanceProgress
+
 ALL_CHANNELS = -1
 THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
 IN_MEMORY, TO_A_FILE = "in memory", "to a file"
 PROGRESS_STEPS = 1000
-
-
-class ClickButton(PushButton):  # type: ignore[misc]
-    """A button that macros can press."""
-
-    def click(self) -> None:
-        """Press it, as a mouse would."""
-        self.native.click()
-
-
-class ModelChoice(ComboBox):  # type: ignore[misc]
-    """A choice of models that also takes the folder of one it does not list yet."""
-
-    @property
-    def value(self) -> Any:
-        """Folder of the model, or None where there is none."""
-        return ComboBox.value.fget(self)
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        if isinstance(value, str | Path) and str(value) not in self.choices:
-            for name, path in SHELF.choices():
-                value = path if name == value else value
-            value = SHELF.add(value)
-            self.reset_choices()
-        ComboBox.value.fset(self, value)
 
 
 class EnhanceWidget(Container):  # type: ignore[misc]
@@ -79,11 +49,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    image_layer, channel, axes, model_choice, model_folder, threshold, scope, intensity, device, destination, file,
-    overwrite : widgets
+    image_layer, model_choice, model_folder, threshold, preview, scope, destination, file, overwrite : widgets
         What is asked for, in the order of the panel.
+    more, channel, axes, intensity, engine, device : widgets
+        What is seldom changed, and a box that shows it.
     enhance_button, cancel_button : widgets
         Start and end a run.
+    compare : CompareControls
+        Blink, swipe and difference of input and result; the report.
     progress, state, notes : widgets
         How far a run is, what the panel is doing, and what should make a reader doubt a result.
     """
@@ -92,10 +65,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._viewer = napari_viewer
         self._stop: StopRequest | None = None
         self._worker: Any = None
-        self._watched: list[Any] = []
-        self.image_layer = ComboBox(
-            label="Image", choices=self._images, tooltip="The image layer whose cells are enhanced. It is not changed."
-        )
+        self._results: list[Pair] = []
+        self.image_layer = LayerChoice(
+            napari_viewer, "image", label="Image",
+            tooltip="The image layer whose cells are enhanced. It is not changed.",
+        )  # fmt: skip
         self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
         self.axes = LineEdit(
             label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
@@ -124,6 +98,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
         )  # fmt: skip
         self.device = ComboBox(label="Device", choices=["auto", "cpu", "cuda", "mps"], tooltip="auto takes a GPU.")
+        self.engine = ComboBox(
+            label="Engine", choices=["auto", "torch", "openvino", "onnxruntime"], tooltip="What runs the networks."
+        )
+        self.more = CheckBox(text="More options", tooltip="Channel, axes, intensity, engine, device.")
         self.destination = ComboBox(
             label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
         )
@@ -135,18 +113,21 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
         self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
+        self.compare = CompareControls(napari_viewer, self._pair)
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
+        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
         super().__init__(
             widgets=[
-                self.image_layer, self.channel, self.axes, self.model_choice, self.model_folder, self.threshold,
-                self.preview, self.selected, self.scope, self.intensity, self.device, self.destination, self.file,
-                self.overwrite, buttons, self.progress, self.state,
+                self.image_layer, self.model_choice, self.model_folder, self.threshold, self.preview, self.selected,
+                self.scope, self.destination, self.file, self.overwrite, self.more, *self._seldom, buttons,
+                self.progress, self.state,
             ],
         )  # fmt: skip
         self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        self.append(self.compare)
         for text in (self.selected, self.state, self.notes):
-            text.native.setWordWrap(True)
-            text.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+            wrapped(text)
+        self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
         self.attention = AttentionPreview(
             napari_viewer,
             wanted=self._previewed,
@@ -154,8 +135,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             ended=lambda: setattr(self.preview, "value", False),
         )
         self._connect()
-        self._layers_changed()
         self._destination_changed()
+        self._show_more(False)
+        self._ready()
 
     @property
     def is_running(self) -> bool:
@@ -163,17 +145,17 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return self._stop is not None
 
     def _connect(self) -> None:
-        layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed, layers.reordered):
-            event.connect(self._layers_changed)
         SHELF.changed.connect(self._models_changed)
         self.image_layer.changed.connect(self._layer_chosen)
+        self.image_layer.offered.connect(self._ready)
+        self.image_layer.pixels_changed.connect(self.attention.forget)
+        self.more.changed.connect(self._show_more)
         self.axes.changed.connect(self._axes_changed)
         self.model_folder.changed.connect(self._folder_chosen)
         self.destination.changed.connect(self._destination_changed)
         self.preview.changed.connect(self.attention.switch)
         self.threshold.changed.connect(self.attention.threshold_moved)
-        for choice in (self.image_layer, self.axes, self.model_choice, self.device):
+        for choice in (self.image_layer, self.axes, self.model_choice, self.engine, self.device):
             choice.changed.connect(self.attention.update)
         self.enhance_button.changed.connect(self._start)
         self.cancel_button.changed.connect(self._cancel)
@@ -185,20 +167,12 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._stop.ask()
         self._stop = None
         self.attention.abandon()
+        self.compare.leave()
         await_end(self._worker)
-        layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed, layers.reordered):
-            event.disconnect(self._layers_changed)
-        self._watch([])
+        self.image_layer.leave()
         SHELF.changed.disconnect(self._models_changed)
 
     # What is offered
-
-    def _images(self, _: Any) -> list[tuple[str, "Image"]]:
-        from napari.layers import Image
-
-        images = (layer for layer in self._viewer.layers if isinstance(layer, Image))
-        return [(layer.name, layer) for layer in images if PREVIEW not in layer.metadata]
 
     def _channels(self, _: Any) -> list[tuple[str, int]]:
         every = [("all", ALL_CHANNELS)]
@@ -210,40 +184,30 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             return every
         return every + [(str(number), number) for number in range(stack.channel_count)]
 
-    def _layers_changed(self, _: Any = None) -> None:
-        chosen = self.image_layer.value
-        with self.image_layer.changed.blocked():
-            self.image_layer.reset_choices()
-            if chosen is not None and chosen in self.image_layer.choices:
-                self.image_layer.value = chosen  # also where it was renamed
-        self._watch(list(self.image_layer.choices))
-        if self.image_layer.value != chosen:
-            self._layer_chosen()
-        self._ready()
-
-    def _watch(self, layers: "list[Image]") -> None:
-        """Hear of new names and new pixels of these layers, and of no others."""
-        for layer in self._watched:
-            layer.events.name.disconnect(self._layers_changed)
-            layer.events.data.disconnect(self._pixels_changed)
-        self._watched = layers
-        for layer in layers:
-            layer.events.name.connect(self._layers_changed)
-            layer.events.data.connect(self._pixels_changed)
-
-    def _pixels_changed(self, _: Any = None) -> None:
-        self.attention.forget()
-
     def _previewed(self) -> Wanted | None:
         layer, model = self.image_layer.value, self.model_choice.value
         if layer is None or model is None:
             return None
-        return Wanted(layer, self.axes.value or None, model, self.device.value, float(self.threshold.value))
+        return Wanted(
+            layer, self.axes.value or None, model, self.device.value, self.engine.value, float(self.threshold.value)
+        )
+
+    def _pair(self) -> Pair | None:
+        """Return the newest result that is still there with its input; one of the chosen image first."""
+        there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
+        chosen = [pair for pair in there if pair.before is self.image_layer.value]
+        return (chosen or there or [None])[-1]
+
+    def _show_more(self, shown: bool) -> None:
+        for control in self._seldom:
+            control.visible = shown
 
     def _layer_chosen(self, _: Any = None) -> None:
         self.axes.value = ""
         self.channel.reset_choices()
         self.channel.value = ALL_CHANNELS
+        if len(self.channel.choices) > 1:
+            self.more.value = True
         self._ready()
 
     def _axes_changed(self, _: Any = None) -> None:
@@ -297,6 +261,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             channels=channels,
             settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
             device=self.device.value,
+            engine=self.engine.value,
             plane=plane,
             output=Path(self.file.value) if self.destination.value == TO_A_FILE else None,
             source=Path(source) if source and Path(source).exists() else None,
@@ -304,8 +269,6 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )
 
     def _start(self, _: Any = None) -> None:
-        from napari.qt.threading import thread_worker
-
         if self._stop is not None or self.image_layer.value is None or self.model_choice.value is None:
             return
         try:
@@ -316,12 +279,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop = request.stop
         self._running(True)
         self._say("Reading the stack and measuring its levels ...")
-        worker = thread_worker(enhance_steps, ignore_errors=True)(request)
-        worker.yielded.connect(lambda news: self._news(request, news))
-        worker.returned.connect(lambda outcome: self._finished(request, outcome))
-        worker.errored.connect(lambda fault: self._finished(request, Refusal(f"{type(fault).__name__}: {fault}")))
-        self._worker = worker
-        worker.start()
+        layer = self.image_layer.value
+        self._worker = begin(
+            _enhance_steps,
+            request,
+            news=lambda news: self._news(request, news),
+            ended=lambda outcome: self._finished(request, layer, outcome),
+        )
 
     def _running(self, running: bool) -> None:
         self.enhance_button.enabled, self.cancel_button.enabled = not running, running
@@ -333,12 +297,12 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.cancel_button.enabled = False
             self._say("Cancelling ...")
 
-    def _news(self, request: Request, news: EnhanceProgress) -> None:
+    def _news(self, request: Request, news: "EnhanceProgress") -> None:
         if self._stop is request.stop and not request.stop.asked:
             self.progress.value = round(PROGRESS_STEPS * news.done / news.total)
             self._say(time_left(news))
 
-    def _finished(self, request: Request, outcome: Outcome | Refusal | None) -> None:
+    def _finished(self, request: Request, layer: "Image", outcome: Outcome | Refusal | None) -> None:
         if self._stop is not request.stop:
             return  # the panel has been closed
         self._stop = self._worker = None
@@ -349,28 +313,41 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._say(in_panel_words(outcome.reason))
         else:
             self.progress.value = PROGRESS_STEPS
-            self._show(request.appearance, outcome)
+            self._show(request, layer, outcome)
 
-    def _show(self, look: Appearance, outcome: Outcome) -> None:
+    def _show(self, request: Request, layer: "Image", outcome: Outcome) -> None:
         """Add the two result layers, and say what happened."""
-        report = outcome.report
+        report, look = outcome.report, request.appearance
         metadata = {"cellxlate": report.as_full_dict()}
+        enhanced = self._viewer.add_image(
+            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.place,
+            **look.shown,
+        )  # fmt: skip
+        attention = _each_level(outcome.attention, lambda level: without_samples(level, look.axes))
         self._viewer.add_image(
-            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **look.place, **look.shown
-        )
-        self._viewer.add_image(
-            without_samples(outcome.attention, look.axes),
-            name=f"{look.name} attention",
-            metadata=metadata,
-            colormap=attention_colormap(),
-            contrast_limits=(0, 255),
-            blending="translucent",
-            opacity=0.6,
-            **look.place,
-        )
+            attention, name=f"{look.name} attention", metadata=metadata, colormap=attention_colormap(),
+            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.place,
+        )  # fmt: skip
+        self._results.append(Pair(layer, enhanced, look.axes))
+        self.compare.offer(outcome, request)
         notes = "\n".join(f"Warning: {in_panel_words(warning)}" for warning in report.warnings)
         self._say(
             f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
             f"changed, the others are the input's own. {report.engine}.",
             notes,
         )
+
+
+def _levels(pixels: Any) -> dict[str, bool]:
+    """Return how `add_image` is told of a pyramid."""
+    return {"multiscale": True} if isinstance(pixels, list) else {}
+
+
+def _each_level(pixels: Any, change: Callable[[Any], Any]) -> Any:
+    return [change(level) for level in pixels] if isinstance(pixels, list) else change(pixels)
+
+
+def _enhance_steps(request: Request) -> "Generator[EnhanceProgress, None, Outcome | Refusal | None]":
+    from cellxlate.plugin.enhancing import enhance_steps  # loads torch, which must not happen in the main thread
+
+    return (yield from enhance_steps(request))

@@ -1,111 +1,28 @@
-"""One enhancement from a panel, step by step in a worker thread: no Qt, no layer, nothing of the viewer."""
+"""One enhancement from a panel, step by step in a worker thread: no Qt, no layer, nothing of the viewer.
 
-import threading
-import weakref
+Import it in the worker: it loads torch.
+"""
+
 from collections.abc import Generator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cellxlate.enhancement.job import EnhanceProgress, steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
-from cellxlate.model.engines import Device, interruptible
-from cellxlate.plugin.layers import Appearance, channel_of_plane, in_layer_shape, plane_stack
+from cellxlate.model.engines import interruptible
+from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
+from cellxlate.plugin.opening import lazy_levels
+from cellxlate.plugin.requests import CancelledError, Outcome, Refusal, Request, StopRequest
 from cellxlate.quality.report import RunReport
-from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.reading import one_line, open_stack
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.reading import one_line
+from cellxlate.stacks.stack import PlaneIndex
 
 Result = TypeVar("Result")
-
-
-class CancelledError(Exception):
-    """The user has asked a run to end."""
-
-
-class StopRequest:
-    """Whether a run is to end; set from the panel, checked by the worker."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the run is to end."""
-        return self._asked.is_set()
-
-    def ask(self) -> None:
-        """Ask the run to end."""
-        self._asked.set()
-
-    def check(self) -> None:
-        """Raise CancelledError if the run is to end."""
-        if self.asked:
-            raise CancelledError
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be enhanced, and how.
-
-    Attributes
-    ----------
-    stack : Stack
-        Of the whole layer; its pixels check `stop`.
-    appearance : Appearance
-        Of the layer, for the results.
-    model : str
-        Folder or shipped name.
-    stop : StopRequest
-        Ends the run.
-    channels : tuple of int or None
-        None takes all.
-    settings : EnhanceSettings
-        Threshold and intensity.
-    device : str
-        Where the networks run.
-    plane : tuple of int or None
-        One plane of the stack, as `visible_plane` gives it; None takes the whole stack. Levels are those of the whole
-        stack in both cases, so the plane looks as it will in the whole.
-    output : Path or None
-        Enhanced file to write; None keeps the result in memory.
-    source : Path or None
-        File the layer was read from, which must not be replaced.
-    overwrite : bool
-        Replace files that are there already.
-    """
-
-    stack: Stack
-    appearance: Appearance
-    model: str
-    stop: StopRequest
-    channels: tuple[int, ...] | None = None
-    settings: EnhanceSettings = field(default_factory=EnhanceSettings)
-    device: Device = "auto"
-    plane: PlaneIndex | None = None
-    output: Path | None = None
-    source: Path | None = None
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run has made: two arrays of the shape of the layer (or of its plane), and the report."""
-
-    image: Any
-    attention: Any
-    report: RunReport
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a run could not be done, in one line."""
-
-    reason: str
 
 
 def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome | Refusal | None]:
@@ -120,7 +37,7 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
         bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):
             plan = make_plan(
-                request.stack, bundle, channels=request.channels, settings=request.settings, engine="auto",
+                request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
                 device=request.device,
             )  # fmt: skip
             if request.plane is not None:
@@ -188,16 +105,10 @@ def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhancePr
 
 
 def _opened(outputs: Outputs, report: RunReport, request: Request) -> Outcome:
-    """Open what was written, lazily."""
-    image, attention = _lazy(outputs.enhanced), _lazy(outputs.attention)
+    """Open what was written, lazily; a pyramid as the list of its levels."""
+    _, image = lazy_levels(outputs.enhanced)
+    _, attention = lazy_levels(outputs.attention)
     if request.plane is not None:
         axes = request.appearance.axes
-        image, attention = in_layer_shape(image, axes), in_layer_shape(attention, axes)
-    return Outcome(image, attention, report)
-
-
-def _lazy(path: Path) -> Any:
-    """Return the pixels of a file as a dask array that closes the file when nothing refers to it any more."""
-    stack = open_stack(path)
-    weakref.finalize(stack.pixels, stack.release)
-    return stack.to_dask()
+        image, attention = ([in_layer_shape(level, axes) for level in levels] for levels in (image, attention))
+    return Outcome(image if len(image) > 1 else image[0], attention if len(attention) > 1 else attention[0], report)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pint
 
+from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import InputError
 from cellxlate.stacks.stack import AXES, PlaneIndex, Stack
 
@@ -136,6 +137,15 @@ def plane_stack(stack: Stack, plane: PlaneIndex) -> Stack:
     key = tuple(next(positions) if axis in "TCZ" else slice(None) for axis in stack.axes)
     axes = "".join(axis for axis in stack.axes if axis not in "TCZ")
     return Stack(np.asarray(stack.pixels[key]), axes, stack.name, pixel_size_um=stack.pixel_size_um)
+
+
+def read_part(stack: Stack, plane: PlaneIndex, part: Tile, every_px: int = 1) -> npt.NDArray[Any]:
+    """Read a part of a plane, every so many pixels, as (Y, X), or (Y, X, S) in colour."""
+    positions = iter(plane)
+    ranges = {"Y": slice(part.top, part.bottom, every_px), "X": slice(part.left, part.right, every_px)}
+    key = tuple(next(positions) if axis in "TCZ" else ranges.get(axis, slice(None)) for axis in stack.axes)
+    pixels = np.asarray(stack.pixels[key])
+    return pixels.T if pixels.ndim == 2 and stack.axes.index("X") < stack.axes.index("Y") else pixels
 
 
 def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None) -> Appearance:

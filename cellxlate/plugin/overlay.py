@@ -1,71 +1,33 @@
-"""Attention over an image: its colours, and a live preview for the visible plane."""
+"""Attention over an image: a live preview for the visible plane."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError
 from cellxlate.model.attention import ATTENTION_STEPS
-from cellxlate.model.engines import Device
-from cellxlate.plugin.enhancing import Refusal, StopRequest
-from cellxlate.plugin.layers import appearance, channel_of_plane, in_layer_shape, layer_stack, visible_plane
-from cellxlate.plugin.previewing import AttentionCache, News, PreviewRequest, preview_steps, shown_part
+from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
+from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
+from cellxlate.plugin.previewing import AttentionCache, PreviewRequest, shown_part
+from cellxlate.plugin.requests import Refusal, StopRequest
+from cellxlate.plugin.working import await_end, begin
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
     from napari.layers import Image
-    from napari.utils import Colormap
     from napari.viewer import Viewer
+
+    from cellxlate.enhancement.plan import Plan
+    from cellxlate.model.engines import Device, Engine
+    from cellxlate.plugin.attending import Computed
 
 DEBOUNCE_MS = 40
 REDRAW_MS = 150
-PREVIEW = "cellxlate_preview"
-"""Marks the preview's layers in their metadata, so that panels do not offer them as images."""
-OUTLINE_RGB = (1.0, 0.37, 0.64)
-
-
-@cache
-def attention_colormap() -> "Colormap":
-    """Return viridis, which is perceptually uniform and safe for colour-blind readers, with 0 (kept) transparent."""
-    from napari.utils import Colormap
-    from napari.utils.colormaps import ensure_colormap
-
-    colours = np.array(ensure_colormap("viridis").map(np.linspace(0, 1, 256)))  # (256, 4)
-    colours[0, 3] = 0.0
-    return Colormap(colours, name="attention (viridis)", display_name="attention (viridis)")
-
-
-@cache
-def outline_colormap() -> "Colormap":
-    """Return a colormap of two colours: nothing, and a pink that stands out from viridis and from grey."""
-    from napari.utils import Colormap
-
-    colours = [(*OUTLINE_RGB, 0.0), (*OUTLINE_RGB, 1.0)]
-    return Colormap(colours, name="outline", interpolation="zero", controls=[0.0, 0.5, 1.0])
-
-
-def outline_of(selected: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Return 1 on selected pixels (..., Y, X) that have a neighbour, in a row or a column, which is not selected.
-
-    Notes
-    -----
-    An image layer of it is drawn some ten times faster than the contour of a labels layer.
-    """
-    inner = selected.copy()
-    inner[..., 1:, :] &= selected[..., :-1, :]
-    inner[..., :-1, :] &= selected[..., 1:, :]
-    inner[..., 1:] &= selected[..., :-1]
-    inner[..., :-1] &= selected[..., 1:]
-    return (selected & ~inner).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -75,7 +37,8 @@ class Wanted:
     layer: "Image"
     axes: str | None
     model: str
-    device: Device
+    device: "Device"
+    engine: "Engine"
     threshold: float
 
 
@@ -91,7 +54,7 @@ class View:
 
 
 class AttentionPreview:
-    """Keeps an attention layer and an outline over the visible plane while it is on.
+    """Keeps a layer of attention, with a contour at the threshold, over the visible plane while it is on.
 
     Parameters
     ----------
@@ -102,7 +65,7 @@ class AttentionPreview:
     say : callable
         Takes one line: the selected area, or what is wrong.
     ended : callable
-        Called when the user has removed a layer of the preview.
+        Called when the user has removed the layer of the preview.
 
     Notes
     -----
@@ -121,12 +84,12 @@ class AttentionPreview:
         self._cache = AttentionCache()
         self._view: View | None = None
         self._drawn: Any = None
-        self._layers: list[Any] = []
+        self._layer: Any = None
         self._request: PreviewRequest | None = None
         self._planning: tuple[Any, ...] | None = None
         self._worker: Any = None
         self._under_cursor = ""
-        self._update_timer, self._draw_timer = _single_shot(self._update), _single_shot(self._draw)
+        self._update_timer, self._draw_timer = single_shot(self._update), single_shot(self._draw)
         self.is_on = False
 
     @property
@@ -156,7 +119,7 @@ class AttentionPreview:
 
     def update(self) -> None:
         """Show what is wanted now, a moment later."""
-        if self.is_on:
+        if self.is_on and not self._update_timer.isActive():
             self._update_timer.start(DEBOUNCE_MS)
 
     def threshold_moved(self) -> None:
@@ -173,24 +136,23 @@ class AttentionPreview:
         self.update()
 
     def _moved(self, _: Any = None) -> None:
-        if self._layers and any(layer not in self._viewer.layers for layer in self._layers):
+        if self._layer is not None and self._layer not in self._viewer.layers:
             self._ended()
         else:
             self.update()
 
     def abandon(self) -> None:
         """Stop everything without touching the viewer, whose window may be gone; layers stay."""
-        self._layers = []
+        self._layer = None
         self.switch(False)
         await_end(self._worker)
 
     def _clear(self) -> None:
         """Take the preview's layers away, and forget what was shown."""
         self._stop()
-        layers, self._layers, self._view, self._drawn = self._layers, [], None, None
-        for layer in layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        layer, self._layer, self._view, self._drawn = self._layer, None, None, None
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
         for timer in (self._update_timer, self._draw_timer):
             timer.stop()
 
@@ -214,7 +176,7 @@ class AttentionPreview:
             self._clear()
             self._say(str(fault))
             return
-        key = (wanted.layer.unique_id, stack.axes, wanted.model, wanted.device, plane)
+        key = (wanted.layer.unique_id, stack.axes, wanted.model, wanted.device, wanted.engine, plane)
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
@@ -222,36 +184,36 @@ class AttentionPreview:
             attention = self._cache.plane(key, stack.plane_shape)
             self._view = View(wanted.layer, stack, plane, key, attention)
         self._draw_timer.start(0)
-        blocks = tuple(self._view.attention.missing(visible_part(self._view, self._viewer.dims.ndisplay)))
+        blocks = tuple(self._view.attention.missing(self._visible(self._view)))
         if blocks and self._request is None:
             plan = self._cache.plans.get(plan_key)
             self._planning = None if plan else plan_key
-            self._request = PreviewRequest(stack, plane, wanted.model, wanted.device, blocks, stop, plan)
+            self._request = PreviewRequest(stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan)
             self._compute(self._request, plan_key)
         self._tell()
 
     def _compute(self, request: PreviewRequest, plan_key: tuple[Any, ...]) -> None:
-        from napari.qt.threading import thread_worker
+        self._worker = begin(
+            _preview_steps,
+            request,
+            news=lambda news: self._news(request, news, plan_key),
+            ended=lambda refusal: self._computed(request, refusal),
+        )
 
-        self._worker = worker = thread_worker(preview_steps, ignore_errors=True)(request)
-        worker.yielded.connect(lambda news: self._news(request, news, plan_key))
-        worker.returned.connect(lambda refusal: self._computed(request, refusal))
-        worker.errored.connect(lambda fault: self._computed(request, Refusal(f"{type(fault).__name__}: {fault}")))
-        worker.start()
-
-    def _news(self, request: PreviewRequest, news: News, plan_key: tuple[Any, ...]) -> None:
+    def _news(self, request: PreviewRequest, news: "Plan | Computed", plan_key: tuple[Any, ...]) -> None:
         if self._request is not request or self._view is None:
             return
-        if not isinstance(news, tuple):
+        if not hasattr(news, "steps"):
             self._cache.plans[plan_key], self._planning = news, None
             if request.plane != self._view.plane:
                 self._stop()
                 self.update()
             return
-        self._view.attention.add(*news)
-        self._tell()
-        if not self._draw_timer.isActive():
-            self._draw_timer.start(REDRAW_MS)
+        if request.plane == self._view.plane:
+            self._view.attention.add(news.block, news.steps, estimated=news.estimated)
+            self._tell()
+            if not self._draw_timer.isActive():
+                self._draw_timer.start(REDRAW_MS)
 
     def _computed(self, request: PreviewRequest, refusal: Refusal | None) -> None:
         if self._request is not request:
@@ -262,10 +224,13 @@ class AttentionPreview:
         elif self._view is not None:
             self._tell()
             self._draw_timer.start(0)
-            if self._view.attention.missing(visible_part(self._view, self._viewer.dims.ndisplay)):
+            if self._view.attention.missing(self._visible(self._view)):
                 self.update()  # the camera has moved meanwhile
 
-    # From attention to layers
+    def _visible(self, view: View) -> Tile:
+        return visible_part(view.layer, view.stack, self._viewer.dims.ndisplay)
+
+    # From attention to the layer
 
     def _tell(self) -> None:
         wanted, view = self._wanted(), self._view
@@ -274,47 +239,41 @@ class AttentionPreview:
         if not view.attention.known_px:
             self._say("Attention is being computed ..." if self.is_running else "")
             return
-        self._say(area_text(view, wanted.threshold) + self._under_cursor)
+        estimate = "; a first estimate" if view.attention.estimated else ""
+        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate)
 
     def _draw(self) -> None:
         wanted, view = self._wanted(), self._view
         if not self.is_on or wanted is None or view is None or view.layer not in self._viewer.layers:
             return
-        part, every_px = shown_part(view.attention.steps.shape, visible_part(view, self._viewer.dims.ndisplay))
-        drawn = (view.key, part, every_px, wanted.threshold, view.attention.known_px)
-        if drawn == self._drawn or not view.attention.known_px:
+        visible = visible_part(view.layer, view.stack, self._viewer.dims.ndisplay)
+        part, every_px = shown_part(view.stack.plane_shape, visible)
+        state = view.attention.known_px, len(view.attention.known)
+        drawn = (view.key, part, every_px, wanted.threshold, state)
+        if drawn == self._drawn or not (state[0] or self._layer):
             return
         self._drawn = drawn
-        shown = view.attention.image(wanted.threshold, part, every_px)
-        axes = view.stack.axes.replace("S", "")
-        turned = axes.index("X") < axes.index("Y")
-        self._put(in_layer_shape(shown.T if turned else shown, axes), place_of_part(view, part, every_px))
+        shown = with_contour(view.attention.image(wanted.threshold, part, every_px))
+        axes = view.stack.axes
+        self._put(flat_pixels(shown, axes), flat_place(view.layer, axes, view.plane, part, every_px))
 
     def _put(self, shown: Any, place: dict[str, Any]) -> None:
-        """Show an attention image and its outline in the two layers, which are made where they are missing."""
-        outline = outline_of(shown > 0)
-        if self._layers:
-            for layer, data in zip(self._layers, (shown, outline), strict=True):
-                if layer.data.shape == data.shape:
-                    layer.data[...] = data
-                    layer.refresh(extent=False, highlight=False)  # a third of the time of a new array
-                else:
-                    layer.data = data
-                if not np.allclose(layer.scale, place["scale"]) or not np.allclose(layer.translate, place["translate"]):
-                    layer.scale, layer.translate = place["scale"], place["translate"]
+        """Show an attention image in the layer, which is made where it is missing."""
+        layer = self._layer
+        if layer is not None:
+            if layer.data.shape == shown.shape:
+                layer.data[...] = shown
+                layer.refresh(extent=False, highlight=False, thumbnail=False)  # a third of the time of a new array
+            else:
+                layer.data = shown
+            if not np.allclose(layer.affine.affine_matrix, place["affine"]):
+                layer.affine = place["affine"]
             return
         active = self._viewer.layers.selection.active
-        mark = {PREVIEW: True}
-        self._layers = [
-            self._viewer.add_image(
-                shown, name="attention preview", colormap=attention_colormap(), contrast_limits=(0, 255),
-                blending="translucent", opacity=0.5, metadata=mark, **place,
-            ),
-            self._viewer.add_image(
-                outline, name="outline at the threshold", colormap=outline_colormap(), contrast_limits=(0, 1),
-                blending="translucent", opacity=1.0, metadata=mark, **place,
-            ),
-        ]  # fmt: skip
+        self._layer = self._viewer.add_image(
+            shown, name="attention preview", colormap=overlay_colormap(), contrast_limits=(0, 255),
+            blending="translucent", metadata={OURS: True}, **place,
+        )  # fmt: skip
         self._viewer.layers.selection.active = active
 
     def _cursor(self, _viewer: Any, event: Any) -> None:
@@ -322,31 +281,6 @@ class AttentionPreview:
         value = attention_at(self._view, event.position) if self._view is not None else None
         self._under_cursor = "" if value is None else f"; under the cursor {value:.2f}"
         self._tell()
-
-
-def visible_part(view: View, ndisplay: int) -> Tile:
-    """Return the part of the plane that the canvas shows; all of it in 3-D, or where there is no canvas."""
-    rows, columns = view.stack.plane_shape
-    corners = np.asarray(view.layer.corner_pixels, dtype=float)
-    if view.layer.multiscale:
-        corners = corners * view.layer.downsample_factors[view.layer.data_level]
-    axes = view.stack.axes.replace("S", "")
-    (top, left), (bottom, right) = corners[:, [axes.index("Y"), axes.index("X")]]
-    if ndisplay != 2 or bottom - top < 1 or right - left < 1:
-        return Tile(0, rows, 0, columns)
-    return Tile(max(int(top), 0), min(ceil(bottom) + 1, rows), max(int(left), 0), min(ceil(right) + 1, columns))
-
-
-def place_of_part(view: View, part: Tile, every_px: int) -> dict[str, Any]:
-    """Return where a part of a plane lies, drawn every so many pixels, as `add_image` takes it."""
-    axes = view.stack.axes.replace("S", "")
-    first = {"Y": part.top + (every_px - 1) / 2, "X": part.left + (every_px - 1) / 2}
-    first |= dict(zip((axis for axis in axes if axis in "TCZ"), map(float, view.plane), strict=True))
-    place = dict(appearance(view.layer, axes, view.plane).place)
-    place["translate"] = tuple(view.layer.affine.inverse(view.layer.data_to_world([first[axis] for axis in axes])))
-    steps = (every_px if axis in "YX" else 1 for axis in axes)
-    place["scale"] = tuple(size * step for size, step in zip(place["scale"], steps, strict=True))
-    return place
 
 
 def area_text(view: View, threshold: float) -> str:
@@ -373,15 +307,15 @@ def attention_at(view: View, world: Sequence[float]) -> float | None:
     return float(view.attention.steps[row, column]) / ATTENTION_STEPS if corner in view.attention.known else None
 
 
-def await_end(worker: Any, longest_s: float = 3.0) -> None:
-    """Wait for a worker that has been asked to stop: its signals must not outlive the application."""
-    end = time.monotonic() + longest_s
-    while worker is not None and worker.is_running and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-def _single_shot(call: Callable[[], None]) -> QTimer:
+def single_shot(call: Callable[[], None]) -> QTimer:
+    """Return a timer that calls once each time it is started."""
     timer = QTimer()
     timer.setSingleShot(True)
     timer.timeout.connect(call)
     return timer
+
+
+def _preview_steps(request: PreviewRequest) -> "Generator[Plan | Computed, None, Refusal | None]":
+    from cellxlate.plugin.attending import preview_steps  # loads torch, which must not happen in the main thread
+
+    return (yield from preview_steps(request))

@@ -1,22 +1,19 @@
-"""Attention of the visible plane in a worker thread, and what of it is shown: no Qt, no layer."""
+"""What of a plane's attention is asked for, kept and shown: no Qt, no layer, and no torch, which is slow to load."""
 
 from collections import OrderedDict
-from collections.abc import Generator, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import plane_reader
-from cellxlate.enhancement.preview import AttentionPlane, attention_blocks
+from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError
-from cellxlate.model.engines import Device
-from cellxlate.plugin.enhancing import CancelledError, Refusal, StopRequest
-from cellxlate.stacks.reading import one_line
+from cellxlate.plugin.requests import StopRequest
 from cellxlate.stacks.stack import PlaneIndex, Stack
+
+if TYPE_CHECKING:
+    from cellxlate.enhancement.plan import Plan
+    from cellxlate.model.engines import Device, Engine
 
 SHOWN_PX = 1_048_576
 """Larger planes are shown as far as they are visible, and coarser where that is still larger."""
@@ -33,8 +30,8 @@ class PreviewRequest:
         Of the whole layer.
     plane : tuple of int
         As `visible_plane` gives it.
-    model, device : str
-        What runs.
+    model, device, engine : str
+        What runs, and where.
     blocks : tuple of Tile
         In the order in which they are wanted.
     stop : StopRequest
@@ -46,10 +43,11 @@ class PreviewRequest:
     stack: Stack
     plane: PlaneIndex
     model: str
-    device: Device
+    device: "Device"
+    engine: "Engine"
     blocks: tuple[Tile, ...]
     stop: StopRequest
-    plan: Plan | None = None
+    plan: "Plan | None" = None
 
     @property
     def indices(self) -> list[PlaneIndex]:
@@ -59,41 +57,6 @@ class PreviewRequest:
         place = self.stack.plane_axes.index("S")
         samples = range(self.stack.size("S"))
         return [(*self.plane[:place], sample, *self.plane[place:]) for sample in samples]
-
-
-News = Plan | tuple[Tile, npt.NDArray[np.uint16]]
-
-
-def preview_steps(request: PreviewRequest) -> Generator[News, None, Refusal | None]:
-    """Yield the plan, where it had to be made, then blocks with their attention; of colour images the largest."""
-    try:
-        stack, plan = request.stack, request.plan
-        channels = sorted({stack.channel_of(index) for index in request.indices})
-        if plan is None:
-            plan = make_plan(
-                stack, request.model, channels=channels, settings=None, engine="auto", device=request.device
-            )
-            yield plan
-        readers = [plane_reader(stack, index) for index in request.indices]
-        for block in request.blocks:
-            found: list[npt.NDArray[np.uint16]] = []
-            for index, reader in zip(request.indices, readers, strict=True):
-                request.stop.check()
-                job = plan.jobs[stack.channel_of(index)]
-                found += (
-                    steps
-                    for _, steps in attention_blocks(
-                        reader, [block], stack.plane_shape, translator=job.translator, levels=job.levels
-                    )
-                )
-            yield block, np.max(found, axis=0)
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(str(fault))
-    except RuntimeError as fault:  # of torch; the worker would take it for a result
-        return Refusal(f"attention failed ({one_line(fault)}); try another device")
-    return None
 
 
 class AttentionCache:

@@ -1,8 +1,10 @@
 """What panels say."""
 
 import re
+from typing import TYPE_CHECKING
 
-from cellxlate.enhancement.job import EnhanceProgress
+if TYPE_CHECKING:
+    from cellxlate.enhancement.job import EnhanceProgress
 
 PANEL_WORDS = {
     "--axes": "Axes",
@@ -29,11 +31,12 @@ def in_panel_words(message: str) -> str:
     return message
 
 
-def time_left(news: EnhanceProgress) -> str:
+def time_left(news: "EnhanceProgress") -> str:
     """Return how far a run is and how long it will still take.
 
     Examples
     --------
+    >>> from cellxlate.enhancement.job import EnhanceProgress
     >>> time_left(EnhanceProgress("cells", 3.0, 12, 20.0))
     '3.0 of 12 planes, 20 s so far, about 1 min left'
     """

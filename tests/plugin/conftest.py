@@ -59,6 +59,7 @@ def panel(viewer: Any, tiny_model: Any, spin: Spin) -> Iterator[Any]:
 
     made = EnhanceWidget(viewer)
     made.model_choice.value = tiny_model
+    made.engine.value = "torch"
     yield made
     made.cancel_button.click()
     spin(lambda: not made.is_running)

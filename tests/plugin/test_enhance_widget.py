@@ -10,7 +10,7 @@ import pytest
 from qtpy.QtCore import QEvent
 
 import cellxlate
-from cellxlate.model.engines import TorchTranslator
+from cellxlate.model.engines import EngineTranslator
 from cellxlate.plugin.enhance_widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
 from cellxlate.plugin.models import SHELF
 
@@ -38,13 +38,13 @@ def run(panel, spin):
 @pytest.fixture
 def slow(monkeypatch):
     """Networks that take 50 ms a call more than they do."""
-    quick = TorchTranslator._run
+    quick = EngineTranslator._run
 
     def slowly(self, network, images):
         time.sleep(0.05)
         return quick(self, network, images)
 
-    monkeypatch.setattr(TorchTranslator, "_run", slowly)
+    monkeypatch.setattr(EngineTranslator, "_run", slowly)
 
 
 def test_two_layers_arrive_that_lie_and_look_like_the_input(viewer, panel, spin):
@@ -71,7 +71,7 @@ def test_the_pixels_are_those_of_the_library_and_kept_ones_are_the_inputs_own(vi
     run(panel, spin)
     enhanced, attention = viewer.layers[1].data, viewer.layers[2].data
     settings = cellxlate.settings.EnhanceSettings(threshold=0.3)
-    expected = cellxlate.enhance(layer.data, tiny_model, axes="ZYX", settings=settings)
+    expected = cellxlate.enhance(layer.data, tiny_model, axes="ZYX", settings=settings, engine="torch")
     assert np.array_equal(enhanced, expected.image)
     assert np.array_equal(attention, expected.attention)
     kept = attention == 0
@@ -194,13 +194,13 @@ def test_removing_the_layer_during_a_run_does_no_harm(viewer, panel, spin, slow)
 
 def test_layers_are_added_on_the_main_thread_while_the_networks_run_on_another(viewer, panel, spin, monkeypatch):
     added, computed = [], []
-    run_networks = TorchTranslator._run
+    run_networks = EngineTranslator._run
 
     def noted(self, network, images):
         computed.append(threading.current_thread())
         return run_networks(self, network, images)
 
-    monkeypatch.setattr(TorchTranslator, "_run", noted)
+    monkeypatch.setattr(EngineTranslator, "_run", noted)
     viewer.layers.events.inserted.connect(lambda _: added.append(threading.current_thread()))
     add_stack(viewer)
     run(panel, spin)
@@ -267,7 +267,7 @@ def test_a_failure_of_torch_is_said_in_the_panel(viewer, panel, spin, monkeypatc
     def fail(self, network, images):
         raise RuntimeError("CUDA out of\nmemory")
 
-    monkeypatch.setattr(TorchTranslator, "_run", fail)
+    monkeypatch.setattr(EngineTranslator, "_run", fail)
     add_stack(viewer)
     run(panel, spin)
     assert "CUDA out of memory" in panel.state.value
@@ -398,7 +398,7 @@ def test_the_menus_open_the_panel_and_the_preview(application, spin, tiny_model)
         shown.add_image(ramp((70, 90)), name="last")
         shown.layers.selection.active = chosen
         app.commands.execute_command("cellxlate.preview_attention")
-        spin(lambda: len(shown.layers) == 5)
+        spin(lambda: len(shown.layers) == 4)
         assert shown.window.dock_widgets["Enhance cells (cellxlate)"].image_layer.value == chosen
     finally:
         shown.close()

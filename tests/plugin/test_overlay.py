@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import cellxlate
-from cellxlate.model.engines import TorchTranslator
-from cellxlate.plugin import overlay, previewing
-from cellxlate.plugin.overlay import outline_of
+from cellxlate.model.engines import EngineTranslator
+from cellxlate.plugin import attending, drawing, previewing
+from cellxlate.plugin.drawing import outline_of, with_contour
 from cellxlate.plugin.previewing import AttentionCache
 from cellxlate.settings import EnhanceSettings
 
@@ -26,13 +26,13 @@ PLACE = {
 def runs(monkeypatch):
     """Notes every run of a network: its thread, and whether it is the generator."""
     noted = []
-    quick = TorchTranslator._run
+    quick = EngineTranslator._run
 
     def run(self, network, images):
         noted.append((threading.current_thread(), network is self._generator))
         return quick(self, network, images)
 
-    monkeypatch.setattr(TorchTranslator, "_run", run)
+    monkeypatch.setattr(EngineTranslator, "_run", run)
     return noted
 
 
@@ -53,7 +53,7 @@ def shown(viewer, panel, spin, runs):
 
 def written(layer, tiny_model, threshold=0.1):
     return cellxlate.enhance(
-        layer.data, tiny_model, axes="ZYX", settings=EnhanceSettings(threshold=threshold)
+        layer.data, tiny_model, axes="ZYX", settings=EnhanceSettings(threshold=threshold), engine="torch"
     ).attention
 
 
@@ -67,9 +67,9 @@ def test_shows_what_an_enhancement_would_write(viewer, panel, shown, spin, tiny_
     for plane in (0, 2, 1):
         at(viewer, layer, plane)
         settle(panel, spin)
-        assert shown.data.shape == (1, 70, 90)
-        assert np.array_equal(shown.data[0], expected[plane])
-        assert shown.data_to_world((0, 5, 6)) == pytest.approx(layer.data_to_world((plane, 5, 6)))
+        assert np.array_equal(shown.data, with_contour(expected[plane]))
+        assert np.array_equal(shown.data > 0, expected[plane] > 0)
+        assert shown.data_to_world((5, 6)) == pytest.approx(layer.data_to_world((plane, 5, 6))[1:])
         share = (expected[plane] > 0).mean()
         assert f"{share:.1%} of this plane, {share * 70 * 90 * 0.125:,.0f} µm²" in panel.selected.value
     assert 0 < share < 1
@@ -82,7 +82,7 @@ def test_the_threshold_is_applied_without_running_attention_again(viewer, panel,
         share = float(panel.selected.value.split("%")[0]) / 100  # at once
         settle(panel, spin)
         expected = written(viewer.layers[0], tiny_model, threshold)[1]
-        assert np.array_equal(shown.data[0], expected)
+        assert np.array_equal(shown.data, with_contour(expected))
         assert share == pytest.approx((expected > 0).mean(), abs=0.0006)
         del runs[ran:]  # those of `written`
         panel.threshold.value = 0.33
@@ -99,28 +99,25 @@ def test_runs_attention_alone_once_per_plane_and_off_the_main_thread(viewer, pan
     assert threading.main_thread() not in [thread for thread, _ in runs]
 
 
-def test_the_outline_lies_inside_what_is_selected(viewer, shown):
-    selected, outline = shown.data > 0, viewer.layers[2].data > 0
-    assert outline.any()
-    assert not (outline & ~selected).any()
-    assert np.array_equal(viewer.layers[2].data, outline_of(selected))
-    square = np.zeros((6, 7), bool)
-    square[1:5, 1:6] = True
+def test_the_contour_lies_inside_what_is_selected():
+    square = np.zeros((6, 7), np.uint8)
+    square[1:5, 1:6] = 255
     expected = square.copy()
-    expected[2:4, 2:5] = False
-    assert np.array_equal(outline_of(square), expected)
+    expected[2:4, 2:5] = 254
+    assert np.array_equal(with_contour(square), expected)
+    assert outline_of(square > 0).sum() == 14
 
 
 def test_scrolling_on_while_levels_are_measured_measures_them_once(viewer, panel, spin, runs, monkeypatch, tiny_model):
     made, waiting = [], threading.Event()
-    plan = previewing.make_plan
+    plan = attending.make_plan
 
     def slow_plan(*arguments, **options):
         made.append(arguments)
         assert waiting.wait(20)
         return plan(*arguments, **options)
 
-    monkeypatch.setattr(previewing, "make_plan", slow_plan)
+    monkeypatch.setattr(attending, "make_plan", slow_plan)
     layer = viewer.add_image(ramp((3, 70, 90)), name="cells", **PLACE)
     panel.preview.value = True
     spin(lambda: made)
@@ -131,7 +128,7 @@ def test_scrolling_on_while_levels_are_measured_measures_them_once(viewer, panel
     assert len(made) == 1
     assert len(runs) <= 2  # the plane that is visible now, and at most one block of the one it began with
     del runs[:]
-    assert np.array_equal(viewer.layers[1].data[0], written(layer, tiny_model)[2])
+    assert np.array_equal(viewer.layers[1].data, with_contour(written(layer, tiny_model)[2]))
     panel.preview.value = False
 
 
@@ -139,7 +136,7 @@ def test_new_pixels_are_computed_afresh(viewer, panel, shown, spin, tiny_model):
     layer = viewer.layers[0]
     layer.data = ramp((3, 70, 90), seed=8)[..., ::-1].copy()
     settle(panel, spin)
-    assert np.array_equal(viewer.layers[1].data[0], written(layer, tiny_model)[1])
+    assert np.array_equal(viewer.layers[1].data, with_contour(written(layer, tiny_model)[1]))
 
 
 def test_is_no_image_to_enhance_and_leaves_the_selection(viewer, panel, shown):
@@ -153,8 +150,8 @@ def test_switching_off_and_removing_its_layers_ends_it(viewer, panel, shown, spi
     assert panel.selected.value == ""
     panel.preview.value = True
     settle(panel, spin)
-    assert len(viewer.layers) == 3
-    viewer.layers.remove(viewer.layers[2])
+    assert len(viewer.layers) == 2
+    viewer.layers.remove(viewer.layers[1])
     assert panel.preview.value is False
     assert [layer.name for layer in viewer.layers] == ["cells"]
     panel.preview.value = True
@@ -171,9 +168,8 @@ def test_two_blocks_meet_without_a_seam_and_large_planes_are_drawn_coarser(
     panel.preview.value = True
     settle(panel, spin)
     drawn = viewer.layers[1]
-    expected = cellxlate.enhance(layer.data, tiny_model).attention[::3, ::3]
-    assert np.array_equal(drawn.data, expected)
-    np.testing.assert_allclose(drawn.scale, (6, 9))
+    expected = cellxlate.enhance(layer.data, tiny_model, engine="torch").attention[::3, ::3]
+    assert np.array_equal(drawn.data, with_contour(expected))
     assert drawn.data_to_world((10, 10)) == pytest.approx(layer.data_to_world((31, 31)))
     panel.preview.value = False
 
@@ -198,8 +194,8 @@ def test_colour_images_show_the_largest_of_their_samples(viewer, panel, spin, ti
     viewer.add_image(data, name="colour")
     panel.preview.value = True
     settle(panel, spin)
-    expected = cellxlate.enhance(data, tiny_model, axes="YXS").attention.max(-1)
-    assert np.array_equal(viewer.layers[1].data, expected)
+    expected = cellxlate.enhance(data, tiny_model, axes="YXS", engine="torch").attention.max(-1)
+    assert np.array_equal(viewer.layers[1].data, with_contour(expected))
     panel.preview.value = False
 
 
@@ -225,10 +221,50 @@ def test_the_cache_forgets_what_was_not_seen_for_longest(monkeypatch):
     assert cache.plane("b", (10, 5)) is not second
 
 
-def test_attention_is_drawn_in_viridis_with_kept_pixels_clear():
+def test_attention_is_drawn_in_viridis_with_kept_pixels_clear_and_the_contour_in_pink():
     from napari.utils.colormaps import AVAILABLE_COLORMAPS
 
-    ours, viridis = overlay.attention_colormap(), AVAILABLE_COLORMAPS["viridis"]
+    ours, viridis = drawing.attention_colormap(), AVAILABLE_COLORMAPS["viridis"]
     grey = np.linspace(0, 1, 256)
     np.testing.assert_allclose(ours.map(grey)[1:], viridis.map(grey)[1:], atol=1e-6)
-    assert ours.map(np.array([0.0]))[0, 3] == 0
+    over = drawing.overlay_colormap().map(np.arange(256) / 255)
+    np.testing.assert_allclose(over[255], (*drawing.CONTOUR_RGB, 1.0), atol=1e-6)
+    np.testing.assert_allclose(over[254, :3], viridis.map(np.array([1.0]))[0, :3], atol=1e-6)
+    assert ours.map(np.array([0.0]))[0, 3] == over[0, 3] == 0
+    assert 0 < over[1, 3] < 1
+
+
+def test_estimates_come_first_on_large_stacks_and_give_way_to_the_attention_of_the_run(
+    viewer, panel, spin, monkeypatch, tiny_model
+):
+    monkeypatch.setattr(attending, "ESTIMATE_FROM_PX", 100)
+    waiting = threading.Event()
+    plan = attending.make_plan
+
+    def slow_plan(*arguments, **options):
+        assert waiting.wait(20)
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(attending, "make_plan", slow_plan)
+    data = np.concatenate([ramp((1, 70, 90)), 9 * ramp((2, 70, 90))])  # its levels are not those of one plane
+    layer = viewer.add_image(data, name="cells", **PLACE)
+    panel.preview.value = True
+    spin(lambda: "a first estimate" in panel.selected.value and len(viewer.layers) == 2)
+    estimated = viewer.layers[1].data.copy()
+    waiting.set()
+    settle(panel, spin)
+    assert "estimate" not in panel.selected.value
+    plane = round(layer.world_to_data(viewer.dims.point)[0])
+    expected = with_contour(written(layer, tiny_model)[plane])
+    assert np.array_equal(viewer.layers[1].data, expected)
+    assert not np.array_equal(estimated, expected)
+    panel.preview.value = False
+
+
+def test_the_panel_module_does_not_load_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, cellxlate.plugin.enhance_widget; print('torch' in sys.modules, 'zarr' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False False"

@@ -1,0 +1,94 @@
+"""Attention of the visible plane, block by block in a worker thread: no Qt, no layer.
+
+Import it in the worker: it loads torch.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.plane import Translator, plane_reader
+from cellxlate.enhancement.preview import attention_blocks
+from cellxlate.enhancement.tiling import Tile
+from cellxlate.errors import CellxlateError
+from cellxlate.model.bundle import load_model
+from cellxlate.model.engines import open_engine
+from cellxlate.plugin.previewing import PreviewRequest
+from cellxlate.plugin.requests import CancelledError, Refusal
+from cellxlate.stacks.intensity import Levels, measure_levels
+from cellxlate.stacks.reading import one_line
+
+ESTIMATE_FROM_PX = 1 << 22
+"""Of larger stacks, whose levels take a while, the first blocks are estimated with levels of the visible plane."""
+ESTIMATED_BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A block of the plane and its attention in steps of 1/1024; an estimate is replaced later."""
+
+    block: Tile
+    steps: npt.NDArray[np.uint16]
+    estimated: bool = False
+
+
+def preview_steps(request: PreviewRequest) -> Generator[Plan | Computed, None, Refusal | None]:
+    """Yield the plan, where it had to be made, then blocks with their attention; of colour images the largest.
+
+    Before the plan of a large stack some blocks are estimated.
+    """
+    try:
+        plan = request.plan
+        if plan is None:
+            plan = yield from _planned(request)
+        levels = {channel: job.levels for channel, job in plan.jobs.items()}
+        translator = next(iter(plan.jobs.values())).translator
+        for block, steps in _blocks(request, request.blocks, translator, levels):
+            yield Computed(block, steps)
+    except CancelledError:
+        return None
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"attention failed ({one_line(fault)}); try another device")
+    return None
+
+
+def _planned(request: PreviewRequest) -> Generator[Plan | Computed, None, Plan]:
+    """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
+    stack = request.stack
+    bundle = load_model(request.model)
+    if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+        translator = open_engine(bundle, engine=request.engine, device=request.device)
+        levels = {
+            stack.channel_of(index): measure_levels([stack.read(index, *block.slices())])
+            for index in request.indices
+            for block in request.blocks[:1]
+        }
+        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, levels):
+            yield Computed(block, steps, estimated=True)
+    channels = sorted({stack.channel_of(index) for index in request.indices})
+    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device)
+    yield plan
+    return plan
+
+
+def _blocks(
+    request: PreviewRequest, blocks: tuple[Tile, ...], translator: Translator, levels: dict[int, Levels]
+) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
+    """Yield blocks with the largest attention over the samples of the plane."""
+    stack = request.stack
+    readers = [plane_reader(stack, index) for index in request.indices]
+    for block in blocks:
+        found: list[npt.NDArray[np.uint16]] = []
+        for index, reader in zip(request.indices, readers, strict=True):
+            request.stop.check()
+            own = levels[stack.channel_of(index)]
+            found += (
+                steps
+                for _, steps in attention_blocks(reader, [block], stack.plane_shape, translator=translator, levels=own)
+            )
+        yield block, np.max(found, axis=0)

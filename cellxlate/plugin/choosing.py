@@ -1,0 +1,138 @@
+"""Controls that panels share: buttons that macros can press, choices of models and of layers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from magicgui.widgets import ComboBox, Label, PushButton
+from psygnal import Signal
+from qtpy.QtWidgets import QSizePolicy
+
+from cellxlate.plugin.drawing import OURS
+from cellxlate.plugin.models import SHELF
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+
+class ClickButton(PushButton):  # type: ignore[misc]
+    """A button that macros can press."""
+
+    def click(self) -> None:
+        """Press it, as a mouse would."""
+        self.native.click()
+
+
+class ModelChoice(ComboBox):  # type: ignore[misc]
+    """A choice of models that also takes the folder of one it does not list yet."""
+
+    @property
+    def value(self) -> Any:
+        """Folder of the model, or None where there is none."""
+        return ComboBox.value.fget(self)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if isinstance(value, str | Path) and str(value) not in self.choices:
+            for name, path in SHELF.choices():
+                value = path if name == value else value
+            value = SHELF.add(value)
+            self.reset_choices()
+        ComboBox.value.fset(self, value)
+
+
+class LayerChoice(ComboBox):  # type: ignore[misc]
+    """A choice of layers that keeps its layer while others come and go and while it is renamed.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Whose layers are offered.
+    kind : {"image", "labels"}
+        Which of them; layers that only show something of ours are left out.
+    first : sequence of (str, object)
+        Choices before the layers.
+    label, tooltip : str
+        As for any control.
+
+    Attributes
+    ----------
+    offered : Signal
+        Emitted when layers have come, gone, or been renamed.
+    pixels_changed : Signal
+        Emitted when an offered layer has got new pixels.
+    """
+
+    offered = Signal()
+    pixels_changed = Signal()
+
+    def __init__(
+        self,
+        viewer: "Viewer",
+        kind: Literal["image", "labels"],
+        *,
+        label: str,
+        tooltip: str,
+        first: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self._viewer, self._kind, self._first = viewer, kind, list(first)
+        self._watched: list[Any] = []
+        super().__init__(label=label, choices=self._offer, tooltip=tooltip)
+        layers = viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            event.connect(self.refresh)
+        self._watch()
+
+    @property
+    def layers(self) -> "list[Layer]":
+        """The layers on offer."""
+        besides = [value for _, value in self._first]
+        return [value for value in self.choices if value not in besides]
+
+    def leave(self) -> None:
+        """Listen to the viewer and its layers no more."""
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            event.disconnect(self.refresh)
+        self._disconnect()
+
+    def refresh(self, _: Any = None) -> None:
+        """Offer the layers that are there now."""
+        chosen = self.value
+        with self.changed.blocked():
+            self.reset_choices()
+            if chosen is not None and chosen in self.choices:
+                self.value = chosen  # also where it was renamed
+        self._watch()
+        if self.value != chosen:
+            self.changed.emit(self.value)
+        self.offered.emit()
+
+    def _offer(self, _: Any) -> list[tuple[str, Any]]:
+        layers = (layer for layer in self._viewer.layers if layer._type_string == self._kind)
+        return [*self._first, *((layer.name, layer) for layer in layers if OURS not in layer.metadata)]
+
+    def _watch(self) -> None:
+        """Hear of new names and new pixels of the layers on offer, and of no others."""
+        self._disconnect()
+        self._watched = self.layers
+        for layer in self._watched:
+            layer.events.name.connect(self.refresh)
+            layer.events.data.connect(self._new_pixels)
+
+    def _disconnect(self) -> None:
+        for layer in self._watched:
+            layer.events.name.disconnect(self.refresh)
+            layer.events.data.disconnect(self._new_pixels)
+        self._watched = []
+
+    def _new_pixels(self, _: Any = None) -> None:
+        self.pixels_changed.emit()
+
+
+def wrapped(text: Label) -> Label:
+    """Let a text take as many lines as it needs, in place of making the panel wider."""
+    text.native.setWordWrap(True)
+    text.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+    return text

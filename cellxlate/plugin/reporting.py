@@ -1,0 +1,44 @@
+"""The report of a run, as a file that a browser can open; written in a worker thread."""
+
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.layers import plane_stack
+from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.quality.pictures import choose_planes, take_pictures
+from cellxlate.quality.report import write_report
+from cellxlate.stacks.stack import Stack
+
+
+def report_steps(outcome: Outcome, request: Request) -> Generator[Path, None, Refusal | None]:
+    """Yield the page of a run: the one beside the written files, or one in a temporary folder.
+
+    Returns
+    -------
+    Refusal or None
+        What was wrong.
+    """
+    try:
+        written = outcome.report.outputs.get("report")
+        if written and Path(written).is_file():
+            yield Path(written)
+            return None
+        stack = request.stack if request.plane is None else plane_stack(request.stack, request.plane)
+        image, attention = (
+            Stack(np.asarray(pixels).reshape(stack.shape), stack.axes, stack.name)
+            for pixels in (outcome.image, outcome.attention)
+        )
+        channels = range(stack.channel_count) if request.channels is None or request.plane else request.channels
+        pictures = take_pictures(stack, image, attention, planes=choose_planes(stack, list(channels)))
+        page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
+        write_report(outcome.report, pictures, html=page, json=page.with_suffix(".json"))
+        yield page
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except OSError as fault:
+        return Refusal(f"the report cannot be written ({fault})")
+    return None

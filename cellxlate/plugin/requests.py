@@ -1,0 +1,100 @@
+"""What a panel asks of a worker, and what comes back: no Qt, no layer, and no torch, which is slow to load."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellxlate.plugin.layers import Appearance
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+if TYPE_CHECKING:
+    from cellxlate.model.engines import Device, Engine
+    from cellxlate.quality.report import RunReport
+
+
+class CancelledError(Exception):
+    """The user has asked a run to end."""
+
+
+class StopRequest:
+    """Whether a run is to end; set from the panel, checked by the worker."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to end."""
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """Ask the run to end."""
+        self._asked.set()
+
+    def check(self) -> None:
+        """Raise CancelledError if the run is to end."""
+        if self.asked:
+            raise CancelledError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be enhanced, and how.
+
+    Attributes
+    ----------
+    stack : Stack
+        Of the whole layer; its pixels check `stop`.
+    appearance : Appearance
+        Of the layer, for the results.
+    model : str
+        Folder or shipped name.
+    stop : StopRequest
+        Ends the run.
+    channels : tuple of int or None
+        None takes all.
+    settings : EnhanceSettings
+        Threshold and intensity.
+    device, engine : str
+        Where the networks run, and what runs them.
+    plane : tuple of int or None
+        One plane of the stack, as `visible_plane` gives it; None takes the whole stack. Levels are those of the whole
+        stack in both cases, so the plane looks as it will in the whole.
+    output : Path or None
+        Enhanced file to write; None keeps the result in memory.
+    source : Path or None
+        File the layer was read from, which must not be replaced.
+    overwrite : bool
+        Replace files that are there already.
+    """
+
+    stack: Stack
+    appearance: Appearance
+    model: str
+    stop: StopRequest
+    channels: tuple[int, ...] | None = None
+    settings: EnhanceSettings = field(default_factory=EnhanceSettings)
+    device: "Device" = "auto"
+    engine: "Engine" = "auto"
+    plane: PlaneIndex | None = None
+    output: Path | None = None
+    source: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has made: two arrays of the shape of the layer (or of its plane), and the report."""
+
+    image: Any
+    attention: Any
+    report: "RunReport"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a run could not be done, in one line."""
+
+    reason: str

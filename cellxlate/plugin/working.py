@@ -1,0 +1,51 @@
+"""Work that goes on in a thread while napari stays awake."""
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from cellxlate.plugin.requests import Refusal
+
+Wanted = TypeVar("Wanted")
+
+
+def begin(
+    steps: Callable[[Wanted], Generator[Any, None, Any]],
+    request: Wanted,
+    *,
+    news: Callable[[Any], object],
+    ended: Callable[[Any], object],
+) -> Any:
+    """Run steps in a worker thread; `news` and `ended` are called in the main thread.
+
+    Parameters
+    ----------
+    steps : callable
+        A generator function; what it imports, it imports in the worker.
+    request : object
+        Its argument.
+    news : callable
+        Takes what the steps yield.
+    ended : callable
+        Takes what they return, or a Refusal where they fail.
+
+    Returns
+    -------
+    worker
+        Started; keep it, and give it to `await_end` before the application ends.
+    """
+    from napari.qt.threading import thread_worker
+
+    worker = thread_worker(steps, ignore_errors=True)(request)
+    worker.yielded.connect(news)
+    worker.returned.connect(ended)
+    worker.errored.connect(lambda fault: ended(Refusal(f"{type(fault).__name__}: {fault}")))
+    worker.start()
+    return worker
+
+
+def await_end(worker: Any, longest_s: float = 3.0) -> None:
+    """Wait for a worker that has been asked to stop: its signals must not outlive the application."""
+    end = time.monotonic() + longest_s
+    while worker is not None and worker.is_running and time.monotonic() < end:
+        time.sleep(0.01)

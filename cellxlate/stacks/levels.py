@@ -1,0 +1,75 @@
+"""The resolution levels of a pyramid, each as a stack."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tifffile
+import zarr
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.pixels import Expanded
+from cellxlate.stacks.reading import one_line, open_stack
+from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
+
+
+def open_levels(path: str | Path, axes: str | None = None) -> tuple[Stack, ...]:
+    """Open every resolution level of a stack without reading pixels.
+
+    Parameters
+    ----------
+    path, axes
+        As for `open_stack`.
+
+    Returns
+    -------
+    tuple of Stack
+        The finest first, which is what `open_stack` returns; closing it releases all. The others have its axes, and
+        their own pixel size.
+
+    Raises
+    ------
+    InputError
+        As for `open_stack`, or a level is damaged.
+    """
+    first = open_stack(path, axes)
+    if first.levels == 1 or first.path is None:
+        return (first,)
+    with ExitStack() as opened:
+        opened.callback(first.release)
+        try:
+            arrays = _zarr_levels(first.path) if first.kind == "ome-zarr" else _tiff_levels(first.path, opened)
+            coarser = [_coarser(first, array) for array in arrays[1:]]
+        except READ_FAULTS as fault:
+            raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
+        return (replace(first, release=opened.pop_all().close), *coarser)
+
+
+def _zarr_levels(path: Path) -> list[Any]:
+    group = zarr.open_group(path, mode="r")
+    attributes: Any = group.attrs.get("ome", group.attrs.asdict())
+    if "multiscales" not in attributes:  # bioformats2raw keeps its images in groups
+        group = zarr.open_group(path / "0", mode="r")
+        attributes = group.attrs.get("ome", group.attrs.asdict())
+    return [group[dataset["path"]] for dataset in attributes["multiscales"][0]["datasets"]]
+
+
+def _tiff_levels(path: Path, opened: ExitStack) -> list[Any]:
+    file = opened.enter_context(tifffile.TiffFile(path))
+    store = file.series[0].aszarr()
+    opened.callback(store.close)
+    group: Any = zarr.open(store, mode="r")
+    return [group[key] for key in sorted(group.array_keys(), key=int)]
+
+
+def _coarser(first: Stack, array: Pixels) -> Stack:
+    """Return a level as a stack; axes of length 1 that the file forgot are given back."""
+    axes, shape = first.axes, array.shape
+    if len(shape) < len(axes):
+        stored = "".join(axis for axis, size in zip(axes, first.shape, strict=True) if size > 1 or axis in "YX")
+        array = Expanded(array, stored, axes)
+    sizes_um = {
+        axis: size * first.size(axis) / array.shape[axes.index(axis)] for axis, size in first.pixel_size_um.items()
+    }
+    return replace(first, pixels=array, pixel_size_um=sizes_um, levels=1, release=lambda: None)
