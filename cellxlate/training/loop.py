@@ -1,12 +1,13 @@
 """Training, from two folders of images to a model folder. Read `train` from top to bottom."""
 
+import functools
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,10 @@ Progress = Callable[["TrainProgress"], object]
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """One line of news from a run; `note` says what is out of the ordinary."""
+    """One line of news from a run; `note` says what is out of the ordinary.
+
+    `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now.
+    """
 
     step: int
     steps: int
@@ -39,6 +43,7 @@ class TrainProgress:
     terms: dict[str, float]
     attention: AttentionState
     note: str = ""
+    picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in self.terms.items())
@@ -70,6 +75,7 @@ def train(
     description: str = "",
     tensorboard: bool | None = None,
     progress: Progress | None = None,
+    after_step: Callable[[int], object] | None = None,
 ) -> Bundle:
     """Train a translator from unpaired images.
 
@@ -111,6 +117,8 @@ def train(
     progress : callable, optional
         Called with a TrainProgress after each look at attention; `print` works. What it raises stops training, after a
         checkpoint.
+    after_step : callable, optional
+        Called after every step with the number of steps done; what it raises stops training, after a checkpoint.
 
     Returns
     -------
@@ -144,8 +152,9 @@ def train(
         if board:
             closing.callback(board.close)
         run, seeds = run_seeds(
-            chosen, domains, place, partial, restarts=restarts, resume=resume, board=board, progress=progress
-        )
+            chosen, domains, place, partial, restarts=restarts, resume=resume, board=board, progress=progress,
+            after_step=after_step,
+        )  # fmt: skip
         count = statistics_patches(run.settings, domains[0])
         patches = [draw(domains[0], run, step, guided=False, batch=1) for step in range(count)]
         final = finished_translator(run.average, run.settings, patches)
@@ -212,6 +221,7 @@ def run_seeds(
     resume: bool,
     board: Board | None,
     progress: Progress | None,
+    after_step: Callable[[int], object] | None = None,
 ) -> tuple[Run, list[int]]:
     """Run to the end, with the next seeds where training fails; return the run and the seeds that were tried."""
     first = settings.seed
@@ -225,7 +235,7 @@ def run_seeds(
             continue_from(partial, run, domains)
         prepare(partial, run.settings)
         try:
-            loop(run, domains, device, partial, board=board, progress=progress, note=note)
+            loop(run, domains, device, partial, board=board, progress=progress, after_step=after_step, note=note)
             return run, list(range(first, seed + 1))
         except TrainingError as fault:
             if not restarts:
@@ -261,6 +271,7 @@ def loop(
     *,
     board: Board | None,
     progress: Progress | None,
+    after_step: Callable[[int], object] | None = None,
     note: str = "",
 ) -> None:
     """Run the remaining steps; look, log and save on the way. An interruption saves first.
@@ -281,6 +292,8 @@ def loop(
                 terms = one_step(run, domains, device)
                 run.seconds = before_s + time.monotonic() - started
                 step_ends.check()
+                if after_step:
+                    after_step(run.done)
                 if run.done % run.look_every and run.done != run.steps:
                     continue
                 values = {name: float(value.detach()) for name, value in terms.items()}
@@ -292,7 +305,8 @@ def loop(
                 curves.add(run.done, run.seconds, values, state)
                 log(board, run.done, values, state)
                 if progress:
-                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note))
+                    picture = functools.partial(preview, run.average, domains[0], run.settings.threshold)
+                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture))
                     note = ""
                 if run.settings.baseline == "none":
                     require_no_collapse(run.attention, run.done)
