@@ -150,14 +150,15 @@ def _zarr_metadata(
     """Return the channel names and what is carried of an image's group."""
     image: Mapping[str, Any] = attributes["multiscales"][0]
     everything: dict[str, Any] = group.attrs.asdict()
-    omero = attributes.get("omero") or {}
-    channels = [channel for channel in omero.get("channels", []) if isinstance(channel, Mapping)]
+    shown = attributes.get("omero") or {}
+    channels = [channel for channel in shown.get("channels", []) if isinstance(channel, Mapping)]
     own: Mapping[str, Any] = everything[ANNOTATION] if isinstance(everything.get(ANNOTATION), Mapping) else {}
     kept: Mapping[str, Any] = own["metadata"] if isinstance(own.get("metadata"), Mapping) else {}
-    first = image["datasets"][0]
+    own_keys = kept.get("own", ())
+    further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
-        "axes": image.get("axes"), "transformations": first.get("coordinateTransformations"), "omero": omero,
-        "multiscale": {key: value for key, value in image.items() if key not in ("axes", "datasets", "version")},
+        "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
+        "omero": {} if "omero" in own_keys else kept.get("omero", shown), "multiscale": further | dict(kept.get("replaced", {})),
         "attributes": _further(everything),
         "ome": {} if attributes == everything else _further(attributes),
         "array": array.attrs.asdict(),
@@ -183,8 +184,8 @@ def _zarr_metadata(
         "colours": colours if all(len(colour) == 6 for colour in colours) else (), "ranges": ranges,
         "earlier": tuple(note for note in earlier if note), "lost": tuple(lost),
     }  # fmt: skip
-    labels = tuple(str(channel["label"]) for channel in channels if channel.get("label"))
-    if kept.get("own_names") is False:
+    labels = tuple(str(channel["label"]) for channel in channels if channel.get("label") not in (None, ""))
+    if kept.get("own_names"):
         labels = ()
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
 

@@ -22,7 +22,7 @@ from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, build_pyramid
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import check_tiff, write_tiff
-from cellxlate.stacks.zarr_output import check_zarr, write_group
+from cellxlate.stacks.zarr_output import Version, check_zarr, write_arrays_v2, write_group
 
 __all__ = ["BAND_PX", "Writer", "open_writer", "remove_partial"]
 
@@ -33,7 +33,7 @@ JOB_VERSION = 1
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
 
-Format = Literal["ome-tiff", "ome-zarr"]
+Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4"]
 
 
 def open_writer(
@@ -41,6 +41,7 @@ def open_writer(
     *,
     like: Stack,
     dtype: npt.DTypeLike | None = None,
+    format: Format | None = None,
     reduction: Reduction = "mean",
     fingerprint: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -58,6 +59,8 @@ def open_writer(
     dtype : dtype, optional
         Of the output; that of `like` by default. Where it is given, the values are taken to mean something else, and
         palettes and display ranges of `like` are not carried.
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
+        By the ending by default; OME-Zarr 0.4 only on request.
     reduction : {"mean", "max"}
         How 2 x 2 pixels become one in the lower levels of the pyramid.
     fingerprint : mapping, optional
@@ -83,7 +86,7 @@ def open_writer(
         job, or to one that is running; the format cannot hold the stack; the folder is missing or the disk is full.
     """
     path = Path(path)
-    kind = output_format(path)
+    kind = output_format(path, format)
     stored = np.dtype(like.dtype if dtype is None else dtype)
     if kind == "ome-tiff":
         check_tiff(path, like.axes, like.shape, stored)
@@ -166,7 +169,7 @@ class Writer:
         bands = self.bands
         todo = bands.missing() / (len(bands.plane_indices()) * bands.per_plane)
         pixel_bytes = int(np.prod(bands.shape, dtype=np.int64)) * bands.dtype.itemsize
-        copies = todo + (1 if self._kind == "ome-tiff" else 0)  # the TIFF is assembled beside its bands
+        copies = todo + (0 if self._kind == "ome-zarr" else 1)  # others are assembled beside their bands
         needed = LEAST_COMPRESSED * pixel_bytes * copies
         free = shutil.disk_usage(self.partial).free
         if free < needed:
@@ -236,9 +239,12 @@ class Writer:
                     self._result, levels, like=self._like, provenance=self._provenance, same_values=self._same_values
                 )
             else:
+                version: Version = "0.5" if self._kind == "ome-zarr" else "0.4"
+                if version == "0.4":
+                    write_arrays_v2(self._result, levels)
                 write_group(
                     self._result, levels, like=self._like, reduction=self._reduction, provenance=self._provenance,
-                    same_values=self._same_values,
+                    same_values=self._same_values, version=version,
                 )  # fmt: skip
         self._finished = True
         return self._result
@@ -305,13 +311,23 @@ def remove_partial(path: Path) -> None:
             FolderLock.acquire(partial).remove()
 
 
-def output_format(path: Path) -> Format:
-    """Return the format that an output's ending stands for, or raise OptionError."""
+def output_format(path: Path, asked: Format | None = None) -> Format:
+    """Return the format that an output's ending stands for, in the version that is asked for.
+
+    Raises
+    ------
+    OptionError
+        The ending is not known, or says another format than is asked for.
+    """
     name = path.name.lower()
-    if name.endswith(TIFF_ENDINGS):
-        return "ome-tiff"
-    if name.endswith(ZARR_ENDINGS):
-        return "ome-zarr"
+    formats: dict[tuple[str, ...], tuple[Format, ...]] = {
+        TIFF_ENDINGS: ("ome-tiff",), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4"),
+    }  # fmt: skip
+    for endings, found in formats.items():
+        if name.endswith(endings):
+            if asked is not None and asked not in found:
+                raise OptionError(f"the output {path} says {found[0]}, --format says {asked}; give one of them")
+            return asked or found[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")
 
 

@@ -1,9 +1,12 @@
 """OME-Zarr around bands: the group's metadata in 0.5, and arrays and metadata in 0.4."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -11,10 +14,10 @@ from pydantic import ValidationError
 from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
-from cellxlate.stacks.bands import Bands, Reduction
+from cellxlate.stacks.bands import BAND_PX, Bands, Reduction
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS
 from cellxlate.stacks.metadata import ANNOTATION, from_json
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import Stack, plane_key
 
 ORDER = "TCZYX"
 Version = Literal["0.4", "0.5"]
@@ -81,10 +84,14 @@ def write_group(
     omero = _omero(levels[-1], like, carried, same_values=same_values)
     if omero:
         image["omero"] = omero
-    refused = _add_where_valid(image, carried, version)
-    kept = like.metadata.stored(native="ome-zarr")
-    kept |= {"own_names": bool(like.channel_names)} if omero else {}
-    note = {**(provenance or {}), "metadata": kept | ({"refused": refused} if refused else {})}
+    replaced = _add_where_valid(image, carried, version)
+    stated = carried.get("multiscale", {})
+    own = [key for key in multiscale if key not in stated] + ([] if carried.get("omero") else ["omero"])
+    kept = like.metadata.stored(native="ome-zarr") | {"replaced": replaced, "own": own}
+    kept |= {"own_names": not like.channel_names} if omero else {}
+    if carried.get("omero") and omero != carried["omero"] and same_values:
+        kept["omero"] = carried["omero"]
+    note = {**(provenance or {}), "metadata": kept}
     if like.metadata.earlier:
         note["earlier"] = [dict(earlier) for earlier in like.metadata.earlier]
     attributes: dict[str, Any] = dict(carried.get("attributes", {})) | {ANNOTATION: note}
@@ -99,18 +106,48 @@ def write_group(
         group["0"].update_attributes(carried["array"])
 
 
+def write_arrays_v2(folder: Path, levels: Sequence[Bands]) -> None:
+    """Write the levels of a pyramid as the Zarr 2 arrays that OME-Zarr 0.4 wants: "0", "1", ... with chunks of 512 px.
+
+    Notes
+    -----
+    Memory holds one band at a time. Every chunk gets a file, also where all is 0; each is counted in the end.
+    """
+    for number, level in enumerate(levels):
+        chunks = tuple(BAND_PX if axis in "YX" else 1 for axis in level.axes)
+        array = zarr.create_array(
+            store=folder / str(number), shape=level.shape, dtype=level.dtype, zarr_format=2, chunks=chunks,
+            compressors=numcodecs.Zstd(level=3), fill_value=0, overwrite=True,
+            chunk_key_encoding={"name": "v2", "separator": "/"}, config={"write_empty_chunks": True},
+        )  # fmt: skip
+        for index, band in product(level.plane_indices(), range(level.per_plane)):
+            rows = level.rows(band)
+            array[plane_key(level.axes, index, rows, slice(None))] = level.read(index, rows)
+        wanted = prod(-(-size // chunk) for size, chunk in zip(level.shape, chunks, strict=True))
+        found = sum(item.is_file() and not item.name.startswith(".") for item in (folder / str(number)).rglob("*"))
+        if found != wanted:
+            raise OutputError(f"{folder.name}: {found} of {wanted} chunks of level {number} are on the disk; run again")
+
+
 def _add_where_valid(image: dict[str, Any], carried: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    """Add the input's further entries of its multiscale image one by one; return those that the format refuses."""
-    multiscale, refused = image["multiscales"][0], {}
+    """Add the input's further entries of its multiscale image; return those that cannot stand as they were.
+
+    How the levels were made is ours to say, and what the format does not allow must not be said.
+    """
+    multiscale, replaced = image["multiscales"][0], {}
     for key, value in dict(carried.get("multiscale", {})).items():
         before = multiscale.get(key)
-        multiscale[key] = value
+        if key == "type":
+            replaced[key] = value
+            continue
+        multiscale[key] = {**value, **before} if key == "metadata" and isinstance(value, dict) else value
         if not _is_valid(image, version):
-            refused[key] = value
-            multiscale.pop(key)
+            del multiscale[key]
             if before is not None:
                 multiscale[key] = before
-    return refused
+        if multiscale.get(key) != value:
+            replaced[key] = value
+    return replaced
 
 
 def _is_valid(image: Mapping[str, Any], version: Version) -> bool:
@@ -198,7 +235,7 @@ def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_val
         channels = [{"active": True} for _ in range(count)]
     for number, channel in enumerate(channels):
         channel.setdefault("color", colours[number] if colours else "FFFFFF")
-        if len(like.channel_names) == count:
+        if len(like.channel_names) == count and str(channel.get("label")) != like.channel_names[number]:
             channel["label"] = like.channel_names[number]
         if "window" not in channel or not same_values:
             channel["window"] = _window(smallest, number)
