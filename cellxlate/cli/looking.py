@@ -1,4 +1,4 @@
-"""`sample`, `info` and `models`: stacks to play with, and what a stack or a model is."""
+"""`sample`, `info`, `models`, `report`, `describe`: stacks to play with, and what a stack, a model, a result is."""
 
 import argparse
 import time
@@ -58,4 +58,32 @@ def run_models(options: argparse.Namespace) -> int:
     lines = [f"{model['name']:24} {'shipped' if model['shipped'] else model['path']}  {model['description']}"
              for model in models]  # fmt: skip
     say(options, {"models": models}, lines or ["no model here; train one with cellxlate train"])
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Write the reports of results anew from their files; 1 where a kept pixel differs."""
+    from cellxlate.cli.enhancing import enhanced_lines
+    from cellxlate.enhancement.reporting import rebuild_report
+
+    several = len(options.results) > 1
+    if several and (options.output or options.source or options.attention):
+        raise OptionError("-o, --source and --attention belong to one result; give one, or leave them out")
+    reports = [
+        rebuild_report(path, source=options.source, attention=options.attention, model=options.model,
+                       output=options.output)
+        for path in options.results
+    ]  # fmt: skip
+    answers = [report.as_dict() for report in reports]
+    lines = [line for report in reports for line in enhanced_lines(report) if not line.startswith("took")]
+    say(options, {"stacks": answers} if several else answers[0], lines)
+    return 1 if any(report.kept_violations for report in reports) else 0
+
+
+def run_describe(options: argparse.Namespace) -> int:
+    """Put what training images look like into the card of a model."""
+    from cellxlate.enhancement.describing import describe_domain
+
+    domain = describe_domain(options.model, options.source, channel=options.channel)
+    say(options, domain, [f"{domain['windows']} windows of {domain['window_px']} px described in the card"])
     return 0

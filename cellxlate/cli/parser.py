@@ -8,7 +8,7 @@ from typing import NoReturn
 import cellxlate
 from cellxlate.cli.enhancing import run_demo, run_enhance
 from cellxlate.cli.learning import run_evaluate, run_train
-from cellxlate.cli.looking import run_info, run_models, run_sample
+from cellxlate.cli.looking import run_describe, run_info, run_models, run_report, run_sample
 from cellxlate.errors import OptionError
 from cellxlate.settings import PRESETS, THRESHOLD
 
@@ -21,6 +21,8 @@ EXAMPLES = {
     "evaluate": "cellxlate evaluate my-model --source test/ --truth test_truth/ --masks test_masks/ -o scores.html",
     "info": "cellxlate info stack.ome.zarr",
     "models": "cellxlate models --json",
+    "report": "cellxlate report results/stack_enhanced.ome.tif --source stack.tif",
+    "describe": "cellxlate describe my-model --source faint/",
 }
 
 
@@ -77,7 +79,21 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--axes", metavar="TCZYX")
 
     command("models", run_models, "List the shipped models and those in this folder.")
+    _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
+
+    describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
+    describe.add_argument("model", metavar="MODEL", help="model folder or shipped name")
+    describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
+    describe.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
     return parser
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    report.add_argument("results", nargs="+", type=Path, metavar="STACK_enhanced", help="as enhance wrote it")
+    report.add_argument("--source", type=Path, metavar="STACK", help="the input; beside the result by default")
+    report.add_argument("--attention", type=Path, metavar="FILE", help="beside the result by default")
+    report.add_argument("-m", "--model", metavar="MODEL", help="the model, if it is not a shipped one")
+    report.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
 
 
 def _add_enhance(enhance: argparse.ArgumentParser) -> None:

@@ -1,0 +1,169 @@
+"""The report of a run made again from its files: `rebuild_report` from top to bottom."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cellxlate
+from cellxlate.errors import InputError, ModelError
+from cellxlate.model.cards import describe_model
+from cellxlate.quality.checks import read_back, warnings_of
+from cellxlate.quality.pictures import choose_planes, take_pictures
+from cellxlate.quality.report import RunReport, write_report
+from cellxlate.quality.trust import examine
+from cellxlate.stacks.naming import find_stacks, stack_name
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.stack import Stack
+
+
+def rebuild_report(
+    enhanced: str | Path,
+    *,
+    source: str | Path | None = None,
+    attention: str | Path | None = None,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+) -> RunReport:
+    """Read a result, its attention and its input again, check everything, and write the report anew.
+
+    Parameters
+    ----------
+    enhanced : path
+        `NAME_enhanced.ome.tif` or `.ome.zarr`, as `enhance` wrote it.
+    source : path, optional
+        The input; by default the file that the result names, beside it.
+    attention : path, optional
+        `NAME_attention` beside the result by default.
+    model : str or Path, optional
+        The model, for what its training images look like; found by the name that the result states if it is shipped.
+    output : path, optional
+        Of the HTML page, the JSON lies beside it; `NAME_report.html` beside the result by default.
+
+    Returns
+    -------
+    RunReport
+        Pixels that changed though attention is 0 are counted and warned of, not raised.
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or they do not belong together.
+    OutputError
+        The report cannot be written.
+    """
+    path = Path(enhanced)
+    base = stack_name(path).removesuffix("_enhanced")
+    html = Path(output) if output is not None else path.with_name(f"{base}_report.html")
+    earlier = _earlier_report(html.with_suffix(".json"))
+    with open_stack(path) as image:
+        facts = {**earlier.get("provenance", {}), **_provenance(image)}
+        selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
+        source_path = Path(source) if source is not None else _input_of(path, base, facts)
+        with _open_input(source_path, image.axes) as stack, open_stack(selected_path) as selected:
+            channels = sorted(int(channel) for channel in facts.get("levels_counts", range(stack.channel_count)))
+            tile_px = int(facts.get("settings", {}).get("tile_px") or 0)
+            tally = read_back(stack, image, selected, channels=channels, tile_px=tile_px)
+            tally.trust = examine(
+                stack, image, selected, places=tally.places, channels=channels, domain=_domain(model, facts)
+            )
+            pictures = take_pictures(stack, image, selected, planes=choose_planes(stack, channels))
+            found = RunReport(
+                outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
+                input_name=source_path.name,
+                axes=stack.axes,
+                shape=stack.shape,
+                dtype=str(stack.dtype),
+                model_name=str(facts.get("model", "not stated")),
+                model_digest=str(facts.get("model_sha256", "not stated")),
+                tally=tally,
+                model_licence=str(earlier.get("model", {}).get("licence", "")),
+                pixel_size_um=stack.pixel_size_um,
+                channel_names=stack.channel_names,
+                settings=facts.get("settings", {}),
+                versions=facts.get("versions", {"cellxlate": cellxlate.__version__}),
+                seconds=earlier.get("seconds", {}),
+                tiles_total=int(earlier.get("tiles_total", 0)),
+                tiles_skipped=int(earlier.get("tiles_skipped", 0)),
+                peak_rss_mb=float(earlier.get("peak_rss_mb", 0.0)),
+                engine=str(facts.get("engine", "")),
+                warnings=warnings_of(tally, channel_names=dict(enumerate(stack.channel_names))),
+                provenance=facts,
+                command=str(earlier.get("command", "")),
+            )
+    write_report(found, pictures, html=html, json=html.with_suffix(".json"))
+    return found
+
+
+def _earlier_report(path: Path) -> dict[str, Any]:
+    """Return what an earlier report says; nothing where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _provenance(image: Stack) -> dict[str, Any]:
+    """Return what the run noted in the file itself; nothing where another program wrote it."""
+    notes = image.metadata.earlier
+    facts: dict[str, Any] = {}
+    for name, value in (notes[-1] if notes else {}).items():
+        try:
+            facts[name] = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            facts[name] = value
+    return facts
+
+
+def _beside(path: Path, name: str) -> Path:
+    """Return the stack of a name in the folder of another, whatever its ending."""
+    for candidate in find_stacks([path.parent], "result"):
+        if stack_name(candidate) == name:
+            return candidate
+    raise InputError(f"{path.parent} holds no {name}, which belongs to {path.name}; name it with --attention")
+
+
+def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
+    """Return the input that a result names, if it lies beside it."""
+    stated = facts.get("input")
+    name = stated.get("name") if isinstance(stated, Mapping) else None
+    if name and (path.parent / str(name)).exists():
+        return path.parent / str(name)
+    for candidate in find_stacks([path.parent], "result"):
+        if stack_name(candidate) == base:
+            return candidate
+    raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
+
+
+def _open_input(path: Path, axes: str) -> Stack:
+    """Open the input, with the axes of the result where it does not say its own."""
+    with suppress(InputError):
+        stack = open_stack(path)
+        if stack.axes == axes:
+            return stack
+        stack.close()
+    return open_stack(path, axes)
+
+
+def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the model's training images look like, if the model is here and is the very same.
+
+    Raises
+    ------
+    InputError
+        The model that was named is another.
+    """
+    try:
+        card = describe_model(model or str(facts.get("model", "")))
+    except ModelError:
+        if model is not None:
+            raise
+        return None
+    if card.get("weights_sha256") == facts.get("model_sha256"):
+        domain: Mapping[str, Any] | None = card.get("domain")
+        return domain
+    if model is not None:
+        raise InputError(f"the result was made by another model than {model} (the weights differ); give the right one")
+    return None

@@ -1,0 +1,94 @@
+"""A report made from the files says what the run's own report said, and finds what was done to the files since."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import cellxlate
+from cellxlate.cli import main
+from cellxlate.enhancement.describing import describe_domain
+from cellxlate.enhancement.reporting import rebuild_report
+from cellxlate.errors import InputError
+from cellxlate.model.cards import read_card
+from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.synthetic import SampleSettings, simulate
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A folder with a simulated stack and what the shipped model made of it."""
+    sample = simulate(SampleSettings(shape=(1, 1, 1, 300, 360), cell_fraction=0.15, seed=3))
+    write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
+    cellxlate.enhance_file(tmp_path / "cells.ome.tif", engine="torch")
+    return tmp_path
+
+
+def altered(path: Path, change_counts: int, *, where: str) -> None:
+    """Change one pixel of an enhanced file in place."""
+    attention = tifffile.imread(path.with_name("cells_attention.ome.tif"))
+    with tifffile.TiffFile(path) as file:
+        description, pixels = file.pages[0].description, file.series[0].asarray()
+    place = tuple(np.argwhere(attention == 0 if where == "kept" else attention > 200)[7])
+    pixels[place] += change_counts
+    tifffile.imwrite(path, pixels, description=description.encode(), metadata=None)
+
+
+def test_the_rebuilt_report_says_the_same(finished: Path) -> None:
+    first = json.loads((finished / "cells_report.json").read_text())
+    page = (finished / "cells_report.html").read_text()
+    again = rebuild_report(finished / "cells_enhanced.ome.tif")
+    second = json.loads((finished / "cells_report.json").read_text())
+    for name in ("changes", "input", "model", "command", "warnings", "seconds", "engine", "tiles_total"):
+        assert second[name] == first[name], name
+    assert again.kept_violations == 0
+    assert second["changes"]["channels"][0]["checks"]["domain"]["distance"] < 1
+    assert (finished / "cells_report.html").read_text().count("<img") == page.count("<img") > 0
+
+
+def test_without_an_earlier_report_the_file_tells_what_it_knows(finished: Path) -> None:
+    (finished / "cells_report.json").unlink()
+    report = rebuild_report(finished / "cells_enhanced.ome.tif", output=finished / "other.html")
+    assert (report.model_name, report.engine.split()[0]) == ("nuclei-lowexp", "torch")
+    assert (finished / "other.html").is_file()
+    assert json.loads((finished / "other.json").read_text())["settings"]["threshold"] == 0.1
+
+
+def test_a_changed_background_pixel_ends_with_exit_code_1(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = finished / "cells_enhanced.ome.tif"
+    assert main(["report", str(result), "--quiet"]) == 0
+    altered(result, 1, where="kept")
+    assert main(["report", str(result), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["kept_violations"] == 1
+    assert "background promise is broken" in answer["warnings"][0]
+
+
+def test_files_that_do_not_belong_together_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = finished / "cells_enhanced.ome.tif"
+    (finished / "cells_attention.ome.tif").rename(finished / "elsewhere.ome.tif")
+    assert main(["report", str(result)]) == 2
+    assert "name it with --attention" in capsys.readouterr().err
+    assert main(["report", str(result), "--attention", str(finished / "elsewhere.ome.tif"), "--quiet"]) == 0
+    (finished / "cells.ome.tif").unlink()
+    with pytest.raises(InputError, match="name it with --source"):
+        rebuild_report(result, attention=finished / "elsewhere.ome.tif")
+
+
+def test_another_model_is_refused(finished: Path, tiny_model: Path) -> None:
+    with pytest.raises(InputError, match="the weights differ"):
+        rebuild_report(finished / "cells_enhanced.ome.tif", model=tiny_model)
+
+
+def test_describing_puts_numbers_into_the_card(tiny_model: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        sample = simulate(SampleSettings(shape=(1, 1, 1, 512, 512), seed=seed))
+        write_stacks([(sample.stack, tmp_path / f"{seed}.ome.tif")])
+    before = read_card(tiny_model)
+    domain = describe_domain(tiny_model, [tmp_path])
+    assert domain["windows"] == 12
+    assert read_card(tiny_model) == {**before, "domain": domain}
+    with pytest.raises(InputError, match="fewer than 8 windows"):
+        describe_domain(tiny_model, [tmp_path / "0.ome.tif"])
