@@ -72,6 +72,7 @@ def enhance_file(
     output_dir: str | Path | None = None,
     format: Format | None = None,
     axes: str | None = None,
+    image: int = 0,
     channels: Sequence[str | int] | None = None,
     settings: EnhanceSettings | None = None,
     engine: Engine = "auto",
@@ -87,17 +88,19 @@ def enhance_file(
     Parameters
     ----------
     path : path
-        A TIFF file or an OME-Zarr folder.
+        Whatever `open_stack` reads.
     model : str, Path or Bundle
         Shipped name, model folder, or a loaded model.
     output : path, optional
         Of the enhanced stack; `NAME_enhanced.ome.tif` beside the input by default, `.ome.zarr` for Zarr.
     output_dir : path, optional
         Folder for the outputs; made if it is not there.
-    format : {"ome-tiff", "ome-zarr"}, optional
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
         Where no output name decides.
     axes : str, optional
         Axes of the input, where the file does not say.
+    image : int
+        Which image of a file that holds several.
     channels : sequence of str or int, optional
         Names or numbers of the channels to enhance; all by default. Others are copied.
     settings : EnhanceSettings, optional
@@ -131,7 +134,7 @@ def enhance_file(
     >>> report = cellxlate.enhance_file("stack.tif", output="out.ome.zarr", progress=print)  # doctest: +SKIP
     """
     started, path = time.perf_counter(), Path(path)
-    with open_stack(path, axes) as stack:
+    with open_stack(path, axes, image=image) as stack:
         outputs = name_outputs(
             path, is_zarr=is_zarr(path), output=_path(output), output_dir=_path(output_dir), format=format,
             attention=attention, report=report,
@@ -254,6 +257,7 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
     image_writer = open_writer(
         outputs.enhanced,
         like=plan.stack,
+        format=outputs.format,
         fingerprint=identity,
         provenance=provenance,
         overwrite=overwrite,
@@ -261,8 +265,8 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
     )
     try:
         attention_writer = open_writer(
-            outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), reduction="max", fingerprint=identity,
-            provenance=provenance, overwrite=overwrite, resume=resume,
+            outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), format=outputs.format, reduction="max",
+            fingerprint=identity, provenance=provenance, overwrite=overwrite, resume=resume,
         )  # fmt: skip
     except BaseException:
         with image_writer:  # releases it

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.stacks.reading import find_stacks, is_zarr, stack_name
+from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.stacks.reading_planes import is_pattern
+from cellxlate.stacks.reading_zarr import zarr_images
 from cellxlate.stacks.writing import Format, output_format
 
-ENDINGS: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
+ENDINGS: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Outputs:
     report_html: Path | None
     report_json: Path | None
     keep_attention: bool = True
+    format: Format | None = None
 
     @property
     def wanted(self) -> list[Path]:
@@ -34,6 +37,8 @@ RESULT_ENDINGS = ("_enhanced", "_attention")
 def find_inputs(paths: Sequence[Path]) -> list[Path]:
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
+    Of a plate or a set of images, each image is a stack of its own. A pattern with {T}, {C} or {Z} is one stack.
+
     Raises
     ------
     InputError
@@ -41,14 +46,22 @@ def find_inputs(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if not path.exists() and any(sign in path.name for sign in "*?["):
+        if is_pattern(path):
+            found.append(path)
+        elif not path.exists() and any(sign in path.name for sign in "*?["):
             found += find_stacks(sorted(path.parent.glob(path.name)) or [path], "stack")
         elif path.is_dir() and not is_zarr(path):
             inside = find_stacks([path], "stack")
             found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(image for path in found for image in _images_of(path)))
+
+
+def _images_of(path: Path) -> list[Path]:
+    """Return the images of a plate or a set, the path itself where it holds one."""
+    places = zarr_images(path) if is_zarr(path) else []
+    return [path / place for place in places] if len(places) > 1 else [path]
 
 
 def name_outputs(
@@ -73,7 +86,7 @@ def name_outputs(
         Of the enhanced stack; its ending decides the format, and the other names follow from it.
     output_dir : Path, optional
         Folder for the outputs; beside the input by default.
-    format : {"ome-tiff", "ome-zarr"}, optional
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
         Where the name does not decide.
     attention, report : bool
         Whether these are wanted.
@@ -89,11 +102,9 @@ def name_outputs(
         raise OptionError("-o and --output-dir are both given; give one of them")
     if output is None:
         ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
-        folder, stem, suffix = output_dir or path.parent, f"{stack_name(path)}_enhanced", ending
+        folder, stem, suffix = output_dir or zarr_root(path).parent, f"{stack_name(path)}_enhanced", ending
     else:
-        found = output_format(output)
-        if format is not None and format != found:
-            raise OptionError(f"-o {output} says {found}, --format says {format}; give one of them")
+        output_format(output, format)
         folder, stem = output.parent, stack_name(output)
         suffix = output.name[len(stem) :]
     base = stem.removesuffix("_enhanced")
@@ -103,6 +114,7 @@ def name_outputs(
         report_html=folder / f"{base}_report.html" if report else None,
         report_json=folder / f"{base}_report.json" if report else None,
         keep_attention=attention,
+        format=format,
     )
     if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
         raise OutputError(f"{path} would be replaced by its own result; choose another -o")

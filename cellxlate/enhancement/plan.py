@@ -68,8 +68,9 @@ class Plan:
         settings = {**asdict(self.settings), "tile_px": self.tile_px}
         del settings["dense"]  # the pixels are the same
         return {
-            "input": input_identity(self.stack.path),
+            "input": input_identity(self.stack.path, self.stack.files),
             "axes": self.stack.axes,
+            **({"image": self.stack.image} if self.stack.image else {}),
             "model": self.bundle.name,
             "model_sha256": self.bundle.digest,
             "settings": settings,
@@ -100,6 +101,8 @@ class Plan:
         settings = self.settings
         words = ["cellxlate", "enhance", str(self.stack.path or "STACK"), "-m", str(self.bundle.path)]
         words += ["--axes", self.stack.axes, "--threshold", str(settings.threshold), "--intensity", settings.intensity]
+        if self.stack.image:
+            words += ["--image", str(self.stack.image)]
         if len(self.jobs) < self.stack.channel_count:
             words += ["--channel", *map(str, sorted(self.jobs))]
         return shlex.join(words)
@@ -195,11 +198,18 @@ def target_levels(bundle: Bundle) -> Levels:
         raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
 
 
-def input_identity(path: Path | None) -> dict[str, Any]:
-    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr folder."""
+def input_identity(path: Path | None, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr folder.
+
+    Of a stack that lies in several files: of their names, bytes and times.
+    """
     if path is None:
         return {"name": None}
     digest = hashlib.sha256()
+    if files:
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        digest.update(repr(states).encode())
+        return {"name": path.name, "bytes": sum(size for _, size, _ in states), "sampled_sha256": digest.hexdigest()}
     if path.is_dir():
         files = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
         for item in files:

@@ -1,5 +1,6 @@
 """Which paths are stacks, and what a stack is called."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from cellxlate.errors import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
+PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
+"""What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
+
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -46,20 +50,18 @@ def zarr_root(path: Path) -> Path:
 def stack_name(path: Path) -> str:
     """Return a name without its endings, as outputs are named: `a.ome.tif` is `a`, `plate.zarr/A/1/0` `plate_A_1_0`.
 
-    The placeholders of a pattern of planes are left out: `img_{T}_{Z}.tif` is `img`.
+    The placeholders of a pattern of planes are left out: `img_t{T}_z{Z}.tif` is `img`.
     """
     root = zarr_root(path)
     if root != path:
         return "_".join([stack_name(root), *path.relative_to(root).parts])
-    name = path.name
-    for axis in "TCZ":
-        name = name.replace(f"{{{axis}}}", "")
+    name = PLACEHOLDERS.sub("", path.name)
     for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", ".ome"):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     if name.lower().endswith(".ome"):
         name = name[:-4]
-    return (name.rstrip("_- ") if "{" in path.name else name) or path.name
+    return name or path.name
 
 
 def one_line(message: object) -> str:

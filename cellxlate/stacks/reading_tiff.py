@@ -58,7 +58,7 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
             found = _tiff_stack(path, pixels, axes, series, calibration)
             names = fitting(calibration.channel_names, found.axes, found.shape)
             return replace(
-                found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata,
+                found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
                 warnings=(*_others(file, image), *metadata.lost), release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:

@@ -93,5 +93,5 @@ def _scene(path: Path, kind: str, file: Any, axes: str | None, image: int) -> St
     return Stack(
         pixels, found, stack_name(path), path, {axis: size for axis, size in size_um.items() if size},
         fitting(names, found, pixels.shape), positive(seconds), kind=kind, metadata=metadata,
-        warnings=(*lost, *metadata.lost),
+        warnings=(*lost, *metadata.lost), image=image,
     )  # fmt: skip

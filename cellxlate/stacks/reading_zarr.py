@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def open_zarr(path: Path, axes: str | None, image: int) -> Stack:
             group = node[places[image]] if places[image] else node
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
-            return _open_multiscale(path, group, axes, _others(places, image))
+            return replace(_open_multiscale(path, group, axes, _others(places, image)), image=image)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
@@ -158,7 +159,8 @@ def _zarr_metadata(
     further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
         "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
-        "omero": {} if "omero" in own_keys else kept.get("omero", shown), "multiscale": further | dict(kept.get("replaced", {})),
+        "omero": {} if "omero" in own_keys else kept.get("omero", shown),
+        "multiscale": further | dict(kept.get("replaced", {})),
         "attributes": _further(everything),
         "ome": {} if attributes == everything else _further(attributes),
         "array": array.attrs.asdict(),

@@ -76,6 +76,8 @@ class Stack:
         What else the file states and outputs carry.
     warnings : tuple of str
         One line each for what is in the file and not read, or not carried.
+    image : int
+        Which image of a file that holds several.
     files : tuple of Path
         The files of a stack whose planes lie in several; empty otherwise.
     """
@@ -92,6 +94,7 @@ class Stack:
     metadata: Metadata = field(default_factory=Metadata)
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    image: int = 0
     release: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:
