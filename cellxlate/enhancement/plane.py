@@ -11,16 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.tiling import (
-    BLOCK_PX,
-    LEAST_WINDOW_PX,
-    Tile,
-    mirrored,
-    selected_part,
-    tile_side,
-    tiles_of,
-    window,
-)
+from cellxlate.enhancement.fitting import batches, fitted_tiles
+from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirrored, tile_side, tiles_of, window
 from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
@@ -36,7 +28,10 @@ PLANE_KEPT_PX = 16_777_216
 
 
 class Translator(Protocol):
-    """What runs the networks. Arrays are (B, 1, Y, X) float32 in unit range; sides are multiples of `stride`."""
+    """What runs the networks. Arrays are (B, 1, Y, X) float32 in unit range; sides are multiples of `stride`.
+
+    What comes back may be smaller by an equal margin, at most the halo, at every side.
+    """
 
     stride: int
     generator_halo_px: int
@@ -54,10 +49,14 @@ class Translator(Protocol):
 
 @dataclass
 class Work:
-    """What was spent: tiles of the plane, those whose generator run was not needed, seconds in the two networks."""
+    """What was spent: tiles of the plane, those whose generator run was not needed, seconds in the two networks.
+
+    `generator_px` counts the pixels of the windows that the generator ran on, halos included.
+    """
 
     tiles_total: int = 0
     tiles_skipped: int = 0
+    generator_px: int = 0
     attention_s: float = 0.0
     generator_s: float = 0.0
 
@@ -155,8 +154,9 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     for area in areas:
         rows, first_row = rows_around(read_rows, area, margin, shape)
         raw = rows[area.top - first_row : area.bottom - first_row]
-        gated = band_gate(rows, first_row, shape, area, job)
-        changed = band_change(rows, first_row, shape, area, gated, job)
+        unit = job.levels.to_unit(rows)
+        gated = band_gate(unit, first_row, shape, area, job)
+        changed = band_change(unit, rows, first_row, shape, area, gated, job)
         yield Band(area.top, raw, apply_change(raw, changed, gated), attention_image(gated))
 
 
@@ -169,50 +169,55 @@ def rows_around(
     return read_rows(slice(first_row, int(needed.max()) + 1)), first_row
 
 
-def band_gate(rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob) -> Floats:
+def band_gate(unit: Floats, first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob) -> Floats:
     """Return the gate g of a band, (rows, X) in [0, 1], from attention on fixed blocks of 512 px."""
     started = time.perf_counter()
-    translator = job.translator
     gated = np.empty(area.shape, np.float32)
     for block in tiles_of(area, BLOCK_PX):
-        steps = block_attention(rows, first_row, shape, block, translator, job.levels)
+        steps = block_attention(unit, first_row, shape, block, job.translator)
         gated[block.slices(area.top, area.left)] = gate(steps, job.settings.threshold)
     job.work.attention_s += time.perf_counter() - started
     return gated
 
 
 def block_attention(
-    rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], block: Tile, translator: Translator, levels: Levels
+    unit: Floats, first_row: int, shape: tuple[int, int], block: Tile, translator: Translator
 ) -> npt.NDArray[np.uint16]:
-    """Return attention on one block in steps of 1/1024, from rows of the plane that hold its halo."""
+    """Return attention on one block in steps of 1/1024, from rows of the plane, in unit range, that hold its halo."""
     around = block.grown(translator.attention_halo_px, translator.stride)
-    unit = levels.to_unit(window(rows, first_row, shape, around))
-    attention = translator.attention(unit[None, None])[0, 0]
-    return quantise(attention[block.slices(around.top, around.left)])
+    images = window(unit, first_row, shape, around)[None, None]
+    return quantise(_core(translator.attention(images)[0, 0], block, around))
 
 
 def band_change(
-    rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, gated: Floats, job: PlaneJob
-) -> npt.NDArray[np.float64]:
+    unit: Floats, rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, gated: Floats,
+    job: PlaneJob,
+) -> npt.NDArray[np.float64]:  # fmt: skip
     """Return what is added to a band, (rows, X) in counts: 0 wherever the gate is 0."""
     started = time.perf_counter()
-    translator = job.translator
+    translator, side_px = job.translator, job.tile_px
     changed = np.zeros(area.shape, np.float64)
-    for tile in tiles_of(area, job.tile_px):
-        job.work.tiles_total += 1
-        selected = gated[tile.slices(area.top, area.left)] > 0
-        part = tile if job.settings.dense else selected_part(selected, tile)
-        if part is None:
-            job.work.tiles_skipped += 1
-            continue
-        around = part.grown(translator.generator_halo_px, translator.stride)
-        counts = window(rows, first_row, shape, around)
-        unit = job.levels.to_unit(counts)
-        proposal = translator.proposal(unit[None, None])[0, 0]
-        core, here = part.slices(around.top, around.left), part.slices(area.top, area.left)
-        changed[here] = change_counts(gated[here], proposal[core], unit[core], counts[core], job)
+    selected = gated > 0
+    tiles = list(tiles_of(area, side_px))
+    job.work.tiles_total += len(tiles)
+    if not job.settings.dense:
+        job.work.tiles_skipped += sum(not selected[tile.slices(area.top, area.left)].any() for tile in tiles)
+        tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
+    windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
+    for batch in batches(windows, most_px=side_px**2):
+        images = np.stack([window(unit, first_row, shape, around) for _, around in batch])[:, None]
+        job.work.generator_px += images.size
+        for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
+            here, there = tile.slices(area.top, area.left), tile.slices(first_row)
+            changed[here] = change_counts(gated[here], _core(proposal[0], tile, around), unit[there], rows[there], job)
     job.work.generator_s += time.perf_counter() - started
     return changed
+
+
+def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:
+    """Cut a tile from what a network made of the window around it, less a margin."""
+    margin = (around.shape[0] - outcome.shape[0]) // 2
+    return outcome[tile.slices(around.top + margin, around.left + margin)]
 
 
 def change_counts(

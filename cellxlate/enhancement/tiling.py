@@ -71,19 +71,6 @@ def bands_of(shape: tuple[int, int], side_px: int) -> Iterator[Tile]:
         yield Tile(top, min(top + height, rows), 0, columns)
 
 
-def selected_part(selected: npt.NDArray[np.bool_], tile: Tile) -> Tile | None:
-    """Return the smallest tile around the True pixels of `selected`, of the shape of `tile`; None without any."""
-    rows, columns = np.flatnonzero(selected.any(axis=1)), np.flatnonzero(selected.any(axis=0))
-    if not rows.size:
-        return None
-    return Tile(
-        tile.top + int(rows[0]),
-        tile.top + int(rows[-1]) + 1,
-        tile.left + int(columns[0]),
-        tile.left + int(columns[-1]) + 1,
-    )
-
-
 def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_bytes_per_px: float) -> int:
     """Return the side of a tile's written core in pixels.
 

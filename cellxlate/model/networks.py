@@ -83,12 +83,19 @@ class Generator(nn.Module):
         """Map (B, C, Y, X), sides multiples of the stride, to a proposal of the same shape."""
         proposal: Tensor
         if self.residual:
-            proposal = images + self.layers(images)
+            change = self.layers(images)
+            proposal = inner(images, change) + change
             return proposal
         # tanh networks work on [-1, 1] (C); what exceeds the range is carried through
         inside = (2 * images - 1).clamp(-1, 1)
         proposal = (self.layers(inside) + 1) / 2
-        return proposal + (images - (inside + 1) / 2)
+        return proposal + inner(images - (inside + 1) / 2, proposal)
+
+
+def inner(images: Tensor, smaller: Tensor) -> Tensor:
+    """Return the middle of images, of the size of `smaller`, whose layers may have left out what padding would make."""
+    rows, columns = ((images.shape[axis] - smaller.shape[axis]) // 2 for axis in (-2, -1))
+    return images[..., rows : images.shape[-2] - rows, columns : images.shape[-1] - columns]
 
 
 def resnet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:

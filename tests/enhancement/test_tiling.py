@@ -11,7 +11,6 @@ from cellxlate.enhancement.tiling import (
     Tile,
     bands_of,
     mirrored,
-    selected_part,
     tile_side,
     tiles_of,
     window,
@@ -67,12 +66,6 @@ def test_a_window_finds_its_rows_in_a_part_of_the_plane() -> None:
     tile = Tile(16, 24, -2, 12)
     assert np.array_equal(window(plane[10:30], 10, (40, 9), tile), window(plane, 0, (40, 9), tile))
 
-
-def test_the_selected_part_is_the_smallest_rectangle_around_the_selection() -> None:
-    selected = np.zeros((10, 12), bool)
-    assert selected_part(selected, Tile(100, 110, 200, 212)) is None
-    selected[3, 4] = selected[7, 2] = True
-    assert selected_part(selected, Tile(100, 110, 200, 212)) == Tile(103, 108, 202, 205)
 
 
 def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget() -> None:

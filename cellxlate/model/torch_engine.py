@@ -1,0 +1,73 @@
+"""Torch as an engine: on the CPU, CUDA or Apple's MPS."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cellxlate.errors import OptionError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Floats = npt.NDArray[np.float32]
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the device that is asked for; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    OptionError
+        The device is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    if not available.get(device, False):
+        found = ", ".join(name for name, present in available.items() if present)
+        raise OptionError(f"--device {device} is not available here; available: {found}")
+    return torch.device(device)
+
+
+def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[Floats], Floats]:
+    """Return a network as a function of arrays (B, C, Y, X) float32, run by torch.
+
+    Parameters
+    ----------
+    network : Module
+        As `inference.for_inference` makes it; it is moved.
+    device : torch.device
+        Where it runs.
+    dtype : torch.dtype
+        What it computes in: float32 or bfloat16.
+
+    Returns
+    -------
+    callable
+        Raises MemoryError where the device has not enough memory for the images.
+    """
+    placed = network.to(device, dtype)
+
+    def run(images: Floats) -> Floats:
+        try:
+            with torch.inference_mode():
+                inputs: Tensor = torch.from_numpy(images).to(device, dtype, memory_format=torch.channels_last)
+                outputs: Floats = placed(inputs).float().cpu().numpy()
+                return outputs
+        except RuntimeError as fault:
+            if not is_out_of_memory(fault):
+                raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(
+            f"{device.type} has not enough memory for {images.shape}"
+        )  # outside: the traceback holds arrays
+
+    return run
+
+
+def is_out_of_memory(fault: RuntimeError) -> bool:
+    """Return whether torch says that a device, or the computer, has no memory left."""
+    return isinstance(fault, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(fault)

@@ -1,0 +1,216 @@
+"""Engines: the same numbers within a stated tolerance, one that is said, and none that gives up where memory ends."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cellxlate.errors import OptionError
+from cellxlate.model import engines
+from cellxlate.model.bundle import load_model
+from cellxlate.model.cards import DEFAULT_MODEL
+from cellxlate.model.engines import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+
+OPTIONAL = [
+    pytest.param(
+        engine,
+        marks=pytest.mark.skipif(
+            not all(importlib.util.find_spec(package) for package in engines.PACKAGES[engine]),
+            reason=f"{engine} is optional and not installed",
+        ),
+    )
+    for engine in ("openvino", "onnxruntime")
+]
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Any:
+    return np.random.default_rng(seed).uniform(-0.2, 1.5, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", OPTIONAL)
+def test_other_engines_reproduce_torch(engine: Any) -> None:
+    bundle = load_model(DEFAULT_MODEL)
+    reference, other = (open_engine(bundle, engine=name, device="cpu") for name in ("torch", engine))
+    for shape in ((1, 1, 96, 128), (3, 1, 80, 80)):
+        images = noise(shape)
+        for name in ("proposal", "attention"):
+            expected, found = getattr(reference, name)(images), getattr(other, name)(images)
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() <= PROBE_TOLERANCE
+            assert expected.std() > 0.05
+    assert probe_error(other, bundle) <= PROBE_TOLERANCE
+    assert other.identity == f"{engine} cpu float32"
+
+
+@pytest.mark.parametrize("engine", OPTIONAL)
+def test_a_window_gives_the_same_proposal_whatever_lies_around_it(engine: Any) -> None:
+    found = open_engine(load_model(DEFAULT_MODEL), engine=engine)
+    images = noise((1, 1, 320, 400))
+    whole, part = found.proposal(images), found.proposal(np.ascontiguousarray(images[..., 64:160, 80:200]))
+    margin, rest = (320 - whole.shape[2]) // 2, found.generator_halo_px
+    inside = part[..., rest - margin : -(rest - margin), rest - margin : -(rest - margin)]
+    same = whole[..., 64 + rest - margin : 160 - rest - margin, 80 + rest - margin : 200 - rest - margin]
+    assert np.abs(inside - same).max() <= 2e-6
+
+
+def test_windows_of_torch_agree_bit_for_bit_whatever_their_size_and_batch() -> None:
+    """On which rests that sparse, dense, and every tile size give the same pixels."""
+    found = open_engine(load_model(DEFAULT_MODEL), engine="torch", device="cpu")
+    images = noise((1, 1, 600, 640))
+    whole = found.proposal(images)
+    margin, rest = (600 - whole.shape[2]) // 2, found.generator_halo_px
+    cut = rest - margin
+    for top, left, rows, columns in ((0, 0, 60, 60), (40, 36, 84, 60), (8, 100, 160, 96), (4, 4, 300, 420)):
+        window = np.ascontiguousarray(images[..., top : top + rows, left : left + columns])
+        for batch in (1, 2, 5):
+            part = found.proposal(np.repeat(window, batch, axis=0))[..., cut:-cut, cut:-cut]
+            expected = whole[..., top + cut : top + rows - margin - rest, left + cut : left + columns - margin - rest]
+            assert all(np.array_equal(one, expected[0]) for one in part)
+
+
+def test_auto_says_what_it_took_and_how_near_it_is(tiny_model: Path) -> None:
+    found = open_engine(load_model(tiny_model), device="cpu")
+    if all(importlib.util.find_spec(package) for package in engines.PACKAGES["openvino"]):
+        assert found.name.startswith("openvino")
+        assert "of torch)" in found.name
+    else:
+        assert found.name == f"torch {torch.__version__} cpu float32"
+
+
+def test_auto_does_not_take_an_engine_that_computes_something_else(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda package: True)
+    monkeypatch.setattr(engines, "version", lambda package: "1")
+    monkeypatch.setattr(engines, "openvino_network", lambda network, precision: lambda images: images + 0.001)
+    assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
+
+    def broken(network: Any, precision: Any) -> Any:
+        raise RuntimeError("this processor is not supported")
+
+    monkeypatch.setattr(engines, "openvino_network", broken)
+    assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
+
+
+def test_what_cannot_be_opened_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_model(tiny_model)
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="--device cuda is not available"):
+            open_engine(bundle, device="cuda")
+    wrong: Any
+    for wrong in ({"engine": "caffe"}, {"precision": "int8"}, {"engine": "onnxruntime", "precision": "bfloat16"}):
+        with pytest.raises(OptionError, match=r"--(engine|precision) "):
+            open_engine(bundle, **wrong)
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(OptionError, match="openvino is not installed; pip install"):
+        open_engine(bundle, engine="openvino")
+
+
+@pytest.mark.parametrize("engine", [*OPTIONAL[:1], "torch"])
+def test_bfloat16_is_only_on_request_and_says_its_error(engine: Any) -> None:
+    bundle = load_model(DEFAULT_MODEL)
+    exact, coarse = (open_engine(bundle, engine=engine, device="cpu", precision=name) for name in
+                     ("float32", "bfloat16"))  # fmt: skip
+    assert not exact.warnings
+    error = probe_error(coarse, bundle)
+    assert f"{error:.1e}" in coarse.warnings[0]
+    assert coarse.identity != exact.identity
+    if engine == "torch":  # OpenVINO has it only on some processors
+        assert 1e-3 < error < 0.2
+
+
+def small_device(monkeypatch: pytest.MonkeyPatch, opened: EngineTranslator, largest_px: int) -> list[int]:
+    """Let the device run out of memory above a number of pixels; return those it was given."""
+    given = []
+    for name in ("_generator", "_attention"):
+        honest = getattr(opened, name)
+
+        def run(images: Any, honest: Any = honest) -> Any:
+            given.append(images.size)
+            if images.size > largest_px:
+                raise MemoryError
+            return honest(images)
+
+        monkeypatch.setattr(opened, name, run)
+    return given
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 260, 200), (3, 1, 120, 160), (1, 1, 120, 404)])
+def test_out_of_memory_shrinks_the_tile_and_goes_on(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    opened = open_engine(load_model(tiny_model), engine="torch", device="cpu")
+    images = noise(shape)
+    halo_px = opened.generator_halo_px
+    expected = [opened.proposal(images), opened.attention(images)]
+    given = small_device(monkeypatch, opened, 20_000)
+    found = [opened.proposal(images), opened.attention(images)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        inside = (..., slice(halo_px, -halo_px), slice(halo_px, -halo_px))
+        assert np.abs(one[inside] - other[inside]).max() <= 2e-6
+    assert len(opened.warnings) == 1
+    assert f"{shape[2]} x {shape[3]}" in opened.warnings[0]
+    before = len(given)
+    opened.proposal(images)
+    assert max(given[before:]) <= 20_000  # it has learned
+
+
+def test_memory_that_ends_even_for_small_tiles_is_said(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_engine(load_model(tiny_model), engine="torch", device="cpu")
+    small_device(monkeypatch, opened, 100)
+    with pytest.raises(MemoryError, match="even for small tiles"):
+        opened.proposal(noise((1, 1, 200, 200)))
+
+
+def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_model(tiny_model)
+    opened = open_engine(bundle, engine="torch", device="cpu")
+    expected = opened.proposal(noise((1, 1, 200, 200)))
+    honest = torch.nn.Conv2d.forward
+
+    def forward(self: Any, features: Any) -> Any:
+        if features.shape[-1] * features.shape[-2] > 15_000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return honest(self, features)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    images = noise((1, 1, 400, 200))
+    found = opened.proposal(images)
+    assert found.shape[2] - expected.shape[2] == 200
+    assert opened.warnings
+
+    def fail(self: Any, features: Any) -> Any:
+        raise RuntimeError("a kernel failed")
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", fail)
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        opened.proposal(images)
+
+
+@pytest.mark.parametrize("engine", ["torch", *OPTIONAL[:1]])
+def test_a_check_ends_a_run_within_a_window(tiny_model: Path, engine: Any) -> None:
+    bundle = load_model(tiny_model)
+    opened = open_engine(bundle, engine=engine, device="cpu")
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    images = noise((1, 1, 64, 64))
+    with interruptible(bundle, check), pytest.raises(InterruptedError):
+        [opened.proposal(images) for _ in range(2)]
+    assert len(calls) == 2
+    opened.proposal(images)
+    assert len(calls) == 2
+
+
+def test_an_engine_is_opened_once_for_a_bundle(tiny_model: Path) -> None:
+    bundle = load_model(tiny_model)
+    assert open_engine(bundle) is open_engine(bundle)
+    assert open_engine(bundle) is not open_engine(load_model(tiny_model))

@@ -1,0 +1,43 @@
+"""ONNX models compute what the networks compute, for images of any size."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cellxlate.errors import OptionError
+from cellxlate.model.export import onnx_model
+from cellxlate.model.inference import for_inference
+
+from .test_inference import built
+
+pytest.importorskip("onnx", reason="ONNX export is optional")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["compact", "resnet"])
+@pytest.mark.parametrize("part", ["generator", "attention"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_reference_of_onnx_computes_what_torch_computes(
+    architecture: Any, part: str, channels: int, ready: bool
+) -> None:
+    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
+    network = getattr(built(architecture, channels), part)
+    if ready:
+        network = for_inference(network)
+    model = onnx_model(network, name=part)
+    assert [entry.name for entry in (*model.graph.input, *model.graph.output)] == ["images", part]
+    for shape in ((1, channels, 64, 64), (2, channels, 60, 72)):
+        images = torch.rand(shape) * 1.6 - 0.2  # beyond the levels too
+        (found,) = evaluator(model).run(None, {"images": images.numpy()})
+        assert np.allclose(found, network(images).numpy(), rtol=0, atol=5e-6)
+
+
+def test_a_layer_without_a_counterpart_is_named() -> None:
+    network = built("compact").generator
+    network.layers.append(nn.InstanceNorm2d(1))
+    with pytest.raises(OptionError, match="InstanceNorm2d"):
+        onnx_model(network, name="proposal")

@@ -1,0 +1,57 @@
+"""Networks made ready to run: the same values wherever the surroundings are whole."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cellxlate.model.inference import enlarging, for_inference
+from cellxlate.model.networks import Translator, inner
+from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
+
+
+def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> Translator:
+    """A translator with random weights, small enough that tanh does not saturate and blow up what rounding does."""
+    torch.manual_seed(3)
+    networks = Translator(
+        NetworkSettings(
+            GeneratorSettings(architecture, 8, 2, "none"),
+            AttentionSettings(4, stem_kernel_px, 1, 4, stem_kernel_px, "none"),
+            channels=channels,
+        )
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in networks.named_parameters():
+            parameter.normal_(0, 0.07 if architecture == "resnet" and name.startswith("generator") else 0.15)
+    return networks
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["compact", "resnet"])
+@pytest.mark.parametrize("part", ["generator", "attention"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_pixels_with_whole_surroundings_are_the_same(architecture: Any, part: str, channels: int) -> None:
+    networks = built(architecture, channels)
+    network, halo_px = getattr(networks, part), getattr(networks, f"{part}_halo_px")
+    images = torch.rand(2, channels, 160, 192)
+    before = network(images)
+    found = for_inference(network)(images)
+    margin = (160 - found.shape[-2]) // 2
+    assert (192 - found.shape[-1]) // 2 == margin > 0
+    assert margin <= halo_px
+    rest = halo_px - margin
+    whole = (..., slice(rest, found.shape[-2] - rest), slice(rest, found.shape[-1] - rest))
+    assert torch.allclose(found[whole], inner(before, found)[whole], rtol=0, atol=2e-6)
+    assert found[whole].std() > 0.01
+    assert torch.equal(network(images), before)  # the trained network stays as it is
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kernel_px", [1, 3, 5, 7])
+def test_an_enlargement_and_a_convolution_become_one(kernel_px: int) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 2, kernel_px, padding=kernel_px // 2)
+    features = torch.rand(1, 3, 20, 24)
+    expected = layer(torch.nn.functional.interpolate(features, scale_factor=2, mode="nearest"))
+    found = torch.nn.functional.pixel_shuffle(enlarging(layer)(features), 2)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
