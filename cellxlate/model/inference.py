@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cellxlate.model.networks import AttentionNetwork, Generator, ResidualBlock, inner
 
-
 Network = TypeVar("Network", bound=Generator | AttentionNetwork)
 
 

@@ -200,7 +200,7 @@ def test_outputs_that_are_not_wanted_are_not_written(plain: Path, tiny_model: Pa
         ({"output": "out.png"}, "ends|ending"),
         ({"output": "out.ome.zarr", "format": "ome-tiff"}, "give one of them"),
         ({"output": "a.tif", "output_dir": "b"}, "give one of them"),
-        ({"engine": "openvino"}, "--engine openvino"),
+        ({"engine": "caffe"}, "--engine caffe"),
     ],
 )
 def test_options_that_make_no_sense_leave_nothing_behind(
