@@ -1,7 +1,7 @@
 """From a napari layer to a stack, and from results to layers that lie exactly on it. No Qt; layers are only read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.stack import AXES, PlaneIndex, Stack
 
 if TYPE_CHECKING:
-    from napari.layers import Image
+    from napari.layers import Image, Labels
 
 AXIS_WORDS = {"time": "T", "channel": "C", "depth": "Z", "height": "Y", "width": "X", "row": "Y", "column": "X"}
 DEFAULT_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
@@ -54,6 +54,32 @@ class WatchedPixels:
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         self._check()
         return np.asarray(self._pixels[key])
+
+
+class MarkedPixels:
+    """Labels of a layer as uint8: 1 where something is painted."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, labels: Any) -> None:
+        self._labels = labels
+        self.shape = tuple(int(size) for size in labels.shape)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        return (np.asarray(self._labels[key]) > 0).astype(np.uint8)
+
+
+class ChannelPixels:
+    """One channel of a stack, without the axis of the channels."""
+
+    def __init__(self, pixels: Any, axis: int, channel: int) -> None:
+        self._pixels, self._axis, self._channel = pixels, axis, channel
+        self.shape = tuple(size for place, size in enumerate(pixels.shape) if place != axis)
+        self.dtype = pixels.dtype
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        parts = list(key) if isinstance(key, tuple) else [key]
+        return np.asarray(self._pixels[(*parts[: self._axis], self._channel, *parts[self._axis :])])
 
 
 def layer_axes(layer: "Image") -> str:
@@ -98,6 +124,38 @@ def layer_stack(layer: "Image", axes: str | None = None, *, check: Callable[[], 
         if size and axis in "ZYX"
     }
     return Stack(WatchedPixels(pixels, check), axes, str(layer.name), pixel_size_um=sizes_um)
+
+
+def one_channel(stack: Stack, channel: int) -> Stack:
+    """Return one channel of a stack; a stack without channels as it is.
+
+    Raises
+    ------
+    InputError
+        It is in colour.
+    """
+    if "S" in stack.axes:
+        raise InputError(f"{stack.name} is in colour; split its channels first (Layers > Split RGB)")
+    if "C" not in stack.axes:
+        return stack
+    axis = stack.axes.index("C")
+    pixels = ChannelPixels(stack.pixels, axis, channel)
+    return replace(stack, pixels=pixels, axes=stack.axes.replace("C", ""), channel_names=())
+
+
+def painted_stack(labels: "Labels", like: Stack) -> Stack:
+    """Return a labels layer as a stack, 1 where something is painted.
+
+    Raises
+    ------
+    InputError
+        It has another shape than the stack it belongs to.
+    """
+    pixels = labels.data[0] if labels.multiscale else labels.data
+    if tuple(pixels.shape) != like.shape:
+        found, wanted = (" x ".join(map(str, shape)) for shape in (pixels.shape, like.shape))
+        raise InputError(f"{labels.name} is {found} px, {like.name} is {wanted}; press Paint for a layer that fits")
+    return Stack(MarkedPixels(pixels), like.axes, str(labels.name))
 
 
 def visible_plane(layer: "Image", stack: Stack, world: Sequence[float]) -> PlaneIndex:

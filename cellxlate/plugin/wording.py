@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.job import EnhanceProgress
+    from cellxlate.plugin.learning import Look
 
 PANEL_WORDS = {
     "--axes": "Axes",
@@ -14,6 +15,14 @@ PANEL_WORDS = {
     "--overwrite": "'Replace existing files'",
     "--output-dir": "folder",
     "--threshold": "Threshold",
+    "with --resume": "with Resume",
+    "--guide saliency": "Guide 'saliency'",
+    "with a few --masks": "with Guide 'painted cells'",
+    "--masks DIR": "painted cells",
+    "--masks": "painted cells",
+    "--guide": "Guide",
+    "another --seed (--restarts N tries them)": "other images or more of them",
+    "--preset": "Preset",
     "-o": "file name",
 }
 
@@ -43,3 +52,29 @@ def time_left(news: "EnhanceProgress") -> str:
     left_s = news.seconds * (news.total - news.done) / news.done if news.done else 0.0
     left = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
     return f"{news.done:.1f} of {news.total} planes, {news.seconds:.0f} s so far, about {left} left"
+
+
+def leaning_words(leaning: str) -> str:
+    """Return what is going wrong with attention, and the remedy.
+
+    Examples
+    --------
+    >>> leaning_words("ones")
+    "May be collapsing (attention selects everything). If it goes on, stop and train with Guide 'painted cells'"
+    """
+    meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}[leaning]
+    return f"May be collapsing (attention {meaning}). If it goes on, stop and train with Guide 'painted cells'"
+
+
+def training_left(look: "Look") -> str:
+    """Return how far a training run is and how long it will still take.
+
+    Examples
+    --------
+    >>> from cellxlate.plugin.learning import Look
+    >>> training_left(Look(100, 500, 30.0, {}))
+    'step 100 of 500, 30 s so far, about 2 min left'
+    """
+    left_s = look.seconds * (look.steps - look.step) / look.step if look.step else 0.0
+    left = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
+    return f"step {look.step} of {look.steps}, {look.seconds:.0f} s so far, about {left} left"
