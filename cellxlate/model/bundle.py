@@ -11,15 +11,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 import cellxlate
 from cellxlate.errors import ModelError, OutputError
-from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, read_card
+from cellxlate.model.archive import CARD, WEIGHTS, read_part
+from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
 from cellxlate.model.networks import Translator, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
+LARGEST_HEADER_BYTES = 1_000_000
+"""What safetensors may hold beside the numbers: names, shapes, places."""
+
 LARGEST_WIDTH, MOST_BLOCKS, MOST_LAYERS, MOST_CHANNELS = 512, 64, 6, 16
 KERNELS_PX = (1, 3, 5, 7, 9, 11)
 BYTES_PER_WEIGHT = 4
@@ -32,13 +36,13 @@ class Bundle:
     Attributes
     ----------
     name : str
-        Of its folder.
+        Of its folder, or of its archive without the ending.
     translator : Translator
         Generator and attention network, folded, on the CPU.
     card : mapping
         What `card.json` holds.
     path : Path
-        Its folder.
+        Its folder, or its archive.
     """
 
     name: str
@@ -77,7 +81,7 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        weights = partial / "weights.safetensors"
+        weights = partial / WEIGHTS
         tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
         save_file(tensors, weights)
         full = {
@@ -93,7 +97,7 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
             "stride_px": translator.stride,
             "weights_sha256": _sha256(weights),
         }
-        (partial / "card.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
+        (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
         partial.rename(folder)
@@ -105,41 +109,49 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
 
 
 def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
-    """Load a model by its shipped name or from its folder.
+    """Load a model by its shipped name, from its folder, or from a zip archive of its folder.
 
     Parameters
     ----------
     model : str or Path
-        "nuclei-lowexp", or a folder that `cellxlate train` wrote. A folder of that name comes first.
+        "nuclei-lowexp", a folder that `cellxlate train` wrote, an archive of such a folder, or a package that
+        `cellxlate export` wrote. A folder of that name comes first.
 
     Raises
     ------
     ModelError
         There is no such model, it is damaged, or a newer version wrote it.
+
+    Notes
+    -----
+    Nothing is unpacked, no pickle is opened, and before the card is checked at most 4 MB are read. What is hashed are
+    the bytes that are then used.
     """
-    folder = locate(model)
-    card = read_card(folder)
-    weights = folder / "weights.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"{folder} has no weights.safetensors; copy the whole model folder")
-    translator = described_translator(folder, card)
+    place = locate(model)
+    card = read_card(place)
+    weights = place / WEIGHTS
+    translator = described_translator(place, card)
     needed = BYTES_PER_WEIGHT * parameter_count(translator)
-    if not needed <= weights.stat().st_size <= LARGEST_WEIGHTS_BYTES:
+    if needed > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
-            f"{weights} holds {weights.stat().st_size} bytes, its card describes {needed}; copy the model again"
+            f"{place}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
+            "the model again"
         )
-    if _sha256(weights) != card.get("weights_sha256"):
+    stored = read_part(place, WEIGHTS, most_bytes=needed + LARGEST_HEADER_BYTES)
+    if len(stored) < needed:
+        raise ModelError(f"{weights} holds {len(stored)} bytes, its card describes {needed}; copy the model again")
+    if hashlib.sha256(stored).hexdigest() != card.get("weights_sha256"):
         raise ModelError(f"{weights} is not the file its card describes (hash differs); copy the model again")
     try:
-        tensors = load_file(weights)
+        tensors = load(stored)
         translator.load_state_dict(tensors, assign=True)
-    except (SafetensorError, RuntimeError, OSError) as fault:
-        first = str(fault).splitlines()[0]
-        raise ModelError(f"{weights} does not fit its card ({first}); copy the model again") from fault
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as fault:
+        first = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise ModelError(f"{weights} does not fit its card ({first[:300]}); copy the model again") from fault
     for name, values in tensors.items():
         if values.dtype != torch.float32 or not bool(torch.isfinite(values).all()):
             raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
-    return Bundle(folder.name, translator.eval().requires_grad_(False), card, folder)
+    return Bundle(model_name(place), translator.eval().requires_grad_(False), card, place)
 
 
 def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:

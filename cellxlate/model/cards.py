@@ -1,56 +1,90 @@
 """Cards: what a model says of itself, read without loading its weights (and so without torch)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import ModelError, OutputError
+from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
 
-FORMAT_VERSION = 1
+MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+"""How a card of version 1, 2, ... becomes one of the next. The first format is still the current one."""
+
+FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read and check `card.json`.
+def read_card(model: Path) -> dict[str, Any]:
+    """Read and check `card.json`; a card of an older format is brought to the current one.
+
+    Parameters
+    ----------
+    model : Path
+        A model folder, or a zip archive of one.
 
     Raises
     ------
     ModelError
-        It is missing, not JSON, or of a newer format.
+        It is missing, too large, not JSON, or of a newer format.
     """
-    path = folder / "card.json"
+    path = model / CARD
     try:
-        if path.stat().st_size > LARGEST_CARD_BYTES:
-            raise ModelError(f"{path} is larger than {LARGEST_CARD_BYTES} bytes; this is not a model card")
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as fault:
+        card = json.loads(read_part(model, CARD, most_bytes=LARGEST_CARD_BYTES))
+    except (ValueError, RecursionError) as fault:
         raise ModelError(
-            f"{folder} holds no readable card.json ({type(fault).__name__}); is it a model folder?"
+            f"{model} holds no readable card.json ({type(fault).__name__}); is it a model folder?"
         ) from fault
-    for key, known in (("format_version", FORMAT_VERSION), ("architecture_version", ARCHITECTURE_VERSION)):
+    known_versions = {"format_version": FORMAT_VERSION, "architecture_version": ARCHITECTURE_VERSION}
+    for key, known in known_versions.items():
         version = card.get(key) if isinstance(card, dict) else None
         if type(version) is not int or version < 1:
             raise ModelError(f"{path} states no {key}; is it a model card?")
         if version > known:
-            raise ModelError(f"{path} has {key} {version}, this cellxlate knows {known}; update cellxlate")
-    checked: dict[str, Any] = card
-    return checked
+            raise ModelError(
+                f"{path} has {key} {version}, this cellxlate knows {known}; update cellxlate, or ask for a model of an "
+                "older version"
+            )
+    return _migrated(path, card)
+
+
+def _migrated(path: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Bring a card of an older format to the current one, step by step."""
+    for version in range(card["format_version"], FORMAT_VERSION):
+        try:
+            card = {**MIGRATIONS[version - 1](card), "format_version": version + 1}
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise ModelError(
+                f"{path} has format_version {version} but is not complete ({fault!r}); copy the model again"
+            ) from fault
+    return card
 
 
 def locate(model: str | Path) -> Path:
-    """Return the folder of a model given by path or shipped name, or raise ModelError."""
-    folder = Path(model)
-    if folder.is_dir():
-        return folder.resolve()
-    shipped = SHIPPED / str(model)
-    if folder.name == str(model) and (shipped / "card.json").is_file():
+    """Return the folder, or the archive, of a model given by path or shipped name, or raise ModelError."""
+    place = Path(model)
+    try:
+        if place.is_dir() or is_archive(place):
+            return place.resolve()
+        if place.exists():
+            raise refuse_file(place)
+    except (OSError, ValueError):  # a name that no file system can hold
+        place = Path("?")
+    shipped = SHIPPED / place
+    if place.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
-    raise ModelError(f"there is no model {str(model)!r}; give a model folder or one of the shipped models: {names}")
+    raise ModelError(
+        f"there is no model {str(model)[:200]!r}; give a model folder or one of the shipped models: {names}"
+    )
+
+
+def model_name(place: Path) -> str:
+    """Return the name of a model by its folder or its archive."""
+    return place.name if place.is_dir() else place.stem
 
 
 def model_folders(parent: Path) -> Iterator[Path]:
@@ -60,11 +94,16 @@ def model_folders(parent: Path) -> Iterator[Path]:
 
 
 def is_model(path: str | Path) -> bool:
-    """Return whether a path is a model folder, or no path but the name of a shipped model."""
-    folder = Path(path)
-    return (folder / "card.json").is_file() or (
-        not folder.exists() and folder.name == str(path) and (SHIPPED / folder / "card.json").is_file()
-    )
+    """Return whether a path is a model folder or an archive of one, or no path but the name of a shipped model."""
+    place = Path(path)
+    try:
+        return (
+            (place / CARD).is_file()
+            or is_archive(place)
+            or (not place.exists() and place.name == str(path) and (SHIPPED / place / CARD).is_file())
+        )
+    except (OSError, ValueError):  # a name that no file system can hold
+        return False
 
 
 def describe_model(model: str | Path) -> dict[str, Any]:
@@ -128,6 +167,8 @@ def add_domain(folder: Path, domain: dict[str, Any]) -> None:
 
 def _amend(folder: Path, name: str, value: dict[str, Any]) -> None:
     """Replace one entry of a card; the file is replaced at once."""
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")
     card = {**read_card(folder), name: value}
     unfinished = folder / "card.json.part"
     try:

@@ -1,0 +1,163 @@
+"""The files of a model, from its folder or from a zip archive; nothing is unpacked, and everything is bounded."""
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from cellxlate.errors import ModelError
+
+CARD, WEIGHTS = "card.json", "weights.safetensors"
+MOST_MEMBERS = 1000
+LARGEST_LISTING_BYTES = 4_000_000
+"""The list of files of an archive, which is read as a whole."""
+
+PICKLE_ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz")
+ARCHIVE_FAULTS = (OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error,
+                  LookupError)  # fmt: skip
+END_OF_LISTING, BIG_LISTING, END_BYTES, LONGEST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 65_535
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a path is a zip file that holds the card of a model."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return False
+        _member_prefix(path)
+    except (OSError, ValueError, ModelError):
+        return False
+    return True
+
+
+def read_part(model: Path, name: str, *, most_bytes: int) -> bytes:
+    """Read one file of a model.
+
+    Parameters
+    ----------
+    model : Path
+        A folder, or a zip archive that holds the folder's files, at its top or inside one folder.
+    name : str
+        `card.json`, `weights.safetensors`.
+    most_bytes : int
+        No more is ever read or decompressed.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, larger, no plain file, or leads out of the folder; the archive is damaged.
+    """
+    if model.is_dir():
+        return _read_file(model, name, most_bytes)
+    prefix = _member_prefix(model)
+    try:
+        with zipfile.ZipFile(model) as archive:
+            member = archive.getinfo(prefix + name)
+            if member.file_size > most_bytes:
+                raise ModelError(f"{model}: {name} holds {member.file_size} bytes, expected at most {most_bytes}")
+            with archive.open(member) as file:
+                data = file.read(most_bytes + 1)
+    except KeyError as fault:
+        raise ModelError(f"{model} has no {name}; make the archive of the whole model folder") from fault
+    except ARCHIVE_FAULTS as fault:
+        raise ModelError(f"{model}: {name} cannot be read ({_short(fault)}); copy the archive again") from fault
+    if len(data) > most_bytes:
+        raise ModelError(f"{model}: {name} holds more than it states; copy the archive again")
+    return data
+
+
+def refuse_file(path: Path) -> ModelError:
+    """Return what to say of a file that is given as a model and is no archive of one."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ModelError(f"{path} is no plain file; give a model folder")
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as fault:
+        return ModelError(f"{path} cannot be read ({fault.strerror}); give a model folder")
+    if path.suffix.lower() in PICKLE_ENDINGS or start[:1] == b"\x80" or _holds_pickle(path):
+        return ModelError(
+            f"{path} looks like a pickle, which can run any program when it is loaded, so it is never opened; give a "
+            "model folder with weights.safetensors"
+        )
+    if start[:2] == b"PK":
+        try:
+            _member_prefix(path)
+        except ModelError as fault:
+            return fault
+    return ModelError(f"{path} is a file and no archive of a model; give the model folder itself")
+
+
+def _read_file(folder: Path, name: str, most_bytes: int) -> bytes:
+    path = folder / name
+    try:
+        if path.resolve().parent != folder.resolve():
+            raise ModelError(f"{path} is a link that leads out of the model folder; put the file itself there")
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise ModelError(f"{path} is no plain file; copy the model folder again")
+        if state.st_size > most_bytes:
+            raise ModelError(f"{path} holds {state.st_size} bytes, expected at most {most_bytes}; copy the model again")
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)
+    except FileNotFoundError as fault:
+        raise ModelError(f"{folder} has no {name}; give a whole model folder") from fault
+    except (OSError, RuntimeError) as fault:  # RuntimeError: links in a circle
+        raise ModelError(f"{path} cannot be read ({_short(fault)}); copy the model folder again") from fault
+    if len(data) > most_bytes:
+        raise ModelError(f"{path} grew while it was read; copy the model folder again")
+    return data
+
+
+def _member_prefix(path: Path) -> str:
+    """Return the folder inside an archive that holds the card: "" or one name and a slash.
+
+    Raises
+    ------
+    ModelError
+        It is no archive of a model, its list of files is absurd, or there are two cards.
+    """
+    try:
+        _check_listing(path)
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except ARCHIVE_FAULTS as fault:
+        raise ModelError(f"{path} is a damaged archive ({_short(fault)}); copy it again") from fault
+    if len(members) > MOST_MEMBERS:
+        raise ModelError(f"{path} lists {len(members)} files, a model has a handful; give the archive of one model")
+    cards = [member for member in members if PurePosixPath(member.filename).name == CARD]
+    places = [PurePosixPath(member.filename) for member in cards]
+    near = [place for place in places if len(place.parts) <= 2 and ".." not in place.parts and not place.is_absolute()]
+    if len(near) != 1:
+        found = "holds no card.json" if not near else f"holds {len(near)} cards"
+        raise ModelError(f"{path} {found}, so it is not the archive of one cellxlate model; give the model folder")
+    return near[0].as_posix().removesuffix(CARD)
+
+
+def _check_listing(path: Path) -> None:
+    """Raise ModelError if the list of files is larger than a model's can be; zipfile would read it as a whole."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - END_BYTES - LONGEST_COMMENT, 0))
+        tail = file.read()
+    at = tail.rfind(END_OF_LISTING)
+    if at >= 0 and len(tail) >= at + END_BYTES:
+        listing_bytes = int.from_bytes(tail[at + 12 : at + 16], "little")
+        if listing_bytes > LARGEST_LISTING_BYTES or tail[max(at - 20, 0) :].startswith(BIG_LISTING):
+            raise ModelError(f"{path} lists too many files for one model; give the archive of one model")
+
+
+def _holds_pickle(path: Path) -> bool:
+    try:
+        _check_listing(path)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (*ARCHIVE_FAULTS, ModelError):
+        return False
+    return any(name.endswith((".pkl", ".pickle")) for name in names)
+
+
+def _short(fault: BaseException) -> str:
+    return " ".join(str(fault).split())[:200] or type(fault).__name__
