@@ -4,7 +4,6 @@ Import it in the worker: it loads torch.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.engines import open_engine
-from cellxlate.plugin.previewing import PreviewRequest
+from cellxlate.plugin.previewing import Computed, PlanMade, PreviewRequest
 from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.stacks.intensity import Levels, measure_levels
 from cellxlate.stacks.reading import one_line
@@ -26,16 +25,7 @@ ESTIMATE_FROM_PX = 1 << 22
 ESTIMATED_BLOCKS = 4
 
 
-@dataclass(frozen=True)
-class Computed:
-    """A block of the plane and its attention in steps of 1/1024; an estimate is replaced later."""
-
-    block: Tile
-    steps: npt.NDArray[np.uint16]
-    estimated: bool = False
-
-
-def preview_steps(request: PreviewRequest) -> Generator[Plan | Computed, None, Refusal | None]:
+def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Refusal | None]:
     """Yield the plan, where it had to be made, then blocks with their attention; of colour images the largest.
 
     Before the plan of a large stack some blocks are estimated.
@@ -57,7 +47,7 @@ def preview_steps(request: PreviewRequest) -> Generator[Plan | Computed, None, R
     return None
 
 
-def _planned(request: PreviewRequest) -> Generator[Plan | Computed, None, Plan]:
+def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
     """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
     stack = request.stack
     bundle = load_model(request.model)
@@ -72,7 +62,7 @@ def _planned(request: PreviewRequest) -> Generator[Plan | Computed, None, Plan]:
             yield Computed(block, steps, estimated=True)
     channels = sorted({stack.channel_of(index) for index in request.indices})
     plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device)
-    yield plan
+    yield PlanMade(plan)
     return plan
 
 

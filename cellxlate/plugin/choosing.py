@@ -64,6 +64,7 @@ class LayerChoice(ComboBox):  # type: ignore[misc]
         Emitted when an offered layer has got new pixels.
     """
 
+    value: Any
     offered = Signal()
     pixels_changed = Signal()
 

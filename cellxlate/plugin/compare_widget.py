@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
-class CompareControls(Container):  # type: ignore[misc]
+class CompareControls:
     """Compare an input with its result, and open the report.
 
     Parameters
@@ -37,6 +37,8 @@ class CompareControls(Container):  # type: ignore[misc]
         Add a layer of what was changed; open the report in a browser.
     state : widget
         What is being shown.
+    rows : list of widgets
+        All of them, for a panel.
     """
 
     def __init__(self, viewer: "Viewer", pair: Callable[[], Pair | None]) -> None:
@@ -58,8 +60,7 @@ class CompareControls(Container):  # type: ignore[misc]
         self.state = Label(value="")
         buttons = Container(widgets=[self.difference_button, self.report_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
-        super().__init__(widgets=[self.mode, self.position, buttons, self.state])
-        self.margins = (0, 0, 0, 0)
+        self.rows = [self.mode, self.position, buttons, self.state]
         wrapped(self.state)
         self.comparison = Comparison(viewer, pair=pair, say=self._say, ended=lambda: setattr(self.mode, "value", "off"))
         self.mode.changed.connect(self._mode_changed)

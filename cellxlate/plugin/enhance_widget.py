@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-    from cellxlate.enhancement.job import EnhanceProgress
+    from cellxlate.enhancement.flow import EnhanceProgress
 
 ALL_CHANNELS = -1
 THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
@@ -124,14 +124,16 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             ],
         )  # fmt: skip
         self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        self.append(self.compare)
+        self.extend(self.compare.rows)
         for text in (self.selected, self.state, self.notes):
             wrapped(text)
+        for text in (self.selected, self.notes):
+            text.visible = False
         self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
         self.attention = AttentionPreview(
             napari_viewer,
             wanted=self._previewed,
-            say=lambda text: setattr(self.selected, "value", in_panel_words(text)),
+            say=self._tell_selected,
             ended=lambda: setattr(self.preview, "value", False),
         )
         self._connect()
@@ -196,7 +198,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         """Return the newest result that is still there with its input; one of the chosen image first."""
         there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
         chosen = [pair for pair in there if pair.before is self.image_layer.value]
-        return (chosen or there or [None])[-1]
+        found = chosen or there
+        return found[-1] if found else None
 
     def _show_more(self, shown: bool) -> None:
         for control in self._seldom:
@@ -224,7 +227,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
 
     def _destination_changed(self, _: Any = None) -> None:
-        self.file.enabled = self.overwrite.enabled = self.destination.value == TO_A_FILE
+        self.file.visible = self.overwrite.visible = self.destination.value == TO_A_FILE
 
     def _ready(self) -> None:
         """Say what is missing, where no run goes on."""
@@ -241,6 +244,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     def _say(self, text: str, notes: str = "") -> None:
         self.state.value, self.notes.value = text, notes
+        self.notes.visible = bool(notes)
+
+    def _tell_selected(self, text: str) -> None:
+        self.selected.value, self.selected.visible = in_panel_words(text), bool(text)
 
     # A run
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from cellxlate.enhancement.job import EnhanceProgress, steps_in_memory, steps_to_files, withdraw
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError

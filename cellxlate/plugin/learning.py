@@ -165,7 +165,11 @@ def _groups(marked: npt.NDArray[np.bool_]) -> list[tuple[slice, slice]]:
     near = ndimage.binary_dilation(blocks, np.ones((3, 3)), iterations=MARGIN_BLOCKS)
     numbers, _ = ndimage.label(near, np.ones((3, 3)))
     boxes = ndimage.find_objects(np.where(blocks, numbers, 0))
-    return [tuple(slice(side.start * BLOCK_PX, side.stop * BLOCK_PX) for side in box) for box in boxes if box]
+    return [(_pixels(box[0]), _pixels(box[1])) for box in boxes if box]
+
+
+def _pixels(blocks: slice) -> slice:
+    return slice(blocks.start * BLOCK_PX, blocks.stop * BLOCK_PX)
 
 
 def _box(marked: npt.NDArray[np.bool_], group: tuple[slice, slice], least_px: int) -> Tile:

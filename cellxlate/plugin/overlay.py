@@ -13,7 +13,7 @@ from cellxlate.errors import CellxlateError
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
-from cellxlate.plugin.previewing import AttentionCache, PreviewRequest, shown_part
+from cellxlate.plugin.previewing import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-    from cellxlate.enhancement.plan import Plan
     from cellxlate.model.engines import Device, Engine
-    from cellxlate.plugin.attending import Computed
 
 DEBOUNCE_MS = 40
 REDRAW_MS = 150
@@ -200,16 +198,15 @@ class AttentionPreview:
             ended=lambda refusal: self._computed(request, refusal),
         )
 
-    def _news(self, request: PreviewRequest, news: "Plan | Computed", plan_key: tuple[Any, ...]) -> None:
+    def _news(self, request: PreviewRequest, news: "PlanMade | Computed", plan_key: tuple[Any, ...]) -> None:
         if self._request is not request or self._view is None:
             return
-        if not hasattr(news, "steps"):
-            self._cache.plans[plan_key], self._planning = news, None
+        if isinstance(news, PlanMade):
+            self._cache.plans[plan_key], self._planning = news.plan, None
             if request.plane != self._view.plane:
                 self._stop()
                 self.update()
-            return
-        if request.plane == self._view.plane:
+        elif request.plane == self._view.plane:
             self._view.attention.add(news.block, news.steps, estimated=news.estimated)
             self._tell()
             if not self._draw_timer.isActive():
@@ -315,7 +312,7 @@ def single_shot(call: Callable[[], None]) -> QTimer:
     return timer
 
 
-def _preview_steps(request: PreviewRequest) -> "Generator[Plan | Computed, None, Refusal | None]":
+def _preview_steps(request: PreviewRequest) -> "Generator[PlanMade | Computed, None, Refusal | None]":
     from cellxlate.plugin.attending import preview_steps  # loads torch, which must not happen in the main thread
 
     return (yield from preview_steps(request))

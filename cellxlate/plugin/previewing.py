@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.requests import StopRequest
@@ -57,6 +60,22 @@ class PreviewRequest:
         place = self.stack.plane_axes.index("S")
         samples = range(self.stack.size("S"))
         return [(*self.plane[:place], sample, *self.plane[place:]) for sample in samples]
+
+
+@dataclass(frozen=True)
+class PlanMade:
+    """The levels of the stack are measured."""
+
+    plan: "Plan"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A block of the plane and its attention in steps of 1/1024; an estimate is replaced later."""
+
+    block: Tile
+    steps: npt.NDArray[np.uint16]
+    estimated: bool = False
 
 
 class AttentionCache:

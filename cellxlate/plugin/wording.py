@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.job import EnhanceProgress
+    from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.learning import Look
 
 PANEL_WORDS = {
@@ -45,7 +45,7 @@ def time_left(news: "EnhanceProgress") -> str:
 
     Examples
     --------
-    >>> from cellxlate.enhancement.job import EnhanceProgress
+    >>> from cellxlate.enhancement.flow import EnhanceProgress
     >>> time_left(EnhanceProgress("cells", 3.0, 12, 20.0))
     '3.0 of 12 planes, 20 s so far, about 1 min left'
     """
