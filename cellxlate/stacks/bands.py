@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +79,11 @@ class Bands:
     def per_plane(self) -> int:
         """Number of bands of a plane."""
         return -(-self.size("Y") // BAND_PX)
+
+    @property
+    def count(self) -> int:
+        """Number of bands of all planes."""
+        return self.per_plane * prod(size for axis, size in zip(self.axes, self.shape, strict=True) if axis not in "YX")
 
     def plane_indices(self) -> list[PlaneIndex]:
         """Return the positions of all planes, last axis fastest."""

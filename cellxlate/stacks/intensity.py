@@ -180,16 +180,16 @@ def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
         All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
         over the planes and over their rows and columns.
     """
-    planes = [index for index in stack.plane_indices() if stack.channel_of(index) == channel]
+    count = stack.plane_count // stack.channel_count
     height, width = stack.plane_shape
-    if len(planes) * height * width <= SAMPLE_PX:
-        yield from (stack.read(index) for index in planes)
+    if count * height * width <= SAMPLE_PX:
+        yield from (stack.read(stack.plane_of(number, channel)) for number in range(count))
         return
     area = SAMPLE_PX // SAMPLE_WINDOWS
     rows = min(height, max(isqrt(area), area // width))
     columns = min(width, area // rows)
     for number in range(SAMPLE_WINDOWS):
-        index = planes[(2 * number + 1) * len(planes) // (2 * SAMPLE_WINDOWS)]
+        index = stack.plane_of((2 * number + 1) * count // (2 * SAMPLE_WINDOWS), channel)
         top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
         left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
         yield stack.read(index, slice(top, top + rows), slice(left, left + columns))

@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -30,14 +31,17 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass
 class OmeImage:
-    """What OME-XML states of one image; `xml` is the part that is carried, `kept` what our annotation has stored."""
+    """What OME-XML states of one image; `xml` is the part that is carried, `kept` what our annotation has stored.
+
+    `most_px` is the number of pixels of the largest image of the document.
+    """
 
     calibration: Calibration = field(default_factory=Calibration)
     xml: str | None = None
     colours: tuple[str, ...] = ()
     kept: Mapping[str, Any] = field(default_factory=dict)
     earlier: tuple[Mapping[str, Any], ...] = ()
-    planes: int = 0
+    most_px: float = 0.0
     lost: tuple[str, ...] = ()
 
 
@@ -60,7 +64,9 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     if pixels is None:
         return OmeImage(lost=("its OME-XML describes no pixels, so nothing of it is carried",))
     found = OmeImage(ome_calibration(pixels))
-    found.planes = int(np.prod([float(positive(pixels.get(f"Size{axis}")) or 1) for axis in "ZCT"]))
+    found.most_px = max(
+        prod(positive(each.get(f"Size{axis}")) or 1.0 for axis in "XYZCT") for each in root.findall(".//{*}Pixels")
+    )
     channels = pixels.findall("{*}Channel")
     if channels and all(channel.get("Color") for channel in channels):
         found.colours = tuple(_read_colour(channel.get("Color")) for channel in channels)

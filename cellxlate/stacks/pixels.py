@@ -12,7 +12,7 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.stacks.stack import Pixels
 
-LARGEST_BLOCK_BYTES = 2**31
+LARGEST_BLOCK_BYTES = 2**30
 """A compressed strip, tile or chunk is decoded as a whole; a larger one would not fit the memory of many machines."""
 
 
@@ -112,7 +112,7 @@ class Expanded:
 
 
 def check_blocks(chunks: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise InputError where reading one pixel would mean to decode more than 2 GiB."""
+    """Raise InputError where reading one pixel would mean to decode more than 1 GiB."""
     block_bytes = prod(chunks) * dtype.itemsize
     if block_bytes > LARGEST_BLOCK_BYTES:
         raise InputError(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,10 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
                 file = opened.enter_context(tifffile.TiffFile(path))
                 kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
                 ome = read_ome(file.ome_metadata or "", image) if kind == "ome-tiff" else OmeImage()
-                if ome.planes > MOST_PLANES:
-                    raise InputError(f"its OME-XML states {ome.planes} planes, which no such file holds; copy it again")
+                if ome.most_px > MOST_PLANES * prod(file.pages.first.shape):
+                    raise InputError(
+                        "its OME-XML states more than 10 million planes; correct it, or copy the file again"
+                    )
                 count = len(file.series)
                 if not 0 <= image < count:
                     raise InputError(f"there is no image {image}, the file holds {count}; images are counted from 0")
@@ -120,12 +123,24 @@ def _tiff_pixels(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageS
         if offset + series.nbytes > path.stat().st_size:
             raise InputError("the file is cut short; copy it again")
         return FilePixels(path.absolute(), offset, tuple(series.shape), dtype, series.axes.index("Y"))
+    _check_inside(series)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
     check_blocks(array.chunks, array.dtype)
     return array
+
+
+def _check_inside(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where a strip or tile would lie behind the end of its file, or overlap its whole length."""
+    for page in series:
+        if page is None:
+            continue
+        size = page.parent.filehandle.size
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if offset + count > size:
+                raise InputError("the file is cut short or its tables are damaged; copy it again")
 
 
 @contextmanager

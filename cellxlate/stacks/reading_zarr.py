@@ -21,7 +21,7 @@ OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "se
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
 """Attributes of a group that are not carried as they are: written anew, or meaningless for one image."""
 
-MOST_COUNTED = 100_000
+MOST_COUNTED = 300_000
 """Chunks that are looked for at most, before an array is taken to be complete."""
 
 

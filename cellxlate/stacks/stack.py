@@ -138,6 +138,18 @@ class Stack:
         """Number of planes."""
         return prod(self.size(axis) for axis in self.plane_axes)
 
+    def plane_of(self, number: int, channel: int) -> PlaneIndex:
+        """Return the position of the plane that is number `number` of a channel, in the order of `plane_indices`."""
+        channel_axis = next((axis for axis in "CS" if axis in self.plane_axes), None)
+        index = []
+        for axis in reversed(self.plane_axes):
+            if axis == channel_axis:
+                index.append(channel)
+            else:
+                number, position = divmod(number, self.size(axis))
+                index.append(position)
+        return tuple(reversed(index))
+
     def channel_of(self, index: PlaneIndex) -> int:
         """Return the channel a plane belongs to; 0 in a stack without a channel axis. RGB samples count as channels."""
         for axis in "CS":

@@ -1,6 +1,7 @@
 """OME-TIFF from bands: tiled, zstd, with SubIFD pyramids and OME-XML, streamed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def write_tiff(
     Memory holds one band at a time, and at most 16 MiB of tiles that are being compressed.
     """
     full = levels[0]
-    pixel_bytes = sum(int(np.prod(level.shape, dtype=np.int64)) * full.dtype.itemsize for level in levels)
+    pixel_bytes = sum(prod(level.shape) * full.dtype.itemsize for level in levels)
     separate = "S" in full.axes and not full.axes.endswith("S")
     first = tag_options(like.metadata.tiff, full.dtype, colour="S" in full.axes, same_values=same_values)
     first["description"] = compose_ome(like, full.dtype, name=path.name, provenance=provenance, same_values=same_values)

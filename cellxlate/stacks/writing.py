@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -30,6 +31,7 @@ TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 PARTIAL_ENDING = ".partial"
 JOB_FILE, PIXELS_FOLDER = "job.json", "pixels.zarr"
 JOB_VERSION = 1
+LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
 
@@ -104,10 +106,11 @@ def open_writer(
         )
         try:
             if overwrite or not (partial / JOB_FILE).exists():
+                writer._check_space(1.0)
                 writer._start(job)
             else:
                 writer._resume(job)
-            writer._check_space()
+                writer._check_space(writer.bands.missing() / writer.bands.count)
         except BaseException:
             writer.close()
             raise
@@ -165,10 +168,16 @@ class Writer:
             )
         self.bands.drop_damaged()
 
-    def _check_space(self) -> None:
+    def _check_space(self, todo: float) -> None:
+        """Raise OutputError where the disk has no room for the share of the bands that is to be written."""
         bands = self.bands
-        todo = bands.missing() / (len(bands.plane_indices()) * bands.per_plane)
-        pixel_bytes = int(np.prod(bands.shape, dtype=np.int64)) * bands.dtype.itemsize
+        band_bytes = BAND_PX * bands.size("X") * bands.dtype.itemsize
+        if band_bytes > LARGEST_BAND_BYTES:
+            raise OutputError(
+                f"{self.path}: {BAND_PX} rows of {bands.size('X')} px take {band_bytes / 1e9:.0f} GB of memory; "
+                "cut the stack into parts"
+            )
+        pixel_bytes = prod(bands.shape) * bands.dtype.itemsize
         copies = todo + (0 if self._kind == "ome-zarr" else 1)  # others are assembled beside their bands
         needed = LEAST_COMPRESSED * pixel_bytes * copies
         free = shutil.disk_usage(self.partial).free
@@ -230,8 +239,7 @@ class Writer:
         """
         missing = self.bands.missing()
         if missing:
-            total = len(self.bands.plane_indices()) * self.bands.per_plane
-            raise OutputError(f"{self.path}: {missing} of {total} bands are not written; run again with --resume")
+            raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
         with _disk_faults(self.path):
             levels = build_pyramid(self.bands, self._reduction)
             if self._kind == "ome-tiff":
