@@ -1,0 +1,74 @@
+"""Is confidence worth anything? Deviation between views against the true error, calibrated on one half of the fields.
+
+    python tests/bench/confidence.py FOLDER [--model MODEL] [--figure FILE.png]
+
+FOLDER holds `test_S`, `test_S_truth`, `test_masks`. The calibration of deviations to errors is fitted on fields of
+even number and judged on those of odd number. Prints a table in Markdown.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+
+import cellxlate
+from cellxlate.enhancement.confidence import Unit, deviation, expected_error, reliability
+from cellxlate.model.attention import change, gate, quantise
+from cellxlate.quality.measures import affine
+from cellxlate.stacks.intensity import measure_levels
+
+
+def main() -> None:
+    """Print the table, and draw the figure where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="nuclei-lowexp")
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    translator = cellxlate.load_model(options.model).translator
+
+    def output(batch: Unit) -> Unit:
+        rows, columns = ((-size) % translator.stride for size in batch.shape[2:])
+        padded = np.pad(batch, ((0, 0), (0, 0), (0, rows), (0, columns)), mode="symmetric")
+        with torch.inference_mode():
+            images = torch.from_numpy(padded)
+            attention, proposal = translator.attention(images).numpy(), translator.generator(images).numpy()
+        made = padded + change(gate(quantise(attention), 0.1), proposal, padded)
+        return np.asarray(made[..., : batch.shape[2], : batch.shape[3]], np.float32)
+
+    halves: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]
+    for number, path in enumerate(sorted((options.folder / "test_S").glob("*.tif"))):
+        raw = tifffile.imread(path)
+        truth = tifffile.imread(options.folder / "test_S_truth" / path.name).astype(float)
+        cells = tifffile.imread(options.folder / "test_masks" / path.name) > 0
+        levels = measure_levels([raw])
+        unit = levels.to_unit(raw)
+        made = output(unit[None, None])[0, 0].astype(float)
+        wanted = affine(truth, made, cells)  # the truth on the scale of the output
+        spread = deviation(unit, output, noise=levels.noise / levels.span)
+        halves[number % 2].append((spread[cells], np.abs(made - wanted)[cells]))
+    fit, judged = (reliability(*(np.concatenate(part) for part in zip(*half, strict=True))) for half in halves)
+    predictions = expected_error(judged.deviations, fit.calibration)
+    floor, factor = fit.calibration
+    print(f"floor {floor:.3f}, factor {factor:.2f}, from fields of even number; fields of odd number:\n")
+    print("| predicted error | true error | pixels |\n|---|---|---|")
+    for predicted, error, pixels in zip(predictions, judged.errors, judged.pixels, strict=True):
+        print(f"| {predicted:.3f} | {error:.3f} | {pixels} |")
+    within = np.abs(np.log(predictions / judged.errors))
+    print(f"\nlargest ratio of predicted to true error, either way: {np.exp(within.max()):.2f}")
+    if options.figure:
+        import matplotlib.pyplot as plt
+
+        figure, axis = plt.subplots(figsize=(4.2, 3.8), layout="constrained")
+        limit = 1.1 * max(judged.errors.max(), predictions.max())
+        axis.plot([0, limit], [0, limit], color="0.7", linewidth=1)
+        axis.plot(predictions, judged.errors, "o-", color="#31688e")
+        axis.set(xlabel="error predicted by confidence (unit range)", ylabel="true error (unit range)")
+        axis.set(xlim=(0, limit), ylim=(0, limit))
+        figure.savefig(options.figure, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

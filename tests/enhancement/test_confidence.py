@@ -1,0 +1,95 @@
+"""A sure model is sure, an unsure one is not, and what is kept has no confidence to speak of."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import cellxlate
+from cellxlate.enhancement.confidence import (
+    FULL_DEVIATION,
+    Unit,
+    View,
+    confidence_map,
+    deviation,
+    expected_error,
+    reliability,
+    views_of,
+)
+from cellxlate.enhancement.confidence_file import write_confidence
+from cellxlate.enhancement.plan import make_plan
+from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.synthetic import SampleSettings, simulate
+
+
+def plane(seed: int = 0) -> Unit:
+    return np.random.default_rng(seed).random((24, 40)).astype(np.float32)
+
+
+def test_every_view_comes_back_to_its_place_and_levels() -> None:
+    unit = plane()
+    assert len({(one.turns, one.flip) for one in views_of(8)}) == 8
+    for one in views_of(20):
+        assert one.back(one.of(unit, 0.0)) == pytest.approx(unit, abs=1e-6)
+
+
+def test_a_function_that_treats_all_views_alike_is_sure() -> None:
+    assert deviation(plane(), lambda images: images, noise=0.0).max() < 1e-6
+    assert deviation(plane(), lambda images: 3 * images, noise=0.0).max() < 0.4
+    noisy = deviation(np.zeros((200, 200), np.float32), lambda images: images, noise=0.1)
+    assert noisy.mean() == pytest.approx(0.07 * np.sqrt(7 / 8), rel=0.1)
+
+
+def test_a_function_that_looks_at_the_direction_is_not_sure() -> None:
+    def slanted(images: Unit) -> Unit:
+        return (images + np.linspace(0, 1, images.shape[-1], dtype=np.float32)).astype(np.float32)
+
+    assert deviation(plane(), slanted, noise=0.0)[:, 0].mean() > 0.3
+
+
+def test_the_seed_decides_the_noise() -> None:
+    def square(images: Unit) -> Unit:
+        return np.square(images)
+
+    first = deviation(plane(), square, noise=0.1)
+    assert np.array_equal(first, deviation(plane(), square, noise=0.1))
+    assert not np.array_equal(first, deviation(plane(), square, noise=0.1, seed=9))
+    assert View(0, False, 0.0, 1.0, 3).of(plane(), 0.0).tobytes() == plane().tobytes()
+
+
+def test_the_stored_map_is_0_where_kept_and_falls_with_deviation() -> None:
+    deviations = np.array([[0.0, FULL_DEVIATION / 2, FULL_DEVIATION, 9.0]], np.float32)
+    assert confidence_map(deviations, np.array([[True, True, True, True]])).tolist() == [[255, 128, 1, 1]]
+    assert confidence_map(deviations, np.zeros((1, 4), bool)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_calibration_is_found_again() -> None:
+    draw = np.random.default_rng(1)
+    deviations = draw.uniform(0, 0.1, 200_000)
+    errors = draw.normal(0, np.sqrt(0.02**2 + (2 * deviations) ** 2))
+    found = reliability(deviations, errors)
+    assert found.calibration == pytest.approx((0.02, 2.0), rel=0.1)
+    assert expected_error(found.deviations, found.calibration) == pytest.approx(found.errors, rel=0.05)
+    assert found.pixels.sum() == 200_000
+
+
+def test_a_file_says_0_exactly_where_attention_does(tmp_path: Path, tiny_model: Path) -> None:
+    sample = simulate(SampleSettings(shape=(1, 1, 2, 150, 170), seed=2))
+    write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
+    cellxlate.enhance_file(tmp_path / "cells.ome.tif", tiny_model, report=False, engine="torch")
+    with cellxlate.open_stack(tmp_path / "cells.ome.tif") as stack:
+        plan = make_plan(stack, tiny_model, channels=None, settings=None, engine="torch", device="cpu")
+        news: list[float] = []
+        write_confidence(
+            plan, tmp_path / "cells_attention.ome.tif", tmp_path / "cells_confidence.ome.tif", views=3,
+            progress=lambda done, total: news.append(done / total),
+        )  # fmt: skip
+    confidence, attention = (
+        tifffile.imread(tmp_path / f"cells_{part}.ome.tif") for part in ("confidence", "attention")
+    )
+    assert confidence.dtype == np.uint8
+    assert np.array_equal(confidence == 0, attention == 0)
+    assert 0 < (attention == 0).mean() < 1
+    assert len(np.unique(confidence)) > 10
+    assert news[-1] == 1
