@@ -4,6 +4,9 @@ Import it in the worker: it loads torch.
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +16,9 @@ from cellxlate.enhancement.plane import Translator, plane_reader
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
-from cellxlate.model.bundle import load_model
-from cellxlate.model.engines import open_engine
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.cards import locate
+from cellxlate.model.engines import Device, Engine, open_engine
 from cellxlate.plugin.previewing import Computed, PlanMade, PreviewRequest
 from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.stacks.intensity import Levels, measure_levels
@@ -23,6 +27,33 @@ from cellxlate.stacks.reading import one_line
 ESTIMATE_FROM_PX = 1 << 22
 """Of larger stacks, whose levels take a while, the first blocks are estimated with levels of the visible plane."""
 ESTIMATED_BLOCKS = 4
+
+
+def warm_steps(wanted: tuple[str, Engine, Device]) -> Generator[None, None, None]:
+    """Load what the first preview will need: torch, the model, the engine. What is wrong is said when it is used."""
+    with suppress(CellxlateError, RuntimeError):
+        ready_model(*wanted)
+    yield
+
+
+def ready_model(model: str, engine: Engine, device: Device) -> Bundle:
+    """Return a model whose engine is open; the last two stay ready, unless their files change.
+
+    Raises
+    ------
+    ModelError, OptionError
+        The model cannot be loaded, the engine or the device is not there.
+    """
+    folder = locate(model)
+    weights = folder / "weights.safetensors"
+    return _ready(folder, weights.stat().st_mtime_ns if weights.is_file() else 0, engine, device)
+
+
+@lru_cache(maxsize=2)
+def _ready(folder: Path, _changed_ns: int, engine: Engine, device: Device) -> Bundle:
+    bundle = load_model(folder)
+    open_engine(bundle, engine=engine, device=device)
+    return bundle
 
 
 def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Refusal | None]:
@@ -50,7 +81,7 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
 def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
     """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
     stack = request.stack
-    bundle = load_model(request.model)
+    bundle = ready_model(request.model, request.engine, request.device)
     if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         levels = {

@@ -21,7 +21,7 @@ from cellxlate.plugin.layers import (
     without_samples,
 )
 from cellxlate.plugin.models import SHELF
-from cellxlate.plugin.overlay import AttentionPreview, Wanted
+from cellxlate.plugin.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Outcome, Refusal, Request, StopRequest
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.plugin.working import await_end, begin
@@ -37,6 +37,8 @@ ALL_CHANNELS = -1
 THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
 IN_MEMORY, TO_A_FILE = "in memory", "to a file"
 PROGRESS_STEPS = 1000
+WARM_MS = 300
+"""After the panel has been drawn."""
 
 
 class EnhanceWidget(Container):  # type: ignore[misc]
@@ -136,10 +138,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             say=self._tell_selected,
             ended=lambda: setattr(self.preview, "value", False),
         )
+        self._warming: Any = None
+        self._warm_timer = single_shot(self._warm_up)
         self._connect()
         self._destination_changed()
         self._show_more(False)
         self._ready()
+        self._warm_timer.start(WARM_MS)
 
     @property
     def is_running(self) -> bool:
@@ -159,6 +164,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.threshold.changed.connect(self.attention.threshold_moved)
         for choice in (self.image_layer, self.axes, self.model_choice, self.engine, self.device):
             choice.changed.connect(self.attention.update)
+        for choice in (self.model_choice, self.engine, self.device):
+            choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
         self.enhance_button.changed.connect(self._start)
         self.cancel_button.changed.connect(self._cancel)
         self.native.destroyed.connect(self._closed)
@@ -170,7 +177,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop = None
         self.attention.abandon()
         self.compare.leave()
+        self._warm_timer.stop()
         await_end(self._worker)
+        await_end(self._warming)
         self.image_layer.leave()
         SHELF.changed.disconnect(self._models_changed)
 
@@ -245,6 +254,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
     def _say(self, text: str, notes: str = "") -> None:
         self.state.value, self.notes.value = text, notes
         self.notes.visible = bool(notes)
+
+    def _warm_up(self) -> None:
+        """Get the model ready meanwhile, so that the first preview need not wait for it."""
+        if self.model_choice.value is not None and not self.is_running:
+            self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:
         self.selected.value, self.selected.visible = in_panel_words(text), bool(text)

@@ -312,6 +312,17 @@ def single_shot(call: Callable[[], None]) -> QTimer:
     return timer
 
 
+def warm_up(model: str, engine: "Engine", device: "Device") -> Any:
+    """Load in a worker what the first preview will need, so that it comes at once; return the worker."""
+    return begin(_warm_steps, (model, engine, device), news=lambda _: None, ended=lambda _: None)
+
+
+def _warm_steps(wanted: "tuple[str, Engine, Device]") -> Generator[None, None, None]:
+    from cellxlate.plugin.attending import warm_steps  # loads torch, which must not happen in the main thread
+
+    yield from warm_steps(wanted)
+
+
 def _preview_steps(request: PreviewRequest) -> "Generator[PlanMade | Computed, None, Refusal | None]":
     from cellxlate.plugin.attending import preview_steps  # loads torch, which must not happen in the main thread
 

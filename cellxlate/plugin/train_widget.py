@@ -104,12 +104,12 @@ class TrainWidget(Container):  # type: ignore[misc]
             widgets=[
                 self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
                 self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
-                self.state,
             ],
         )  # fmt: skip
+        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
         for text in (self.state, self.paint_state):
             wrapped(text)
-        self.curves, self.picture = QSvgWidget(), QLabel()
+        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
         self._add_pictures()
         self._paint_timer = single_shot(self._tell_paint)
         self._connect()
@@ -124,9 +124,9 @@ class TrainWidget(Container):  # type: ignore[misc]
         """Put the curves and the preview under the controls."""
         self.curves.setFixedSize(WIDTH_PX, HEIGHT_PX)
         self.curves.setToolTip("Objective (lower is better), share of pixels selected, agreement with the guide.")
-        self.picture.setToolTip("A source image now: input, attention, output.")
+        self.picture.setToolTip("The middle of a source image, refreshed while the model learns.")
         self.picture.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        for drawn in (self.curves, self.picture):
+        for drawn in (self.curves, self.picture, self.caption):
             drawn.setVisible(False)
             self.native.layout().addWidget(drawn)
         self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
@@ -300,6 +300,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             smooth = Qt.TransformationMode.SmoothTransformation
             self.picture.setPixmap(pixels.scaledToWidth(wide, smooth))
             self.picture.setVisible(True)
+            self.caption.setVisible(True)
 
     def _ended(self, request: TrainRequest, outcome: Trained | Stopped | Refusal) -> None:
         if self._stop is not request.stop:

@@ -3,20 +3,25 @@
 `python docs/pictures/make_napari.py [MODEL]`
 """
 
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import napari
+import numpy as np
 from qtpy.QtWidgets import QApplication
 
 from cellxlate.model.cards import DEFAULT_MODEL
+from cellxlate.stacks.synthetic import SampleSettings, simulate
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+SIZE = 1240, 860
 
 
-def wait(holds: Callable[[], bool], longest_s: float = 300.0) -> None:
+def wait(holds: Callable[[], bool], longest_s: float = 600.0) -> None:
     """Let napari work until something holds, and a second more for it to be drawn."""
     end, drawn = time.monotonic() + longest_s, None
     while drawn is None or time.monotonic() < drawn:
@@ -28,26 +33,57 @@ def wait(holds: Callable[[], bool], longest_s: float = 300.0) -> None:
             raise TimeoutError("napari did not get there in time")
 
 
+def take(viewer: napari.Viewer, name: str) -> None:
+    """Save what the window shows."""
+    wait(lambda: True)
+    viewer.screenshot(str(FOLDER / name), canvas_only=False, flash=False)
+
+
 def preview_and_result(model: str) -> None:
-    """Draw the preview at the threshold, then the two layers that an enhancement adds."""
+    """Draw the preview at the threshold, then the swipe between input and result."""
     viewer = napari.Viewer(show=True)
-    viewer.window.resize(1240, 800)
+    viewer.window.resize(*SIZE)
     viewer.open_sample("cellxlate", "nuclei")
     _, panel = viewer.window.add_plugin_dock_widget("cellxlate", "Enhance cells")
     panel.model_choice.value = model
     panel.preview.value = True
-    wait(lambda: len(viewer.layers) == 3 and not panel.attention.is_running)
-    viewer.scene.camera.zoom *= 1.9
-    wait(lambda: True)
-    viewer.screenshot(str(FOLDER / "napari_preview.png"), canvas_only=False, flash=False)
+    wait(lambda: len(viewer.layers) == 2 and not panel.attention.is_running)
+    viewer.scene.camera.zoom *= 1.6
+    take(viewer, "napari_preview.png")
     panel.preview.value = False
     panel.enhance_button.click()
     wait(lambda: not panel.is_running)
     viewer.layers["faint nuclei attention"].visible = False
-    wait(lambda: True)
-    viewer.screenshot(str(FOLDER / "napari_enhanced.png"), canvas_only=False, flash=False)
+    panel.compare.mode.value = "swipe"
+    wait(lambda: panel.compare.comparison.is_settled)
+    take(viewer, "napari_swipe.png")
+    viewer.close()
+
+
+def training(looks: int = 12) -> None:
+    """Draw the training panel after some looks."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    (faint,) = viewer.open_sample("cellxlate", "nuclei_time")
+    clear = np.asarray(simulate(SampleSettings(shape=(8, 1, 1, 320, 320), cell_fraction=0.2, seed=5)).truth).squeeze()
+    place = {"scale": faint.scale, "units": faint.units, "axis_labels": faint.axis_labels}
+    target = viewer.add_image(clear, name="clear nuclei", visible=False, **place)
+    viewer.layers.selection.active = faint
+    _, panel = viewer.window.add_plugin_dock_widget("cellxlate", "Train translator")
+    panel.source.value, panel.target.value = faint, target
+    panel.steps.value = 300
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        panel.output.value = Path("my-model")
+        panel.train_button.click()
+        wait(lambda: len(panel._looks) >= looks or not panel.is_running)
+        take(viewer, "napari_train.png")
+        panel.stop_button.click()
+        wait(lambda: not panel.is_running)
+        os.chdir(FOLDER)
     viewer.close()
 
 
 if __name__ == "__main__":
     preview_and_result(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL)
+    training()
