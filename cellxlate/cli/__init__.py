@@ -1,15 +1,23 @@
 """The command line: arguments in, exit code out. Each command imports what it needs when it runs."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from cellxlate.cli.parser import build_parser
 from cellxlate.cli.showing import complain
 from cellxlate.errors import CellxlateError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), as a scheduler does when the time is up; what it does follows Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,17 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done; 1 the job ran and a promise or check failed; 2 the input or the options are wrong; 130 interrupted.
+        0 done; 1 the job ran and a promise or check failed; 2 the input or the options are wrong; 130 interrupted
+        (Ctrl-C); 143 asked to end (SIGTERM).
     """
     options = build_parser().parse_args(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")
     try:
-        code: int = options.run(options)
+        with _terminable():
+            code: int = options.run(options)
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         complain("interrupted; what is done is kept beside the output, give --resume to go on")
-        return INTERRUPTED
+        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; nothing to say
         return 0
@@ -47,3 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
         return 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may ask
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

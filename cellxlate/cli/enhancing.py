@@ -1,6 +1,7 @@
 """`enhance` and `demo`: from names on the command line to enhanced files."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,35 +50,63 @@ def run_enhance(options: argparse.Namespace) -> int:
     named = [(path, name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
     bundle = load_model(options.model)
-    running: dict[str, Any] = {"axes": options.axes, "channels": options.channel, "settings": settings,
-                               "engine": options.engine, "device": options.device}  # fmt: skip
-    answers: list[dict[str, Any]] = []
-    failed: list[CellxlateError] = []
-    for path, outputs in named:
-        try:
-            if options.dry_run:
-                answers.append(_dry_run(path, outputs, bundle, running))
-                continue
-            with progress_bar(options, "planes") as show:
-                report = enhance_file(
-                    path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
-                    progress=lambda news: show(news.done, news.total),
-                )  # fmt: skip
-            answers.append(report.as_dict())
-            if not options.json:
-                say(options, {}, enhanced_lines(report))
-        except CellxlateError as fault:
-            if len(paths) == 1 or options.debug:
-                raise
-            complain(str(fault))
-            failed.append(fault)
-            answers.append({"input": str(path), "error": str(fault)})
+    running: dict[str, Any] = {
+        "axes": options.axes, "channels": options.channel, "settings": settings, "engine": options.engine,
+        "device": options.device, "precision": options.precision,
+    }  # fmt: skip
+
+    def enhance_one(path: Path, outputs: "Outputs") -> dict[str, Any]:
+        if options.dry_run:
+            return _dry_run(path, outputs, bundle, running)
+        with progress_bar(options, "planes") as show:
+            report = enhance_file(
+                path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
+                progress=lambda news: show(news.done, news.total),
+            )  # fmt: skip
+        if not options.json:
+            say(options, {}, enhanced_lines(report))
+        return report.as_dict()
+
+    if len(named) == 1:
+        answer, code = enhance_one(*named[0]), 0
+    else:
+        answers = [_attempt(enhance_one, path, outputs, debug=options.debug) for path, outputs in named]
+        answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
     if options.json or options.dry_run:
-        lines = [f"{key}: {value}" for answer in answers for key, value in answer.items()]
-        say(options, answers[0] if len(paths) == 1 else {"stacks": answers}, lines)
-    elif len(paths) > 1:
-        say(options, {}, [f"{len(paths) - len(failed)} of {len(paths)} stacks enhanced"])
-    return 1 if failed else 0
+        lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
+        say(options, answer, lines)
+    elif len(named) > 1:
+        say(options, {}, batch_lines([path.name for path, _ in named], answer["stacks"]))
+    return code
+
+
+def _attempt(
+    enhance_one: Callable[[Path, "Outputs"], dict[str, Any]], path: Path, outputs: "Outputs", *, debug: bool
+) -> dict[str, Any]:
+    """Enhance one stack of several: what goes wrong is said, and the others go on."""
+    try:
+        return enhance_one(path, outputs)
+    except Exception as fault:  # whatever it is, the other stacks have no part in it
+        if debug:
+            raise
+        known = isinstance(fault, CellxlateError)
+        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        complain(error if known else f"{path}: {error}")
+        return {"input": str(path), "error": error}
+
+
+def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table of what became of each stack, and how many there were."""
+    width = max(len(name) for name in [*names, "stack"])
+    lines = ["", f"{'stack':{width}}  {'changed':>9}  {'seconds':>8}  warnings"]
+    for name, answer in zip(names, answers, strict=True):
+        if "error" in answer:
+            lines.append(f"{name:{width}}  {'failed':>9}  {'':>8}  {answer['error']}")
+        else:
+            changed, seconds = f"{100 * answer['changed_fraction']:.2f} %", answer["seconds"]["total"]
+            lines.append(f"{name:{width}}  {changed:>9}  {seconds:8.1f}  {len(answer['warnings'])}")
+    failed = sum("error" in answer for answer in answers)
+    return [*lines, f"{len(answers) - failed} of {len(answers)} stacks enhanced"]
 
 
 def _dry_run(path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,9 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     enhance.add_argument("--engine", choices=("auto", "torch", "openvino", "onnxruntime"), default="auto")
     enhance.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    enhance.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is faster and less exact"
+    )
     enhance.add_argument("--dense", action="store_true", help="run the generator everywhere; the pixels are the same")
     again = enhance.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace existing outputs")

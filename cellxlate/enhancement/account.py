@@ -1,15 +1,22 @@
 """What a run answers for: the promise verified on what was written, and the report of what was changed."""
 
+import json
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from cellxlate.enhancement.outputs import Outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.errors import PromiseError
+from cellxlate.errors import OutputError, PromiseError
 from cellxlate.quality.checks import Tally, read_back, warnings_of
 from cellxlate.quality.report import RunReport
 from cellxlate.quality.trust import examine
+from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.writing import PARTIAL_ENDING
 
 
 def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
@@ -41,11 +48,13 @@ def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
     return tally
 
 
-def run_report(plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float) -> RunReport:
+def run_report(
+    plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
+) -> RunReport:
     """Gather what the report says."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found = [*stack.warnings, *warnings_of(tally, channel_names=names)]
+    found = [*notes, *plan.translator.warnings, *stack.warnings, *warnings_of(tally, channel_names=names)]
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
@@ -77,6 +86,46 @@ def run_report(plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: fl
         provenance=plan.provenance,
         command=plan.command,
     )
+
+
+def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
+    """Verify a run that has finished earlier and return its report; None where there is something left to do.
+
+    Raises
+    ------
+    OutputError
+        The outputs are there, but from another input, model, or other settings.
+    PromiseError
+        They have been changed since.
+    """
+    partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
+    if partial.exists() or not all(path.exists() for path in outputs.wanted):
+        return None
+    note = "this run was finished before; nothing was written"
+    if outputs.report_json:
+        stored = _provenance(outputs.report_json)
+        wanted = json.loads(json.dumps(plan.identity))
+        differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
+        if differing:
+            raise OutputError(
+                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
+            )
+    else:
+        note += "; without a report it is not known whether with the same settings"
+    if not outputs.keep_attention:
+        return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
+    with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
+        tally = verify(plan, image, selected)
+    return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
+
+
+def _provenance(report: Path) -> Mapping[str, Any]:
+    """Return the provenance that a report states; nothing where it cannot be read."""
+    try:
+        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def peak_rss_mb() -> float:

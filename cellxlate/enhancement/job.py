@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,35 +11,25 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import run_report, verify
+from cellxlate.enhancement.account import account_of_finished, run_report, verify
+from cellxlate.enhancement.flow import EnhanceProgress, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import Band, ReadRows, enhance_plane, plane_reader
-from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.errors import OutputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import DEFAULT_MODEL
-from cellxlate.model.engines import Device, Engine
+from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.quality.report import RunReport, write_report
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
-from cellxlate.stacks.writing import BAND_PX, Format, Writer, open_writer, remove_partial
+from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial
 
-
-@dataclass(frozen=True)
-class EnhanceProgress:
-    """How far an enhancement has come: planes that are done, and seconds so far."""
-
-    name: str
-    done: float
-    total: int
-    seconds: float
-
-    def __str__(self) -> str:
-        left_s = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
-        return f"{self.name}: {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s  about {left_s:.0f} s left"
-
+__all__ = [
+    "EnhanceProgress", "EnhancedStack", "Progress", "enhance", "enhance_file", "enhanced_bands", "steps_in_memory",
+    "steps_to_files", "withdraw",
+]  # fmt: skip
 
 Progress = Callable[[EnhanceProgress], object]
 Result = TypeVar("Result")
@@ -77,6 +67,7 @@ def enhance_file(
     settings: EnhanceSettings | None = None,
     engine: Engine = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     attention: bool = True,
     report: bool = True,
     overwrite: bool = False,
@@ -105,14 +96,15 @@ def enhance_file(
         Names or numbers of the channels to enhance; all by default. Others are copied.
     settings : EnhanceSettings, optional
         Threshold, intensity, tiles.
-    engine, device : str
-        What runs the networks.
+    engine, device, precision : str
+        What runs the networks, where, and in which numbers.
     attention, report : bool
         Whether to write them.
     overwrite : bool
         Replace outputs that are there already.
     resume : bool
-        Continue an interrupted run of the same input, model and settings.
+        Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
+        nothing is written.
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
 
@@ -142,7 +134,9 @@ def enhance_file(
         if output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
-        plan = make_plan(stack, model, channels=channels, settings=settings, engine=engine, device=device)
+        plan = make_plan(
+            stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+        )
         return _follow(steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started), progress)
 
 
@@ -155,6 +149,7 @@ def enhance(
     settings: EnhanceSettings | None = None,
     engine: Engine = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
 ) -> EnhancedStack:
     """Enhance a stack in memory.
@@ -167,7 +162,7 @@ def enhance(
         Shipped name, model folder, or a loaded model.
     axes : str, optional
         Of an array; YX, ZYX, TZYX or TCZYX by default.
-    channels, settings, engine, device, progress
+    channels, settings, engine, device, precision, progress
         As in `enhance_file`.
 
     Returns
@@ -192,7 +187,9 @@ def enhance(
     started = time.perf_counter()
     if not isinstance(stack, Stack):
         stack = Stack.from_array(stack, axes)
-    plan = make_plan(stack, model, channels=channels, settings=settings, engine=engine, device=device)
+    plan = make_plan(
+        stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+    )
     return _follow(steps_in_memory(plan, started=started), progress)
 
 
@@ -201,13 +198,15 @@ def steps_to_files(
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
-    Closing it leaves a partial that can be resumed, and nothing under a final name.
+    Closing it leaves a partial that can be resumed, and nothing under a final name. With `resume`, a run that is
+    finished is verified again and reported; nothing is written.
     """
     started, stack = started or time.perf_counter(), plan.stack
+    if resume and (finished := account_of_finished(plan, outputs, started=started)):
+        return finished
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
-        yield from write_bands(plan, image_writer, attention_writer, started)
-        image_file, attention_file = image_writer.finish(), attention_writer.finish()
+        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started)
         with open_stack(image_file) as image, open_stack(attention_file) as selected:
             tally = verify(plan, image, selected)
             planes = choose_planes(stack, sorted(plan.jobs))
@@ -222,6 +221,21 @@ def steps_to_files(
             attention_writer.discard()
         image_writer.publish()
     return found
+
+
+def _written(
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
+) -> Generator[EnhanceProgress, None, tuple[Path, Path]]:
+    """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
+    writers = image_writer, attention_writer
+    yield from write_bands(plan, image_writer, attention_writer, started)
+    try:
+        return image_writer.finish(), attention_writer.finish()
+    except OutputError:
+        if not any(writer.bands.missing() for writer in writers):
+            raise
+    yield from write_bands(plan, image_writer, attention_writer, started)
+    return image_writer.finish(), attention_writer.finish()
 
 
 def withdraw(outputs: Outputs, *, published: bool) -> None:
@@ -272,49 +286,6 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
         with image_writer:  # releases it
             raise
     return image_writer, attention_writer
-
-
-def write_bands(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
-) -> Iterator[EnhanceProgress]:
-    """Write every band that is not there yet; one whose image and attention are both written is done."""
-
-    def is_done(index: PlaneIndex, area: Tile) -> bool:
-        return all(
-            writer.is_done(index, band)
-            for writer in (image_writer, attention_writer)
-            for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
-        )
-
-    for index, band, news in enhanced_bands(plan, is_done, started=started):
-        image_writer.write(index, band.first_row, band.enhanced)
-        attention_writer.write(index, band.first_row, band.attention)
-        yield news
-
-
-def enhanced_bands(
-    plan: Plan,
-    is_done: Callable[[PlaneIndex, Tile], bool] = lambda _index, _area: False,
-    *,
-    started: float,
-) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
-    """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
-    stack = plan.stack
-    for done, index in enumerate(stack.plane_indices()):
-        read_rows = plane_reader(stack, index)
-        wanted = [area for area in bands_of(stack.plane_shape, plan.tile_px) if not is_done(index, area)]
-        job = plan.jobs.get(stack.channel_of(index))
-        bands = enhance_plane(read_rows, wanted, stack.plane_shape, job) if job else copied_bands(read_rows, wanted)
-        for band in bands:
-            part = done + (band.first_row + len(band.raw)) / stack.plane_shape[0]
-            yield index, band, EnhanceProgress(stack.name, part, stack.plane_count, time.perf_counter() - started)
-
-
-def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:
-    """Yield bands of a channel that stays as it is."""
-    for area in wanted:
-        raw = read_rows(slice(area.top, area.bottom))
-        yield Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))
 
 
 def _put(stack: Stack, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:

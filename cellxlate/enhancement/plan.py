@@ -16,7 +16,7 @@ import cellxlate
 from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.engines import Device, Engine, open_engine
+from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels, stack_levels
 from cellxlate.stacks.stack import Stack
@@ -33,8 +33,8 @@ class Plan:
     ----------
     jobs : mapping of int to PlaneJob
         For each channel that is enhanced; the others are copied.
-    engine : str
-        What runs the networks, in words.
+    translator : EngineTranslator
+        What runs the networks of all jobs.
     calibrate_s : float
         Seconds spent on measuring the levels.
     """
@@ -43,8 +43,13 @@ class Plan:
     bundle: Bundle
     jobs: Mapping[int, PlaneJob]
     settings: EnhanceSettings
-    engine: str
+    translator: EngineTranslator
     calibrate_s: float
+
+    @property
+    def engine(self) -> str:
+        """What runs the networks, in words."""
+        return self.translator.name
 
     @property
     def tile_px(self) -> int:
@@ -73,6 +78,7 @@ class Plan:
             **({"image": self.stack.image} if self.stack.image else {}),
             "model": self.bundle.name,
             "model_sha256": self.bundle.digest,
+            "engine": self.translator.identity,
             "settings": settings,
             "levels_counts": {
                 str(channel): {"black": job.levels.black, "white": job.levels.white, "noise": job.levels.noise}
@@ -83,7 +89,7 @@ class Plan:
     @property
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
-        return {**self.identity, "engine": self.engine, "versions": self.versions}
+        return {**self.identity, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -103,6 +109,8 @@ class Plan:
         words += ["--axes", self.stack.axes, "--threshold", str(settings.threshold), "--intensity", settings.intensity]
         if self.stack.image:
             words += ["--image", str(self.stack.image)]
+        engine, device, precision = self.translator.identity.split()
+        words += ["--engine", engine, "--device", device, "--precision", precision]
         if len(self.jobs) < self.stack.channel_count:
             words += ["--channel", *map(str, sorted(self.jobs))]
         return shlex.join(words)
@@ -116,6 +124,7 @@ def make_plan(
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
+    precision: Precision = "float32",
 ) -> Plan:
     """Load the model, choose the channels, and measure their levels over a bounded sample of the stack.
 
@@ -133,13 +142,13 @@ def make_plan(
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
     chosen = choose_channels(stack, channels)
     bundle = model if isinstance(model, Bundle) else load_model(model)
-    translator = open_engine(bundle, engine=engine, device=device)
+    translator = open_engine(bundle, engine=engine, device=device, precision=precision)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
     levels = stack_levels(stack, chosen)
     calibrate_s = time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator.name, calibrate_s)
+    return Plan(stack, bundle, jobs, settings, translator, calibrate_s)
 
 
 def checked(settings: EnhanceSettings) -> EnhanceSettings:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 import cellxlate
-from cellxlate.enhancement import job
+from cellxlate.enhancement import flow
 from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import InputError, OptionError, OutputError, PromiseError
 from cellxlate.settings import EnhanceSettings
@@ -142,7 +142,7 @@ def test_a_partial_of_other_settings_is_refused(tmp_path: Path, tiny_model: Path
 
 
 def test_a_broken_promise_never_gets_its_name(plain: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = job.enhance_plane
+    honest = flow.enhance_plane
 
     def dishonest(*arguments: Any) -> Any:
         for band in honest(*arguments):
@@ -150,7 +150,7 @@ def test_a_broken_promise_never_gets_its_name(plain: Path, tiny_model: Path, mon
             band.enhanced[row, column] += 1
             yield band
 
-    monkeypatch.setattr(job, "enhance_plane", dishonest)
+    monkeypatch.setattr(flow, "enhance_plane", dishonest)
     with pytest.raises(PromiseError, match="1 kept pixels differ"):
         cellxlate.enhance_file(plain, tiny_model)
     assert not list(plain.parent.glob("*_enhanced.ome.tif"))

@@ -1,0 +1,142 @@
+"""Planes in, finished bands out and into files: while the networks run, the next plane is read and the last is written.
+
+One thread reads, one writes, the caller's runs the networks. At most one plane is read ahead and two bands wait to be
+written, so memory does not grow with the stack.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.plane import PLANE_KEPT_PX, Band, ReadRows, enhance_plane
+from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.stacks.stack import PlaneIndex
+from cellxlate.stacks.writing import BAND_PX, Writer
+
+WAITING_BANDS = 2
+
+IsDone = Callable[[PlaneIndex, Tile], bool]
+
+
+@dataclass(frozen=True)
+class EnhanceProgress:
+    """How far an enhancement has come: planes that are done, and seconds so far."""
+
+    name: str
+    done: float
+    total: int
+    seconds: float
+
+    def __str__(self) -> str:
+        left_s = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
+        return f"{self.name}: {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s  about {left_s:.0f} s left"
+
+
+@dataclass(frozen=True)
+class PlaneToDo:
+    """A plane, counted from 0, and its bands that are not done."""
+
+    number: int
+    index: PlaneIndex
+    wanted: list[Tile]
+
+
+def write_bands(
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
+) -> Iterator[EnhanceProgress]:
+    """Write every band that is not there yet; one whose image and attention are both written is done.
+
+    Bands that are finished when this is closed are still written.
+    """
+
+    def is_done(index: PlaneIndex, area: Tile) -> bool:
+        return all(
+            writer.is_done(index, band)
+            for writer in (image_writer, attention_writer)
+            for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
+        )
+
+    def write(index: PlaneIndex, band: Band) -> None:
+        image_writer.write(index, band.first_row, band.enhanced)
+        attention_writer.write(index, band.first_row, band.attention)
+
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "cellxlate-write") as pool:
+        for index, band, news in enhanced_bands(plan, is_done, started=started):
+            waiting.append(pool.submit(write, index, band))
+            if len(waiting) > WAITING_BANDS:
+                waiting.popleft().result()
+            yield news
+        for writing in waiting:
+            writing.result()
+
+
+def enhanced_bands(
+    plan: Plan, is_done: IsDone = lambda _index, _area: False, *, started: float
+) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
+    """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
+    stack = plan.stack
+    with ThreadPoolExecutor(1, "cellxlate-read") as pool:
+        try:
+            for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done), pool):
+                job = plan.jobs.get(stack.channel_of(plane.index))
+                bands = (
+                    enhance_plane(read_rows, plane.wanted, stack.plane_shape, job)
+                    if job
+                    else copied_bands(read_rows, plane.wanted)
+                )
+                for band in bands:
+                    done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
+                    news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
+                    yield plane.index, band, news
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
+    """Yield the planes of which a band is not done."""
+    stack = plan.stack
+    for number, index in enumerate(stack.plane_indices()):
+        wanted = [area for area in bands_of(stack.plane_shape, plan.tile_px) if not is_done(index, area)]
+        if wanted:
+            yield PlaneToDo(number, index, wanted)
+
+
+def read_ahead(
+    plan: Plan, planes: Iterator[PlaneToDo], pool: ThreadPoolExecutor
+) -> Iterator[tuple[PlaneToDo, ReadRows]]:
+    """Yield planes with what reads their rows; while one is worked on, the next is read.
+
+    Planes of more than 16 megapixels are read band by band, when their rows are needed.
+    """
+    stack = plan.stack
+    rows, columns = stack.plane_shape
+    if rows * columns > PLANE_KEPT_PX:
+        for plane in planes:
+            yield plane, lambda part, index=plane.index: stack.read(index, part)  # type: ignore[misc]
+        return
+    ahead: deque[tuple[PlaneToDo, Future[npt.NDArray[Any]]]] = deque()
+    for plane in planes:
+        ahead.append((plane, pool.submit(stack.read, plane.index)))
+        if len(ahead) > 1:
+            yield _kept(*ahead.popleft())
+    if ahead:
+        yield _kept(*ahead.popleft())
+
+
+def _kept(plane: PlaneToDo, reading: "Future[npt.NDArray[Any]]") -> tuple[PlaneToDo, ReadRows]:
+    return plane, lambda part: reading.result()[part]
+
+
+def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:
+    """Yield bands of a channel that stays as it is."""
+    for area in wanted:
+        raw = read_rows(slice(area.top, area.bottom))
+        yield Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))

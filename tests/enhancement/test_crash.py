@@ -1,0 +1,316 @@
+"""However a run ends, nothing incomplete gets a final name, and resuming gives the pixels of an unbroken run."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cellxlate
+from cellxlate import cli
+from cellxlate.enhancement import flow
+from cellxlate.enhancement.job import EnhanceProgress
+from cellxlate.errors import CellxlateError, InputError, OutputError, PromiseError
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.stack import Stack
+
+TILES = EnhanceSettings(tile_px=64)
+BANDS = 8
+RESULTS = ("_enhanced.ome.tif", "_attention.ome.tif", "_report.html", "_report.json")
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """Four planes of two bands."""
+    noise = np.random.default_rng(0).normal(0, 8, (4, 600, 40))
+    pixels = (noise + np.linspace(80, 240, 40)).clip(0).astype(np.uint16)
+    path = tmp_path / "cells.ome.tif"
+    write_stacks([(Stack(pixels, "ZYX"), path)])
+    return path
+
+
+@pytest.fixture
+def unbroken(stack: Path, tiny_model: Path, tmp_path: Path) -> list[Any]:
+    """Image and attention of a run that nothing disturbs."""
+    return pixels_of(cellxlate.enhance_file(stack, tiny_model, output=tmp_path / "whole.ome.tif", settings=TILES))
+
+
+def pixels_of(report: Any) -> list[Any]:
+    found = []
+    for name in ("enhanced", "attention"):
+        with cellxlate.open_stack(report.outputs[name]) as written:
+            found.append(np.asarray(written).copy())
+    return found
+
+
+def resume(stack: Path, model: Path, unbroken: list[Any]) -> int:
+    """Resume, compare with the unbroken run, and return how many bands were left to do."""
+    news: list[EnhanceProgress] = []
+    report = cellxlate.enhance_file(stack, model, settings=TILES, resume=True, progress=news.append)
+    for found, expected in zip(pixels_of(report), unbroken, strict=True):
+        assert np.array_equal(found, expected)
+    assert not list(stack.parent.glob("*.partial"))
+    return len(news)
+
+
+def nothing_has_its_name(stack: Path) -> bool:
+    return not any((stack.parent / f"cells{ending}").exists() for ending in RESULTS)
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+import cellxlate
+from cellxlate.enhancement import job
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.writing import Writer
+stack, model, moment = sys.argv[1:]
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+seen = []
+def progress(news):
+    seen.append(news)
+    if len(seen) == int(moment): die()
+if moment == "finish":
+    honest = job.verify
+    job.verify = die
+if moment == "publish":
+    honest = Writer.publish
+    Writer.publish = lambda writer: (honest(writer), die())
+cellxlate.enhance_file(stack, model, settings=EnhanceSettings(tile_px=64),
+                       progress=progress if moment.isdecimal() else None)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.parametrize("moment", ["3", "finish", "publish"])
+def test_a_killed_run_is_resumed(stack: Path, tiny_model: Path, unbroken: list[Any], moment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, stack, tiny_model, moment], check=False, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()  # it comes last
+    left = resume(stack, tiny_model, unbroken)
+    assert left == {"3": left, "finish": 0, "publish": BANDS}[moment]
+    assert 0 <= left <= BANDS
+
+
+def failing_at(plane: int, fault: Exception) -> Callable[..., Any]:
+    honest = Stack.read
+
+    def read(self: Stack, index: Any, *window: Any) -> Any:
+        if index == (plane,):
+            raise fault
+        return honest(self, index, *window)
+
+    return read
+
+
+def test_a_read_error_in_the_middle(
+    stack: Path, tiny_model: Path, unbroken: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellxlate.enhancement import plan
+
+    monkeypatch.setattr(plan, "stack_levels", lambda *_: levels)
+    with cellxlate.open_stack(stack) as opened:
+        levels = cellxlate.stacks.intensity.stack_levels(opened, [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "read", failing_at(2, InputError("plane 2 is damaged; copy the file again")))
+        with pytest.raises(InputError, match="plane 2 is damaged"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES)
+    assert nothing_has_its_name(stack)
+    assert resume(stack, tiny_model, unbroken) == BANDS - 4
+
+
+def test_a_full_disk(stack: Path, tiny_model: Path, unbroken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, written = Bands.write, []
+
+    def write(self: Bands, *arguments: Any) -> None:
+        written.append(1)
+        if len(written) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bands, "write", write)
+        with pytest.raises(OutputError, match=r"disk is full.*--resume"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES)
+    assert nothing_has_its_name(stack)
+    assert resume(stack, tiny_model, unbroken) == BANDS - 2  # image and attention
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_code_and_keeps_what_is_done(
+    stack: Path, tiny_model: Path, unbroken: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, sent: int,
+    code: int,
+) -> None:  # fmt: skip
+    honest, started = flow.enhance_plane, []
+
+    def signalled(*arguments: Any) -> Any:
+        started.append(1)
+        if len(started) == 3:
+            os.kill(os.getpid(), sent)
+            time.sleep(1)
+        yield from honest(*arguments)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "enhance_plane", signalled)
+        assert cli.main(["enhance", str(stack), "-m", str(tiny_model), "--tile", "64"]) == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "--resume" in capsys.readouterr().err
+    assert nothing_has_its_name(stack)
+    assert resume(stack, tiny_model, unbroken) == BANDS - 4
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def interrupted(stack: Path, model: Path, planes: float = 2) -> None:
+    def stop(news: EnhanceProgress) -> None:
+        if news.done >= planes:
+            raise Stop
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, model, settings=TILES, progress=stop)
+
+
+def test_a_corrupted_partial_is_detected_and_redone(stack: Path, tiny_model: Path, unbroken: list[Any]) -> None:
+    interrupted(stack, tiny_model)
+    bands = sorted(file for file in stack.parent.glob("cells_enhanced*.partial/**/c/**/*") if file.is_file())
+    assert len(bands) == 4
+    damaged, cut = bands[0], bands[3]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    damaged.write_bytes(bytes(content))
+    cut.write_bytes(cut.read_bytes()[:-20])  # as after power loss
+    assert resume(stack, tiny_model, unbroken) == BANDS - 2
+
+
+def test_two_runs_at_the_same_output_exclude_each_other(stack: Path, tiny_model: Path) -> None:
+    refused = []
+
+    def second(_: EnhanceProgress) -> None:
+        for again in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match="another job"):
+                cellxlate.enhance_file(stack, tiny_model, settings=TILES, **again)
+            refused.append(again)
+
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, progress=second)
+    assert len(refused) == 2 * BANDS
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"settings": EnhanceSettings(threshold=0.5, tile_px=64)}, "settings"), ({"engine": "onnxruntime"}, "engine")],
+)
+def test_a_partial_of_other_settings_or_another_engine_is_refused(
+    stack: Path, tiny_model: Path, change: dict[str, Any], named: str
+) -> None:
+    if "engine" in change:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional")
+    interrupted(stack, tiny_model)
+    with pytest.raises(OutputError, match=f"begun with other {named};"):
+        cellxlate.enhance_file(stack, tiny_model, resume=True, **{"settings": TILES, **change})
+
+
+def test_resuming_what_is_finished_says_so_and_does_nothing(stack: Path, tiny_model: Path) -> None:
+    first = cellxlate.enhance_file(stack, tiny_model, settings=TILES)
+
+    def state() -> dict[str, tuple[int, int]]:
+        return {item.name: (item.stat().st_mtime_ns, item.stat().st_ino) for item in stack.parent.iterdir()}
+
+    before, news = state(), []
+    again = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, progress=news.append)
+    assert state() == before
+    assert not news
+    assert "finished before" in again.warnings[0]
+    assert (again.changed_fraction, again.pixels) == (first.changed_fraction, first.pixels)
+    assert again.changed_fraction > 0
+    with pytest.raises(OutputError, match="finished, but from other settings; give --overwrite"):
+        cellxlate.enhance_file(stack, tiny_model, settings=EnhanceSettings(threshold=0.6), resume=True)
+    assert state() == before
+
+
+def test_a_finished_result_that_was_changed_is_not_called_finished(stack: Path, tiny_model: Path) -> None:
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES)
+    enhanced, attention = (Path(str(report.outputs[name])) for name in ("enhanced", "attention"))
+    with cellxlate.open_stack(enhanced) as opened:
+        pixels = np.asarray(opened).copy()
+    with cellxlate.open_stack(attention) as selected:
+        kept = np.argwhere(np.asarray(selected) == 0)[0]
+    pixels[tuple(kept)] += 1
+    write_stacks([(Stack(pixels, "ZYX"), enhanced)], overwrite=True)
+    with pytest.raises(PromiseError, match="1 kept pixels differ"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True)
+
+
+def test_without_a_report_or_attention_a_finished_run_is_still_recognised(stack: Path, tiny_model: Path) -> None:
+    wanted = {"settings": TILES, "attention": False, "report": False}
+    cellxlate.enhance_file(stack, tiny_model, **wanted)
+    again = cellxlate.enhance_file(stack, tiny_model, resume=True, **wanted)
+    assert "it is not known whether with the same settings" in again.warnings[0]
+
+
+def test_the_next_plane_is_read_while_one_is_enhanced_and_no_more(
+    stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, read = Stack.read, []
+
+    def noted(self: Stack, index: Any, *window: Any) -> Any:
+        if threading.current_thread().name.startswith("cellxlate-read"):
+            read.append(index)
+        return honest(self, index, *window)
+
+    monkeypatch.setattr(Stack, "read", noted)
+
+    def wait(news: EnhanceProgress) -> None:
+        expected, until = min(int(np.ceil(news.done)) + 1, 4), time.monotonic() + 5
+        while len(read) < expected and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(0.02)
+        assert len(read) == expected
+
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, progress=wait)
+    assert read == [(0,), (1,), (2,), (3,)]
+
+
+def test_few_bands_wait_to_be_written_and_errors_end_the_run(
+    stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, written, waiting = Bands.write, [], []
+
+    def slowly(self: Bands, *arguments: Any) -> None:
+        time.sleep(0.05)
+        honest(self, *arguments)
+        written.append(1)
+
+    monkeypatch.setattr(Bands, "write", slowly)
+    news: list[EnhanceProgress] = []
+
+    def count(one: EnhanceProgress) -> None:
+        news.append(one)
+        waiting.append(len(news) - len(written) / 2)
+
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, progress=count)
+    assert max(waiting) <= flow.WAITING_BANDS + 1
+    assert len(written) == 2 * BANDS
+
+    def fail(self: Bands, *arguments: Any) -> None:
+        raise CellxlateError("the writer failed")
+
+    monkeypatch.setattr(Bands, "write", fail)
+    with pytest.raises(CellxlateError, match="the writer failed"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, overwrite=True)
