@@ -39,7 +39,7 @@ def run_enhance(options: argparse.Namespace) -> int:
     from cellxlate.model.bundle import load_model
     from cellxlate.stacks.reading import is_zarr
 
-    paths = find_inputs(options.stacks)
+    paths = find_inputs(options.stacks, each_image=options.image is None)
     if options.output is not None and len(paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
     settings = EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense)
@@ -51,7 +51,7 @@ def run_enhance(options: argparse.Namespace) -> int:
     require_distinct(named)
     bundle = load_model(options.model)
     running: dict[str, Any] = {
-        "axes": options.axes, "channels": options.channel, "settings": settings, "engine": options.engine,
+        "axes": options.axes, "image": options.image or 0, "channels": options.channel, "settings": settings, "engine": options.engine,
         "device": options.device, "precision": options.precision,
     }  # fmt: skip
 
@@ -114,8 +114,10 @@ def _dry_run(path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str
     from cellxlate.enhancement.plan import make_plan
     from cellxlate.stacks.reading import open_stack
 
-    with open_stack(path, running["axes"]) as stack:
-        plan = make_plan(stack, bundle, **{name: value for name, value in running.items() if name != "axes"})
+    with open_stack(path, running["axes"], image=running["image"]) as stack:
+        plan = make_plan(
+            stack, bundle, **{name: value for name, value in running.items() if name not in ("axes", "image")}
+        )
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,

@@ -40,11 +40,12 @@ def run_info(options: argparse.Namespace) -> int:
     if is_model(options.path):
         answer = describe_model(options.path)
     else:
-        with open_stack(options.path, options.axes) as stack:
+        with open_stack(options.path, options.axes, image=options.image) as stack:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),
                 "levels": stack.levels, "time_step_s": stack.time_step_s, "kind": stack.kind,
+                "colours": list(stack.metadata.colours), "warnings": list(stack.warnings),
             }  # fmt: skip
     say(options, answer, [f"{name}: {value}" for name, value in answer.items()])
     return 0

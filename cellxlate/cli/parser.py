@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = command("info", run_info, "Show what a stack or a model is.")
     info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
     info.add_argument("--axes", metavar="TCZYX")
+    info.add_argument("--image", type=int, default=0, metavar="N", help="which image of a file that holds several")
 
     command("models", run_models, "List the shipped models and those in this folder.")
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
@@ -98,14 +99,20 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
-        "stacks", nargs="+", type=Path, metavar="STACK", help="files, OME-Zarr folders, or folders of them"
+        "stacks",
+        nargs="+",
+        type=Path,
+        metavar="STACK",
+        help="files, Zarr folders, plates, folders of them, or img_t{T}_z{Z}.tif",
     )
     enhance.add_argument("-m", "--model", default=DEFAULT_MODEL, help="shipped name or model folder (%(default)s)")
     enhance.add_argument("-o", "--output", type=Path, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="folder for the outputs; beside STACK by default"
     )
-    enhance.add_argument("--format", choices=("ome-tiff", "ome-zarr"), help="that of the input by default")
+    formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4")
+    enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
+    enhance.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
     enhance.add_argument(

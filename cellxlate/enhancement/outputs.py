@@ -34,10 +34,10 @@ class Outputs:
 RESULT_ENDINGS = ("_enhanced", "_attention")
 
 
-def find_inputs(paths: Sequence[Path]) -> list[Path]:
+def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]:
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
-    Of a plate or a set of images, each image is a stack of its own. A pattern with {T}, {C} or {Z} is one stack.
+    Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T}, {C} or {Z} is one stack.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def find_inputs(paths: Sequence[Path]) -> list[Path]:
             found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
         else:
             found.append(path)
-    return list(dict.fromkeys(image for path in found for image in _images_of(path)))
+    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path])))
 
 
 def _images_of(path: Path) -> list[Path]:
