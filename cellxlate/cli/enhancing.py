@@ -51,8 +51,8 @@ def run_enhance(options: argparse.Namespace) -> int:
     require_distinct(named)
     bundle = load_model(options.model)
     running: dict[str, Any] = {
-        "axes": options.axes, "image": options.image or 0, "channels": options.channel, "settings": settings, "engine": options.engine,
-        "device": options.device, "precision": options.precision,
+        "axes": options.axes, "image": options.image or 0, "channels": options.channel, "settings": settings,
+        "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
 
     def enhance_one(path: Path, outputs: "Outputs") -> dict[str, Any]:

@@ -37,7 +37,8 @@ RESULT_ENDINGS = ("_enhanced", "_attention")
 def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]:
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
-    Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T}, {C} or {Z} is one stack.
+    Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
+    {C} or {Z} is one stack.
 
     Raises
     ------
