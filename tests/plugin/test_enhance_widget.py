@@ -26,7 +26,7 @@ SHOWN = {"contrast_limits": (70.0, 250.0), "colormap": "magenta", "gamma": 0.8}
 
 
 def add_stack(viewer, shape=(3, 70, 90), **options):
-    return viewer.add_image(ramp(shape), name="cells", **{**PLACE, **SHOWN, **options})
+    return viewer.add_image(ramp(shape), **{"name": "cells", **PLACE, **SHOWN, **options})
 
 
 def run(panel, spin):
@@ -339,6 +339,33 @@ def test_the_choice_of_layer_survives_renaming_and_others_coming_and_going(viewe
     assert panel.image_layer.value is chosen
     assert panel.axes.value == "yx"
     assert panel.image_layer.choices == (chosen,)
+
+
+def test_panels_of_two_viewers_do_not_meet(viewer, panel, spin, tiny_model):
+    from napari.components import ViewerModel
+
+    second = ViewerModel()
+    other = EnhanceWidget(second)
+    other.model_choice.value, other.engine.value = tiny_model, "torch"
+    layers = [add_stack(one, (2, 70, 90), name=name) for one, name in ((viewer, "first"), (second, "second"))]
+    assert [one.image_layer.choices for one in (panel, other)] == [(layers[0],), (layers[1],)]
+    panel.enhance_button.click()
+    other.enhance_button.click()
+    spin(lambda: not panel.is_running and not other.is_running)
+    assert [layer.name for layer in viewer.layers] == ["first", "first enhanced", "first attention"]
+    assert [layer.name for layer in second.layers] == ["second", "second enhanced", "second attention"]
+    assert np.array_equal(viewer.layers[1].data, second.layers[1].data)
+    other.close()
+
+
+def test_rows_that_do_not_apply_are_not_shown(panel):
+    assert not panel.file.visible
+    assert not panel.notes.visible
+    panel.destination.value = TO_A_FILE
+    assert panel.file.native.isVisibleTo(panel.native)
+    assert not panel.engine.native.isVisibleTo(panel.native)
+    panel.more.value = True
+    assert panel.engine.native.isVisibleTo(panel.native)
 
 
 def test_a_closed_panel_ends_its_run_and_listens_no_more(application, viewer, tiny_model, spin, slow):

@@ -258,6 +258,7 @@ def test_estimates_come_first_on_large_stacks_and_give_way_to_the_attention_of_t
     expected = with_contour(written(layer, tiny_model)[plane])
     assert np.array_equal(viewer.layers[1].data, expected)
     assert not np.array_equal(estimated, expected)
+    assert panel.selected.value.startswith(f"{(expected > 0).mean():.1%} of this plane")
     panel.preview.value = False
 
 

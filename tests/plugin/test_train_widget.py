@@ -100,6 +100,15 @@ def test_stop_saves_and_resume_ends_in_the_model_of_an_unbroken_run(viewer, pane
     assert load_model(tmp_path / "mine").digest == load_model(tmp_path / "unbroken").digest
 
 
+def test_layers_may_go_while_a_run_learns_from_them(viewer, panel, spin):
+    panel.train_button.click()
+    spin(lambda: panel.progress.value > 0 or not panel.is_running)
+    viewer.layers.clear()
+    assert panel.source.value == FOLDER
+    spin(lambda: not panel.is_running)
+    assert panel.state.value.startswith("Done"), panel.state.value
+
+
 def test_painted_cells_guide_a_run(viewer, panel, spin, tmp_path):
     import json
 
