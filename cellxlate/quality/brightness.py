@@ -70,7 +70,8 @@ def rank_correlation(pairs: npt.NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation of pairs (n, 2), ties sharing their mean rank; NaN where it has no meaning."""
     if len(pairs) < FEWEST_SEGMENTS or (pairs.min(axis=0) == pairs.max(axis=0)).any():
         return math.nan
-    return float(np.corrcoef(np.apply_along_axis(_ranks, 0, pairs), rowvar=False)[0, 1])
+    ranks = np.apply_along_axis(_ranks, 0, pairs)
+    return float(np.asarray(np.corrcoef(ranks, rowvar=False))[0, 1])
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -187,7 +187,7 @@ def report_page(report: RunReport, pictures: Sequence[Picture]) -> str:
                 page.figures(pictures),
             )
         )
-    sections += [_intensities(report), _places(report), _provenance(report)]
+    sections += [_checks(report), _intensities(report), _places(report), _provenance(report)]
     return page.whole_page(
         report.input_name,
         kind="Enhancement report",
@@ -238,6 +238,31 @@ def _numbers(report: RunReport) -> str:
     if "total" in report.seconds:
         entries.append(("Time", f"{page.number(report.seconds['total'])} s", skipped if report.tiles_total else ""))
     return page.key_numbers(entries)
+
+
+def _checks(report: RunReport) -> str:
+    """Return what the checks found per channel, whether they warn or not."""
+    head = ["channel", "distance", "regions added", "lost", "stands out", "selected of that", "windows"]
+    rows = [
+        [
+            page.text(report.channel_label(channel)),
+            page.number(trust.departure.distance) if trust.departure else "not known",
+            page.number(trust.support.added),
+            page.number(trust.support.lost),
+            page.percent(trust.support.mean_agreement),
+            page.percent(trust.support.salient_share),
+            page.number(trust.support.windows),
+        ]
+        for channel, trust in sorted(report.tally.trust.items())[:MOST_CHANNEL_ROWS]
+    ]
+    judged = len(report.tally.seams.scores())
+    seams = f"{len(report.tally.seams.found())} of {page.number(judged)} borders of tiles show." if judged else ""
+    hint = (
+        "Distance: from the images the model was trained on; above 1 is far. Regions that the output shows and the "
+        "input does not, and the reverse. Stands out: pairs of a selected and a kept pixel of which the selected one "
+        f"has more contrast. {seams}"
+    )
+    return page.section("Should it be believed?", hint, page.table(head, rows)) if rows else ""
 
 
 def _intensities(report: RunReport) -> str:
