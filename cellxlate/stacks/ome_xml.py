@@ -55,7 +55,7 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     image : int
         Position among the images.
     """
-    root = _parsed(text)
+    root = parse(text)
     if root is None:
         return OmeImage(lost=("its OME-XML cannot be read, so nothing of it is carried",))
     images = root.findall("{*}Image")
@@ -129,7 +129,7 @@ def compose_ome(
         UTF-8, without a declaration.
     """
     carried = like.metadata.ome_xml
-    root = _parsed(carried) if carried else None
+    root = parse(carried) if carried else None
     if root is None:
         root = _fresh(name, like.metadata.tiff.get("description"))
     _strip_namespace(root)
@@ -149,7 +149,8 @@ def compose_ome(
     return text
 
 
-def _parsed(text: str) -> Element | None:
+def parse(text: str) -> Element | None:
+    """Return the root of a document; None where it cannot be parsed or declares entities."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     try:

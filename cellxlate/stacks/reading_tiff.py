@@ -18,6 +18,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
 from cellxlate.stacks.metadata import Metadata, restored
 from cellxlate.stacks.naming import one_line, stack_name
+from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.ome_xml import OmeImage, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
@@ -25,9 +26,6 @@ from cellxlate.stacks.tiff_tags import imagej_display, read_tags
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
-
-MOST_PLANES = 10_000_000
-"""tifffile lists all planes that OME-XML states; a lying number must not fill the memory."""
 
 
 def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
@@ -43,7 +41,11 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
             with warnings.catch_warnings(), _damage_reported():
                 warnings.simplefilter("ignore")
                 file = opened.enter_context(tifffile.TiffFile(path))
+                if file.is_ome and declares_entities(file.ome_metadata or ""):
+                    file.is_ome = False  # tifffile would parse it
                 kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
+                if kind == "ome-tiff":
+                    check_ome(file.ome_metadata or "", path.parent)
                 ome = read_ome(file.ome_metadata or "", image) if kind == "ome-tiff" else OmeImage()
                 if ome.most_px > MOST_PLANES * prod(file.pages.first.shape):
                     raise InputError(
