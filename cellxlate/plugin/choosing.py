@@ -34,7 +34,8 @@ class ModelChoice(ComboBox):  # type: ignore[misc]
 
     @value.setter
     def value(self, value: Any) -> None:
-        if isinstance(value, str | Path) and str(value) not in self.choices:
+        value = str(value) if isinstance(value, Path) else value
+        if isinstance(value, str) and value not in self.choices:
             for name, path in SHELF.choices():
                 value = path if name == value else value
             value = SHELF.add(value)

@@ -139,6 +139,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             ended=lambda: setattr(self.preview, "value", False),
         )
         self._warming: Any = None
+        self._is_closed = False
         self._warm_timer = single_shot(self._warm_up)
         self._connect()
         self._destination_changed()
@@ -177,7 +178,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop = None
         self.attention.abandon()
         self.compare.leave()
-        self._warm_timer.stop()
+        self._is_closed = True  # timers may be gone already, where the application ends
         await_end(self._worker)
         await_end(self._warming)
         self.image_layer.leave()
@@ -257,7 +258,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     def _warm_up(self) -> None:
         """Get the model ready meanwhile, so that the first preview need not wait for it."""
-        if self.model_choice.value is not None and not self.is_running:
+        if self.model_choice.value is not None and not self.is_running and not self._is_closed:
             self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:
