@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.showing import complain, progress_bar, say
-from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.errors import CellxlateError, OptionError, OutputError
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
@@ -58,14 +58,19 @@ def run_enhance(options: argparse.Namespace) -> int:
     def enhance_one(path: Path, outputs: "Outputs") -> dict[str, Any]:
         if options.dry_run:
             return _dry_run(path, outputs, bundle, running)
+        sure = confidence_path(outputs, options) if options.confidence else None
         with progress_bar(options, "planes") as show:
             report = enhance_file(
                 path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
                 progress=lambda news: show(news.done, news.total),
             )  # fmt: skip
+        answer = report.as_dict()
+        if sure:
+            _write_confidence(path, outputs, sure, bundle, running, options)
+            answer["outputs"] |= {"confidence": str(sure)}
         if not options.json:
-            say(options, {}, enhanced_lines(report))
-        return report.as_dict()
+            say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
+        return answer
 
     if len(named) == 1:
         answer, code = enhance_one(*named[0]), 0
@@ -78,6 +83,40 @@ def run_enhance(options: argparse.Namespace) -> int:
     elif len(named) > 1:
         say(options, {}, batch_lines([path.name for path, _ in named], answer["stacks"]))
     return code
+
+
+def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Path:
+    """Return where confidence goes: beside attention, `_confidence` for `_attention`.
+
+    Raises
+    ------
+    OptionError
+        Attention is not kept.
+    OutputError
+        There is one already.
+    """
+    if options.no_attention:
+        raise OptionError("--confidence is read together with attention; leave out --no-attention")
+    head, _, ending = outputs.attention.name.rpartition("_attention")
+    path = outputs.attention.with_name(f"{head}_confidence{ending}")
+    if path.exists() and not (options.overwrite or options.resume):
+        raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+    return path
+
+
+def _write_confidence(
+    path: Path, outputs: "Outputs", sure: Path, bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Ask the networks again how sure they are, and write it beside attention."""
+    from cellxlate.enhancement.confidence_file import write_confidence
+    from cellxlate.enhancement.plan import make_plan
+    from cellxlate.stacks.reading import open_stack
+
+    opening = {name: running[name] for name in ("axes", "image")}
+    planning = {name: value for name, value in running.items() if name not in opening}
+    with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
+        plan = make_plan(stack, bundle, **planning)
+        write_confidence(plan, outputs.attention, sure, overwrite=True, progress=show)
 
 
 def _attempt(

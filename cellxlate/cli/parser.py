@@ -120,6 +120,11 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     enhance.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+    enhance.add_argument(
+        "--confidence",
+        action="store_true",
+        help="also write how sure the model is of each pixel; takes 9 times as long",
+    )
     enhance.add_argument("--no-report", action="store_true", help="do not write the report")
     enhance.add_argument(
         "--tile", type=int, metavar="N", help="side of a tile in pixels; from a memory budget by default"

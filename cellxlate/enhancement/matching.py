@@ -8,7 +8,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.reading import find_stacks, stack_name
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
-RESULT_ENDINGS = ("_enhanced", "_attention")
+RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Outputs:
         return [path for path in paths if path is not None]
 
 
-RESULT_ENDINGS = ("_enhanced", "_attention")
+RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
 def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]:

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 import cellxlate
+from cellxlate.cli import main
 from cellxlate.enhancement.confidence import (
     FULL_DEVIATION,
     Unit,
@@ -18,6 +19,7 @@ from cellxlate.enhancement.confidence import (
     views_of,
 )
 from cellxlate.enhancement.confidence_file import write_confidence
+from cellxlate.enhancement.outputs import find_inputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.synthetic import SampleSettings, simulate
@@ -93,3 +95,15 @@ def test_a_file_says_0_exactly_where_attention_does(tmp_path: Path, tiny_model: 
     assert 0 < (attention == 0).mean() < 1
     assert len(np.unique(confidence)) > 10
     assert news[-1] == 1
+
+
+def test_the_option_writes_it_beside_attention(tmp_path: Path, tiny_model: Path) -> None:
+    sample = simulate(SampleSettings(shape=(1, 1, 1, 100, 120), seed=2))
+    write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
+    words = ["enhance", str(tmp_path / "cells.ome.tif"), "-m", str(tiny_model), "--confidence", "--quiet"]
+    assert main(words) == 0
+    assert (tmp_path / "cells_confidence.ome.tif").is_file()
+    assert main(words) == 2
+    assert main([*words, "--overwrite"]) == 0
+    assert main([*words, "--overwrite", "--no-attention"]) == 2
+    assert [path.name for path in find_inputs([tmp_path])] == ["cells.ome.tif"]
