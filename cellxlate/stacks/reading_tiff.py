@@ -135,10 +135,14 @@ def _tiff_pixels(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageS
 
 
 def _check_inside(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where a strip or tile would lie behind the end of its file, or overlap its whole length."""
+    """Raise InputError where a strip or tile is missing, or would lie behind the end of its file."""
     for page in series:
         if page is None:
             continue
+        if len(page.dataoffsets) < prod(page.chunked):
+            raise InputError(
+                f"a plane has {len(page.dataoffsets)} of its {prod(page.chunked)} strips or tiles; copy the file again"
+            )
         size = page.parent.filehandle.size
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
             if offset + count > size:

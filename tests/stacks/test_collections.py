@@ -1,0 +1,191 @@
+"""Plates, sets and planes in several files: which stacks they are, and what these are called."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from cellxlate.enhancement.outputs import find_inputs, name_outputs
+from cellxlate.errors import InputError
+from cellxlate.stacks.naming import stack_name
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.reading_zarr import zarr_images
+
+AXES = [{"name": "y", "type": "space", "unit": "micrometer"}, {"name": "x", "type": "space", "unit": "micrometer"}]
+
+
+def image(group: zarr.Group, value: int, version: str) -> None:
+    group.create_array("0", data=np.full((20, 30), value, np.uint16), chunks=(16, 16))
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}]
+    attributes: dict[str, Any] = {"multiscales": [{"axes": AXES, "datasets": datasets}]}
+    group.update_attributes({"ome": attributes} if version == "0.5" else attributes)
+
+
+def plate(path: Path, version: str) -> Path:
+    """Wells A/1 and B/2 of two fields each; field n of all holds the value n."""
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    stated: dict[str, Any] = {"plate": {"wells": [{"path": "A/1"}, {"path": "B/2"}], "rows": [], "columns": []}}
+    group.update_attributes({"ome": stated} if version == "0.5" else stated)
+    for number, well in enumerate(("A/1", "B/2")):
+        inner = group.create_group(well)
+        fields: dict[str, Any] = {"well": {"images": [{"path": "0"}, {"path": "1"}]}}
+        inner.update_attributes({"ome": fields} if version == "0.5" else fields)
+        for field in (0, 1):
+            image(inner.create_group(str(field)), 2 * number + field, version)
+    return path
+
+
+def converted_set(path: Path) -> Path:
+    """What bioformats2raw makes of a file with three images."""
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.update_attributes({"bioformats2raw.layout": 3})
+    for number in range(3):
+        image(group.create_group(str(number)), number, "0.4")
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_every_field_of_a_plate_is_a_stack(tmp_path: Path, version: str) -> None:
+    path = plate(tmp_path / "screen.ome.zarr", version)
+    places = ["A/1/0", "A/1/1", "B/2/0", "B/2/1"]
+    assert zarr_images(path) == places
+    assert find_inputs([path]) == [path / place for place in places]
+    for number, place in enumerate(places):
+        for found in (open_stack(path / place), open_stack(path, image=number)):
+            with found as stack:
+                assert (np.asarray(stack) == number).all()
+                assert stack.pixel_size_um == {"Y": 0.5, "X": 0.5}
+    with open_stack(path, image=2) as stack:
+        assert stack.warnings[0].startswith("the folder holds 4 images, this is number 2 (B/2/0)")
+    assert zarr_images(path / "B/2") == ["0", "1"]
+
+
+def test_outputs_of_a_field_lie_beside_its_plate(tmp_path: Path) -> None:
+    path = plate(tmp_path / "screen.ome.zarr", "0.5") / "B/2/1"
+    assert stack_name(path) == "screen_B_2_1"
+    assert name_outputs(path, is_zarr=True).enhanced == tmp_path / "screen_B_2_1_enhanced.ome.zarr"
+
+
+def test_every_image_of_a_converted_set_is_a_stack(tmp_path: Path) -> None:
+    path = converted_set(tmp_path / "a.zarr")
+    assert find_inputs([path]) == [path / "0", path / "1", path / "2"]
+    assert find_inputs([path], each_image=False) == [path]
+    with open_stack(path, image=1) as stack:
+        assert (np.asarray(stack) == 1).all()
+    with pytest.raises(InputError, match="there is no image 3, the folder holds 3"):
+        open_stack(path, image=3)
+
+
+def test_a_plate_without_its_wells_is_refused(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    group.update_attributes({"ome": {"plate": {"wells": [{"path": "A/1"}]}}})
+    with pytest.raises(InputError, match="A/1"):
+        open_stack(tmp_path / "a.zarr")
+
+
+# --- planes in several files
+
+
+def planes(folder: Path) -> np.ndarray:
+    """Files img_t{T}_z{Z}_{C}.tif: two times, three depths (1, 2, 10), channels DAPI and GFP."""
+    pixels = np.random.default_rng(0).integers(0, 200, (2, 2, 3, 20, 30)).astype(np.uint16)
+    for t, c, z in np.ndindex(2, 2, 3):
+        name = f"img_t{t}_z{(1, 2, 10)[z]}_{('DAPI', 'GFP')[c]}.tif"
+        tifffile.imwrite(
+            folder / name, pixels[t, c, z], photometric="minisblack", resolution=(2e4, 2e4), resolutionunit=3
+        )
+    return pixels
+
+
+def test_planes_in_files_are_one_stack(tmp_path: Path) -> None:
+    pixels = planes(tmp_path)
+    path = tmp_path / "img_t{T}_z{Z}_{C}.tif"
+    assert find_inputs([path]) == [path]
+    with open_stack(path) as stack:
+        assert (stack.axes, stack.shape, stack.name) == ("TCZYX", pixels.shape, "img")
+        assert stack.channel_names == ("DAPI", "GFP")
+        assert stack.pixel_size_um == {"Y": 0.5, "X": 0.5}
+        assert len(stack.files) == 12
+        np.testing.assert_array_equal(np.asarray(stack), pixels)
+        for index in stack.plane_indices():
+            np.testing.assert_array_equal(
+                stack.read(index, slice(3, 9), slice(2, 5)), pixels[(*index, slice(3, 9), slice(2, 5))]
+            )
+
+
+def test_a_star_and_fewer_axes_choose_among_the_files(tmp_path: Path) -> None:
+    pixels = planes(tmp_path)
+    with open_stack(tmp_path / "*_t1_z{Z}_GFP.tif") as stack:
+        assert stack.axes == "ZYX"
+        np.testing.assert_array_equal(np.asarray(stack), pixels[1, 1])
+    with pytest.raises(InputError, match="both fit one position"):
+        open_stack(tmp_path / "img_t*_z{Z}_GFP.tif")
+
+
+def test_files_that_hold_stacks_have_the_axes_of_the_names_first(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (2, 3, 20, 30)).astype(np.uint16)
+    for t in (0, 1):
+        tifffile.imwrite(tmp_path / f"{t}.tif", pixels[t], photometric="minisblack", metadata={"axes": "ZYX"})
+    with open_stack(tmp_path / "{T}.tif") as stack:
+        assert stack.axes == "TZYX"
+        np.testing.assert_array_equal(np.asarray(stack), pixels)
+
+
+def test_files_that_do_not_make_a_stack_are_refused(tmp_path: Path) -> None:
+    planes(tmp_path)
+    with pytest.raises(InputError, match="names an axis twice"):
+        open_stack(tmp_path / "img_{T}_{T}.tif")
+    with pytest.raises(InputError, match="fits no file"):
+        open_stack(tmp_path / "other_{T}.tif")
+    with pytest.raises(InputError, match="must begin with TCZ"):
+        open_stack(tmp_path / "img_t{T}_z{Z}_{C}.tif", "ZYX")
+    (tmp_path / "img_t1_z2_GFP.tif").unlink()
+    with pytest.raises(InputError, match="1 of 12 files are missing, the first at T=1, C=GFP, Z=2"):
+        open_stack(tmp_path / "img_t{T}_z{Z}_{C}.tif")
+    tifffile.imwrite(tmp_path / "img_t1_z2_GFP.tif", np.zeros((20, 31), np.uint16), photometric="minisblack")
+    with pytest.raises(InputError, match="must be alike"):
+        open_stack(tmp_path / "img_t{T}_z{Z}_{C}.tif")
+
+
+# --- vendor files
+
+
+@pytest.mark.parametrize("ending", ["czi", "nd2", "lif"])
+def test_a_vendor_file_is_refused_with_what_helps(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"not really")
+    with pytest.raises(InputError, match=r"cellxlate\[vendor\]") as caught:
+        open_stack(path)
+    assert "OME-TIFF" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scene_of_a_vendor_file_is_read_plane_by_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reader in the place of bioio; a real CZI file was read by hand with the extra installed."""
+    import sys
+    from types import SimpleNamespace
+
+    import dask.array
+
+    pixels = np.random.default_rng(0).integers(0, 200, (2, 3, 20, 30)).astype(np.uint16)
+    chosen: list[str] = []
+    file = SimpleNamespace(
+        scenes=("one", "two"), set_scene=chosen.append, channel_names=["DAPI", "GFP"], time_interval=None,
+        physical_pixel_sizes=SimpleNamespace(Z=2.0, Y=0.5, X=None),
+        reader=SimpleNamespace(
+            xarray_dask_data=SimpleNamespace(dims=tuple("CZYX"), data=dask.array.from_array(pixels, (1, 1, 20, 30)))
+        ),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path: file))
+    (tmp_path / "a.czi").write_bytes(b"czi")
+    with open_stack(tmp_path / "a.czi", image=1) as stack:
+        assert (stack.axes, stack.kind, stack.channel_names) == ("CZYX", "czi", ("DAPI", "GFP"))
+        assert stack.pixel_size_um == {"Z": 2.0, "Y": 0.5}
+        np.testing.assert_array_equal(stack.read((1, 2), slice(3, 7)), pixels[1, 2, 3:7])
+        assert "the file holds 2 images" in stack.warnings[0]
+    assert chosen == ["two"]
+    with pytest.raises(InputError, match="there is no image 2"):
+        open_stack(tmp_path / "a.czi", image=2)
