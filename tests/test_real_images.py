@@ -11,7 +11,9 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.enhancement.job import EnhancedStack
+from cellxlate.errors import InputError
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.copying import write_stacks
 
 MODEL = "nuclei-lowexp"
 MARGIN_PX = 5
@@ -83,3 +85,46 @@ def test_enhanced_nuclei_are_closer_to_the_truth(real_images: Path, test_fields:
         scores.append(foreground(result.image, tifffile.imread(path), nuclei))
     assert np.mean([score.psnr_affine for score in scores]) >= 28.0
     assert np.mean([score.ssim_affine for score in scores]) >= 0.82
+
+
+REFUSED = {
+    "miniswhite-1c-1b.tiff": "1 bit per pixel",
+    "truncated.tif": "copy it again",
+    "stardist_img3d_ZYX.tif": "--axes ZYX",
+    "stardist_mask3d_ZYX.tif": "--axes ZYX",
+}
+"""Real files that cannot be enhanced as they are, and what the one line says; docs/reference/formats.md tells why."""
+
+
+def real_stacks(folder: Path) -> list[Path]:
+    """Every file and Zarr folder of the two sets of real and difficult stacks."""
+    found = [path for name in ("stacks", "difficult", "difficult/synth") for path in (folder / name).iterdir()]
+    zarrs = [*(folder / "stacks").glob("*.zarr"), *(folder / "difficult/zarr").glob("*/*.zarr")]
+    return sorted([path for path in found if path.is_file()] + zarrs)
+
+
+def test_nothing_selected_gives_pixels_and_metadata_back(real_images: Path, tmp_path: Path) -> None:
+    """A threshold of 1 selects nothing: every file comes back as it was, or is refused in one line."""
+    model, paths = cellxlate.load_model(MODEL), real_stacks(real_images)
+    assert len(paths) >= 38
+    for path in paths:
+        if path.name in REFUSED:
+            with pytest.raises(InputError, match=REFUSED[path.name]) as caught:
+                cellxlate.enhance_file(path, model, output_dir=tmp_path, settings=EnhanceSettings(threshold=1.0))
+            assert "\n" not in str(caught.value)
+            continue
+        with cellxlate.open_stack(path) as stack:
+            if np.prod(stack.shape) > 2e6:  # the networks have nothing to do with it; write it as it is
+                output = tmp_path / f"{stack.name}{'.ome.zarr' if path.is_dir() else '.ome.tif'}"
+                write_stacks([(stack, output)])
+            else:
+                report = cellxlate.enhance_file(
+                    path, model, output_dir=tmp_path, settings=EnhanceSettings(threshold=1.0), report=False
+                )
+                output = Path(report.outputs["enhanced"])
+                assert report.changed_fraction == 0
+            with cellxlate.open_stack(output) as found:
+                assert np.asarray(found).tobytes() == np.asarray(stack).tobytes(), path
+                for what in ("axes", "shape", "dtype", "pixel_size_um", "channel_names", "time_step_s", "metadata"):
+                    assert getattr(found, what) == getattr(stack, what), (path, what)
+                assert not any("\n" in line for line in stack.warnings)
