@@ -11,7 +11,7 @@ from types import FrameType
 
 from cellxlate.cli.parser import build_parser
 from cellxlate.cli.showing import complain
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, OptionError
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done; 1 the job ran and a promise or check failed; 2 the input or the options are wrong; 130 interrupted
         (Ctrl-C); 143 asked to end (SIGTERM).
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if any("\0" in argument for argument in given):
+        complain("an argument holds a null character, which no file name can; check how it was made")
+        return OptionError.exit_code
     options = build_parser().parse_args(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")
@@ -52,6 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(str(fault))
         return fault.exit_code
+    except MemoryError:
+        if options.debug:
+            raise
+        complain("there is not enough memory; give a smaller --tile, or close other programs, and run again")
+        return 1
+    except OSError as fault:
+        if options.debug:
+            raise
+        place = f"{fault.filename}: " if fault.filename else ""
+        complain(f"{place}{fault.strerror or fault}; check the name, the folder and the disk")
+        return OptionError.exit_code
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:
             raise

@@ -9,6 +9,7 @@ import cellxlate
 from cellxlate.cli.enhancing import run_demo, run_enhance
 from cellxlate.cli.learning import run_evaluate, run_train
 from cellxlate.cli.looking import run_describe, run_info, run_models, run_report, run_sample
+from cellxlate.cli.showing import printable
 from cellxlate.errors import OptionError
 from cellxlate.settings import PRESETS, THRESHOLD
 
@@ -30,7 +31,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(OptionError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+        line = printable(" ".join(message.split()), 1000)
+        self.exit(OptionError.exit_code, f"{self.prog}: {line}; see {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

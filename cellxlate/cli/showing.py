@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellxlate.training.loop import TrainProgress
 
+SPACES = "\t\xa0\u202f"
 TABLE_ROWS = 20
 TABLE_HEAD = "    step   seconds   objective   attention: area   inside  outside   agreement with the guide"
+
+
+def printable(text: str, longest: int = 2000) -> str:
+    r"""Return text without what could steer a terminal: such characters as escapes; cut.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb µm")
+    'a\\x1b[2Jb µm'
+    """
+    shown = "".join(letter if letter.isprintable() or letter in SPACES else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def say(options: argparse.Namespace, answer: dict[str, Any], lines: Sequence[str]) -> None:
@@ -20,12 +33,14 @@ def say(options: argparse.Namespace, answer: dict[str, Any], lines: Sequence[str
     if options.json:
         print(json.dumps(answer, default=str))
     elif not options.quiet:
-        print("\n".join(lines))
+        text = "\n".join(printable(line) for line in lines)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def complain(message: str) -> None:
     """Print one line on standard error."""
-    print(f"cellxlate: {' '.join(message.split())}", file=sys.stderr)
+    print(f"cellxlate: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
     for channel in channels:
         if str(channel) in stack.channel_names:
             numbers.add(stack.channel_names.index(str(channel)))
-        elif str(channel).isdecimal() and int(channel) < stack.channel_count:
+        elif str(channel).isdecimal() and len(str(channel)) < 10 and int(channel) < stack.channel_count:
             numbers.add(int(channel))
         else:
             names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))

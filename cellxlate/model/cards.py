@@ -172,7 +172,9 @@ def _amend(folder: Path, name: str, value: dict[str, Any]) -> None:
     card = {**read_card(folder), name: value}
     unfinished = folder / "card.json.part"
     try:
-        unfinished.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("x", encoding="utf-8") as file:  # "x" follows no link
+            file.write(json.dumps(card, indent=1) + "\n")
         unfinished.replace(folder / "card.json")
     except OSError as fault:
         raise OutputError(f"{folder}/card.json cannot be written ({fault.strerror}); check the folder") from fault

@@ -369,7 +369,9 @@ def write_text(path: Path, text: str) -> None:
     """
     unfinished = path.with_name(f".cellxlate-{os.getpid()}{path.suffix}.part")
     try:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("x", encoding="utf-8", errors="backslashreplace") as file:  # "x" follows no link
+            file.write(text)
         unfinished.replace(path)
     except OSError as fault:
         raise OutputError(f"{path} cannot be written ({fault.strerror}); choose another folder") from fault

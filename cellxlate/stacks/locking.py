@@ -9,6 +9,8 @@ from pathlib import Path
 from cellxlate.errors import OutputError
 
 LOCK_FILE = ".cellxlate-lock"
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""In a folder that others may write, a link could lead anywhere."""
 
 
 class FolderLock:
@@ -33,14 +35,18 @@ class FolderLock:
         Raises
         ------
         OutputError
-            Another process, or another part of this one, holds it.
+            Another process, or another part of this one, holds it; it is a link, or another user made it.
         OSError
             The folder cannot be made.
         """
         while True:
+            if folder.is_symlink():
+                raise OutputError(f"{folder} is a link and no partial of an interrupted job; move it elsewhere")
             folder.mkdir(exist_ok=True)
+            if hasattr(os, "geteuid") and folder.stat().st_uid not in (os.geteuid(), os.getuid()):
+                raise OutputError(f"{folder} belongs to another user; choose another output, or ask them to remove it")
             try:
-                handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+                handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
             except FileNotFoundError:
                 continue  # its last holder removed the folder just now
             try:
@@ -59,7 +65,11 @@ class FolderLock:
     @staticmethod
     def may_take(folder: Path) -> bool:
         """Return whether an existing folder is empty or was made for a lock, so that it is no folder of the user's."""
-        return folder.is_dir() and ((folder / LOCK_FILE).is_file() or not any(folder.iterdir()))
+        return (
+            folder.is_dir()
+            and not folder.is_symlink()
+            and ((folder / LOCK_FILE).is_file() or not any(folder.iterdir()))
+        )
 
     @property
     def held(self) -> bool:
