@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import batches, fitted_tiles
 from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirrored, tile_side, tiles_of, window
-from cellxlate.model.attention import apply_change, attention_image, change, gate, quantise
+from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -151,13 +151,16 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
         the rounding of float32 convolutions elsewhere.
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
+    gates = gate(np.arange(ATTENTION_STEPS + 1, dtype=np.uint16), job.settings.threshold)
+    images = attention_image(gates)
     for area in areas:
         rows, first_row = rows_around(read_rows, area, margin, shape)
         raw = rows[area.top - first_row : area.bottom - first_row]
         unit = job.levels.to_unit(rows)
-        gated = band_gate(unit, first_row, shape, area, job)
+        steps = band_attention(unit, first_row, shape, area, job)
+        gated = gates[steps]
         changed = band_change(unit, rows, first_row, shape, area, gated, job)
-        yield Band(area.top, raw, apply_change(raw, changed, gated), attention_image(gated))
+        yield Band(area.top, raw, apply_change(raw, changed, gated), images[steps])
 
 
 def rows_around(
@@ -169,15 +172,16 @@ def rows_around(
     return read_rows(slice(first_row, int(needed.max()) + 1)), first_row
 
 
-def band_gate(unit: Floats, first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob) -> Floats:
-    """Return the gate g of a band, (rows, X) in [0, 1], from attention on fixed blocks of 512 px."""
+def band_attention(
+    unit: Floats, first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob
+) -> npt.NDArray[np.uint16]:
+    """Return attention of a band, (rows, X) in steps of 1/1024, computed on fixed blocks of 512 px."""
     started = time.perf_counter()
-    gated = np.empty(area.shape, np.float32)
+    steps = np.empty(area.shape, np.uint16)
     for block in tiles_of(area, BLOCK_PX):
-        steps = block_attention(unit, first_row, shape, block, job.translator)
-        gated[block.slices(area.top, area.left)] = gate(steps, job.settings.threshold)
+        steps[block.slices(area.top, area.left)] = block_attention(unit, first_row, shape, block, job.translator)
     job.work.attention_s += time.perf_counter() - started
-    return gated
+    return steps
 
 
 def block_attention(
