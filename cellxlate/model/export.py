@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.errors import OptionError
-from cellxlate.model.inference import CroppedBlock
+from cellxlate.model.inference import ChannelsToPixels, CroppedBlock
 from cellxlate.model.networks import AttentionNetwork, Generator, ResidualBlock
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def _layer(graph: _Graph, layer: nn.Module, features: str) -> str:
         return _convolution(graph, layer, features)
     if isinstance(layer, nn.ReLU | nn.Tanh):
         return graph.add("Relu" if isinstance(layer, nn.ReLU) else "Tanh", features)
+    if isinstance(layer, ChannelsToPixels):
+        return graph.add("DepthToSpace", features, blocksize=2, mode="DCR")
     if isinstance(layer, nn.PixelShuffle):
         return graph.add("DepthToSpace", features, blocksize=layer.upscale_factor, mode="CRD")
     if isinstance(layer, nn.PixelUnshuffle):

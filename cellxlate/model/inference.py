@@ -48,44 +48,56 @@ def for_inference(network: Network) -> Network:
 
     Notes
     -----
-    Residual blocks compute no padding. A nearest-neighbour enlargement followed by a convolution becomes a smaller
-    convolution that computes the 2 x 2 pixels as channels: the enlarged features, four times the memory, never exist.
-    Rounding differs from the trained form by about 1e-6.
+    Residual blocks compute no padding. A nearest-neighbour enlargement followed by a 3 x 3 convolution becomes a
+    convolution of 2 x 2 at the coarse pixels, which makes four fine pixels at once: 4 products in place of 9, and the
+    enlarged features, four times the memory, never exist. Rounding differs from the trained form by about 1e-6.
     """
     ready = copy.deepcopy(network)
     layers: list[nn.Module] = list(ready.layers)
     for place, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
         if isinstance(layer, ResidualBlock):
             layers[place] = CroppedBlock(layer)
-        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d):
-            layers[place], layers[place + 1] = enlarging(following), nn.PixelShuffle(2)
+        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and following.kernel_size == (3, 3):
+            layers[place], layers[place + 1] = enlarging(following), ChannelsToPixels()
     ready.layers = nn.Sequential(*layers)
     return ready.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+class ChannelsToPixels(nn.Module):
+    """(B, 4 C, Y, X), channels ordered as (row, column, C), to (B, C, 2 Y, 2 X); quick for channels-last images."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Spread the channels of a pixel over 2 x 2 pixels."""
+        batch, channels, rows, columns = features.shape
+        blocks = features.permute(0, 2, 3, 1).reshape(batch, rows, columns, 2, 2, channels // 4)
+        fine = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)
+        return fine.permute(0, 3, 1, 2)
+
+
 def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Return the convolution that, before a pixel shuffle, equals nearest-neighbour x 2 before `convolution`.
+    """Return what, before `ChannelsToPixels`, equals nearest-neighbour x 2 before `convolution`, less 1 px all around.
 
     Parameters
     ----------
     convolution : Conv2d
-        Stride 1, odd kernel, centred.
+        3 x 3, stride 1, padding 1.
+
+    Notes
+    -----
+    Between coarse pixels a - 1 and a lie the fine pixels 2 a - 1 and 2 a, whose three rows are coarse rows a - 1,
+    a - 1, a and a - 1, a, a: both need these two alone. Columns alike.
     """
     weight = convolution.weight.detach()
-    outputs, inputs, kernel_px, _ = weight.shape
-    reach_px = kernel_px // 2
-    coarse_px = (reach_px + 1) // 2
-    summed = weight.new_zeros(outputs, 2, 2, inputs, 2 * coarse_px + 1, 2 * coarse_px + 1)
-    for down in range(2):
-        for right in range(2):
-            for row in range(kernel_px):
-                for column in range(kernel_px):
-                    y, x = (
-                        (place + step - reach_px) // 2 + coarse_px for place, step in ((down, row), (right, column))
-                    )
-                    summed[:, down, right, :, y, x] += weight[:, :, row, column]
-    layer = nn.Conv2d(inputs, 4 * outputs, 2 * coarse_px + 1, padding=coarse_px, device=weight.device)
+    outputs, inputs = weight.shape[:2]
+    summed = weight.new_zeros(2, 2, outputs, inputs, 2, 2)
+    coarse = ((0, 0, 1), (0, 1, 1))  # for both fine pixels, of their three rows (or columns)
+    for row, rows in enumerate(coarse):
+        for column, columns in enumerate(coarse):
+            for y, coarse_y in enumerate(rows):
+                for x, coarse_x in enumerate(columns):
+                    summed[row, column, :, :, coarse_y, coarse_x] += weight[:, :, y, x]
+    layer = nn.Conv2d(inputs, 4 * outputs, 2, bias=convolution.bias is not None, device=weight.device)
     layer.weight = nn.Parameter(summed.flatten(0, 2))
     if convolution.bias is not None:
-        layer.bias = nn.Parameter(convolution.bias.detach().repeat_interleave(4))
+        layer.bias = nn.Parameter(convolution.bias.detach().repeat(4))
     return layer
