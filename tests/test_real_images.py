@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ome_types
 import pytest
 import tifffile
+import yaozarrs
 from scipy import ndimage
 
 import cellxlate
@@ -123,6 +125,10 @@ def test_nothing_selected_gives_pixels_and_metadata_back(real_images: Path, tmp_
                 )
                 output = Path(report.outputs["enhanced"])
                 assert report.changed_fraction == 0
+            if path.is_dir():
+                yaozarrs.validate_zarr_store(str(output))
+            else:
+                ome_types.from_tiff(output, validate=True)
             with cellxlate.open_stack(output) as found:
                 assert np.asarray(found).tobytes() == np.asarray(stack).tobytes(), path
                 for what in ("axes", "shape", "dtype", "pixel_size_um", "channel_names", "time_step_s", "metadata"):

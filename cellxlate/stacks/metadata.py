@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,9 +70,15 @@ def restored(kept: Any) -> dict[str, Any]:
     if isinstance(kept.get("ome_xml"), str):
         fields["ome_xml"] = kept["ome_xml"]
     if isinstance(kept.get("colours"), list):
-        fields["colours"] = tuple(str(colour) for colour in kept["colours"])
+        fields["colours"] = valid_colours(kept["colours"])
     fields["ranges"] = display_ranges(kept.get("ranges"))
     return fields
+
+
+def valid_colours(colours: Sequence[Any]) -> tuple[str, ...]:
+    """Return colours as "RRGGBB", or nothing where one is no such colour."""
+    found = tuple(str(colour).lstrip("#").upper() for colour in colours)
+    return found if all(re.fullmatch("[0-9A-F]{6}", colour) for colour in found) else ()
 
 
 def display_ranges(pairs: Any) -> tuple[tuple[float, float], ...]:

@@ -12,7 +12,7 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
-from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored
+from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
 from cellxlate.stacks.naming import is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
@@ -178,12 +178,12 @@ def _zarr_metadata(
         *own.get("earlier", ()),
         {key: value for key, value in own.items() if key not in ("metadata", "earlier")},
     )
-    colours = tuple(str(channel.get("color", "FFFFFF")).lstrip("#").upper() for channel in channels)
-    windows = [channel.get("window") or {} for channel in channels]
+    colours = valid_colours([channel.get("color", "FFFFFF") for channel in channels])
+    windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])
     found = {
         "zarr": {} if kept.get("own_attributes") else {key: as_json(value) for key, value in stated.items() if value},
-        "colours": colours if all(len(colour) == 6 for colour in colours) else (), "ranges": ranges,
+        "colours": colours, "ranges": ranges,
         "earlier": tuple(note for note in earlier if note), "lost": tuple(lost),
     }  # fmt: skip
     labels = tuple(str(channel["label"]) for channel in channels if channel.get("label") not in (None, ""))

@@ -82,6 +82,8 @@ def write_group(
     }  # fmt: skip
     image: dict[str, Any] = {"version": version, "multiscales": [multiscale]}
     omero = _omero(levels[-1], like, carried, same_values=same_values)
+    if omero and not _is_valid(image | {"omero": omero}, version):
+        omero = _omero(levels[-1], like, {}, same_values=same_values)
     if omero:
         image["omero"] = omero
     replaced = _add_where_valid(image, carried, version)
@@ -235,7 +237,7 @@ def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_val
         channels = [{"active": True} for _ in range(count)]
     for number, channel in enumerate(channels):
         channel.setdefault("color", colours[number] if colours else "FFFFFF")
-        if len(like.channel_names) == count and str(channel.get("label")) != like.channel_names[number]:
+        if len(like.channel_names) == count:
             channel["label"] = like.channel_names[number]
         if "window" not in channel or not same_values:
             channel["window"] = _window(smallest, number)

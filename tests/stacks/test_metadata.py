@@ -286,6 +286,24 @@ def test_zarr_attributes_survive(tmp_path: Path, version: str, format: Any) -> N
     assert metadata_of(copied(tiff, tmp_path / "d.ome.zarr")) == metadata_of(source)
 
 
+@pytest.mark.parametrize(
+    ("channel", "colour"),
+    [({"label": 0}, "FFFFFF"), ({"label": "a", "color": "no colour"}, None), ({"color": 7, "window": "x"}, None)],
+)
+def test_omero_that_the_format_does_not_allow_is_made_valid_and_kept(
+    tmp_path: Path, channel: dict[str, Any], colour: str | None
+) -> None:
+    source = zarr_file(tmp_path / "a.ome.zarr")
+    group = zarr.open_group(source, mode="a")
+    stated: Any = group.attrs["ome"]
+    group.update_attributes({"ome": stated | {"omero": {"channels": [channel, {"label": "b"}]}}})
+    path = copied(source, tmp_path / "b.ome.zarr")
+    yaozarrs.validate_zarr_store(str(path))
+    assert metadata_of(path).zarr["omero"] == {"channels": [channel, {"label": "b"}]}
+    if colour:
+        assert zarr.open_group(path, mode="r").attrs["ome"]["omero"]["channels"][0]["color"] == colour
+
+
 def test_labels_and_further_images_beside_an_image_are_named_as_lost(tmp_path: Path) -> None:
     path = zarr_file(tmp_path / "a.ome.zarr")
     zarr.open_group(path, mode="a").create_group("labels")
