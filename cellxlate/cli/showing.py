@@ -31,11 +31,11 @@ def printable(text: str, longest: int = 2000) -> str:
 def say(options: argparse.Namespace, answer: dict[str, Any], lines: Sequence[str]) -> None:
     """Print the answer as JSON, or as lines for people."""
     if options.json:
-        print(json.dumps(answer, default=str))
+        print(json.dumps(answer, default=str), flush=True)
     elif not options.quiet:
         text = "\n".join(printable(line) for line in lines)
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def complain(message: str) -> None:

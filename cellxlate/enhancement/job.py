@@ -14,8 +14,8 @@ import numpy.typing as npt
 from cellxlate.enhancement.account import account_of_finished, run_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
-from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.errors import OutputError
+from cellxlate.enhancement.plan import Plan, make_plan, was_changed
+from cellxlate.errors import InputError, OutputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import Device, Engine, Precision
@@ -204,9 +204,16 @@ def steps_to_files(
     started, stack = started or time.perf_counter(), plan.stack
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
         return finished
+    before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
         image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started)
+        if was_changed(plan, before):
+            for writer in (image_writer, attention_writer):
+                writer.discard()  # its bands must not be resumed
+            raise InputError(
+                f"{stack.path or stack.name} was changed or removed while it was read; run again when it stays"
+            )
         with open_stack(image_file) as image, open_stack(attention_file) as selected:
             tally = verify(plan, image, selected)
             planes = choose_planes(stack, sorted(plan.jobs))

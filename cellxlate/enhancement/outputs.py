@@ -1,5 +1,7 @@
 """What an enhancement writes, and under which names."""
 
+import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,15 +150,21 @@ def require_distinct(all_outputs: list[tuple[Path, Outputs]]) -> None:
     OptionError
         Naming both stacks.
     """
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     for path, outputs in all_outputs:
         for written in outputs.wanted:
-            other = taken.setdefault(written.absolute(), path)
+            other = taken.setdefault(_place(written), path)
             if other != path:
                 raise OptionError(f"{other} and {path} would both be written to {written}; enhance them one by one")
     for path, _ in all_outputs:
-        if path.absolute() in taken:
+        if _place(path) in taken:
             raise OptionError(f"{path} is also an output of this run; leave it out of the inputs")
+
+
+def _place(path: Path) -> str:
+    """Return what two paths share that name one place; Windows and macOS do not tell case apart."""
+    place = str(path.absolute())
+    return unicodedata.normalize("NFC", place).casefold() if sys.platform in ("win32", "darwin") else place
 
 
 def _same(one: Path, other: Path) -> bool:

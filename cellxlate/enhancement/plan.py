@@ -207,6 +207,23 @@ def target_levels(bundle: Bundle) -> Levels:
         raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
 
 
+def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
+    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    before : mapping
+        `plan.identity["input"]` at its start.
+    """
+    try:
+        now = input_identity(plan.stack.path, plan.stack.files)
+    except OSError:
+        return True
+    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))
+
+
 def input_identity(path: Path | None, files: Sequence[Path] = ()) -> dict[str, Any]:
     """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr folder.
 
