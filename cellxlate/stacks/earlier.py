@@ -1,0 +1,47 @@
+"""What an earlier enhancement has left in its files, to be used again."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.reading import open_stack
+
+
+def saved_levels(path: Path) -> dict[int, Levels]:
+    """Return the levels of each channel that an earlier enhancement was made with.
+
+    Parameters
+    ----------
+    path : Path
+        Its report (`NAME_report.json`), or the enhanced stack itself.
+
+    Raises
+    ------
+    InputError
+        The file states no levels.
+    """
+    facts: Mapping[str, Any] = {}
+    if path.suffix.lower() == ".json":
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            facts = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    else:
+        with open_stack(path) as stack:
+            facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
+    try:
+        stated = facts["levels_counts"]
+        stated = json.loads(stated) if isinstance(stated, str) else stated
+        found = {
+            int(channel): Levels(float(one["black"]), float(one["white"]), float(one["noise"]))
+            for channel, one in stated.items()
+        }
+    except (LookupError, TypeError, ValueError, AttributeError):
+        found = {}
+    if not found or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in found.values()):
+        raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
+    return found
