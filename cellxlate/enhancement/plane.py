@@ -82,6 +82,28 @@ class Band:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of a plane that hold a band and the halo around it.
+
+    Attributes
+    ----------
+    counts : ndarray (rows, X)
+        As stored.
+    unit : ndarray (rows, X) of float32
+        The same in unit range.
+    first_row : int
+        Of the plane.
+    plane_shape : (int, int)
+        Rows and columns of the plane.
+    """
+
+    counts: npt.NDArray[Any]
+    unit: Floats
+    first_row: int
+    plane_shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class PlaneJob:
     """How the planes of one channel are enhanced.
 
@@ -152,15 +174,13 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
     gates = gate(np.arange(ATTENTION_STEPS + 1, dtype=np.uint16), job.settings.threshold)
-    images = attention_image(gates)
+    shown = attention_image(gates)
     for area in areas:
-        rows, first_row = rows_around(read_rows, area, margin, shape)
-        raw = rows[area.top - first_row : area.bottom - first_row]
-        unit = job.levels.to_unit(rows)
-        steps = band_attention(unit, first_row, shape, area, job)
-        gated = gates[steps]
-        changed = band_change(unit, rows, first_row, shape, area, gated, job)
-        yield Band(area.top, raw, apply_change(raw, changed, gated), images[steps])
+        counts, first_row = rows_around(read_rows, area, margin, shape)
+        rows = Rows(counts, job.levels.to_unit(counts), first_row, shape)
+        steps = band_attention(rows, area, job)
+        enhanced = enhanced_band(rows, area, steps, gates, job)
+        yield Band(area.top, counts[area.top - first_row : area.bottom - first_row], enhanced, shown.take(steps))
 
 
 def rows_around(
@@ -172,14 +192,13 @@ def rows_around(
     return read_rows(slice(first_row, int(needed.max()) + 1)), first_row
 
 
-def band_attention(
-    unit: Floats, first_row: int, shape: tuple[int, int], area: Tile, job: PlaneJob
-) -> npt.NDArray[np.uint16]:
+def band_attention(rows: Rows, area: Tile, job: PlaneJob) -> npt.NDArray[np.uint16]:
     """Return attention of a band, (rows, X) in steps of 1/1024, computed on fixed blocks of 512 px."""
     started = time.perf_counter()
     steps = np.empty(area.shape, np.uint16)
     for block in tiles_of(area, BLOCK_PX):
-        steps[block.slices(area.top, area.left)] = block_attention(unit, first_row, shape, block, job.translator)
+        found = block_attention(rows.unit, rows.first_row, rows.plane_shape, block, job.translator)
+        steps[block.slices(area.top, area.left)] = found
     job.work.attention_s += time.perf_counter() - started
     return steps
 
@@ -193,15 +212,22 @@ def block_attention(
     return quantise(_core(translator.attention(images)[0, 0], block, around))
 
 
-def band_change(
-    unit: Floats, rows: npt.NDArray[Any], first_row: int, shape: tuple[int, int], area: Tile, gated: Floats,
-    job: PlaneJob,
-) -> npt.NDArray[np.float64]:  # fmt: skip
-    """Return what is added to a band, (rows, X) in counts: 0 wherever the gate is 0."""
+def enhanced_band(
+    rows: Rows, area: Tile, steps: npt.NDArray[np.uint16], gates: Floats, job: PlaneJob
+) -> npt.NDArray[Any]:
+    """Return a band (rows, X) in the dtype of the file: the input's own pixels, changed where the gate is not 0.
+
+    Parameters
+    ----------
+    steps : ndarray (rows, X) of uint16
+        Attention.
+    gates : ndarray (1025,)
+        The gate at each step of attention; it does not fall.
+    """
     started = time.perf_counter()
     translator, side_px = job.translator, job.tile_px
-    changed = np.zeros(area.shape, np.float64)
-    selected = gated > 0
+    enhanced = rows.counts[area.slices(rows.first_row)].copy()
+    selected = steps >= np.count_nonzero(gates == 0)
     tiles = list(tiles_of(area, side_px))
     job.work.tiles_total += len(tiles)
     if not job.settings.dense:
@@ -209,13 +235,15 @@ def band_change(
         tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
     windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
     for batch in batches(windows, most_px=side_px**2):
-        images = np.stack([window(unit, first_row, shape, around) for _, around in batch])[:, None]
+        images = np.stack([window(rows.unit, rows.first_row, rows.plane_shape, around) for _, around in batch])[:, None]
         job.work.generator_px += images.size
         for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
-            here, there = tile.slices(area.top, area.left), tile.slices(first_row)
-            changed[here] = change_counts(gated[here], _core(proposal[0], tile, around), unit[there], rows[there], job)
+            here, there = tile.slices(area.top, area.left), tile.slices(rows.first_row)
+            gated, raw = gates[steps[here]], rows.counts[there]
+            changed = change_counts(gated, _core(proposal[0], tile, around), rows.unit[there], raw, job)
+            enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
-    return changed
+    return enhanced
 
 
 def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:

@@ -1,8 +1,9 @@
-"""How fast, and in how much memory: end to end, sparse against dense, few planes against many.
+"""How fast: sparse against dense, 1 thread against 2, end to end against the networks alone, few planes against many.
 
-    python tests/bench/speed.py [--side 2048] [--repeat 5] [--model nuclei-lowexp]
+    python tests/bench/speed.py [--side 2048] [--repeat 5] [--engine torch] [--parts sparse threads whole planes]
 
-Each case runs in a process of its own; times are medians, ratios are taken between runs in turns.
+Ratios are taken between runs in turns, and are medians. `--clock cpu` counts processor seconds in place of those of the
+clock: for a machine on which others work too; threads then tell nothing.
 """
 
 import argparse
@@ -13,69 +14,209 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import ndimage
 
-CASES = {
-    "5 % clustered": ("0.05", "clustered"),
-    "5 % scattered": ("0.05", "scattered"),
-    "15 % scattered": ("0.15", "scattered"),
-    "60 % scattered": ("0.6", "scattered"),
-}
+from cellxlate.enhancement.plane import PlaneJob, enhance_plane
+from cellxlate.enhancement.tiling import bands_of
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.engines import open_engine
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.synthetic import SampleSettings, simulate
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+CASES = [
+    *((layout, fraction) for layout in ("clustered", "scattered") for fraction in (0.02, 0.05, 0.2, 0.6)),
+    ("everywhere", 1.0),
+]
 
 
-def run(*arguments: str | Path) -> dict[str, Any]:
-    """Run a command of cellxlate and return its JSON."""
-    command = [sys.executable, "-m", "cellxlate", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+class Timed:
+    """A translator that counts its seconds."""
+
+    def __init__(self, translator: Any, clock: Callable[[], float]) -> None:
+        self._translator, self._clock = translator, clock
+        self.attention_s = self.generator_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._translator, name)
+
+    def attention(self, images: Any) -> Any:
+        started = self._clock()
+        found = self._translator.attention(images)
+        self.attention_s += self._clock() - started
+        return found
+
+    def proposal(self, images: Any) -> Any:
+        started = self._clock()
+        found = self._translator.proposal(images)
+        self.generator_s += self._clock() - started
+        return found
+
+
+class Everywhere:
+    """A translator whose attention is 1 in every pixel, once it has been computed."""
+
+    def __init__(self, translator: Any) -> None:
+        self._translator = translator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._translator, name)
+
+    def attention(self, images: Any) -> Any:
+        return np.ones_like(self._translator.attention(images))
+
+
+def field(layout: str, fraction: float, side: int, seed: int = 3) -> tuple[Any, Levels]:
+    """A plane and its levels."""
+    scattered = "scattered" if layout == "everywhere" else layout
+    settings = SampleSettings((1, 1, 1, side, side), min(fraction, 0.6), scattered, seed)  # type: ignore[arg-type]
+    stack = simulate(settings).stack
+    return stack.read(next(iter(stack.plane_indices()))), stack_levels(stack, [0])[0]
+
+
+def enhance(
+    plane: Any, levels: Levels, translator: Any, clock: Callable[[], float], **settings: Any
+) -> tuple[float, Timed, Any, Any]:
+    """Return seconds, those of the networks, pixels and attention."""
+    timed = Timed(translator, clock)
+    job = PlaneJob(timed, levels, settings=EnhanceSettings(**settings))
+    started = clock()
+    bands = list(enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job))
+    seconds = clock() - started
+    return (
+        seconds,
+        timed,
+        *(np.concatenate([getattr(one, name) for one in bands]) for name in ("enhanced", "attention")),
+    )
+
+
+def sparse_part(bundle: Bundle, options: argparse.Namespace) -> None:
+    """Sparse against dense, on the same plane in turns."""
+    clock, translator = CLOCKS[options.clock], open_engine(bundle, engine=options.engine)
+    print(f"\n{translator.name}\n")
+    print(
+        "| layout | cells | selected | reachable | dense (s) | sparse (s) | sparse / dense | goal | differing pixels |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for layout, fraction in CASES:
+        plane, levels = field(layout, fraction, options.side)
+        run_on = Everywhere(translator) if layout == "everywhere" else translator
+        enhance(plane, levels, run_on, clock)
+        pairs = [
+            [enhance(plane, levels, run_on, clock, dense=dense) for dense in (False, True)]
+            for _ in range(options.repeat)
+        ]
+        sparse, dense = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+        ratio = statistics.median(pair[0][0] / pair[1][0] for pair in pairs)
+        share = statistics.median(pair[1][1].attention_s / pair[1][0] for pair in pairs)
+        selected = pairs[0][0][3] > 0
+        reach = float(ndimage.maximum_filter(selected, 2 * translator.generator_halo_px + 1).mean())
+        differ = int((pairs[0][0][2] != pairs[0][1][2]).sum() + (pairs[0][0][3] != pairs[0][1][3]).sum())
+        print(
+            f"| {layout} | {fraction:.0%} | {selected.mean():.1%} | {reach:.1%} | {dense:.2f} | {sparse:.2f} | "
+            f"{ratio:.2f} | {min(1.1, 1.15 * (reach + share)):.2f} | {differ} |",
+            flush=True,
+        )
+
+
+def threads_part(bundle: Bundle, options: argparse.Namespace) -> None:
+    """One thread against two; the pixels are compared too."""
+    plane, levels = field("scattered", 0.15, options.side)
+    before, runs = torch.get_num_threads(), {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        translator = open_engine(load_model(options.model), engine=options.engine)
+        enhance(plane, levels, translator, time.perf_counter)
+        done = [enhance(plane, levels, translator, time.perf_counter) for _ in range(options.repeat)]
+        runs[threads] = statistics.median(one[0] for one in done), done[0]
+    torch.set_num_threads(before)
+    apart = np.abs(runs[1][1][2].astype(np.int64) - runs[2][1][2])
+    print("\n| threads | seconds | megapixel/s |\n|---|---|---|")
+    for threads, (seconds, _) in runs.items():
+        print(f"| {threads} | {seconds:.2f} | {plane.size / 1e6 / seconds:.2f} |")
+    print(f"\npixels that differ between 1 and 2 threads: {int((apart > 0).sum())}, by at most {int(apart.max())}")
+
+
+def command(*arguments: str | Path) -> dict[str, Any]:
+    """Run a command of cellxlate in a process of its own and return its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cellxlate", *map(str, arguments), "--json"], capture_output=True, text=True, check=True
+    )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def enhance(stack: Path, model: str, *options: str) -> dict[str, Any]:
-    """Enhance a stack as a user does, report included."""
-    return run("enhance", stack, "-m", model, "-o", stack.with_name("out.ome.tif"), "--overwrite", *options)
+def run_file(stack: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Enhance a file as a user does, report included."""
+    output = stack.with_name("out.ome.tif")
+    return command("enhance", stack, "-m", options.model, "--engine", options.engine, "-o", output, "--overwrite")
+
+
+def whole_part(options: argparse.Namespace) -> None:
+    """End to end against the networks alone, on compressed stacks of 8 planes."""
+    print("\n| cells | networks (s) | end to end (s) | ratio | megapixel/s end to end |\n|---|---|---|---|---|")
+    for fraction in ("0.05", "0.15", "0.6"):
+        with tempfile.TemporaryDirectory() as folder:
+            stack = Path(folder) / "stack.ome.tif"
+            command("sample", stack, "--shape", f"1,1,8,{options.side},{options.side}", "--cell-fraction", fraction)
+            seconds = [run_file(stack, options)["seconds"] for _ in range(options.repeat)]
+        networks = [one["attention"] + one["generator"] for one in seconds]
+        total = [one["total"] for one in seconds]
+        ratio = statistics.median(there / here for here, there in zip(networks, total, strict=True))
+        speed = 8 * options.side**2 / 1e6 / statistics.median(total)
+        print(f"| {float(fraction):.0%} | {statistics.median(networks):.1f} | {statistics.median(total):.1f} | "
+              f"{ratio:.2f} | {speed:.2f} |", flush=True)  # fmt: skip
+
+
+def planes_part(options: argparse.Namespace) -> None:
+    """Memory and time per plane of stacks of one width and many lengths."""
+    print("\n| planes | seconds per plane | peak memory (MB) |\n|---|---|---|")
+    counts, peaks, times = (4, 8, 16, 32, 64), [], []
+    for planes in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            stack = Path(folder) / "stack.ome.tif"
+            command("sample", stack, "--shape", f"{planes},1,1,1024,1024")
+            answers = [run_file(stack, options) for _ in range(options.repeat)]
+        times.append(statistics.median(answer["seconds"]["total"] for answer in answers))
+        peaks.append(statistics.median(answer["peak_rss_mb"] for answer in answers))
+        print(f"| {planes} | {times[-1] / planes:.3f} | {peaks[-1]:.0f} |", flush=True)
+    slope_s, start_s = np.polyfit(counts, times, 1)
+    slope_mb, _ = np.polyfit(counts, peaks, 1)
+    print(f"\nfit: {start_s:.2f} s + {slope_s:.3f} s per plane; memory {slope_mb:+.2f} MB per plane")
 
 
 def main() -> None:
-    """Run all cases and print Markdown."""
+    """Run the parts that are asked for and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--model", default="nuclei-lowexp")
-    parser.add_argument("--planes", type=int, nargs=2, default=(4, 32))
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--parts", nargs="+", default=["sparse", "threads", "whole", "planes"])
     options = parser.parse_args()
+    if options.clock == "cpu":
+        torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-          f"{options.side} x {options.side} px, median of {options.repeat}\n")  # fmt: skip
-    heads = ("cells", "sparse (s)", "dense (s)", "dense / sparse", "megapixel/s, networks alone", "end to end")
-    print("| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), sep="\n")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (fraction, layout) in CASES.items():
-            stack = Path(folder) / "stack.ome.tif"
-            run("sample", stack, "--shape", f"1,1,1,{options.side},{options.side}", "--cell-fraction", fraction,
-                "--layout", layout, "--overwrite")  # fmt: skip
-            pairs = [
-                (enhance(stack, options.model), enhance(stack, options.model, "--dense")) for _ in range(options.repeat)
-            ]
-            times = [
-                [answer["seconds"]["attention"] + answer["seconds"]["generator"] for answer in side]
-                for side in zip(*pairs, strict=True)
-            ]
-            sparse, dense = (statistics.median(side) for side in times)
-            ratio = statistics.median(there / here for here, there in zip(*times, strict=True))
-            total = statistics.median(answer["seconds"]["total"] for answer, _ in pairs)
-            pixels = options.side**2 / 1e6
-            print(
-                f"| {name} | {sparse:.2f} | {dense:.2f} | {ratio:.2f} | {pixels / sparse:.2f} | {pixels / total:.2f} |"
-            )
-        print("\n| planes | peak memory (MB) | seconds per plane |\n|---|---|---|")
-        for planes in options.planes:
-            stack = Path(folder) / "stack.ome.tif"
-            run("sample", stack, "--shape", f"{planes},1,1,{options.side},{options.side}", "--overwrite")
-            answer = enhance(stack, options.model)
-            print(f"| {planes} | {answer['peak_rss_mb']:.0f} | {answer['seconds']['total'] / planes:.2f} |")
+          f"{torch.get_num_threads()} threads, {options.side} x {options.side} px, {options.clock} seconds, "
+          f"median of {options.repeat}")  # fmt: skip
+    bundle = load_model(options.model)
+    if "sparse" in options.parts:
+        sparse_part(bundle, options)
+    if "threads" in options.parts:
+        threads_part(bundle, options)
+    if "whole" in options.parts:
+        whole_part(options)
+    if "planes" in options.parts:
+        planes_part(options)
 
 
 if __name__ == "__main__":

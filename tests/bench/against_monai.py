@@ -1,0 +1,149 @@
+"""Against MONAI's sliding_window_inference around the very same generator: time, peak memory, exactness.
+
+    python tests/bench/against_monai.py [--side 2048] [--repeat 5] [--clock cpu]
+
+MONAI must be importable (`pip install --no-deps --target FOLDER monai`, then PYTHONPATH=FOLDER). It gets the trained
+generator, on the same threads, on windows of 256 px at overlap 0.25, and no attention, as it has none to skip by.
+cellxlate runs attention too, and writes counts. The reference for exactness is the generator on the whole plane.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellxlate.enhancement.plane import PlaneJob, enhance_plane
+from cellxlate.enhancement.tiling import bands_of
+from cellxlate.model.bundle import load_model
+from cellxlate.model.engines import open_engine
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity import stack_levels
+from cellxlate.stacks.synthetic import SampleSettings, simulate
+
+CASES = {"5 % clustered": (0.05, "clustered"), "full of cells": (0.6, "scattered")}
+WAYS = ("cellxlate", "monai constant", "monai gaussian")
+EDGE_PX = 32
+"""MONAI pads what it has no window for with zeros, cellxlate continues the plane: edges are not compared."""
+
+
+def prepared(case: str, side: int) -> tuple[Any, Any]:
+    """A plane and its levels."""
+    fraction, layout = CASES[case]
+    stack = simulate(SampleSettings((1, 1, 1, side, side), fraction, layout, 3)).stack  # type: ignore[arg-type]
+    return stack.read(next(iter(stack.plane_indices()))), stack_levels(stack, [0])[0]
+
+
+def runner(way: str, plane: Any, levels: Any, engine: str) -> Callable[[], Any]:
+    """Return what runs a plane once and returns the generator's output, or the enhanced plane."""
+    bundle = load_model()
+    if way == "cellxlate":
+        job = PlaneJob(open_engine(bundle, engine=engine), levels, settings=EnhanceSettings())  # type: ignore[arg-type]
+        areas = list(bands_of(plane.shape, job.tile_px))
+        return lambda: [band.enhanced for band in enhance_plane(lambda rows: plane[rows], areas, plane.shape, job)]
+    from monai.inferers import sliding_window_inference
+
+    generator = bundle.translator.generator
+
+    def run() -> Any:
+        with torch.inference_mode():
+            unit = torch.from_numpy(levels.to_unit(plane))[None, None]
+            return sliding_window_inference(unit, 256, 1, generator, overlap=0.25, mode=way.split()[1])[0, 0].numpy()
+
+    return run
+
+
+def error_of(way: str, plane: Any, levels: Any) -> float:
+    """Return max |tiled - whole| in unit range, over the generator's output away from the edges."""
+    generator = load_model().translator.generator
+    unit = levels.to_unit(plane)
+    with torch.inference_mode():
+        whole = generator(torch.from_numpy(unit)[None, None])[0, 0].numpy()
+    if way == "cellxlate":
+        found = unit.copy()
+
+        class Keeping:
+            """The engine, with attention 1 everywhere, so that every pixel shows the generator."""
+
+            def __init__(self) -> None:
+                self._inner = open_engine(load_model(), engine="torch")
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._inner, name)
+
+            def attention(self, images: Any) -> Any:
+                return np.ones_like(images)
+
+        job = PlaneJob(Keeping(), levels, settings=EnhanceSettings(tile_px=256))
+        counts = plane.astype(np.float64)
+        for band in enhance_plane(lambda rows: counts[rows], bands_of(plane.shape, 256), plane.shape, job):
+            found[band.first_row : band.first_row + len(band.raw)] = levels.to_unit(band.enhanced)
+    else:
+        found = runner(way, plane, levels, "torch")()
+    middle = (slice(EDGE_PX, -EDGE_PX), slice(EDGE_PX, -EDGE_PX))
+    return float(np.abs(found[middle] - whole[middle]).max())
+
+
+def peak_mb(way: str, case: str, side: int, engine: str) -> float:
+    """Return how much more memory a run needs than its imports, in a process of its own."""
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); import against_monai as bench\n"
+        "plane, levels = bench.prepared(sys.argv[3], int(sys.argv[4]))\n"
+        "run = bench.runner(sys.argv[2], plane, levels, sys.argv[5])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; run()\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6)"
+    )
+    folder = __file__.rpartition("/")[0] or "."
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, folder, way, case, str(side), engine],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Print a row for every case and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=2048)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    if options.clock == "cpu":
+        torch.set_num_threads(1)
+    print("| plane | way | seconds | against cellxlate | memory over the imports (MB) | max abs(tiled - whole) |")
+    print("|---|---|---|---|---|---|")
+    for case in CASES:
+        plane, levels = prepared(case, options.side)
+        runs = {way: runner(way, plane, levels, options.engine) for way in WAYS}
+        for run in runs.values():
+            run()
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(options.repeat):
+            for way, run in runs.items():
+                started = clock()
+                run()
+                seconds[way].append(clock() - started)
+        for way in WAYS:
+            ratio = statistics.median(
+                there / here for here, there in zip(seconds["cellxlate"], seconds[way], strict=True)
+            )
+            print(
+                f"| {case} | {way} | {statistics.median(seconds[way]):.2f} | {ratio:.2f} | "
+                f"{peak_mb(way, case, options.side, options.engine):.0f} | {error_of(way, plane, levels):.1e} |",
+                flush=True,
+            )
+    print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
