@@ -39,3 +39,9 @@ class PromiseError(CellxlateError):
     """A written file differs from its input at a pixel that attention did not select."""
 
     exit_code = 1
+
+
+class ClusterError(CellxlateError):
+    """Bands failed on every try, or the cluster was lost. What is done is kept and can be resumed."""
+
+    exit_code = 1

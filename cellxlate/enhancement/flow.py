@@ -23,6 +23,8 @@ from cellxlate.stacks.writing import BAND_PX, Writer
 WAITING_BANDS = 2
 
 IsDone = Callable[[PlaneIndex, Tile], bool]
+WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"]
+"""Writes every band that is not there yet: in this process (`write_bands`), or on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,24 @@ def write_bands(
     Bands that are finished when this is closed are still written.
     """
 
+    def write(index: PlaneIndex, band: Band) -> None:
+        image_writer.write(index, band.first_row, band.enhanced)
+        attention_writer.write(index, band.first_row, band.attention)
+
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "cellxlate-write") as pool:
+        for index, band, news in enhanced_bands(plan, both_written(image_writer, attention_writer), started=started):
+            waiting.append(pool.submit(write, index, band))
+            if len(waiting) > WAITING_BANDS:
+                waiting.popleft().result()
+            yield news
+        for writing in waiting:
+            writing.result()
+
+
+def both_written(image_writer: Writer, attention_writer: Writer) -> IsDone:
+    """Return what tells whether a band's image and attention are both written."""
+
     def is_done(index: PlaneIndex, area: Tile) -> bool:
         return all(
             writer.is_done(index, band)
@@ -63,19 +83,7 @@ def write_bands(
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 
-    def write(index: PlaneIndex, band: Band) -> None:
-        image_writer.write(index, band.first_row, band.enhanced)
-        attention_writer.write(index, band.first_row, band.attention)
-
-    waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "cellxlate-write") as pool:
-        for index, band, news in enhanced_bands(plan, is_done, started=started):
-            waiting.append(pool.submit(write, index, band))
-            if len(waiting) > WAITING_BANDS:
-                waiting.popleft().result()
-            yield news
-        for writing in waiting:
-            writing.result()
+    return is_done
 
 
 def enhanced_bands(

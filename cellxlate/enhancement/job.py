@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.account import account_of_finished, run_report, verify
-from cellxlate.enhancement.flow import EnhanceProgress, enhanced_bands, write_bands
+from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
@@ -72,6 +72,7 @@ def enhance_file(
     report: bool = True,
     overwrite: bool = False,
     resume: bool = False,
+    write: WriteBands = write_bands,
     progress: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:
     """Enhance a stack and write the result, the attention map and a report beside it.
@@ -105,6 +106,8 @@ def enhance_file(
     resume : bool
         Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
         nothing is written.
+    write : callable
+        What computes and writes the bands: this process, or `Cluster.write_bands`.
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
 
@@ -137,7 +140,8 @@ def enhance_file(
         plan = make_plan(
             stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
         )
-        return _follow(steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started), progress)
+        steps = steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started, write=write)
+        return _follow(steps, progress)
 
 
 def enhance(
@@ -194,7 +198,13 @@ def enhance(
 
 
 def steps_to_files(
-    plan: Plan, outputs: Outputs, *, overwrite: bool = False, resume: bool = False, started: float | None = None
+    plan: Plan,
+    outputs: Outputs,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    started: float | None = None,
+    write: WriteBands = write_bands,
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
@@ -207,7 +217,7 @@ def steps_to_files(
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
-        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started)
+        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started, write)
         if was_changed(plan, before):
             for writer in (image_writer, attention_writer):
                 writer.discard()  # its bands must not be resumed
@@ -231,17 +241,17 @@ def steps_to_files(
 
 
 def _written(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, write: WriteBands
 ) -> Generator[EnhanceProgress, None, tuple[Path, Path]]:
     """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
     writers = image_writer, attention_writer
-    yield from write_bands(plan, image_writer, attention_writer, started)
+    yield from write(plan, image_writer, attention_writer, started)
     try:
         return image_writer.finish(), attention_writer.finish()
     except OutputError:
         if not any(writer.bands.missing() for writer in writers):
             raise
-    yield from write_bands(plan, image_writer, attention_writer, started)
+    yield from write(plan, image_writer, attention_writer, started)
     return image_writer.finish(), attention_writer.finish()
 
 
