@@ -52,6 +52,7 @@ def run_enhance(options: argparse.Namespace) -> int:
     bundle = load_model(options.model)
     running: dict[str, Any] = {
         "axes": options.axes, "image": options.image or 0, "channels": options.channel, "settings": settings,
+        "levels_from": options.levels_from,
         "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
 

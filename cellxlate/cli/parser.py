@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import cellxlate
 from cellxlate.cli.enhancing import run_demo, run_enhance
+from cellxlate.cli.exporting import run_export
 from cellxlate.cli.learning import run_evaluate, run_train
 from cellxlate.cli.looking import run_describe, run_info, run_models, run_report, run_sample
 from cellxlate.cli.showing import printable
@@ -21,6 +22,7 @@ EXAMPLES = {
     "train": "cellxlate train --source faint/ --target clear/ -o my-model --licence CC0-1.0",
     "evaluate": "cellxlate evaluate my-model --source test/ --truth test_truth/ --masks test_masks/ -o scores.html",
     "info": "cellxlate info stack.ome.zarr",
+    "export": "cellxlate export my-model --format bioimageio --author 'Ada Example' -o my-model.zip",
     "models": "cellxlate models --json",
     "report": "cellxlate report results/stack_enhanced.ome.tif --source stack.tif",
     "describe": "cellxlate describe my-model --source faint/",
@@ -81,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--axes", metavar="TCZYX")
     info.add_argument("--image", type=int, default=0, metavar="N", help="which image of a file that holds several")
 
+    _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
     command("models", run_models, "List the shipped models and those in this folder.")
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
@@ -89,6 +92,15 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
     describe.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
     return parser
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("model", metavar="MODEL", help="model folder, archive, or shipped name")
+    export.add_argument("--format", choices=("onnx", "bioimageio"), required=True)
+    export.add_argument("-o", "--output", type=Path, metavar="PATH", help="MODEL.onnx or MODEL.zip by default")
+    export.add_argument("--author", action="append", default=[], metavar="NAME", help="for the package; repeatable")
+    export.add_argument("--licence", metavar="SPDX", help="of the weights, where the card states none")
+    export.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:
@@ -114,6 +126,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4")
     enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
+    enhance.add_argument("--levels-from", type=Path, metavar="FILE", help="intensity levels of an earlier run's report")
     enhance.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")

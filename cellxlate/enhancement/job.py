@@ -64,6 +64,7 @@ def enhance_file(
     axes: str | None = None,
     image: int = 0,
     channels: Sequence[str | int] | None = None,
+    levels_from: Path | None = None,
     settings: EnhanceSettings | None = None,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -95,6 +96,8 @@ def enhance_file(
         Which image of a file that holds several.
     channels : sequence of str or int, optional
         Names or numbers of the channels to enhance; all by default. Others are copied.
+    levels_from : Path, optional
+        Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
     settings : EnhanceSettings, optional
         Threshold, intensity, tiles.
     engine, device, precision : str
@@ -138,7 +141,14 @@ def enhance_file(
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
         plan = make_plan(
-            stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+            stack,
+            model,
+            channels=channels,
+            levels_from=levels_from,
+            settings=settings,
+            engine=engine,
+            device=device,
+            precision=precision,
         )
         steps = steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started, write=write)
         return _follow(steps, progress)

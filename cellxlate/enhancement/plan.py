@@ -18,6 +18,7 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
 from cellxlate.stacks.stack import Stack
 
@@ -37,6 +38,8 @@ class Plan:
         What runs the networks of all jobs.
     calibrate_s : float
         Seconds spent on measuring the levels.
+    levels_from : Path or None
+        Where they come from, if they were not measured.
     """
 
     stack: Stack
@@ -45,6 +48,7 @@ class Plan:
     settings: EnhanceSettings
     translator: EngineTranslator
     calibrate_s: float
+    levels_from: Path | None = None
 
     @property
     def engine(self) -> str:
@@ -107,6 +111,8 @@ class Plan:
         settings = self.settings
         words = ["cellxlate", "enhance", str(self.stack.path or "STACK"), "-m", str(self.bundle.path)]
         words += ["--axes", self.stack.axes, "--threshold", str(settings.threshold), "--intensity", settings.intensity]
+        if self.levels_from:
+            words += ["--levels-from", str(self.levels_from)]
         if self.stack.image:
             words += ["--image", str(self.stack.image)]
         engine, device, precision = self.translator.identity.split()
@@ -125,8 +131,11 @@ def make_plan(
     engine: Engine,
     device: Device,
     precision: Precision = "float32",
+    levels_from: Path | None = None,
 ) -> Plan:
     """Load the model, choose the channels, and measure their levels over a bounded sample of the stack.
+
+    Levels come from an earlier run instead, where `levels_from` names its report or its output.
 
     Raises
     ------
@@ -145,10 +154,12 @@ def make_plan(
     translator = open_engine(bundle, engine=engine, device=device, precision=precision)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    levels = stack_levels(stack, chosen)
+    levels = stack_levels(stack, chosen) if levels_from is None else saved_levels(levels_from)
+    if absent := [channel for channel in chosen if channel not in levels]:
+        raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
     calibrate_s = time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator, calibrate_s)
+    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from)
 
 
 def checked(settings: EnhanceSettings) -> EnhanceSettings:
