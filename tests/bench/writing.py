@@ -1,7 +1,7 @@
 """Time, size and peak memory of writing a stack: `python tests/bench/writing.py [planes] [ending] [enhance]`.
 
-Planes of 2048 x 2048, uint16, Poisson noise; 256 of them are 2.1 GB. With `enhance` the stack is written first and then
-enhanced whole, networks and report included, by the shipped model. Prints one JSON object; run it in a fresh process
+Planes of 2048 x 2048, uint16, Poisson noise; 256 of them are 2.1 GB. With `enhance`, planes with the same
+simulated cells are written and then enhanced whole, networks and report included, by the shipped model. Prints one JSON object; run it in a fresh process
 per case.
 """
 
@@ -72,10 +72,13 @@ def enhanced(planes: int, ending: str) -> dict[str, Any]:
     """Peak memory of a whole enhancement; that of writing its input is smaller."""
     from cellxlate.enhancement.job import enhance_file
     from cellxlate.stacks.copying import write_stacks
+    from cellxlate.stacks.synthetic import SampleSettings, simulate
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"a{ending}"
-        write_stacks([(Stack(NoisyPlanes(planes), "ZYX"), source)])
+        cells = simulate(SampleSettings((1, 1, 1, 2048, 2048), cell_fraction=0.1, layout="clustered")).stack
+        plane = np.asarray(cells).reshape(2048, 2048)
+        write_stacks([(Stack(np.broadcast_to(plane, (planes, 2048, 2048)), "ZYX"), source)])
         started = time.perf_counter()
         report = enhance_file(source, output=Path(folder) / f"b{ending}")
         seconds = time.perf_counter() - started
