@@ -1,8 +1,8 @@
 """Time, size and peak memory of writing a stack: `python tests/bench/writing.py [planes] [ending] [enhance]`.
 
-Planes of 2048 x 2048, uint16, Poisson noise; 256 of them are 2.1 GB. With `enhance`, planes with the same
-simulated cells are written and then enhanced whole, networks and report included, by the shipped model. Prints one JSON object; run it in a fresh process
-per case.
+Planes of 2048 x 2048, uint16, Poisson noise; 256 of them are 2.1 GB. With `enhance`, planes with the same simulated
+cells are written and then enhanced whole, networks and report included, by the shipped model. Prints one JSON object;
+run it in a fresh process per case.
 """
 
 import json
