@@ -1,7 +1,9 @@
 """`enhance` and `demo`: from names on the command line to enhanced files."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from cellxlate.errors import CellxlateError, OptionError, OutputError
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
+    from cellxlate.enhancement.cluster import Cluster
     from cellxlate.enhancement.outputs import Outputs
     from cellxlate.model.bundle import Bundle
     from cellxlate.quality.report import RunReport
@@ -34,6 +37,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
+    from cellxlate.enhancement.flow import write_bands
     from cellxlate.enhancement.job import enhance_file
     from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
     from cellxlate.model.bundle import load_model
@@ -56,13 +60,14 @@ def run_enhance(options: argparse.Namespace) -> int:
         "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
 
-    def enhance_one(path: Path, outputs: "Outputs") -> dict[str, Any]:
+    def enhance_one(path: Path, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
         if options.dry_run:
             return _dry_run(path, outputs, bundle, running)
         sure = confidence_path(outputs, options) if options.confidence else None
         with progress_bar(options, "planes") as show:
             report = enhance_file(
                 path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
+                write=cluster.write_bands if cluster else write_bands,
                 progress=lambda news: show(news.done, news.total),
             )  # fmt: skip
         answer = report.as_dict()
@@ -73,17 +78,48 @@ def run_enhance(options: argparse.Namespace) -> int:
             say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
         return answer
 
-    if len(named) == 1:
-        answer, code = enhance_one(*named[0]), 0
-    else:
-        answers = [_attempt(enhance_one, path, outputs, debug=options.debug) for path, outputs in named]
-        answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
+    with _cluster(options) as cluster:
+        if len(named) == 1:
+            answer, code = enhance_one(*named[0], cluster), 0
+        else:
+            answers = [
+                _attempt(lambda path, outputs: enhance_one(path, outputs, cluster), *one, debug=options.debug)
+                for one in named
+            ]
+            answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
+        if cluster:
+            answer["workers"] = cluster.summary()
     if options.json or options.dry_run:
         lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
         say(options, answer, lines)
     elif len(named) > 1:
         say(options, {}, batch_lines([path.name for path, _ in named], answer["stacks"]))
+    if cluster and not options.json:
+        say(options, {}, worker_lines(answer["workers"]))
     return code
+
+
+@contextmanager
+def _cluster(options: argparse.Namespace) -> "Iterator[Cluster | None]":
+    """Start or join the workers that are asked for, and say where to watch them."""
+    if options.dry_run or (options.workers is None and options.scheduler is None):
+        yield None
+        return
+    from cellxlate.enhancement.cluster import open_cluster
+
+    with open_cluster(workers=options.workers, scheduler=options.scheduler) as cluster:
+        if not (options.quiet or options.json):
+            print(f"dashboard  {cluster.dashboard}", file=sys.stderr)
+        yield cluster
+
+
+def worker_lines(workers: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what each worker has done."""
+    return [
+        f"worker     {one['worker']}: {one['bands']} bands in {one['busy_s']:.1f} s, "
+        f"{one['megapixel_per_s']:.2f} megapixel/s"
+        for one in workers
+    ]
 
 
 def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Path:

@@ -150,6 +150,11 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is faster and less exact"
     )
     enhance.add_argument("--dense", action="store_true", help="run the generator everywhere; the pixels are the same")
+    computing = enhance.add_mutually_exclusive_group()
+    computing.add_argument("--workers", type=int, metavar="N", help="compute in N processes of this machine")
+    computing.add_argument(
+        "--scheduler", metavar="ADDRESS|FILE", help="compute on a dask cluster that runs (docs/how-to/cluster.md)"
+    )
     again = enhance.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")

@@ -1,0 +1,267 @@
+"""What a worker of a cluster does: one band of one plane, read from the stack, enhanced, written into the partial.
+
+A band is a file of its own, so workers never write the same file, and a band that two of them have computed is replaced
+by the same pixels. Stack and partial are reached by the paths of whoever asked, so all machines must see these folders.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cellxlate
+from cellxlate.enhancement.plan import Plan, input_identity
+from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
+from cellxlate.enhancement.tiling import Tile
+from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.model.bundle import Bundle
+from cellxlate.model.engines import open_engine
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+MOST_OPEN = 4
+"""Jobs whose stack a worker keeps open; several users may share a cluster."""
+
+_MODELS: dict[str, Bundle] = {}
+_OPEN: "dict[str, OpenJob]" = {}
+_ONE_AT_A_TIME = Lock()
+"""A worker computes one band at a time, with as many threads as it has: engines and readers are not shared."""
+
+
+@dataclass(frozen=True)
+class BandJob:
+    """All a worker needs to know of a stack, but the model, which it has got already. A few hundred bytes.
+
+    Attributes
+    ----------
+    token : str
+        Tells one run from another.
+    version : str
+        Of the program that asks.
+    path, axes, image
+        Of the input, as `open_stack` takes them.
+    identity : mapping
+        `input_identity` of the input where the job was planned.
+    digest : str
+        SHA-256 of the weights.
+    engine : str
+        Engine, device and precision.
+    levels : mapping of int to Levels
+        Measured once; other channels are copied.
+    target : Levels or None
+        As in PlaneJob.
+    settings : EnhanceSettings
+        With the tile size that the plan has chosen.
+    image, attention : Bands
+        The pixels of the two partials.
+    """
+
+    token: str
+    version: str
+    path: Path
+    axes: str
+    number: int
+    identity: dict[str, Any]
+    digest: str
+    engine: str
+    levels: dict[int, Levels]
+    target: Levels | None
+    settings: EnhanceSettings
+    image: Bands
+    attention: Bands
+
+
+@dataclass(frozen=True)
+class BandDone:
+    """What a band has cost: pixels, counted work, seconds of reading, computing, writing, and by which worker."""
+
+    worker: str
+    pixels: int
+    work: Work
+    read_s: float
+    compute_s: float
+    write_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return self.read_s + self.compute_s + self.write_s
+
+
+@dataclass
+class OpenJob:
+    """A stack that a worker has opened, and how its channels are enhanced."""
+
+    stack: Stack
+    jobs: dict[int, PlaneJob]
+    image: Bands
+    attention: Bands
+    read_s: float = field(default=0.0)
+
+    def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
+        """Read rows of a plane and count the time."""
+        started = time.perf_counter()
+        pixels = self.stack.read(index, rows)
+        self.read_s += time.perf_counter() - started
+        return pixels
+
+
+def band_job(plan: Plan, token: str, *, image: Bands, attention: Bands) -> BandJob:
+    """Describe a plan for workers.
+
+    Raises
+    ------
+    InputError
+        The stack lies in memory, where no worker can read it.
+    """
+    stack = plan.stack
+    if stack.path is None:
+        raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
+    first = next(iter(plan.jobs.values()))
+    return BandJob(
+        token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
+        identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
+        levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
+        settings=replace(plan.settings, tile_px=plan.tile_px),
+        image=_elsewhere(image), attention=_elsewhere(attention),
+    )  # fmt: skip
+
+
+def _elsewhere(bands: Bands) -> Bands:
+    """Return bands by their absolute place, without what is open here."""
+    return replace(bands, folder=bands.folder.absolute())
+
+
+def keep_model(bundle: Bundle, threads: int) -> None:
+    """Keep a model for all jobs of this process, and let networks run on so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    _MODELS[bundle.digest] = bundle
+
+
+def forget_model(digest: str) -> None:
+    """Release a model."""
+    _MODELS.pop(digest, None)
+
+
+def forget_job(token: str) -> None:
+    """Close the stack of a job that has ended."""
+    with _ONE_AT_A_TIME:
+        if token in _OPEN:
+            _OPEN.pop(token).stack.close()
+
+
+def fault_of_worker(job: BandJob) -> str:
+    """Return in one line why this process cannot work on a job; nothing if it can."""
+    try:
+        with _ONE_AT_A_TIME:
+            _opened(job)
+    except (CellxlateError, OSError) as fault:
+        return str(fault)
+    return ""
+
+
+def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
+    """Enhance one band and write it into both partials.
+
+    Parameters
+    ----------
+    job : BandJob
+        The job.
+    index : tuple of int
+        Of the plane.
+    area : Tile
+        Whole rows, as `tiling.bands_of` cuts them.
+    worker : str
+        Who reports; the address of the dask worker by default.
+
+    Raises
+    ------
+    InputError, OutputError, ModelError
+        Stack, partial or model cannot be reached or used from this machine.
+    """
+    with _ONE_AT_A_TIME:
+        started = time.perf_counter()
+        opened = _opened(job)
+        opened.read_s, work = 0.0, Work()
+        band = _band(opened, index, area, work)
+        computed = time.perf_counter()
+        if not (opened.image.folder / "zarr.json").exists():  # writing would bring a folder back that was removed
+            raise OutputError(f"{opened.image.folder} is gone, the job has ended; nothing was written")
+        opened.image.write(index, band.first_row, band.enhanced)
+        opened.attention.write(index, band.first_row, band.attention)
+        ended = time.perf_counter()
+        return BandDone(
+            worker or worker_address(), band.raw.size, work, read_s=opened.read_s,
+            compute_s=computed - started - opened.read_s, write_s=ended - computed,
+        )  # fmt: skip
+
+
+def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
+    stack = opened.stack
+    job = opened.jobs.get(stack.channel_of(index))
+    if job is None:
+        raw = opened.read(index, slice(area.top, area.bottom))
+        return Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))
+    counted = replace(job, work=work)
+    return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
+
+
+def worker_address() -> str:
+    """Return the address of the dask worker that runs this task; the number of the process elsewhere."""
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().address)
+    except (ImportError, ValueError):
+        return f"process {os.getpid()}"
+
+
+def _opened(job: BandJob) -> OpenJob:
+    """Open a job's stack and engine, or return what is open already."""
+    if job.token not in _OPEN:
+        with _checked(job) as stack:
+            engine, device, precision = job.engine.split()
+            translator = open_engine(
+                _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
+            )  # fmt: skip
+            jobs = {
+                channel: PlaneJob(translator, levels, job.target, job.settings)
+                for channel, levels in job.levels.items()
+            }
+            while len(_OPEN) >= MOST_OPEN:
+                _OPEN.pop(next(iter(_OPEN))).stack.close()
+            _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention)
+    return _OPEN[job.token]
+
+
+@contextmanager
+def _checked(job: BandJob) -> Iterator[Stack]:
+    """Open a job's stack after all is known to be here; close it again if something is not."""
+    if job.version != cellxlate.__version__:
+        raise ModelError(f"the worker runs cellxlate {cellxlate.__version__}, the job {job.version}; install the same")
+    if job.digest not in _MODELS:
+        raise ModelError(f"the worker has not got the model {job.digest[:12]}; start the job again")
+    for bands in (job.image, job.attention):
+        if not (bands.folder / "zarr.json").is_file() or not os.access(bands.folder, os.W_OK):
+            raise OutputError(f"{bands.folder} cannot be written from here; choose an output that all workers see")
+    stack = open_stack(job.path, job.axes, image=job.number)
+    try:
+        found = input_identity(job.path, stack.files)
+        if any(found.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
+            raise InputError(f"{job.path} is another file here; choose an input that all workers see")
+        yield stack
+    except BaseException:
+        stack.close()
+        raise
