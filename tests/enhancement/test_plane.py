@@ -13,6 +13,7 @@ from scipy import ndimage
 from cellxlate.enhancement.plane import Floats, PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
+from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import open_engine
 from cellxlate.model.networks import Translator as Networks
 from cellxlate.model.networks import receptive_field
@@ -112,6 +113,36 @@ def test_networks_give_the_same_pixels_on_every_tiling(architecture: Any, shape:
         assert apart.max() <= 1
         assert (apart > 0).mean() <= 0.005
     assert (whole != raw).any()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_the_shipped_model_gives_the_same_pixels_on_every_tiling_and_thread_count(engine: Any) -> None:
+    """Torch bit for bit; other engines within a count, none selected differently within one engine."""
+    if engine != "torch":
+        pytest.importorskip(engine, reason=f"{engine} is optional")
+        pytest.importorskip("onnx", reason="onnx is optional")
+    raw = noise((300, 340), "uint16", seed=4)
+    raw[60:90, 200:240] += 300
+    raw[240:275, 30:60] += 200
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            translator = open_engine(load_model(DEFAULT_MODEL), engine=engine, device="cpu")
+            found += [
+                enhanced(raw, translator, tile_px=tile_px, dense=dense)[:2]
+                for tile_px, dense in ((None, True), (64, False), (200, False))[: 4 - threads]
+            ]
+    finally:
+        torch.set_num_threads(before)
+    whole, whole_attention = found[0]
+    assert 0.005 < (whole_attention > 0).mean() < 0.9
+    assert (whole != raw).any()
+    for after, attention in found[1:]:
+        assert np.array_equal(attention, whole_attention)
+        apart = np.abs(after.astype(int) - whole)
+        assert apart.max() <= (0 if engine == "torch" else 1)
+        assert (apart > 0).mean() <= 0.001
 
 
 def test_a_halo_that_is_too_small_shows(monkeypatch: pytest.MonkeyPatch) -> None:
