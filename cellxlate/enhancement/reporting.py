@@ -87,7 +87,7 @@ def rebuild_report(
                 tiles_total=int(earlier.get("tiles_total", 0)),
                 tiles_skipped=int(earlier.get("tiles_skipped", 0)),
                 peak_rss_mb=float(earlier.get("peak_rss_mb", 0.0)),
-                engine=str(facts.get("engine", "")),
+                engine=str(earlier.get("engine") or facts.get("engine", "")),
                 warnings=warnings_of(tally, channel_names=dict(enumerate(stack.channel_names))),
                 provenance=facts,
                 command=str(earlier.get("command", "")),

@@ -264,12 +264,10 @@ def test_an_old_report_survives_a_failed_one(tmp_path: Path, monkeypatch: pytest
     target = tmp_path / "a.html"
     write_text(target, "old")
 
-    def full_disk(self: Path, *arguments: Any, **options: Any) -> int:
-        with self.open("w", encoding="utf-8") as file:
-            file.write("ne")
+    def full_disk(self: Path, _target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OutputError, match="No space left on device"):
         write_text(target, "new")
     assert target.read_text(encoding="utf-8") == "old"
