@@ -253,7 +253,7 @@ def _window(level: Bands, channel: int) -> dict[str, float]:
     pixels: npt.NDArray[Any] = level.read(planes[len(planes) // 2], slice(None))
     finite = pixels[np.isfinite(pixels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if level.dtype.kind == "f":
+    if level.dtype.kind in "fb":
         limits = (low, high)
     else:
         limits = (float(np.iinfo(level.dtype).min), float(np.iinfo(level.dtype).max))

@@ -522,3 +522,15 @@ def test_stacks_hold_no_file_open_after_closing(tmp_path: Path) -> None:
     links = Path("/proc/self/fd")
     if links.is_dir():
         assert not any(link.resolve() == path for link in links.iterdir() if link.exists())
+
+
+def test_one_bit_per_pixel_opens_for_masks_and_is_not_enhanced(tmp_path: Path) -> None:
+    from cellxlate.enhancement.job import enhance
+
+    mask = random_pixels((20, 30)) > 100
+    tifffile.imwrite(tmp_path / "a.tif", mask, photometric="minisblack")
+    with open_stack(tmp_path / "a.tif") as stack:
+        assert stack.dtype == np.bool_
+        np.testing.assert_array_equal(stack.read(()), mask)
+        with pytest.raises(InputError, match="1 bit per pixel"):
+            enhance(stack)

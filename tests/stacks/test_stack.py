@@ -97,9 +97,9 @@ def test_every_dtype_is_read_as_it_is(dtype: str) -> None:
     np.testing.assert_array_equal(window, PIXELS[1, 2, 3].astype(dtype))
 
 
-@pytest.mark.parametrize("dtype", ["bool", "complex64", "uint64", "int64", "U3"])
+@pytest.mark.parametrize("dtype", ["complex64", "uint64", "int64", "U3"])
 def test_other_dtypes_are_refused(dtype: str) -> None:
-    with pytest.raises(InputError, match="expected one of uint8"):
+    with pytest.raises(InputError, match="expected one of bool, uint8"):
         Stack.from_array(np.zeros((2, 2), dtype))
 
 

@@ -400,7 +400,7 @@ def test_reading_what_is_not_written_is_an_error_not_zeros(tmp_path: Path) -> No
         writer.write((), 0, source.read((), slice(0, 512)))
         with pytest.raises(OutputError, match="band 1 of plane"):
             writer.read((), slice(500, 520))
-        with pytest.raises(OutputError, match="1 of 2 bands are not written; run again with --resume"):
+        with pytest.raises(OutputError, match="1 of 2 bands are not written; give --resume"):
             writer.finish()
 
 
