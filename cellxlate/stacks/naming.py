@@ -1,17 +1,23 @@
-"""Which paths are stacks, and what a stack is called."""
+"""Which paths are stacks, what a stack is called, and which format an output name stands for."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, OptionError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
 """What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
 
+TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+
+
+Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4"]
+"""What an output can be."""
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
@@ -67,3 +73,23 @@ def stack_name(path: Path) -> str:
 def one_line(message: object) -> str:
     """Return the start of a message in one line."""
     return " ".join(str(message).split())[:200]
+
+
+def output_format(path: Path, asked: Format | None = None) -> Format:
+    """Return the format that an output's ending stands for, in the version that is asked for.
+
+    Raises
+    ------
+    OptionError
+        The ending is not known, or says another format than is asked for.
+    """
+    name = path.name.lower()
+    formats: dict[tuple[str, ...], tuple[Format, ...]] = {
+        TIFF_ENDINGS: ("ome-tiff",), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4"),
+    }  # fmt: skip
+    for endings, found in formats.items():
+        if name.endswith(endings):
+            if asked is not None and asked not in found:
+                raise OptionError(f"the output {path} says {found[0]}, --format says {asked}; give one of them")
+            return asked or found[0]
+    raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

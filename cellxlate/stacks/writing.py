@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +21,19 @@ import numpy.typing as npt
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, build_pyramid
 from cellxlate.stacks.locking import FolderLock
+from cellxlate.stacks.naming import Format, output_format
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import check_tiff, write_tiff
 from cellxlate.stacks.zarr_output import Version, check_zarr, write_arrays_v2, write_group
 
-__all__ = ["BAND_PX", "Writer", "open_writer", "remove_partial"]
+__all__ = ["BAND_PX", "Format", "Writer", "open_writer", "output_format", "remove_partial"]
 
-TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 PARTIAL_ENDING = ".partial"
 JOB_FILE, PIXELS_FOLDER = "job.json", "pixels.zarr"
 JOB_VERSION = 1
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
-
-Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4"]
 
 
 def open_writer(
@@ -317,26 +315,6 @@ def remove_partial(path: Path) -> None:
     if FolderLock.may_take(partial):
         with _disk_faults(path):
             FolderLock.acquire(partial).remove()
-
-
-def output_format(path: Path, asked: Format | None = None) -> Format:
-    """Return the format that an output's ending stands for, in the version that is asked for.
-
-    Raises
-    ------
-    OptionError
-        The ending is not known, or says another format than is asked for.
-    """
-    name = path.name.lower()
-    formats: dict[tuple[str, ...], tuple[Format, ...]] = {
-        TIFF_ENDINGS: ("ome-tiff",), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4"),
-    }  # fmt: skip
-    for endings, found in formats.items():
-        if name.endswith(endings):
-            if asked is not None and asked not in found:
-                raise OptionError(f"the output {path} says {found[0]}, --format says {asked}; give one of them")
-            return asked or found[0]
-    raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")
 
 
 def _check_place(path: Path, kind: Format, like: Stack, *, replace: bool) -> None:
