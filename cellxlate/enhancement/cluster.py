@@ -217,11 +217,11 @@ class Flight:
                 yield EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
 
     def cancel(self) -> None:
-        """Take back what is not done yet, and let workers close the stack; what they compute now is dropped."""
+        """Take back what is not done yet, and let workers close the stack; what they compute now they finish."""
         with suppress(Exception):  # the cluster may be gone, and whatever ends the job is reported by itself
             if self._waiting:
                 self.cluster.client.cancel(list(self._waiting), force=True)
-            self.cluster.client.run(forget_job, self.job.token, wait=False, on_error="ignore")
+            self.cluster.client.run(forget_job, self.job.token, on_error="ignore")
         self._waiting.clear()
 
     def _send(self, unit: Unit) -> None:
@@ -366,7 +366,11 @@ def _connected(scheduler: str) -> Iterator[Any]:
         raise OptionError(
             f"no scheduler answers at {scheduler} ({' '.join(str(fault).split())[:200]}); start one, or check the name"
         ) from fault
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what it says is raised as ClusterError
     try:
         yield client
     finally:
         client.close(timeout=CONNECT_S)
+        log.setLevel(level)

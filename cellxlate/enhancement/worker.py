@@ -156,10 +156,13 @@ def forget_model(digest: str) -> None:
 
 
 def forget_job(token: str) -> None:
-    """Close the stack of a job that has ended."""
-    with _ONE_AT_A_TIME:
-        if token in _OPEN:
-            _OPEN.pop(token).stack.close()
+    """Close the stack of a job that has ended; while a band is computed it stays open, until others take its place."""
+    if _ONE_AT_A_TIME.acquire(blocking=False):
+        try:
+            if token in _OPEN:
+                _OPEN.pop(token).stack.close()
+        finally:
+            _ONE_AT_A_TIME.release()
 
 
 def fault_of_worker(job: BandJob) -> str:

@@ -1,0 +1,346 @@
+"""A job on dask workers: the same pixels as in one process, whoever dies; little in flight; faults named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+
+from distributed import Client, LocalCluster
+
+import cellxlate
+from cellxlate.cli import main
+from cellxlate.enhancement import cluster as cluster_room
+from cellxlate.enhancement import worker as worker_room
+from cellxlate.enhancement.cluster import Cluster, open_cluster
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.errors import ClusterError, InputError, OptionError
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.stack import Stack
+
+TILES = EnhanceSettings(tile_px=64)
+BANDS = 12
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """Six planes of two bands, in two channels."""
+    noise = np.random.default_rng(0).normal(0, 8, (3, 2, 600, 40))
+    pixels = (noise + np.linspace(80, 240, 40)).clip(0).astype(np.uint16)
+    path = tmp_path / "cells.ome.tif"
+    write_stacks([(Stack(pixels, "TCYX"), path)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Cluster]:
+    """Two worker processes with one thread each."""
+    with open_cluster(workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def inside() -> Iterator[Cluster]:
+    """Two workers in this process, whose parts a test can replace."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=None
+        ) as local,
+        Client(local, set_as_default=False) as client,
+    ):  # fmt: skip
+        cluster = Cluster(client)
+        yield cluster
+        cluster.release()
+
+
+def pixels_of(report: Any) -> list[Any]:
+    found = []
+    for name in ("enhanced", "attention"):
+        with cellxlate.open_stack(report.outputs[name]) as written:
+            found.append(np.asarray(written).copy())
+    return found
+
+
+def alone(stack: Path, model: Path, **options: Any) -> Any:
+    return cellxlate.enhance_file(stack, model, output=stack.parent / "alone.ome.tif", settings=TILES, **options)
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(pixels_of(one), pixels_of(other), strict=True))
+
+
+@pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
+def test_two_workers_give_the_pixels_of_one_process(
+    stack: Path, tiny_model: Path, processes: Cluster, ending: str
+) -> None:
+    news: list[EnhanceProgress] = []
+    before = sum(done.bands for done in processes.workers.values())
+    report = cellxlate.enhance_file(
+        stack, tiny_model, output=stack.parent / f"cells_enhanced{ending}", settings=TILES,
+        write=processes.write_bands, progress=news.append,
+    )  # fmt: skip
+    expected = alone(stack, tiny_model)
+    assert same(report, expected)
+    assert 0 < report.changed_fraction == expected.changed_fraction
+    assert (report.tiles_total, report.tiles_skipped) == (expected.tiles_total, expected.tiles_skipped)
+    assert len(news) == BANDS
+    assert news[-1].done == news[-1].total == 6
+    assert [one.done for one in news] == sorted(one.done for one in news)
+    assert sum(done.bands for done in processes.workers.values()) - before == BANDS
+    assert not list(stack.parent.glob("*.partial"))
+
+
+def test_channels_that_are_not_chosen_are_copied(stack: Path, tiny_model: Path, processes: Cluster) -> None:
+    report = cellxlate.enhance_file(stack, tiny_model, channels=[1], settings=TILES, write=processes.write_bands)
+    enhanced, attention = pixels_of(report)
+    with cellxlate.open_stack(stack) as read:
+        raw = np.asarray(read).copy()
+    assert np.array_equal(enhanced[:, 0], raw[:, 0])
+    assert not attention[:, 0].any()
+    assert (enhanced[:, 1] != raw[:, 1]).any()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_worker_that_is_killed_changes_no_pixel(stack: Path, tiny_model: Path, processes: Cluster) -> None:
+    killed: list[int] = []
+
+    def kill_one(news: EnhanceProgress) -> None:
+        if not killed and news.done >= 1:
+            killed.append(next(iter(processes.client.run(os.getpid).values())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=processes.write_bands, progress=kill_one)
+    assert killed
+    assert same(report, alone(stack, tiny_model))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, planes: set[tuple[int, ...]], times: int) -> list[tuple[int, ...]]:
+    """Let writing the second band of some planes fail a number of times; return the list of attempts."""
+    honest, attempts = Bands.write, []
+
+    def write(self: Bands, index: Any, first_row: int, pixels: Any) -> None:
+        if index in planes and first_row == 512 and pixels.dtype != np.uint8:
+            attempts.append(index)
+            if attempts.count(index) <= times:
+                raise ValueError("a fault\nof the disk")
+        honest(self, index, first_row, pixels)
+
+    monkeypatch.setattr(Bands, "write", write)
+    return attempts
+
+
+def test_a_band_that_fails_twice_is_done_in_the_end(
+    stack: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(stack, tiny_model)
+    attempts = failing(monkeypatch, {(1, 0)}, times=2)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+    assert attempts == [(1, 0)] * 3
+    assert same(report, expected)
+
+
+def test_a_band_that_fails_three_times_is_named_and_the_rest_is_done(
+    stack: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(stack, tiny_model)
+    with monkeypatch.context() as patch:
+        attempts = failing(patch, {(1, 0)}, times=99)
+        with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=1 C=0 rows 512 to 599 \(a fault of"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+        assert attempts == [(1, 0)] * 3
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()
+    assert ClusterError.exit_code == 1
+    news: list[EnhanceProgress] = []
+    report = cellxlate.enhance_file(
+        stack, tiny_model, settings=TILES, write=inside.write_bands, resume=True, progress=news.append
+    )
+    assert len(news) == 1
+    assert same(report, expected)
+
+
+def test_a_job_that_can_only_fail_ends_early(
+    stack: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "MOST_FAILED", 2)
+    attempts = failing(monkeypatch, {(t, c) for t in range(3) for c in range(2)}, times=99)
+    honest = Bands.write
+    monkeypatch.setattr(Bands, "write", lambda self, index, row, pixels: honest(self, index, 512, pixels[:88]))
+    with pytest.raises(ClusterError, match="2 bands failed"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+    assert len(attempts) < 3 * BANDS
+
+
+class Stop(Exception):
+    """Stands for Ctrl-C."""
+
+
+def test_what_ends_a_job_releases_the_cluster_and_resuming_continues_in_one_process(
+    stack: Path, tiny_model: Path, inside: Cluster
+) -> None:
+    def stop(news: EnhanceProgress) -> None:
+        if news.done >= 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands, progress=stop)
+    until = time.monotonic() + 5
+    while (tasks := len(inside.client.cluster.scheduler.tasks)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert tasks == 0
+    news: list[EnhanceProgress] = []
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, progress=news.append)
+    assert 0 < len(news) < BANDS
+    assert same(report, alone(stack, tiny_model))
+
+
+def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_model: Path, inside: Cluster) -> None:
+    most = 0
+
+    def count(news: EnhanceProgress) -> None:
+        nonlocal most
+        tasks = inside.client.cluster.scheduler.tasks.values()
+        most = max(most, sum(task.state in ("processing", "queued", "waiting", "no-worker") for task in tasks))
+
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands, progress=count)
+    assert 2 <= most <= 2 * cluster_room.BANDS_PER_THREAD
+
+
+def test_models_go_to_each_worker_once(stack: Path, tiny_model: Path, inside: Cluster, tmp_path: Path) -> None:
+    sent: list[str] = []
+    honest = inside.client.register_plugin
+    inside.client.register_plugin = lambda plugin: (sent.append(plugin.name), honest(plugin))
+    for name in ("one", "two"):
+        cellxlate.enhance_file(
+            stack, tiny_model, output=tmp_path / f"{name}.ome.tif", settings=TILES, write=inside.write_bands
+        )
+    assert len(sent) == 1
+
+
+def test_workers_that_cannot_do_the_job_are_named_before_it_starts(
+    stack: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(path: Path, *_: Any, **__: Any) -> Stack:
+        raise InputError(f"{path} does not exist; check the name")
+
+    monkeypatch.setattr(worker_room, "open_stack", elsewhere)
+    with pytest.raises(ClusterError, match=r"none of 2 workers can do the job; .*cells.ome.tif does not exist"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+
+
+def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
+        worker_room.keep_model(plan.bundle, 1)
+        job = worker_room.band_job(plan, "t", image=image.bands, attention=attention.bands)
+        seen.append(worker_room.fault_of_worker(job))
+        worker_room.forget_job("t")
+        job.identity["sampled_sha256"] = "0"
+        seen.append(worker_room.fault_of_worker(job))
+        yield from ()
+
+    with pytest.raises(Exception, match="not written"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=look)
+    assert seen[0] == ""
+    assert "another file" in seen[1]
+
+
+def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
+    def late(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
+        worker_room.keep_model(plan.bundle, 1)
+        job = worker_room.band_job(plan, "late", image=image.bands, attention=attention.bands)
+        assert worker_room.fault_of_worker(job) == ""
+        image.discard()
+        with pytest.raises(cellxlate.errors.OutputError, match="is gone"):
+            worker_room.enhance_band(job, (0, 0), next(iter(cluster_room.bands_of((600, 40), 64))))
+        worker_room.forget_job("late")
+        raise Stop
+        yield
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=late)
+    assert not list(stack.parent.glob("cells_enhanced*"))
+
+
+A_CLUSTER = """
+import sys, time
+from distributed import Client, LocalCluster
+with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", host="127.0.0.1",
+                  dashboard_address=None, memory_limit=None) as local:
+    with Client(local) as client:
+        client.write_scheduler_file(sys.argv[1])
+        time.sleep(120)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
+    """A cluster in another process, and the file of its scheduler."""
+    file = tmp_path / "scheduler.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", A_CLUSTER, file], env=environment, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    yield file, process
+    process.kill()
+    process.wait()
+
+
+def test_a_scheduler_that_dies_leaves_what_is_done(
+    stack: Path, tiny_model: Path, elsewhere: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "CONNECT_S", 2.0)
+    file, process = elsewhere
+
+    def kill(news: EnhanceProgress) -> None:
+        if news.done >= 1:
+            process.kill()
+
+    with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=cluster.write_bands, progress=kill)
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()
+    news: list[EnhanceProgress] = []
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, progress=news.append)
+    assert 0 < len(news) < BANDS
+    assert same(report, alone(stack, tiny_model))
+
+
+def test_the_command_line_reaches_a_cluster(
+    stack: Path, tiny_model: Path, elsewhere: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["enhance", str(stack), "-m", str(tiny_model), "--scheduler", str(elsewhere[0]), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert sum(worker["bands"] for worker in answer["workers"]) == BANDS / 2  # of 1024 rows
+    assert answer["kept_violations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exclude each other"),
+        ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "exclude each other"),
+        ({"workers": 0}, "--workers 0"),
+        ({"scheduler": "nowhere"}, "neither a file nor an address"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "no scheduler answers"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "CONNECT_S", 0.5)
+    with pytest.raises(OptionError, match=message), open_cluster(**options):
+        pass
