@@ -184,7 +184,7 @@ def _check_complete(series: tifffile.TiffPageSeries) -> None:
 def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:
     """Return the pixels with their axes: as asked, or as the file states them, axes of length 1 included."""
     shape = tuple(int(size) for size in pixels.shape)
-    if asked is not None:
+    if asked is not None and asked != calibration.axes:
         check_axes(asked, shape)
         return pixels, asked
     if not set(stated) <= set(AXES):

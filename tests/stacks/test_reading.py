@@ -14,6 +14,7 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.pixels import Expanded, FilePixels
 from cellxlate.stacks.reading import find_stacks, open_stack, stack_name
 
@@ -534,3 +535,11 @@ def test_one_bit_per_pixel_opens_for_masks_and_is_not_enhanced(tmp_path: Path) -
         np.testing.assert_array_equal(stack.read(()), mask)
         with pytest.raises(InputError, match="1 bit per pixel"):
             enhance(stack)
+
+
+def test_axes_may_be_given_as_the_file_states_them_with_those_of_length_one(tmp_path):
+    path = tmp_path / "one.ome.tif"
+    write_stacks([(Stack(np.zeros((1, 1, 1, 20, 30), np.uint16), "TCZYX", "one"), path)])
+    with open_stack(path) as stack, open_stack(path, stack.axes) as again:
+        assert again.axes == stack.axes == "TCZYX"
+        assert again.shape == stack.shape == (1, 1, 1, 20, 30)
