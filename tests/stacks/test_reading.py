@@ -17,6 +17,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.pixels import Expanded, FilePixels
 from cellxlate.stacks.reading import find_stacks, open_stack, stack_name
+from cellxlate.stacks.stack import Stack
 
 
 def random_pixels(shape: tuple[int, ...], dtype: str = "uint16", seed: int = 0) -> np.ndarray:
