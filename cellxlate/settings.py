@@ -16,6 +16,7 @@ from cellxlate.errors import OptionError
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide"]
+Intensity = Literal["source", "target"]
 
 THRESHOLD = 0.1
 """tau: attention at or below it keeps the pixel (P, section 3.2)."""
@@ -324,6 +325,6 @@ class EnhanceSettings:
     """
 
     threshold: float = THRESHOLD
-    intensity: Literal["source", "target"] = "source"
+    intensity: Intensity = "source"
     tile_px: int | None = None
     dense: bool = False

@@ -33,7 +33,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     scores = evaluate(
         options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
-        no_cells=options.no_cells, output=options.output,
+        no_cells=options.no_cells, intensity=options.intensity, output=options.output,
     )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
     if options.to_card and options.model:

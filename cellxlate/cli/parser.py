@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--truth", type=Path, metavar="DIR")
     evaluate.add_argument("--masks", type=Path, metavar="DIR")
     evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
+    evaluate.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
     evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
 

@@ -13,6 +13,7 @@ from cellxlate.errors import OptionError
 from cellxlate.quality import measures, page
 from cellxlate.quality.pictures import Picture
 from cellxlate.quality.report import finite_json, write_text
+from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def evaluate(
     masks: str | Path | None = None,
     no_cells: str | Path | None = None,
     enhanced: str | Path | None = None,
+    intensity: Intensity = "source",
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +51,9 @@ def evaluate(
     enhanced : path, optional
         Folder of enhanced images in place of a model: `NAME_enhanced`, with `NAME_attention` where there is one, or
         any one image whose name begins with NAME.
+    intensity : {"source", "target"}
+        The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
+        "target" they tell whether the model meets the scale of the images it was trained towards.
     output : path, optional
         HTML report to write.
     progress : callable, optional
@@ -78,7 +83,7 @@ def evaluate(
     made = _path(enhanced)
     cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
     empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []
-    enhance = _enhancer(model)
+    enhance = _enhancer(model, intensity)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate(cases):
@@ -102,7 +107,7 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _enhancer(model: "str | Path | Bundle | None") -> Enhance | None:
+def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
     """Return what enhances a stack in memory, or None where the images exist already."""
     if model is None:
         return None
@@ -112,7 +117,7 @@ def _enhancer(model: "str | Path | Bundle | None") -> Enhance | None:
     bundle = model if isinstance(model, Bundle) else load_model(model)
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
-        result = enhance(stack, bundle)
+        result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
         return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
 
     return run

@@ -16,6 +16,7 @@ from cellxlate.enhancement.evaluation import evaluate
 from cellxlate.enhancement.matching import index_in, match_cases
 from cellxlate.enhancement.scoring import mean_scores
 from cellxlate.errors import InputError, OptionError
+from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 
 NAMES = ("a1", "a10", "b")
@@ -199,18 +200,21 @@ def test_one_mask_serves_all_channels(tmp_path: Path) -> None:
     assert scores_of(tmp_path)["background"]["changed_percent"] == 0
 
 
-def test_a_model_scores_like_the_files_it_writes(folders: Path, tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("intensity", ["source", "target"])
+def test_a_model_scores_like_the_files_it_writes(
+    folders: Path, tmp_path: Path, tiny_model: Path, intensity: Intensity
+) -> None:
+    settings = EnhanceSettings(intensity=intensity)
     for name in NAMES:
         cellxlate.enhance_file(
-            folders / "source" / f"{name}.tif", tiny_model, output_dir=tmp_path / "made", report=False
-        )
+            folders / "source" / f"{name}.tif", tiny_model, output_dir=tmp_path / "made", report=False,
+            settings=settings,
+        )  # fmt: skip
     written = scores_of(folders, enhanced=tmp_path / "made", no_cells=folders / "source")
     assert written["changed_percent"] == written["no_cells"]["changed_percent"] > 0
-    assert scores_of(folders, model=tiny_model, enhanced=None, no_cells=folders / "source") == written
-    assert (
-        scores_of(folders, model=cellxlate.load_model(tiny_model), enhanced=None, no_cells=folders / "source")
-        == written
-    )
+    for model in (tiny_model, cellxlate.load_model(tiny_model)):
+        scored = scores_of(folders, model=model, enhanced=None, no_cells=folders / "source", intensity=intensity)
+        assert scored == written
 
 
 def test_the_report_shows_rows_and_pictures(folders: Path) -> None:
