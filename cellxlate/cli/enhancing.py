@@ -1,7 +1,9 @@
 """`enhance` and `demo`: from names on the command line to enhanced files."""
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +64,7 @@ def run_enhance(options: argparse.Namespace) -> int:
 
     def enhance_one(path: Path, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
         if options.dry_run:
-            return _dry_run(path, outputs, bundle, running)
+            return _dry_run(path, outputs, bundle, running, options)
         sure = confidence_path(outputs, options) if options.confidence else None
         with progress_bar(options, "planes") as show:
             report = enhance_file(
@@ -185,20 +187,43 @@ def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list
     return [*lines, f"{len(answers) - failed} of {len(answers)} stacks enhanced"]
 
 
-def _dry_run(path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any]) -> dict[str, Any]:
-    """Return what would be done with a stack."""
+def _dry_run(
+    path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what would be done with a stack, and how long it would take."""
+    from cellxlate.enhancement.costs import predict
     from cellxlate.enhancement.plan import make_plan
     from cellxlate.stacks.reading import open_stack
 
+    processes, started = _processes(options), time.perf_counter()
     with open_stack(path, running["axes"], image=running["image"]) as stack:
         plan = make_plan(
             stack, bundle, **{name: value for name, value in running.items() if name not in ("axes", "image")}
         )
+        expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,
             "model": bundle.name, "outputs": [str(written) for written in outputs.wanted],
+            "expected": expected.as_dict(),
         }  # fmt: skip
+
+
+def _processes(options: argparse.Namespace) -> int:
+    """Return how many processes would share the work at once, and let networks run here as they would in each."""
+    import torch
+
+    if options.scheduler is not None:
+        from cellxlate.enhancement.cluster import open_cluster
+
+        with open_cluster(scheduler=options.scheduler) as cluster:
+            threads: list[int] = list(cluster.client.nthreads().values())
+        torch.set_num_threads(max(threads, default=1))
+        return max(len(threads), 1)
+    if options.workers is None:
+        return 1
+    torch.set_num_threads(1)
+    return max(min(options.workers, os.cpu_count() or 1), 1)
 
 
 def enhanced_lines(report: "RunReport") -> list[str]:

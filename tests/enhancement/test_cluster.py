@@ -20,6 +20,7 @@ from distributed import Client, LocalCluster
 import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement import cluster as cluster_room
+from cellxlate.enhancement import costs
 from cellxlate.enhancement import worker as worker_room
 from cellxlate.enhancement.cluster import Cluster, open_cluster
 from cellxlate.enhancement.flow import EnhanceProgress
@@ -344,3 +345,47 @@ def test_a_cluster_that_cannot_be_is_refused(
     monkeypatch.setattr(cluster_room, "CONNECT_S", 0.5)
     with pytest.raises(OptionError, match=message), open_cluster(**options):
         pass
+
+
+@pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
+def test_a_dry_run_predicts_from_a_sample_and_writes_nothing(
+    stack: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    before = sorted(stack.parent.iterdir())
+    output = stack.parent / f"out{ending}"
+    assert main(["enhance", str(stack), "-m", str(tiny_model), "-o", str(output), "--dry-run", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["expected"]
+    assert sorted(stack.parent.iterdir()) == before
+    assert expected["megapixels"] == expected["sampled_megapixels"] == round(6 * 600 * 40 / 1e6, 3)
+    assert expected["hours"] == pytest.approx(sum(expected["seconds"].values()) / 3600, abs=1e-3)
+    assert set(expected["seconds"]) == set(costs.PARTS)
+    with cellxlate.open_stack(stack) as read:
+        result = cellxlate.enhance(read, tiny_model)
+    assert expected["cell_fraction"] == pytest.approx((result.attention > 0).mean(), abs=1e-3)
+
+
+def test_only_the_bands_are_shared_by_processes() -> None:
+    parts = dict.fromkeys(costs.PARTS, 8.0)
+    one = costs.Prediction(10.0, 0.1, 1, parts, parts, 3.0)
+    four = one.with_processes(4)
+    assert one.total_s == 64
+    assert four.total_s == 6 * 8 + 2 * 2
+    assert four.with_processes(1) == one
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "windows"),
+    [
+        ((2, 40, 50), "ZYX", (2, 1, 40, 50)),  # whole
+        ((1, 3, 4, 700, 3000), "TCZYX", (2, 3, 512, 1024)),
+        ((9000, 8000), "YX", (6, 1, 512, 1024)),
+        ((4, 9000, 90), "TYX", (34, 1, 1024, 90)),
+    ],
+)
+def test_the_sample_is_bounded_and_lies_in_the_stack(
+    shape: tuple[int, ...], axes: str, windows: tuple[int, ...]
+) -> None:
+    sample = np.stack(list(costs.sample_of(Stack.from_array(np.broadcast_to(np.uint8(7), shape), axes))))
+    assert sample.shape == windows
+    assert sample.size <= costs.SAMPLE_PX
+    assert (sample == 7).all()

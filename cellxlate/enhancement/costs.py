@@ -1,0 +1,187 @@
+"""How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
+
+A sample of at most 3 megapixels goes through the same networks, writers and checks as the stack will. What grows with
+the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared by workers.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from cellxlate.enhancement.account import run_report
+from cellxlate.enhancement.flow import write_bands
+from cellxlate.enhancement.job import open_writers
+from cellxlate.enhancement.outputs import Outputs, name_outputs
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.plane import Work
+from cellxlate.quality.checks import Tally, read_back
+from cellxlate.quality.pictures import Picture, choose_planes, take_pictures
+from cellxlate.quality.report import write_report
+from cellxlate.quality.trust import examine
+from cellxlate.stacks.intensity import PLASTIC
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.stack import Stack
+
+SAMPLE_PX = 3 * 2**20
+WINDOW_ROWS, WINDOW_COLUMNS = 512, 1024
+PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report")
+"""What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `read_back` and
+`examine` check the result."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a stack is expected to take.
+
+    Attributes
+    ----------
+    megapixels : float
+        Of the whole stack.
+    cell_fraction : float
+        Share of the sample that attention selects, in the channels that are enhanced.
+    processes : int
+        That share the bands.
+    seconds : mapping of str to float
+        Expected, by part.
+    sampled : mapping of str to float
+        Measured on the sample, by part.
+    sampled_megapixels : float
+        Size of the sample.
+    """
+
+    megapixels: float
+    cell_fraction: float
+    processes: int
+    seconds: dict[str, float]
+    sampled: dict[str, float]
+    sampled_megapixels: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return sum(self.seconds.values())
+
+    def with_processes(self, processes: int) -> "Prediction":
+        """Return what it would take with another number of processes, each on a core of its own."""
+        factor = self.processes / processes
+        shared = {part: self.seconds[part] * factor for part in ("read", "bands")}
+        return replace(self, processes=processes, seconds={**self.seconds, **shared})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "hours": round(self.total_s / 3600, 4),
+            "seconds": {part: round(value, 1) for part, value in self.seconds.items()},
+            "megapixels": round(self.megapixels, 3), "cell_fraction": round(self.cell_fraction, 4),
+            "processes": self.processes, "sampled_megapixels": round(self.sampled_megapixels, 3),
+        }  # fmt: skip
+
+
+def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) -> Prediction:
+    """Run a job on a sample of its stack, and predict what all of it takes.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its engine runs with the threads that each process will have.
+    outputs : Outputs
+        State the format. Nothing is written there; the sample's files go into a temporary folder.
+    plan_s : float
+        Seconds that making the plan took.
+    processes : int
+        That share the bands, each on cores of its own.
+
+    Notes
+    -----
+    Holds as far as the sample is like the stack and the machine is as busy as now. Workers elsewhere, whose processors
+    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted.
+    """
+    started = time.perf_counter()
+    windows = list(sample_of(plan.stack))
+    read_s = time.perf_counter() - started
+    stack = Stack.from_array(np.stack(windows), "TCYX", name="sample")
+    jobs = {channel: replace(job, work=Work()) for channel, job in plan.jobs.items()}
+    with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
+        sampled, tally = run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder))
+    sampled = {"plan": plan_s, "read": read_s, **sampled}
+    size, sample_size = _pixels(plan.stack), _pixels(stack)
+    pictures = _pictured(plan.stack, plan) / _pictured(stack, plan)
+    scales = {"plan": 1.0, "examine": 1.0, "report": 1.0, "pictures": pictures}
+    seconds = {part: sampled[part] * scales.get(part, size / sample_size) for part in PARTS}
+    found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
+    return found.with_processes(processes)
+
+
+def sample_of(stack: Stack) -> Iterator[Any]:
+    """Yield windows (C, Y, X) of all channels, at most 3 megapixels in all, spread over planes, rows and columns.
+
+    A stack that is smaller is yielded whole.
+    """
+    height, width = stack.plane_shape
+    columns = min(width, WINDOW_COLUMNS)
+    rows = min(height, WINDOW_ROWS if columns == WINDOW_COLUMNS else 2 * WINDOW_ROWS)
+    count = stack.plane_count // stack.channel_count
+    most = max(SAMPLE_PX // (rows * columns * stack.channel_count), 1)
+    if count * stack.channel_count * height * width <= SAMPLE_PX:
+        rows, columns, most = height, width, count
+    number_of_windows = min(most, max(count * (height * width) // (rows * columns), 1))
+    for number in range(number_of_windows):
+        plane = (2 * number + 1) * count // (2 * number_of_windows)
+        top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
+        left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
+        window = slice(top, top + rows), slice(left, left + columns)
+        yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
+
+
+def run_sample(plan: Plan, outputs: Outputs, folder: Path) -> tuple[dict[str, float], Tally]:
+    """Do a job in a folder and return the seconds of its parts, and what it changed."""
+    ending = outputs.enhanced.name.lower()
+    suffix = ".ome.zarr" if ending.endswith(".zarr") else ".ome.tif"
+    here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
+                        format=outputs.format)  # fmt: skip
+    stack, channels, marks = plan.stack, sorted(plan.jobs), [time.perf_counter()]
+
+    def mark() -> None:
+        marks.append(time.perf_counter())
+
+    image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
+    with image_writer, attention_writer:
+        for _ in write_bands(plan, image_writer, attention_writer, marks[0]):
+            pass
+        mark()
+        files = image_writer.finish(), attention_writer.finish()
+        mark()
+        with open_stack(files[0]) as image, open_stack(files[1]) as selected:
+            tally = read_back(stack, image, selected, channels=channels, tile_px=plan.tile_px)
+            mark()
+            tally.trust = examine(
+                stack, image, selected, places=tally.places, channels=channels, domain=plan.bundle.card.get("domain")
+            )
+            mark()
+            pictures: list[Picture] = []
+            if outputs.report_html:
+                pictures = take_pictures(stack, image, selected, planes=choose_planes(stack, channels))
+            mark()
+            found = run_report(plan, tally, here, total_s=0.0)
+            if outputs.report_html and here.report_html and here.report_json:
+                write_report(found, pictures, html=here.report_html, json=here.report_json)
+            mark()
+        image_writer.discard()
+        attention_writer.discard()
+    return dict(zip(PARTS[2:], np.diff(marks).tolist(), strict=True)), tally
+
+
+def _pixels(stack: Stack) -> int:
+    rows, columns = stack.plane_shape
+    return stack.plane_count * rows * columns
+
+
+def _pictured(stack: Stack, plan: Plan) -> int:
+    """Return the pixels of the planes that the report shows."""
+    rows, columns = stack.plane_shape
+    return len(choose_planes(stack, sorted(plan.jobs))) * rows * columns
