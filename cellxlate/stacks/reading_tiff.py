@@ -2,6 +2,7 @@
 
 import logging
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
             with warnings.catch_warnings(), _damage_reported():
                 warnings.simplefilter("ignore")
                 file = opened.enter_context(tifffile.TiffFile(path))
+                _check_directories(file)
                 if file.is_ome and declares_entities(file.ome_metadata or ""):
                     file.is_ome = False  # tifffile would parse it
                 kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
@@ -76,6 +78,30 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
         raise InputError(
             f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
         ) from fault
+
+
+def _check_directories(file: tifffile.TiffFile) -> None:
+    """Raise InputError where the directories of a file form a circle; tifffile would follow it without end."""
+    tiff, handle, seen = file.tiff, file.filehandle, set()
+    place = 4 if tiff.offsetsize == 4 else 8
+    if tiff.is_ndpi:
+        place = 4
+    while True:
+        handle.seek(place)
+        stored = handle.read(tiff.offsetsize)
+        if len(stored) < tiff.offsetsize:
+            return
+        (directory,) = struct.unpack(tiff.offsetformat, stored)
+        if directory in seen:
+            raise InputError(f"its directories form a circle after {len(seen)} of them; copy the file again")
+        seen.add(directory)
+        if not 0 < directory < handle.size:
+            return
+        handle.seek(directory)
+        stored = handle.read(tiff.tagnosize)
+        if len(stored) < tiff.tagnosize:
+            return
+        place = directory + tiff.tagnosize + struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
 
 
 def _tiff_stack(

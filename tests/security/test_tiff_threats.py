@@ -104,6 +104,14 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "directory beyond the end": bytes_of(tiff(grey(), bytes(100), first=2**31)),
     "directory of 65535 tags": bytes_of(b"II*\0\x08\0\0\0\xff\xff" + bytes(100)),
     "directory without tags": bytes_of(b"II*\0\x08\0\0\0\0\0\0\0\0\0"),
+    "directories in a circle": bytes_of(LOOPING),
+    "two directories in a circle": bytes_of(
+        b"II*\0\x08\0\0\0" + b"\0\0" + struct.pack("<I", 20) + bytes(6) + b"\0\0" + struct.pack("<I", 8) + bytes(99)
+    ),
+    "a circle behind 300 directories": bytes_of(
+        b"II*\0\x08\0\0\0"
+        + b"".join(b"\0\0" + struct.pack("<I", 14 + 6 * n if n < 300 else 14) for n in range(301))
+    ),
     "no size": bytes_of(tiff({258: (SHORT, 1, 16)}, bytes(8192))),
     "width 0": bytes_of(packed(grey(width=0), bytes(8192))),
     "absurd size, plain": bytes_of(packed(grey(2**32 - 1, 2**32 - 1), bytes(8192))),
@@ -159,7 +167,6 @@ REFUSED: dict[str, Callable[[Path], object]] = {
 }  # fmt: skip
 
 READ: dict[str, Callable[[Path], object]] = {
-    "directories in a circle": bytes_of(LOOPING),
     "ome: entity bomb": with_description(ome(head=BOMB, root="<XMLAnnotation>&l11;</XMLAnnotation>")),
     "ome: external entity": with_description(
         ome(head='<!DOCTYPE OME [<!ENTITY x SYSTEM "file:///etc/hostname">]>', root="<Description>&x;</Description>")
