@@ -79,6 +79,13 @@ def test_dust_is_covered_in_bounded_time() -> None:
     assert cost_px(tiles, 3) < 0.3 * cost_px(list(tiles_of(area, 512)), 3)
 
 
+def test_where_fitting_costs_more_than_all_tiles_all_are_taken() -> None:
+    """Diagonals, each of whose pieces fills its rectangle from corner to corner, and tiles larger than the rectangles."""
+    down, across = np.mgrid[: AREA.shape[0], : AREA.shape[1]]
+    selected = (down - across) % 32 == 0
+    assert fitted_tiles(selected, AREA, side_px=36, halo_px=0) == list(tiles_of(AREA, 36))
+
+
 @pytest.mark.parametrize("halo_px", [25, 84])
 @pytest.mark.parametrize(("count", "bound"), [(3, 1.0), (12, 1.15)])
 def test_cost_follows_what_cells_reach(halo_px: int, count: int, bound: float) -> None:

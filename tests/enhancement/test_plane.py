@@ -80,6 +80,17 @@ def test_nan_payloads_infinities_and_negative_zeros_survive() -> None:
     assert np.isfinite(after[~special]).all()
 
 
+def test_the_faint_rim_of_a_cell_is_changed_too() -> None:
+    """Attention that falls slowly: the last pixel above the threshold belongs to the tile, sparse or dense."""
+    down, across = np.mgrid[:220, :260]
+    raw = (100 + 100 * np.exp(-((down - 110) ** 2 + (across - 130) ** 2) / 5000)).astype(np.uint16)
+    whole, attention, dense = enhanced(raw, tile_px=256, dense=True)
+    after, _, sparse = enhanced(raw, tile_px=256)
+    assert np.array_equal(after, whole)
+    assert (attention == 1).any()
+    assert sparse.work.generator_px < 0.8 * dense.work.generator_px
+
+
 def test_a_threshold_of_one_returns_the_input() -> None:
     raw = noise((130, 140), "uint16")
     after, attention, job = enhanced(raw, Arithmetic(bias=1.0), threshold=1.0)

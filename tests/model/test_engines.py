@@ -85,7 +85,11 @@ def test_auto_does_not_take_an_engine_that_computes_something_else(
 ) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda package: True)
     monkeypatch.setattr(engines, "version", lambda package: "1")
-    monkeypatch.setattr(engines, "openvino_network", lambda network, precision: lambda images: images + 0.001)
+
+    def a_little_off(network: Any, precision: Any) -> Any:
+        return lambda images: network(torch.from_numpy(images)).numpy() + np.float32(2e-4)
+
+    monkeypatch.setattr(engines, "openvino_network", a_little_off)
     assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
 
     def broken(network: Any, precision: Any) -> Any:
