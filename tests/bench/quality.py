@@ -29,9 +29,10 @@ Filter = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 FAST = PRESETS["fast"]
 LEARNED = replace(
-    FAST, backward="learned", lambda_adversarial=1.0, adam_beta1=0.5, learning_rate=2e-4, batch=1, gate_in_loop=False
-)
-"""Both directions learned, as in the paper, with the networks of `fast`."""
+    FAST, backward="learned", switch_epoch=30, lambda_adversarial=1.0, adam_beta1=0.5, learning_rate=2e-4, batch=1,
+    gate_in_loop=False,
+)  # fmt: skip
+"""Both directions learned on the paper's schedule, with the networks of `fast`."""
 
 GUIDES: tuple[Guide, ...] = ("none", "saliency", "masks")
 

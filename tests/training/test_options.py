@@ -85,7 +85,7 @@ def test_options_that_make_no_sense_are_refused():
     [({"patch_px": 30}, "multiple of 4"), ({"patch_px": 8}, "at least"), ({"load_px": 100}, "at least patch_px"),
      ({"batch": 0}, "batch is 0"), ({"threshold": 1.0}, "threshold"), ({"learning_rate": 0.0}, "above 0"),
      ({"adam_beta1": 1.0}, "below 1"), ({"decay_from": 1.5}, "from 0 to 1"), ({"pool": -1}, "pool"),
-     ({"ema": 1.0}, "below 1"), ({"lambda_cycle": -1.0}, "0 or more")],
+     ({"ema": 1.0}, "below 1"), ({"lambda_cycle": -1.0}, "0 or more"), ({"switch_epoch": 0}, "frozen")],
 )  # fmt: skip
 def test_numbers_outside_their_range_are_named(change, words):
     with pytest.raises(OptionError, match=words):
