@@ -82,7 +82,8 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
 
 def _check_directories(file: tifffile.TiffFile) -> None:
     """Raise InputError where the directories of a file form a circle; tifffile would follow it without end."""
-    tiff, handle, seen = file.tiff, file.filehandle, set()
+    seen: set[int] = set()
+    tiff, handle = file.tiff, file.filehandle
     place = 4 if tiff.offsetsize == 4 else 8
     if tiff.is_ndpi:
         place = 4
