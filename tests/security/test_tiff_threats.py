@@ -150,7 +150,7 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "ome: plane count 10^9": with_description(ome(inside='<TiffData IFD="0" PlaneCount="1000000000"/>')),
     "ome: number of planes 10^9": with_description(ome(inside='<TiffData IFD="0" NumPlanes="1000000000"/>')),
     "ome: modulo of 10^10 steps": with_description(modulo("0", "1e10", "1")),
-    "ome: modulo of step 1e-9": with_description(modulo("0", "1", "1e-9")),
+    "ome: modulo of 10^9 small steps": with_description(modulo("0", "1", "1e-9")),
     "ome: planes missing": with_description(ome("SizeZ=50", '<TiffData IFD="0" PlaneCount="50"/>')),
     "ome: a file elsewhere": with_description(
         ome("SizeZ=2", '<TiffData FirstZ="0" IFD="0" PlaneCount="1"/><TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID '
@@ -197,7 +197,10 @@ def test_a_hostile_tiff_is_refused_in_one_line(kind, tmp_path, command, untouche
     path = tmp_path / "a.tif"
     REFUSED[kind](path)
     untouched()
-    assert str(path) in command.enhance_refused(path)
+    line = command.enhance_refused(path)
+    assert str(path) in line
+    if "10^" in kind and kind.startswith("ome"):  # refused before it is tried, not when memory runs out
+        assert "million planes" in line or "states" in line
 
 
 @pytest.mark.parametrize("kind", READ)
