@@ -140,7 +140,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )
         self._warming: Any = None
         self._is_closed = False
-        self._warm_timer = single_shot(self._warm_up)
+        self._warm_timer = single_shot(self._warm_up, self.native)
         self._connect()
         self._destination_changed()
         self._show_more(False)
@@ -258,7 +258,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     def _warm_up(self) -> None:
         """Get the model ready meanwhile, so that the first preview need not wait for it."""
-        if self.model_choice.value is not None and not self.is_running and not self._is_closed:
+        if not self._is_closed and not self.is_running and self.model_choice.value is not None:
             self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:

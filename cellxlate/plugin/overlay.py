@@ -304,9 +304,9 @@ def attention_at(view: View, world: Sequence[float]) -> float | None:
     return float(view.attention.steps[row, column]) / ATTENTION_STEPS if corner in view.attention.known else None
 
 
-def single_shot(call: Callable[[], None]) -> QTimer:
-    """Return a timer that calls once each time it is started."""
-    timer = QTimer()
+def single_shot(call: Callable[[], None], owner: Any = None) -> QTimer:
+    """Return a timer that calls once each time it is started; it ends with the QObject that owns it, if one does."""
+    timer = QTimer(owner)
     timer.setSingleShot(True)
     timer.timeout.connect(call)
     return timer

@@ -111,7 +111,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             wrapped(text)
         self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
         self._add_pictures()
-        self._paint_timer = single_shot(self._tell_paint)
+        self._paint_timer = single_shot(self._tell_paint, self.native)
         self._connect()
         self._choices_changed()
 

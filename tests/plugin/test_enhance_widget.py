@@ -7,6 +7,7 @@ import time
 import dask.array
 import numpy as np
 import pytest
+from qtpy.compat import isalive
 from qtpy.QtCore import QEvent
 
 import cellxlate
@@ -383,6 +384,16 @@ def test_a_closed_panel_ends_its_run_and_listens_no_more(application, viewer, ti
     viewer.layers.clear()
     add_stack(viewer)
     assert len(viewer.layers) == 1
+
+
+def test_a_panel_that_was_closed_at_once_does_not_get_ready(application, viewer, tiny_model):
+    panel = EnhanceWidget(viewer)
+    assert panel._warm_timer.isActive()
+    panel.native.deleteLater()
+    application.sendPostedEvents(panel.native, QEvent.Type.DeferredDelete)
+    assert not isalive(panel._warm_timer)
+    panel._warm_up()  # had its timer been due already
+    assert panel._warming is None
 
 
 @pytest.mark.display
