@@ -80,7 +80,7 @@ def test_dust_is_covered_in_bounded_time() -> None:
 
 
 def test_where_fitting_costs_more_than_all_tiles_all_are_taken() -> None:
-    """Diagonals, each of whose pieces fills its rectangle from corner to corner, and tiles larger than the rectangles."""
+    """Diagonals, each of whose pieces spans its rectangle from corner to corner; tiles larger than rectangles."""
     down, across = np.mgrid[: AREA.shape[0], : AREA.shape[1]]
     selected = (down - across) % 32 == 0
     assert fitted_tiles(selected, AREA, side_px=36, halo_px=0) == list(tiles_of(AREA, 36))
