@@ -39,8 +39,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
-    from cellxlate.enhancement.flow import write_bands
-    from cellxlate.enhancement.job import enhance_file
+    from cellxlate.enhancement.job import HERE, enhance_file
     from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
     from cellxlate.model.bundle import load_model
     from cellxlate.stacks.reading import is_zarr
@@ -69,7 +68,7 @@ def run_enhance(options: argparse.Namespace) -> int:
         with progress_bar(options, "planes") as show:
             report = enhance_file(
                 path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
-                write=cluster.write_bands if cluster else write_bands,
+                where=cluster.place if cluster else HERE,
                 progress=lambda news: show(news.done, news.total),
             )  # fmt: skip
         answer = report.as_dict()
@@ -219,7 +218,7 @@ def _processes(options: argparse.Namespace) -> int:
         with open_cluster(scheduler=options.scheduler) as cluster:
             threads: list[int] = list(cluster.client.nthreads().values())
         torch.set_num_threads(max(threads, default=1))
-        return max(len(threads), 1)
+        return int(max(len(threads), 1))
     if options.workers is None:
         return 1
     torch.set_num_threads(1)

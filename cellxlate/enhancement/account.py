@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,17 @@ from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import PARTIAL_ENDING
 
+Compare = Callable[[Plan, Stack, Stack, Sequence[int], int], Tally]
+"""Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs."""
 
-def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
-    """Read input, result and attention, and count what differs.
+
+def compare_here(plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:
+    """Compare in this process."""
+    return read_back(plan.stack, image, selected, channels=channels, tile_px=tile_px)
+
+
+def verify(plan: Plan, image: Stack, selected: Stack, compare: Compare = compare_here) -> Tally:
+    """Read input, result and attention, and count what differs: here, or where `compare` does it.
 
     Raises
     ------
@@ -36,8 +44,8 @@ def verify(plan: Plan, image: Stack, selected: Stack) -> Tally:
             )
     copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
     chosen = sorted(plan.jobs)
-    tally = read_back(stack, image, selected, channels=chosen, tile_px=plan.tile_px)
-    broken = tally.kept_violations + read_back(stack, image, selected, channels=copied).kept_violations
+    tally = compare(plan, image, selected, chosen, plan.tile_px)
+    broken = tally.kept_violations + compare(plan, image, selected, copied, 0).kept_violations
     if broken:
         raise PromiseError(
             f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "

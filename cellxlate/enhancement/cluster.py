@@ -1,37 +1,46 @@
 """The same job on a dask cluster: bands go out as workers get free, and what comes back is only how they fared.
 
-`Cluster.write_bands` takes the place of `flow.write_bands`; plan, verification, report and publishing stay with the
-process that asks. Workers write bands into the partial themselves, so no pixel passes through scheduler or client, and
-at most two bands per thread are known to the scheduler, however many there are.
+`Cluster.place` takes the place of this process where bands are computed, pyramids halved and results read back; plan,
+report and publishing stay here. Workers write bands into the partial themselves, so no pixel passes through scheduler
+or client, and at most two bands per thread are known to the scheduler, however many there are.
 """
 
 import logging
 import queue
 import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_do
+from cellxlate.enhancement.job import Place
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.enhancement.tiling import bands_of
 from cellxlate.enhancement.worker import (
     BandDone,
     BandJob,
+    CompareJob,
+    Throughput,
+    Unit,
     band_job,
+    compare_parts,
     enhance_band,
     fault_of_worker,
     forget_job,
     forget_model,
     keep_model,
-)
-from cellxlate.errors import ClusterError, OptionError
+)  # fmt: skip
+from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.model.bundle import Bundle
-from cellxlate.quality.checks import plane_label
-from cellxlate.stacks.stack import PlaneIndex
+from cellxlate.quality.checks import Tally, parts_of, plane_label
+from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Writer
 
 try:
@@ -46,6 +55,9 @@ BANDS_PER_THREAD = 2
 
 MOST_FAILED = 20
 """So many bands may fail without one that succeeds in between; then something else is wrong."""
+
+LEAST_PART_PX, MOST_PART_PX = 2**22, 2**28
+"""Pixels that a worker reads back at a time."""
 
 LOOK_S = 2.0
 WAIT_FOR_WORKERS_S = 600.0
@@ -67,29 +79,6 @@ class ModelOnWorkers(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Any) -> None:  # noqa: ARG002
         """Release the model."""
         forget_model(self.bundle.digest)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One band on its way; `passed` counts the bands of the stack up to and with this one, done earlier or not."""
-
-    index: PlaneIndex
-    area: Tile
-    passed: int
-
-
-@dataclass
-class Throughput:
-    """What a worker has done: bands, pixels, and seconds it was busy."""
-
-    bands: int = 0
-    pixels: int = 0
-    busy_s: float = 0.0
-
-    def as_dict(self) -> dict[str, float]:
-        """Return plain values for JSON."""
-        rate = self.pixels / self.busy_s / 1e6 if self.busy_s else 0.0
-        return {"bands": self.bands, "busy_s": round(self.busy_s, 3), "megapixel_per_s": round(rate, 3)}
 
 
 @dataclass
@@ -143,6 +132,52 @@ class Cluster:
             flight.cancel()
         if flight.failed:
             raise ClusterError(_failures(plan, flight.failed))
+
+    @property
+    def place(self) -> Place:
+        """What `enhance_file` takes as `where`."""
+        return Place(self.write_bands, self.compare, self.share)
+
+    def compare(self, plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:
+        """Let the workers read a result back, and add up what they count, in the order of the stack."""
+        stack = plan.stack
+        tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
+        if stack.path is None or image.path is None or selected.path is None:
+            raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
+        job = CompareJob(
+            stack.path.absolute(), stack.axes, stack.image, image.path.absolute(), selected.path.absolute(), tile_px
+        )
+        threads = max(sum(self.client.nthreads().values()), 1)
+        part_px = min(max(prod(stack.shape) // (4 * threads), LEAST_PART_PX), MOST_PART_PX)
+        parts = parts_of(stack, channels, tile_px=tile_px, part_px=part_px)
+        for counted in self.share(partial(compare_parts, job), parts):
+            tally.include(counted)
+        return tally
+
+    def share(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Do what `map` does on the workers: results in order, at most two items per thread in flight.
+
+        Raises
+        ------
+        ClusterError
+            The scheduler was lost.
+        """
+        waiting: deque[Any] = deque()
+        threads = max(sum(self.client.nthreads().values()), 1)
+        try:
+            for item in items:
+                waiting.append(self.client.submit(function, item, pure=False, retries=ATTEMPTS - 1))
+                if len(waiting) >= BANDS_PER_THREAD * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except (CancelledError, OSError, TimeoutError) as fault:
+            raise ClusterError(
+                "the scheduler is lost; what is done is kept, start it again and give --resume"
+            ) from fault
+        finally:
+            with suppress(Exception):  # the cluster may be gone
+                self.client.cancel(list(waiting), force=True)
 
     def release(self) -> None:
         """Take the models off the workers, which stay for others."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import account_of_finished, run_report, verify
+from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
@@ -22,17 +22,37 @@ from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.quality.report import RunReport, write_report
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.bands import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
 from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial
 
 __all__ = [
-    "EnhanceProgress", "EnhancedStack", "Progress", "enhance", "enhance_file", "enhanced_bands", "steps_in_memory",
+    "HERE", "EnhanceProgress", "EnhancedStack", "Place", "Progress", "enhance", "enhance_file", "enhanced_bands",
+    "steps_in_memory",
     "steps_to_files", "withdraw",
 ]  # fmt: skip
 
 Progress = Callable[[EnhanceProgress], object]
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job is computed: this process, unless others take its parts over (`Cluster.place`).
+
+    Attributes
+    ----------
+    write_bands, compare, share : callable
+        Writes the bands that are not there yet; reads the result back and counts what differs; does what `map` does.
+    """
+
+    write_bands: WriteBands = write_bands
+    compare: Compare = compare_here
+    share: Share = map
+
+
+HERE = Place()
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ def enhance_file(
     report: bool = True,
     overwrite: bool = False,
     resume: bool = False,
-    write: WriteBands = write_bands,
+    where: Place = HERE,
     progress: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:
     """Enhance a stack and write the result, the attention map and a report beside it.
@@ -109,8 +129,8 @@ def enhance_file(
     resume : bool
         Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
         nothing is written.
-    write : callable
-        What computes and writes the bands: this process, or `Cluster.write_bands`.
+    where : Place
+        This process, or `Cluster.place`.
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
 
@@ -150,7 +170,7 @@ def enhance_file(
             device=device,
             precision=precision,
         )
-        steps = steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started, write=write)
+        steps = steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where)
         return _follow(steps, progress)
 
 
@@ -214,7 +234,7 @@ def steps_to_files(
     overwrite: bool = False,
     resume: bool = False,
     started: float | None = None,
-    write: WriteBands = write_bands,
+    where: Place = HERE,
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
@@ -227,7 +247,7 @@ def steps_to_files(
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
-        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started, write)
+        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started, where)
         if was_changed(plan, before):
             for writer in (image_writer, attention_writer):
                 writer.discard()  # its bands must not be resumed
@@ -235,7 +255,7 @@ def steps_to_files(
                 f"{stack.path or stack.name} was changed or removed while it was read; run again when it stays"
             )
         with open_stack(image_file) as image, open_stack(attention_file) as selected:
-            tally = verify(plan, image, selected)
+            tally = verify(plan, image, selected, where.compare)
             planes = choose_planes(stack, sorted(plan.jobs))
             pictures = take_pictures(stack, image, selected, planes=planes) if outputs.report_html else []
         yield None
@@ -251,18 +271,18 @@ def steps_to_files(
 
 
 def _written(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, write: WriteBands
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place
 ) -> Generator[EnhanceProgress, None, tuple[Path, Path]]:
     """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
     writers = image_writer, attention_writer
-    yield from write(plan, image_writer, attention_writer, started)
+    yield from where.write_bands(plan, image_writer, attention_writer, started)
     try:
-        return image_writer.finish(), attention_writer.finish()
+        return image_writer.finish(where.share), attention_writer.finish(where.share)
     except OutputError:
         if not any(writer.bands.missing() for writer in writers):
             raise
-    yield from write(plan, image_writer, attention_writer, started)
-    return image_writer.finish(), attention_writer.finish()
+    yield from where.write_bands(plan, image_writer, attention_writer, started)
+    return image_writer.finish(where.share), attention_writer.finish(where.share)
 
 
 def withdraw(outputs: Outputs, *, published: bool) -> None:

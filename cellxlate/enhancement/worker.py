@@ -6,7 +6,7 @@ by the same pixels. Stack and partial are reached by the paths of whoever asked,
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines import open_engine
+from cellxlate.quality.checks import Tally, read_back_part
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.intensity import Levels
@@ -98,6 +99,29 @@ class BandDone:
         return self.read_s + self.compute_s + self.write_s
 
 
+@dataclass(frozen=True)
+class Unit:
+    """One band on its way; `passed` counts the bands of the stack up to and with this one, done earlier or not."""
+
+    index: PlaneIndex
+    area: Tile
+    passed: int
+
+
+@dataclass
+class Throughput:
+    """What a worker has done: bands, pixels, and seconds it was busy."""
+
+    bands: int = 0
+    pixels: int = 0
+    busy_s: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Return plain values for JSON."""
+        rate = self.pixels / self.busy_s / 1e6 if self.busy_s else 0.0
+        return {"bands": self.bands, "busy_s": round(self.busy_s, 3), "megapixel_per_s": round(rate, 3)}
+
+
 @dataclass
 class OpenJob:
     """A stack that a worker has opened, and how its channels are enhanced."""
@@ -133,13 +157,33 @@ def band_job(plan: Plan, token: str, *, image: Bands, attention: Bands) -> BandJ
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
-        image=_elsewhere(image), attention=_elsewhere(attention),
+        image=image, attention=attention,
     )  # fmt: skip
 
 
-def _elsewhere(bands: Bands) -> Bands:
-    """Return bands by their absolute place, without what is open here."""
-    return replace(bands, folder=bands.folder.absolute())
+@dataclass(frozen=True)
+class CompareJob:
+    """Input (its image `number`), result and attention by their paths, for workers that compare them."""
+
+    path: Path
+    axes: str
+    number: int
+    enhanced: Path
+    attention: Path
+    tile_px: int
+
+
+def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> Tally:
+    """Read rows of some planes back from the written files, and count what differs."""
+    with (
+        open_stack(job.path, job.axes, image=job.number) as stack,
+        open_stack(job.enhanced) as enhanced,
+        open_stack(job.attention) as attention,
+    ):
+        tally = Tally(plane_axes=stack.plane_axes, tile_px=job.tile_px)
+        for index, rows in parts:
+            tally.include(read_back_part(stack, enhanced, attention, index=index, rows=rows, tile_px=job.tile_px))
+        return tally
 
 
 def keep_model(bundle: Bundle, threads: int) -> None:

@@ -1,6 +1,6 @@
 """The promise verified on what is stored, and what a reader should be warned of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cellxlate.errors import InputError
 from cellxlate.quality.domain import departure_words
@@ -8,7 +8,7 @@ from cellxlate.quality.tally import Counts, Tally, bits_differ
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
-__all__ = ["Counts", "Tally", "bits_differ", "plane_label", "read_back", "warnings_of"]
+__all__ = ["Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "warnings_of"]
 
 NEARLY_ALL = 0.9
 NEARLY_NONE = 1e-4
@@ -143,6 +143,41 @@ def plane_label(index: PlaneIndex, plane_axes: str) -> str:
     if len(plane_axes) != len(index):
         return ", ".join(str(position) for position in index) or "plane"
     return " ".join(f"{axis}={position}" for axis, position in zip(plane_axes, index, strict=True)) or "plane"
+
+
+def parts_of(
+    stack: Stack, channels: Sequence[int], *, tile_px: int, part_px: int
+) -> Iterator[list[tuple[PlaneIndex, slice]]]:
+    """Cut the planes of some channels into rows that meet in the middle of a tile, about `part_px` pixels a list."""
+    rows, columns = stack.plane_shape
+    tile_px = max(tile_px, 1)
+    height = max(part_px // columns // tile_px, 1) * tile_px
+    tops = [0, *range(height + tile_px // 2, rows, height)]
+    part: list[tuple[PlaneIndex, slice]] = []
+    for index in stack.plane_indices():
+        for top, bottom in zip(tops, [*tops[1:], rows], strict=True) if stack.channel_of(index) in channels else ():
+            part.append((index, slice(top, bottom)))
+            if sum(one.stop - one.start for _, one in part) * columns >= part_px:
+                yield part
+                part = []
+    if part:
+        yield part
+
+
+def read_back_part(
+    stack: Stack, enhanced: Stack, attention: Stack, *, index: PlaneIndex, rows: slice, tile_px: int = 0,
+    band_bytes: int = 32 << 20,
+) -> Tally:  # fmt: skip
+    """Compare some rows of one plane of an output with its input, as `read_back` does the whole."""
+    tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
+    band = max(band_bytes // max(stack.size("X") * stack.dtype.itemsize, 1), 1)
+    for top in range(rows.start, rows.stop, band):
+        part = slice(top, min(top + band, rows.stop))
+        tally.add(
+            index, top, raw=stack.read(index, part), enhanced=enhanced.read(index, part),
+            attention=attention.read(index, part),
+        )  # fmt: skip
+    return tally
 
 
 def read_back(

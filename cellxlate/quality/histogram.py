@@ -31,6 +31,7 @@ class Histogram:
     moved_to: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     low: float = math.inf
     high: float = -math.inf
+    whole: bool = True
 
     @property
     def after(self) -> npt.NDArray[np.int64]:
@@ -46,9 +47,20 @@ class Histogram:
         ends = [float(end) for values in (before, moved_to) if values.size for end in (values.min(), values.max())]
         if not ends:
             return
-        self._cover(min(ends), max(ends), whole=before.dtype.kind != "f")
+        self.whole = before.dtype.kind != "f"
+        self._cover(min(ends), max(ends), whole=self.whole)
         for counts, values in ((self.before, before), (self.moved_from, moved_from), (self.moved_to, moved_to)):
             counts += np.bincount(self._bins(values), minlength=len(counts))
+
+    def include(self, other: "Histogram") -> None:
+        """Add what another histogram has counted of other pixels of the same dtype."""
+        if other.low > other.high:
+            return
+        self.whole = other.whole
+        self._cover(other.low, other.high, whole=self.whole)
+        places = ((np.arange(len(other.before)) + other.first) >> (self.exponent - other.exponent)) - self.first
+        for name in ("before", "moved_from", "moved_to"):
+            np.add.at(getattr(self, name), places, getattr(other, name))
 
     def _bins(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if values.dtype.kind == "f":

@@ -53,6 +53,20 @@ class Places:
         counts[top : top + len(sums)] += sums
         self.selected[index] = counts
 
+    def include(self, other: "Places") -> None:
+        """Add what was counted of other planes, or of other rows of the same."""
+        self.shape = (max(self.shape[0], other.shape[0]), max(self.shape[1], other.shape[1]))
+        for index, counts in other.selected.items():
+            before = self.selected.get(index)
+            if before is None and self.blocks >= MOST_BLOCKS:
+                continue
+            longer = np.zeros((max(len(counts), 0 if before is None else len(before)), counts.shape[1]), np.int64)
+            for part in (counts, before):
+                if part is not None:
+                    longer[: len(part)] += part
+            self.blocks += longer.size - (0 if before is None else before.size)
+            self.selected[index] = longer
+
     def choose(self, most: int, indices: Sequence[PlaneIndex] | None = None) -> list[Window]:
         """Return at most `most` windows of 256 x 256 px (fewer pixels only in smaller planes).
 

@@ -63,6 +63,12 @@ class Seams:
                 self._count((index, "column", border), first_row, enhanced[part], selected[part])
         self._add_rows(index, first_row, enhanced, selected)
 
+    def include(self, other: "Seams") -> None:
+        """Add what was found in other planes, or in other rows of the same that meet in the middle of a tile."""
+        for border, sums in other.sums.items():
+            if border in self.sums or len(self.sums) <= MOST_BORDERS:
+                self.sums.setdefault(border, np.zeros(STEPS + 1))[:] += sums
+
     def _add_rows(
         self, index: PlaneIndex, first_row: int, enhanced: npt.NDArray[Any], selected: npt.NDArray[np.bool_]
     ) -> None:

@@ -221,6 +221,27 @@ class Tally:
             priority = priority_of(self.seed, index, where + np.array([first_row, 0]))
             self.samples.setdefault(channel, Sample()).add(priority, pairs)
 
+    def include(self, other: "Tally") -> None:
+        """Add what another tally has counted of other planes, or of other rows of the same planes.
+
+        Rows must meet in the middle of a tile, so that every border lies in one part. Included in the order of the
+        stack, parts give what one tally gives that was given all.
+        """
+        self.orders = None
+        self.total.include(other.total)
+        self.rest.include(other.rest)
+        for index, counts in other.planes.items():
+            known = index in self.planes or len(self.planes) < MOST_PLANE_ROWS
+            (self.planes.setdefault(index, Counts()) if known else self.rest).include(counts)
+        for channel, counts in other.channels.items():
+            self.channels.setdefault(channel, Counts()).include(counts)
+        for channel, histogram in other.histograms.items():
+            self.histograms.setdefault(channel, Histogram()).include(histogram)
+        for channel, sample in other.samples.items():
+            self.samples.setdefault(channel, Sample()).add(sample.priority, sample.pairs)
+        self.places.include(other.places)
+        self.seams.include(other.seams)
+
     def _channel(self, index: PlaneIndex) -> int:
         for axis in "CS":
             if axis in self.plane_axes:

@@ -1,7 +1,8 @@
 """Bands: the pixels of a stack kept as one checksummed file per 512 rows of a plane."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -23,6 +24,8 @@ PYRAMID_PX = 1024
 ZSTD_LEVEL = 3
 
 Reduction = Literal["mean", "max"]
+Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Does something with each of many items, like `map`: here, or on other machines."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Bands:
             config={"write_empty_chunks": True},
             overwrite=True,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs, which may stand in another folder and opens the array itself."""
+        return {"folder": self.folder.absolute(), "axes": self.axes, "shape": self.shape, "dtype": self.dtype}
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
@@ -223,7 +230,7 @@ def level_count(plane_shape: tuple[int, int]) -> int:
     return count
 
 
-def build_pyramid(full: Bands, reduction: Reduction) -> list[Bands]:
+def build_pyramid(full: Bands, reduction: Reduction, share: Share = map) -> list[Bands]:
     """Write the lower levels of a pyramid beside the array of full resolution.
 
     Parameters
@@ -232,6 +239,8 @@ def build_pyramid(full: Bands, reduction: Reduction) -> list[Bands]:
         Complete; its folder is called "0", and the levels become its neighbours "1", "2", ...
     reduction : {"mean", "max"}
         What becomes of 2 x 2 pixels.
+    share : callable
+        Like `map`; what it is given may be sent to other processes that see the folder.
 
     Returns
     -------
@@ -243,11 +252,18 @@ def build_pyramid(full: Bands, reduction: Reduction) -> list[Bands]:
         above = levels[-1]
         below = Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype)
         below.create()
-        for index, band in product(below.plane_indices(), range(below.per_plane)):
-            rows = below.rows(band)
-            below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
+        places = product(below.plane_indices(), range(below.per_plane))
+        for _ in share(partial(_halve_bands, above, below, reduction), places):
+            pass
         levels.append(below)
     return levels
+
+
+def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:
+    """Write one band of a level from the bands above it."""
+    index, band = place
+    rows = below.rows(band)
+    below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
 
 
 def halve(pixels: npt.NDArray[Any], reduction: Reduction) -> npt.NDArray[Any]:

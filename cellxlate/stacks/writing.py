@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, build_pyramid
+from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, Share, build_pyramid
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.naming import Format, output_format
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -222,8 +222,13 @@ class Writer:
         with _disk_faults(self.path):
             return self.bands.read(index, rows)
 
-    def finish(self) -> Path:
+    def finish(self, share: Share = map) -> Path:
         """Build the finished file inside the partial.
+
+        Parameters
+        ----------
+        share : callable
+            Like `map`; halves the bands of a level of the pyramid.
 
         Returns
         -------
@@ -239,7 +244,7 @@ class Writer:
         if missing:
             raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
         with _disk_faults(self.path):
-            levels = build_pyramid(self.bands, self._reduction)
+            levels = build_pyramid(self.bands, self._reduction, share)
             if self._kind == "ome-tiff":
                 write_tiff(
                     self._result, levels, like=self._like, provenance=self._provenance, same_values=self._same_values

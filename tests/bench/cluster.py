@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def run(stack: Path, folder: Path, model: str, cluster: Cluster) -> tuple[dict[s
         took["bands"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    report = cellxlate.enhance_file(stack, model, output=folder / "out.ome.zarr", overwrite=True, write=timed)
+    report = cellxlate.enhance_file(
+        stack, model, output=folder / "out.ome.zarr", overwrite=True, where=replace(cluster.place, write_bands=timed)
+    )
     took["all"] = time.perf_counter() - started
     return took, report
 

@@ -24,7 +24,10 @@ from cellxlate.enhancement import costs
 from cellxlate.enhancement import worker as worker_room
 from cellxlate.enhancement.cluster import Cluster, open_cluster
 from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import Place
 from cellxlate.errors import ClusterError, InputError, OptionError
+from cellxlate.quality.checks import parts_of, read_back, read_back_part
+from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
@@ -89,7 +92,7 @@ def test_two_workers_give_the_pixels_of_one_process(
     before = sum(done.bands for done in processes.workers.values())
     report = cellxlate.enhance_file(
         stack, tiny_model, output=stack.parent / f"cells_enhanced{ending}", settings=TILES,
-        write=processes.write_bands, progress=news.append,
+        where=processes.place, progress=news.append,
     )  # fmt: skip
     expected = alone(stack, tiny_model)
     assert same(report, expected)
@@ -103,7 +106,7 @@ def test_two_workers_give_the_pixels_of_one_process(
 
 
 def test_channels_that_are_not_chosen_are_copied(stack: Path, tiny_model: Path, processes: Cluster) -> None:
-    report = cellxlate.enhance_file(stack, tiny_model, channels=[1], settings=TILES, write=processes.write_bands)
+    report = cellxlate.enhance_file(stack, tiny_model, channels=[1], settings=TILES, where=processes.place)
     enhanced, attention = pixels_of(report)
     with cellxlate.open_stack(stack) as read:
         raw = np.asarray(read).copy()
@@ -121,7 +124,7 @@ def test_a_worker_that_is_killed_changes_no_pixel(stack: Path, tiny_model: Path,
             killed.append(next(iter(processes.client.run(os.getpid).values())))
             os.kill(killed[0], signal.SIGKILL)
 
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=processes.write_bands, progress=kill_one)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=processes.place, progress=kill_one)
     assert killed
     assert same(report, alone(stack, tiny_model))
 
@@ -146,9 +149,10 @@ def test_a_band_that_fails_twice_is_done_in_the_end(
 ) -> None:
     expected = alone(stack, tiny_model)
     attempts = failing(monkeypatch, {(1, 0)}, times=2)
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
     assert attempts == [(1, 0)] * 3
     assert same(report, expected)
+    assert report.tally.summary() == expected.tally.summary()
 
 
 def test_a_band_that_fails_three_times_is_named_and_the_rest_is_done(
@@ -158,13 +162,13 @@ def test_a_band_that_fails_three_times_is_named_and_the_rest_is_done(
     with monkeypatch.context() as patch:
         attempts = failing(patch, {(1, 0)}, times=99)
         with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=1 C=0 rows 512 to 599 \(a fault of"):
-            cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
         assert attempts == [(1, 0)] * 3
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     assert ClusterError.exit_code == 1
     news: list[EnhanceProgress] = []
     report = cellxlate.enhance_file(
-        stack, tiny_model, settings=TILES, write=inside.write_bands, resume=True, progress=news.append
+        stack, tiny_model, settings=TILES, where=inside.place, resume=True, progress=news.append
     )
     assert len(news) == 1
     assert same(report, expected)
@@ -178,7 +182,7 @@ def test_a_job_that_can_only_fail_ends_early(
     honest = Bands.write
     monkeypatch.setattr(Bands, "write", lambda self, index, row, pixels: honest(self, index, 512, pixels[:88]))
     with pytest.raises(ClusterError, match="2 bands failed"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
     assert len(attempts) < 3 * BANDS
 
 
@@ -194,7 +198,7 @@ def test_what_ends_a_job_releases_the_cluster_and_resuming_continues_in_one_proc
             raise Stop
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands, progress=stop)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=stop)
     until = time.monotonic() + 5
     while (tasks := len(inside.client.cluster.scheduler.tasks)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -213,7 +217,7 @@ def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_mode
         tasks = inside.client.cluster.scheduler.tasks.values()
         most = max(most, sum(task.state in ("processing", "queued", "waiting", "no-worker") for task in tasks))
 
-    cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands, progress=count)
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=count)
     assert 2 <= most <= 2 * cluster_room.BANDS_PER_THREAD
 
 
@@ -223,7 +227,7 @@ def test_models_go_to_each_worker_once(stack: Path, tiny_model: Path, inside: Cl
     inside.client.register_plugin = lambda plugin: (sent.append(plugin.name), honest(plugin))
     for name in ("one", "two"):
         cellxlate.enhance_file(
-            stack, tiny_model, output=tmp_path / f"{name}.ome.tif", settings=TILES, write=inside.write_bands
+            stack, tiny_model, output=tmp_path / f"{name}.ome.tif", settings=TILES, where=inside.place
         )
     assert len(sent) == 1
 
@@ -236,7 +240,7 @@ def test_workers_that_cannot_do_the_job_are_named_before_it_starts(
 
     monkeypatch.setattr(worker_room, "open_stack", elsewhere)
     with pytest.raises(ClusterError, match=r"none of 2 workers can do the job; .*cells.ome.tif does not exist"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=inside.write_bands)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
 
 
 def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -252,7 +256,7 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
         yield from ()
 
     with pytest.raises(Exception, match="not written"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=look)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
     assert seen[0] == ""
     assert "another file" in seen[1]
 
@@ -270,7 +274,7 @@ def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_mo
         yield
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=late)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(late))
     assert not list(stack.parent.glob("cells_enhanced*"))
 
 
@@ -311,7 +315,7 @@ def test_a_scheduler_that_dies_leaves_what_is_done(
             process.kill()
 
     with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, write=cluster.write_bands, progress=kill)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.place, progress=kill)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     news: list[EnhanceProgress] = []
     report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, progress=news.append)
@@ -389,3 +393,31 @@ def test_the_sample_is_bounded_and_lies_in_the_stack(
     assert sample.shape == windows
     assert sample.size <= costs.SAMPLE_PX
     assert (sample == 7).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_parts_that_are_read_back_add_up_to_the_whole(dtype: str) -> None:
+    random = np.random.default_rng(0)
+    raw = random.normal(300, 40, (3, 2, 700, 90)).astype(dtype)
+    attention = (random.random(raw.shape) < 0.6).astype(np.uint8)
+    attention[:, :, 100:500] = 1
+    enhanced = np.where(attention > 0, raw * 1.5, raw).astype(dtype)
+    enhanced[:, :, 192:256, :64] += 90 * (attention[:, :, 192:256, :64] > 0).astype(dtype)
+    stacks = [Stack.from_array(pixels, "TCYX") for pixels in (raw, enhanced, attention)]
+    whole = read_back(*stacks, channels=[0, 1], tile_px=64)
+    parts = list(parts_of(stacks[0], [0, 1], tile_px=64, part_px=90 * 130))
+    assert sum(map(len, parts)) == 3 * 2 * 6
+    added = Tally(plane_axes="TC", tile_px=64)
+    for part in parts:
+        for index, rows in part:
+            added.include(read_back_part(*stacks, index=index, rows=rows, tile_px=64))
+    one, other = whole.summary(), added.summary()
+    for key in ("pixels", "changed_fraction", "selected_fraction", "kept_violations", "seams"):
+        assert one[key] == other[key], key
+    assert one["seams"]["borders_with_a_step"] > 0
+    assert whole.brightness_order() == pytest.approx(added.brightness_order())
+    for channel in (0, 1):
+        assert np.array_equal(whole.histograms[channel].after, added.histograms[channel].after)
+    for index, blocks in whole.places.selected.items():
+        assert np.array_equal(blocks, added.places.selected[index])
+    assert whole.places.choose(32) == added.places.choose(32)
