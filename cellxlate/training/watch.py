@@ -17,6 +17,8 @@ Collapse = Literal["ones", "zeros", "grey"]
 
 CHECKS_IN_A_ROW = 3
 NEARLY_ALL, NEARLY_NONE, GREY_STD, GREY_BITS = 0.98, 0.001, 0.02, 0.2
+BORDER_PX = 16
+"""Of patches, not looked at: there the networks see zeros in place of the image, and attention answers to that."""
 LOOKS_BEFORE_GREY = 10
 """Attention starts out grey: it has this many looks to make up its mind."""
 
@@ -48,7 +50,9 @@ class AttentionState:
 
 
 def look(attention: npt.NDArray[np.float32], guides: npt.NDArray[np.float32], threshold: float) -> AttentionState:
-    """Summarise attention (B, 1, Y, X) against guides of the same shape (-1 where there is none)."""
+    """Summarise attention (B, 1, Y, X), without its border, against guides of the same shape (-1: there is none)."""
+    if min(attention.shape[2:]) >= 4 * BORDER_PX:
+        attention, guides = (maps[..., BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] for maps in (attention, guides))
     clipped = np.clip(attention.astype(np.float64), 1e-7, 1 - 1e-7)
     entropy = -(clipped * np.log2(clipped) + (1 - clipped) * np.log2(1 - clipped)).mean()
     inside, outside, known = guides > 0.5, guides == 0, guides >= 0

@@ -46,6 +46,16 @@ def test_agreement_is_the_overlap_with_the_guide():
     assert look(attention, GUIDE, 0.1).agreement == pytest.approx(6 / 12)
 
 
+def test_the_border_of_patches_is_not_looked_at():
+    attention = np.zeros((2, 1, 128, 128), np.float32)
+    attention[..., :16, :] = attention[..., -16:] = 1
+    guides = np.full_like(attention, -1)
+    assert look(attention, guides, 0.1).area == 0
+    assert collapse([look(attention, guides, 0.1)] * 3) == "zeros"
+    attention[..., 16, 16:-16] = 1
+    assert look(attention, guides, 0.1).area == 1 / 96
+
+
 def test_images_without_a_guide_do_not_count_towards_agreement():
     guides = GUIDE.copy()
     guides[1] = -1
