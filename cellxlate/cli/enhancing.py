@@ -218,11 +218,11 @@ def _processes(options: argparse.Namespace) -> int:
         with open_cluster(scheduler=options.scheduler) as cluster:
             threads: list[int] = list(cluster.client.nthreads().values())
         torch.set_num_threads(max(threads, default=1))
-        return int(max(len(threads), 1))
+        return max(len(threads), 1)
     if options.workers is None:
         return 1
     torch.set_num_threads(1)
-    return max(min(options.workers, os.cpu_count() or 1), 1)
+    return int(max(min(options.workers, os.cpu_count() or 1), 1))
 
 
 def enhanced_lines(report: "RunReport") -> list[str]:
