@@ -67,7 +67,6 @@ def test_a_window_finds_its_rows_in_a_part_of_the_plane() -> None:
     assert np.array_equal(window(plane[10:30], 10, (40, 9), tile), window(plane, 0, (40, 9), tile))
 
 
-
 def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget() -> None:
     network = {"halo_px": 25, "stride": 4}
     assert tile_side(201, activation_bytes_per_px=84, **network) == 204
