@@ -27,7 +27,8 @@ def openvino_network(network: Generator | AttentionNetwork, precision: Precision
     Notes
     -----
     OpenVINO computes in bfloat16 by itself where the processor has it; the precision is therefore always set. It takes
-    as many threads as torch does, so that OMP_NUM_THREADS and `torch.set_num_threads` hold for both.
+    as many threads as torch does, so that OMP_NUM_THREADS and `torch.set_num_threads` hold for both. By itself it would
+    pin them to the first cores, and two workers on one machine would share one: the system places them in its stead.
     """
     try:
         import openvino
@@ -41,6 +42,7 @@ def openvino_network(network: Generator | AttentionNetwork, precision: Precision
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
         },
     )
     request = compiled.create_infer_request()

@@ -1,6 +1,7 @@
 """Engines: the same numbers within a stated tolerance, one that is said, and none that gives up where memory ends."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,12 @@ def test_an_engine_is_opened_once_for_a_bundle(tiny_model: Path) -> None:
     bundle = load_model(tiny_model)
     assert open_engine(bundle) is open_engine(bundle)
     assert open_engine(bundle) is not open_engine(load_model(tiny_model))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell where threads may run")
+def test_engines_leave_it_to_the_system_where_threads_run(tiny_model: Path, engine: Any) -> None:
+    allowed = os.sched_getaffinity(0)
+    opened = open_engine(load_model(tiny_model), engine=engine, device="cpu")
+    opened.proposal(noise((1, 1, 64, 64)))
+    for thread in Path("/proc/self/task").iterdir():
+        assert os.sched_getaffinity(int(thread.name)) == allowed
