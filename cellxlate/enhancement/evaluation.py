@@ -12,9 +12,10 @@ from cellxlate.enhancement.scoring import Enhance, Scored, mean_scores, score_ca
 from cellxlate.errors import OptionError
 from cellxlate.quality import measures, page
 from cellxlate.quality.pictures import Picture
-from cellxlate.quality.report import finite_json, write_text
+from cellxlate.quality.report import finite_json
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
+from cellxlate.whole_file import write_whole_file
 
 if TYPE_CHECKING:
     from cellxlate.model.bundle import Bundle
@@ -99,7 +100,7 @@ def evaluate(
     if output is not None:
         what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
         title = f"{Path(str(what)).name} on {Path(source).name}"
-        write_text(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
+        write_whole_file(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
 
 

@@ -7,7 +7,6 @@ same model, to the bit, without a detour through another format.
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from cellxlate.model.networks import Translator
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity import BLACK_PERCENTILE, WHITE_PERCENTILE
 from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.whole_file import write_whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -317,16 +317,6 @@ def _npy(values: Floats) -> bytes:
 
 
 def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Write a file that appears under its name when it is complete."""
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path} exists already; give --overwrite to replace it, or choose another name")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as file:  # "x" follows no link
-            file.write(content)
-        unfinished.replace(path)
-    except OSError as fault:
-        raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); choose another folder") from fault
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole_file(path, content)

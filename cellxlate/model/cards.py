@@ -7,6 +7,7 @@ from typing import Any
 
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.whole_file import write_whole_file
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 """How a card of version 1, 2, ... becomes one of the next. The first format is still the current one."""
@@ -166,17 +167,8 @@ def add_domain(folder: Path, domain: dict[str, Any]) -> None:
 
 
 def _amend(folder: Path, name: str, value: dict[str, Any]) -> None:
-    """Replace one entry of a card; the file is replaced at once."""
+    """Replace one entry of a card."""
     if not folder.is_dir():
         raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")
     card = {**read_card(folder), name: value}
-    unfinished = folder / "card.json.part"
-    try:
-        unfinished.unlink(missing_ok=True)
-        with unfinished.open("x", encoding="utf-8") as file:  # "x" follows no link
-            file.write(json.dumps(card, indent=1) + "\n")
-        unfinished.replace(folder / "card.json")
-    except OSError as fault:
-        raise OutputError(f"{folder}/card.json cannot be written ({fault.strerror}); check the folder") from fault
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole_file(folder / CARD, json.dumps(card, indent=1) + "\n")

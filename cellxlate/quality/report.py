@@ -2,7 +2,6 @@
 
 import json as json_text
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from imagecodecs import png_encode
 
-from cellxlate.errors import OutputError
 from cellxlate.quality import page
 from cellxlate.quality.checks import Counts, Tally, plane_label
 from cellxlate.quality.pictures import Picture, choose_planes, shrink, take_pictures
+from cellxlate.whole_file import write_whole_file
 
 __all__ = ["Picture", "RunReport", "choose_planes", "shrink", "take_pictures", "triptych_png", "write_report"]
 
@@ -167,8 +166,8 @@ def write_report(report: RunReport, pictures: Sequence[Picture], *, html: Path, 
     OutputError
         A file cannot be written.
     """
-    write_text(html, report_page(report, pictures))
-    write_text(json, json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n")
+    write_whole_file(html, report_page(report, pictures))
+    write_whole_file(json, json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n")
 
 
 def report_page(report: RunReport, pictures: Sequence[Picture]) -> str:
@@ -357,26 +356,6 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name in its folder, then give it its name.
-
-    Raises
-    ------
-    OutputError
-        The folder is missing, full or read-only.
-    """
-    unfinished = path.with_name(f".cellxlate-{os.getpid()}{path.suffix}.part")
-    try:
-        unfinished.unlink(missing_ok=True)
-        with unfinished.open("x", encoding="utf-8", errors="backslashreplace") as file:  # "x" follows no link
-            file.write(text)
-        unfinished.replace(path)
-    except OSError as fault:
-        raise OutputError(f"{path} cannot be written ({fault.strerror}); choose another folder") from fault
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def triptych_png(

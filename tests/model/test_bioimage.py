@@ -21,6 +21,7 @@ from cellxlate.model.bioimage import ANSWERS, export_onnx, export_package, trans
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity import stack_levels
+from cellxlate.whole_file import unfinished_name
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="export to ONNX is optional")
 pytest.importorskip("onnx", reason="export to ONNX is optional")
@@ -202,11 +203,9 @@ def test_the_command_writes_and_does_not_overwrite(kind, ending, tiny_model, tmp
 
 
 def test_a_link_laid_where_an_unfinished_export_goes_is_not_followed(bundle, tmp_path):
-    import os
-
     precious = tmp_path / "precious"
     precious.write_text("keep")
-    (tmp_path / f".a.onnx.{os.getpid()}.part").symlink_to(precious)
+    (tmp_path / unfinished_name()).symlink_to(precious)
     export_onnx(bundle, tmp_path / "a.onnx")
     assert precious.read_text() == "keep"
     with pytest.raises(OutputError, match="exists already"):

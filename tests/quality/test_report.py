@@ -15,7 +15,7 @@ from cellxlate.errors import OutputError
 from cellxlate.quality import page
 from cellxlate.quality.checks import Tally
 from cellxlate.quality.histogram import Histogram
-from cellxlate.quality.report import Picture, RunReport, finite_json, triptych_png, write_report, write_text
+from cellxlate.quality.report import Picture, RunReport, finite_json, triptych_png, write_report
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\udcff.tif"
 
@@ -258,37 +258,6 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
 def test_the_page_is_the_same_for_the_same_run(tmp_path: Path) -> None:
     run = report()
     assert written(tmp_path, run) == written(tmp_path, run)
-
-
-def test_an_old_report_survives_a_failed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a.html"
-    write_text(target, "old")
-
-    def full_disk(self: Path, _target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full_disk)
-    with pytest.raises(OutputError, match="No space left on device"):
-        write_text(target, "new")
-    assert target.read_text(encoding="utf-8") == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
-
-
-def test_a_report_gets_its_name_only_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a.html"
-    write_text(target, "old")
-    seen = []
-
-    def interrupted(self: Path, name: Path) -> Path:
-        seen.append((self.read_text(encoding="utf-8"), name))
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(OutputError, match="Input/output error"):
-        write_text(target, "new")
-    assert seen == [("new", target)]
-    assert target.read_text(encoding="utf-8") == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 import tifffile
 import zarr
 
+from cellxlate.whole_file import unfinished_name
+
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 PIXELS = np.random.default_rng(0).integers(100, 300, (64, 64)).astype(np.uint16)
 
@@ -295,10 +297,12 @@ def test_results_are_no_more_open_than_the_user_asks(stack, tmp_path, command):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o077 == 0
 
 
-@pytest.mark.parametrize("name", ["cells_report.html", "cells_report.json"])
-def test_a_link_laid_under_an_unfinished_report_is_not_followed(name, stack, tmp_path, command):
-    precious = tmp_path / "precious"
+def test_a_link_laid_under_an_unfinished_report_is_not_followed(stack, tmp_path, command):
+    precious, link = tmp_path / "precious", tmp_path / unfinished_name()
     precious.write_text("keep")
-    (tmp_path / f".cellxlate-{os.getpid()}{Path(name).suffix}.part").symlink_to(precious)
-    command.enhance(stack)
+    link.symlink_to(precious)
+    assert command.enhance(stack)[0] == 0
     assert precious.read_text() == "keep"
+    assert not link.is_symlink(), "nothing was written under this name"
+    assert (tmp_path / "cells_report.html").is_file()
+    assert not (tmp_path / "cells_report.html").is_symlink()
