@@ -62,6 +62,8 @@ def run_enhance(options: argparse.Namespace) -> int:
     }  # fmt: skip
 
     def enhance_one(path: Path, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
+        if options.output is None and (options.dry_run or options.confidence):
+            outputs = _exact(path, naming, running)
         if options.dry_run:
             return _dry_run(path, outputs, bundle, running, options)
         sure = confidence_path(outputs, options) if options.confidence else None
@@ -98,6 +100,16 @@ def run_enhance(options: argparse.Namespace) -> int:
     if cluster and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
     return code
+
+
+def _exact(path: Path, naming: dict[str, Any], running: dict[str, Any]) -> "Outputs":
+    """Return the names that a run will use, which depend on what the file holds."""
+    from cellxlate.enhancement.outputs import format_of, name_outputs
+    from cellxlate.stacks.reading import is_zarr, open_stack
+
+    with open_stack(path, running["axes"], image=running["image"]) as stack:
+        found = format_of(stack, is_zarr=is_zarr(path), asked=naming["format"])
+    return name_outputs(path, is_zarr=is_zarr(path), **(naming | {"format": found}))
 
 
 @contextmanager

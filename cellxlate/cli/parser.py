@@ -125,7 +125,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="folder for the outputs; beside STACK by default"
     )
-    formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4")
+    formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr")
     enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
     enhance.add_argument("--levels-from", type=Path, metavar="FILE", help="intensity levels of an earlier run's report")
     enhance.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")

@@ -24,6 +24,7 @@ from cellxlate.quality.pictures import Picture, choose_planes, take_pictures
 from cellxlate.quality.report import write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity import PLASTIC
+from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
@@ -140,8 +141,7 @@ def sample_of(stack: Stack) -> Iterator[Any]:
 
 def run_sample(plan: Plan, outputs: Outputs, folder: Path) -> tuple[dict[str, float], Tally]:
     """Do a job in a folder and return the seconds of its parts, and what it changed."""
-    ending = outputs.enhanced.name.lower()
-    suffix = ".ome.zarr" if ending.endswith(".zarr") else ".ome.tif"
+    suffix = outputs.enhanced.name.removeprefix(stack_name(outputs.enhanced))
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
                         format=outputs.format)  # fmt: skip
     stack, channels, marks = plan.stack, sorted(plan.jobs), [time.perf_counter()]

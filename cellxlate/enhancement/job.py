@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
-from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
+from cellxlate.enhancement.outputs import Outputs, format_of, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
 from cellxlate.model.bundle import Bundle
@@ -108,7 +108,7 @@ def enhance_file(
         Of the enhanced stack; `NAME_enhanced.ome.tif` beside the input by default, `.ome.zarr` for Zarr.
     output_dir : path, optional
         Folder for the outputs; made if it is not there.
-    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
         Where no output name decides.
     axes : str, optional
         Axes of the input, where the file does not say.
@@ -154,7 +154,8 @@ def enhance_file(
     started, path = time.perf_counter(), Path(path)
     with open_stack(path, axes, image=image) as stack:
         outputs = name_outputs(
-            path, is_zarr=is_zarr(path), output=_path(output), output_dir=_path(output_dir), format=format,
+            path, is_zarr=is_zarr(path), output=_path(output), output_dir=_path(output_dir),
+            format=format_of(stack, is_zarr=is_zarr(path), asked=format) if output is None else format,
             attention=attention, report=report,
         )  # fmt: skip
         if output_dir is not None:

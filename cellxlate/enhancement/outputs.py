@@ -10,9 +10,12 @@ from cellxlate.errors import OptionError, OutputError
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
-from cellxlate.stacks.writing import Format, output_format
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.writing import Format, natural_format, output_format
 
-ENDINGS: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr"}
+ENDINGS: dict[Format, str] = {
+    "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def name_outputs(
         Of the enhanced stack; its ending decides the format, and the other names follow from it.
     output_dir : Path, optional
         Folder for the outputs; beside the input by default.
-    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
         Where the name does not decide.
     attention, report : bool
         Whether these are wanted.
@@ -122,6 +125,17 @@ def name_outputs(
     if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
         raise OutputError(f"{path} would be replaced by its own result; choose another -o")
     return outputs
+
+
+def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Format | None:
+    """Return the format to name the outputs of a stack after: what is asked for, else plain where OME cannot hold it.
+
+    None leaves it to the kind of the input.
+    """
+    if asked is not None:
+        return asked
+    natural = natural_format("zarr" if is_zarr else "tiff", stack, stack.dtype)
+    return natural if natural in ("tiff", "zarr") else None
 
 
 def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:

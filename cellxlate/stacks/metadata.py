@@ -52,11 +52,13 @@ class Metadata:
 
         Parameters
         ----------
-        native : {"ome-tiff", "ome-zarr"}
-            The format; OME-XML has its place in the first, `zarr` in the second.
+        native : {"ome-tiff", "ome-zarr", "plain"}
+            The format; OME-XML has its place in the first, `zarr` in the second, neither in a plain array.
         """
         kept: dict[str, Any] = {"tiff": dict(self.tiff), "colours": list(self.colours)}
         kept["ranges"] = [list(limits) for limits in self.ranges]
+        if native == "plain":
+            return kept | {"zarr": dict(self.zarr), "ome_xml": self.ome_xml}
         if native == "ome-tiff":
             return kept | {"zarr": dict(self.zarr), "own_xml": self.ome_xml is None}
         return kept | {"ome_xml": self.ome_xml, "own_attributes": not self.zarr}

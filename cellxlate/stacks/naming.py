@@ -16,8 +16,8 @@ TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
-Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4"]
-"""What an output can be."""
+Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
+"""What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
@@ -85,7 +85,8 @@ def output_format(path: Path, asked: Format | None = None) -> Format:
     """
     name = path.name.lower()
     formats: dict[tuple[str, ...], tuple[Format, ...]] = {
-        TIFF_ENDINGS: ("ome-tiff",), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4"),
+        (".ome.tif", ".ome.tiff"): ("ome-tiff",), (".ome.zarr",): ("ome-zarr", "ome-zarr-0.4"),
+        TIFF_ENDINGS: ("ome-tiff", "tiff"), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4", "zarr"),
     }  # fmt: skip
     for endings, found in formats.items():
         if name.endswith(endings):

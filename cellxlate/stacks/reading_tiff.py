@@ -17,13 +17,14 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
-from cellxlate.stacks.metadata import Metadata, restored
+from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.ome_xml import OmeImage, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level
+from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
-from cellxlate.stacks.tiff_tags import imagej_display, read_tags
+from cellxlate.stacks.tiff_tags import imagej_display, read_tags, shaped_description
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
@@ -62,6 +63,9 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
                 pixels = _tiff_pixels(path, file, series, opened)
                 calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
                 metadata = _tiff_metadata(file, series, kind, ome)
+                note = read_note(shaped_description(series).get(ANNOTATION))
+                if note.kept:
+                    calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
             found = _tiff_stack(path, pixels, axes, series, calibration)
             names = fitting(calibration.channel_names, found.axes, found.shape)
             return replace(

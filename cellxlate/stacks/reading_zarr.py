@@ -15,6 +15,7 @@ from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, posi
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
 from cellxlate.stacks.naming import is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
+from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
@@ -235,9 +236,12 @@ def _plain_array(path: Path, array: zarr.Array[Any], axes: str | None) -> Stack:
             f"{path} is a Zarr array of shape {array.shape} without axes; name them, for example --axes {example}"
         )
     attributes = {key: as_json(value) for key, value in array.attrs.asdict().items()}
-    metadata = Metadata(zarr={"array": attributes} if attributes else {})
+    note, axes = read_note(attributes.pop(ANNOTATION, None)), axes or "YX"
+    found: dict[str, Any] = {"zarr": {"array": attributes} if attributes else {}, "earlier": note.earlier}
+    stated = note.calibration
     return Stack(
-        array, axes or "YX", stack_name(path), path, kind="zarr", metadata=metadata,
+        array, axes, stack_name(path), path, stated.pixel_size_um, fitting(stated.channel_names, axes, array.shape),
+        stated.time_step_s, kind="zarr", metadata=Metadata(**(found | dict(note.kept))),
         warnings=_absent_chunks(path, array),
     )  # fmt: skip
 

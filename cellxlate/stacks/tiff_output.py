@@ -28,16 +28,16 @@ DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "flo
 def check_tiff(path: Path, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise OutputError unless an OME-TIFF can hold such a stack."""
     if dtype.name not in DTYPES:
-        raise OutputError(f"{path}: OME-TIFF cannot hold {dtype.name} pixels; choose --format ome-zarr")
+        raise OutputError(f"{path}: OME-TIFF cannot hold {dtype.name} pixels; choose --format tiff or ome-zarr")
     if not axes.endswith(("YX", "YXS")) or "S" in axes[:-3]:
         raise OutputError(
             f"{path}: OME-TIFF cannot hold the axes {axes}, rows and columns come last (or YXS, SYX for colour); "
-            "reorder the stack first"
+            "choose --format tiff, a plain file that holds any axes"
         )
     if "S" in axes and shape[axes.index("S")] not in (3, 4):
         raise OutputError(
             f"{path}: OME-TIFF holds 3 or 4 colour samples, the stack has {shape[axes.index('S')]}; "
-            "name them channels with --axes"
+            "choose --format tiff, or name them channels with --axes"
         )
 
 

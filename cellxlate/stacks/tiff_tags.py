@@ -1,12 +1,13 @@
 """TIFF tags beside the pixels: what is carried, what is written again, and what is lost."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from cellxlate.stacks.metadata import as_json, display_ranges, from_json, hex_colour, short_enough
+from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_json, hex_colour, short_enough
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
              315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
@@ -15,6 +16,9 @@ STRUCTURE = frozenset((
     322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32781, 32997, 34675, 50838, 50839,
 ))  # fmt: skip
 """Tags that say how the pixels are stored, or that are read elsewhere; resolution and palettes among them."""
+
+SHAPED_KEYS = {"shape", "axes", ANNOTATION}
+"""Entries of tifffile's own description that say no more than the file."""
 
 VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", "andor", "nih", "fei", "sem", "sis",
            "tvips", "mdgel", "astrotiff")  # fmt: skip
@@ -29,7 +33,8 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     if "XResolution" in tags and "YResolution" in tags:
         unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2
         found["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
-    if page.description and kind != "ome-tiff" and not file.is_shaped:
+    shaped = parse_shaped(page.description)
+    if page.description and kind != "ome-tiff" and (not shaped or shaped.keys() - SHAPED_KEYS):
         found["description"] = page.description
     if page.photometric.name in ("MINISWHITE", "PALETTE"):
         found["photometric"] = page.photometric.name.lower()
@@ -47,6 +52,23 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
     return {name: value for name, value in found.items() if value}, tuple(lost)
+
+
+def shaped_description(series: tifffile.TiffPageSeries) -> dict[str, Any]:
+    """Return the JSON with which tifffile describes shape and axes of an image; empty where it is none."""
+    page = series.keyframe
+    return parse_shaped(page.description) if isinstance(page, tifffile.TiffPage) else {}
+
+
+def parse_shaped(description: str) -> dict[str, Any]:
+    """Return a description of tifffile's as a mapping; empty where it is something else."""
+    if not description.startswith('{"shape":'):
+        return {}
+    try:
+        found = json.loads(description)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _vendor_metadata(file: tifffile.TiffFile, found: dict[str, Any]) -> list[str]:

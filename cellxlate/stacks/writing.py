@@ -22,11 +22,12 @@ from cellxlate.errors import OptionError, OutputError
 from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, Share, build_pyramid
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.naming import Format, output_format
+from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.stacks.tiff_output import check_tiff, write_tiff
-from cellxlate.stacks.zarr_output import Version, check_zarr, write_arrays_v2, write_group
+from cellxlate.stacks.tiff_output import write_tiff
+from cellxlate.stacks.zarr_output import Version, write_arrays_v2, write_group
 
-__all__ = ["BAND_PX", "Format", "Writer", "open_writer", "output_format", "remove_partial"]
+__all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "output_format", "remove_partial"]
 
 PARTIAL_ENDING = ".partial"
 JOB_FILE, PIXELS_FOLDER = "job.json", "pixels.zarr"
@@ -53,13 +54,14 @@ def open_writer(
     Parameters
     ----------
     path : str or Path
-        The output: `.ome.tif`, `.tif` (or `.tiff`) becomes an OME-TIFF, `.ome.zarr` or `.zarr` an OME-Zarr 0.5 image.
+        The output: `.ome.tif`, `.tif` (or `.tiff`) becomes an OME-TIFF, `.ome.zarr` or `.zarr` an OME-Zarr 0.5 image;
+        without `.ome`, a plain file where these cannot hold the axes or the dtype.
     like : Stack
         The output has its shape, axes, pixel size, channel names, time step and metadata.
     dtype : dtype, optional
         Of the output; that of `like` by default. Where it is given, the values are taken to mean something else, and
         palettes and display ranges of `like` are not carried.
-    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4"}, optional
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
         By the ending by default; OME-Zarr 0.4 only on request.
     reduction : {"mean", "max"}
         How 2 x 2 pixels become one in the lower levels of the pyramid.
@@ -88,10 +90,9 @@ def open_writer(
     path = Path(path)
     kind = output_format(path, format)
     stored = np.dtype(like.dtype if dtype is None else dtype)
-    if kind == "ome-tiff":
-        check_tiff(path, like.axes, like.shape, stored)
-    else:
-        check_zarr(path, like.axes)
+    if format is None and not path.with_suffix("").name.lower().endswith(".ome"):
+        kind = natural_format("tiff" if kind == "ome-tiff" else "zarr", like, stored)
+    check_format(kind, path, like, stored)
     partial = path.with_name(path.name + PARTIAL_ENDING)
     with _disk_faults(path):
         _check_place(path, kind, like, replace=overwrite or resume)
@@ -140,7 +141,7 @@ class Writer:
         self._lock, self._same_values = lock, same_values
         self._finished = False
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
-        self.bands = Bands(group / "0", like.axes, like.shape, dtype)
+        self.bands = Bands(self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype)
 
     @property
     def _result(self) -> Path:
@@ -176,8 +177,8 @@ class Writer:
                 "cut the stack into parts"
             )
         pixel_bytes = prod(bands.shape) * bands.dtype.itemsize
-        copies = todo + (0 if self._kind == "ome-zarr" else 1)  # others are assembled beside their bands
-        needed = LEAST_COMPRESSED * pixel_bytes * copies
+        assembled = {"ome-zarr": 0.0, "zarr": 0.0, "tiff": 1.0}  # others are made beside their bands
+        needed = pixel_bytes * (LEAST_COMPRESSED * todo + assembled.get(self._kind, LEAST_COMPRESSED))
         free = shutil.disk_usage(self.partial).free
         if free < needed:
             raise OutputError(
@@ -244,21 +245,30 @@ class Writer:
         if missing:
             raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
         with _disk_faults(self.path):
-            levels = build_pyramid(self.bands, self._reduction, share)
-            if self._kind == "ome-tiff":
-                write_tiff(
-                    self._result, levels, like=self._like, provenance=self._provenance, same_values=self._same_values
-                )
-            else:
-                version: Version = "0.5" if self._kind == "ome-zarr" else "0.4"
-                if version == "0.4":
-                    write_arrays_v2(self._result, levels)
-                write_group(
-                    self._result, levels, like=self._like, reduction=self._reduction, provenance=self._provenance,
-                    same_values=self._same_values, version=version,
-                )  # fmt: skip
+            self._assemble(share)
         self._finished = True
         return self._result
+
+    def _assemble(self, share: Share) -> None:
+        """Make of complete bands what the format wants."""
+        result, like, provenance, same_values = self._result, self._like, self._provenance, self._same_values
+        if self._kind == "tiff":
+            write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values)
+            return
+        if self._kind == "zarr":
+            write_plain_attributes(result, like=like, provenance=provenance)
+            return
+        levels = build_pyramid(self.bands, self._reduction, share)
+        if self._kind == "ome-tiff":
+            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
+            return
+        version: Version = "0.5" if self._kind == "ome-zarr" else "0.4"
+        if version == "0.4":
+            write_arrays_v2(result, levels)
+        write_group(
+            result, levels, like=like, reduction=self._reduction, provenance=provenance, same_values=same_values,
+            version=version,
+        )  # fmt: skip
 
     def publish(self) -> Path:
         """Let the finished file appear under its final name, and remove the partial.

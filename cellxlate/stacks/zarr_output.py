@@ -19,20 +19,18 @@ from cellxlate.stacks.calibration import MICROMETRES, SECONDS
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.stack import Stack, plane_key
 
-ORDER = "TCZYX"
 Version = Literal["0.4", "0.5"]
+SAMPLE_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF")
+"""Red, green, blue, and what is not one of these."""
 
 
 def check_zarr(path: Path, axes: str) -> None:
-    """Raise OutputError unless OME-Zarr can hold such axes."""
-    if "S" in axes:
+    """Raise OutputError unless OME-Zarr can hold such axes: time, then channels or samples, then those of space."""
+    rank = "".join({"T": "t", "C": "c", "S": "c"}.get(axis, "x") for axis in axes)
+    if rank.count("c") > 1 or list(rank) != sorted(rank, key="tcx".index):
         raise OutputError(
-            f"{path}: OME-Zarr has no axis for colour samples ({axes}); name them channels with --axes, or choose "
-            "--format ome-tiff"
-        )
-    if axes != "".join(axis for axis in ORDER if axis in axes):
-        raise OutputError(
-            f"{path}: OME-Zarr keeps axes in the order {ORDER}, the stack has {axes}; choose --format ome-tiff"
+            f"{path}: OME-Zarr wants time first, then channels or colour samples, then space; the stack has {axes}; "
+            "choose --format zarr, a plain array that holds any axes"
         )
 
 
@@ -122,9 +120,11 @@ def write_arrays_v2(folder: Path, levels: Sequence[Bands]) -> None:
             compressors=numcodecs.Zstd(level=3), fill_value=0, overwrite=True,
             chunk_key_encoding={"name": "v2", "separator": "/"}, config={"write_empty_chunks": True},
         )  # fmt: skip
+        turned = level.axes.index("X") < level.axes.index("Y")
         for index, band in product(level.plane_indices(), range(level.per_plane)):
             rows = level.rows(band)
-            array[plane_key(level.axes, index, rows, slice(None))] = level.read(index, rows)
+            window = level.read(index, rows)
+            array[plane_key(level.axes, index, rows, slice(None))] = window.T if turned else window
         wanted = prod(-(-size // chunk) for size, chunk in zip(level.shape, chunks, strict=True))
         found = sum(item.is_file() and not item.name.startswith(".") for item in (folder / str(number)).rglob("*"))
         if found != wanted:
@@ -172,7 +172,7 @@ def _axes(axes: str, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, 
             return [dict(axis) for axis in stated]
     found = []
     for axis in axes:
-        kind = {"C": "channel", "T": "time"}.get(axis, "space")
+        kind = {"C": "channel", "S": "channel", "T": "time"}.get(axis, "space")
         entry = {"name": axis.lower(), "type": kind}
         if axis in like.pixel_size_um or (axis == "T" and like.time_step_s is not None):
             entry["unit"] = "second" if axis == "T" else "micrometer"
@@ -226,10 +226,12 @@ def _transformations(level: Bands, number: int, like: Stack, carried: Mapping[st
 
 def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_values: bool) -> dict[str, Any] | None:
     """Return how channels are shown: as the input stated it, else from names, colours and display ranges."""
-    count = like.size("C")
+    count = like.channel_count
     stated = carried.get("omero") or {}
     channels = [dict(channel) for channel in stated.get("channels", []) if isinstance(channel, dict)]
     colours = like.metadata.colours if len(like.metadata.colours) == count else ()
+    if "S" in like.axes and count in (3, 4):
+        colours = SAMPLE_COLOURS[:count]
     ranges = like.metadata.ranges if len(like.metadata.ranges) == count and same_values else ()
     if len(channels) != count:
         if not (like.channel_names or colours or ranges):
@@ -249,7 +251,8 @@ def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_val
 def _window(level: Bands, channel: int) -> dict[str, float]:
     """Return a display range for one channel from its middle plane in the smallest level."""
     at = level.axes.replace("Y", "").replace("X", "")
-    planes = [index for index in level.plane_indices() if "C" not in at or index[at.index("C")] == channel]
+    axis = next((axis for axis in "CS" if axis in at), None)
+    planes = [index for index in level.plane_indices() if axis is None or index[at.index(axis)] == channel]
     pixels: npt.NDArray[Any] = level.read(planes[len(planes) // 2], slice(None))
     finite = pixels[np.isfinite(pixels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
