@@ -24,7 +24,7 @@ from cellxlate.stacks.ome_xml import OmeImage, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
-from cellxlate.stacks.tiff_tags import imagej_display, read_tags, shaped_description
+from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
@@ -70,7 +70,8 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
             names = fitting(calibration.channel_names, found.axes, found.shape)
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
-                warnings=(*_others(file, image), *metadata.lost), release=opened.pop_all().close,
+                warnings=(*_others(file, image), *metadata.lost, *differing_tags(series, kind)),
+                release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None

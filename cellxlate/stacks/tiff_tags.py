@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import tifffile
 
 from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_json, hex_colour, short_enough
+from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
              315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
@@ -19,6 +21,11 @@ STRUCTURE = frozenset((
 
 SHAPED_KEYS = {"shape", "axes", ANNOTATION}
 """Entries of tifffile's own description that say no more than the file."""
+
+PER_IMAGE = frozenset((270, 282, 283, 296, 320))
+"""Those of them that a page may state for itself: description, resolution, palette."""
+
+PAGES_COMPARED = 16
 
 VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", "andor", "nih", "fei", "sem", "sis",
            "tvips", "mdgel", "astrotiff")  # fmt: skip
@@ -52,6 +59,36 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
     return {name: value for name, value in found.items() if value}, tuple(lost)
+
+
+def differing_tags(series: tifffile.TiffPageSeries, kind: str) -> tuple[str, ...]:
+    """Return a line that names the tags which later pages of an image state otherwise than its first, if there are any.
+
+    Notes
+    -----
+    At most 16 pages are looked at, spread over the image, so that 100,000 cost no more. A tag that later pages leave
+    out is no difference: many programs write text on the first page alone.
+    """
+    first, count = series.pages[0], len(series.pages)
+    if count < 2 or not isinstance(first, tifffile.TiffPage):
+        return ()
+    ignored = (STRUCTURE - PER_IMAGE) | ({270} if kind == "ome-tiff" else frozenset())
+    names: dict[str, None] = {}
+    looked_at = sorted({1, *(round(number * (count - 1) / (PAGES_COMPARED - 1)) for number in range(PAGES_COMPARED))})
+    for number in looked_at[1:]:
+        with suppress(*READ_FAULTS):  # a page that cannot be read is refused where its pixels are
+            page = series.pages[number]
+            page = page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+            for tag in page.tags if isinstance(page, tifffile.TiffPage) else ():
+                stated = first.tags.get(tag.code)
+                if tag.code in ignored or tag.value in ("", None):
+                    continue
+                if stated is None or as_json(stated.value) != as_json(tag.value):
+                    names[tag.name] = None
+    if not names:
+        return ()
+    return (f"the TIFF tags {', '.join(list(names)[:8])} differ from page to page; of those that are carried, only the "
+            f"first page's are ({len(looked_at)} of {count} pages were looked at)",)  # fmt: skip
 
 
 def shaped_description(series: tifffile.TiffPageSeries) -> dict[str, Any]:

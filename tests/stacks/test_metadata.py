@@ -334,3 +334,48 @@ def test_values_come_back_from_json(value: Any) -> None:
 
 def test_what_json_cannot_hold_becomes_text() -> None:
     assert as_json({1: float("nan"), "f": Path("a"), "n": np.float32(2)}) == {"1": "nan", "f": "a", "n": 2.0}
+
+
+# --- pages that state something else
+
+
+def pages(path: Path, count: int, **of_page: Any) -> Path:
+    """A stack whose pages are written one by one, each with tags of its own."""
+    with tifffile.TiffWriter(path) as file:
+        for number in range(count):
+            stated = {name: value(number) for name, value in of_page.items()}
+            file.write(PIXELS[0], metadata=None, contiguous=False, software="scope", photometric="minisblack", **stated)
+    return path
+
+
+def test_tags_that_differ_from_page_to_page_are_named(tmp_path: Path) -> None:
+    path = pages(
+        tmp_path / "a.tif", 40, datetime=lambda number: f"2024:01:01 00:00:{number:02}",
+        description=lambda number: f"plane {number}",
+        extratags=lambda number: [(65000, 2, None, "same", True), (271, 2, None, "m" if number < 39 else "n", True)],
+    )  # fmt: skip
+    with open_stack(path, "TYX") as stack:
+        named = [line for line in stack.warnings if "differ from page to page" in line]
+        assert named == [
+            "the TIFF tags ImageDescription, DateTime, Make differ from page to page; of those that are carried, only "
+            "the first page's are (17 of 40 pages were looked at)"
+        ]
+        assert stack.metadata.tiff["text"]["DateTime"] == "2024:01:01 00:00:00"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pages_that_state_the_same_or_less_are_not_mentioned(tmp_path: Path, count: int) -> None:
+    path = pages(tmp_path / "a.tif", count, description=lambda number: "" if number else "all of it")
+    with open_stack(path, "TYX" if count > 1 else None) as stack:
+        assert stack.warnings == ()
+
+
+def test_many_pages_are_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pages(tmp_path / "a.tif", 300, description=lambda number: f"plane {number}")
+    read: list[int] = []
+    as_page = tifffile.TiffFrame.aspage
+    monkeypatch.setattr(tifffile.TiffFrame, "aspage", lambda frame: read.append(frame.index) or as_page(frame))
+    with open_stack(path, "TYX") as stack:
+        assert "17 of 300 pages were looked at" in stack.warnings[-1]
+    assert len(read) == 15  # tifffile has read the first two already
+    assert read[-1] == 299
