@@ -4,6 +4,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from cellxlate.errors import OptionError, OutputError
@@ -55,13 +56,19 @@ def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]
         if is_pattern(path):
             found.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
-            found += find_stacks(sorted(path.parent.glob(path.name)) or [path], "stack")
+            found += find_stacks(_fitting(path) or [path], "stack")
         elif path.is_dir() and not is_zarr(path):
             inside = find_stacks([path], "stack")
             found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
         else:
             found.append(path)
     return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path])))
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """Return what fits a pattern, sorted. `Path.glob` refuses two stars in a row, and may take for ever with fifty."""
+    folder = pattern.parent
+    return sorted(item for item in folder.iterdir() if fnmatch(item.name, pattern.name)) if folder.is_dir() else []
 
 
 def _images_of(path: Path) -> list[Path]:

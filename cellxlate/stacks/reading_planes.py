@@ -85,14 +85,26 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
         )  # fmt: skip
 
 
+def name_expression(pattern: str) -> re.Pattern[str]:
+    """Return the expression that names of files fit, with a group T, C or Z for each part that a pattern names.
+
+    Notes
+    -----
+    Each wildcard takes as little as it can. It never has to take more later, since whatever stands behind the text
+    after it begins with a wildcard too; so the groups are atomic, and a pattern of a hundred stars does not try a name
+    in all possible ways. Only the last wildcard must reach the end.
+    """
+    start, *pieces = re.split(r"(\{[TCZ]\}|\*)", pattern)
+    parts = [
+        (".*?" if wildcard == "*" else f"(?P<{wildcard[1]}>.+?)") + re.escape(after)
+        for wildcard, after in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    return re.compile(re.escape(start) + "".join(f"(?>{part})" for part in parts[:-1]) + parts[-1], re.DOTALL)
+
+
 def _matching(path: Path, outer: str) -> tuple[dict[tuple[str, ...], Path], dict[str, list[str]]]:
     """Return the files by the parts of their names, and the parts of each axis in order."""
-    pieces = re.split(r"(\{[TCZ]\}|\*)", path.name)
-    text = "".join(
-        ".*?" if piece == "*" else f"(?P<{piece[1]}>.+?)" if PLACEHOLDER.fullmatch(piece) else re.escape(piece)
-        for piece in pieces
-    )
-    folder, expression = path.parent, re.compile(text)
+    folder, expression = path.parent, name_expression(path.name)
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; check the name")
     files: dict[tuple[str, ...], Path] = {}

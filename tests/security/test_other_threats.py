@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import stat
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import tifffile
 import zarr
 
+from cellxlate.stacks.reading_planes import name_expression
 from cellxlate.whole_file import unfinished_name
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -142,6 +146,37 @@ def test_a_stack_of_an_odd_name_is_refused(odd, tmp_path, command, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     untouched()
     command.refused("enhance", odd, "-m", command.model)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*" * 60 + "b", "*" * 60 + "b{T}", "*a" * 60 + "b", "*a" * 60 + "b{T}", "{C}a*" + "a*" * 60 + "b{T}x{Z}",
+     "[!a]" * 50 + "**", "**", "***", "?" * 250],
+    ids=lambda pattern: pattern[-12:],
+)  # fmt: skip
+def test_patterns_of_many_wildcards_are_matched_soon(pattern, tmp_path, command, untouched):
+    (tmp_path / ("a" * 200 + ".tif")).write_bytes(b"no image")
+    untouched()
+    started = time.perf_counter()
+    command.enhance_refused(tmp_path / pattern)
+    assert time.perf_counter() - started < 5
+
+
+def test_patterns_find_what_trying_all_ways_would_find():
+    random, found = Random(4), 0
+    for _ in range(3000):
+        axes = random.sample(["{T}", "{C}", "{Z}"], 3)
+        pieces = [random.choice(["*", "a", "b", "ab", "."]) for _ in range(random.randint(1, 5))]
+        for axis in axes[: random.randint(1, 3)]:
+            pieces.insert(random.randint(0, len(pieces)), axis)
+        plain = "".join(
+            ".*?" if piece == "*" else f"(?P<{piece[1]}>.+?)" if piece in axes else re.escape(piece) for piece in pieces
+        )
+        name = "".join(random.choices("ab.", k=random.randint(0, 9)))
+        expected, match = re.fullmatch(plain, name), name_expression("".join(pieces)).fullmatch(name)
+        assert (expected and expected.groupdict()) == (match and match.groupdict()), (pieces, name)
+        found += match is not None
+    assert found > 300
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: ascii(odd)[:30])
