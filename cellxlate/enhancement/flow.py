@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import PLANE_KEPT_PX, Band, ReadRows, enhance_plane
 from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex
 from cellxlate.stacks.writing import BAND_PX, Writer
 
@@ -91,21 +90,17 @@ def enhanced_bands(
 ) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
     """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
     stack = plan.stack
-    with ThreadPoolExecutor(1, "cellxlate-read") as pool:
-        try:
-            for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done), pool):
-                job = plan.jobs.get(stack.channel_of(plane.index))
-                bands = (
-                    enhance_plane(read_rows, plane.wanted, stack.plane_shape, job)
-                    if job
-                    else copied_bands(read_rows, plane.wanted)
-                )
-                for band in bands:
-                    done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
-                    news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
-                    yield plane.index, band, news
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done)):
+        job = plan.jobs.get(stack.channel_of(plane.index))
+        bands = (
+            enhance_plane(read_rows, plane.wanted, stack.plane_shape, job)
+            if job
+            else copied_bands(read_rows, plane.wanted)
+        )
+        for band in bands:
+            done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
+            news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
+            yield plane.index, band, news
 
 
 def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
@@ -117,9 +112,7 @@ def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
             yield PlaneToDo(number, index, wanted)
 
 
-def read_ahead(
-    plan: Plan, planes: Iterator[PlaneToDo], pool: ThreadPoolExecutor
-) -> Iterator[tuple[PlaneToDo, ReadRows]]:
+def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, ReadRows]]:
     """Yield planes with what reads their rows; while one is worked on, the next is read.
 
     Planes of more than 16 megapixels are read band by band, when their rows are needed.
@@ -130,17 +123,8 @@ def read_ahead(
         for plane in planes:
             yield plane, lambda part, index=plane.index: stack.read(index, part)  # type: ignore[misc]
         return
-    ahead: deque[tuple[PlaneToDo, Future[npt.NDArray[Any]]]] = deque()
-    for plane in planes:
-        ahead.append((plane, pool.submit(stack.read, plane.index)))
-        if len(ahead) > 1:
-            yield _kept(*ahead.popleft())
-    if ahead:
-        yield _kept(*ahead.popleft())
-
-
-def _kept(plane: PlaneToDo, reading: "Future[npt.NDArray[Any]]") -> tuple[PlaneToDo, ReadRows]:
-    return plane, lambda part: reading.result()[part]
+    for plane, kept in ahead(lambda plane: (plane, stack.read(plane.index)), planes):
+        yield plane, kept.__getitem__
 
 
 def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:

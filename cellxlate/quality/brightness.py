@@ -23,11 +23,16 @@ class Sample:
     priority: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     pairs: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
 
+    def wants(self, priority: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Return which of these it would keep, so that no other is measured."""
+        if len(self.priority) < SAMPLE_SEGMENTS:
+            return np.ones(len(priority), bool)
+        return np.asarray(priority < self.priority.max())
+
     def add(self, priority: npt.NDArray[np.uint64], pairs: npt.NDArray[np.float64]) -> None:
-        """Keep the SAMPLE_SEGMENTS pairs of lowest priority value."""
-        if len(self.priority) == SAMPLE_SEGMENTS:
-            better = priority < self.priority.max()
-            priority, pairs = priority[better], pairs[better]
+        """Keep the SAMPLE_SEGMENTS pairs of lowest priority value, of those that are finite."""
+        wanted = self.wants(priority) & np.isfinite(pairs).all(axis=1)
+        priority, pairs = priority[wanted], pairs[wanted]
         self.priority = np.concatenate([self.priority, priority])
         self.pairs = np.concatenate([self.pairs, pairs])
         if len(self.priority) > SAMPLE_SEGMENTS:
@@ -35,25 +40,22 @@ class Sample:
             self.priority, self.pairs = self.priority[lowest], self.pairs[lowest]
 
 
-def segments_of(
-    raw: npt.NDArray[Any], enhanced: npt.NDArray[Any], selected: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the segments (row, segment) that are mostly selected, and their mean input and output (segments, 2)."""
-    rows, count = raw.shape[0], raw.shape[1] // SEGMENT_PX
-    shape = (rows, count, SEGMENT_PX)
-    inside = selected[:, : count * SEGMENT_PX].reshape(shape)
-    picked = np.argwhere(inside.sum(axis=2) >= SEGMENT_LEAST_PX)  # (segments, 2)
-    if not len(picked):
-        return picked, np.zeros((0, 2))
-    key = (picked[:, 0], picked[:, 1])
-    weights = inside[key].astype(np.float64)
-    means = []
-    for pixels in (raw, enhanced):
-        values = pixels[:, : count * SEGMENT_PX].reshape(shape)[key].astype(np.float64)
-        means.append((values * weights).sum(axis=1) / weights.sum(axis=1))
-    pairs = np.stack(means, axis=1)
-    finite = np.isfinite(pairs).all(axis=1)
-    return picked[finite], pairs[finite]
+def selected_segments(selected: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the segments (row, segment) of a band (rows, X) that are mostly selected."""
+    count = selected.shape[1] // SEGMENT_PX
+    segments = np.ascontiguousarray(selected[:, : count * SEGMENT_PX]).reshape(len(selected), count, SEGMENT_PX)
+    touched = np.argwhere(segments.view(np.uint64)[..., 0])  # a segment of 8 bytes is one word
+    inside = segments[touched[:, 0], touched[:, 1]].sum(axis=1)
+    return np.asarray(touched[inside >= SEGMENT_LEAST_PX])
+
+
+def segment_means(
+    pixels: npt.NDArray[Any], selected: npt.NDArray[np.bool_], segments: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the mean of the selected pixels of each segment, from a band (rows, X)."""
+    rows, columns = segments[:, :1], segments[:, 1:] * SEGMENT_PX + np.arange(SEGMENT_PX)
+    weights = selected[rows, columns].astype(np.float64)
+    return np.asarray((pixels[rows, columns].astype(np.float64) * weights).sum(axis=1) / weights.sum(axis=1))
 
 
 def priority_of(seed: int, index: PlaneIndex, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -1,11 +1,15 @@
 """The promise verified on what is stored, and what a reader should be warned of."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
 
 from cellxlate.errors import InputError
 from cellxlate.quality.domain import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ
 from cellxlate.quality.trust import Trust
+from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 __all__ = ["Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "warnings_of"]
@@ -170,13 +174,7 @@ def read_back_part(
 ) -> Tally:  # fmt: skip
     """Compare some rows of one plane of an output with its input, as `read_back` does the whole."""
     tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
-    band = max(band_bytes // max(stack.size("X") * stack.dtype.itemsize, 1), 1)
-    for top in range(rows.start, rows.stop, band):
-        part = slice(top, min(top + band, rows.stop))
-        tally.add(
-            index, top, raw=stack.read(index, part), enhanced=enhanced.read(index, part),
-            attention=attention.read(index, part),
-        )  # fmt: skip
+    _count(tally, (stack, enhanced, attention), _bands_of(stack, index, rows, band_bytes))
     return tally
 
 
@@ -214,18 +212,30 @@ def read_back(
                 "give files that belong together"
             )
     tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
-    rows, columns = stack.plane_shape
-    band = max(band_bytes // max(columns * stack.dtype.itemsize, 1), 1)
-    for index in stack.plane_indices():
-        if channels is not None and stack.channel_of(index) not in channels:
-            continue
-        for top in range(0, rows, band):
-            part = slice(top, min(top + band, rows))
-            tally.add(
-                index,
-                top,
-                raw=stack.read(index, part),
-                enhanced=enhanced.read(index, part),
-                attention=attention.read(index, part),
-            )
+    whole = slice(0, stack.plane_shape[0])
+    bands = (
+        band
+        for index in stack.plane_indices()
+        if channels is None or stack.channel_of(index) in channels
+        for band in _bands_of(stack, index, whole, band_bytes)
+    )
+    _count(tally, (stack, enhanced, attention), bands)
     return tally
+
+
+def _bands_of(stack: Stack, index: PlaneIndex, rows: slice, band_bytes: int) -> Iterator[tuple[PlaneIndex, slice]]:
+    """Cut some rows of a plane into bands of about `band_bytes`."""
+    height = max(band_bytes // max(stack.plane_shape[1] * stack.dtype.itemsize, 1), 1)
+    for top in range(rows.start, rows.stop, height):
+        yield index, slice(top, min(top + height, rows.stop))
+
+
+def _count(tally: Tally, stacks: tuple[Stack, Stack, Stack], bands: Iterable[tuple[PlaneIndex, slice]]) -> None:
+    """Count bands of input, output and attention; while one is counted, the next is read."""
+
+    def read(band: tuple[PlaneIndex, slice]) -> tuple[PlaneIndex, int, list[npt.NDArray[Any]]]:
+        index, rows = band
+        return index, rows.start, [stack.read(index, rows) for stack in stacks]
+
+    for index, first_row, (raw, enhanced, attention) in ahead(read, bands):
+        tally.add(index, first_row, raw=raw, enhanced=enhanced, attention=attention)

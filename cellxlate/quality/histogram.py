@@ -67,8 +67,10 @@ class Histogram:
             places = np.floor(np.ldexp(values, -self.exponent)).astype(np.int64)
             places[(values < 0) & (places == 0)] = -1  # so small that the division gave -0.0
         else:
-            places = values.astype(np.int64) >> self.exponent
-        return np.asarray(places - self.first, dtype=np.int64)
+            places = values.astype(np.int64)
+            places >>= self.exponent
+        places -= self.first
+        return np.asarray(places, dtype=np.int64)
 
     def _cover(self, low: float, high: float, *, whole: bool) -> None:
         """Widen the bins until they hold low to high; absolute edges keep the result independent of the order."""

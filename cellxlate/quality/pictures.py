@@ -16,6 +16,8 @@ DETAIL_PX = 256
 BAND_BYTES = 32 << 20
 """Planes are read in bands of about this size."""
 OVERLAY_OPACITY = 0.55
+PNG_LEVEL = 3
+"""Four times faster than 6 on images of noise, for files 4 % larger."""
 DARKEST_PERCENTILE, BRIGHTEST_PERCENTILE = 0.5, 99.8
 
 # Anchors of viridis (S. van der Walt and N. Smith, CC0), from attention just above 0 to 1.
@@ -115,13 +117,16 @@ def shrink(
     step = reduction or reduction_of(plane.shape, longest_px)
     if step == 1:
         return plane
-    rows, columns = np.arange(0, plane.shape[0], step), np.arange(0, plane.shape[1], step)
+    rows, columns = (-(-size // step) for size in plane.shape)
+    rest = [(0, -size % step) for size in plane.shape]
     if keep == "max":
-        return np.asarray(np.maximum.reduceat(np.maximum.reduceat(plane, rows, axis=0), columns, axis=1))
+        highest = np.pad(plane, rest, mode="edge").reshape(rows, step, -1).max(axis=1)
+        return np.asarray(highest.reshape(rows, columns, step).max(axis=2))
     with np.errstate(invalid="ignore", over="ignore"):
-        sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.float64), columns, axis=1)
-    sizes = np.outer(np.diff(rows, append=plane.shape[0]), np.diff(columns, append=plane.shape[1]))
-    return np.asarray(sums / sizes)
+        sums = np.pad(plane, rest).reshape(rows, step, -1).sum(axis=1, dtype=np.float64)
+        sums = sums.reshape(rows, columns, step).sum(axis=2)
+    sizes = [np.minimum(step, size - np.arange(0, size, step)) for size in plane.shape]
+    return np.asarray(sums / np.outer(*sizes))
 
 
 def take_pictures(
@@ -242,4 +247,4 @@ def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Compress an image; the room for it is given, because imagecodecs reckons too little for narrow images."""
     room_bytes = pixels.size + pixels.shape[0] + pixels.size // 100 + 4096
-    return bytes(png_encode(pixels, level=6, out=room_bytes))
+    return bytes(png_encode(pixels, level=PNG_LEVEL, out=room_bytes))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
-from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segments_of
+from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segment_means, selected_segments
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.places import Places
 from cellxlate.quality.seams import Seams
@@ -216,10 +216,13 @@ class Tally:
         self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
         self.places.add(index, first_row, selected)
         self.seams.add(index, first_row, enhanced=enhanced, selected=selected)
-        where, pairs = segments_of(raw, enhanced, selected)
-        if len(pairs):
-            priority = priority_of(self.seed, index, where + np.array([first_row, 0]))
-            self.samples.setdefault(channel, Sample()).add(priority, pairs)
+        segments = selected_segments(selected)
+        if len(segments):
+            sample = self.samples.setdefault(channel, Sample())
+            priority = priority_of(self.seed, index, segments + np.array([first_row, 0]))
+            wanted = sample.wants(priority)
+            pairs = [segment_means(pixels, selected, segments[wanted]) for pixels in (raw, enhanced)]
+            sample.add(priority[wanted], np.stack(pairs, axis=1))
 
     def include(self, other: "Tally") -> None:
         """Add what another tally has counted of other planes, or of other rows of the same planes.

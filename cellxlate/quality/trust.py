@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cellxlate.quality.domain import Departure, departure, departure_words, look
-from cellxlate.quality.places import Places
+from cellxlate.quality.domain import Departure, Look, departure, departure_words, look
+from cellxlate.quality.places import Places, Window
 from cellxlate.quality.support import Support, supported
+from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import Stack
 
 SUPPORT_WINDOWS, DOMAIN_WINDOWS = 32, 8
@@ -65,16 +66,22 @@ def examine(
     domain : mapping or None
         What the model's card says of its training images.
     """
+
+    def judge(place: tuple[Window, bool]) -> tuple[Support, Look | None]:
+        window, is_looked_at = place
+        raw, after, selected = (one.read(*window) for one in (stack, enhanced, attention))
+        return supported(raw, after, selected), look(raw) if is_looked_at else None
+
     found = {}
     for channel in channels:
         planes = [index for index in places.selected if stack.channel_of(index) == channel]
         windows = places.choose(max(SUPPORT_WINDOWS // len(channels), 4), planes)
         every = max(len(windows) // DOMAIN_WINDOWS, 1)
         support, looks = Support(), []
-        for number, (index, rows, columns) in enumerate(windows):
-            raw = stack.read(index, rows, columns)
-            support.include(supported(raw, enhanced.read(index, rows, columns), attention.read(index, rows, columns)))
-            if number % every == 0 and (one := look(raw)) is not None:
-                looks.append(one)
+        for seen, one in ahead(
+            judge, ((window, number % every == 0) for number, window in enumerate(windows)), threads=2
+        ):
+            support.include(seen)
+            looks += [one] if one else []
         found[channel] = Trust(departure(looks, domain), support)
     return found

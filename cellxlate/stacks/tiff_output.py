@@ -1,6 +1,7 @@
 """OME-TIFF from bands: tiled, zstd, with SubIFD pyramids and OME-XML, streamed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import tifffile
 
 from cellxlate.errors import OutputError
+from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.ome_xml import compose_ome
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -105,11 +107,14 @@ def _tiles(level: Bands, tile: tuple[int, int]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _tile_rows(level: Bands) -> Iterator[npt.NDArray[Any]]:
-    """Yield the bands in the order of the file: (rows, X), or (rows, X, S) where samples are interleaved."""
+    """Return the bands in the order of the file: (rows, X), or (rows, X, S) where samples are interleaved."""
     interleaved = level.axes.endswith("S")
     planes: list[PlaneIndex] = level.plane_indices()
     samples = level.size("S") if interleaved else 1
-    for first in range(0, len(planes), samples):
-        for start in range(0, level.size("Y"), BAND_PX):
-            bands = [level.read(index, slice(start, start + BAND_PX)) for index in planes[first : first + samples]]
-            yield np.stack(bands, axis=-1) if interleaved else bands[0]
+
+    def read(place: tuple[int, int]) -> npt.NDArray[Any]:
+        first, start = place
+        bands = [level.read(index, slice(start, start + BAND_PX)) for index in planes[first : first + samples]]
+        return np.stack(bands, axis=-1) if interleaved else bands[0]
+
+    return ahead(read, product(range(0, len(planes), samples), range(0, level.size("Y"), BAND_PX)))

@@ -270,7 +270,7 @@ def test_the_next_plane_is_read_while_one_is_enhanced_and_no_more(
     honest, read = Stack.read, []
 
     def noted(self: Stack, index: Any, *window: Any) -> Any:
-        if threading.current_thread().name.startswith("cellxlate-read"):
+        if threading.current_thread().name.startswith("cellxlate-ahead"):
             read.append(index)
         return honest(self, index, *window)
 
@@ -284,7 +284,7 @@ def test_the_next_plane_is_read_while_one_is_enhanced_and_no_more(
         assert len(read) == expected
 
     cellxlate.enhance_file(stack, tiny_model, settings=TILES, progress=wait)
-    assert read == [(0,), (1,), (2,), (3,)]
+    assert read[:4] == [(0,), (1,), (2,), (3,)]  # then the result is read back
 
 
 def test_few_bands_wait_to_be_written_and_errors_end_the_run(
