@@ -19,8 +19,8 @@ ATTENTION_STEPS = 1024
 
 def quantise(attention: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint16]:
     """Turn attention in [0, 1] into steps 0..1024 (uint16). Values outside are clipped; NaN becomes 0."""
-    steps = np.nan_to_num(np.rint(np.clip(attention, 0.0, 1.0) * ATTENTION_STEPS))
-    return np.asarray(steps, dtype=np.uint16)
+    steps = np.fmin(np.fmax(attention, 0.0), 1.0)  # unlike clip, a NaN becomes the limit
+    return np.asarray(np.rint(steps * ATTENTION_STEPS), dtype=np.uint16)
 
 
 def gate(attention_steps: npt.NDArray[np.uint16], threshold: float) -> npt.NDArray[np.float32]:
