@@ -7,17 +7,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from cellxlate.errors import OutputError
+from cellxlate.locations import Location, RemotePath
 
 LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """What a disk answers that has not kept what was written; any other answer means that it cannot wait."""
 
 
-def write_whole_file(path: Path, content: str | bytes) -> None:
+def write_whole_file(path: Location, content: str | bytes) -> None:
     """Write a file under another name in the same folder, then give it its name in one step.
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         Replaced if it exists. A link is replaced too; what it leads to stays.
     content : str or bytes
         Text is stored as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names)
@@ -33,6 +34,12 @@ def write_whole_file(path: Path, content: str | bytes) -> None:
     The file gets the rights that the umask says. A link that somebody laid under the unfinished name is not followed.
     """
     stored = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    if isinstance(path, RemotePath):  # an object appears whole
+        try:
+            path.write_bytes(stored)
+        except OSError as fault:
+            raise OutputError(f"{path} cannot be written ({fault}); check your rights and the network") from fault
+        return
     unfinished = path.with_name(unfinished_name())
     try:
         unfinished.unlink(missing_ok=True)

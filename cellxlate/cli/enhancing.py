@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.showing import complain, progress_bar, say
 from cellxlate.errors import CellxlateError, OptionError, OutputError
+from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run_enhance(options: argparse.Namespace) -> int:
         "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
 
-    def enhance_one(path: Path, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
+    def enhance_one(path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
         if options.output is None and (options.dry_run or options.confidence):
             outputs = _exact(path, naming, running)
         if options.dry_run:
@@ -102,7 +103,7 @@ def run_enhance(options: argparse.Namespace) -> int:
     return code
 
 
-def _exact(path: Path, naming: dict[str, Any], running: dict[str, Any]) -> "Outputs":
+def _exact(path: Location, naming: dict[str, Any], running: dict[str, Any]) -> "Outputs":
     """Return the names that a run will use, which depend on what the file holds."""
     from cellxlate.enhancement.outputs import format_of, name_outputs
     from cellxlate.stacks.reading import is_zarr, open_stack
@@ -135,7 +136,7 @@ def worker_lines(workers: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Path:
+def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Location:
     """Return where confidence goes: beside attention, `_confidence` for `_attention`.
 
     Raises
@@ -155,7 +156,12 @@ def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Path:
 
 
 def _write_confidence(
-    path: Path, outputs: "Outputs", sure: Path, bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
+    path: Location,
+    outputs: "Outputs",
+    sure: Location,
+    bundle: "Bundle",
+    running: dict[str, Any],
+    options: argparse.Namespace,
 ) -> None:
     """Ask the networks again how sure they are, and write it beside attention."""
     from cellxlate.enhancement.confidence_file import write_confidence
@@ -170,7 +176,7 @@ def _write_confidence(
 
 
 def _attempt(
-    enhance_one: Callable[[Path, "Outputs"], dict[str, Any]], path: Path, outputs: "Outputs", *, debug: bool
+    enhance_one: Callable[[Location, "Outputs"], dict[str, Any]], path: Location, outputs: "Outputs", *, debug: bool
 ) -> dict[str, Any]:
     """Enhance one stack of several: what goes wrong is said, and the others go on."""
     try:
@@ -199,7 +205,7 @@ def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list
 
 
 def _dry_run(
-    path: Path, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
+    path: Location, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Return what would be done with a stack, and how long it would take."""
     from cellxlate.enhancement.costs import predict

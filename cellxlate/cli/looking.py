@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cellxlate.cli.showing import progress_bar, say
 from cellxlate.errors import OptionError
+from cellxlate.locations import located
 
 
 def run_sample(options: argparse.Namespace) -> int:
@@ -37,10 +38,11 @@ def run_info(options: argparse.Namespace) -> int:
     from cellxlate.model.cards import describe_model, is_model
     from cellxlate.stacks.reading import open_stack
 
-    if is_model(options.path):
+    place = located(options.path)
+    if isinstance(place, Path) and is_model(options.path):
         answer = describe_model(options.path)
     else:
-        with open_stack(options.path, options.axes, image=options.image) as stack:
+        with open_stack(place, options.axes, image=options.image) as stack:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),

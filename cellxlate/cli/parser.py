@@ -12,6 +12,7 @@ from cellxlate.cli.learning import run_evaluate, run_train
 from cellxlate.cli.looking import run_describe, run_info, run_models, run_report, run_sample
 from cellxlate.cli.showing import printable
 from cellxlate.errors import OptionError
+from cellxlate.locations import Location, located
 from cellxlate.settings import PRESETS, THRESHOLD
 
 DEFAULT_MODEL = "nuclei-lowexp"
@@ -116,14 +117,14 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "stacks",
         nargs="+",
-        type=Path,
+        type=_place,
         metavar="STACK",
-        help="files, Zarr folders, plates, folders of them, or img_t{T}_z{Z}.tif",
+        help="files, Zarr folders, plates, folders of them, img_t{T}_z{Z}.tif, or Zarr at s3:// or https://",
     )
     enhance.add_argument("-m", "--model", default=DEFAULT_MODEL, help="shipped name or model folder (%(default)s)")
-    enhance.add_argument("-o", "--output", type=Path, metavar="OUT", help="name of the enhanced stack")
+    enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="folder for the outputs; beside STACK by default"
+        "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"
     )
     formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr")
     enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
@@ -183,6 +184,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+
+
+def _place(text: str) -> Location:
+    try:
+        return located(text)
+    except OptionError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from fault
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.outputs import Outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.errors import OutputError, PromiseError
+from cellxlate.locations import Location
 from cellxlate.quality.checks import Tally, read_back, warnings_of
 from cellxlate.quality.report import RunReport
 from cellxlate.quality.trust import examine
@@ -127,7 +127,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 
-def _provenance(report: Path) -> Mapping[str, Any]:
+def _provenance(report: Location) -> Mapping[str, Any]:
     """Return the provenance that a report states; nothing where it cannot be read."""
     try:
         stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]

@@ -1,7 +1,6 @@
 """The confidence of a finished run, written beside its attention. Read `write_confidence` from top to bottom."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from cellxlate.enhancement.confidence import SMOOTHING_PX, VIEWS, Output, Unit, 
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Translator, plane_reader
 from cellxlate.enhancement.tiling import Tile, bands_of, mirrored, tiles_of, window
+from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -21,8 +21,8 @@ TILE_PX = 512
 
 def write_confidence(
     plan: Plan,
-    attention: str | Path,
-    output: str | Path,
+    attention: str | Location,
+    output: str | Location,
     *,
     views: int = VIEWS,
     overwrite: bool = False,

@@ -73,12 +73,13 @@ def write_bands(
 
 
 def both_written(image_writer: Writer, attention_writer: Writer) -> IsDone:
-    """Return what tells whether a band's image and attention are both written."""
+    """Return what tells whether a band's image and attention are both written, by now at the latest."""
+    found = image_writer.bands.found(), attention_writer.bands.found()
 
     def is_done(index: PlaneIndex, area: Tile) -> bool:
         return all(
-            writer.is_done(index, band)
-            for writer in (image_writer, attention_writer)
+            is_found(index, band)
+            for is_found in found
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 

@@ -17,6 +17,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_ban
 from cellxlate.enhancement.outputs import Outputs, format_of, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
+from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import Device, Engine, Precision
@@ -85,11 +86,11 @@ class EnhancedStack:
 
 
 def enhance_file(
-    path: str | Path,
+    path: str | Location,
     model: str | Path | Bundle = DEFAULT_MODEL,
     *,
-    output: str | Path | None = None,
-    output_dir: str | Path | None = None,
+    output: str | Location | None = None,
+    output_dir: str | Location | None = None,
     format: Format | None = None,
     axes: str | None = None,
     image: int = 0,
@@ -161,15 +162,16 @@ def enhance_file(
     >>> import cellxlate
     >>> report = cellxlate.enhance_file("stack.tif", output="out.ome.zarr", progress=print)  # doctest: +SKIP
     """
-    started, path = time.perf_counter(), Path(path)
+    started, path = time.perf_counter(), located(path)
+    folder = _located(output_dir)
     with open_stack(path, axes, image=image) as stack:
         outputs = name_outputs(
-            path, is_zarr=is_zarr(path), output=_path(output), output_dir=_path(output_dir),
+            path, is_zarr=is_zarr(path), output=_located(output), output_dir=folder,
             format=format_of(stack, is_zarr=is_zarr(path), asked=format) if output is None else format,
             attention=attention, report=report,
         )  # fmt: skip
-        if output_dir is not None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
         plan = make_plan(
             stack,
@@ -287,7 +289,7 @@ def steps_to_files(
 
 def _written(
     plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place
-) -> Generator[EnhanceProgress, None, tuple[Path, Path]]:
+) -> Generator[EnhanceProgress, None, tuple[Location, Location]]:
     """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
     writers = image_writer, attention_writer
     yield from where.write_bands(plan, image_writer, attention_writer, started)
@@ -305,7 +307,10 @@ def withdraw(outputs: Outputs, *, published: bool) -> None:
     for path in (outputs.enhanced, outputs.attention):
         remove_partial(path)
     for path in outputs.wanted if published else []:
-        if path.is_dir():
+        if isinstance(path, RemotePath):
+            path.remove_below()
+            path.unlink()
+        elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -371,5 +376,5 @@ def _follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Pr
                 progress(news)
 
 
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _located(place: str | Location | None) -> Location | None:
+    return None if place is None else located(place)

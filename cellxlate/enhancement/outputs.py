@@ -8,9 +8,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
+from cellxlate.stacks.remote_output import check_remote
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Format, natural_format, output_format
 
@@ -21,18 +23,18 @@ ENDINGS: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Outputs:
-    """Paths of the four results of one stack; None for those that are not wanted."""
+    """Where the four results of one stack go; None for those that are not wanted."""
 
-    enhanced: Path
-    attention: Path
-    report_html: Path | None
-    report_json: Path | None
+    enhanced: Location
+    attention: Location
+    report_html: Location | None
+    report_json: Location | None
     keep_attention: bool = True
     format: Format | None = None
 
     @property
-    def wanted(self) -> list[Path]:
-        """The paths that will exist in the end."""
+    def wanted(self) -> list[Location]:
+        """The places that will exist in the end."""
         paths = [self.enhanced, self.attention if self.keep_attention else None, self.report_html, self.report_json]
         return [path for path in paths if path is not None]
 
@@ -40,7 +42,7 @@ class Outputs:
 RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
-def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]:
+def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
     Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
@@ -51,9 +53,9 @@ def find_inputs(paths: Sequence[Path], *, each_image: bool = True) -> list[Path]
     InputError
         A pattern matches nothing, or a folder holds no image.
     """
-    found: list[Path] = []
+    found: list[Location] = []
     for path in paths:
-        if is_pattern(path):
+        if isinstance(path, RemotePath) or is_pattern(path):
             found.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
             found += find_stacks(_fitting(path) or [path], "stack")
@@ -71,18 +73,18 @@ def _fitting(pattern: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if fnmatch(item.name, pattern.name)) if folder.is_dir() else []
 
 
-def _images_of(path: Path) -> list[Path]:
+def _images_of(path: Location) -> list[Location]:
     """Return the images of a plate or a set, the path itself where it holds one."""
     places = zarr_images(path) if is_zarr(path) else []
     return [path / place for place in places] if len(places) > 1 else [path]
 
 
 def name_outputs(
-    path: Path,
+    path: Location,
     *,
     is_zarr: bool,
-    output: Path | None = None,
-    output_dir: Path | None = None,
+    output: Location | None = None,
+    output_dir: Location | None = None,
     format: Format | None = None,
     attention: bool = True,
     report: bool = True,
@@ -120,6 +122,7 @@ def name_outputs(
         output_format(output, format)
         folder, stem = output.parent, stack_name(output)
         suffix = output.name[len(stem) :]
+    check_remote(folder)
     base = stem.removesuffix("_enhanced")
     outputs = Outputs(
         enhanced=folder / f"{stem}{suffix}",
@@ -154,7 +157,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
         With what to do.
     """
     folder = outputs.enhanced.parent
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise OutputError(f"the output folder {folder} does not exist; make it or choose another")
     if overwrite or resume:
         return
@@ -163,7 +166,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
             raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
 
 
-def require_distinct(all_outputs: list[tuple[Path, Outputs]]) -> None:
+def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
     """Raise OptionError if two stacks would be written to the same place, or one over another input.
 
     Raises
@@ -171,7 +174,7 @@ def require_distinct(all_outputs: list[tuple[Path, Outputs]]) -> None:
     OptionError
         Naming both stacks.
     """
-    taken: dict[str, Path] = {}
+    taken: dict[str, Location] = {}
     for path, outputs in all_outputs:
         for written in outputs.wanted:
             other = taken.setdefault(_place(written), path)
@@ -182,11 +185,13 @@ def require_distinct(all_outputs: list[tuple[Path, Outputs]]) -> None:
             raise OptionError(f"{path} is also an output of this run; leave it out of the inputs")
 
 
-def _place(path: Path) -> str:
+def _place(path: Location) -> str:
     """Return what two paths share that name one place; Windows and macOS do not tell case apart."""
     place = str(path.absolute())
     return unicodedata.normalize("NFC", place).casefold() if sys.platform in ("win32", "darwin") else place
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(one: Location, other: Location) -> bool:
+    if isinstance(one, RemotePath) or isinstance(other, RemotePath):
+        return one == other
     return one.exists() and other.exists() and one.samefile(other)

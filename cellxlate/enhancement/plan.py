@@ -15,11 +15,13 @@ import numpy as np
 import cellxlate
 from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.errors import InputError, OptionError
+from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.reading_zarr import remote_metadata
 from cellxlate.stacks.stack import Stack
 
 SAMPLED_BYTES = 1 << 20
@@ -235,8 +237,8 @@ def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
     return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))
 
 
-def input_identity(path: Path | None, files: Sequence[Path] = ()) -> dict[str, Any]:
-    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr folder.
+def input_identity(path: Location | None, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr image.
 
     Of a stack that lies in several files: of their names, bytes and times.
     """
@@ -247,6 +249,10 @@ def input_identity(path: Path | None, files: Sequence[Path] = ()) -> dict[str, A
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         digest.update(repr(states).encode())
         return {"name": path.name, "bytes": sum(size for _, size, _ in states), "sampled_sha256": digest.hexdigest()}
+    if isinstance(path, RemotePath):
+        for name, content in sorted(remote_metadata(path).items()):
+            digest.update(name.encode() + content)
+        return {"name": path.name, "bytes": None, "sampled_sha256": digest.hexdigest()}
     if path.is_dir():
         files = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
         for item in files:

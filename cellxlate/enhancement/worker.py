@@ -21,6 +21,7 @@ from cellxlate.enhancement.plan import Plan, input_identity
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines import open_engine
 from cellxlate.quality.checks import Tally, read_back_part
@@ -69,7 +70,7 @@ class BandJob:
 
     token: str
     version: str
-    path: Path
+    path: Location
     axes: str
     number: int
     identity: dict[str, Any]
@@ -165,11 +166,11 @@ def band_job(plan: Plan, token: str, *, image: Bands, attention: Bands) -> BandJ
 class CompareJob:
     """Input (its image `number`), result and attention by their paths, for workers that compare them."""
 
-    path: Path
+    path: Location
     axes: str
     number: int
-    enhanced: Path
-    attention: Path
+    enhanced: Location
+    attention: Location
     tile_px: int
 
 
@@ -301,7 +302,8 @@ def _checked(job: BandJob) -> Iterator[Stack]:
     if job.digest not in _MODELS:
         raise ModelError(f"the worker has not got the model {job.digest[:12]}; start the job again")
     for bands in (job.image, job.attention):
-        if not (bands.folder / "zarr.json").is_file() or not os.access(bands.folder, os.W_OK):
+        is_here = (bands.folder / "zarr.json").is_file()
+        if not is_here or (isinstance(bands.folder, Path) and not os.access(bands.folder, os.W_OK)):
             raise OutputError(f"{bands.folder} cannot be written from here; choose an output that all workers see")
     stack = open_stack(job.path, job.axes, image=job.number)
     try:

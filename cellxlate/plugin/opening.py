@@ -1,16 +1,16 @@
 """Files as lazy arrays for layers: every level of a pyramid, read tile by tile when it is shown."""
 
 import weakref
-from pathlib import Path
 from typing import Any
 
+from cellxlate.locations import Location
 from cellxlate.stacks.levels import open_levels
 from cellxlate.stacks.stack import Stack
 
 CHUNK_PX = 1024
 
 
-def lazy_levels(path: Path) -> tuple[Stack, list[Any]]:
+def lazy_levels(path: Location) -> tuple[Stack, list[Any]]:
     """Return a stack and the dask arrays of its levels, the finest first.
 
     The file is closed when nothing refers to its pixels any more.

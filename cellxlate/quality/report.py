@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from imagecodecs import png_encode
 
+from cellxlate.locations import Location
 from cellxlate.quality import page
 from cellxlate.quality.checks import Counts, Tally, plane_label
 from cellxlate.quality.pictures import Picture, choose_planes, shrink, take_pictures
@@ -149,7 +149,7 @@ class RunReport:
         }
 
 
-def write_report(report: RunReport, pictures: Sequence[Picture], *, html: Path, json: Path) -> None:
+def write_report(report: RunReport, pictures: Sequence[Picture], *, html: Location, json: Location) -> None:
     """Write a report that needs nothing but itself: HTML with pictures for people, JSON for programs.
 
     Parameters

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import Location, RemotePath
+from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import PlaneIndex, plane_key
 
 BAND_PX = 512
@@ -37,7 +38,7 @@ class Bands:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or RemotePath
         The folder of the array.
     axes : str
         Axes in the order of the array, as in `Stack.axes`.
@@ -47,7 +48,7 @@ class Bands:
         Of the stored pixels.
     """
 
-    folder: Path
+    folder: Location
     axes: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -57,7 +58,7 @@ class Bands:
         chunks = {"Y": CHUNK_PX, "X": CHUNK_PX}
         shards = {"Y": BAND_PX, "X": -(-self.size("X") // CHUNK_PX) * CHUNK_PX}
         zarr.create_array(
-            store=self.folder,
+            store=store_of(self.folder),
             shape=self.shape,
             dtype=self.dtype,
             chunks=tuple(chunks.get(axis, 1) for axis in self.axes),
@@ -76,7 +77,7 @@ class Bands:
     @cached_property
     def _array(self) -> zarr.Array[Any]:
         with zarr.config.set({"array.write_empty_chunks": True}):  # open_array of zarr 3.1 drops its own option
-            return zarr.open_array(self.folder, mode="r+", zarr_format=3)
+            return zarr.open_array(store_of(self.folder), mode="r+", zarr_format=3)
 
     def size(self, axis: str) -> int:
         """Return the size along one of the axes."""
@@ -100,21 +101,38 @@ class Bands:
         """Return the rows of a band."""
         return slice(band * BAND_PX, min((band + 1) * BAND_PX, self.size("Y")))
 
-    def file(self, index: PlaneIndex, band: int) -> Path:
-        """Return the file of a band."""
+    def file(self, index: PlaneIndex, band: int) -> Location:
+        """Return the file of a band, or its object."""
         key = plane_key(self.axes, index, slice(band, band + 1), slice(0, 1))
         return self.folder.joinpath("c", *(str(part.start if isinstance(part, slice) else part) for part in key))
 
     def is_done(self, index: PlaneIndex, band: int) -> bool:
         """Return whether a band has been written."""
+        file = self.file(index, band)
+        if isinstance(file, RemotePath):
+            return file.is_file()
         try:
-            return self.file(index, band).stat().st_size > 0
+            return file.stat().st_size > 0
         except (FileNotFoundError, NotADirectoryError):
             return False
 
+    def found(self) -> Callable[[PlaneIndex, int], bool]:
+        """Return what tells whether a band was there at some time since now; a bucket is listed once, for all bands."""
+        folder = self.folder
+        if not isinstance(folder, RemotePath):
+            return self.is_done
+        names = {name for name, size in folder.below().items() if size}
+        return lambda index, band: str(self.file(index, band)).removeprefix(f"{folder}/") in names
+
+    def is_begun(self) -> bool:
+        """Return whether any band is there."""
+        folder = self.folder / "c"
+        return folder.is_dir() if isinstance(folder, RemotePath) else any(item.is_file() for item in folder.rglob("*"))
+
     def missing(self) -> int:
         """Count the bands that have not been written."""
-        return sum(not self.is_done(index, band) for index in self.plane_indices() for band in range(self.per_plane))
+        is_done = self.found()
+        return sum(not is_done(index, band) for index in self.plane_indices() for band in range(self.per_plane))
 
     def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
         """Write whole bands of one plane.
@@ -201,6 +219,8 @@ class Bands:
         This reads the index at the end of each file and one chunk, so it finds what a crash of the machine leaves,
         not a flipped bit: that is found when the band is read.
         """
+        if isinstance(self.folder, RemotePath):  # objects are whole
+            return 0
         for unfinished in self.folder.rglob("*.partial"):  # zarr's name for a file before its rename
             unfinished.unlink()
         dropped = 0

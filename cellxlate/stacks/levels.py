@@ -9,12 +9,14 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
+from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
-def open_levels(path: str | Path, axes: str | None = None) -> tuple[Stack, ...]:
+def open_levels(path: str | Location, axes: str | None = None) -> tuple[Stack, ...]:
     """Open every resolution level of a stack without reading pixels.
 
     Parameters
@@ -39,18 +41,21 @@ def open_levels(path: str | Path, axes: str | None = None) -> tuple[Stack, ...]:
     with ExitStack() as opened:
         opened.callback(first.release)
         try:
-            arrays = _zarr_levels(first.path) if first.kind == "ome-zarr" else _tiff_levels(first.path, opened)
+            if first.kind == "ome-zarr" or isinstance(first.path, RemotePath):
+                arrays = _zarr_levels(first.path)
+            else:
+                arrays = _tiff_levels(first.path, opened)
             coarser = [_coarser(first, array) for array in arrays[1:]]
         except READ_FAULTS as fault:
             raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
         return (replace(first, release=opened.pop_all().close), *coarser)
 
 
-def _zarr_levels(path: Path) -> list[Any]:
-    group = zarr.open_group(path, mode="r")
+def _zarr_levels(path: Location) -> list[Any]:
+    group = zarr.open_group(store_of(path), mode="r")
     attributes: Any = group.attrs.get("ome", group.attrs.asdict())
     if "multiscales" not in attributes:  # bioformats2raw keeps its images in groups
-        group = zarr.open_group(path / "0", mode="r")
+        group = zarr.open_group(store_of(path / "0"), mode="r")
         attributes = group.attrs.get("ome", group.attrs.asdict())
     return [group[dataset["path"]] for dataset in attributes["multiscales"][0]["datasets"]]
 

@@ -76,6 +76,9 @@ class FolderLock:
         """Whether the lock is held."""
         return self._handle is not None
 
+    def check(self) -> None:
+        """Do nothing: while the handle is open, no other process can have the lock."""
+
     def clear(self) -> None:
         """Remove all from the folder but the lock."""
         for item in self.folder.iterdir():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cellxlate.errors import InputError, OptionError
+from cellxlate.locations import Location, RemotePath
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
@@ -43,24 +44,26 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     return found
 
 
-def is_zarr(path: Path) -> bool:
-    """Return whether a path is the folder of a Zarr array or group."""
-    return path.is_dir() and any((path / name).is_file() for name in ZARR_MARKS)
+def is_zarr(path: Location) -> bool:
+    """Return whether a path is the folder of a Zarr array or group; whatever lies at an address is taken for one."""
+    return isinstance(path, RemotePath) or (path.is_dir() and any((path / name).is_file() for name in ZARR_MARKS))
 
 
-def zarr_root(path: Path) -> Path:
-    """Return the outermost Zarr folder that a path lies in; the path itself where it lies in none."""
+def zarr_root(path: Location) -> Location:
+    """Return the outermost Zarr folder that a path lies in, at an address by its ending; else the path itself."""
+    if isinstance(path, RemotePath):
+        return next((folder for folder in reversed(path.parents) if folder.suffix in ZARR_ENDINGS), path)
     return next((folder for folder in reversed(path.parents) if is_zarr(folder)), path)
 
 
-def stack_name(path: Path) -> str:
+def stack_name(path: Location) -> str:
     """Return a name without its endings, as outputs are named: `a.ome.tif` is `a`, `plate.zarr/A/1/0` `plate_A_1_0`.
 
     The placeholders of a pattern of planes are left out: `img_t{T}_z{Z}.tif` is `img`.
     """
     root = zarr_root(path)
     if root != path:
-        return "_".join([stack_name(root), *path.relative_to(root).parts])
+        return "_".join([stack_name(root), *path.relative_to(root).parts])  # type: ignore[arg-type]
     name = PLACEHOLDERS.sub("", path.name)
     for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", ".ome"):
         if name.lower().endswith(suffix):
@@ -75,7 +78,7 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]
 
 
-def output_format(path: Path, asked: Format | None = None) -> Format:
+def output_format(path: Location, asked: Format | None = None) -> Format:
     """Return the format that an output's ending stands for, in the version that is asked for.
 
     Raises

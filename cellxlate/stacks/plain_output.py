@@ -10,7 +10,9 @@ import tifffile
 import zarr
 
 from cellxlate.errors import OutputError
+from cellxlate.locations import Location
 from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.calibration import CENTIMETRE_UM
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.naming import Format
 from cellxlate.stacks.plain_note import compose_note
@@ -20,7 +22,7 @@ from cellxlate.stacks.tiff_tags import tag_options
 from cellxlate.stacks.zarr_output import check_zarr
 
 
-def check_format(kind: Format, path: Path, like: Stack, dtype: np.dtype[Any]) -> None:
+def check_format(kind: Format, path: Location, like: Stack, dtype: np.dtype[Any]) -> None:
     """Raise OutputError unless a format can hold a stack. The plain formats hold any."""
     if kind == "ome-tiff":
         check_tiff(path, like.axes, like.shape, dtype)
@@ -63,6 +65,9 @@ def write_plain_tiff(
     samples = full.axes[-1] in "CS"
     colour = full.axes[-1] == "S" and full.size("S") in (3, 4)
     options = tag_options(like.metadata.tiff, full.dtype, colour=colour, same_values=same_values)
+    if "resolution" not in options and {"Y", "X"} <= set(like.pixel_size_um):
+        per_cm = tuple(CENTIMETRE_UM / like.pixel_size_um[axis] for axis in "XY")
+        options |= {"resolution": per_cm, "resolutionunit": 3}
     if options["photometric"] == "palette" and (samples or not full.axes.endswith("YX")):
         options = {key: value for key, value in options.items() if key != "colormap"} | {"photometric": "minisblack"}
     tifffile.memmap(

@@ -1,8 +1,7 @@
 """open_stack: any file, folder or pattern of planes, lazily."""
 
-from pathlib import Path
-
 from cellxlate.errors import InputError
+from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.naming import TIFF_SUFFIXES, VENDOR_SUFFIXES, find_stacks, is_zarr, one_line, stack_name
 from cellxlate.stacks.reading_planes import is_pattern, open_planes
 from cellxlate.stacks.reading_tiff import open_tiff
@@ -13,7 +12,7 @@ from cellxlate.stacks.stack import Stack
 __all__ = ["TIFF_SUFFIXES", "find_stacks", "is_zarr", "one_line", "open_stack", "stack_name"]
 
 
-def open_stack(path: str | Path, axes: str | None = None, *, image: int = 0) -> Stack:
+def open_stack(path: str | Location, axes: str | None = None, *, image: int = 0) -> Stack:
     """Open a stack without reading its pixels.
 
     Parameters
@@ -21,7 +20,8 @@ def open_stack(path: str | Path, axes: str | None = None, *, image: int = 0) -> 
     path : str or Path
         A file of the TIFF family; the folder of an OME-Zarr image (0.1 to 0.5), of a bioformats2raw set, of a plate,
         or of a plain Zarr array; a pattern such as `img_t{T}_z{Z}_c{C}.tif`, whose files together are one stack; with
-        the extra `vendor`, a CZI, ND2 or LIF file.
+        the extra `vendor`, a CZI, ND2 or LIF file. With the extra `remote`, the address of a Zarr image in a bucket
+        (`s3://bucket/stack.ome.zarr`) or on the web (`https://host/stack.ome.zarr`).
     axes : str, optional
         Letters of "TCZYXS", one per dimension, where the file does not say or says it wrongly.
     image : int
@@ -42,9 +42,11 @@ def open_stack(path: str | Path, axes: str | None = None, *, image: int = 0) -> 
     >>> import cellxlate
     >>> stack = cellxlate.open_stack("stack.tif")  # doctest: +SKIP
     """
-    path = Path(path)
+    path = located(path)
     if axes is not None:
         axes = axes.upper()
+    if isinstance(path, RemotePath):
+        return open_zarr(path, axes, image)
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack)
     if not path.exists():

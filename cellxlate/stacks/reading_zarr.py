@@ -3,30 +3,32 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
-from cellxlate.stacks.naming import is_zarr, one_line, stack_name
+from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
+from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
 """Attributes of a group that are not carried as they are: written anew, or meaningless for one image."""
 
-MOST_COUNTED = 300_000
+MOST_COUNTED, MOST_COUNTED_REMOTE = 300_000, 30_000
 """Chunks that are looked for at most, before an array is taken to be complete."""
 
 
-def zarr_images(path: Path) -> list[str]:
+def zarr_images(path: Location) -> list[str]:
     """Return where the images of a Zarr folder lie in it: of a plate its fields, of a set its images, else "".
 
     Raises
@@ -37,15 +39,17 @@ def zarr_images(path: Path) -> list[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = zarr.open(path, mode="r")
+            node = zarr.open(store_of(path), mode="r")
             return _images(node) if isinstance(node, zarr.Group) else [""]
     except READ_FAULTS as fault:
+        if isinstance(path, RemotePath) and isinstance(fault, OSError):
+            raise InputError(_not_had(path, fault)) from fault
         raise InputError(
             f"{path} is a damaged or unsupported Zarr image ({one_line(fault)}); convert it again"
         ) from fault
 
 
-def open_zarr(path: Path, axes: str | None, image: int) -> Stack:
+def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
     """Open one image of an OME-Zarr folder, or a plain array with the axes the user gives.
 
     Raises
@@ -61,7 +65,7 @@ def open_zarr(path: Path, axes: str | None, image: int) -> Stack:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = zarr.open(path, mode="r")
+            node = zarr.open(store_of(path), mode="r")
             if isinstance(node, zarr.Array):
                 return _plain_array(path, node, axes)
             places = _images(node)
@@ -76,8 +80,36 @@ def open_zarr(path: Path, axes: str | None, image: int) -> Stack:
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
+        if isinstance(path, RemotePath) and isinstance(fault, OSError):
+            raise InputError(_not_had(path, fault)) from fault
         what = f"no entry {fault}" if isinstance(fault, KeyError) else one_line(fault)
         raise InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again") from fault
+
+
+def _not_had(path: RemotePath, fault: OSError) -> str:
+    """Say why an address cannot be read."""
+    if isinstance(fault, FileNotFoundError):
+        return f"{path} is no Zarr image, or is not there; check the address (only Zarr is read from addresses)"
+    return f"{path} cannot be read ({one_line(fault)}); check the address, your rights and the network"
+
+
+def remote_metadata(path: RemotePath) -> dict[str, bytes]:
+    """Return the metadata that lie at an address and in the first level of the image there, by their names.
+
+    Raises
+    ------
+    OSError
+        They cannot be had; FileNotFoundError if there are none.
+    """
+    found: dict[str, bytes] = {}
+    for place in ("", "0"):
+        for mark in (*ZARR_MARKS, ".zattrs"):
+            if f"{place}/zarr.json" not in found:  # Zarr 3 has no other
+                with suppress(FileNotFoundError):
+                    found[f"{place}/{mark}"] = path.joinpath(place, mark).read_bytes()
+    if not found:
+        raise FileNotFoundError(f"{path} is not there")
+    return found
 
 
 def _attributes(group: zarr.Group) -> Mapping[str, Any]:
@@ -122,7 +154,7 @@ def _others(places: Sequence[str], image: int) -> tuple[str, ...]:
             "give the folder of one image",)  # fmt: skip
 
 
-def _open_multiscale(path: Path, group: zarr.Group, axes: str | None, others: tuple[str, ...]) -> Stack:
+def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others: tuple[str, ...]) -> Stack:
     """Open the image of an OME-Zarr group."""
     attributes = _attributes(group)
     image: Mapping[str, Any] = attributes["multiscales"][0]
@@ -193,15 +225,21 @@ def _zarr_metadata(
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
 
 
-def _absent_chunks(path: Path, array: zarr.Array[Any]) -> tuple[str, ...]:
+def _absent_chunks(path: Location, array: zarr.Array[Any]) -> tuple[str, ...]:
     """Return a line where chunks have no file: they read as the fill value, which an unfinished copy also does."""
     shape, chunks = array.shape, array.shards or array.chunks
     expected = prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
     if expected > MOST_COUNTED:
         return ()
     folder, found = path / array.path, 0
-    for _, _, files in os.walk(folder):
-        found += sum(not file.startswith(".") and file != "zarr.json" for file in files)
+    if isinstance(folder, RemotePath):
+        if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time
+            return ()
+        names = [name.rpartition("/")[2] for name in folder.below()]
+        found = sum(not name.startswith(".") and name != "zarr.json" for name in names)
+    else:
+        for _, _, files in os.walk(folder):
+            found += sum(not file.startswith(".") and file != "zarr.json" for file in files)
     if found >= expected or not folder.is_dir():
         return ()
     return (f"{expected - found} of {expected} chunks have no file and read as {array.fill_value}; if the stack was "
@@ -223,7 +261,7 @@ def _zarr_calibration(
     return found
 
 
-def _plain_array(path: Path, array: zarr.Array[Any], axes: str | None) -> Stack:
+def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
     check_blocks(array.chunks, array.dtype)
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(names):

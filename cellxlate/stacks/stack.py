@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
+from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Stack:
         One letter of "TCZYXS" per dimension, in the order of the file; always contains Y and X.
     name : str
         File name without its endings; outputs are named after it.
-    path : Path or None
+    path : Path, RemotePath or None
         Where it was read from.
     pixel_size_um : mapping
         Micrometres per pixel for any of "Z", "Y", "X" that the file states.
@@ -85,7 +86,7 @@ class Stack:
     pixels: Pixels
     axes: str
     name: str = "stack"
-    path: Path | None = None
+    path: Location | None = None
     pixel_size_um: Mapping[str, float] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     time_step_s: float | None = None
@@ -187,9 +188,13 @@ class Stack:
             window = np.asarray(self.pixels[key])
         except READ_FAULTS as fault:
             where = ", ".join(f"{axis}={position}" for axis, position in zip(self.plane_axes, index, strict=True))
+            of_network = isinstance(self.path, RemotePath) and isinstance(fault, OSError)
+            what, remedy = ("cannot be read", "run again with --resume") if of_network else (
+                "is damaged", "copy the file again"
+            )  # fmt: skip
             raise InputError(
-                f"{self.path or self.name}: the plane at {where or 'the start'} is damaged "
-                f"({' '.join(str(fault).split())[:200]}); copy the file again"
+                f"{self.path or self.name}: the plane at {where or 'the start'} {what} "
+                f"({' '.join(str(fault).split())[:200]}); {remedy}"
             ) from fault
         if self.axes.index("X") < self.axes.index("Y"):
             window = window.T

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tifffile
 
 from cellxlate.errors import OutputError
+from cellxlate.locations import Location
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.ome_xml import compose_ome
@@ -27,7 +28,7 @@ COMPRESS_THREADS = 2
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
 
 
-def check_tiff(path: Path, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_tiff(path: Location, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise OutputError unless an OME-TIFF can hold such a stack."""
     if dtype.name not in DTYPES:
         raise OutputError(f"{path}: OME-TIFF cannot hold {dtype.name} pixels; choose --format tiff or ome-zarr")

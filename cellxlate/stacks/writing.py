@@ -6,10 +6,9 @@ The partial is the folder `NAME.partial`. It holds a lock, `job.json` (what is b
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, Share, build_pyramid
-from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.naming import Format, output_format
+from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
+from cellxlate.stacks.remote_output import check_remote
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import write_tiff
 from cellxlate.stacks.zarr_output import Version, write_arrays_v2, write_group
@@ -30,7 +31,7 @@ from cellxlate.stacks.zarr_output import Version, write_arrays_v2, write_group
 __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "output_format", "remove_partial"]
 
 PARTIAL_ENDING = ".partial"
-JOB_FILE, PIXELS_FOLDER = "job.json", "pixels.zarr"
+PIXELS_FOLDER = "pixels.zarr"
 JOB_VERSION = 1
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
@@ -38,7 +39,7 @@ LEAST_COMPRESSED = 0.25
 
 
 def open_writer(
-    path: str | Path,
+    path: str | Location,
     *,
     like: Stack,
     dtype: npt.DTypeLike | None = None,
@@ -55,7 +56,8 @@ def open_writer(
     ----------
     path : str or Path
         The output: `.ome.tif`, `.tif` (or `.tiff`) becomes an OME-TIFF, `.ome.zarr` or `.zarr` an OME-Zarr 0.5 image;
-        without `.ome`, a plain file where these cannot hold the axes or the dtype.
+        without `.ome`, a plain file where these cannot hold the axes or the dtype. An address `s3://bucket/NAME.ome.zarr`
+        takes OME-Zarr 0.5 alone.
     like : Stack
         The output has its shape, axes, pixel size, channel names, time step and metadata.
     dtype : dtype, optional
@@ -87,22 +89,21 @@ def open_writer(
         The output or a partial exists and neither `overwrite` nor `resume` was given; the partial belongs to another
         job, or to one that is running; the format cannot hold the stack; the folder is missing or the disk is full.
     """
-    path = Path(path)
+    path = located(path)
+    check_remote(path)
     kind = output_format(path, format)
     stored = np.dtype(like.dtype if dtype is None else dtype)
     if format is None and not path.with_suffix("").name.lower().endswith(".ome"):
         kind = natural_format("tiff" if kind == "ome-tiff" else "zarr", like, stored)
+    check_remote(path, kind)
     check_format(kind, path, like, stored)
-    partial = path.with_name(path.name + PARTIAL_ENDING)
+    partial: Location = path.with_name(path.name + PARTIAL_ENDING)
     with _disk_faults(path):
-        _check_place(path, kind, like, replace=overwrite or resume)
-        _check_partial(partial, usable=overwrite or resume)
+        check_places(path, partial, kind, source=like.path, replace=overwrite or resume)
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
     job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
     with _disk_faults(path):
-        writer = Writer(
-            path, kind, like, stored, reduction, provenance, FolderLock.acquire(partial), same_values=dtype is None
-        )
+        writer = Writer(path, kind, like, stored, reduction, provenance, acquire(partial), same_values=dtype is None)
         try:
             if overwrite or not (partial / JOB_FILE).exists():
                 writer._check_space(1.0)
@@ -132,8 +133,8 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, kind: Format, like: Stack, dtype: np.dtype[Any], reduction: Reduction,
-        provenance: Mapping[str, Any] | None, lock: FolderLock, *, same_values: bool = True,
+        self, path: Location, kind: Format, like: Stack, dtype: np.dtype[Any], reduction: Reduction,
+        provenance: Mapping[str, Any] | None, lock: Lock, *, same_values: bool = True,
     ) -> None:  # fmt: skip
         self.path = path
         self.partial = lock.folder
@@ -144,15 +145,19 @@ class Writer:
         self.bands = Bands(self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype)
 
     @property
-    def _result(self) -> Path:
+    def _result(self) -> Location:
         """Where the finished file is built, under its own name."""
         return self.partial / self.path.name
 
     def _start(self, job: Mapping[str, Any]) -> None:
         self._lock.clear()
         self.bands.create()
+        text = json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1)
+        if isinstance(self.partial, RemotePath):
+            (self.partial / JOB_FILE).write_text(text)
+            return
         staged = self.partial / f"{JOB_FILE}.new"
-        staged.write_text(json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1), encoding="utf-8")
+        staged.write_text(text, encoding="utf-8")
         staged.replace(self.partial / JOB_FILE)
 
     def _resume(self, job: Mapping[str, Any]) -> None:
@@ -176,6 +181,8 @@ class Writer:
                 f"{self.path}: {BAND_PX} rows of {bands.size('X')} px take {band_bytes / 1e9:.0f} GB of memory; "
                 "cut the stack into parts"
             )
+        if isinstance(self.partial, RemotePath):
+            return
         pixel_bytes = prod(bands.shape) * bands.dtype.itemsize
         assembled = {"ome-zarr": 0.0, "zarr": 0.0, "tiff": 1.0}  # others are made beside their bands
         needed = pixel_bytes * (LEAST_COMPRESSED * todo + assembled.get(self._kind, LEAST_COMPRESSED))
@@ -210,6 +217,7 @@ class Writer:
             The disk is full.
         """
         with _disk_faults(self.path):
+            self._lock.check()
             self.bands.write(index, first_row, pixels)
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
@@ -223,7 +231,7 @@ class Writer:
         with _disk_faults(self.path):
             return self.bands.read(index, rows)
 
-    def finish(self, share: Share = map) -> Path:
+    def finish(self, share: Share = map) -> Location:
         """Build the finished file inside the partial.
 
         Parameters
@@ -252,25 +260,25 @@ class Writer:
     def _assemble(self, share: Share) -> None:
         """Make of complete bands what the format wants."""
         result, like, provenance, same_values = self._result, self._like, self._provenance, self._same_values
-        if self._kind == "tiff":
+        if self._kind == "tiff" and isinstance(result, Path):
             write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values)
             return
-        if self._kind == "zarr":
+        if self._kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
         levels = build_pyramid(self.bands, self._reduction, share)
-        if self._kind == "ome-tiff":
+        if self._kind == "ome-tiff" and isinstance(result, Path):
             write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
             return
         version: Version = "0.5" if self._kind == "ome-zarr" else "0.4"
-        if version == "0.4":
+        if version == "0.4" and isinstance(result, Path):
             write_arrays_v2(result, levels)
         write_group(
             result, levels, like=like, reduction=self._reduction, provenance=provenance, same_values=same_values,
             version=version,
         )  # fmt: skip
 
-    def publish(self) -> Path:
+    def publish(self) -> Location:
         """Let the finished file appear under its final name, and remove the partial.
 
         Raises
@@ -280,20 +288,14 @@ class Writer:
 
         Notes
         -----
-        One rename, after the file has reached the disk. An OME-Zarr folder that is replaced is first moved into the
-        partial, as a folder cannot be exchanged in one step.
+        One rename, after the file has reached the disk; in a bucket, copies that end with the root metadata. An
+        OME-Zarr folder that is replaced is first moved into the partial, as a folder cannot be exchanged in one step.
         """
         if not self._finished:
             raise OutputError(f"{self.path} is not finished; call finish() before publish()")
         with _disk_faults(self.path):
-            if self._result.is_dir() and hasattr(os, "sync"):
-                os.sync()  # thousands of files, each of which fsync would wait for
-            else:
-                _sync(self._result)
-            if self.path.is_dir() or (self.path.exists() and self._result.is_dir()):
-                self.path.rename(self.partial / "replaced")
-            self._result.replace(self.path)
-            _sync(self.path.parent)
+            self._lock.check()
+            publish(self._result, self.path, self.partial)
         self.discard()
         return self.path
 
@@ -305,7 +307,7 @@ class Writer:
 
     def close(self) -> None:
         """Release the lock. The partial stays for a later resume, unless no band is done."""
-        if self._lock.held and not any(item.is_file() for item in (self.bands.folder / "c").rglob("*")):
+        if self._lock.held and not self.bands.is_begun():
             self.discard()
         self._lock.release()
 
@@ -318,7 +320,7 @@ class Writer:
         self.close()
 
 
-def remove_partial(path: Path) -> None:
+def remove_partial(path: Location) -> None:
     """Remove what an interrupted job has left beside an output; nothing happens where there is nothing of ours.
 
     Raises
@@ -327,36 +329,12 @@ def remove_partial(path: Path) -> None:
         Another job is writing it.
     """
     partial = path.with_name(path.name + PARTIAL_ENDING)
-    if FolderLock.may_take(partial):
-        with _disk_faults(path):
-            FolderLock.acquire(partial).remove()
+    with _disk_faults(path):
+        if is_ours(partial):
+            acquire(partial).remove()
 
 
-def _check_place(path: Path, kind: Format, like: Stack, *, replace: bool) -> None:
-    """Raise OutputError where the output must not go."""
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; make it first")
-    if not path.exists():
-        return
-    if like.path is not None and like.path.exists() and path.samefile(like.path):
-        raise OutputError(f"{path} is the input itself; choose another name with -o")
-    if not replace:
-        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
-    if path.is_dir() and (kind == "ome-tiff" or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))):
-        raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
-
-
-def _check_partial(partial: Path, *, usable: bool) -> None:
-    """Raise OutputError unless a partial may be made, or used again."""
-    if not partial.exists():
-        return
-    if not FolderLock.may_take(partial):
-        raise OutputError(f"{partial} is in the way and no partial of an interrupted job; move it elsewhere")
-    if not usable and (partial / JOB_FILE).is_file():
-        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
-
-
-def _read_job(file: Path) -> dict[str, Any]:
+def _read_job(file: Location) -> dict[str, Any]:
     try:
         job = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
@@ -376,7 +354,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
+def _disk_faults(path: Location) -> Iterator[None]:
     """Report what the disk refuses as OutputError."""
     try:
         yield
@@ -384,13 +362,3 @@ def _disk_faults(path: Path) -> Iterator[None]:
         if fault.errno == errno.ENOSPC:
             raise OutputError(f"{path}: the disk is full; free some space and run again with --resume") from fault
         raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder has reached the disk, where the system can."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

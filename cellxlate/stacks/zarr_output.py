@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
+from cellxlate.locations import Location
 from cellxlate.stacks.bands import BAND_PX, Bands, Reduction
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS
 from cellxlate.stacks.metadata import ANNOTATION, from_json
+from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import Stack, plane_key
 
 Version = Literal["0.4", "0.5"]
@@ -24,7 +26,7 @@ SAMPLE_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF")
 """Red, green, blue, and what is not one of these."""
 
 
-def check_zarr(path: Path, axes: str) -> None:
+def check_zarr(path: Location, axes: str) -> None:
     """Raise OutputError unless OME-Zarr can hold such axes: time, then channels or samples, then those of space."""
     rank = "".join({"T": "t", "C": "c", "S": "c"}.get(axis, "x") for axis in axes)
     if rank.count("c") > 1 or list(rank) != sorted(rank, key="tcx".index):
@@ -35,7 +37,7 @@ def check_zarr(path: Path, axes: str) -> None:
 
 
 def write_group(
-    folder: Path,
+    folder: Location,
     levels: Sequence[Bands],
     *,
     like: Stack,
@@ -100,7 +102,7 @@ def write_group(
     else:
         multiscale["version"] = image.pop("version")
         attributes |= image
-    group = zarr.open_group(folder, mode="a", zarr_format=3 if version == "0.5" else 2)
+    group = zarr.open_group(store_of(folder), mode="a", zarr_format=3 if version == "0.5" else 2)
     group.update_attributes(attributes)
     if carried.get("array"):
         group["0"].update_attributes(carried["array"])

@@ -1,0 +1,106 @@
+"""Where an output may go, and how it gets its final name: on a disk, or in a bucket (`remote_output`)."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cellxlate.errors import OutputError
+from cellxlate.locations import Location, RemotePath
+from cellxlate.stacks.locking import FolderLock
+from cellxlate.stacks.naming import Format
+from cellxlate.stacks.remote_output import ObjectLock, check_remote_place, publish_objects
+
+JOB_FILE = "job.json"
+"""In a partial: what is being written."""
+
+Lock = FolderLock | ObjectLock
+
+
+def check_places(path: Location, partial: Location, kind: Format, *, source: Location | None, replace: bool) -> None:
+    """Raise OutputError where an output or its partial must not go.
+
+    Parameters
+    ----------
+    path, partial : Path or RemotePath
+        The output, and the folder it is made in.
+    kind : str
+        Its format.
+    source : Path, RemotePath or None
+        The input.
+    replace : bool
+        Whether what is there may be replaced or used again.
+    """
+    if isinstance(path, RemotePath) and isinstance(partial, RemotePath):
+        check_remote_place(path, partial, is_input=path == source, replace=replace)
+    elif isinstance(path, Path) and isinstance(partial, Path):
+        _check_place(path, kind, source=source if isinstance(source, Path) else None, replace=replace)
+        _check_partial(partial, usable=replace)
+
+
+def acquire(partial: Location) -> Lock:
+    """Lock a partial against other jobs.
+
+    Raises
+    ------
+    OutputError
+        Another job holds it.
+    """
+    return ObjectLock.acquire(partial) if isinstance(partial, RemotePath) else FolderLock.acquire(partial)
+
+
+def is_ours(partial: Location) -> bool:
+    """Return whether a partial is there, and no folder of the user's."""
+    return partial.is_dir() if isinstance(partial, RemotePath) else FolderLock.may_take(partial)
+
+
+def publish(result: Location, path: Location, partial: Location) -> None:
+    """Give a finished file or folder its final name."""
+    if isinstance(result, RemotePath) and isinstance(path, RemotePath) and isinstance(partial, RemotePath):
+        publish_objects(result, path, partial)
+    elif isinstance(result, Path) and isinstance(path, Path) and isinstance(partial, Path):
+        _rename(result, path, partial)
+
+
+def _rename(result: Path, path: Path, partial: Path) -> None:
+    if result.is_dir() and hasattr(os, "sync"):
+        os.sync()  # thousands of files, each of which fsync would wait for
+    else:
+        _sync(result)
+    if path.is_dir() or (path.exists() and result.is_dir()):
+        path.rename(partial / "replaced")
+    result.replace(path)
+    _sync(path.parent)
+
+
+def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool) -> None:
+    """Raise OutputError where the output must not go."""
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; make it first")
+    if not path.exists():
+        return
+    if source is not None and source.exists() and path.samefile(source):
+        raise OutputError(f"{path} is the input itself; choose another name with -o")
+    if not replace:
+        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+    if path.is_dir() and (kind == "ome-tiff" or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))):
+        raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
+
+
+def _check_partial(partial: Path, *, usable: bool) -> None:
+    """Raise OutputError unless a partial may be made, or used again."""
+    if not partial.exists():
+        return
+    if not FolderLock.may_take(partial):
+        raise OutputError(f"{partial} is in the way and no partial of an interrupted job; move it elsewhere")
+    if not usable and (partial / JOB_FILE).is_file():
+        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder has reached the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

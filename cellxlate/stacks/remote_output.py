@@ -1,0 +1,194 @@
+"""Writing into a bucket, which knows neither locks nor renames: a lock that must be renewed, and copies, root last."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+
+from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import Location, RemotePath
+from cellxlate.stacks.naming import Format
+
+LOCK_NAME = ".cellxlate-lock"
+RENEW_S = 10.0
+SILENT_S = 45.0
+"""A lock that is not renewed for so long was left by a job that was killed."""
+
+ROOT = "zarr.json"
+PUBLISHING = "publishing"
+"""An object in the partial while its result is being copied to the final name."""
+
+
+class ObjectLock:
+    """Holds an address in a bucket against other jobs: an object that is written only if nobody else has written it.
+
+    Its holder renews it every 10 s. Who finds one waits 45 s for it to be renewed; if it is not, its holder was killed,
+    and the lock is taken over. No clock of the machines or the store is compared. A holder that was suspended for so
+    long notices that its lock is gone, and writes nothing more.
+
+    Attributes
+    ----------
+    folder : RemotePath
+        The address.
+    held : bool
+        Whether the lock is held.
+    """
+
+    def __init__(self, folder: RemotePath, version: str, holder: str) -> None:
+        self.folder, self._version, self._holder = folder, version, holder
+        self._lost, self._ended, self._count = False, threading.Event(), 0
+        self._renewing = threading.Thread(target=self._renew, name="cellxlate-lock", daemon=True)
+        self._renewing.start()
+
+    @classmethod
+    def acquire(cls, folder: RemotePath) -> "ObjectLock":
+        """Lock an address; waits where a killed job may have left a lock.
+
+        Raises
+        ------
+        OutputError
+            Another job holds it.
+        OSError
+            The store refuses.
+        """
+        lock = folder / LOCK_NAME
+        holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        try:
+            found = None if not lock.is_file() else _version_that_stays(lock)
+            return cls(folder, lock.write_if(_content(holder, 0), expected=found), holder)
+        except FileExistsError:
+            raise OutputError(f"{folder} is being written by another job; wait for it, or stop it") from None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is held."""
+        return not self._ended.is_set()
+
+    def check(self) -> None:
+        """Raise OutputError where another job has taken the lock, since this one was silent for too long."""
+        if self._lost:
+            raise OutputError(f"{self.folder} was taken over by another job while this one stood still; wait for it")
+
+    def clear(self) -> None:
+        """Remove all below the address but the lock."""
+        self.folder.remove_below(keep=(LOCK_NAME,))
+
+    def remove(self) -> None:
+        """Remove all below the address, and release the lock."""
+        if self.held and not self._lost:
+            self.clear()
+        self.release()
+
+    def release(self) -> None:
+        """Release the lock; once more does no harm."""
+        if self.held:
+            self._ended.set()
+            self._renewing.join()
+            if not self._lost:
+                with contextlib.suppress(OSError):  # it will be found silent
+                    (self.folder / LOCK_NAME).unlink()
+
+    def _renew(self) -> None:
+        """Write the lock again and again, so that others see it live."""
+        last = time.monotonic()
+        while not self._ended.wait(RENEW_S):
+            self._count += 1
+            try:
+                self._version = (self.folder / LOCK_NAME).write_if(
+                    _content(self._holder, self._count), expected=self._version
+                )
+                last = time.monotonic()
+            except FileExistsError:
+                if not self._is_own():
+                    self._lost = True
+                    return
+            except OSError:  # the way to the store is broken for a moment
+                self._lost = self._lost or time.monotonic() - last > SILENT_S
+
+    def _is_own(self) -> bool:
+        """Return whether the lock is this one, whose answer got lost; take its version then."""
+        lock = self.folder / LOCK_NAME
+        try:
+            version = lock.version()
+            if json.loads(lock.read_bytes()).get("holder") != self._holder:
+                return False
+        except (OSError, ValueError):
+            return False
+        self._version = version
+        return True
+
+
+def _content(holder: str, count: int) -> bytes:
+    return json.dumps({"holder": holder, "renewed": count}).encode()
+
+
+def _version_that_stays(lock: RemotePath) -> str | None:
+    """Wait until a lock that is there has been silent for long, and return its version; None once it is gone.
+
+    Raises
+    ------
+    FileExistsError
+        It was renewed.
+    """
+    try:
+        first, until = lock.version(), time.monotonic() + SILENT_S
+        while time.monotonic() < until:
+            time.sleep(min(1.0, SILENT_S / 10))
+            if lock.version() != first:
+                raise FileExistsError(f"{lock} was renewed")
+    except FileNotFoundError:
+        return None
+    return first
+
+
+def check_remote(place: Location, kind: Format | None = None) -> None:
+    """Raise OptionError where nothing, or not this format, can be written at an address."""
+    if not isinstance(place, RemotePath):
+        return
+    if not place.writable:
+        raise OptionError(f"{place} is on the web, where nothing can be written; give -o or --output-dir")
+    if kind not in (None, "ome-zarr"):
+        raise OptionError(f"{place}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file")
+
+
+def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool, replace: bool) -> None:
+    """Raise OutputError where an output must not go into a bucket, or an interrupted job's partial is in the way."""
+    if is_input:
+        raise OutputError(f"{path} is the input itself; choose another name with -o")
+    began = (partial / "job.json").is_file()
+    if not replace and began:
+        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+    if not path.exists():
+        return
+    if not replace:
+        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+    is_image = any((path / name).is_file() for name in (ROOT, ".zgroup"))
+    if not is_image and not (partial / PUBLISHING).is_file():
+        raise OutputError(f"there are objects below {path} and no OME-Zarr image; choose another name with -o")
+
+
+def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath) -> None:
+    """Copy a finished image to its final name, inside the store, its root metadata last.
+
+    Before the root is there, nothing under the final name opens as an image. What an image of this name has held is
+    removed first, its root before all else.
+
+    Raises
+    ------
+    OutputError
+        What is there in the end is not what was copied.
+    """
+    (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
+    if (path / ROOT).is_file():
+        (path / ROOT).unlink()
+    path.remove_below()
+    wanted = result.below()
+    result.copy_to(path, [name for name in wanted if name != ROOT])
+    found = path.below()
+    differing = [name for name, size in wanted.items() if name != ROOT and found.get(name) != size]
+    if differing or len(found) != len(wanted) - 1:
+        raise OutputError(f"{path}: {len(differing)} objects were not copied whole; give --resume to copy them again")
+    result.copy_to(path, [ROOT])

@@ -1,0 +1,109 @@
+"""Where a location becomes a Zarr store: the one place. Folders are zarr's own, addresses go through fsspec."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, WrapperStore
+
+from cellxlate.locations import Location, RemotePath, connection, remote_faults
+
+
+def store_of(place: Location) -> "Path | RemoteStore":
+    """Return what zarr opens.
+
+    Raises
+    ------
+    OptionError
+        The packages that speak to the address are not installed.
+    """
+    if not isinstance(place, RemotePath):
+        return place
+    path = str(place) if place.scheme != "s3" else place.key
+    files = connection(place.scheme, asynchronous=True)
+    return RemoteStore(FsspecStore(files, path=path, read_only=not place.writable))
+
+
+class RemoteStore(WrapperStore[FsspecStore]):
+    """zarr's store over fsspec, which tells what is not there from what cannot be had.
+
+    A chunk that is not there reads as the fill value. So an error must never look like absence, nor part of an object
+    like all of it, nor the whole like a part. On the web nothing is listed: a page that lists files is not data.
+    """
+
+    @property
+    def supports_listing(self) -> bool:
+        """Whether what lies there can be listed."""
+        return not self._is_web
+
+    @property
+    def _is_web(self) -> bool:
+        return self._store.path.startswith("http")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteStore) and self._store == other._store
+
+    __hash__ = None  # type: ignore[assignment]
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return an object, or a part of it; None where it is not there.
+
+        Raises
+        ------
+        OSError
+            The server refuses it, fails, is silent, or answers with another number of bytes.
+        """
+        with remote_faults(f"{self._store.path}/{key}"):
+            found = await self._store.get(key, prototype, byte_range)
+            if found is None or byte_range is None or len(found) == _length(byte_range):
+                return found
+            whole = await self._store.get(key, prototype)  # the server knows no parts, or it is shorter
+            if whole is None:
+                return None
+            part = whole[_slice(byte_range, len(whole))]
+            if len(part) != _length(byte_range, len(whole)):
+                raise OSError(f"{len(part)} bytes came, {_length(byte_range)} were asked for")
+            return part
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of objects."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Return whether an object is there."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        return await self.get(key, default_buffer_prototype()) is not None
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object in one step."""
+        with remote_faults(f"{self._store.path}/{key}"):
+            await self._store.set(key, value)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """List what lies directly below a prefix; nothing on the web."""
+        if not self._is_web:
+            with remote_faults(f"{self._store.path}/{prefix}"):
+                async for name in self._store.list_dir(prefix):
+                    yield name
+
+
+def _length(part: ByteRequest, whole: int | None = None) -> int:
+    """Return how many bytes a part has."""
+    if isinstance(part, RangeByteRequest):
+        return part.end - part.start
+    if isinstance(part, SuffixByteRequest):
+        return part.suffix
+    return -1 if whole is None else max(whole - part.offset, 0)
+
+
+def _slice(part: ByteRequest, whole: int) -> slice:
+    if isinstance(part, RangeByteRequest):
+        return slice(part.start, part.end)
+    if isinstance(part, OffsetByteRequest):
+        return slice(part.offset, None)
+    return slice(max(whole - part.suffix, 0), None)
