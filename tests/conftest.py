@@ -1,7 +1,11 @@
 """What several tests share: where the real images lie, and when their absence is a failure."""
 
+import logging
 import os
 import signal
+import uuid
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,46 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_bundle(folder, translator.eval(), card, b"")
     return folder
+
+
+@pytest.fixture(scope="session")
+def remote_packages() -> None:
+    """What speaks to buckets and the web, and a store of objects to test against."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import aiohttp  # noqa: F401
+            import moto.server  # noqa: F401
+            import s3fs  # noqa: F401
+    except ImportError as fault:
+        skip_or_fail(f'a package is missing ({fault}; pip install "cellxlate[remote]" "moto[server]")')
+
+
+@pytest.fixture(scope="session")
+def _object_store(remote_packages: None) -> Iterator[str]:
+    """The address of a store of objects on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket, whose key and endpoint stand in the environment."""
+    import boto3
+
+    name = f"lab-{uuid.uuid4().hex[:12]}"
+    settings = {
+        "AWS_ACCESS_KEY_ID": "KEYTHATNOBODYMAYSEE", "AWS_SECRET_ACCESS_KEY": "secretthatnobodymaysee",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": _object_store, "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }  # fmt: skip
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    boto3.client("s3", endpoint_url=_object_store).create_bucket(Bucket=name)
+    return f"s3://{name}"

@@ -34,11 +34,6 @@ class RemoteStore(WrapperStore[FsspecStore]):
     """
 
     @property
-    def supports_listing(self) -> bool:
-        """Whether what lies there can be listed."""
-        return not self._is_web
-
-    @property
     def _is_web(self) -> bool:
         return self._store.path.startswith("http")
 
