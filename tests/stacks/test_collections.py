@@ -1,6 +1,9 @@
 """Plates, sets and planes in several files: which stacks they are, and what these are called."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,29 +166,150 @@ def test_a_vendor_file_is_refused_with_what_helps(tmp_path: Path, ending: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_scene_of_a_vendor_file_is_read_plane_by_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a reader in the place of bioio; a real CZI file was read by hand with the extra installed."""
-    import sys
-    from types import SimpleNamespace
+CZI_XML = """<ImageDocument><Metadata><Information><Image><Dimensions><Channels><Channel Name="DAPI"/>
+<Channel Name="GFP"/></Channels><T><Positions><Interval><Increment>2.5</Increment></Interval></Positions></T>
+</Dimensions></Image></Information><Scaling><Items><Distance Id="X"><Value>1e-07</Value></Distance>
+<Distance Id="Z"><Value>5e-07</Value></Distance></Items></Scaling></Metadata></ImageDocument>"""
 
+
+class FakeCzi:
+    """Two scenes 100 px apart on one canvas, as Zeiss's reader answers for them."""
+
+    def __init__(self, name: str) -> None:
+        self.canvas = np.random.default_rng(0).integers(0, 200, (2, 2, 3, 20, 130, 3)).astype(np.uint8)
+        self.scenes_bounding_rectangle = {0: (0, 0, 30, 20), 1: (100, 0, 30, 20)}
+        self.total_bounding_box = {"T": (0, 2), "C": (0, 2), "Z": (0, 3), "X": (0, 130), "Y": (0, 20)}
+        self.raw_metadata, self.types, self.closed = CZI_XML, ["Bgr24", "Bgr24"], False
+
+    def get_channel_pixel_type(self, channel: int) -> str:
+        return self.types[channel]
+
+    def read(self, roi: tuple[int, int, int, int], plane: dict[str, int], scene: int) -> np.ndarray:
+        left, top, width, height = roi
+        assert left // 100 == scene
+        return self.canvas[plane["T"], plane["C"], plane["Z"], top : top + height, left : left + width]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fake_czi(monkeypatch: pytest.MonkeyPatch, **stated: Any) -> FakeCzi:
+    file = FakeCzi("")
+    for name, value in stated.items():
+        setattr(file, name, value)
+    monkeypatch.setitem(sys.modules, "pylibCZIrw", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", SimpleNamespace(CziReader=lambda name: file))
+    return file
+
+
+def test_a_scene_of_a_czi_file_is_read_window_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reader in the place of Zeiss's; docs/reference/formats.md says which real files were read."""
+    file, path = fake_czi(monkeypatch), tmp_path / "a.czi"
+    path.write_bytes(b"czi")
+    expected = file.canvas[:, :, :, :, 100:, ::-1]  # stored as blue, green, red
+    with open_stack(path, image=1) as stack:
+        assert (stack.axes, stack.kind, stack.channel_names, stack.time_step_s) == (
+            "TCZYXS", "czi", ("DAPI", "GFP"), 2.5
+        )  # fmt: skip
+        assert stack.pixel_size_um == {"X": 0.1, "Z": 0.5}
+        np.testing.assert_array_equal(np.asarray(stack), expected)
+        for sample in range(3):
+            window = stack.read((1, 0, 2, sample), slice(3, 7), slice(5, 30, 2))
+            np.testing.assert_array_equal(window, expected[1, 0, 2, 3:7, 5:30:2, sample])
+        assert "the file holds 2 images, this is number 1" in stack.warnings[0]
+        assert not file.closed
+    assert file.closed
+    with pytest.raises(InputError, match="there is no image 2"):
+        open_stack(path, image=2)
+
+
+def test_what_a_czi_file_must_not_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.czi"
+    path.write_bytes(b"czi")
+    box = {"T": (0, 1), "C": (0, 2), "Z": (0, 1), "H": (0, 3)}
+    for stated, message in (
+        ({"types": ["Gray8", "Gray16"]}, "channels are Gray16, Gray8, expected one type"),
+        ({"types": ["Gray64Complex"] * 2}, "Gray64Complex"),
+        ({"total_bounding_box": box}, "the dimensions H"),
+    ):
+        file = fake_czi(monkeypatch, **stated)
+        with pytest.raises(InputError, match=message):
+            open_stack(path)
+        assert file.closed
+
+
+class FakeLif:
+    """One image: ten wavelengths, or two channels of an XZ scan."""
+
+    def __init__(self, dims: str) -> None:
+        sizes = dict(zip(dims, (2, 10, 20, 30)[-len(dims) :], strict=True))
+        self.data = np.random.default_rng(0).integers(0, 200, tuple(sizes.values())).astype(np.uint8)
+        frames = SimpleNamespace(frame_sizes={axis: sizes[axis] for axis in dims[-2:]})
+        coords = {axis: np.arange(size) * 2e-7 for axis, size in sizes.items()}
+        names = [SimpleNamespace(get=lambda key: "Green")]
+        image = SimpleNamespace(
+            dims=tuple(dims), shape=self.data.shape, dtype=self.data.dtype, frames=frames, coords=coords,
+            xml_element=SimpleNamespace(iterfind=lambda way: names),
+            frame=lambda **place: self.data[tuple(place[axis] for axis in dims[:-2])],
+        )  # fmt: skip
+        self.images = [image]
+
+    def __enter__(self) -> "FakeLif":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("dims", "asked", "axes"), [("TλYX", None, "TCYX"), ("TZYX", None, "TZYX"), ("TCZX", "TCYX", "TCYX")]
+)
+def test_images_of_a_lif_file_have_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dims: str, asked: str | None, axes: str
+) -> None:
+    file = FakeLif(dims)
+    monkeypatch.setitem(sys.modules, "liffile", SimpleNamespace(LifFile=lambda path: file))
+    (tmp_path / "a.lif").write_bytes(b"lif")
+    with open_stack(tmp_path / "a.lif", asked) as stack:
+        assert (stack.axes, stack.time_step_s) == (axes, 2e-7)
+        assert {stack.pixel_size_um[axis] for axis in "YX"} == {0.2}
+        np.testing.assert_array_equal(np.asarray(stack), file.data)
+        np.testing.assert_array_equal(stack.read((1, 7), slice(3, 9)), file.data[1, 7, 3:9])
+    if asked:
+        with pytest.raises(InputError, match="axes TCZX of shape"):
+            open_stack(tmp_path / "a.lif")
+
+
+def test_a_position_of_an_nd2_file_is_a_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dask.array
 
-    pixels = np.random.default_rng(0).integers(0, 200, (2, 3, 20, 30)).astype(np.uint16)
-    chosen: list[str] = []
+    pixels = np.random.default_rng(0).integers(0, 200, (2, 3, 2, 20, 30)).astype(np.uint16)
+    loop = SimpleNamespace(type="TimeLoop", parameters=SimpleNamespace(periodMs=500.0))
+    names = [SimpleNamespace(channel=SimpleNamespace(name=name)) for name in ("DAPI", "GFP")]
     file = SimpleNamespace(
-        scenes=("one", "two"), set_scene=chosen.append, channel_names=["DAPI", "GFP"], time_interval=None,
-        physical_pixel_sizes=SimpleNamespace(Z=2.0, Y=0.5, X=None),
-        reader=SimpleNamespace(
-            xarray_dask_data=SimpleNamespace(dims=tuple("CZYX"), data=dask.array.from_array(pixels, (1, 1, 20, 30)))
-        ),
+        sizes={"T": 2, "P": 3, "C": 2, "Y": 20, "X": 30}, experiment=[loop], metadata=SimpleNamespace(channels=names),
+        to_dask=lambda: dask.array.from_array(pixels, (1, 1, 2, 20, 30)),
+        voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=0.0), ome_metadata=None,
     )  # fmt: skip
-    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=lambda path: file))
+    monkeypatch.setitem(sys.modules, "nd2", SimpleNamespace(ND2File=lambda path: nullcontext(file)))
+    (tmp_path / "a.nd2").write_bytes(b"nd2")
+    with open_stack(tmp_path / "a.nd2", image=2) as stack:
+        assert (stack.axes, stack.channel_names, stack.time_step_s) == ("TCYX", ("DAPI", "GFP"), 0.5)
+        assert stack.pixel_size_um == {"Y": 0.5, "X": 0.25}
+        np.testing.assert_array_equal(np.asarray(stack), pixels[:, 2])
+    with pytest.raises(InputError, match="there is no image 3"):
+        open_stack(tmp_path / "a.nd2", image=3)
+
+
+def test_a_vendor_file_that_cannot_be_read_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*window: Any, **place: Any) -> None:
+        raise RuntimeError("no such\nchunk")
+
+    file = fake_czi(monkeypatch, read=fail)
     (tmp_path / "a.czi").write_bytes(b"czi")
-    with open_stack(tmp_path / "a.czi", image=1) as stack:
-        assert (stack.axes, stack.kind, stack.channel_names) == ("CZYX", "czi", ("DAPI", "GFP"))
-        assert stack.pixel_size_um == {"Z": 2.0, "Y": 0.5}
-        np.testing.assert_array_equal(stack.read((1, 2), slice(3, 7)), pixels[1, 2, 3:7])
-        assert "the file holds 2 images" in stack.warnings[0]
-    assert chosen == ["two"]
-    with pytest.raises(InputError, match="there is no image 2"):
-        open_stack(tmp_path / "a.czi", image=2)
+    with pytest.raises(InputError, match=r"its reader cannot read \(no such chunk\).*Fiji") as caught:
+        open_stack(tmp_path / "a.czi")
+    assert "\n" not in str(caught.value)
+    assert file.closed
