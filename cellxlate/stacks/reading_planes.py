@@ -4,17 +4,22 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.pixels import as_slice, positions
 from cellxlate.stacks.stack import Stack
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
+
+TAG_WORDS = {"description": "ImageDescription", "imagej": "ImageJ's tables", "icc": "the ICC profile",
+             "vendor": "the vendor's tags"}  # fmt: skip
 
 OpenFile = Callable[[Path], Stack]
 
@@ -40,7 +45,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
     Returns
     -------
     Stack
-        Calibration and metadata are those of the first file.
+        With the calibration in which the files agree. Of other metadata that of the first file, and a warning that
+        names what differs; channel names and colours are those of each channel's files.
 
     Raises
     ------
@@ -62,27 +68,98 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
     if axes is not None and not axes.startswith(outer):
         raise InputError(f"{path}: --axes {axes} must begin with {outer}, the axes that the file names count")
     with _opened(ordered[0], inner, open_file) as first:
-        for file in ordered[1:]:
+        stated = _Stated(ordered[0].name)
+        stated.add(first, 0)
+        per_channel = prod(len(parts[axis]) for axis in outer[outer.index("C") + 1 :]) if "C" in outer else 0
+        for number, file in enumerate(ordered[1:], 1):
             with _opened(file, inner, open_file) as other:
                 if (other.axes, other.shape, other.dtype) != (first.axes, first.shape, first.dtype):
                     raise InputError(
                         f"{file} holds {other.axes} {other.shape} {other.dtype}, {ordered[0].name} {first.axes} "
                         f"{first.shape} {first.dtype}; the files of one stack must be alike"
                     )
+                stated.add(other, number // per_channel % len(parts["C"]) if per_channel else 0)
         pixels = FilePlanes(
             ordered, tuple(len(parts[axis]) for axis in outer), first.shape, first.dtype, inner, open_file
         )
         names = tuple(parts.get("C", ())) if any(not part.isdecimal() for part in parts.get("C", ())) else ()
-        lost = (
-            ()
-            if len(ordered) == 1
-            else (f"metadata is taken from {ordered[0].name}, the first of {len(ordered)} files",)
-        )
-        metadata = replace(first.metadata, colours=(), ranges=()) if "C" in outer else first.metadata
+        if not names:
+            names = stated.of_channels("channel names") if per_channel else first.channel_names
+        metadata = stated.carried(first.metadata)
+        if per_channel:
+            metadata = replace(metadata, colours=stated.of_channels("colours"), ranges=())
         return Stack(
-            pixels, outer + first.axes, stack_name(path), path, first.pixel_size_um, names or first.channel_names,
-            first.time_step_s, kind="planes", metadata=metadata, warnings=(*first.warnings, *lost), files=ordered,
+            pixels, outer + first.axes, stack_name(path), path, stated.pixel_size_um, names, stated.time_step_s,
+            kind="planes", metadata=metadata, warnings=(*first.warnings, *stated.warnings), files=ordered,
         )  # fmt: skip
+
+
+class _Stated:
+    """What the files of a stack state, and in what they differ.
+
+    What all files state alike, or what only some state, is carried. Where pixel sizes or time steps differ, none is.
+    Of the rest, that of the first file is carried, and what differs is named.
+    """
+
+    def __init__(self, first: str) -> None:
+        self._first = first
+        self._agreed: dict[str, Any] = {}
+        self._differing: dict[str, None] = {}
+        self._channels: dict[tuple[str, int], tuple[str, ...]] = {}
+
+    def add(self, stack: Stack, channel: int) -> None:
+        """Take in one file, which belongs to a channel of the names of the files."""
+        tiff = dict(stack.metadata.tiff)
+        facts: dict[str, Any] = {f"pixel size along {axis}": size for axis, size in stack.pixel_size_um.items()}
+        facts |= {"time step": stack.time_step_s, "OME-XML": stack.metadata.ome_xml} | dict(tiff.pop("text", {}))
+        facts |= {TAG_WORDS.get(name, name): value for name, value in tiff.items()} | dict(stack.metadata.zarr)
+        for name, value in facts.items():
+            if value is not None and self._agreed.setdefault(name, value) != value:
+                self._differing[name] = None
+        for name, values in (("channel names", stack.channel_names), ("colours", stack.metadata.colours)):
+            if self._channels.setdefault((name, channel), values) != values:
+                self._differing[name] = None
+
+    def of_channels(self, name: str) -> tuple[str, ...]:
+        """Return what the files state of their one channel, in the order of the channels; nothing if one does not."""
+        found = [values for (stated, _), values in sorted(self._channels.items()) if stated == name]
+        return tuple(values[0] for values in found) if all(len(values) == 1 for values in found) else ()
+
+    def _calibration(self, name: str) -> float | None:
+        value: float | None = None if name in self._differing else self._agreed.get(name)
+        return value
+
+    @property
+    def pixel_size_um(self) -> dict[str, float]:
+        sizes_um = {axis: self._calibration(f"pixel size along {axis}") for axis in "ZYX"}
+        return {axis: size_um for axis, size_um in sizes_um.items() if size_um is not None}
+
+    @property
+    def time_step_s(self) -> float | None:
+        return self._calibration("time step")
+
+    def carried(self, metadata: Metadata) -> Metadata:
+        """Return the metadata of the first file without the calibration in which the files differ."""
+        xml, tiff = metadata.ome_xml, dict(metadata.tiff)
+        for name in self._differing:
+            if name.startswith("pixel size"):
+                tiff.pop("resolution", None)
+            place = f"PhysicalSize{name[-1]}" if name.startswith("pixel size") else "TimeIncrement"
+            if xml and (name == "time step" or name.startswith("pixel size")):
+                xml = re.sub(rf' {place}(Unit)?="[^"]*"', "", xml)
+        return replace(metadata, ome_xml=xml, tiff=tiff)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        calibration = [name for name in self._differing if name == "time step" or name.startswith("pixel size")]
+        others = [name for name in self._differing if name not in calibration]
+        found = []
+        if calibration:
+            found.append(f"the files differ in {' and '.join(calibration)}, so none is stated for the stack")
+        if others:
+            named = ", ".join(others[:8])
+            found.append(f"the files differ in {named}; what the first, {self._first}, states is carried")
+        return tuple(found)
 
 
 def name_expression(pattern: str) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.reading_zarr import zarr_images
+from cellxlate.stacks.writing import open_writer
 
 AXES = [{"name": "y", "type": "space", "unit": "micrometer"}, {"name": "x", "type": "space", "unit": "micrometer"}]
 
@@ -151,6 +152,65 @@ def test_files_that_do_not_make_a_stack_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "img_t1_z2_GFP.tif", np.zeros((20, 31), np.uint16), photometric="minisblack")
     with pytest.raises(InputError, match="must be alike"):
         open_stack(tmp_path / "img_t{T}_z{Z}_{C}.tif")
+
+
+def counted(folder: Path, states: dict[str, dict[str, Any]]) -> Path:
+    """Files {C}_{Z}.tif as OME-TIFF, each of which states what it is given."""
+    for name, metadata in states.items():
+        stated = dict(metadata)
+        options = {"datetime": stated.pop("datetime", None), "software": "scope"}
+        tifffile.imwrite(folder / f"{name}.ome.tif", np.zeros((8, 9), np.uint16), photometric="minisblack",
+                         metadata={"axes": "YX", **stated}, **options)  # fmt: skip
+    return folder / "{C}_{Z}.ome.tif"
+
+
+def test_what_all_files_state_is_carried_without_a_word(tmp_path: Path) -> None:
+    """Names and colours of the channels from the files where the file names only count them."""
+    size = {"PhysicalSizeX": 0.3, "PhysicalSizeY": 0.3, "PhysicalSizeZ": 2.0, "datetime": "2024:01:01 00:00:00"}
+    path = counted(tmp_path, {
+        f"{c}_{z}": {**size, "Channel": {"Name": [name], "Color": [colour]}}
+        for c, name, colour in ((1, "DAPI", 65535), (2, "GFP", 16711935)) for z in (0, 1)
+    })  # fmt: skip
+    with open_stack(path) as stack:
+        assert stack.pixel_size_um == {"Z": 2.0, "Y": 0.3, "X": 0.3}
+        assert stack.channel_names == ("DAPI", "GFP")
+        assert stack.metadata.colours == ("0000FF", "00FF00")
+        assert stack.metadata.tiff["text"]["DateTime"] == "2024:01:01 00:00:00"
+        assert [line for line in stack.warnings if "files" in line] == ["the files differ in OME-XML; what the first, "
+                                                                        "1_0.ome.tif, states is carried"]  # fmt: skip
+
+
+def test_pixel_sizes_that_differ_are_not_stated_and_named(tmp_path: Path) -> None:
+    path = counted(tmp_path, {
+        "a_0": {"PhysicalSizeX": 0.3, "PhysicalSizeY": 0.25, "TimeIncrement": 1.0, "datetime": "2024:01:01 00:00:00"},
+        "a_1": {"PhysicalSizeX": 0.6, "TimeIncrement": 2.0, "datetime": "2024:01:01 00:00:01"},
+    })  # fmt: skip
+    with open_stack(path) as stack:
+        assert (stack.pixel_size_um, stack.time_step_s) == ({"Y": 0.25}, None)
+        assert "the files differ in pixel size along X and time step, so none is stated for the stack" in stack.warnings
+        assert "the files differ in OME-XML, DateTime; what the first, a_0.ome.tif, states is carried" in stack.warnings
+        assert "PhysicalSizeX" not in stack.metadata.ome_xml
+        assert "TimeIncrement" not in stack.metadata.ome_xml
+        assert 'PhysicalSizeY="0.25"' in stack.metadata.ome_xml
+        with open_writer(tmp_path / "out.ome.tif", like=stack) as writer:
+            for index in stack.plane_indices():
+                writer.write(index, 0, stack.read(index))
+            writer.finish()
+            with open_stack(writer.publish()) as found:
+                assert found.pixel_size_um == {"Y": 0.25}
+
+
+def test_plain_planes_with_another_resolution_lose_it(tmp_path: Path) -> None:
+    for number, per_cm in enumerate((2e4, 2e4, 4e4)):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros((8, 9), np.uint8), resolution=(per_cm, per_cm),
+                         resolutionunit=3, metadata=None)  # fmt: skip
+    with open_stack(tmp_path / "{Z}.tif") as stack:
+        assert dict(stack.pixel_size_um) == {}
+        assert "resolution" not in stack.metadata.tiff
+    (tmp_path / "2.tif").unlink()
+    with open_stack(tmp_path / "{Z}.tif") as stack:
+        assert stack.pixel_size_um == {"Y": 0.5, "X": 0.5}
+        assert stack.warnings == ()
 
 
 # --- vendor files

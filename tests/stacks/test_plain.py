@@ -168,3 +168,13 @@ def test_a_note_that_lies_states_nothing(tmp_path: Path) -> None:
     with open_stack(tmp_path / "a.tif") as found:
         assert (dict(found.pixel_size_um), found.channel_names, found.time_step_s) == ({}, (), None)
         assert (found.metadata.colours, found.metadata.earlier) == ((), ())
+
+
+def test_a_plain_tiff_states_its_pixel_size_in_tags_that_others_read(tmp_path: Path) -> None:
+    source = replace(random_stack("YXC"), metadata=Metadata())
+    with tifffile.TiffFile(written(tmp_path / "a.tif", source)) as file:
+        tags = file.pages.first.tags
+        assert tags["ResolutionUnit"].value == 3
+        for tag, axis in (("XResolution", "X"), ("YResolution", "Y")):
+            pixels, centimetres = tags[tag].value
+            assert 1e4 * centimetres / pixels == pytest.approx(source.pixel_size_um[axis], rel=1e-6)
