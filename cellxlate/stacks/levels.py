@@ -12,16 +12,17 @@ from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
+from cellxlate.stacks.reading_zarr import zarr_images
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
-def open_levels(path: str | Location, axes: str | None = None) -> tuple[Stack, ...]:
+def open_levels(path: str | Location, axes: str | None = None, *, image: int = 0) -> tuple[Stack, ...]:
     """Open every resolution level of a stack without reading pixels.
 
     Parameters
     ----------
-    path, axes
+    path, axes, image
         As for `open_stack`.
 
     Returns
@@ -35,34 +36,32 @@ def open_levels(path: str | Location, axes: str | None = None) -> tuple[Stack, .
     InputError
         As for `open_stack`, or a level is damaged.
     """
-    first = open_stack(path, axes)
+    first = open_stack(path, axes, image=image)
     if first.levels == 1 or first.path is None:
         return (first,)
     with ExitStack() as opened:
         opened.callback(first.release)
         try:
             if first.kind == "ome-zarr" or isinstance(first.path, RemotePath):
-                arrays = _zarr_levels(first.path)
+                arrays = _zarr_levels(first.path, image)
             else:
-                arrays = _tiff_levels(first.path, opened)
+                arrays = _tiff_levels(first.path, image, opened)
             coarser = [_coarser(first, array) for array in arrays[1:]]
         except READ_FAULTS as fault:
             raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
         return (replace(first, release=opened.pop_all().close), *coarser)
 
 
-def _zarr_levels(path: Location) -> list[Any]:
-    group = zarr.open_group(store_of(path), mode="r")
+def _zarr_levels(path: Location, image: int) -> list[Any]:
+    place = zarr_images(path)[image]  # plates and sets keep their images in groups
+    group = zarr.open_group(store_of(path / place if place else path), mode="r")
     attributes: Any = group.attrs.get("ome", group.attrs.asdict())
-    if "multiscales" not in attributes:  # bioformats2raw keeps its images in groups
-        group = zarr.open_group(store_of(path / "0"), mode="r")
-        attributes = group.attrs.get("ome", group.attrs.asdict())
     return [group[dataset["path"]] for dataset in attributes["multiscales"][0]["datasets"]]
 
 
-def _tiff_levels(path: Path, opened: ExitStack) -> list[Any]:
+def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
     file = opened.enter_context(tifffile.TiffFile(path))
-    store = file.series[0].aszarr()
+    store = file.series[image].aszarr()
     opened.callback(store.close)
     group: Any = zarr.open(store, mode="r")
     return [group[key] for key in sorted(group.array_keys(), key=int)]
