@@ -127,10 +127,13 @@ class RemotePath:
         if not self.writable:
             return False
         bucket, key = self._bucket_key
-        with remote_faults(self):
-            found = connection(self.scheme).call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1
-            )
+        try:
+            with remote_faults(self):
+                found = connection(self.scheme).call_s3(
+                    "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1
+                )
+        except FileNotFoundError:  # no such bucket
+            return False
         return bool(found.get("Contents"))
 
     def stated_bytes(self) -> int | None:
@@ -214,7 +217,8 @@ class RemotePath:
                     "put_object", Bucket=bucket, Key=key, Body=content, **condition
                 )
         except OSError as fault:
-            if isinstance(fault, FileExistsError | FileNotFoundError) or _is_refused_condition(fault):
+            is_gone = expected is not None and isinstance(fault, FileNotFoundError)
+            if is_gone or isinstance(fault, FileExistsError) or _is_refused_condition(fault):
                 raise FileExistsError(f"{self} was written by another") from fault
             raise
         return str(answer["ETag"])

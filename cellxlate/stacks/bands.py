@@ -1,6 +1,7 @@
 """Bands: the pixels of a stack kept as one checksummed file per 512 rows of a plane."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -23,6 +24,8 @@ BAND_PX = 512
 CHUNK_PX = 256
 PYRAMID_PX = 1024
 ZSTD_LEVEL = 3
+REMOTE_THREADS = 16
+"""That look at objects at once; each waits for its answers."""
 
 Reduction = Literal["mean", "max"]
 Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -219,21 +222,24 @@ class Bands:
         This reads the index at the end of each file and one chunk, so it finds what a crash of the machine leaves,
         not a flipped bit: that is found when the band is read.
         """
-        if isinstance(self.folder, RemotePath):  # objects are whole
-            return 0
+        places = product(self.plane_indices(), range(self.per_plane))
+        if isinstance(self.folder, RemotePath):
+            is_there = self.found()
+            with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+                return sum(pool.map(self._drop_if_damaged, [place for place in places if is_there(*place)]))
         for unfinished in self.folder.rglob("*.partial"):  # zarr's name for a file before its rename
             unfinished.unlink()
-        dropped = 0
-        for index, band in product(self.plane_indices(), range(self.per_plane)):
-            if not self.file(index, band).exists():
-                continue
-            last_row = self.rows(band).stop - 1
-            try:
-                self.read(index, slice(last_row, last_row + 1))
-            except OutputError:
-                self.file(index, band).unlink(missing_ok=True)
-                dropped += 1
-        return dropped
+        return sum(self._drop_if_damaged(place) for place in places if self.file(*place).exists())
+
+    def _drop_if_damaged(self, place: tuple[PlaneIndex, int]) -> bool:
+        index, band = place
+        last_row = self.rows(band).stop - 1
+        try:
+            self.read(index, slice(last_row, last_row + 1))
+        except OutputError:
+            self.file(index, band).unlink(missing_ok=True)
+            return True
+        return False
 
     def level_shape(self, level: int) -> tuple[int, ...]:
         """Return the shape at a level of a pyramid; a side of odd length is rounded up."""

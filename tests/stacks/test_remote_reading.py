@@ -153,7 +153,7 @@ def test_a_chunk_that_cannot_be_had_is_an_error_and_never_zeros(
 @pytest.mark.parametrize("fault", [403, 500])
 def test_metadata_that_cannot_be_had_are_no_other_kind_of_image(web: Web, fault: int) -> None:
     web.faults["zarr.json"] = fault
-    with pytest.raises(InputError, match="cannot be read .*check the address, your rights and the network"):
+    with pytest.raises(InputError, match=r"cannot be read .*check the address, your rights and the network"):
         cellxlate.open_stack(f"{web.url}/cells.ome.zarr")
 
 
