@@ -5,7 +5,6 @@ report and publishing stay here. Workers write bands into the partial themselves
 or client, and at most two bands per thread are known to the scheduler, however many there are.
 """
 
-import logging
 import queue
 import time
 import uuid
@@ -15,10 +14,13 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from cellxlate.enhancement import connecting
+from cellxlate.enhancement.connecting import ATTEMPTS, KilledWorker, Watch, WorkerPlugin, connected_client
 from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_do
 from cellxlate.enhancement.job import Place
 from cellxlate.enhancement.plan import Plan
@@ -31,27 +33,24 @@ from cellxlate.enhancement.worker import (
     Unit,
     band_job,
     compare_parts,
-    enhance_band,
+    enhance_bands,
     fault_of_worker,
     forget_job,
     forget_model,
     keep_model,
 )  # fmt: skip
-from cellxlate.errors import ClusterError, InputError, OptionError
+from cellxlate.errors import ClusterError, InputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.quality.checks import Tally, parts_of, plane_label
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Writer
 
-try:
-    import dask
-    from distributed import Client, Future, LocalCluster, WorkerPlugin
-except ImportError as fault:
-    raise OptionError('--workers and --scheduler need another package; pip install "cellxlate[distributed]"') from fault
-
-ATTEMPTS = 3
 BANDS_PER_THREAD = 2
 """One that is computed and one that waits, so that no worker waits for the scheduler."""
+
+TASK_PX = 2**20
+TASKS_PER_THREAD = 8
+"""Small bands go out together: up to so many pixels, as long as each thread gets so many tasks."""
 
 MOST_FAILED = 20
 """So many bands may fail without one that succeeds in between; then something else is wrong."""
@@ -59,10 +58,10 @@ MOST_FAILED = 20
 LEAST_PART_PX, MOST_PART_PX = 2**22, 2**28
 """Pixels that a worker reads back at a time."""
 
-LOOK_S = 2.0
-WAIT_FOR_WORKERS_S = 600.0
-CONNECT_S = 30.0
 MOST_NAMED = 5
+
+Task = list[Unit]
+"""Bands that a worker does one after another."""
 
 
 class ModelOnWorkers(WorkerPlugin):  # type: ignore[misc]
@@ -125,7 +124,8 @@ class Cluster:
         job = band_job(plan, token, image=image_writer.bands, attention=attention_writer.bands)
         self._send_model(plan.bundle)
         self._check_workers(job)
-        flight = Flight(self, plan, job, units_to_do(plan, image_writer, attention_writer))
+        todo = units_to_do(plan, image_writer, attention_writer)
+        flight = Flight(self, plan, job, tasks_of(todo, plan, sum(self.client.nthreads().values())))
         try:
             yield from flight.news(started)
         finally:
@@ -160,21 +160,16 @@ class Cluster:
         Raises
         ------
         ClusterError
-            The scheduler was lost.
+            The scheduler was lost, workers die of an item, or there has been no worker for 10 minutes.
         """
-        waiting: deque[Any] = deque()
-        threads = max(sum(self.client.nthreads().values()), 1)
+        watch, waiting = Watch(self.client, "the cluster"), deque[Any]()
         try:
             for item in items:
                 waiting.append(self.client.submit(function, item, pure=False, retries=ATTEMPTS - 1))
-                if len(waiting) >= BANDS_PER_THREAD * threads:
-                    yield waiting.popleft().result()
+                if len(waiting) >= BANDS_PER_THREAD * watch.look():
+                    yield _result(waiting.popleft(), watch)
             while waiting:
-                yield waiting.popleft().result()
-        except (CancelledError, OSError, TimeoutError) as fault:
-            raise ClusterError(
-                "the scheduler is lost; what is done is kept, start it again and give --resume"
-            ) from fault
+                yield _result(waiting.popleft(), watch)
         finally:
             with suppress(Exception):  # the cluster may be gone
                 self.client.cancel(list(waiting), force=True)
@@ -195,11 +190,13 @@ class Cluster:
     def _check_workers(self, job: BandJob) -> None:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
         with suppress(TimeoutError):
-            self.client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS_S)
+            self.client.wait_for_workers(1, timeout=connecting.WAIT_FOR_WORKERS_S)
         found = self.client.run(fault_of_worker, job, on_error="return")
         faults = {worker: str(fault) for worker, fault in found.items() if fault}
         if not found:
-            raise ClusterError(f"no worker came within {WAIT_FOR_WORKERS_S:.0f} s; start some, and give --resume")
+            raise ClusterError(
+                f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s; start some, and give --resume"
+            )
         if len(faults) == len(found):
             worker, fault = next(iter(faults.items()))
             raise ClusterError(f"none of {len(found)} workers can do the job; {worker}: {fault}")
@@ -225,31 +222,35 @@ class Cluster:
 
 
 class Flight:
-    """The bands of one stack that are with the workers now, and those that failed."""
+    """The tasks of one stack that are with the workers now, and the bands that failed."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, job: BandJob, todo: Iterator[Unit]) -> None:
+    def __init__(self, cluster: Cluster, plan: Plan, job: BandJob, todo: Iterator[Task]) -> None:
         self.cluster, self.plan, self.job, self.todo = cluster, plan, job, todo
         self.failed: list[tuple[Unit, str]] = []
-        self._waiting: dict[Any, Unit] = {}
+        self._alone: deque[Task] = deque()
+        self._waiting: dict[Any, Task] = {}
         self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failed_in_a_row = 0
-        self._threads, self._alone_since, self._looked = 1, time.perf_counter(), -LOOK_S
+        self._watch = Watch(cluster.client, plan.stack.name)
 
     def news(self, started: float) -> Iterator[EnhanceProgress]:
-        """Send bands as others finish, until all are done or have failed; yield after each."""
+        """Send tasks as others finish, until all are done or have failed; yield after each."""
         stack, passed = self.plan.stack, 0
         per_plane = sum(1 for _ in bands_of(stack.plane_shape, self.plan.tile_px))
         while True:
-            self._look()
-            while len(self._waiting) < BANDS_PER_THREAD * self._threads and (unit := next(self.todo, None)):
-                self._send(unit)
-                passed = unit.passed
+            threads = self._watch.look()
+            while len(self._waiting) < BANDS_PER_THREAD * threads and (task := self._next()):
+                self._send(task)
+                passed = max(passed, task[-1].passed)
             if not self._waiting:
                 return
             for future in self._next_finished():
                 self._take(future, self._waiting.pop(future))
-                done = (passed - len(self._waiting)) / per_plane
-                yield EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
+                left = sum(map(len, (*self._waiting.values(), *self._alone)))
+                news = EnhanceProgress(
+                    stack.name, (passed - left) / per_plane, stack.plane_count, time.perf_counter() - started
+                )
+                yield news
 
     def cancel(self) -> None:
         """Take back what is not done yet, and let workers close the stack; what they compute now they finish."""
@@ -259,54 +260,59 @@ class Flight:
             self.cluster.client.run(forget_job, self.job.token, on_error="ignore")
         self._waiting.clear()
 
-    def _send(self, unit: Unit) -> None:
-        where = "-".join(map(str, (*unit.index, unit.area.top)))
+    def _next(self) -> Task | None:
+        return self._alone.popleft() if self._alone else next(self.todo, None)
+
+    def _send(self, task: Task) -> None:
+        where = "-".join(map(str, (*task[0].index, task[0].area.top, len(task))))
         future = self.cluster.client.submit(
-            enhance_band, self.job, unit.index, unit.area, key=f"cellxlate-band-{self.job.token[:12]}-{where}",
-            retries=ATTEMPTS - 1, pure=False,
+            enhance_bands, self.job, [(unit.index, unit.area) for unit in task],
+            key=f"cellxlate-band-{self.job.token[:12]}-{where}",
+            retries=ATTEMPTS - 1 if len(task) == 1 else 0, pure=False,
         )  # fmt: skip
-        self._waiting[future] = unit
+        self._waiting[future] = task
         future.add_done_callback(self._finished.put)
 
     def _next_finished(self) -> list[Any]:
         """Return what has finished by now; nothing after some seconds without news."""
         found: list[Any] = []
         with suppress(queue.Empty):
-            found.append(self._finished.get(timeout=LOOK_S))
+            found.append(self._finished.get(timeout=connecting.LOOK_S))
             while True:
                 found.append(self._finished.get_nowait())
         return [future for future in found if future in self._waiting]
 
-    def _take(self, future: "Future", unit: Unit) -> None:
-        """Count a band that is done, or note why it failed."""
+    def _take(self, future: Any, task: Task) -> None:
+        """Count bands that are done; send those of a task that failed one by one; note why a single one failed."""
         if future.status == "finished":
-            self.cluster.count(future.result(), self.plan, unit)
+            for unit, done in zip(task, future.result(), strict=True):
+                self.cluster.count(done, self.plan, unit)
             self._failed_in_a_row = 0
             return
         if future.status != "error":
-            raise ClusterError(_lost(self.plan))
-        self.failed.append((unit, " ".join(str(future.exception()).split())[:300]))
+            raise ClusterError(self._watch.lost)
+        if len(task) > 1:
+            self._alone += [[unit] for unit in task]
+            return
+        self.failed.append((task[0], " ".join(str(future.exception()).split())[:300]))
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= MOST_FAILED:
             raise ClusterError(_failures(self.plan, self.failed))
 
-    def _look(self) -> None:
-        """Count the workers' threads now and then; raise ClusterError where scheduler or workers are gone."""
-        now = time.perf_counter()
-        if now - self._looked < LOOK_S:
-            return
-        self._looked, client = now, self.cluster.client
-        if client.status != "running":
-            raise ClusterError(_lost(self.plan))
+
+def _result(future: Any, watch: Watch) -> Any:
+    """Wait for a result as long as there is somebody to make it."""
+    while True:
         try:
-            self._threads = sum(client.nthreads().values())
-        except (OSError, TimeoutError) as fault:
-            raise ClusterError(_lost(self.plan)) from fault
-        if self._threads:
-            self._alone_since = now
-        elif now - self._alone_since > WAIT_FOR_WORKERS_S:
-            raise ClusterError(f"{self.plan.stack.name}: all workers are gone; start some, and give --resume")
-        self._threads = max(self._threads, 1)
+            return future.result(timeout=connecting.LOOK_S)
+        except KilledWorker as fault:
+            raise ClusterError(f"workers end while they do a part of the job ({fault}); see their logs") from fault
+        except (CancelledError, OSError, TimeoutError) as fault:
+            if future.status == "error":  # of the function itself
+                raise
+            if future.status != "pending":
+                raise ClusterError(watch.lost) from fault
+            watch.look()
 
 
 def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[Unit]:
@@ -318,8 +324,31 @@ def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> I
             yield Unit(plane.index, area, plane.number * len(tops) + places[area.top])
 
 
-def _lost(plan: Plan) -> str:
-    return f"{plan.stack.name}: the scheduler is lost; what is done is kept, start it again and give --resume"
+def tasks_of(units: Iterable[Unit], plan: Plan, threads: int) -> Iterator[Task]:
+    """Put bands that are small together: a task costs client and scheduler some milliseconds, whatever it holds.
+
+    Parameters
+    ----------
+    units : iterable of Unit
+        In the order of the stack.
+    plan : Plan
+        Of the stack; all its bands are counted, whether they are done or not.
+    threads : int
+        Of all workers.
+
+    Yields
+    ------
+    list of Unit
+        Of at most a megapixel, and of so few that each thread gets about 8 tasks; of one band at least.
+    """
+    rows, columns = plan.stack.plane_shape
+    areas = list(bands_of((rows, columns), plan.tile_px))
+    most_px = max(area.bottom - area.top for area in areas) * columns
+    share = len(areas) * plan.stack.plane_count // (TASKS_PER_THREAD * max(threads, 1))
+    size = max(min(TASK_PX // most_px, share), 1)
+    waiting = iter(units)
+    while task := list(islice(waiting, size)):
+        yield task
 
 
 def _failures(plan: Plan, failed: list[tuple[Unit, str]]) -> str:
@@ -359,53 +388,9 @@ def open_cluster(
     -----
     In a script, call it below `if __name__ == "__main__":`, since worker processes import the script.
     """
-    if (workers is None) == (scheduler is None):
-        raise OptionError("--workers and --scheduler exclude each other; give one of them")
-    with _local(workers, threads) if workers is not None else _connected(str(scheduler)) as client:
+    with connected_client(workers=workers, scheduler=scheduler, threads=threads) as client:
         cluster = Cluster(client)
         try:
             yield cluster
         finally:
             cluster.release()
-
-
-@contextmanager
-def _local(workers: int, threads: int) -> Iterator[Any]:
-    if workers < 1 or threads < 1:
-        raise OptionError(f"--workers {workers} with {threads} threads cannot work; give at least 1")
-    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    settings = {
-        "distributed.nanny.pre-spawn-environ": environment,
-        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
-    }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=threads, processes=True, host="127.0.0.1", memory_limit=None,
-            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-        ) as local,
-        Client(local, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
-
-
-@contextmanager
-def _connected(scheduler: str) -> Iterator[Any]:
-    is_file = Path(scheduler).is_file()
-    if not is_file and ":" not in scheduler:
-        raise OptionError(f"--scheduler {scheduler} is neither a file nor an address such as tcp://host:8786")
-    where = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
-    try:
-        client = Client(**where, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as fault:
-        raise OptionError(
-            f"no scheduler answers at {scheduler} ({' '.join(str(fault).split())[:200]}); start one, or check the name"
-        ) from fault
-    log = logging.getLogger("distributed.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # what it says is raised as ClusterError
-    try:
-        yield client
-    finally:
-        client.close(timeout=CONNECT_S)
-        log.setLevel(level)

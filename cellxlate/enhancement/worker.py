@@ -220,6 +220,11 @@ def fault_of_worker(job: BandJob) -> str:
     return ""
 
 
+def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
+    """Enhance some bands, one after another, as `enhance_band` does."""
+    return [enhance_band(job, index, area) for index, area in places]
+
+
 def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
     """Enhance one band and write it into both partials.
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from distributed import Client, LocalCluster
 import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement import cluster as cluster_room
-from cellxlate.enhancement import costs
+from cellxlate.enhancement import connecting, costs
 from cellxlate.enhancement import worker as worker_room
-from cellxlate.enhancement.cluster import Cluster, open_cluster
+from cellxlate.enhancement.cluster import Cluster, open_cluster, tasks_of
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import Place
 from cellxlate.errors import ClusterError, InputError, OptionError
@@ -278,6 +279,150 @@ def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_mo
     assert not list(stack.parent.glob("cells_enhanced*"))
 
 
+SMALL = (24, 30, 40)
+
+
+@pytest.fixture
+def small_planes(tmp_path: Path) -> Path:
+    """Many planes of one small band each."""
+    noise = np.random.default_rng(1).normal(0, 8, SMALL)
+    path = tmp_path / "small.ome.zarr"
+    write_stacks([(Stack((noise + np.linspace(80, 240, 40)).clip(0).astype(np.uint16), "TYX"), path)])
+    return path
+
+
+def tasks_seen(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that the number of bands of each task is added to."""
+    honest, seen = cluster.client.submit, []
+
+    def submit(function: Any, *arguments: Any, **options: Any) -> Any:
+        if function is worker_room.enhance_bands:
+            seen.append(len(arguments[1]))
+        return honest(function, *arguments, **options)
+
+    monkeypatch.setattr(cluster.client, "submit", submit)
+    return seen
+
+
+def test_small_bands_go_out_together_and_give_the_same_pixels(
+    small_planes: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = cellxlate.enhance_file(small_planes, tiny_model, output=small_planes.parent / "alone.ome.zarr")
+    monkeypatch.setattr(cluster_room, "TASKS_PER_THREAD", 2)
+    monkeypatch.setattr(cluster_room, "TASK_PX", 5 * 30 * 40)
+    seen, news = tasks_seen(inside, monkeypatch), []
+    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.place, progress=news.append)
+    assert seen == [5, 5, 5, 5, 4]
+    assert same(report, expected)
+    assert 0 < report.changed_fraction == expected.changed_fraction
+    assert (report.tiles_total, report.tiles_skipped) == (expected.tiles_total, expected.tiles_skipped)
+    assert [one.done for one in news] == sorted(one.done for one in news)
+    assert news[-1].done == news[-1].total == 24
+    assert sum(done.bands for done in inside.workers.values()) == 24
+    assert sum(done.pixels for done in inside.workers.values()) == np.prod(SMALL)
+
+
+def test_of_bands_that_go_out_together_the_one_that_fails_is_named_and_the_others_are_done(
+    small_planes: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "TASKS_PER_THREAD", 2)
+    honest = Bands.write
+
+    def write(self: Bands, index: Any, first_row: int, pixels: Any) -> None:
+        if index == (13,):
+            raise ValueError("a fault of the disk")
+        honest(self, index, first_row, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bands, "write", write)
+        seen = tasks_seen(inside, patch)
+        with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=13 rows 0 to 29 \(a fault of"):
+            cellxlate.enhance_file(small_planes, tiny_model, where=inside.place)
+    assert seen == [6, 6, 6, 6, *[1] * 6]
+    seen = tasks_seen(inside, monkeypatch)
+    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.place, resume=True)
+    assert seen == [1]
+    assert report.kept_violations == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile_px", "threads", "sizes"),
+    [
+        ((10_000, 64, 64), 1024, 2, {256, 16}),  # a megapixel
+        ((10_000, 64, 64), 1024, 100, {12, 4}),  # 8 for each thread
+        ((20, 64, 64), 1024, 2, {1}),
+        ((500, 2048, 2048), 1024, 2, {1}),
+        ((3, 5000, 64), 64, 1, {3}),
+    ],
+)
+def test_tasks_are_bounded_and_hold_every_band_once(
+    shape: tuple[int, ...], tile_px: int, threads: int, sizes: set[int]
+) -> None:
+    stack = Stack.from_array(np.broadcast_to(np.uint8(1), shape), "ZYX")
+    plan: Any = SimpleNamespace(stack=stack, tile_px=tile_px)
+    areas = list(cluster_room.bands_of(stack.plane_shape, tile_px))
+    units = [cluster_room.Unit(index, area, 1) for index in stack.plane_indices() for area in areas]
+    tasks = list(tasks_of(iter(units), plan, threads))
+    assert [unit for task in tasks for unit in task] == units
+    assert {len(task) for task in tasks} == sizes
+    pixels = max(sum((unit.area.bottom - unit.area.top) * shape[2] for unit in task) for task in tasks)
+    assert pixels <= max(cluster_room.TASK_PX, min(shape[1], 1024) * shape[2])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_what_is_shared_does_not_wait_for_ever_for_workers_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "LOOK_S", 0.1)
+    monkeypatch.setattr(connecting, "WAIT_FOR_WORKERS_S", 1.0)
+    with open_cluster(workers=1) as cluster:
+        assert list(cluster.share(abs, [-1, 2])) == [1, 2]
+        cluster.client.cluster.scale(0)
+        until = time.monotonic() + 20
+        while cluster.client.nthreads() and time.monotonic() < until:
+            time.sleep(0.05)
+        started = time.monotonic()
+        with pytest.raises(ClusterError, match="all workers are gone; start some, and give --resume"):
+            list(cluster.share(abs, [-1, 2, -3]))
+        assert 0.9 < time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_job_whose_workers_die_while_they_read_back_ends(
+    stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "LOOK_S", 0.1)
+    monkeypatch.setattr(connecting, "WAIT_FOR_WORKERS_S", 1.0)
+    with open_cluster(workers=1) as cluster:
+
+        def scale_down(news: EnhanceProgress) -> None:
+            if news.done == news.total:
+                cluster.client.cluster.scale(0)
+
+        with pytest.raises(ClusterError, match="all workers are gone"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.place, progress=scale_down)
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True)
+    assert same(report, alone(stack, tiny_model))
+
+
+def test_what_a_function_that_is_shared_raises_is_raised_here(inside: Cluster) -> None:
+    with pytest.raises(OSError, match="no space"):
+        list(inside.share(full, [1]))
+
+
+def full(_item: int) -> None:
+    raise OSError(28, "no space left on device")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_an_item_that_kills_its_workers_is_an_error_of_the_cluster(processes: Cluster) -> None:
+    with pytest.raises(ClusterError, match="workers end while they do a part"):
+        list(processes.share(end, [1]))
+
+
+def end(_item: int) -> None:
+    os._exit(1)
+
+
 A_CLUSTER = """
 import sys, time
 from distributed import Client, LocalCluster
@@ -307,7 +452,7 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
 def test_a_scheduler_that_dies_leaves_what_is_done(
     stack: Path, tiny_model: Path, elsewhere: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_room, "CONNECT_S", 2.0)
+    monkeypatch.setattr(connecting, "CONNECT_S", 2.0)
     file, process = elsewhere
 
     def kill(news: EnhanceProgress) -> None:
@@ -346,7 +491,7 @@ def test_the_command_line_reaches_a_cluster(
 def test_a_cluster_that_cannot_be_is_refused(
     options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_room, "CONNECT_S", 0.5)
+    monkeypatch.setattr(connecting, "CONNECT_S", 0.5)
     with pytest.raises(OptionError, match=message), open_cluster(**options):
         pass
 
