@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 pytest.importorskip("distributed")
 
@@ -566,3 +567,36 @@ def test_parts_that_are_read_back_add_up_to_the_whole(dtype: str) -> None:
     for index, blocks in whole.places.selected.items():
         assert np.array_equal(blocks, added.places.selected[index])
     assert whole.places.choose(32) == added.places.choose(32)
+
+
+def test_a_plate_is_walked_well_by_well_on_one_cluster(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["A/1/0", "A/1/1", "B/3/0"]
+    plate = zarr.open_group(tmp_path / "plate.ome.zarr", mode="w")
+    wells = [{"path": "A/1", "rowIndex": 0, "columnIndex": 0}, {"path": "B/3", "rowIndex": 1, "columnIndex": 2}]
+    plate.update_attributes({"ome": {"version": "0.5", "plate": {"wells": wells}}})
+    for well in wells:
+        fields = [{"path": place[-1]} for place in places if place.startswith(str(well["path"]))]
+        plate.create_group(str(well["path"])).update_attributes({"ome": {"version": "0.5", "well": {"images": fields}}})
+    for number, place in enumerate(places):
+        noise = np.random.default_rng(number).normal(0, 8, (600, 50))
+        pixels = (noise + np.linspace(80, 240, 50)).clip(0).astype(np.uint16)
+        field = tmp_path / "field.ome.zarr"
+        write_stacks([(Stack(pixels, "YX"), field)])
+        field.rename(tmp_path / "plate.ome.zarr" / place)
+    command = ["enhance", str(tmp_path / "plate.ome.zarr"), "-m", str(tiny_model), "--tile", "64", "--json"]
+    assert main([*command, "--output-dir", str(tmp_path / "alone")]) == 0
+    expected = json.loads(capsys.readouterr().out)["stacks"]
+    assert main([*command, "--output-dir", str(tmp_path / "shared"), "--workers", "2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["stacks"]) == len(expected) == len(places)
+    assert sum(worker["bands"] for worker in answer["workers"]) == 2 * len(places)
+    for one, other in zip(expected, answer["stacks"], strict=True):
+        assert 0 < one["changed_fraction"] == other["changed_fraction"]
+        for kind in ("enhanced", "attention"):
+            with (
+                cellxlate.open_stack(one["outputs"][kind]) as here,
+                cellxlate.open_stack(other["outputs"][kind]) as there,
+            ):
+                assert np.array_equal(np.asarray(here), np.asarray(there))
