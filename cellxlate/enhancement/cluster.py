@@ -285,7 +285,11 @@ class Flight:
     def _take(self, future: Any, task: Task) -> None:
         """Count bands that are done; send those of a task that failed one by one; note why a single one failed."""
         if future.status == "finished":
-            for unit, done in zip(task, future.result(), strict=True):
+            try:
+                found = future.result()
+            except (CancelledError, OSError, TimeoutError) as fault:  # done, but no longer to be had
+                raise ClusterError(self._watch.lost) from fault
+            for unit, done in zip(task, found, strict=True):
                 self.cluster.count(done, self.plan, unit)
             self._failed_in_a_row = 0
             return

@@ -469,6 +469,16 @@ def test_a_scheduler_that_dies_leaves_what_is_done(
     assert same(report, alone(stack, tiny_model))
 
 
+def test_a_scheduler_that_dies_before_a_result_is_fetched_is_lost() -> None:
+    def fetch() -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    flight = cluster_room.Flight.__new__(cluster_room.Flight)
+    flight._watch = connecting.Watch(None, "cells")
+    with pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+        flight._take(SimpleNamespace(status="finished", result=fetch), [])
+
+
 def test_the_command_line_reaches_a_cluster(
     stack: Path, tiny_model: Path, elsewhere: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
