@@ -17,6 +17,7 @@ from cellxlate.settings import EnhanceSettings
 if TYPE_CHECKING:
     from cellxlate.enhancement.cluster import Cluster
     from cellxlate.enhancement.outputs import Outputs
+    from cellxlate.enhancement.plates import Plate
     from cellxlate.model.bundle import Bundle
     from cellxlate.quality.report import RunReport
 
@@ -42,18 +43,28 @@ def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
     from cellxlate.enhancement.job import HERE, enhance_file
     from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
+    from cellxlate.enhancement.plates import plates_of
     from cellxlate.model.bundle import load_model
     from cellxlate.stacks.reading import is_zarr
 
     paths = find_inputs(options.stacks, each_image=options.image is None)
-    if options.output is not None and len(paths) > 1:
-        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
     settings = EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense)
     naming: dict[str, Any] = {
         "output": options.output, "output_dir": options.output_dir, "format": options.format,
         "attention": not options.no_attention, "report": not options.no_report,
     }  # fmt: skip
-    named = [(path, name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
+    plates = plates_of(options.stacks, **naming) if options.image is None else []
+    in_plates: dict[Location, Outputs] = {
+        plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
+    }
+    whole = {plate.source for plate in plates}
+    paths = list(dict.fromkeys([*in_plates, *(path for path in paths if path not in whole)]))
+    alone = [path for path in paths if path not in in_plates]
+    if options.output is not None and len(plates) + len(alone) > 1:
+        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
+    if plates and options.confidence:
+        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
+    named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
     bundle = load_model(options.model)
     running: dict[str, Any] = {
@@ -63,7 +74,7 @@ def run_enhance(options: argparse.Namespace) -> int:
     }  # fmt: skip
 
     def enhance_one(path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
-        if options.output is None and (options.dry_run or options.confidence):
+        if options.output is None and path not in in_plates and (options.dry_run or options.confidence):
             outputs = _exact(path, naming, running)
         if options.dry_run:
             return _dry_run(path, outputs, bundle, running, options)
@@ -71,6 +82,7 @@ def run_enhance(options: argparse.Namespace) -> int:
         with progress_bar(options, "planes") as show:
             report = enhance_file(
                 path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
+                outputs=in_plates.get(path),
                 where=cluster.place if cluster else HERE,
                 progress=lambda news: show(news.done, news.total),
             )  # fmt: skip
@@ -82,8 +94,13 @@ def run_enhance(options: argparse.Namespace) -> int:
             say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
         return answer
 
+    if not options.dry_run:
+        for plate in plates:
+            if isinstance(options.output_dir, Path):
+                options.output_dir.mkdir(parents=True, exist_ok=True)
+            plate.start(overwrite=options.overwrite, resume=options.resume)
     with _cluster(options) as cluster:
-        if len(named) == 1:
+        if len(named) == 1 and not plates:
             answer, code = enhance_one(*named[0], cluster), 0
         else:
             answers = [
@@ -91,16 +108,38 @@ def run_enhance(options: argparse.Namespace) -> int:
                 for one in named
             ]
             answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
+            if plates and not options.dry_run:
+                failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
+                answer["plates"] = [_finish(plate, failed) for plate in plates]
         if cluster:
             answer["workers"] = cluster.summary()
     if options.json or options.dry_run:
         lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
         say(options, answer, lines)
-    elif len(named) > 1:
-        say(options, {}, batch_lines([path.name for path, _ in named], answer["stacks"]))
+    elif len(named) > 1 or plates:
+        appeared = [f"{name:10} {place}" for one in answer.get("plates", []) for name, place in one.items() if place]
+        say(options, {}, batch_lines([_short(path) for path, _ in named], answer["stacks"]) + appeared)
     if cluster and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
     return code
+
+
+def _finish(plate: "Plate", failed: set[Location]) -> dict[str, str | None]:
+    """Let a plate appear, or say why it does not."""
+    missing = sum(plate.source / field in failed for field in plate.fields)
+    if missing:
+        complain(f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume")
+        return {"enhanced": None, "attention": None, "reports": None}
+    plate.finish()
+    attention = str(plate.attention) if plate.keep_attention else None
+    return {"enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None}
+
+
+def _short(path: Location) -> str:
+    """Return what a stack is called in a table: a file by its name, a field with its plate."""
+    from cellxlate.stacks.naming import stack_name, zarr_root
+
+    return path.name if zarr_root(path) == path else stack_name(path)
 
 
 def _exact(path: Location, naming: dict[str, Any], running: dict[str, Any]) -> "Outputs":

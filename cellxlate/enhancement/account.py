@@ -72,7 +72,9 @@ def run_report(
          "report": outputs.report_html} if outputs else {}
     )  # fmt: skip
     return RunReport(
-        outputs={name: None if path is None else str(path) for name, path in written.items()},
+        outputs={
+            name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()
+        },
         input_name=stack.path.name if stack.path else stack.name,
         axes=stack.axes,
         shape=stack.shape,

@@ -30,9 +30,9 @@ from cellxlate.stacks.stack import Stack
 
 SAMPLE_PX = 3 * 2**20
 WINDOW_ROWS, WINDOW_COLUMNS = 512, 1024
-PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report")
+PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report", "publish")
 """What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `read_back` and
-`examine` check the result."""
+`examine` check the result; `publish` waits until it has reached the disk."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def sample_of(stack: Stack) -> Iterator[Any]:
 
 def run_sample(plan: Plan, outputs: Outputs, folder: Path) -> tuple[dict[str, float], Tally]:
     """Do a job in a folder and return the seconds of its parts, and what it changed."""
-    suffix = outputs.enhanced.name.removeprefix(stack_name(outputs.enhanced))
+    name = outputs.enhanced.name
+    suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
                         format=outputs.format)  # fmt: skip
     stack, channels, marks = plan.stack, sorted(plan.jobs), [time.perf_counter()]
@@ -171,8 +172,9 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path) -> tuple[dict[str, fl
             if outputs.report_html and here.report_html and here.report_json:
                 write_report(found, pictures, html=here.report_html, json=here.report_json)
             mark()
-        image_writer.discard()
-        attention_writer.discard()
+        attention_writer.publish()
+        image_writer.publish()
+        mark()
     return dict(zip(PARTS[2:], np.diff(marks).tolist(), strict=True)), tally
 
 

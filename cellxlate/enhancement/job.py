@@ -104,6 +104,7 @@ def enhance_file(
     report: bool = True,
     overwrite: bool = False,
     resume: bool = False,
+    outputs: Outputs | None = None,
     where: Place = HERE,
     progress: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:
@@ -140,6 +141,8 @@ def enhance_file(
     resume : bool
         Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
         nothing is written.
+    outputs : Outputs, optional
+        Where the results go, in place of `output`, `output_dir`, `format`, `attention` and `report`.
     where : Place
         This process, or `Cluster.place`.
     progress : callable, optional
@@ -165,7 +168,7 @@ def enhance_file(
     started, path = time.perf_counter(), located(path)
     folder = _located(output_dir)
     with open_stack(path, axes, image=image) as stack:
-        outputs = name_outputs(
+        outputs = outputs or name_outputs(
             path, is_zarr=is_zarr(path), output=_located(output), output_dir=folder,
             format=format_of(stack, is_zarr=is_zarr(path), asked=format) if output is None else format,
             attention=attention, report=report,

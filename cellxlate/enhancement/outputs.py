@@ -2,8 +2,8 @@
 
 import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -23,7 +23,10 @@ ENDINGS: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the four results of one stack go; None for those that are not wanted."""
+    """Where the four results of one stack go; None for those that are not wanted.
+
+    `final` says under which folders they will lie in the end, where these are not those they are written to.
+    """
 
     enhanced: Location
     attention: Location
@@ -31,6 +34,14 @@ class Outputs:
     report_json: Location | None
     keep_attention: bool = True
     format: Format | None = None
+    final: Mapping[Path, Path] = field(default_factory=dict)
+
+    def name_of(self, path: Location) -> str:
+        """Return where a result will lie in the end."""
+        for folder, final in self.final.items():
+            if isinstance(path, Path) and path.is_relative_to(folder):
+                return str(final / path.relative_to(folder))
+        return str(path)
 
     @property
     def wanted(self) -> list[Location]:

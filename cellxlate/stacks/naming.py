@@ -91,6 +91,8 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
         (".ome.tif", ".ome.tiff"): ("ome-tiff",), (".ome.zarr",): ("ome-zarr", "ome-zarr-0.4"),
         TIFF_ENDINGS: ("ome-tiff", "tiff"), ZARR_ENDINGS: ("ome-zarr", "ome-zarr-0.4", "zarr"),
     }  # fmt: skip
+    if asked in ("ome-zarr", "ome-zarr-0.4") and "." not in name and any(".zarr" in part for part in path.parts[:-1]):
+        return asked  # a field of a plate
     for endings, found in formats.items():
         if name.endswith(endings):
             if asked is not None and asked not in found:

@@ -1,7 +1,8 @@
 """A job on workers: how fast, the same pixels, how well predicted, what 100,000 bands hold in memory, how it scales.
 
     python tests/bench/cluster.py speed STACK [--pairs 3]     one worker against two, one thread each, in turns
-    python tests/bench/cluster.py predict STACK ...           --dry-run against the run that follows
+    python tests/bench/cluster.py predict [STACK ...]         --dry-run against the run that follows; brings three
+    python tests/bench/cluster.py small [--planes 2000]       many planes of 64 x 64 px, bands together or one by one
     python tests/bench/cluster.py many [--bands 100000]       a mosaic that exists only on paper, begun
     python tests/bench/cluster.py simulate [--times FILE]     10 to 1,000 workers from measured times
 
@@ -20,20 +21,25 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 import zarr
 from distributed import Client, LocalCluster
 
 import cellxlate
+from cellxlate.enhancement import cluster as cluster_room
 from cellxlate.enhancement.cluster import Cluster, open_cluster
-from cellxlate.enhancement.costs import predict
+from cellxlate.enhancement.costs import Prediction, predict
 from cellxlate.enhancement.job import open_writers, steps_to_files
 from cellxlate.enhancement.outputs import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.reading import is_zarr, open_stack
+from cellxlate.stacks.synthetic import SampleSettings
+from cellxlate.stacks.synthetic import simulate as simulated
 from cellxlate.stacks.writing import Writer
 
 SHARED_SERIES = (1, 2, 10, 30, 100, 300, 1000)
@@ -96,31 +102,93 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def three_stacks(folder: Path) -> list[Path]:
+    """Return three stacks that differ in kind: real nuclei (TIFF), simulated planes as Zarr and as TIFF."""
+    nuclei = Path(__file__).resolve().parents[3] / "shared/data/stacks/nuclei_TZYX.tif"
+    kinds: dict[str, tuple[tuple[int, ...], float, Literal["scattered", "clustered"]]] = {
+        "scattered.ome.zarr": ((1, 1, 8, 1024, 1024), 0.3, "scattered"),
+        "clustered.ome.tif": ((1, 1, 6, 2048, 2048), 0.08, "clustered"),
+    }
+    if not nuclei.is_file():
+        kinds["nuclei.ome.tif"] = ((2, 1, 3, 1040, 1392), 0.2, "scattered")
+    for name, (shape, cells, layout) in kinds.items():
+        settings = SampleSettings(shape=shape, cell_fraction=cells, layout=layout, seed=len(name))
+        write_stacks([(simulated(settings).stack, folder / name)])
+    return [*sorted(folder.iterdir()), *([nuclei] if nuclei.is_file() else [])]
+
+
 def predicted(options: argparse.Namespace) -> None:
     """Predict each stack, run it, and compare: on the clock, and in processor time, which neighbours do not stretch."""
-    print("| stack | megapixels | cells | predicted (s) | took (s) | error | error in processor time |")
-    print("|---|---|---|---|---|---|---|")
-    for path in options.stacks:
-        with tempfile.TemporaryDirectory() as place, open_stack(path) as stack:
-            outputs = name_outputs(path, is_zarr=is_zarr(path), output_dir=Path(place))
-            plan_options: dict[str, Any] = {"channels": None, "settings": None, "engine": "auto", "device": "auto"}
-            make_plan(stack, options.model, **plan_options)  # imports
-            marks = [(time.perf_counter(), cpu_s())]
-            plan = make_plan(stack, options.model, **plan_options)
-            marks.append((time.perf_counter(), cpu_s()))
-            expected = predict(plan, outputs, plan_s=marks[1][0] - marks[0][0])
-            marks.append((time.perf_counter(), cpu_s()))
-            plan = make_plan(stack, options.model, **plan_options)
-            with closing(steps_to_files(plan, outputs)) as steps:
-                for _ in steps:
-                    pass
-            marks.append((time.perf_counter(), cpu_s()))
-            took, busy = marks[3][0] - marks[2][0], marks[3][1] - marks[2][1]
-            sampling = marks[2][0] - marks[1][0]
-            share = (marks[2][1] - marks[1][1]) / sampling  # of a core, while the sample ran
-            error, busy_error = expected.total_s / took - 1, expected.total_s * share / busy - 1
-            print(f"| {path.name} | {expected.megapixels:.1f} | {expected.cell_fraction:.0%} | "
-                  f"{expected.total_s:.1f} | {took:.1f} | {error:+.0%} | {busy_error:+.0%} |", flush=True)  # fmt: skip
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads; "
+          f"median of {options.pairs} pairs of a prediction and the run that follows it\n")  # fmt: skip
+    print(
+        "| stack | megapixels | cells | predicted (s) | took (s) | predicted / took | of each pair | processor time |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        for path in options.stacks or three_stacks(Path(place)):
+            pairs = [_predicted(path, options.model) for _ in range(options.pairs)]
+            expected_s, took_s, expected_busy_s, busy_s = np.array([pair[1] for pair in pairs]).T
+            ratios, first = expected_s / took_s, pairs[0][0]
+            print(f"| {path.name} | {first.megapixels:.1f} | {first.cell_fraction:.0%} | {np.median(expected_s):.1f} | "
+                  f"{np.median(took_s):.1f} | {np.median(ratios):.2f} | {', '.join(f'{one:.2f}' for one in ratios)} | "
+                  f"{np.median(expected_busy_s / busy_s):.2f} |", flush=True)  # fmt: skip
+
+
+def _predicted(path: Path, model: str) -> tuple[Prediction, tuple[float, float, float, float]]:
+    """Return a prediction, and the seconds it and the run have: on the clock and of the processor."""
+    with tempfile.TemporaryDirectory() as place, open_stack(path) as stack:
+        outputs = name_outputs(path, is_zarr=is_zarr(path), output_dir=Path(place))
+        plan_options: dict[str, Any] = {"channels": None, "settings": None, "engine": "auto", "device": "auto"}
+        make_plan(stack, model, **plan_options)  # imports
+        marks = [(time.perf_counter(), cpu_s())]
+        plan = make_plan(stack, model, **plan_options)
+        marks.append((time.perf_counter(), cpu_s()))
+        expected = predict(plan, outputs, plan_s=marks[1][0] - marks[0][0])
+        marks.append((time.perf_counter(), cpu_s()))
+        plan = make_plan(stack, model, **plan_options)
+        with closing(steps_to_files(plan, outputs)) as steps:
+            for _ in steps:
+                pass
+        marks.append((time.perf_counter(), cpu_s()))
+        share = (marks[2][1] - marks[1][1]) / (marks[2][0] - marks[1][0])  # of a core, while the sample ran
+        took_s, busy_s = marks[3][0] - marks[2][0], marks[3][1] - marks[2][1]
+        return expected, (expected.total_s, took_s, expected.total_s * share, busy_s)
+
+
+def small(options: argparse.Namespace) -> None:
+    """Many planes of 64 x 64 px on two workers, in turns: each band a task of its own, and bands together."""
+    with tempfile.TemporaryDirectory() as place, open_cluster(workers=2) as cluster:
+        planes = Path(place) / "planes.zarr"
+        shape = (options.planes, 64, 64)
+        array = zarr.create_array(
+            planes, shape=shape, chunks=(100, 64, 64), dtype="uint16", dimension_names=["t", "y", "x"]
+        )
+        array[:] = np.random.default_rng(0).normal(120, 10, shape).astype(np.uint16)
+
+        def bands_s(task_px: int) -> float:
+            cluster_room.TASK_PX = task_px
+            with open_stack(planes) as stack:
+                plan = make_plan(stack, options.model, channels=None, settings=None, engine="torch", device="cpu")
+                outputs = name_outputs(planes, is_zarr=True, output_dir=Path(place))
+                writers: tuple[Writer, Writer] = open_writers(plan, outputs, overwrite=True, resume=False)
+                with writers[0], writers[1]:
+                    started = time.perf_counter()
+                    for _ in cluster.write_bands(plan, *writers, started):
+                        pass
+                    took_s = time.perf_counter() - started
+                    for writer in writers:
+                        writer.discard()
+            return took_s
+
+        together_px = cluster_room.TASK_PX
+        bands_s(together_px)  # models are sent, engines made
+        pairs = [(bands_s(1), bands_s(together_px)) for _ in range(options.pairs)]
+        for alone, together in pairs:
+            print(f"  one by one {alone:.1f} s, together {together:.1f} s")
+        gain = statistics.median(alone / together for alone, together in pairs)
+        print(f"{options.planes} planes: together {gain:.1f} times as fast (median of {options.pairs} pairs; load "
+              f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")  # fmt: skip
 
 
 def many(options: argparse.Namespace) -> None:
@@ -231,11 +299,12 @@ def simulate(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "predict", "many", "simulate"))
+    parser.add_argument("what", choices=("speed", "predict", "small", "many", "simulate"))
     parser.add_argument("stacks", nargs="*", type=Path)
     parser.add_argument("--model", default="nuclei-lowexp")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--bands", type=int, default=100_000)
+    parser.add_argument("--planes", type=int, default=2000, help="of 64 x 64 px")
     parser.add_argument("--begin", type=int, default=100, help="bands to do of a virtual mosaic")
     parser.add_argument("--times", type=Path, help="measured times: written by speed, read by simulate")
     parser.add_argument("--columns", type=int, default=2048)
@@ -243,7 +312,7 @@ def main() -> None:
     parser.add_argument("--serial-s", type=float, default=0.25, help="of putting an OME-TIFF together, per megapixel")
     parser.add_argument("--task-ms", type=float, help="of client and scheduler per band; measured by default")
     options = parser.parse_args()
-    {"speed": speed, "predict": predicted, "many": many, "simulate": simulate}[options.what](options)
+    {"speed": speed, "predict": predicted, "small": small, "many": many, "simulate": simulate}[options.what](options)
 
 
 if __name__ == "__main__":

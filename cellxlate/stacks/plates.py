@@ -1,0 +1,74 @@
+"""Plates: what makes images in folders a plate, copied from one that is read to one that is written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import zarr
+
+from cellxlate.errors import InputError
+from cellxlate.locations import Location
+from cellxlate.stacks.naming import one_line
+from cellxlate.stacks.reading_zarr import OF_THE_FORMAT, zarr_images
+from cellxlate.stacks.remote_store import store_of
+from cellxlate.stacks.stack import READ_FAULTS
+
+
+def plate_fields(path: Location) -> list[str]:
+    """Return where the fields of a plate lie in it; nothing where a folder is no plate.
+
+    Raises
+    ------
+    InputError
+        The metadata cannot be read.
+    """
+    try:
+        group = zarr.open(store_of(path), mode="r")
+        is_plate = isinstance(group, zarr.Group) and isinstance(_stated(group).get("plate"), Mapping)
+    except READ_FAULTS as fault:
+        raise InputError(
+            f"{path} is a damaged or unsupported Zarr folder ({one_line(fault)}); copy it again"
+        ) from fault
+    return zarr_images(path) if is_plate else []
+
+
+def start_plate(source: Location, target: Path, *, version: Literal["0.4", "0.5"]) -> None:
+    """Make the groups of a plate like another: rows, wells and what they state, without images.
+
+    Parameters
+    ----------
+    source : Path
+        A plate of any version.
+    target : Path
+        Made where it is not there; what is there of it stays.
+    version : {"0.4", "0.5"}
+        Of the new one.
+    """
+    before = zarr.open_group(store_of(source), mode="r")
+    plate = dict(_stated(before)["plate"])
+    after = zarr.open_group(target, mode="a", zarr_format=3 if version == "0.5" else 2)
+    _state(after, _further(before), "plate", plate, version)
+    for place in dict.fromkeys(str(well["path"]) for well in plate["wells"]):
+        well: Any = before[place]
+        group = after
+        for part in place.split("/"):
+            group = group.require_group(part)
+        _state(group, _further(well), "well", dict(_stated(well)["well"]), version)
+
+
+def _state(group: zarr.Group, further: dict[str, Any], kind: str, stated: dict[str, Any], version: str) -> None:
+    stated.pop("version", None)
+    if version == "0.5":
+        group.update_attributes(further | {"ome": {"version": version, kind: stated}})
+    else:
+        group.update_attributes(further | {kind: stated | {"version": version}})
+
+
+def _stated(group: zarr.Group) -> Mapping[str, Any]:
+    everything: dict[str, Any] = group.attrs.asdict()
+    return everything["ome"] if isinstance(everything.get("ome"), Mapping) else everything
+
+
+def _further(group: zarr.Group) -> dict[str, Any]:
+    everything: dict[str, Any] = group.attrs.asdict()
+    return {key: value for key, value in everything.items() if key not in OF_THE_FORMAT}

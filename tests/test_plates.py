@@ -1,0 +1,161 @@
+"""A plate in, a plate out: the same wells and fields, which appear together."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaozarrs
+import zarr
+
+from cellxlate.cli import main
+from cellxlate.stacks.reading import open_stack
+
+WELLS = {"A/1": (0, 0), "B/2": (1, 1)}
+FIELDS = ("A/1/0", "A/1/1", "B/2/0", "B/2/1")
+AXES = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+
+
+def plate(path: Path, version: str = "0.5", wells: dict[str, tuple[int, int]] = WELLS, fields: int = 2) -> Path:
+    """Random fields of 40 x 50 px; the plate states an acquisition and an attribute of its own."""
+    random = np.random.default_rng(0)
+
+    def state(group: zarr.Group, kind: str, stated: Any) -> None:
+        if version == "0.5":
+            group.update_attributes({"ome": {"version": version, kind: stated}})
+        else:
+            group.update_attributes({kind: [{**stated[0], "version": version}] if isinstance(stated, list)
+                                     else {**stated, "version": version}})  # fmt: skip
+
+    group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
+    listed = [{"path": well, "rowIndex": row, "columnIndex": column} for well, (row, column) in wells.items()]
+    state(group, "plate", {"name": "screen", "columns": [{"name": "1"}, {"name": "2"}], "acquisitions": [{"id": 0}],
+                           "rows": [{"name": "A"}, {"name": "B"}], "wells": listed, "field_count": fields})  # fmt: skip
+    group.update_attributes({"robot": "R2"})
+    for well in wells:
+        inner = group.require_group(well.split("/")[0]).require_group(well.split("/")[1])
+        state(inner, "well", {"images": [{"path": str(field), "acquisition": 0} for field in range(fields)]})
+        for field in range(fields):
+            image = inner.create_group(str(field))
+            image.create_array("0", data=random.integers(90, 400, (40, 50)).astype(np.uint16), chunks=(32, 32))
+            datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}]
+            state(image, "multiscales", [{"axes": AXES, "datasets": datasets, "name": field}])
+    return path
+
+
+def stated(path: Path, kind: str) -> Any:
+    attributes = zarr.open_group(path, mode="r").attrs.asdict()
+    found = dict(attributes.get("ome", attributes)[kind])
+    found.pop("version", None)
+    return found
+
+
+def names(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("version", "format"), [("0.5", None), ("0.4", None), ("0.5", "ome-zarr-0.4")])
+def test_a_plate_comes_out_as_a_plate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str, format: str | None
+) -> None:
+    path = plate(tmp_path / "screen.ome.zarr", version)
+    options = ["--format", format] if format else []
+    assert main(["enhance", str(path), "--json", *options]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    made = tmp_path / "screen_enhanced.ome.zarr"
+    assert answer["plates"] == [{"enhanced": str(made), "attention": str(tmp_path / "screen_attention.ome.zarr"),
+                                 "reports": str(tmp_path / "screen_reports")}]  # fmt: skip
+    assert [one["outputs"]["enhanced"] for one in answer["stacks"]] == [str(made / field) for field in FIELDS]
+    assert names(tmp_path) == {path.name, made.name, "screen_attention.ome.zarr", "screen_reports"}
+    for found in (made, tmp_path / "screen_attention.ome.zarr"):
+        yaozarrs.validate_zarr_store(str(found))
+        assert stated(found, "plate") == stated(path, "plate")
+        assert zarr.open_group(found, mode="r").attrs["robot"] == "R2"
+        assert stated(found / "B/2", "well") == stated(path / "B/2", "well")
+        assert (found / "zarr.json").exists() == (format is None)
+    for field in FIELDS:
+        with (
+            open_stack(path / field) as before,
+            open_stack(made / field) as after,
+            open_stack(tmp_path / "screen_attention.ome.zarr" / field) as attention,
+        ):
+            assert (after.axes, after.shape, after.dtype, after.pixel_size_um) == (
+                before.axes, before.shape, before.dtype, before.pixel_size_um
+            )  # fmt: skip
+            kept = np.asarray(attention) == 0
+            np.testing.assert_array_equal(np.asarray(after)[kept], np.asarray(before)[kept])
+    reports = tmp_path / "screen_reports"
+    report = json.loads((reports / "screen_A_1_0_report.json").read_text())
+    assert report["outputs"]["report"] == str(reports / "screen_A_1_0_report.html")
+    assert not any("unfinished" in file.read_text() for file in reports.iterdir())
+
+
+def test_a_plate_with_a_broken_field_does_not_appear_until_it_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    whole = plate(tmp_path / "whole.ome.zarr")
+    assert main(["enhance", str(whole), "--quiet"]) == 0
+    shutil.move(path / "B/2/0", tmp_path / "aside")
+    assert main(["enhance", str(path), "--quiet"]) == 1
+    assert "1 of 4 fields failed, so no plate appears; give --resume" in capsys.readouterr().err
+    assert not {name for name in names(tmp_path) if name.startswith("screen_") and not name.endswith(".unfinished")}
+    shutil.move(tmp_path / "aside", path / "B/2/0")
+    assert main(["enhance", str(path), "--quiet"]) == 2
+    assert "left from an interrupted job; give --resume" in capsys.readouterr().err
+    assert main(["enhance", str(path), "--quiet", "--resume"]) == 0
+    for field in FIELDS:
+        made = [tmp_path / f"{name}_enhanced.ome.zarr" / field for name in ("screen", "whole")]
+        with open_stack(made[0]) as one, open_stack(made[1]) as other:
+            assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    assert not any(name.endswith(".unfinished") for name in names(tmp_path))
+
+
+def test_a_finished_plate_is_verified_or_replaced_only_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, made = plate(tmp_path / "screen.ome.zarr"), tmp_path / "screen_enhanced.ome.zarr"
+    assert main(["enhance", str(path), "--quiet"]) == 0
+    before = {file: file.stat().st_mtime_ns for file in made.rglob("*")}
+    assert main(["enhance", str(path), "--quiet"]) == 2
+    assert "exists already; give --overwrite" in capsys.readouterr().err
+    assert main(["enhance", str(path), "--quiet", "--resume"]) == 0
+    assert {file: file.stat().st_mtime_ns for file in made.rglob("*")} == before
+    (made / "old").touch()
+    assert main(["enhance", str(path), "--quiet", "--overwrite"]) == 0
+    assert not (made / "old").exists()
+    assert names(tmp_path) == {path.name, made.name, "screen_attention.ome.zarr", "screen_reports"}
+
+
+def test_a_plate_goes_where_it_is_told_and_only_what_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plate(tmp_path / "screen.ome.zarr", wells={"A/1": (0, 0)}, fields=1)
+    out = tmp_path / "new" / "results"
+    assert main(["enhance", str(path), "--output-dir", str(out), "--no-attention", "--no-report", "--quiet"]) == 0
+    assert names(out) == {"screen_enhanced.ome.zarr"}
+    assert main(["enhance", str(path), "-o", str(tmp_path / "mine.zarr"), "--quiet"]) == 0
+    assert names(tmp_path) == {path.name, "new", "mine.zarr", "mine_attention.zarr", "mine_reports"}
+    assert stated(tmp_path / "mine.zarr", "plate") == stated(path, "plate")
+    assert main(["enhance", str(path), "-o", str(tmp_path / "no" / "mine.zarr"), "--quiet"]) == 2
+    assert main(["enhance", str(path), "--confidence", "--quiet"]) == 2
+    assert "one by one" in capsys.readouterr().err
+
+
+def test_a_field_alone_and_fields_as_tiff_are_stacks(tmp_path: Path) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    assert main(["enhance", str(path / "A/1/0"), "--quiet", "--no-report", "--no-attention"]) == 0
+    assert main(["enhance", str(path), "--format", "ome-tiff", "--quiet", "--no-report", "--no-attention"]) == 0
+    assert names(tmp_path) == {path.name, "screen_A_1_0_enhanced.ome.zarr"} | {
+        f"screen_{field.replace('/', '_')}_enhanced.ome.tif" for field in FIELDS
+    }
+
+
+def test_a_dry_run_of_a_plate_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = plate(tmp_path / "screen.ome.zarr", wells={"A/1": (0, 0)}, fields=1)
+    assert main(["enhance", str(path), "--dry-run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["stacks"][0]["axes"] == "YX"
+    assert names(tmp_path) == {path.name}
