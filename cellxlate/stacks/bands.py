@@ -256,7 +256,7 @@ def level_count(plane_shape: tuple[int, int]) -> int:
     return count
 
 
-def build_pyramid(full: Bands, reduction: Reduction, share: Share = map) -> list[Bands]:
+def build_pyramid(full: Bands, reduction: Reduction, share: Share = map, *, levels: int | None = None) -> list[Bands]:
     """Write the lower levels of a pyramid beside the array of full resolution.
 
     Parameters
@@ -267,22 +267,24 @@ def build_pyramid(full: Bands, reduction: Reduction, share: Share = map) -> list
         What becomes of 2 x 2 pixels.
     share : callable
         Like `map`; what it is given may be sent to other processes that see the folder.
+    levels : int, optional
+        How many there are in the end, `full` counted; by the size of a plane by default.
 
     Returns
     -------
     list of Bands
         All levels, `full` first.
     """
-    levels = [full]
-    for level in range(1, level_count((full.size("Y"), full.size("X")))):
-        above = levels[-1]
+    made = [full]
+    for level in range(1, levels or level_count((full.size("Y"), full.size("X")))):
+        above = made[-1]
         below = Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype)
         below.create()
         places = product(below.plane_indices(), range(below.per_plane))
         for _ in share(partial(_halve_bands, above, below, reduction), places):
             pass
-        levels.append(below)
-    return levels
+        made.append(below)
+    return made
 
 
 def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:

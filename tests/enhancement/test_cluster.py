@@ -27,6 +27,8 @@ from cellxlate.enhancement import worker as worker_room
 from cellxlate.enhancement.cluster import Cluster, open_cluster, tasks_of
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import Place
+from cellxlate.enhancement.outputs import name_outputs
+from cellxlate.enhancement.plan import make_plan
 from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
 from cellxlate.quality.tally import Tally
@@ -522,6 +524,55 @@ def test_a_dry_run_predicts_from_a_sample_and_writes_nothing(
     with cellxlate.open_stack(stack) as read:
         result = cellxlate.enhance(read, tiny_model)
     assert expected["cell_fraction"] == pytest.approx((result.attention > 0).mean(), abs=1e-3)
+
+
+def test_a_moment_in_which_the_machine_was_busy_is_not_scaled(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (4, 1100, 1100)
+    stack = Stack.from_array(np.broadcast_to(np.uint16(100), shape), "ZYX")
+    plan = make_plan(
+        stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
+    )
+    outputs = name_outputs(tmp_path / "a.tif", is_zarr=False)
+    times = iter([dict.fromkeys(costs.PARTS[2:], 1.0) | {"finish": 50.0}, dict.fromkeys(costs.PARTS[2:], 2.0)])
+    asked = []
+
+    def run_sample(plan: Any, outputs: Any, folder: Path, *, levels: int) -> Any:
+        asked.append(levels)
+        return next(times), Tally(plane_axes="TC")
+
+    monkeypatch.setattr(costs, "run_sample", run_sample)
+    found = costs.predict(plan, outputs, plan_s=3.0)
+    scale = 4 * 1100 * 1100 / 1e6 / found.sampled_megapixels
+    assert asked == [2, 2]  # the planes get a pyramid
+    assert found.seconds["bands"] == pytest.approx(scale)
+    assert found.seconds["finish"] == pytest.approx(2 * scale)
+    assert found.seconds["report"] == 1.0
+    assert found.seconds["plan"] == 3.0
+
+
+def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack.from_array(np.random.default_rng(0).integers(50, 99, (70, 60), np.uint16), "YX")
+    plan = make_plan(
+        stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
+    )
+    built, honest = [], costs.build_pyramid
+
+    def build(bands: Bands, *arguments: Any, **options: Any) -> Any:
+        built.append([level.shape for level in honest(bands, *arguments, **options)])
+        return built[-1]
+
+    monkeypatch.setattr(costs, "build_pyramid", build)
+    for levels, expected in ((1, []), (3, [[(70, 60), (35, 30)]] * 2)):
+        folder = tmp_path / str(levels)
+        folder.mkdir()
+        seconds, tally = costs.run_sample(plan, name_outputs(tmp_path / "a.tif", is_zarr=False), folder, levels=levels)
+        assert built == expected
+        assert set(seconds) == set(costs.PARTS[2:])
+        assert tally.pixels == 70 * 60
 
 
 def test_only_the_bands_are_shared_by_processes() -> None:
