@@ -535,6 +535,7 @@ REFUSED: list[tuple[str, str, tuple[int, ...], str, str]] = [
     ("a.ome.tif", "SZYX", (3, 2, 8, 8), "uint8", "cannot hold the axes SZYX"),
     ("a.ome.tif", "YXS", (8, 8, 2), "uint8", "holds 3 or 4 colour samples, the stack has 2"),
     ("a.ome.zarr", "YXS", (8, 8, 3), "uint8", "the stack has YXS; choose --format zarr"),
+    ("a.ome.zarr", "CSYX", (2, 3, 8, 8), "uint8", "the stack has CSYX; choose --format zarr"),
     ("a.ome.zarr", "ZCYX", (2, 2, 8, 8), "uint8", "time first.*the stack has ZCYX; choose --format zarr"),
 ]
 
