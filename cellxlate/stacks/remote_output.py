@@ -13,8 +13,8 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import Format
 
 LOCK_NAME = ".cellxlate-lock"
-RENEW_S = 10.0
-SILENT_S = 45.0
+RENEW_S = 5.0
+SILENT_S = 25.0
 """A lock that is not renewed for so long was left by a job that was killed."""
 
 ROOT = "zarr.json"
@@ -25,9 +25,9 @@ PUBLISHING = "publishing"
 class ObjectLock:
     """Holds an address in a bucket against other jobs: an object that is written only if nobody else has written it.
 
-    Its holder renews it every 10 s. Who finds one waits 45 s for it to be renewed; if it is not, its holder was killed,
+    Its holder renews it every 5 s. Who finds one waits 25 s for it to be renewed; if it is not, its holder was killed,
     and the lock is taken over. No clock of the machines or the store is compared. A holder that was suspended for so
-    long notices that its lock is gone, and writes nothing more.
+    long renews it before it writes on, and finds out whether it is gone.
 
     Attributes
     ----------
@@ -40,6 +40,7 @@ class ObjectLock:
     def __init__(self, folder: RemotePath, version: str, holder: str) -> None:
         self.folder, self._version, self._holder = folder, version, holder
         self._lost, self._ended, self._count = False, threading.Event(), 0
+        self._renewed, self._one = time.monotonic(), threading.Lock()
         self._renewing = threading.Thread(target=self._renew, name="cellxlate-lock", daemon=True)
         self._renewing.start()
 
@@ -69,6 +70,8 @@ class ObjectLock:
 
     def check(self) -> None:
         """Raise OutputError where another job has taken the lock, since this one was silent for too long."""
+        if time.monotonic() - self._renewed > SILENT_S:
+            self._renew_now()
         if self._lost:
             raise OutputError(f"{self.folder} was taken over by another job while this one stood still; wait for it")
 
@@ -93,20 +96,20 @@ class ObjectLock:
 
     def _renew(self) -> None:
         """Write the lock again and again, so that others see it live."""
-        last = time.monotonic()
-        while not self._ended.wait(RENEW_S):
+        while not self._lost and not self._ended.wait(RENEW_S):
+            with contextlib.suppress(OSError):  # the way to the store is broken for a moment
+                self._renew_now()
+
+    def _renew_now(self) -> None:
+        with self._one:
             self._count += 1
             try:
                 self._version = (self.folder / LOCK_NAME).write_if(
                     _content(self._holder, self._count), expected=self._version
                 )
-                last = time.monotonic()
             except FileExistsError:
-                if not self._is_own():
-                    self._lost = True
-                    return
-            except OSError:  # the way to the store is broken for a moment
-                self._lost = self._lost or time.monotonic() - last > SILENT_S
+                self._lost = not self._is_own()
+            self._renewed = time.monotonic()
 
     def _is_own(self) -> bool:
         """Return whether the lock is this one, whose answer got lost; take its version then."""
@@ -115,7 +118,7 @@ class ObjectLock:
             version = lock.version()
             if json.loads(lock.read_bytes()).get("holder") != self._holder:
                 return False
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return False
         self._version = version
         return True

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,6 +214,40 @@ def test_what_ends_a_job_releases_the_cluster_and_resuming_continues_in_one_proc
     assert same(report, alone(stack, tiny_model))
 
 
+def test_what_waits_is_taken_back_when_a_job_ends_and_its_stack_is_closed(
+    stack: Path, tiny_model: Path, inside: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, begun, ended = Bands.write, [], []
+
+    def write(self: Bands, index: Any, first_row: int, pixels: Any) -> None:
+        if pixels.dtype == np.uint16:
+            (ended or begun).append((index, first_row))
+            time.sleep(0.3)
+        honest(self, index, first_row, pixels)
+
+    def stop(_news: EnhanceProgress) -> None:
+        ended.append("the job")
+        raise Stop
+
+    monkeypatch.setattr(Bands, "write", write)
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=stop)
+    time.sleep(1.5)
+    assert len(ended) - 1 <= 2  # that which each of two workers had begun; the two that waited are not
+    monkeypatch.undo()
+    monkeypatch.setattr(worker_room, "_OPEN", {})
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
+    assert same(report, alone(stack, tiny_model))
+    assert worker_room._OPEN == {}
+
+
+def test_models_are_taken_off_the_workers(stack: Path, tiny_model: Path, inside: Cluster) -> None:
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+    assert report.model_digest in worker_room._MODELS
+    inside.release()
+    assert report.model_digest not in worker_room._MODELS
+
+
 def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_model: Path, inside: Cluster) -> None:
     most = 0
 
@@ -257,12 +292,16 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
         worker_room.forget_job("t")
         job.identity["sampled_sha256"] = "0"
         seen.append(worker_room.fault_of_worker(job))
+        seen.append(worker_room.fault_of_worker(replace(job, version="0.0.9")))
+        seen.append(worker_room.fault_of_worker(replace(job, digest="f" * 64)))
         yield from ()
 
     with pytest.raises(Exception, match="not written"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
     assert seen[0] == ""
     assert "another file" in seen[1]
+    assert "the job 0.0.9; install the same" in seen[2]
+    assert "has not got the model ffffffffffff" in seen[3]
 
 
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:

@@ -1,7 +1,6 @@
 """Results in a bucket: the pixels of a local run, nothing half-written under a final name, one job at a time."""
 
 import json
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -273,12 +272,6 @@ def test_the_lock_of_a_job_that_was_killed_is_taken_over_and_the_killed_one_writ
     monkeypatch.setattr(remote_output, "RENEW_S", 0.05)
     with open_writer(out, like=like, resume=True) as writer:
         assert writer.is_done((), 0)
-        still._lock._ended.set()
-        still._lock._renewing.join()
-        still._lock._ended.clear()
-        awake = threading.Thread(target=still._lock._renew, daemon=True)  # type: ignore[union-attr]
-        awake.start()
-        awake.join(5)
         for write in (lambda: still.write((), 0, like.read(())), still.publish):
             still._finished = True
             with pytest.raises(OutputError, match="was taken over by another job"):
@@ -288,6 +281,20 @@ def test_the_lock_of_a_job_that_was_killed_is_taken_over_and_the_killed_one_writ
         writer.publish()
     assert np.array_equal(read(out)[0], like.read(()))
     assert not [name for name in objects(out) if ".partial/" in name]
+
+
+def test_a_job_that_was_suspended_goes_on_where_nobody_took_its_lock(
+    out: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_output, "RENEW_S", 60.0)
+    monkeypatch.setattr(remote_output, "SILENT_S", 0.1)
+    like = Stack(np.ones((90, 80), np.uint8), "YX")
+    with open_writer(out, like=like) as writer:
+        time.sleep(0.2)
+        writer.write((), 0, like.read(()))
+        writer.finish()
+        writer.publish()
+    assert np.array_equal(read(out)[0], like.read(()))
 
 
 def test_a_lock_outlives_a_store_that_fails_for_a_moment(out: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
