@@ -304,6 +304,26 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
     assert "has not got the model ffffffffffff" in seen[3]
 
 
+def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_room, "_OPEN", {})
+    closed: list[str] = []
+
+    def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
+        worker_room.keep_model(plan.bundle, 1)
+        for number in range(worker_room.MOST_OPEN + 2):
+            job = worker_room.band_job(plan, f"job {number}", image=image.bands, attention=attention.bands)
+            assert worker_room.fault_of_worker(job) == ""
+            opened = worker_room._OPEN[job.token]
+            opened.stack = replace(opened.stack, release=lambda number=number: closed.append(f"job {number}"))
+        raise Stop
+        yield
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
+    assert closed == ["job 0", "job 1"]
+    assert list(worker_room._OPEN) == [f"job {number}" for number in range(2, worker_room.MOST_OPEN + 2)]
+
+
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
     def late(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
