@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -307,6 +308,11 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
 def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_room, "_OPEN", {})
     closed: list[str] = []
+    names: dict[Any, str] = {}
+
+    def release(honest: Any) -> None:
+        closed.append(names[honest])
+        honest()
 
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
@@ -314,7 +320,8 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
             job = worker_room.band_job(plan, f"job {number}", image=image.bands, attention=attention.bands)
             assert worker_room.fault_of_worker(job) == ""
             opened = worker_room._OPEN[job.token]
-            opened.stack = replace(opened.stack, release=lambda number=number: closed.append(f"job {number}"))
+            names[opened.stack.release] = job.token
+            opened.stack = replace(opened.stack, release=partial(release, opened.stack.release))
         raise Stop
         yield
 
@@ -322,6 +329,8 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
     assert closed == ["job 0", "job 1"]
     assert list(worker_room._OPEN) == [f"job {number}" for number in range(2, worker_room.MOST_OPEN + 2)]
+    for opened in worker_room._OPEN.values():
+        opened.stack.close()
 
 
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
