@@ -249,6 +249,21 @@ def test_models_are_taken_off_the_workers(stack: Path, tiny_model: Path, inside:
     assert report.model_digest not in worker_room._MODELS
 
 
+def test_networks_use_as_many_threads_as_the_worker_has(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from cellxlate.model.bundle import load_model
+
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    plugin = cluster_room.ModelOnWorkers(load_model(tiny_model))
+    plugin.setup(SimpleNamespace(state=SimpleNamespace(nthreads=3)))
+    assert threads == [3]
+    assert worker_room._MODELS[plugin.bundle.digest] is plugin.bundle
+    plugin.teardown(None)
+    assert plugin.bundle.digest not in worker_room._MODELS
+
+
 def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_model: Path, inside: Cluster) -> None:
     most = 0
 

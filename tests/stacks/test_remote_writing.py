@@ -374,3 +374,17 @@ def test_workers_write_into_the_bucket_themselves(cells: Path, out: RemotePath, 
     assert np.array_equal(read(out), image)
     assert np.array_equal(read(report.outputs["attention"]), attention)
     assert report.kept_violations == 0
+
+
+def test_a_dry_run_reads_from_the_bucket_and_writes_nothing(
+    cells: Path, out: RemotePath, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cellxlate.open_stack(cells) as stack:
+        write_stacks([(stack, out)])
+    before = objects(out)
+    assert main(["enhance", str(out), "-m", str(tiny_model), "--dry-run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["shape"] == [2, 600, 60]
+    assert answer["outputs"][0] == str(out.with_name("cells_enhanced.ome.zarr"))
+    assert answer["expected"]["megapixels"] == 0.072
+    assert objects(out) == before
