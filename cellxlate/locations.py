@@ -146,9 +146,7 @@ class RemotePath:
         """
         if not self.writable:
             return len(self.read_bytes())
-        bucket, key = self._bucket_key
-        with remote_faults(self):
-            return int(connection(self.scheme).call_s3("head_object", Bucket=bucket, Key=key)["ContentLength"])
+        return int(self._head()["ContentLength"])
 
     def read_bytes(self) -> bytes:
         """Return the object."""
@@ -231,9 +229,12 @@ class RemotePath:
         FileNotFoundError
             There is none.
         """
+        return str(self._head()["ETag"])
+
+    def _head(self) -> dict[str, Any]:
         bucket, key = self._bucket_key
         with remote_faults(self):
-            return str(connection(self.scheme).call_s3("head_object", Bucket=bucket, Key=key)["ETag"])
+            return dict(connection(self.scheme).call_s3("head_object", Bucket=bucket, Key=key))
 
     @property
     def _bucket_key(self) -> tuple[str, str]:

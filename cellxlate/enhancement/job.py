@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.quality.report import RunReport, write_report
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.bands import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
@@ -36,16 +35,8 @@ __all__ = [
     "steps_to_files", "withdraw",
 ]  # fmt: skip
 
-THREADS = 2
-"""That build pyramids; more gain nothing, since most of it is Python."""
-
 Progress = Callable[[EnhanceProgress], object]
 Result = TypeVar("Result")
-
-
-def share_here(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Do what `map` does, in some threads of this process."""
-    return ahead(function, items, threads=THREADS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Place:
 
     write_bands: WriteBands = write_bands
     compare: Compare = compare_here
-    share: Share = share_here
+    share: Share = map
 
 
 HERE = Place()

@@ -46,8 +46,7 @@ class FilePixels:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        chosen = positions(key, self.shape)
-        ranges = [range(part, part + 1) if isinstance(part, int) else part for part in chosen]
+        ranges, kept = picked(key, self.shape)
         window = np.empty([len(part) for part in ranges], self.dtype)
         rows = ranges[self.row_axis]
         if window.size:
@@ -57,7 +56,7 @@ class FilePixels:
                 window[place] = self._rows(plane, min(rows), max(rows) + 1)[:: abs(rows.step)][within]
             if rows.step < 0:
                 window = np.flip(window, self.row_axis)
-        return window.reshape([len(part) for part in chosen if isinstance(part, range)])
+        return window.reshape(kept)
 
     def _rows(self, plane: list[int], first: int, last: int) -> Any:
         """Read whole rows of one plane."""
@@ -137,6 +136,13 @@ def positions(key: Any, shape: tuple[int, ...]) -> list[int | range]:
         raise IndexError(f"{len(parts)} indices for {len(shape)} axes")
     parts += [slice(None)] * (len(shape) - len(parts))
     return [range(size)[part] for size, part in zip(shape, parts, strict=True)]
+
+
+def picked(key: Any, shape: tuple[int, ...]) -> tuple[list[range], list[int]]:
+    """Return the positions that an index picks along each axis, and the shape of the result, without single ones."""
+    chosen = positions(key, shape)
+    ranges = [range(part, part + 1) if isinstance(part, int) else part for part in chosen]
+    return ranges, [len(part) for part in chosen if isinstance(part, range)]
 
 
 def as_slice(part: range) -> slice:

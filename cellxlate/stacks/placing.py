@@ -1,7 +1,6 @@
 """Where an output may go, and how it gets its final name: on a disk, or in a bucket (`remote_output`)."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from cellxlate.errors import OutputError
@@ -9,6 +8,7 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.naming import Format
 from cellxlate.stacks.remote_output import ObjectLock, check_remote_place, publish_objects
+from cellxlate.whole_file import wait_for_disk
 
 JOB_FILE = "job.json"
 """In a partial: what is being written."""
@@ -65,11 +65,11 @@ def _rename(result: Path, path: Path, partial: Path) -> None:
     if result.is_dir() and hasattr(os, "sync"):
         os.sync()  # thousands of files, each of which fsync would wait for
     else:
-        _sync(result)
+        wait_for_disk(result)
     if path.is_dir() or (path.exists() and result.is_dir()):
         path.rename(partial / "replaced")
     result.replace(path)
-    _sync(path.parent)
+    wait_for_disk(path.parent)
 
 
 def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool) -> None:
@@ -94,13 +94,3 @@ def _check_partial(partial: Path, *, usable: bool) -> None:
         raise OutputError(f"{partial} is in the way and no partial of an interrupted job; move it elsewhere")
     if not usable and (partial / JOB_FILE).is_file():
         raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder has reached the disk, where the system can."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,7 +9,7 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import one_line
-from cellxlate.stacks.reading_zarr import OF_THE_FORMAT, zarr_images
+from cellxlate.stacks.reading_zarr import further_attributes, ome_attributes, zarr_images
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS
 
@@ -24,7 +24,7 @@ def plate_fields(path: Location) -> list[str]:
     """
     try:
         group = zarr.open(store_of(path), mode="r")
-        is_plate = isinstance(group, zarr.Group) and isinstance(_stated(group).get("plate"), Mapping)
+        is_plate = isinstance(group, zarr.Group) and isinstance(ome_attributes(group).get("plate"), Mapping)
     except READ_FAULTS as fault:
         raise InputError(
             f"{path} is a damaged or unsupported Zarr folder ({one_line(fault)}); copy it again"
@@ -45,15 +45,15 @@ def start_plate(source: Location, target: Path, *, version: Literal["0.4", "0.5"
         Of the new one.
     """
     before = zarr.open_group(store_of(source), mode="r")
-    plate = dict(_stated(before)["plate"])
+    plate = dict(ome_attributes(before)["plate"])
     after = zarr.open_group(target, mode="a", zarr_format=3 if version == "0.5" else 2)
-    _state(after, _further(before), "plate", plate, version)
+    _state(after, further_attributes(before.attrs.asdict()), "plate", plate, version)
     for place in dict.fromkeys(str(well["path"]) for well in plate["wells"]):
         well: Any = before[place]
         group = after
         for part in place.split("/"):
             group = group.require_group(part)
-        _state(group, _further(well), "well", dict(_stated(well)["well"]), version)
+        _state(group, further_attributes(well.attrs.asdict()), "well", dict(ome_attributes(well)["well"]), version)
 
 
 def _state(group: zarr.Group, further: dict[str, Any], kind: str, stated: dict[str, Any], version: str) -> None:
@@ -62,13 +62,3 @@ def _state(group: zarr.Group, further: dict[str, Any], kind: str, stated: dict[s
         group.update_attributes(further | {"ome": {"version": version, kind: stated}})
     else:
         group.update_attributes(further | {kind: stated | {"version": version}})
-
-
-def _stated(group: zarr.Group) -> Mapping[str, Any]:
-    everything: dict[str, Any] = group.attrs.asdict()
-    return everything["ome"] if isinstance(everything.get("ome"), Mapping) else everything
-
-
-def _further(group: zarr.Group) -> dict[str, Any]:
-    everything: dict[str, Any] = group.attrs.asdict()
-    return {key: value for key, value in everything.items() if key not in OF_THE_FORMAT}

@@ -13,7 +13,7 @@ import numpy as np
 from cellxlate.errors import InputError
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.pixels import as_slice, positions
+from cellxlate.stacks.pixels import as_slice, picked
 from cellxlate.stacks.stack import Stack
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
@@ -243,17 +243,13 @@ class FilePlanes:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        chosen = positions(key, self.shape)
-        over = [range(part, part + 1) if isinstance(part, int) else part for part in chosen[: len(self.outer)]]
-        within = chosen[len(self.outer) :]
-        inside = tuple(as_slice(part) if isinstance(part, range) else part for part in within)
-        window = np.empty(
-            [len(part) for part in [*over, *(part for part in within if isinstance(part, range))]], self.dtype
-        )
+        ranges, kept = picked(key, self.shape)
+        over, within = ranges[: len(self.outer)], tuple(as_slice(part) for part in ranges[len(self.outer) :])
+        window = np.empty([len(part) for part in ranges], self.dtype)
         if window.size:
             for place in product(*(range(len(part)) for part in over)):
                 at = [part[number] for part, number in zip(over, place, strict=True)]
                 number = int(np.ravel_multi_index(at, self.outer)) if at else 0
                 with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
-                    window[place] = stack.pixels[inside]
-        return window.reshape([len(part) for part in chosen if isinstance(part, range)])
+                    window[place] = stack.pixels[within]
+        return window.reshape(kept)

@@ -17,7 +17,7 @@ from cellxlate.stacks.calibration import Calibration, positive
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_xml import OmeImage, parse, read_ome
-from cellxlate.stacks.pixels import positions
+from cellxlate.stacks.pixels import picked
 from cellxlate.stacks.stack import Stack, check_axes, fitting
 
 ReadWindow = Callable[[tuple[int, ...], slice, slice], Any]
@@ -55,21 +55,20 @@ class WindowPixels:
         return len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
-        chosen = positions(key, self.shape)
-        ranges = [range(part, part + 1) if isinstance(part, int) else part for part in chosen]
+        ranges, kept = picked(key, self.shape)
         window = np.empty([len(part) for part in ranges], self.dtype)
         inner = ranges[self.outer :]
         if window.size:
             rows, columns = (slice(min(part), max(part) + 1) for part in inner[:2])
-            picked = [
+            within = [
                 np.asarray(part) - start for part, start in zip(inner, (rows.start, columns.start, 0), strict=False)
             ]
             for place in product(*(range(len(part)) for part in ranges[: self.outer])):
                 plane = tuple(part[number] for part, number in zip(ranges, place, strict=False))
                 with self.lock:
                     found = np.asarray(self.read(plane, rows, columns))
-                window[place] = found[np.ix_(*picked)]
-        return window.reshape([len(part) for part in chosen if isinstance(part, range)])
+                window[place] = found[np.ix_(*within)]
+        return window.reshape(kept)
 
 
 @dataclass(frozen=True)

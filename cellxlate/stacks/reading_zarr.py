@@ -112,19 +112,20 @@ def remote_metadata(path: RemotePath) -> dict[str, bytes]:
     return found
 
 
-def _attributes(group: zarr.Group) -> Mapping[str, Any]:
+def ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
     """Return what a group states of images: under "ome" since 0.5, beside all else before."""
     everything: dict[str, Any] = group.attrs.asdict()
     return everything["ome"] if isinstance(everything.get("ome"), Mapping) else everything
 
 
-def _further(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def further_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stated beside the things of the format."""
     return {key: value for key, value in attributes.items() if key not in OF_THE_FORMAT}
 
 
 def _images(group: zarr.Group) -> list[str]:
     """Return the places of the images in a group: itself, those of a well or a plate, or those of a set."""
-    attributes = _attributes(group)
+    attributes = ome_attributes(group)
     if "multiscales" in attributes:
         return [""]
     if "plate" in attributes:
@@ -133,7 +134,7 @@ def _images(group: zarr.Group) -> list[str]:
     if "well" in attributes:
         return [str(field["path"]) for field in attributes["well"]["images"]]
     if "bioformats2raw.layout" in attributes:
-        listed = _attributes(_subgroup(group, "OME")).get("series") if "OME" in group else None
+        listed = ome_attributes(_subgroup(group, "OME")).get("series") if "OME" in group else None
         found = [str(place) for place in listed or sorted((k for k in group.group_keys() if k.isdecimal()), key=int)]
         if found:
             return found
@@ -156,7 +157,7 @@ def _others(places: Sequence[str], image: int) -> tuple[str, ...]:
 
 def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others: tuple[str, ...]) -> Stack:
     """Open the image of an OME-Zarr group."""
-    attributes = _attributes(group)
+    attributes = ome_attributes(group)
     image: Mapping[str, Any] = attributes["multiscales"][0]
     first = image["datasets"][0]
     array = group[first["path"]]
@@ -194,8 +195,8 @@ def _zarr_metadata(
         "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
         "omero": {} if "omero" in own_keys else kept.get("omero", shown),
         "multiscale": further | dict(kept.get("replaced", {})),
-        "attributes": _further(everything),
-        "ome": {} if attributes == everything else _further(attributes),
+        "attributes": further_attributes(everything),
+        "ome": {} if attributes == everything else further_attributes(attributes),
         "array": array.attrs.asdict(),
     }  # fmt: skip
     lost = []
