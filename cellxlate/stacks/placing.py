@@ -82,7 +82,9 @@ def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool
         raise OutputError(f"{path} is the input itself; choose another name with -o")
     if not replace:
         raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
-    if path.is_dir() and (kind == "ome-tiff" or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))):
+    if path.is_dir() and (
+        kind in ("ome-tiff", "tiff") or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+    ):
         raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
 
 

@@ -562,6 +562,15 @@ def test_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
         open_writer(tmp_path / name, like=stack_of(random_pixels((8, 8)), "YX"))
 
 
+@pytest.mark.parametrize("kind", ["ome-tiff", "tiff"])
+def test_a_file_does_not_take_the_place_of_an_image_in_a_folder(tmp_path: Path, kind: str) -> None:
+    source = stack_of(random_pixels((8, 8)), "YX")
+    folder = written(tmp_path / "a.ome.zarr", source).rename(tmp_path / "a.tif")
+    with pytest.raises(OutputError, match="is a folder and no OME-Zarr image"):
+        open_writer(folder, like=source, format=kind, overwrite=True)
+    assert (folder / "zarr.json").is_file()
+
+
 def test_places_that_must_not_be_written_are_refused(tmp_path: Path) -> None:
     source = stack_of(random_pixels((8, 8)), "YX")
     with pytest.raises(OutputError, match="does not exist; make it first"):
