@@ -1,9 +1,13 @@
 """How often a run warns: of images that are like the training images, of others, and of planted faults.
 
-    python tests/bench/alarms.py DATA [--model MODEL]
+    python tests/bench/alarms.py DATA [--model MODEL] [--others FOLDER]
 
 DATA holds `nuclei_lowexp`, `natural_dsb` and `holo2bright`. Everything is enhanced as a user would; nothing here was
 used to calibrate a limit (of the other sets, every second image was). Prints two tables in Markdown.
+
+With --others instead: a row for each sub-folder of FOLDER, which holds images of one kind that a model was not trained
+on (whatever the program opens; of each the plane in the middle), as they are and with their brightness stretched to
+that of the training images; each time the images that nothing was said of. Then fields that something was done to.
 """
 
 import argparse
@@ -26,6 +30,11 @@ Plane = npt.NDArray[Any]
 NOISE_COUNTS, OFFSET_COUNTS = 4.0, 104.0
 """Of nuclei_lowexp."""
 PLANTED_RADIUS_PX, TILE_PX = 9, 128
+HEAD = (
+    "| images | number | any warning, % | other images | nothing selected | attention | added | lost | seam |\n"
+    + "|---" * 9
+    + "|"
+)
 
 
 def kinds(data: Path) -> dict[str, list[Plane]]:
@@ -56,6 +65,73 @@ def kinds(data: Path) -> dict[str, list[Plane]]:
     }
 
 
+def others(folder: Path) -> dict[str, dict[str, Plane]]:
+    """Return images by kind and name: one plane of every file of every sub-folder."""
+    found: dict[str, dict[str, Plane]] = {}
+    for path in sorted(folder.glob("*/*")):
+        with cellxlate.open_stack(path) as stack:
+            indices = list(stack.plane_indices())
+            found.setdefault(path.parent.name, {})[path.name] = stack.read(indices[len(indices) // 2])
+    return found
+
+
+def wrong_uses(data: Path, model: Any) -> dict[str, dict[str, Plane]]:
+    """Return what else is done to fields of the kind a model was trained on, before and instead of enhancing them."""
+    fields, clear = (
+        {path.name: tifffile.imread(path) for path in sorted((data / "nuclei_lowexp" / folder).glob("*.tif"))}
+        for folder in ("test_S", "test_S_truth")
+    )
+
+    def each(change: Callable[[Plane], Plane], dtype: type = np.uint16) -> dict[str, Plane]:
+        return {
+            name: np.clip(np.rint(change(plane.astype(float))), 0, 65535).astype(dtype)
+            for name, plane in fields.items()
+        }
+
+    return {
+        "clear already (the truth)": clear,
+        "stretched to 8 bits": each(lambda plane: 255 * (plane - plane.min()) / (plane.max() - plane.min()), np.uint8),
+        "background taken off": each(lambda plane: plane - np.median(plane)),
+        "median of 3 x 3 px": each(lambda plane: ndimage.median_filter(plane, 3)),
+        "enhanced already": {name: cellxlate.enhance(plane, model).image for name, plane in fields.items()},
+    }
+
+
+def stretched(plane: Plane, domain: Any) -> Plane:
+    """Return a plane with the background and the intensity range of training images, in whole counts."""
+    wanted = {name: float(np.exp(domain["quantities"][name]["middle"])) for name in ("black", "range")}
+    smooth = ndimage.gaussian_filter(plane.astype(float), 1.0)
+    black, white = np.percentile(smooth, [10, 99.5])
+    counts = wanted["black"] + (plane - black) * wanted["range"] / max(float(white - black), 1e-9)
+    return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
+
+
+def print_others(data: Path, folder: Path, model: Any) -> None:
+    """Print the rows of other images, of the same with other brightness, and of wrong uses."""
+    images, domain = others(folder), model.card["domain"]
+    print("As they are:\n")
+    print_kinds(images, model)
+    print("With the brightness of the training images:\n")
+    alike = {
+        kind: {name: stretched(plane, domain) for name, plane in planes.items()} for kind, planes in images.items()
+    }
+    print_kinds(alike, model)
+    print("Fields that something was done to:\n")
+    print_kinds(wrong_uses(data, model), model)
+
+
+def print_kinds(images: dict[str, dict[str, Plane]], model: Any) -> None:
+    """Print a row per kind, one of all, and the images that nothing was said of."""
+    print(HEAD)
+    silent, number = [], 0
+    for kind, planes in images.items():
+        row, spoke = kind_row(kind, list(planes.values()), model, [])
+        print(row, flush=True)
+        silent += [f"{kind}: {name}" for name, heard in zip(planes, spoke, strict=True) if not heard]
+        number += len(planes)
+    print(f"\n{number - len(silent)} of {number} warned of. Silent: {'; '.join(silent) or 'none'}\n")
+
+
 def verdicts(tally: Tally) -> dict[str, bool]:
     """Return which checks speak."""
     trust = tally.trust[0]
@@ -70,20 +146,16 @@ def verdicts(tally: Tally) -> dict[str, bool]:
     }
 
 
-def kind_rows(images: dict[str, list[Plane]], model: Any, results: list[Any]) -> list[str]:
-    """Return a row per kind: how many are warned of, in percent, by any check and by each."""
-    rows = []
-    for name, planes in images.items():
-        found, spoke = [], []
-        for plane in planes:
-            result = cellxlate.enhance(plane, model)
-            found.append(verdicts(result.report.tally))
-            spoke.append(bool(result.report.warnings))
-            if name.startswith("**"):
-                results.append((plane, result.image, result.attention))
-        shares = [f"{100 * np.mean([one[check] for one in found]):.0f}" for check in found[0]]
-        rows.append(f"| {name} | {len(planes)} | **{100 * np.mean(spoke):.0f}** | {' | '.join(shares)} |")
-    return rows
+def kind_row(name: str, planes: list[Plane], model: Any, results: list[Any]) -> tuple[str, list[bool]]:
+    """Return a row of how many are warned of, in percent, by any check and by each; and which are. Results are kept."""
+    found, spoke = [], []
+    for plane in planes:
+        result = cellxlate.enhance(plane, model)
+        found.append(verdicts(result.report.tally))
+        spoke.append(bool(result.report.warnings))
+        results.append((plane, result.image, result.attention))
+    shares = [f"{100 * np.mean([one[check] for one in found]):.0f}" for check in found[0]]
+    return f"| {name} | {len(planes)} | **{100 * np.mean(spoke):.0f}** | {' | '.join(shares)} |", spoke
 
 
 def disc(shape: tuple[int, ...], row: int, column: int) -> npt.NDArray[np.float64]:
@@ -155,12 +227,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="nuclei-lowexp")
+    parser.add_argument("--others", type=Path)
     options = parser.parse_args()
     model, results = cellxlate.load_model(options.model), []
-    rows = kind_rows(kinds(options.data), model, results)
-    print("| images | number | any warning, % | other images | nothing selected | attention | added | lost | seam |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    print("\n".join(rows))
+    if options.others:
+        print_others(options.data, options.others, model)
+        return
+    print(HEAD)
+    for name, planes in kinds(options.data).items():
+        print(kind_row(name, planes, model, results if name.startswith("**") else [])[0], flush=True)
     draw = np.random.default_rng(1)
     print("\n| planted in the results of test_S and large_S | found, % | of |\n|---|---|---|")
     for name, found in planted(results, draw).items():
