@@ -25,9 +25,9 @@ from cellxlate.quality.checks import Tally, read_back
 from cellxlate.quality.pictures import Picture, choose_planes, take_pictures
 from cellxlate.quality.report import write_report
 from cellxlate.quality.trust import examine
-from cellxlate.stacks.bands import build_pyramid, level_count
 from cellxlate.stacks.intensity import PLASTIC
 from cellxlate.stacks.naming import stack_name
+from cellxlate.stacks.pyramid import build_pyramid, level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 

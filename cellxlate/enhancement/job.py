@@ -24,7 +24,7 @@ from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.quality.report import RunReport, write_report
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.bands import Share
+from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
 from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial

@@ -1,17 +1,18 @@
 """Bands: the pixels of a stack kept as one checksummed file per 512 rows of a plane."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
+import numcodecs.checksum32
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
@@ -22,14 +23,14 @@ BAND_PX = 512
 """Rows of a band; only the last band of a plane may have fewer."""
 
 CHUNK_PX = 256
-PYRAMID_PX = 1024
-ZSTD_LEVEL = 3
+BYTE_LEVEL, LEVEL = 3, 1
+"""Of zstd. Noise of 16 bits hardly gets smaller at level 3, but takes half as long again."""
+
+NOTHING = 2**64 - 1
+"""Stands in the index of a file where a chunk is not there."""
+
 REMOTE_THREADS = 16
 """That look at objects at once; each waits for its answers."""
-
-Reduction = Literal["mean", "max"]
-Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""Does something with each of many items, like `map`: here, or on other machines."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,34 @@ class Bands:
         Size along each axis.
     dtype : dtype
         Of the stored pixels.
+    tiles : bool
+        Whether chunks are compressed as the tiles of a TIFF file are, so that they may be copied into one (`packed`).
+        Otherwise the bytes of a pixel are sorted by significance first, which TIFF does not know: a fifth smaller.
     """
 
     folder: Location
     axes: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    tiles: bool = False
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Rows and columns of a chunk; as a tile no larger than it must be, in steps of 16."""
+        rows, columns = (min(CHUNK_PX, -(-self.size(axis) // 16) * 16) if self.tiles else CHUNK_PX for axis in "YX")
+        return rows, columns
 
     def create(self) -> None:
         """Make the empty array on disk, in place of whatever array was there."""
-        chunks = {"Y": CHUNK_PX, "X": CHUNK_PX}
-        shards = {"Y": BAND_PX, "X": -(-self.size("X") // CHUNK_PX) * CHUNK_PX}
+        chunks = dict(zip("YX", self.chunk_shape, strict=True))
+        shards = {"Y": BAND_PX // CHUNK_PX * chunks["Y"], "X": -(-self.size("X") // chunks["X"]) * chunks["X"]}
         zarr.create_array(
             store=store_of(self.folder),
             shape=self.shape,
             dtype=self.dtype,
             chunks=tuple(chunks.get(axis, 1) for axis in self.axes),
             shards=tuple(shards.get(axis, 1) for axis in self.axes),
-            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            compressors=[self._compressor(), Crc32cCodec()],
             fill_value=0,
             dimension_names=[axis.lower() for axis in self.axes],
             config={"write_empty_chunks": True},
@@ -75,7 +86,14 @@ class Bands:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs, which may stand in another folder and opens the array itself."""
-        return {"folder": self.folder.absolute(), "axes": self.axes, "shape": self.shape, "dtype": self.dtype}
+        return {"folder": self.folder.absolute(), "axes": self.axes, "shape": self.shape, "dtype": self.dtype,
+                "tiles": self.tiles}  # fmt: skip
+
+    def _compressor(self) -> BloscCodec | ZstdCodec:
+        size = self.dtype.itemsize
+        if self.tiles or size == 1:
+            return ZstdCodec(level=BYTE_LEVEL if size == 1 else LEVEL)
+        return BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle="shuffle")
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
@@ -198,12 +216,39 @@ class Bands:
         try:
             window = np.asarray(self._array[plane_key(self.axes, index, rows, slice(0, self.size("X")))])
         except (ValueError, RuntimeError) as fault:
-            self.file(index, band).unlink(missing_ok=True)
-            raise OutputError(
-                f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed; "
-                "run again with --resume"
-            ) from fault
+            raise self._without(index, band) from fault
         return window if self._rows_first else window.T
+
+    def packed(self, index: PlaneIndex, band: int) -> list[bytes]:
+        """Return the chunks of a band as they are stored, without their checksums, from left to right, row by row.
+
+        Raises
+        ------
+        OutputError
+            As `read`.
+
+        Notes
+        -----
+        The index at the end of a file states offset and length of each chunk (sharding in the Zarr 3 specification).
+        """
+        if not self.is_done(index, band):
+            raise OutputError(f"{self.folder}: band {band} of plane {index} has not been written; run the job again")
+        (_, columns), width = self.chunk_shape, self.size("X")
+        count = BAND_PX // CHUNK_PX * -(-width // columns)
+        stored = self.file(index, band).read_bytes()
+        try:
+            places = np.frombuffer(_checked(stored[-16 * count - 4 :]), "<u8").reshape(count, 2)
+            return [_checked(stored[start : start + size]) for start, size in places.tolist() if start != NOTHING]
+        except (ValueError, RuntimeError) as fault:
+            raise self._without(index, band) from fault
+
+    def _without(self, index: PlaneIndex, band: int) -> OutputError:
+        """Remove a damaged band, and return what to raise."""
+        self.file(index, band).unlink(missing_ok=True)
+        return OutputError(
+            f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed; run again with "
+            "--resume"
+        )
 
     @property
     def _rows_first(self) -> bool:
@@ -248,76 +293,8 @@ class Bands:
         )
 
 
-def level_count(plane_shape: tuple[int, int]) -> int:
-    """Return how many levels a pyramid over planes (Y, X) has: halved while the shorter side exceeds 1024 px."""
-    count, shorter = 1, min(plane_shape)
-    while shorter > PYRAMID_PX:
-        count, shorter = count + 1, -(-shorter // 2)
-    return count
-
-
-def build_pyramid(full: Bands, reduction: Reduction, share: Share = map, *, levels: int | None = None) -> list[Bands]:
-    """Write the lower levels of a pyramid beside the array of full resolution.
-
-    Parameters
-    ----------
-    full : Bands
-        Complete; its folder is called "0", and the levels become its neighbours "1", "2", ...
-    reduction : {"mean", "max"}
-        What becomes of 2 x 2 pixels.
-    share : callable
-        Like `map`; what it is given may be sent to other processes that see the folder.
-    levels : int, optional
-        How many there are in the end, `full` counted; by the size of a plane by default.
-
-    Returns
-    -------
-    list of Bands
-        All levels, `full` first.
-    """
-    made = [full]
-    for level in range(1, levels or level_count((full.size("Y"), full.size("X")))):
-        above = made[-1]
-        below = Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype)
-        below.create()
-        places = product(below.plane_indices(), range(below.per_plane))
-        for _ in share(partial(_halve_bands, above, below, reduction), places):
-            pass
-        made.append(below)
-    return made
-
-
-def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:
-    """Write one band of a level from the bands above it."""
-    index, band = place
-    rows = below.rows(band)
-    below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
-
-
-def halve(pixels: npt.NDArray[Any], reduction: Reduction) -> npt.NDArray[Any]:
-    """Reduce 2 x 2 pixels to one.
-
-    Parameters
-    ----------
-    pixels : ndarray (Y, X)
-        Any supported dtype. A side of odd length counts its last row or column twice.
-    reduction : {"mean", "max"}
-        The mean of integers is rounded, half upwards. NaN spreads to the pixels it touches.
-
-    Returns
-    -------
-    ndarray (ceil(Y / 2), ceil(X / 2))
-        In the dtype of `pixels`.
-    """
-    height, width = pixels.shape
-    if height % 2 or width % 2:
-        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge")
-    corners = [pixels[row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    if reduction == "max":
-        return np.asarray(np.maximum(np.maximum(corners[0], corners[1]), np.maximum(corners[2], corners[3])))
-    if pixels.dtype.kind == "f":
-        with np.errstate(all="ignore"):  # infinities of both signs, signalling NaN
-            quarters = [corner.astype(np.float64) / 4 for corner in corners]
-            return (quarters[0] + quarters[1] + quarters[2] + quarters[3]).astype(pixels.dtype)
-    total = sum((corner.astype(np.int64) for corner in corners), np.int64(2))
-    return np.asarray(total >> 2, dtype=pixels.dtype)
+def _checked(stored: bytes) -> bytes:
+    """Return what stands before a CRC-32C; ValueError or RuntimeError where it is another."""
+    if len(stored) < 4:
+        raise ValueError("cut short")
+    return bytes(numcodecs.checksum32.CRC32C(location="end").decode(stored))

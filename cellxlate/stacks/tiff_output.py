@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tifffile
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.ome_xml import compose_ome
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.tiff_tags import tag_options
 
-TILE_PX = 256
 CLASSIC_BYTES = 3_900_000_000
 """Classic TIFF holds 4 GiB; above this the file becomes a BigTIFF."""
 
 COMPRESS_BUFFER_BYTES = 2**24
-COMPRESS_THREADS = 2
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
 
@@ -69,7 +66,8 @@ def write_tiff(
 
     Notes
     -----
-    Memory holds one band at a time, and at most 16 MiB of tiles that are being compressed.
+    Tiles are the chunks of the bands, copied as they are compressed, once their checksums are right. Interleaved
+    samples lie in different bands: their pixels are put together and compressed, at most 16 MiB at a time.
     """
     full = levels[0]
     pixel_bytes = sum(prod(level.shape) * full.dtype.itemsize for level in levels)
@@ -78,44 +76,33 @@ def write_tiff(
     first["description"] = compose_ome(like, full.dtype, name=path.name, provenance=provenance, same_values=same_values)
     with tifffile.TiffWriter(path, bigtiff=pixel_bytes > CLASSIC_BYTES, byteorder="<") as file:
         for number, level in enumerate(levels):
-            side = [min(TILE_PX, -(-level.size(axis) // 16) * 16) for axis in "YX"]
             if number:
                 first = {key: first[key] for key in ("photometric", "colormap", "software") if key in first}
             file.write(
-                _tiles(level, (side[0], side[1])),
+                _tiles(level),
                 shape=level.shape,
                 dtype=level.dtype,
-                tile=tuple(side),
+                tile=level.chunk_shape,
                 planarconfig=("separate" if separate else "contig") if "S" in full.axes else None,
                 extrasamples=["unassalpha"] if "S" in full.axes and full.size("S") == 4 else None,
                 compression="zstd",
-                predictor=2 if full.dtype.kind in "ui" else None,
                 subifds=len(levels) - 1 if number == 0 else None,
                 subfiletype=0 if number == 0 else 1,
                 metadata=None,
-                maxworkers=COMPRESS_THREADS,
                 buffersize=COMPRESS_BUFFER_BYTES,
                 **first,
             )
 
 
-def _tiles(level: Bands, tile: tuple[int, int]) -> Iterator[npt.NDArray[Any]]:
-    """Yield tiles in the order of the file; those at the right and lower border are cut short."""
-    for rows in _tile_rows(level):
-        for top in range(0, rows.shape[0], tile[0]):
-            for left in range(0, rows.shape[1], tile[1]):
-                yield np.ascontiguousarray(rows[top : top + tile[0], left : left + tile[1]])
-
-
-def _tile_rows(level: Bands) -> Iterator[npt.NDArray[Any]]:
-    """Return the bands in the order of the file: (rows, X), or (rows, X, S) where samples are interleaved."""
-    interleaved = level.axes.endswith("S")
-    planes: list[PlaneIndex] = level.plane_indices()
-    samples = level.size("S") if interleaved else 1
-
-    def read(place: tuple[int, int]) -> npt.NDArray[Any]:
-        first, start = place
-        bands = [level.read(index, slice(start, start + BAND_PX)) for index in planes[first : first + samples]]
-        return np.stack(bands, axis=-1) if interleaved else bands[0]
-
-    return ahead(read, product(range(0, len(planes), samples), range(0, level.size("Y"), BAND_PX)))
+def _tiles(level: Bands) -> Iterator[Any]:
+    """Yield tiles in the order of the file: compressed bytes, or pixels (rows, X, S) where samples are interleaved."""
+    planes, bands = level.plane_indices(), range(level.per_plane)
+    if not level.axes.endswith("S"):
+        for tiles in ahead(lambda place: level.packed(*place), product(planes, bands)):
+            yield from tiles
+        return
+    samples, (rows, columns) = level.size("S"), level.chunk_shape
+    for first, band in product(range(0, len(planes), samples), bands):
+        pixels = np.stack([level.read(index, level.rows(band)) for index in planes[first : first + samples]], axis=-1)
+        for top, left in product(range(0, pixels.shape[0], rows), range(0, pixels.shape[1], columns)):
+            yield np.ascontiguousarray(pixels[top : top + rows, left : left + columns])

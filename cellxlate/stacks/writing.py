@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.stacks.bands import BAND_PX, Bands, Reduction, Share, build_pyramid
+from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.naming import Format, output_format
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
+from cellxlate.stacks.pyramid import Reduction, Share, build_pyramid, halve_into, pyramid_of
 from cellxlate.stacks.remote_output import check_remote
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import write_tiff
@@ -32,7 +33,7 @@ __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "outp
 
 PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
-JOB_VERSION = 1
+JOB_VERSION = 2
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
@@ -142,7 +143,11 @@ class Writer:
         self._lock, self._same_values = lock, same_values
         self._finished = False
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
-        self.bands = Bands(self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype)
+        self.bands = Bands(
+            self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
+        )
+        levels = [] if kind in ("tiff", "zarr") else pyramid_of(self.bands)
+        self._halved = levels[1] if len(levels) > 1 else None
 
     @property
     def _result(self) -> Location:
@@ -152,6 +157,8 @@ class Writer:
     def _start(self, job: Mapping[str, Any]) -> None:
         self._lock.clear()
         self.bands.create()
+        if self._halved:
+            self._halved.create()
         text = json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1)
         if isinstance(self.partial, RemotePath):
             (self.partial / JOB_FILE).write_text(text)
@@ -171,6 +178,8 @@ class Writer:
                 f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
             )
         self.bands.drop_damaged()
+        if self._halved:
+            self._halved.drop_damaged()
 
     def _check_space(self, todo: float) -> None:
         """Raise OutputError where the disk has no room for the share of the bands that is to be written."""
@@ -198,7 +207,7 @@ class Writer:
         return self.bands.is_done(index, band)
 
     def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
-        """Write whole bands of one plane. Several threads may write different bands.
+        """Write whole bands of one plane, and of level 1 of its pyramid. Several threads may write different bands.
 
         Parameters
         ----------
@@ -219,6 +228,8 @@ class Writer:
         with _disk_faults(self.path):
             self._lock.check()
             self.bands.write(index, first_row, pixels)
+            if self._halved:
+                halve_into(self._halved, index, first_row, pixels, self._reduction)
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
         """Read back rows of one plane, exactly as they were written.
@@ -266,7 +277,7 @@ class Writer:
         if self._kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
-        levels = build_pyramid(self.bands, self._reduction, share)
+        levels = build_pyramid(self.bands, self._reduction, share, begun=True)
         if self._kind == "ome-tiff" and isinstance(result, Path):
             write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
             return

@@ -15,9 +15,10 @@ from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
-from cellxlate.stacks.bands import BAND_PX, Bands, Reduction
+from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS
 from cellxlate.stacks.metadata import ANNOTATION, from_json
+from cellxlate.stacks.pyramid import Reduction
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import Stack, plane_key
 

@@ -19,9 +19,10 @@ import yaozarrs
 import zarr
 
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.stacks import bands as bands_module
-from cellxlate.stacks import writing
-from cellxlate.stacks.bands import BAND_PX, Bands, halve, level_count
+from cellxlate.stacks import pyramid, writing
+from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.levels import open_levels
+from cellxlate.stacks.pyramid import Reduction, halve, level_count, pyramid_of
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Writer, open_writer
@@ -213,7 +214,7 @@ def test_a_file_near_the_limit_of_classic_tiff_becomes_big(tmp_path: Path, monke
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32"])
-def test_a_constant_plane_stays_constant_when_halved(dtype: str, reduction: bands_module.Reduction) -> None:
+def test_a_constant_plane_stays_constant_when_halved(dtype: str, reduction: Reduction) -> None:
     top = np.iinfo(dtype).max if np.dtype(dtype).kind in "ui" else np.finfo(dtype).max
     for value in (0, 1, top):
         smaller = halve(np.full((5, 8), value, dtype), reduction)
@@ -237,7 +238,7 @@ def test_levels_are_halved_until_the_shorter_side_fits(plane: tuple[int, int], c
 
 @pytest.fixture
 def small_pyramids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands_module, "PYRAMID_PX", 200)
+    monkeypatch.setattr(pyramid, "PYRAMID_PX", 200)
 
 
 @pytest.mark.usefixtures("small_pyramids")
@@ -279,6 +280,45 @@ def test_zarr_levels_lie_where_their_pixels_do(tmp_path: Path) -> None:
             shift = dataset["coordinateTransformations"][1]["translation"]
             centre = np.arange(factor).mean()
             assert shift == pytest.approx([0.0, 0.325 * centre, 0.3251 * centre])
+
+
+@pytest.mark.usefixtures("small_pyramids")
+@pytest.mark.parametrize("rows", [512, 1024, 1536, 2300])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_levels_are_the_same_however_many_rows_come_at_once(tmp_path: Path, rows: int, ending: str) -> None:
+    source = stack_of(random_pixels((2, 2300, 270)), "ZYX")
+    with open_writer(tmp_path / f"a{ending}", like=source) as writer:
+        for index, first in product(source.plane_indices(), range(0, 2300, rows)):
+            writer.write(index, first, source.read(index, slice(first, first + rows)))
+        halved = pyramid_of(writer.bands)[1]
+        made = [halved.is_done((0,), band) for band in range(halved.per_plane)]
+        writer.finish()
+        path = writer.publish()
+    assert made == {512: [False, False, True], 1024: [True] * 3, 1536: [False] * 3, 2300: [True] * 3}[rows]
+    levels = open_levels(path)
+    assert [level.shape[1] for level in levels] == [2300, 1150]
+    for above, below in pairwise(map(np.asarray, levels)):
+        np.testing.assert_array_equal(below, [halve(plane, "mean") for plane in above])
+    levels[0].close()
+
+
+@pytest.mark.usefixtures("small_pyramids")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_damaged_band_of_a_level_is_made_again(tmp_path: Path, ending: str) -> None:
+    source = stack_of(random_pixels((2, 1100, 270)), "ZYX")
+    path = tmp_path / f"a{ending}"
+    with open_writer(path, like=source) as writer:
+        for index in source.plane_indices():
+            writer.write(index, 0, source.read(index))
+        halved = pyramid_of(writer.bands)[1]
+        halved.file((0,), 0).write_bytes(b"cut short")
+    with open_writer(path, like=source, resume=True) as writer:
+        assert [halved.is_done((plane,), 0) for plane in (0, 1)] == [False, True]
+        writer.finish()
+        writer.publish()
+    levels = open_levels(path)
+    np.testing.assert_array_equal(np.asarray(levels[1]), [halve(plane, "mean") for plane in np.asarray(source)])
+    levels[0].close()
 
 
 # --- resume
@@ -392,6 +432,37 @@ def test_a_flipped_bit_is_found_and_the_band_done_again(tmp_path: Path, place: f
             writer.finish()
     assert not path.exists()
     assert written(path, source, resume=True) == path
+
+
+@pytest.mark.parametrize("damage", ["chunk", "index", "short", "empty"])
+def test_tiles_that_are_damaged_are_not_copied_into_a_file(tmp_path: Path, damage: str) -> None:
+    source = stack_of(random_pixels((2, 600, 300)), "ZYX")
+    path = tmp_path / "a.ome.tif"
+    with open_writer(path, like=source) as writer:
+        write_all(writer, source)
+        file = writer.bands.file((1,), 0)
+        content = bytearray(file.read_bytes())
+        content[{"chunk": 1000, "index": -20}.get(damage, 0)] ^= 1
+        file.write_bytes({"short": content[:30], "empty": b""}.get(damage, content))
+        with pytest.raises(OutputError, match=r"band 0 of plane \(1,\) was damaged|1 of 4 bands are not written"):
+            writer.finish()
+        assert not writer.is_done((1,), 0)
+        write_all(writer, source)
+        writer.finish()
+        writer.publish()
+    with open_stack(path) as found:
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(source))
+
+
+@pytest.mark.parametrize("side", [(1, 1), (16, 40), (250, 257), (511, 513), (520, 700)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiles_hold_what_was_written_at_any_size(tmp_path: Path, side: tuple[int, int], dtype: str) -> None:
+    pixels = random_pixels(side, dtype)
+    path = written(tmp_path / "a.ome.tif", stack_of(pixels, "YX"))
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        assert (page.tilelength, page.tilewidth) == tuple(min(-(-size // 16) * 16, 256) for size in side)
+        np.testing.assert_array_equal(page.asarray(), pixels)
 
 
 def test_reading_what_is_not_written_is_an_error_not_zeros(tmp_path: Path) -> None:

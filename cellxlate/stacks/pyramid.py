@@ -1,0 +1,121 @@
+"""The lower levels of a pyramid: 2 x 2 pixels become one, band by band, from memory or from the level above."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise, product
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.stack import PlaneIndex
+
+PYRAMID_PX = 1024
+
+Reduction = Literal["mean", "max"]
+Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Does something with each of many items, like `map`: here, or on other machines."""
+
+
+def level_count(plane_shape: tuple[int, int]) -> int:
+    """Return how many levels a pyramid over planes (Y, X) has: halved while the shorter side exceeds 1024 px."""
+    count, shorter = 1, min(plane_shape)
+    while shorter > PYRAMID_PX:
+        count, shorter = count + 1, -(-shorter // 2)
+    return count
+
+
+def pyramid_of(full: Bands, *, levels: int | None = None) -> list[Bands]:
+    """Return the levels of a pyramid, `full` first; the others lie beside its folder "0" as "1", "2", ...
+
+    `levels` is how many there are; by the size of a plane by default.
+    """
+    count = levels or level_count((full.size("Y"), full.size("X")))
+    lower = [
+        Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype, full.tiles)
+        for level in range(1, count)
+    ]
+    return [full, *lower]
+
+
+def build_pyramid(
+    full: Bands, reduction: Reduction, share: Share = map, *, levels: int | None = None, begun: bool = False
+) -> list[Bands]:
+    """Write the lower levels of a pyramid beside the array of full resolution.
+
+    Parameters
+    ----------
+    full : Bands
+        Complete; its folder is called "0".
+    reduction : {"mean", "max"}
+        What becomes of 2 x 2 pixels.
+    share : callable
+        Like `map`; what it is given may be sent to other processes that see the folder.
+    levels : int, optional
+        How many there are in the end, `full` counted; by the size of a plane by default.
+    begun : bool
+        Whether level 1 is there already, with the bands that `halve_into` has written.
+
+    Returns
+    -------
+    list of Bands
+        All levels, `full` first.
+    """
+    made = pyramid_of(full, levels=levels)
+    for above, below in pairwise(made):
+        if not (begun and above is full):
+            below.create()
+        is_done = below.found()
+        places = product(below.plane_indices(), range(below.per_plane))
+        missing = (place for place in places if not is_done(*place))
+        for _ in share(partial(_halve_bands, above, below, reduction), missing):
+            pass
+    return made
+
+
+def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:
+    """Write one band of a level from the bands above it."""
+    index, band = place
+    rows = below.rows(band)
+    below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
+
+
+def halve_into(below: Bands, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any], reduction: Reduction) -> None:
+    """Write whole bands of level 1 from rows of full resolution in memory, where these fill them; else do nothing."""
+    first, last = first_row // 2, -(-(first_row + len(pixels)) // 2)
+    if first_row % (2 * BAND_PX) == 0 and (len(pixels) % (2 * BAND_PX) == 0 or last == below.size("Y")):
+        below.write(index, first, halve(pixels, reduction))
+
+
+def halve(pixels: npt.NDArray[Any], reduction: Reduction) -> npt.NDArray[Any]:
+    """Reduce 2 x 2 pixels to one.
+
+    Parameters
+    ----------
+    pixels : ndarray (Y, X)
+        Any supported dtype. A side of odd length counts its last row or column twice.
+    reduction : {"mean", "max"}
+        The mean of integers is rounded, half upwards. NaN spreads to the pixels it touches.
+
+    Returns
+    -------
+    ndarray (ceil(Y / 2), ceil(X / 2))
+        In the dtype of `pixels`.
+    """
+    height, width = pixels.shape
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2)), mode="edge")
+    upper, lower = pixels[0::2], pixels[1::2]
+    if reduction == "max":
+        rows = np.maximum(upper, lower)
+        return np.asarray(np.maximum(rows[:, 0::2], rows[:, 1::2]))
+    if pixels.dtype.kind == "f":
+        with np.errstate(all="ignore"):  # infinities of both signs, signalling NaN
+            quarters = [
+                corner.astype(np.float64) / 4 for row in (upper, lower) for corner in (row[:, 0::2], row[:, 1::2])
+            ]
+            return (quarters[0] + quarters[1] + quarters[2] + quarters[3]).astype(pixels.dtype)
+    rows = np.add(upper, lower, dtype=np.int32 if pixels.dtype.itemsize < 4 else np.int64)
+    total = rows[:, 0::2] + rows[:, 1::2] + 2
+    return np.asarray(total >> 2, dtype=pixels.dtype)
