@@ -12,7 +12,7 @@ from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
-from cellxlate.stacks.reading_zarr import ome_attributes, zarr_images
+from cellxlate.stacks.reading_zarr import checked_array, ome_attributes, zarr_images
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
@@ -55,7 +55,8 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int = 0
 def _zarr_levels(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
     group = zarr.open_group(store_of(path / place if place else path), mode="r")
-    return [group[dataset["path"]] for dataset in ome_attributes(group)["multiscales"][0]["datasets"]]
+    datasets = ome_attributes(group)["multiscales"][0]["datasets"]
+    return [checked_array(group[dataset["path"]]) for dataset in datasets]  # type: ignore[arg-type]
 
 
 def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:

@@ -19,6 +19,7 @@ from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
+from cellxlate.stacks.zarr_codecs import bounded
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
@@ -112,6 +113,18 @@ def remote_metadata(path: RemotePath) -> dict[str, bytes]:
     return found
 
 
+def checked_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
+    """Return an array that was opened to be read, whose chunks are decoded into bounded memory.
+
+    Raises
+    ------
+    InputError
+        Its chunks are too large, too many in a shard, or hold Python objects.
+    """
+    check_blocks(array.chunks, array.dtype)
+    return bounded(array)
+
+
 def ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
     """Return what a group states of images: under "ome" since 0.5, beside all else before."""
     everything: dict[str, Any] = group.attrs.asdict()
@@ -163,7 +176,7 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     array = group[first["path"]]
     if not isinstance(array, zarr.Array):
         raise InputError(f"{first['path']} is not an array")
-    check_blocks(array.chunks, array.dtype)
+    checked_array(array)
     if "axes" in image or array.ndim != 5:
         names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
     else:  # before version 0.3 every image had these five and did not say so
@@ -263,7 +276,7 @@ def _zarr_calibration(
 
 
 def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
-    check_blocks(array.chunks, array.dtype)
+    checked_array(array)
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(names):
         axes = "".join(str(name).upper() for name in names)
