@@ -6,8 +6,9 @@ DATA holds `nuclei_lowexp`, `natural_dsb` and `holo2bright`. Everything is enhan
 used to calibrate a limit (of the other sets, every second image was). Prints two tables in Markdown.
 
 With --others instead: a row for each sub-folder of FOLDER, which holds images of one kind that a model was not trained
-on (whatever the program opens; of each the plane in the middle), as they are and with their brightness stretched to
-that of the training images; each time the images that nothing was said of. Then fields that something was done to.
+on (whatever the program opens; of each the plane in the middle): as they are, with their brightness stretched to that
+of the training images, and with as much noise added; each time the images that nothing was said of. Then fields that
+something was done to.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from cellxlate.quality.checks import LOWEST_AGREEMENT, LOWEST_SALIENT, NEARLY_NO
 from cellxlate.quality.seams import Seams
 from cellxlate.quality.support import supported
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.intensity import pixel_noise
 
 Plane = npt.NDArray[Any]
 NOISE_COUNTS, OFFSET_COUNTS = 4.0, 104.0
@@ -97,25 +99,30 @@ def wrong_uses(data: Path, model: Any) -> dict[str, dict[str, Plane]]:
     }
 
 
-def stretched(plane: Plane, domain: Any) -> Plane:
-    """Return a plane with the background and the intensity range of training images, in whole counts."""
-    wanted = {name: float(np.exp(domain["quantities"][name]["middle"])) for name in ("black", "range")}
+def stretched(plane: Plane, domain: Any, draw: np.random.Generator | None = None) -> Plane:
+    """Return a plane with background and range of the training images, in whole counts; with `draw` as noisy, too."""
+    wanted = {name: float(np.exp(domain["quantities"][name]["middle"])) for name in ("black", "range", "noise")}
     smooth = ndimage.gaussian_filter(plane.astype(float), 1.0)
     black, white = np.percentile(smooth, [10, 99.5])
     counts = wanted["black"] + (plane - black) * wanted["range"] / max(float(white - black), 1e-9)
+    if draw is not None:
+        missing = max(wanted["noise"] ** 2 - pixel_noise(counts) ** 2, 0.0)
+        counts += draw.normal(0, missing**0.5, plane.shape)
     return np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
 
 
 def print_others(data: Path, folder: Path, model: Any) -> None:
-    """Print the rows of other images, of the same with other brightness, and of wrong uses."""
+    """Print the rows of other images, of the same with other brightness and noise, and of wrong uses."""
     images, domain = others(folder), model.card["domain"]
     print("As they are:\n")
     print_kinds(images, model)
-    print("With the brightness of the training images:\n")
-    alike = {
-        kind: {name: stretched(plane, domain) for name, plane in planes.items()} for kind, planes in images.items()
-    }
-    print_kinds(alike, model)
+    for words, draw in (("", None), (" and noise", np.random.default_rng(2))):
+        print(f"With the brightness{words} of the training images:\n")
+        alike = {
+            kind: {name: stretched(plane, domain, draw) for name, plane in planes.items()}
+            for kind, planes in images.items()
+        }
+        print_kinds(alike, model)
     print("Fields that something was done to:\n")
     print_kinds(wrong_uses(data, model), model)
 
