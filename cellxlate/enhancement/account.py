@@ -62,7 +62,12 @@ def run_report(
     """Gather what the report says."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found = [*notes, *plan.translator.warnings, *stack.warnings, *warnings_of(tally, channel_names=names)]
+    found = [
+        *notes,
+        *plan.translator.warnings,
+        *stack.warnings,
+        *warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier),
+    ]
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

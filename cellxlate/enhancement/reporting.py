@@ -88,7 +88,9 @@ def rebuild_report(
                 tiles_skipped=int(earlier.get("tiles_skipped", 0)),
                 peak_rss_mb=float(earlier.get("peak_rss_mb", 0.0)),
                 engine=str(earlier.get("engine") or facts.get("engine", "")),
-                warnings=warnings_of(tally, channel_names=dict(enumerate(stack.channel_names))),
+                warnings=warnings_of(
+                    tally, channel_names=dict(enumerate(stack.channel_names)), earlier=stack.metadata.earlier
+                ),
                 provenance=facts,
                 command=str(earlier.get("command", "")),
             )

@@ -1,5 +1,6 @@
 """The promise verified on what is stored, and what a reader should be warned of."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ LOWEST_SALIENT = 0.6
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 
 
-def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None) -> list[str]:
+def warnings_of(
+    tally: Tally, *, channel_names: Mapping[int, str] | None = None, earlier: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
     """Say in plain language what should make a reader doubt a result, and what to do, most serious first.
 
     Parameters
@@ -32,10 +35,13 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
         Of the whole run.
     channel_names : mapping, optional
         Names by channel number, used in the text.
+    earlier : sequence of mapping
+        Provenance of the enhancements that the input states it has been through (`Metadata.earlier`).
     """
     if not tally.pixels:
         return []
     found = []
+    names = dict(channel_names or {})
     if tally.kept_violations:
         found.append(
             f"{tally.kept_violations} pixels changed although attention did not select them: the background promise "
@@ -64,7 +70,7 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
                 f"attention selected more than {NEARLY_ALL:.0%} of {len(full)} of {len(tally.planes)} planes "
                 f"({_places(full, tally.plane_axes)}). Look at these planes before using them."
             )
-    names = dict(channel_names or {})
+    found += _enhanced_before(tally, names, earlier)
     for channel, trust in sorted(tally.trust.items()):
         found += _doubts(trust, names.get(channel, f"channel {channel}"))
     found += _seams(tally)
@@ -82,6 +88,29 @@ def warnings_of(tally: Tally, *, channel_names: Mapping[int, str] | None = None)
                 f"{LOWEST_ORDER}). Do not compare intensities of the output; measure them on the input."
             )
     return found
+
+
+def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which of the channels had been enhanced before; their pixels cannot tell, as the kept ones are the same."""
+    found = []
+    for channel in sorted(tally.channels):
+        models = [str(note.get("model", "a model")) for note in earlier if str(channel) in _channels_of(note)]
+        if models:
+            found.append(
+                f"{names.get(channel, f'channel {channel}')} of the input has been enhanced before, with {models[-1]}: "
+                "what was changed then counts as seen now. Enhance the original."
+            )
+    return found
+
+
+def _channels_of(note: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what an earlier enhancement states of each channel it enhanced; nothing where it cannot be read."""
+    levels = note.get("levels_counts", {})
+    try:
+        stated = json.loads(levels) if isinstance(levels, str) else levels
+    except ValueError:
+        return {}
+    return stated if isinstance(stated, Mapping) else {}
 
 
 def _doubts(trust: Trust, name: str) -> list[str]:

@@ -92,3 +92,21 @@ def test_describing_puts_numbers_into_the_card(tiny_model: Path, tmp_path: Path)
     assert read_card(tiny_model) == {**before, "domain": domain}
     with pytest.raises(InputError, match="fewer than 8 windows"):
         describe_domain(tiny_model, [tmp_path / "0.ome.tif"])
+
+
+@pytest.mark.parametrize("name", ["once.ome.tif", "once.ome.zarr"])
+def test_what_has_been_enhanced_before_is_warned_of_in_the_same_channels(tmp_path: Path, name: str) -> None:
+    sample = simulate(SampleSettings(shape=(1, 2, 1, 160, 200), cell_fraction=0.15, seed=3))
+    write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
+    first = cellxlate.enhance_file(tmp_path / "cells.ome.tif", output=tmp_path / name, channels=[1], engine="torch")
+    again, other = (
+        cellxlate.enhance_file(
+            tmp_path / name, output=tmp_path / f"{channel}.ome.tif", channels=[channel], engine="torch"
+        )
+        for channel in (1, 0)
+    )
+    said = [[text for text in run.warnings if "enhanced before" in text] for run in (first, again, other)]
+    assert [len(texts) for texts in said] == [0, 1, 0]
+    assert "with nuclei-lowexp" in said[1][0]
+    rebuilt = rebuild_report(tmp_path / "1.ome.tif", source=tmp_path / name, output=tmp_path / "again.html")
+    assert said[1][0] in rebuilt.warnings

@@ -312,3 +312,11 @@ def test_lost_brightness_order_is_named_by_channel() -> None:
 
 def test_planes_are_named_by_their_axes() -> None:
     assert (plane_label((2, 0, 5), "TCZ"), plane_label((), "")) == ("T=2 C=0 Z=5", "plane")
+
+
+@pytest.mark.parametrize("levels", ["no JSON", "[0]", 3, None, {"1": {}}])
+def test_an_earlier_enhancement_that_cannot_be_read_or_was_of_other_channels_is_not_warned_of(levels: Any) -> None:
+    tally = tally_of(bands("uint16"), (0, 40))
+    assert warnings_of(tally, earlier=[{"model": "some", "levels_counts": levels}, {}]) == warnings_of(tally)
+    (warned,) = set(warnings_of(tally, earlier=[{"levels_counts": '{"0": {}}'}])) - set(warnings_of(tally))
+    assert "enhanced before, with a model" in warned
