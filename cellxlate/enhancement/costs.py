@@ -1,6 +1,6 @@
 """How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
 
-A sample of at most 3 megapixels goes through the same networks, writers and checks as the stack will, twice, and the
+A sample of at most 4 megapixels goes through the same networks, writers and checks as the stack will, twice, and the
 faster time of each part counts: a moment in which the machine did something else would be scaled with the rest. What
 grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
 by workers.
@@ -31,9 +31,11 @@ from cellxlate.stacks.pyramid import build_pyramid, level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
-SAMPLE_PX = 3 * 2**20
+SAMPLE_PX = 4 * 2**20
 SAMPLE_RUNS = 2
-WINDOW_ROWS, WINDOW_COLUMNS = 512, 1024
+WINDOW_PX = 1024
+"""Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
+
 PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report", "publish")
 """What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `read_back` and
 `examine` check the result; `publish` waits until it has reached the disk."""
@@ -127,17 +129,17 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
 
 
 def sample_of(stack: Stack) -> Iterator[Any]:
-    """Yield windows (C, Y, X) of all channels, at most 3 megapixels in all, spread over planes, rows and columns.
+    """Yield windows (C, Y, X) of all channels, at most 4 megapixels in all, spread over planes, rows and columns.
 
-    A stack that is smaller is yielded whole.
+    Planes of which two fit, or all, are yielded whole: their border costs what it costs in the stack.
     """
     height, width = stack.plane_shape
-    columns = min(width, WINDOW_COLUMNS)
-    rows = min(height, WINDOW_ROWS if columns == WINDOW_COLUMNS else 2 * WINDOW_ROWS)
     count = stack.plane_count // stack.channel_count
-    most = max(SAMPLE_PX // (rows * columns * stack.channel_count), 1)
-    if count * stack.channel_count * height * width <= SAMPLE_PX:
-        rows, columns, most = height, width, count
+    rows, columns, most_px = height, width, SAMPLE_PX // stack.channel_count
+    if min(count, 2) * rows * columns > most_px:
+        columns = min(width, WINDOW_PX)
+        rows = min(height, WINDOW_PX, max(most_px // columns, 1))
+    most = max(most_px // (rows * columns), 1)
     number_of_windows = min(most, max(count * (height * width) // (rows * columns), 1))
     for number in range(number_of_windows):
         plane = (2 * number + 1) * count // (2 * number_of_windows)

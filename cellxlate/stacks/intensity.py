@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import Stack
 
 SMOOTHING_PX = 2.0
@@ -119,19 +120,13 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     noises: list[float] = []
     constant: float | None = None
     smallest_span = 0.0
-    for plane in planes:
-        if plane.dtype.kind != "f":
-            smallest_span = 1.0
-        finite = np.isfinite(plane)
-        if not finite.any():
-            continue
-        counts = _filled(plane, finite)
-        if counts.min() == counts.max():
-            constant = float(counts.flat[0]) if constant is None else constant
-            continue
-        noise = pixel_noise(plane)
-        noises.append(noise)
-        smoothed.append(_smooth_without_hot(counts, noise)[finite])
+    for found in ahead(_measured, planes, threads=2):
+        smallest_span = max(smallest_span, found.smallest_span)
+        if found.constant is not None:
+            constant = found.constant if constant is None else constant
+        elif found.smoothed is not None:
+            noises.append(found.noise)
+            smoothed.append(found.smoothed)
     if not smoothed:
         black = constant or 0.0
         return Levels(black, black + _smallest_span(black, black, 1.0))
@@ -139,6 +134,27 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     noise = float(np.median(noises))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     return Levels(black, max(white, black + floor), noise)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one plane tells: its smoothed finite pixels and its noise, or its only value, or nothing."""
+
+    smallest_span: float
+    constant: float | None = None
+    smoothed: npt.NDArray[np.float64] | None = None
+    noise: float = 0.0
+
+
+def _measured(plane: npt.NDArray[Any]) -> _Measured:
+    smallest_span, finite = 0.0 if plane.dtype.kind == "f" else 1.0, np.isfinite(plane)
+    if not finite.any():
+        return _Measured(smallest_span)
+    counts = _filled(plane, finite)
+    if counts.min() == counts.max():
+        return _Measured(smallest_span, constant=float(counts.flat[0]))
+    noise = pixel_noise(plane)
+    return _Measured(smallest_span, smoothed=_smooth_without_hot(counts, noise)[finite], noise=noise)
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
