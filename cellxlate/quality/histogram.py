@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_BINS = 65536
+BLOCK_PX = 2**17
+"""Values that are binned at once: as many as the processor's cache holds."""
 
 
 @dataclass
@@ -50,7 +52,8 @@ class Histogram:
         self.whole = before.dtype.kind != "f"
         self._cover(min(ends), max(ends), whole=self.whole)
         for counts, values in ((self.before, before), (self.moved_from, moved_from), (self.moved_to, moved_to)):
-            counts += np.bincount(self._bins(values), minlength=len(counts))
+            for start in range(0, values.size, BLOCK_PX):
+                counts += np.bincount(self._bins(values[start : start + BLOCK_PX]), minlength=len(counts))
 
     def include(self, other: "Histogram") -> None:
         """Add what another histogram has counted of other pixels of the same dtype."""
