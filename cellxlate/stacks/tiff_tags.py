@@ -99,13 +99,13 @@ def shaped_description(series: tifffile.TiffPageSeries) -> dict[str, Any]:
 
 def parse_shaped(description: str) -> dict[str, Any]:
     """Return a description of tifffile's as a mapping; empty where it is something else."""
-    if not description.startswith('{"shape":'):
+    if not description.startswith("{") or '"shape":' not in description:  # first or last, by version
         return {}
     try:
         found = json.loads(description)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and "shape" in found else {}
 
 
 def _vendor_metadata(file: tifffile.TiffFile, found: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from packaging.version import Version
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.levels import open_levels
@@ -258,6 +259,8 @@ def test_codecs_that_make_objects_are_never_run(changes, tmp_path, command, monk
     *((kind, name) for kind in ("zarr 3", "sharded", "shards in shards") for name in (*ZARR_3, None)),
 ])  # fmt: skip
 def test_what_sound_codecs_hold_is_read_as_zarr_reads_it(name, kind, tmp_path):
+    if kind == "shards in shards" and Version(zarr.__version__) < Version("3.1.6"):
+        pytest.skip("older zarr reads no shards within shards")
     path = tmp_path / "a.zarr"
     pixels = np.random.default_rng(1).integers(0, 60_000, (70, 50)).astype(np.uint16)  # hardly compressible
     pixels[:20] = 7
