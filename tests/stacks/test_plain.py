@@ -151,6 +151,13 @@ def test_what_a_description_says_beside_shape_and_axes_is_carried(tmp_path: Path
         assert "description" not in found.metadata.tiff
 
 
+@pytest.mark.parametrize("stated", ['{"axes": "YX", "shape": [8, 9]}', '{"shape": [8, 9], "axes": "YX"}'])
+def test_a_description_of_any_tifffile_says_no_more_than_shape_and_axes(tmp_path: Path, stated: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 9), np.uint8), description=stated, metadata=None)
+    with open_stack(tmp_path / "a.tif") as found:
+        assert "description" not in found.metadata.tiff
+
+
 @pytest.mark.parametrize(
     ("axes", "dtype", "is_zarr", "named"),
     [("YX", "uint8", False, None), ("YX", "float16", False, "tiff"), ("YX", "float16", True, None),
