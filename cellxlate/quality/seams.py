@@ -1,6 +1,5 @@
 """Do tiles show? Steps across the borders of tiles, compared with the steps two to four pixels beside them."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +17,12 @@ BESIDE = tuple(place for place in range(STEPS) if abs(place - MIDDLE) > 1)
 FEWEST_PX = 16
 LEAST_CHANCE_COUNTS = 0.3
 """What rounding to whole counts leaves."""
-LIMIT = 6.0
+LIMIT = 5.0
+OTHER_SIDES = 4
+"""Chance at a border is that of its own surroundings and, with the weight of so many borders, that of all."""
 MOST_BORDERS = 100_000
 
+Numbers = npt.NDArray[np.float64]
 Border = tuple[PlaneIndex, str, int, int]
 """Plane, "row" or "column", position of the border, number of the tile along it."""
 
@@ -37,8 +39,8 @@ class Seams:
     Notes
     -----
     Looked at is the output where all twelve pixels around a border are selected. A step that runs along a whole side of
-    a tile has a mean that is far larger than chance allows; chance is measured on the steps beside the borders. A tile
-    of which less than 16 px of a side are selected cannot be judged.
+    a tile, or around it, has a mean that is far larger than chance allows; chance is measured on the steps beside the
+    borders. A tile with less than 16 px of selected border cannot be judged.
     """
 
     tile_px: int = 0
@@ -103,15 +105,54 @@ class Seams:
             self.sums.setdefault((*where, int(tile)), np.zeros(STEPS + 1))[:] += np.append(own.sum(axis=0), len(own))
 
     def scores(self) -> dict[Border, float]:
-        """Return for each border of a tile how many times chance its mean step is."""
-        judged = {border: sums for border, sums in self.sums.items() if sums[-1] >= FEWEST_PX}
+        """Return for each border of a tile how many times chance its mean step is, alone or with the rest of its tile.
+
+        Notes
+        -----
+        A tile that is brighter than its neighbours is so on all its sides. So the sides of a tile are judged together,
+        too, weighted by their pixels; what that gives is the score of the side that is clearest by itself.
+        """
+        borders, table = list(self.sums), np.array(list(self.sums.values())).reshape(-1, STEPS + 1)
+        steps, pixels = table[:, MIDDLE], table[:, -1]
         # Variance of a mean step times the number of its pixels: neighbours along a border are alike, so this is more
         # than the variance of a single step.
-        spreads = [float(sums[place] ** 2 / sums[-1]) for sums in judged.values() for place in BESIDE]
-        if not spreads:
+        spreads = (table[:, BESIDE] ** 2).mean(axis=1) / pixels
+        judged = pixels >= FEWEST_PX
+        if not judged.any():
             return {}
-        chance = max(math.sqrt(float(np.mean(spreads))), LEAST_CHANCE_COUNTS)
-        return {border: abs(float(sums[MIDDLE])) / math.sqrt(sums[-1]) / chance for border, sums in judged.items()}
+        usual = max(float(spreads[judged].mean()), LEAST_CHANCE_COUNTS**2)
+
+        def times_chance(step: Numbers, count: Numbers, spread: Numbers, sides: Numbers) -> Numbers:
+            variance = (spread + OTHER_SIDES * usual) / (sides + OTHER_SIDES)
+            return np.asarray(np.abs(step) / np.sqrt(np.maximum(count, 1) * variance))
+
+        tiles: dict[tuple[PlaneIndex, int, int], int] = {}
+        beside = np.array(
+            [[tiles.setdefault(tile, len(tiles)) for tile in self._tiles_beside(border)] for border in borders]
+        ).T  # (2, borders): the tile before each border and the one after it
+
+        def of_tile(values: Numbers, sign: float = 1.0) -> Numbers:
+            before, after = (np.bincount(side, values, len(tiles)) for side in beside)
+            return np.asarray(after + sign * before)
+
+        counts = of_tile(pixels)
+        together = times_chance(of_tile(steps, -1.0), counts, of_tile(spreads), of_tile(np.ones_like(pixels)))
+        together[counts < FEWEST_PX] = 0
+        alone = times_chance(steps, pixels, spreads, np.ones_like(pixels))
+        clearest = np.zeros(len(tiles))
+        np.maximum.at(clearest, beside, np.broadcast_to(alone, beside.shape))
+        shared = np.where(alone >= clearest[beside], together[beside], 0).max(axis=0)
+        found = np.maximum(alone * judged, shared)
+        looked_at = judged | (counts[beside].max(axis=0) >= FEWEST_PX)
+        return {border: float(score) for border, score, seen in zip(borders, found, looked_at, strict=True) if seen}
+
+    def _tiles_beside(self, border: Border) -> tuple[tuple[PlaneIndex, int, int], ...]:
+        """Return the tiles before and after a border, by plane, row and column of tiles."""
+        index, kind, position, along = border
+        after = position // self.tile_px
+        if kind == "row":
+            return (index, after - 1, along), (index, after, along)
+        return (index, along, after - 1), (index, along, after)
 
     def found(self, limit: float = LIMIT) -> list[Border]:
         """Return the borders whose step is no chance, the clearest first."""

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.quality.checks import LOWEST_AGREEMENT, LOWEST_SALIENT, NEARLY_NONE
-from cellxlate.quality.seams import Seams
+from cellxlate.quality.seams import FEWEST_PX, Seams
 from cellxlate.quality.support import supported
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.intensity import pixel_noise
@@ -212,7 +212,7 @@ def planted(results: list[tuple[Plane, Plane, Plane]], draw: np.random.Generator
 
 
 def seam_found(plane: Plane, attention: Plane, offset: float, draw: np.random.Generator) -> bool | None:
-    """Return whether a tile with an offset is found; None where fewer than 16 selected pixels lie on its borders."""
+    """Return whether a tile with an offset is found; None where none of its sides has 16 selected pixels."""
     selected = attention > 0
     top, left = (int(draw.integers(size // TILE_PX)) * TILE_PX for size in plane.shape)
     tile = (slice(top, top + TILE_PX), slice(left, left + TILE_PX))
@@ -224,7 +224,7 @@ def seam_found(plane: Plane, attention: Plane, offset: float, draw: np.random.Ge
         ("row", top, left // TILE_PX), ("row", top + TILE_PX, left // TILE_PX),
         ("column", left, top // TILE_PX), ("column", left + TILE_PX, top // TILE_PX),
     }  # fmt: skip
-    if not any(border[1:] in around for border in seams.scores()):
+    if not any(sums[-1] >= FEWEST_PX for border, sums in seams.sums.items() if border[1:] in around):
         return None
     return bool(seams.found())
 

@@ -108,3 +108,65 @@ def test_windows_are_taken_where_attention_selects() -> None:
 
 def test_a_tally_without_tiles_looks_at_no_seam() -> None:
     assert Tally().summary()["seams"] is None
+
+
+BESIDE = np.array([9.0, -9, 9, -9, 0, 9, -9, 9, -9])
+"""Sums over 64 px of the steps beside a border."""
+
+
+def side(step: float, beside: npt.NDArray[np.float64] = BESIDE) -> npt.NDArray[np.float64]:
+    return np.append(np.where(np.arange(9) == 4, step, beside), 64.0)
+
+
+def around_a_tile(*steps: float) -> Seams:
+    """Top, bottom, left and right of the tile in row 1 and column 2."""
+    places = [((), "row", 64, 2), ((), "row", 128, 2), ((), "column", 128, 1), ((), "column", 192, 1)]
+    return Seams(TILE_PX, {place: side(step) for place, step in zip(places, steps, strict=False)})
+
+
+def test_a_tile_is_found_by_all_its_sides_where_none_shows_by_itself() -> None:
+    for count in (1, 2, 3, 4):
+        scores = around_a_tile(*(27.0, -27.0, 27.0, -27.0)[:count]).scores()
+        assert max(scores.values()) == pytest.approx(3 * count**0.5)
+    seams = around_a_tile(27.0, -27.0, 28.0, -27.0)
+    assert [border[1:] for border in seams.found()] == [("column", 128, 1)]  # the clearest tells for all
+
+
+def test_steps_up_or_down_all_around_are_no_offset() -> None:
+    """A tile that is brighter steps up where it begins and down where it ends."""
+    assert max(around_a_tile(27.0, 27.0, 27.0, 27.0).scores().values()) == pytest.approx(3)
+
+
+def test_a_neighbour_of_a_broken_tile_is_not_blamed_on_its_other_sides() -> None:
+    seams = around_a_tile(99.0, -9.0, 9.0, -9.0)
+    seams.sums[(), "row", 128, 2] = side(9.0)
+    assert [border[1:] for border in seams.found()] == [("row", 64, 2)]
+
+
+def test_a_noisy_neighbourhood_needs_a_larger_step() -> None:
+    sums = {((), "row", 64, 0): side(60.0), ((), "row", 64, 5): side(60.0, 3 * BESIDE)}
+    scores = Seams(TILE_PX, sums).scores()
+    usual, quiet, loud = (81 + 729) / 2 / 64, 81 / 64, 729 / 64
+    for place, own in ((0, quiet), (5, loud)):
+        assert scores[(), "row", 64, place] == pytest.approx(60 / 8 / np.sqrt((own + 4 * usual) / 5))
+
+
+def test_sides_that_are_too_short_alone_are_judged_together() -> None:
+    sums = around_a_tile(27.0, -27.0).sums | {((), "row", 640, 9): side(0.0)}
+    top, bottom, _ = sums
+    for place in (top, bottom):
+        sums[place] = sums[place] / 6.4  # 10 px of a side
+    assert top in Seams(TILE_PX, sums).scores()
+    sums[(), "row", 0, 2] = side(0.0)  # of the tile before; the one after it has 10 px alone
+    del sums[bottom]
+    sums[top][4] *= 5  # would show by itself
+    assert Seams(TILE_PX, sums).scores()[top] < 3
+    del sums[(), "row", 0, 2]
+    assert top not in Seams(TILE_PX, sums).scores()
+
+
+def test_one_side_that_shows_by_itself_is_enough() -> None:
+    steps = {(kind, place, along): 0.0 for kind in ("row", "column") for place in (64, 128, 192) for along in range(4)}
+    steps["row", 128, 1] = 50.0
+    scores = Seams(TILE_PX, {((), *place): side(step) for place, step in steps.items()}).scores()
+    assert scores[(), "row", 128, 1] == pytest.approx(50 / 9)
