@@ -23,7 +23,7 @@ LEAST_WINDOW_PX = 64
 rounds differently; from 56 px on every size was found to give the same bits."""
 
 LARGEST_TILE_PX = 1024
-ACTIVATION_BUDGET_BYTES = 256_000_000
+ACTIVATION_BUDGET_BYTES = 512_000_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     ----------
     tile_px : int or None
         What the user asked for, rounded up to the stride; None takes the largest multiple of 512 up to 1024 whose
-        window, halo included, keeps the network's activations within 256 MB.
+        window, halo included, keeps the network's activations within 512 MB.
 
     Raises
     ------

@@ -16,6 +16,8 @@ from cellxlate.enhancement.tiling import (
     window,
 )
 from cellxlate.errors import OptionError
+from cellxlate.model.networks import Translator, activation_bytes_per_px, receptive_field
+from cellxlate.settings import PRESETS, PresetName
 
 sides = st.integers(1, 1300)
 
@@ -74,3 +76,14 @@ def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget()
     assert tile_side(None, activation_bytes_per_px=700, **network) == 512
     with pytest.raises(OptionError, match="--tile 0"):
         tile_side(0, activation_bytes_per_px=84, **network)
+
+
+@pytest.mark.parametrize(("preset", "side_px", "most_work"), [("fast", 1024, 1.11), ("paper", 1024, 1.36)])
+def test_the_networks_of_a_preset_get_tiles_that_waste_little(
+    preset: PresetName, side_px: int, most_work: float
+) -> None:
+    generator = Translator(PRESETS[preset].networks).generator
+    halo_px, stride = receptive_field(generator).halo_px, receptive_field(generator).stride
+    per_px = activation_bytes_per_px(generator)
+    assert tile_side(None, halo_px=halo_px, stride=stride, activation_bytes_per_px=per_px) == side_px
+    assert ((side_px + 2 * halo_px) / side_px) ** 2 < most_work
