@@ -1,14 +1,21 @@
 """What the documentation says can be done: links lead somewhere, commands exist, examples run."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
 from cellxlate.cli import main
 from cellxlate.cli.parser import build_parser
+from cellxlate.settings import load_settings
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.synthetic import SampleSettings, simulate
 
@@ -67,13 +74,122 @@ def test_both_quick_starts_show_the_same() -> None:
         assert blocks(english, language) == blocks(korean, language) != []
 
 
-def prepare(folder: Path, names: list[str]) -> None:
-    """Put simulated stacks where examples expect some."""
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        sample = simulate(SampleSettings(shape=(1, 1, 1, 160, 200), seed=number))
-        write_stacks([(sample.stack, path)])
+ELSEWHERE = {
+    "--device cuda": "a graphics card",
+    "--scheduler": "a cluster that is set up",
+    "://": "a bucket or a web server",
+}
+"""Signs of a command that needs what a test has not got: it is parsed, and not run."""
+QUICKLY = {
+    "train": ["--steps", "2", "--settings", "quick.toml", "--quiet"],
+    "enhance": ["--overwrite", "--engine", "torch", "--quiet"],
+    "demo": ["--overwrite", "--quiet"],
+    "export": ["--overwrite"],
+}
+"""Added to a command, so that it takes seconds and may be shown on several pages."""
+OWN_TESTS = ("tutorial/first-stack.md",)
+
+
+def shown(page: Path) -> list[list[str]]:
+    """Return the commands of a page that run here."""
+    return [words for words in commands(page) if not any(sign in " ".join(words) for sign in ELSEWHERE)]
+
+
+def pages_with_commands() -> list[Path]:
+    return [page for page in PAGES if shown(page) and not str(page).endswith((".ko.md", *OWN_TESTS))]
+
+
+def put(path: Path, *, seed: int, what: str = "image", cells: float = 0.2) -> None:
+    """Put a simulated plane of a field, of its truth, or of its mask where a page expects one."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    sample = simulate(SampleSettings(shape=(1, 1, 1, 128, 160), cell_fraction=cells, seed=seed))
+    stack = {"image": sample.stack, "truth": sample.truth, "mask": sample.mask}[what]
+    if path.suffix == ".zarr":
+        write_stacks([(stack, path)])
+    else:
+        tifffile.imwrite(path, np.asarray(stack).squeeze())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages begin with: stacks, folders of images, a trained model, a result."""
+    here = tmp_path_factory.mktemp("shown")
+    for name in ("stack.tif", "slide.ome.zarr", "empty/blank.tif"):
+        put(here / name, seed=0, cells=0.0 if "empty" in name else 0.2)
+    (here / "plate").mkdir()
+    two = np.stack([tifffile.imread(here / "stack.tif")] * 2)
+    for name in ("a", "b"):
+        channels = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+        tifffile.imwrite(here / "plate" / f"{name}.ome.tif", two, metadata=channels, photometric="minisblack")
+    for place in ("t0_z0_DAPI", "t1_z0_DAPI"):
+        put(here / "scan" / f"img_{place}.tif", seed=1)
+    for number in range(4):
+        put(here / f"faint/{number}.tif", seed=number)
+        put(here / f"clear/{number}.tif", seed=number + 10, what="truth")
+        put(here / f"test/{number}.tif", seed=number + 20)
+        for name, what in (("truth", "truth"), ("test_truth", "truth"), ("masks", "mask"), ("test_masks", "mask")):
+            put(here / name / f"{number}.tif", seed=number + 20, what=what)
+    (here / "quick.toml").write_text("batch = 1\npatch_px = 32\n[networks.generator]\nwidth = 4\nblocks = 1\n")
+    before = Path.cwd()
+    os.chdir(here)
+    try:
+        for line in (
+            "train --source faint/ --target clear/ -o my-model",
+            "enhance test/ empty/ --output-dir out",
+            "enhance stack.tif",
+            "enhance stack.tif --output-dir results",
+            "export my-model --format bioimageio --author A --licence CC0-1.0 -o my-model.zip",
+        ):
+            run(line.split())
+    finally:
+        os.chdir(before)
+    return here
+
+
+def run(words: list[str]) -> None:
+    """Run a command of the pages, as quickly as it goes."""
+    if words[0] == "train":
+        shutil.rmtree(words[words.index("-o") + 1], ignore_errors=True)
+    workers = ["--workers", "1"] if "--workers" in words else []
+    assert main([*words, *QUICKLY.get(words[0], []), *workers]) == 0, words
+
+
+@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: str(page.relative_to(TOP)))
+def test_every_command_of_a_page_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for words in shown(page):
+        run(words)
+
+
+def test_only_what_needs_another_machine_is_not_run() -> None:
+    left = {tuple(words) for page in PAGES for words in commands(page)} - {
+        tuple(words) for page in pages_with_commands() for words in shown(page)
+    }  # fmt: skip
+    left -= {tuple(words) for name in OWN_TESTS for words in commands(TOP / "docs" / name)}
+    assert len(left) == 7, left
+    assert all(any(sign in " ".join(words) for sign in ELSEWHERE) for words in left)
+
+
+def test_every_block_that_holds_a_command_says_that_it_is_one() -> None:
+    """Or no test would see it."""
+    for page in PAGES:
+        unnamed = [text for text in blocks(page, "") if re.search(r"^cellxlate ", text, re.M)]
+        assert unnamed == [], page
+
+
+def test_the_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
+    (text,) = blocks(TOP / "docs" / "reference" / "training.md", "toml")
+    (tmp_path / "shown.toml").write_text(text, encoding="utf-8")
+    assert load_settings(tmp_path / "shown.toml").patch_px == 128
+
+
+def test_the_script_for_a_cluster_runs(folder: Path, tmp_path: Path) -> None:
+    (script,) = blocks(TOP / "docs" / "how-to" / "cluster.md", "python")
+    shutil.copy(folder / "stack.tif", tmp_path)
+    (tmp_path / "script.py").write_text(script.replace("workers=4", "workers=1"), encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stack_enhanced.ome.tif").is_file()
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,18 +203,12 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().out.strip() == "0"
 
 
-def test_the_readme_and_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_readme_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(folder / "stack.tif", tmp_path)
     monkeypatch.chdir(tmp_path)
-    prepare(tmp_path, ["stack.ome.tif", "plate/a.ome.tif"])
-    (tmp_path / "stack.ome.tif").rename(tmp_path / "stack.tif")
-    for page in (TOP / "README.md", TOP / "docs" / "quick-start.md"):
-        for words in commands(page):
-            if words[0] == "enhance" and "my-model" not in words:
-                assert main([*words, "--overwrite"]) == 0, words
-    for example in blocks(TOP / "README.md", "python"):
-        names: dict[str, Any] = {}
-        exec(compile(example, "README.md", "exec"), names)
-        names["stack"].close()
-    assert (tmp_path / "stack_enhanced.ome.tif").is_file()
-    assert (tmp_path / "out.ome.zarr").is_dir()
-    assert main(["report", "stack_enhanced.ome.tif", "--quiet"]) == 0
+    (example,) = blocks(TOP / "README.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    names["stack"].close()
+    assert names["result"].image.shape == names["result"].attention.shape
+    assert Path("out.ome.zarr").is_dir()

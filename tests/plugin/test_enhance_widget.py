@@ -1,8 +1,10 @@
 """The `Enhance cells` panel, driven as a macro would drive it, on the model of a viewer without a window."""
 
+import re
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import dask.array
 import numpy as np
@@ -440,6 +442,25 @@ def test_the_menus_open_the_panel_and_the_preview(application, spin, tiny_model)
         assert shown.window.dock_widgets["Enhance cells (cellxlate)"].image_layer.value == chosen
     finally:
         shown.close()
+
+
+@pytest.mark.display
+def test_the_python_of_the_page_runs(application, spin, tiny_model, tmp_path, monkeypatch):
+    import napari
+
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "napari.md"
+    found, script = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    shutil.copytree(tiny_model, tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    try:
+        exec(compile(script, str(page), "exec"), names)
+        spin(lambda: not names["panel"].is_running)
+        warnings = eval(found.strip(), {"viewer": names["viewer"]})
+    finally:
+        napari.Viewer.close_all()
+    assert warnings
+    assert all(isinstance(text, str) for text in warnings)
 
 
 @pytest.mark.display
