@@ -66,7 +66,7 @@ def test_a_plate_comes_out_as_a_plate(
     answer = json.loads(capsys.readouterr().out)
     made = tmp_path / "screen_enhanced.ome.zarr"
     assert answer["plates"] == [{"enhanced": str(made), "attention": str(tmp_path / "screen_attention.ome.zarr"),
-                                 "reports": str(tmp_path / "screen_reports")}]  # fmt: skip
+                                 "reports": str(tmp_path / "screen_reports"), "warnings": []}]  # fmt: skip
     assert [one["outputs"]["enhanced"] for one in answer["stacks"]] == [str(made / field) for field in FIELDS]
     assert names(tmp_path) == {path.name, made.name, "screen_attention.ome.zarr", "screen_reports"}
     for found in (made, tmp_path / "screen_attention.ome.zarr"):
@@ -90,6 +90,18 @@ def test_a_plate_comes_out_as_a_plate(
     report = json.loads((reports / "screen_A_1_0_report.json").read_text())
     assert report["outputs"]["report"] == str(reports / "screen_A_1_0_report.html")
     assert not any("unfinished" in file.read_text() for file in reports.iterdir())
+
+
+def test_what_lies_beside_the_wells_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    group = zarr.open_group(path, mode="a")
+    group.create_group("tables")
+    group.create_group("OME")
+    assert main(["enhance", str(path)]) == 0
+    assert "warning    what lies beside the wells is not copied: OME, tables\n" in capsys.readouterr().out
+    assert main(["enhance", str(path), "--overwrite", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["plates"][0]["warnings"] == ["what lies beside the wells is not copied: OME, tables"]
 
 
 def test_a_plate_with_a_broken_field_does_not_appear_until_it_is_mended(

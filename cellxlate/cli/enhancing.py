@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,61 +40,40 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Request:
+    """What one call of `enhance` is asked to do.
+
+    Attributes
+    ----------
+    options : Namespace
+        As parsed.
+    named : list of (Location, Outputs)
+        The stacks, and where their results go.
+    plates : list of Plate
+        Those that are given whole; their fields are among the stacks.
+    bundle : Bundle
+        The model.
+    naming, running : dict
+        Options of `name_outputs`; of `open_stack` and `make_plan`.
+    """
+
+    options: argparse.Namespace
+    named: "list[tuple[Location, Outputs]]"
+    plates: "list[Plate]"
+    bundle: "Bundle"
+    naming: dict[str, Any]
+    running: dict[str, Any]
+
+    def in_plate(self, path: Location) -> bool:
+        """Return whether a stack is a field of a plate that is given whole."""
+        return isinstance(path, Path) and any(path.is_relative_to(plate.source) for plate in self.plates)
+
+
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
-    from cellxlate.enhancement.job import HERE, enhance_file
-    from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
-    from cellxlate.enhancement.plates import plates_of
-    from cellxlate.model.bundle import load_model
-    from cellxlate.stacks.reading import is_zarr
-
-    paths = find_inputs(options.stacks, each_image=options.image is None)
-    settings = EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense)
-    naming: dict[str, Any] = {
-        "output": options.output, "output_dir": options.output_dir, "format": options.format,
-        "attention": not options.no_attention, "report": not options.no_report,
-    }  # fmt: skip
-    plates = plates_of(options.stacks, **naming) if options.image is None else []
-    in_plates: dict[Location, Outputs] = {
-        plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
-    }
-    whole = {plate.source for plate in plates}
-    paths = list(dict.fromkeys([*in_plates, *(path for path in paths if path not in whole)]))
-    alone = [path for path in paths if path not in in_plates]
-    if options.output is not None and len(plates) + len(alone) > 1:
-        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
-    if plates and options.confidence:
-        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
-    named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
-    require_distinct(named)
-    bundle = load_model(options.model)
-    running: dict[str, Any] = {
-        "axes": options.axes, "image": options.image or 0, "channels": options.channel, "settings": settings,
-        "levels_from": options.levels_from,
-        "engine": options.engine, "device": options.device, "precision": options.precision,
-    }  # fmt: skip
-
-    def enhance_one(path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
-        if options.output is None and path not in in_plates and (options.dry_run or options.confidence):
-            outputs = _exact(path, naming, running)
-        if options.dry_run:
-            return _dry_run(path, outputs, bundle, running, options)
-        sure = confidence_path(outputs, options) if options.confidence else None
-        with progress_bar(options, "planes") as show:
-            report = enhance_file(
-                path, bundle, **naming, **running, overwrite=options.overwrite, resume=options.resume,
-                outputs=in_plates.get(path),
-                where=cluster.place if cluster else HERE,
-                progress=lambda news: show(news.done, news.total),
-            )  # fmt: skip
-        answer = report.as_dict()
-        if sure:
-            _write_confidence(path, outputs, sure, bundle, running, options)
-            answer["outputs"] |= {"confidence": str(sure)}
-        if not options.json:
-            say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
-        return answer
-
+    request = _request(options)
+    named, plates = request.named, request.plates
     if not options.dry_run:
         for plate in plates:
             if isinstance(options.output_dir, Path):
@@ -101,38 +81,121 @@ def run_enhance(options: argparse.Namespace) -> int:
             plate.start(overwrite=options.overwrite, resume=options.resume)
     with _cluster(options) as cluster:
         if len(named) == 1 and not plates:
-            answer, code = enhance_one(*named[0], cluster), 0
+            answer, code = _enhance_one(request, *named[0], cluster), 0
         else:
-            answers = [
-                _attempt(lambda path, outputs: enhance_one(path, outputs, cluster), *one, debug=options.debug)
-                for one in named
-            ]
+            answers = [_attempt(request, *one, cluster) for one in named]
             answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
             if plates and not options.dry_run:
                 failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
                 answer["plates"] = [_finish(plate, failed) for plate in plates]
         if cluster:
             answer["workers"] = cluster.summary()
-    if options.json or options.dry_run:
-        lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
-        say(options, answer, lines)
-    elif len(named) > 1 or plates:
-        appeared = [f"{name:10} {place}" for one in answer.get("plates", []) for name, place in one.items() if place]
-        say(options, {}, batch_lines([_short(path) for path, _ in named], answer["stacks"]) + appeared)
-    if cluster and not options.json:
-        say(options, {}, worker_lines(answer["workers"]))
+    _show(request, answer)
     return code
 
 
-def _finish(plate: "Plate", failed: set[Location]) -> dict[str, str | None]:
+def _request(options: argparse.Namespace) -> Request:
+    """Find the stacks and plates that are meant, and name what becomes of them."""
+    from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
+    from cellxlate.enhancement.plates import plates_of
+    from cellxlate.model.bundle import load_model
+    from cellxlate.stacks.reading import is_zarr
+
+    paths = find_inputs(options.stacks, each_image=options.image is None)
+    naming: dict[str, Any] = {
+        "output": options.output, "output_dir": options.output_dir, "format": options.format,
+        "attention": not options.no_attention, "report": not options.no_report,
+    }  # fmt: skip
+    running: dict[str, Any] = {
+        "axes": options.axes, "image": options.image or 0, "channels": options.channel,
+        "settings": EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
+        "levels_from": options.levels_from,
+        "engine": options.engine, "device": options.device, "precision": options.precision,
+    }  # fmt: skip
+    plates = plates_of(options.stacks, **naming) if options.image is None else []
+    in_plates: dict[Location, Outputs] = {
+        plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
+    }
+    whole = {plate.source for plate in plates}
+    paths = list(dict.fromkeys([*in_plates, *(path for path in paths if path not in whole)]))
+    if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
+        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
+    if plates and options.confidence:
+        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
+    named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
+    require_distinct(named)
+    return Request(options, named, plates, load_model(options.model), naming, running)
+
+
+def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
+    """Enhance a stack, or predict what it would take; say what became of it, and return that as plain values."""
+    from cellxlate.enhancement.job import HERE, enhance_file
+
+    options, in_plate = request.options, request.in_plate(path)
+    if options.output is None and not in_plate and (options.dry_run or options.confidence):
+        outputs = _exact(path, request.naming, request.running)
+    if options.dry_run:
+        return _dry_run(path, outputs, request.bundle, request.running, options)
+    sure = confidence_path(outputs, options) if options.confidence else None
+    with progress_bar(options, "planes") as show:
+        report = enhance_file(
+            path, request.bundle, **request.naming, **request.running,
+            overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
+            where=cluster.place if cluster else HERE, progress=lambda news: show(news.done, news.total),
+        )  # fmt: skip
+    answer = report.as_dict()
+    if sure:
+        _write_confidence(path, outputs, sure, request.bundle, request.running, options)
+        answer["outputs"] |= {"confidence": str(sure)}
+    if not options.json:
+        say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
+    return answer
+
+
+def _attempt(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
+    """Enhance one stack of several: what goes wrong is said, and the others go on."""
+    try:
+        return _enhance_one(request, path, outputs, cluster)
+    except Exception as fault:  # whatever it is, the other stacks have no part in it
+        if request.options.debug:
+            raise
+        known = isinstance(fault, CellxlateError)
+        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        complain(error if known else f"{path}: {error}")
+        return {"input": str(path), "error": error}
+
+
+def _show(request: Request, answer: dict[str, Any]) -> None:
+    """Show what became of all stacks: as JSON, or as a table for people."""
+    options, named = request.options, request.named
+    if options.json or options.dry_run:
+        lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
+        say(options, answer, lines)
+    elif "stacks" in answer:
+        plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
+        say(options, {}, batch_lines([_short(path) for path, _ in named], answer["stacks"]) + plates)
+    if "workers" in answer and not options.json:
+        say(options, {}, worker_lines(answer["workers"]))
+
+
+def _finish(plate: "Plate", failed: set[Location]) -> dict[str, Any]:
     """Let a plate appear, or say why it does not."""
     missing = sum(plate.source / field in failed for field in plate.fields)
     if missing:
         complain(f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume")
-        return {"enhanced": None, "attention": None, "reports": None}
+        return {"enhanced": None, "attention": None, "reports": None, "warnings": []}
     plate.finish()
     attention = str(plate.attention) if plate.keep_attention else None
-    return {"enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None}
+    return {
+        "enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None,
+        "warnings": plate.warnings(),
+    }  # fmt: skip
+
+
+def plate_lines(answer: dict[str, Any]) -> list[str]:
+    """Return where a plate is and what it warns of, for people."""
+    places = [f"{name:10} {place}" for name, place in answer.items() if place and name != "warnings"]
+    return places + [f"warning    {warning}" for warning in answer["warnings"]]
 
 
 def _short(path: Location) -> str:
@@ -212,21 +275,6 @@ def _write_confidence(
     with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
         plan = make_plan(stack, bundle, **planning)
         write_confidence(plan, outputs.attention, sure, overwrite=True, progress=show)
-
-
-def _attempt(
-    enhance_one: Callable[[Location, "Outputs"], dict[str, Any]], path: Location, outputs: "Outputs", *, debug: bool
-) -> dict[str, Any]:
-    """Enhance one stack of several: what goes wrong is said, and the others go on."""
-    try:
-        return enhance_one(path, outputs)
-    except Exception as fault:  # whatever it is, the other stacks have no part in it
-        if debug:
-            raise
-        known = isinstance(fault, CellxlateError)
-        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
-        complain(error if known else f"{path}: {error}")
-        return {"input": str(path), "error": error}
 
 
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from cellxlate.enhancement.outputs import Outputs
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import is_zarr, stack_name
-from cellxlate.stacks.plates import plate_fields, start_plate
+from cellxlate.stacks.plates import beside_wells, plate_fields, start_plate
 from cellxlate.stacks.writing import Format
 
 UNFINISHED = ".unfinished"
@@ -91,6 +91,11 @@ class Plate:
             start_plate(self.source, unfinished, version="0.4" if self.format == "ome-zarr-0.4" else "0.5")
         if self.reports:
             _unfinished(self.reports).mkdir(exist_ok=True)
+
+    def warnings(self) -> list[str]:
+        """Say what of the plate is not in the new one."""
+        beside = beside_wells(self.source)
+        return [f"what lies beside the wells is not copied: {', '.join(beside)}"] if beside else []
 
     def finish(self) -> None:
         """Let the plates appear under their names, in place of what is there; the enhanced one last."""

@@ -32,6 +32,13 @@ def plate_fields(path: Location) -> list[str]:
     return zarr_images(path) if is_plate else []
 
 
+def beside_wells(path: Location) -> list[str]:
+    """Return what a plate holds at its top beside its rows of wells: tables, labels, another program's metadata."""
+    group = zarr.open_group(store_of(path), mode="r")
+    rows = {str(well["path"]).split("/")[0] for well in ome_attributes(group)["plate"]["wells"]}
+    return sorted(set(group) - rows)
+
+
 def start_plate(source: Location, target: Path, *, version: Literal["0.4", "0.5"]) -> None:
     """Make the groups of a plate like another: rows, wells and what they state, without images.
 
