@@ -40,7 +40,7 @@ def peak_mb() -> float:
 
 def main(planes: int, ending: str) -> dict[str, Any]:
     source = Stack(NoisyPlanes(planes), "ZYX")
-    bands = [slice(start, start + BAND_PX) for start in range(0, 2048, BAND_PX)]
+    bands = [slice(start, start + 2 * BAND_PX) for start in range(0, 2048, 2 * BAND_PX)]  # as a job writes them
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / f"a{ending}", like=source) as writer:
         before_mb, clock = peak_mb(), [time.perf_counter()]
         for index in source.plane_indices():
