@@ -42,6 +42,10 @@ class RemoteStore(WrapperStore[FsspecStore]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def with_read_only(self, read_only: bool = False) -> "RemoteStore":
+        """Return the same store, to be read alone or not; before zarr 3.1.6 wrappers had none."""
+        return RemoteStore(self._store.with_read_only(read_only))
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return an object, or a part of it; None where it is not there.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
@@ -227,7 +228,11 @@ def test_odd_shapes_of_a_sample_are_refused(shape, tmp_path, command, untouched)
 def test_markup_in_names_is_text_in_the_report(tmp_path, command):
     path = tmp_path / "<b onclick=alert(1)>&amp;.ome.tif"
     tifffile.imwrite(path, np.stack([PIXELS, PIXELS]), ome=True, photometric="minisblack",
-                     metadata={"axes": "CYX", "Channel": {"Name": [SCRIPT, "</title><script>x</script>"]}})  # fmt: skip
+                     metadata={"axes": "CYX", "Channel": {"Name": ["first", "second"]}})  # fmt: skip
+    xml = tifffile.tiffcomment(path)
+    for name, hostile in (("first", SCRIPT), ("second", "</title><script>x</script>")):
+        xml = xml.replace(f'"{name}"', quoteattr(hostile))
+    tifffile.tiffcomment(path, xml.encode())
     code, _, err = command.enhance(path)
     assert (code, err) == (0, "")
     page = next(tmp_path.glob("*_report.html")).read_text()
