@@ -121,7 +121,7 @@ class Cluster:
             Bands have failed three times, no worker can do the job, or the scheduler was lost.
         """
         token = uuid.uuid4().hex
-        job = band_job(plan, token, image=image_writer.bands, attention=attention_writer.bands)
+        job = band_job(plan, token, image=image_writer.pyramid, attention=attention_writer.pyramid)
         self._send_model(plan.bundle)
         self._check_workers(job)
         todo = units_to_do(plan, image_writer, attention_writer)

@@ -27,7 +27,7 @@ from cellxlate.quality.report import write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity import PLASTIC
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.pyramid import build_pyramid, level_count
+from cellxlate.stacks.pyramid import Pyramid, level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
@@ -169,8 +169,10 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
             pass
         mark()
         if levels > 1:
-            build_pyramid(image_writer.bands, "mean", levels=2)
-            build_pyramid(attention_writer.bands, "max", levels=2)
+            for writer in (image_writer, attention_writer):
+                sample = Pyramid(writer.bands, writer.pyramid.reduction, 2)
+                sample.all_levels[1].create()
+                sample.complete()
         files = image_writer.finish(), attention_writer.finish()
         mark()
         with open_stack(files[0]) as image, open_stack(files[1]) as selected:

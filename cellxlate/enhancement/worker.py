@@ -26,8 +26,8 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines import open_engine
 from cellxlate.quality.checks import Tally, read_back_part
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -64,7 +64,7 @@ class BandJob:
         As in PlaneJob.
     settings : EnhanceSettings
         With the tile size that the plan has chosen.
-    image, attention : Bands
+    image, attention : Pyramid
         The pixels of the two partials.
     """
 
@@ -79,8 +79,8 @@ class BandJob:
     levels: dict[int, Levels]
     target: Levels | None
     settings: EnhanceSettings
-    image: Bands
-    attention: Bands
+    image: Pyramid
+    attention: Pyramid
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ class OpenJob:
 
     stack: Stack
     jobs: dict[int, PlaneJob]
-    image: Bands
-    attention: Bands
+    image: Pyramid
+    attention: Pyramid
     read_s: float = field(default=0.0)
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
@@ -141,7 +141,7 @@ class OpenJob:
         return pixels
 
 
-def band_job(plan: Plan, token: str, *, image: Bands, attention: Bands) -> BandJob:
+def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid) -> BandJob:
     """Describe a plan for workers.
 
     Raises
@@ -250,8 +250,9 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
         opened.read_s, work = 0.0, Work()
         band = _band(opened, index, area, work)
         computed = time.perf_counter()
-        if not (opened.image.folder / "zarr.json").exists():  # writing would bring a folder back that was removed
-            raise OutputError(f"{opened.image.folder} is gone, the job has ended; nothing was written")
+        folder = opened.image.full.folder
+        if not (folder / "zarr.json").exists():  # writing would bring a folder back that was removed
+            raise OutputError(f"{folder} is gone, the job has ended; nothing was written")
         opened.image.write(index, band.first_row, band.enhanced)
         opened.attention.write(index, band.first_row, band.attention)
         ended = time.perf_counter()
@@ -306,10 +307,10 @@ def _checked(job: BandJob) -> Iterator[Stack]:
         raise ModelError(f"the worker runs cellxlate {cellxlate.__version__}, the job {job.version}; install the same")
     if job.digest not in _MODELS:
         raise ModelError(f"the worker has not got the model {job.digest[:12]}; start the job again")
-    for bands in (job.image, job.attention):
-        is_here = (bands.folder / "zarr.json").is_file()
-        if not is_here or (isinstance(bands.folder, Path) and not os.access(bands.folder, os.W_OK)):
-            raise OutputError(f"{bands.folder} cannot be written from here; choose an output that all workers see")
+    for folder in (job.image.full.folder, job.attention.full.folder):
+        is_here = (folder / "zarr.json").is_file()
+        if not is_here or (isinstance(folder, Path) and not os.access(folder, os.W_OK)):
+            raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
     stack = open_stack(job.path, job.axes, image=job.number)
     try:
         found = input_identity(job.path, stack.files)

@@ -1,7 +1,8 @@
 """The lower levels of a pyramid: 2 x 2 pixels become one, band by band, from memory or from the level above."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import Any, Literal
 
@@ -26,52 +27,71 @@ def level_count(plane_shape: tuple[int, int]) -> int:
     return count
 
 
-def pyramid_of(full: Bands, *, levels: int | None = None) -> list[Bands]:
-    """Return the levels of a pyramid, `full` first; the others lie beside its folder "0" as "1", "2", ...
+@dataclass(frozen=True)
+class Pyramid:
+    """A stack on its way to disk: bands of full resolution, and the levels that are halved from them.
 
-    `levels` is how many there are; by the size of a plane by default.
-    """
-    count = levels or level_count((full.size("Y"), full.size("X")))
-    lower = [
-        Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype, full.tiles)
-        for level in range(1, count)
-    ]
-    return [full, *lower]
-
-
-def build_pyramid(
-    full: Bands, reduction: Reduction, share: Share = map, *, levels: int | None = None, begun: bool = False
-) -> list[Bands]:
-    """Write the lower levels of a pyramid beside the array of full resolution.
-
-    Parameters
+    Attributes
     ----------
     full : Bands
-        Complete; its folder is called "0".
+        Its folder is called "0"; the levels become its neighbours "1", "2", ...
     reduction : {"mean", "max"}
         What becomes of 2 x 2 pixels.
-    share : callable
-        Like `map`; what it is given may be sent to other processes that see the folder.
-    levels : int, optional
-        How many there are in the end, `full` counted; by the size of a plane by default.
-    begun : bool
-        Whether level 1 is there already, with the bands that `halve_into` has written.
-
-    Returns
-    -------
-    list of Bands
-        All levels, `full` first.
+    levels : int
+        How many there are, `full` counted.
     """
-    made = pyramid_of(full, levels=levels)
-    for above, below in pairwise(made):
-        if not (begun and above is full):
-            below.create()
-        is_done = below.found()
-        places = product(below.plane_indices(), range(below.per_plane))
-        missing = (place for place in places if not is_done(*place))
-        for _ in share(partial(_halve_bands, above, below, reduction), missing):
-            pass
-    return made
+
+    full: Bands
+    reduction: Reduction
+    levels: int
+
+    @cached_property
+    def all_levels(self) -> list[Bands]:
+        """The levels, `full` first."""
+        full = self.full
+        return [full] + [
+            Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype, full.tiles)
+            for level in range(1, self.levels)
+        ]
+
+    def create(self) -> None:
+        """Make the empty arrays of all levels."""
+        for level in self.all_levels:
+            level.create()
+
+    def drop_damaged(self) -> None:
+        """Remove what a crash has left of bands, on all levels."""
+        for level in self.all_levels:
+            level.drop_damaged()
+
+    def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
+        """Write whole bands of one plane as `Bands.write` does, and those of level 1 that these rows fill."""
+        self.full.write(index, first_row, pixels)
+        for below in self.all_levels[1:2]:
+            first, last = first_row // 2, -(-(first_row + len(pixels)) // 2)
+            if first_row % (2 * BAND_PX) == 0 and (len(pixels) % (2 * BAND_PX) == 0 or last == below.size("Y")):
+                below.write(index, first, halve(pixels, self.reduction))
+
+    def complete(self, share: Share = map) -> list[Bands]:
+        """Write what is not there of the lower levels; `full` is complete.
+
+        Parameters
+        ----------
+        share : callable
+            Like `map`; what it is given may be sent to other processes that see the folder.
+
+        Returns
+        -------
+        list of Bands
+            All levels, `full` first.
+        """
+        for above, below in pairwise(self.all_levels):
+            is_done = below.found()
+            places = product(below.plane_indices(), range(below.per_plane))
+            missing = (place for place in places if not is_done(*place))
+            for _ in share(partial(_halve_bands, above, below, self.reduction), missing):
+                pass
+        return self.all_levels
 
 
 def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:
@@ -79,13 +99,6 @@ def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[
     index, band = place
     rows = below.rows(band)
     below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
-
-
-def halve_into(below: Bands, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any], reduction: Reduction) -> None:
-    """Write whole bands of level 1 from rows of full resolution in memory, where these fill them; else do nothing."""
-    first, last = first_row // 2, -(-(first_row + len(pixels)) // 2)
-    if first_row % (2 * BAND_PX) == 0 and (len(pixels) % (2 * BAND_PX) == 0 or last == below.size("Y")):
-        below.write(index, first, halve(pixels, reduction))
 
 
 def halve(pixels: npt.NDArray[Any], reduction: Reduction) -> npt.NDArray[Any]:

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
+from contextlib import suppress
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import FsspecStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cellxlate.locations import Location, RemotePath, connection, remote_faults
 
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+MOST_METADATA_BYTES = 2**26
+"""A file of metadata is read whole; a plate of 10,000 arrays states 15 MB in one."""
 
-def store_of(place: Location) -> "Path | RemoteStore":
+
+def store_of(place: Location) -> "FolderStore | RemoteStore":
     """Return what zarr opens.
 
     Raises
@@ -20,10 +24,31 @@ def store_of(place: Location) -> "Path | RemoteStore":
         The packages that speak to the address are not installed.
     """
     if not isinstance(place, RemotePath):
-        return place
+        return FolderStore(place)
     path = str(place) if place.scheme != "s3" else place.key
     files = connection(place.scheme, asynchronous=True)
     return RemoteStore(FsspecStore(files, path=path, read_only=not place.writable))
+
+
+class FolderStore(LocalStore):
+    """zarr's store in a folder, which reads no metadata of gigabytes."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return a file, or a part of it; None where it is not there.
+
+        Raises
+        ------
+        ValueError
+            It is metadata, of more than 64 MB.
+        """
+        if key.rpartition("/")[2] in METADATA:
+            with suppress(OSError):  # as the store has it
+                size_bytes = (self.root / key).stat().st_size
+                if size_bytes > MOST_METADATA_BYTES:
+                    raise ValueError(f"{key} takes {size_bytes} bytes, at most {MOST_METADATA_BYTES} were expected")
+        return await super().get(key, prototype, byte_range)
 
 
 class RemoteStore(WrapperStore[FsspecStore]):

@@ -23,7 +23,7 @@ from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.naming import Format, output_format
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
-from cellxlate.stacks.pyramid import Reduction, Share, build_pyramid, halve_into, pyramid_of
+from cellxlate.stacks.pyramid import Pyramid, Reduction, Share, level_count
 from cellxlate.stacks.remote_output import check_remote
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import write_tiff
@@ -130,7 +130,9 @@ class Writer:
     partial : Path
         The folder `NAME.partial` beside it.
     bands : Bands
-        The pixels; may be pickled and used by worker processes while the writer holds the lock.
+        The pixels of full resolution.
+    pyramid : Pyramid
+        These and the levels below; may be pickled and used by worker processes while the writer holds the lock.
     """
 
     def __init__(
@@ -139,15 +141,14 @@ class Writer:
     ) -> None:  # fmt: skip
         self.path = path
         self.partial = lock.folder
-        self._kind, self._like, self._reduction, self._provenance = kind, like, reduction, provenance
+        self._kind, self._like, self._provenance = kind, like, provenance
         self._lock, self._same_values = lock, same_values
         self._finished = False
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(
             self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
         )
-        levels = [] if kind in ("tiff", "zarr") else pyramid_of(self.bands)
-        self._halved = levels[1] if len(levels) > 1 else None
+        self.pyramid = Pyramid(self.bands, reduction, 1 if kind in ("tiff", "zarr") else level_count(like.plane_shape))
 
     @property
     def _result(self) -> Location:
@@ -156,9 +157,7 @@ class Writer:
 
     def _start(self, job: Mapping[str, Any]) -> None:
         self._lock.clear()
-        self.bands.create()
-        if self._halved:
-            self._halved.create()
+        self.pyramid.create()
         text = json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1)
         if isinstance(self.partial, RemotePath):
             (self.partial / JOB_FILE).write_text(text)
@@ -177,9 +176,7 @@ class Writer:
             raise OutputError(
                 f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
             )
-        self.bands.drop_damaged()
-        if self._halved:
-            self._halved.drop_damaged()
+        self.pyramid.drop_damaged()
 
     def _check_space(self, todo: float) -> None:
         """Raise OutputError where the disk has no room for the share of the bands that is to be written."""
@@ -227,9 +224,7 @@ class Writer:
         """
         with _disk_faults(self.path):
             self._lock.check()
-            self.bands.write(index, first_row, pixels)
-            if self._halved:
-                halve_into(self._halved, index, first_row, pixels, self._reduction)
+            self.pyramid.write(index, first_row, pixels)
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
         """Read back rows of one plane, exactly as they were written.
@@ -277,7 +272,7 @@ class Writer:
         if self._kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
-        levels = build_pyramid(self.bands, self._reduction, share, begun=True)
+        levels = self.pyramid.complete(share)
         if self._kind == "ome-tiff" and isinstance(result, Path):
             write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
             return
@@ -285,7 +280,7 @@ class Writer:
         if version == "0.4" and isinstance(result, Path):
             write_arrays_v2(result, levels)
         write_group(
-            result, levels, like=like, reduction=self._reduction, provenance=provenance, same_values=same_values,
+            result, levels, like=like, reduction=self.pyramid.reduction, provenance=provenance, same_values=same_values,
             version=version,
         )  # fmt: skip
 

@@ -37,6 +37,7 @@ from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.stack import Stack
 
 TILES = EnhanceSettings(tile_px=64)
@@ -303,7 +304,7 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
 
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "t", image=image.bands, attention=attention.bands)
+        job = worker_room.band_job(plan, "t", image=image.pyramid, attention=attention.pyramid)
         seen.append(worker_room.fault_of_worker(job))
         worker_room.forget_job("t")
         job.identity["sampled_sha256"] = "0"
@@ -332,7 +333,7 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
         for number in range(worker_room.MOST_OPEN + 2):
-            job = worker_room.band_job(plan, f"job {number}", image=image.bands, attention=attention.bands)
+            job = worker_room.band_job(plan, f"job {number}", image=image.pyramid, attention=attention.pyramid)
             assert worker_room.fault_of_worker(job) == ""
             opened = worker_room._OPEN[job.token]
             names[opened.stack.release] = job.token
@@ -351,7 +352,7 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
     def late(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "late", image=image.bands, attention=attention.bands)
+        job = worker_room.band_job(plan, "late", image=image.pyramid, attention=attention.pyramid)
         assert worker_room.fault_of_worker(job) == ""
         image.discard()
         with pytest.raises(cellxlate.errors.OutputError, match="is gone"):
@@ -642,14 +643,15 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
     plan = make_plan(
         stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
     )
-    built, honest = [], costs.build_pyramid
+    built, honest = [], Pyramid.complete
 
-    def build(bands: Bands, *arguments: Any, **options: Any) -> Any:
-        built.append([level.shape for level in honest(bands, *arguments, **options)])
-        return built[-1]
+    def complete(pyramid: Pyramid, *arguments: Any) -> list[Bands]:
+        levels = honest(pyramid, *arguments)
+        built.extend(level.shape for level in levels[1:])
+        return levels
 
-    monkeypatch.setattr(costs, "build_pyramid", build)
-    for levels, expected in ((1, []), (3, [[(70, 60), (35, 30)]] * 2)):
+    monkeypatch.setattr(Pyramid, "complete", complete)
+    for levels, expected in ((1, []), (3, [(35, 30)] * 2)):
         folder = tmp_path / str(levels)
         folder.mkdir()
         seconds, tally = costs.run_sample(plan, name_outputs(tmp_path / "a.tif", is_zarr=False), folder, levels=levels)

@@ -22,7 +22,7 @@ from cellxlate.errors import OptionError, OutputError
 from cellxlate.stacks import pyramid, writing
 from cellxlate.stacks.bands import BAND_PX, Bands
 from cellxlate.stacks.levels import open_levels
-from cellxlate.stacks.pyramid import Reduction, halve, level_count, pyramid_of
+from cellxlate.stacks.pyramid import Reduction, halve, level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Writer, open_writer
@@ -290,7 +290,7 @@ def test_levels_are_the_same_however_many_rows_come_at_once(tmp_path: Path, rows
     with open_writer(tmp_path / f"a{ending}", like=source) as writer:
         for index, first in product(source.plane_indices(), range(0, 2300, rows)):
             writer.write(index, first, source.read(index, slice(first, first + rows)))
-        halved = pyramid_of(writer.bands)[1]
+        halved = writer.pyramid.all_levels[1]
         made = [halved.is_done((0,), band) for band in range(halved.per_plane)]
         writer.finish()
         path = writer.publish()
@@ -310,7 +310,7 @@ def test_a_damaged_band_of_a_level_is_made_again(tmp_path: Path, ending: str) ->
     with open_writer(path, like=source) as writer:
         for index in source.plane_indices():
             writer.write(index, 0, source.read(index))
-        halved = pyramid_of(writer.bands)[1]
+        halved = writer.pyramid.all_levels[1]
         halved.file((0,), 0).write_bytes(b"cut short")
     with open_writer(path, like=source, resume=True) as writer:
         assert [halved.is_done((plane,), 0) for plane in (0, 1)] == [False, True]
