@@ -190,6 +190,20 @@ def test_a_chunk_whose_file_is_far_too_large_is_refused(version, tmp_path, comma
     assert "is damaged" in command.enhance_refused(path)
 
 
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray", ".zattrs", "0/zarr.json"])
+def test_metadata_of_gigabytes_are_refused(name, tmp_path, command, bounded):
+    path = tmp_path / "a.zarr"
+    if name == "0/zarr.json":
+        multiscale = {"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]}
+        zarr.open_group(path, mode="w").attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
+        zarr.create_array(path / "0", data=PIXELS)
+    else:
+        array_2(path)
+    with (path / name).open("ab") as file:
+        file.truncate(2**36)
+    assert "were expected" in command.enhance_refused(path)
+
+
 def test_a_bomb_in_a_coarser_level_is_refused(tmp_path, bounded):
     path = tmp_path / "a.ome.zarr"
     zarr.open_group(path, mode="w").attrs["ome"] = {"version": "0.5", "multiscales": [{
