@@ -1,6 +1,7 @@
 """ONNX from the networks: written layer by layer, so that sides and batch stay free and no tracing guesses them."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-PROBE_SIDE_PX = 512
+PROBE_SIDES_PX = (64, 128, 256, 512, 1024, 2048)
 
 
 def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.ModelProto":
@@ -174,6 +175,13 @@ def _cropped(graph: _Graph, features: str, margin_px: int) -> str:
 
 @torch.inference_mode()
 def _shrinks_by(network: nn.Module, channels: int) -> int:
-    """Return by how many pixels the output is smaller than the input, at every side."""
-    side: int = network(torch.zeros(1, channels, PROBE_SIDE_PX, PROBE_SIDE_PX)).shape[-1]
-    return (PROBE_SIDE_PX - side) // 2
+    """Return by how many pixels the output is smaller than the input, at every side, as the least input tells."""
+    for side_px in PROBE_SIDES_PX[:-1]:
+        with suppress(RuntimeError):  # nothing would be left
+            return _margin_px(network, channels, side_px)
+    return _margin_px(network, channels, PROBE_SIDES_PX[-1])
+
+
+def _margin_px(network: nn.Module, channels: int, side_px: int) -> int:
+    side: int = network(torch.zeros(1, channels, side_px, side_px)).shape[-1]
+    return (side_px - side) // 2
