@@ -141,6 +141,31 @@ def test_a_finished_plate_is_verified_or_replaced_only_on_request(
     assert names(tmp_path) == {path.name, made.name, "screen_attention.ome.zarr", "screen_reports"}
 
 
+@pytest.mark.parametrize("named", ["screen_attention.ome.zarr", "screen_reports"])
+def test_a_crash_while_plates_get_their_names_loses_no_field(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    honest = Path.rename
+
+    def crash(self: Path, target: Path) -> Path:
+        if self.name == "screen_enhanced.ome.zarr.unfinished":
+            raise OSError("the machine stopped")
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    assert main(["enhance", str(path)]) != 0
+    monkeypatch.undo()
+    assert (tmp_path / named).exists()
+    assert not (tmp_path / "screen_enhanced.ome.zarr").exists()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / named).rglob("*") if "c" in file.parts}
+    assert main(["enhance", str(path), "--resume"]) == 0
+    assert names(tmp_path) == {
+        "screen.ome.zarr", "screen_enhanced.ome.zarr", "screen_attention.ome.zarr", "screen_reports"
+    }  # fmt: skip
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # no field was computed again
+
+
 def test_a_plate_goes_where_it_is_told_and_only_what_is_wanted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

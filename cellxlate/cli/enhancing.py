@@ -101,7 +101,6 @@ def _request(options: argparse.Namespace) -> Request:
     from cellxlate.model.bundle import load_model
     from cellxlate.stacks.reading import is_zarr
 
-    paths = find_inputs(options.stacks, each_image=options.image is None)
     naming: dict[str, Any] = {
         "output": options.output, "output_dir": options.output_dir, "format": options.format,
         "attention": not options.no_attention, "report": not options.no_report,
@@ -116,8 +115,9 @@ def _request(options: argparse.Namespace) -> Request:
     in_plates: dict[Location, Outputs] = {
         plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
     }
-    whole = {plate.source for plate in plates}
-    paths = list(dict.fromkeys([*in_plates, *(path for path in paths if path not in whole)]))
+    others = [path for path in options.stacks if all(path != plate.source for plate in plates)]
+    found = find_inputs(others, each_image=options.image is None) if others else []
+    paths = list(dict.fromkeys([*in_plates, *found]))
     if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
     if plates and options.confidence:

@@ -82,6 +82,10 @@ class Plate:
                     raise OutputError(
                         f"{_unfinished(path)} is left from an interrupted job; give --resume to go on, or --overwrite"
                     )
+        if resume and _unfinished(self.enhanced).exists():
+            for path in self._wanted:  # a crash while they got their names
+                if path.exists() and not _unfinished(path).exists():
+                    path.rename(_unfinished(path))
         for path in (self.enhanced, self.attention):
             unfinished = _unfinished(path)
             if unfinished.exists() and not is_zarr(unfinished):
