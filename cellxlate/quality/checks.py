@@ -20,7 +20,7 @@ NEARLY_NONE = 1e-4
 SATURATED_SHARE = 1e-3
 LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
-LOWEST_SALIENT = 0.6
+LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 
 

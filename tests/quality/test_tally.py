@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
 from cellxlate.quality.checks import Tally, bits_differ, plane_label, read_back, warnings_of
+from cellxlate.quality.domain import Departure
+from cellxlate.quality.support import Support
 from cellxlate.quality.tally import MOST_PLANE_ROWS
+from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import Stack
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
@@ -320,3 +323,34 @@ def test_an_earlier_enhancement_that_cannot_be_read_or_was_of_other_channels_is_
     assert warnings_of(tally, earlier=[{"model": "some", "levels_counts": levels}, {}]) == warnings_of(tally)
     (warned,) = set(warnings_of(tally, earlier=[{"levels_counts": '{"0": {}}'}])) - set(warnings_of(tally))
     assert "enhanced before, with a model" in warned
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (Support(added=1), "1 regions of the output in DAPI have no support in the input"),
+        (Support(lost=2), "2 regions that stand out in DAPI of the input are gone"),
+        (Support(judged=2, agreement=1.58), "in 79% of cases"),
+        (Support(judged=2, agreement=1.62), None),
+        (Support(salient=100, salient_selected=69), "left out 31% of the pixels that stand out clearly in DAPI"),
+        (Support(salient=100, salient_selected=71), None),
+        (Support(), None),
+    ],
+)
+def test_what_windows_give_reason_to_doubt_is_said_beyond_each_limit(seen: Support, said: str | None) -> None:
+    tally = selecting(50)
+    tally.trust = {0: Trust(support=seen)}
+    found = warnings_of(tally, channel_names={0: "DAPI"})
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_images_unlike_those_of_training_are_named_beyond_distance_1() -> None:
+    tally = selecting(50)
+    for distance, count in ((0.99, 0), (1.01, 1)):
+        parts = {"noise": distance, "contrast": 0.0}
+        far = Departure(distance, parts, {"noise": 2.0, "contrast": 3.0}, {"noise": 1.0, "contrast": 3.0}, windows=8)
+        tally.trust = {0: Trust(far)}
+        found = warnings_of(tally)
+        assert len(found) == count
+    assert "the noise is 2.7 times stronger (distance 1.0, limit 1)" in found[0]
