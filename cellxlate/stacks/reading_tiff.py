@@ -44,6 +44,8 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
                 warnings.simplefilter("ignore")
                 file = opened.enter_context(tifffile.TiffFile(path))
                 _check_directories(file)
+                if not all(isinstance(size, int) for size in file.pages.first.shape):
+                    raise InputError("its first directory states no single width and height; copy the file again")
                 if file.is_ome and declares_entities(file.ome_metadata or ""):
                     file.is_ome = False  # tifffile would parse it
                 kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"

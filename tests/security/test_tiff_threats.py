@@ -103,6 +103,8 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "half a header": bytes_of(b"II*\0\x08"),
     "directory beyond the end": bytes_of(tiff(grey(), bytes(100), first=2**31)),
     "directory of 65535 tags": bytes_of(b"II*\0\x08\0\0\0\xff\xff" + bytes(100)),
+    "two widths": bytes_of(tiff(grey() | {256: (LONG, 2, 64)}, bytes(8192))),
+    "two heights": bytes_of(tiff(grey() | {257: (LONG, 2, 64)}, bytes(8192))),
     "directory without tags": bytes_of(b"II*\0\x08\0\0\0\0\0\0\0\0\0"),
     "directories in a circle": bytes_of(LOOPING),
     "two directories in a circle": bytes_of(
