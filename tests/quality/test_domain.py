@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+import cellxlate
 from cellxlate.model.cards import read_card
 from cellxlate.quality.domain import (
     Departure,
@@ -24,7 +25,7 @@ from cellxlate.quality.domain import (
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.synthetic import SampleSettings, simulate
 
-CARD = Path(__file__).resolve().parents[2] / "cellxlate" / "models" / "nuclei-lowexp"
+CARD = Path(cellxlate.__file__).parent / "models" / "nuclei-lowexp"
 
 
 def faint(seed: int, cell_fraction: float = 0.2) -> npt.NDArray[np.uint16]:
