@@ -14,7 +14,8 @@ STEPS = 2 * REACH_PX - 1
 slope has none."""
 MIDDLE = STEPS // 2
 BESIDE = tuple(place for place in range(STEPS) if abs(place - MIDDLE) > 1)
-FEWEST_PX = 16
+FEWEST_PX = 24
+"""Of selected border; an edge of a single cell that happens to lie along a border is shorter."""
 LEAST_CHANCE_COUNTS = 0.3
 """What rounding to whole counts leaves."""
 LIMIT = 5.0
@@ -40,7 +41,7 @@ class Seams:
     -----
     Looked at is the output where all twelve pixels around a border are selected. A step that runs along a whole side of
     a tile, or around it, has a mean that is far larger than chance allows; chance is measured on the steps beside the
-    borders. A tile with less than 16 px of selected border cannot be judged.
+    borders. A tile with less than 24 px of selected border cannot be judged.
     """
 
     tile_px: int = 0

@@ -233,7 +233,7 @@ def planted(results: list[tuple[Plane, Plane, Plane]], draw: np.random.Generator
 
 
 def seam_found(plane: Plane, attention: Plane, offset: float, draw: np.random.Generator) -> bool | None:
-    """Return whether a tile with an offset is found; None where none of its sides has 16 selected pixels."""
+    """Return whether a tile with an offset is found; None where none of its sides has 24 selected pixels."""
     selected = attention > 0
     top, left = (int(draw.integers(size // TILE_PX)) * TILE_PX for size in plane.shape)
     tile = (slice(top, top + TILE_PX), slice(left, left + TILE_PX))

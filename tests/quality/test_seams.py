@@ -155,12 +155,12 @@ def test_sides_that_are_too_short_alone_are_judged_together() -> None:
     sums = around_a_tile(27.0, -27.0).sums | {((), "row", 640, 9): side(0.0)}
     top, bottom, _ = sums
     for place in (top, bottom):
-        sums[place] = sums[place] / 6.4  # 10 px of a side
+        sums[place] = sums[place] / 4  # 16 px of a side
     assert top in Seams(TILE_PX, sums).scores()
-    sums[(), "row", 0, 2] = side(0.0)  # of the tile before; the one after it has 10 px alone
+    sums[(), "row", 0, 2] = side(0.0)  # of the tile before; the one after it has 16 px alone
     del sums[bottom]
     sums[top][4] *= 5  # would show by itself
-    assert Seams(TILE_PX, sums).scores()[top] < 3
+    assert Seams(TILE_PX, sums).scores()[top] < 4
     del sums[(), "row", 0, 2]
     assert top not in Seams(TILE_PX, sums).scores()
 
