@@ -1,6 +1,7 @@
 """A job on dask workers: the same pixels as in one process, whoever dies; little in flight; faults named."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -263,6 +264,11 @@ def test_networks_use_as_many_threads_as_the_worker_has(tiny_model: Path, monkey
     assert worker_room._MODELS[plugin.bundle.digest] is plugin.bundle
     plugin.teardown(None)
     assert plugin.bundle.digest not in worker_room._MODELS
+
+
+def test_libraries_of_local_workers_use_as_many_threads_as_they_are_given(processes: Cluster) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        assert set(processes.client.run(os.environ.get, name).values()) == {"1"}
 
 
 def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_model: Path, inside: Cluster) -> None:
@@ -568,7 +574,9 @@ def test_a_scheduler_that_dies_before_a_result_is_fetched_is_lost() -> None:
 def test_the_command_line_reaches_a_cluster(
     stack: Path, tiny_model: Path, elsewhere: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    level = logging.getLogger("distributed.client").level
     code = main(["enhance", str(stack), "-m", str(tiny_model), "--scheduler", str(elsewhere[0]), "--json"])
+    assert logging.getLogger("distributed.client").level == level
     answer = json.loads(capsys.readouterr().out)
     assert code == 0
     assert sum(worker["bands"] for worker in answer["workers"]) == BANDS / 2  # of 1024 rows
