@@ -266,6 +266,18 @@ def test_networks_use_as_many_threads_as_the_worker_has(tiny_model: Path, monkey
     assert plugin.bundle.digest not in worker_room._MODELS
 
 
+def test_the_scheduler_is_asked_now_and_then() -> None:
+    asked: list[int] = []
+    client = SimpleNamespace(status="running", nthreads=lambda: asked.append(1) or {"a": 2, "b": 3})
+    watch = connecting.Watch(client, "cells")
+    assert {watch.look() for _ in range(200)} == {5}
+    assert len(asked) == 1
+    client.status = "closed"
+    watch._looked -= connecting.LOOK_S
+    with pytest.raises(ClusterError, match="scheduler is lost"):
+        watch.look()
+
+
 def test_libraries_of_local_workers_use_as_many_threads_as_they_are_given(processes: Cluster) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         assert set(processes.client.run(os.environ.get, name).values()) == {"1"}
