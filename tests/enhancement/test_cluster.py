@@ -384,6 +384,56 @@ def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_mo
     assert not list(stack.parent.glob("cells_enhanced*"))
 
 
+def test_workers_take_the_tiles_that_the_plan_has_chosen_and_count_each_band_for_itself(
+    stack: Path, tiny_model: Path
+) -> None:
+    done: list[worker_room.BandDone] = []
+
+    def work(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
+        worker_room.keep_model(plan.bundle, 1)
+        job = worker_room.band_job(plan, "count", image=image.pyramid, attention=attention.pyramid)
+        assert (plan.settings.tile_px, job.settings.tile_px) == (None, plan.tile_px)
+        assert worker_room.fault_of_worker(job) == ""
+        worker_room._OPEN["count"].stack = SlowStack(**vars(worker_room._OPEN["count"].stack))
+        for index in plan.stack.plane_indices():
+            done.append(
+                worker_room.enhance_band(job, index, next(iter(cluster_room.bands_of((600, 40), plan.tile_px))))
+            )
+        worker_room.forget_job("count")
+        raise Stop
+        yield
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, where=Place(work))
+    assert len(done) == 6
+    assert all(0.05 <= one.read_s < 0.2 for one in done), done
+    assert all(one.compute_s > 0 for one in done)
+
+
+class SlowStack(Stack):
+    """Whose windows take 50 ms each."""
+
+    def read(self, *window: Any) -> Any:
+        time.sleep(0.05)
+        return super().read(*window)
+
+
+def test_only_bands_that_fail_in_a_row_end_a_job() -> None:
+    flight = cluster_room.Flight.__new__(cluster_room.Flight)
+    flight.failed, flight._failed_in_a_row = [], 0
+    flight.plan = SimpleNamespace(stack=SimpleNamespace(name="cells", plane_axes="T"))
+    task = [cluster_room.Unit((0,), next(iter(cluster_room.bands_of((600, 40), 64))), 1)]
+    failed = SimpleNamespace(status="error", exception=lambda: OSError("disk"))
+    for _ in range(3):
+        for _ in range(cluster_room.MOST_FAILED - 1):
+            flight._take(failed, task)
+        flight._take(SimpleNamespace(status="finished", result=list), [])
+    for _ in range(cluster_room.MOST_FAILED - 1):
+        flight._take(failed, task)
+    with pytest.raises(ClusterError, match=rf"{4 * cluster_room.MOST_FAILED - 3} bands failed 3 times.*disk.*--resume"):
+        flight._take(failed, task)
+
+
 SMALL = (24, 30, 40)
 
 
