@@ -406,7 +406,8 @@ def test_workers_take_the_tiles_that_the_plan_has_chosen_and_count_each_band_for
     with pytest.raises(Stop):
         cellxlate.enhance_file(stack, tiny_model, where=Place(work))
     assert len(done) == 6
-    assert all(0.05 <= one.read_s < 0.2 for one in done), done
+    assert all(one.read_s >= 0.05 for one in done)
+    assert min(one.read_s for one in done[-2:]) < 0.2, "of this band alone"
     assert all(one.compute_s > 0 for one in done)
 
 
