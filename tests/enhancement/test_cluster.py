@@ -32,6 +32,7 @@ from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import Place
 from cellxlate.enhancement.outputs import name_outputs
 from cellxlate.enhancement.plan import make_plan
+from cellxlate.enhancement.plane import Work
 from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
 from cellxlate.quality.tally import Tally
@@ -419,6 +420,18 @@ class SlowStack(Stack):
         return super().read(*window)
 
 
+def test_seconds_of_the_networks_compare_with_those_on_the_clock() -> None:
+    job = SimpleNamespace(work=Work())
+    plan = SimpleNamespace(jobs={0: job}, stack=SimpleNamespace(channel_of=lambda index: index[0]))
+    cluster = Cluster(None, workers={name: worker_room.Throughput() for name in ("a", "b")})
+    for worker, channel in (("a", 0), ("b", 0), ("b", 1)):
+        work = Work(tiles_total=3, tiles_skipped=1, generator_px=50, attention_s=2.0, generator_s=4.0)
+        done = worker_room.BandDone(worker, 100, work, read_s=1.0, compute_s=6.0, write_s=1.0)
+        cluster.count(done, plan, cluster_room.Unit((channel,), None, 1))
+    assert job.work == Work(tiles_total=6, tiles_skipped=2, generator_px=100, attention_s=2.0, generator_s=4.0)
+    assert [(one.bands, one.pixels, one.busy_s) for one in cluster.workers.values()] == [(1, 100, 8.0), (2, 200, 16.0)]
+
+
 def test_only_bands_that_fail_in_a_row_end_a_job() -> None:
     flight = cluster_room.Flight.__new__(cluster_room.Flight)
     flight.failed, flight._failed_in_a_row = [], 0
@@ -492,8 +505,12 @@ def test_of_bands_that_go_out_together_the_one_that_fails_is_named_and_the_other
     with monkeypatch.context() as patch:
         patch.setattr(Bands, "write", write)
         seen = tasks_seen(inside, patch)
+        news: list[float] = []
         with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=13 rows 0 to 29 \(a fault of"):
-            cellxlate.enhance_file(small_planes, tiny_model, where=inside.place)
+            cellxlate.enhance_file(
+                small_planes, tiny_model, where=inside.place, progress=lambda passed: news.append(passed.done)
+            )
+    assert news == sorted(news)
     assert seen == [6, 6, 6, 6, *[1] * 6]
     seen = tasks_seen(inside, monkeypatch)
     report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.place, resume=True)
