@@ -27,7 +27,7 @@ from cellxlate.quality.report import write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity import PLASTIC
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.pyramid import Pyramid, level_count
+from cellxlate.stacks.pyramid import level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
@@ -38,7 +38,7 @@ WINDOW_PX = 1024
 
 PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report", "publish")
 """What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `read_back` and
-`examine` check the result; `publish` waits until it has reached the disk."""
+`examine` check the result, while `pictures` are taken; `publish` waits until it has reached the disk."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     pictures = _pictured(plan.stack, plan) / _pictured(stack, plan)
     scales = {"plan": 1.0, "examine": 1.0, "report": 1.0, "pictures": pictures}
     seconds = {part: sampled[part] * scales.get(part, size / sample_size) for part in PARTS}
+    seconds["pictures"] = max(seconds["pictures"] - seconds["read_back"] - seconds["examine"], 0.0)  # meanwhile
     found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
     return found.with_processes(processes)
 
@@ -158,21 +159,21 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
     suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
                         format=outputs.format)  # fmt: skip
-    stack, channels, marks = plan.stack, sorted(plan.jobs), [time.perf_counter()]
+    stack, channels = plan.stack, sorted(plan.jobs)
+    marks: list[float] = []
 
     def mark() -> None:
         marks.append(time.perf_counter())
 
     image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
     with image_writer, attention_writer:
+        for writer in (image_writer, attention_writer) if levels > 1 else ():
+            writer.pyramid = replace(writer.pyramid, levels=2)
+            writer.pyramid.create()
+        mark()
         for _ in write_bands(plan, image_writer, attention_writer, marks[0]):
             pass
         mark()
-        if levels > 1:
-            for writer in (image_writer, attention_writer):
-                sample = Pyramid(writer.bands, writer.pyramid.reduction, 2)
-                sample.all_levels[1].create()
-                sample.complete()
         files = image_writer.finish(), attention_writer.finish()
         mark()
         with open_stack(files[0]) as image, open_stack(files[1]) as selected:
