@@ -169,7 +169,7 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
     with image_writer, attention_writer:
         for writer in (image_writer, attention_writer) if levels > 1 else ():
             writer.pyramid = replace(writer.pyramid, levels=2)
-            writer.pyramid.create()
+            writer.pyramid.all_levels[1].create()
         mark()
         for _ in write_bands(plan, image_writer, attention_writer, marks[0]):
             pass

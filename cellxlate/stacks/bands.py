@@ -211,8 +211,7 @@ class Bands:
         return pixels
 
     def _read(self, index: PlaneIndex, band: int, rows: slice) -> npt.NDArray[Any]:
-        if not self.is_done(index, band):  # the array itself would answer with zeros
-            raise OutputError(f"{self.folder}: band {band} of plane {index} has not been written; run the job again")
+        self._require(index, band)
         try:
             window = np.asarray(self._array[plane_key(self.axes, index, rows, slice(0, self.size("X")))])
         except (ValueError, RuntimeError) as fault:
@@ -231,8 +230,7 @@ class Bands:
         -----
         The index at the end of a file states offset and length of each chunk (sharding in the Zarr 3 specification).
         """
-        if not self.is_done(index, band):
-            raise OutputError(f"{self.folder}: band {band} of plane {index} has not been written; run the job again")
+        self._require(index, band)
         (_, columns), width = self.chunk_shape, self.size("X")
         count = BAND_PX // CHUNK_PX * -(-width // columns)
         stored = self.file(index, band).read_bytes()
@@ -241,6 +239,11 @@ class Bands:
             return [_checked(stored[start : start + size]) for start, size in places.tolist() if start != NOTHING]
         except (ValueError, RuntimeError) as fault:
             raise self._without(index, band) from fault
+
+    def _require(self, index: PlaneIndex, band: int) -> None:
+        """Raise OutputError unless a band has been written: the array itself would answer with zeros."""
+        if not self.is_done(index, band):
+            raise OutputError(f"{self.folder}: band {band} of plane {index} has not been written; run the job again")
 
     def _without(self, index: PlaneIndex, band: int) -> OutputError:
         """Remove a damaged band, and return what to raise."""
