@@ -214,11 +214,7 @@ class Cluster:
             self.records.append(done)
         job = plan.jobs.get(plan.stack.channel_of(unit.index))
         if job:
-            job.work.tiles_total += done.work.tiles_total
-            job.work.tiles_skipped += done.work.tiles_skipped
-            job.work.generator_px += done.work.generator_px
-            job.work.attention_s += done.work.attention_s / len(self.workers)
-            job.work.generator_s += done.work.generator_s / len(self.workers)
+            job.work.include(done.work, at_once=len(self.workers))
 
 
 class Flight:

@@ -1,19 +1,20 @@
 """Planes in, finished bands out and into files: while the networks run, the next plane is read and the last is written.
 
-One thread reads, one writes, the caller's runs the networks. At most one plane is read ahead and two bands wait to be
-written, so memory does not grow with the stack.
+One thread reads, one writes, as many run the networks as there are streams. At most one plane is read ahead and two
+bands wait to be written, so memory does not grow with the stack.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import PLANE_KEPT_PX, Band, ReadRows, enhance_plane
+from cellxlate.enhancement.plane import PLANE_KEPT_PX, Band, ReadRows, Work, enhance_plane
+from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex
@@ -54,7 +55,7 @@ def write_bands(
 ) -> Iterator[EnhanceProgress]:
     """Write every band that is not there yet; one whose image and attention are both written is done.
 
-    Bands that are finished when this is closed are still written.
+    Bands that were handed on when this is closed are still written; those in the networks are not.
     """
 
     def write(index: PlaneIndex, band: Band) -> None:
@@ -91,17 +92,28 @@ def enhanced_bands(
 ) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
     """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
     stack = plan.stack
-    for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done)):
+
+    def enhanced(part: tuple[PlaneToDo, ReadRows, Tile]) -> tuple[PlaneToDo, Band, Work]:
+        plane, read_rows, area = part
+        job, work = plan.jobs.get(stack.channel_of(plane.index)), Work()
+        if job is None:
+            raw = read_rows(slice(area.top, area.bottom))
+            return plane, Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8)), work
+        [band] = enhance_plane(read_rows, [area], stack.plane_shape, replace(job, work=work))
+        return plane, band, work
+
+    parts = (
+        (plane, read_rows, area)
+        for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done))
+        for area in plane.wanted
+    )
+    for plane, band, work in in_streams(enhanced, parts, streams=plan.streams):
         job = plan.jobs.get(stack.channel_of(plane.index))
-        bands = (
-            enhance_plane(read_rows, plane.wanted, stack.plane_shape, job)
-            if job
-            else copied_bands(read_rows, plane.wanted)
-        )
-        for band in bands:
-            done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
-            news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
-            yield plane.index, band, news
+        if job:
+            job.work.include(work, at_once=plan.streams)
+        done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
+        news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
+        yield plane.index, band, news
 
 
 def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
@@ -126,10 +138,3 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
         return
     for plane, kept in ahead(lambda plane: (plane, stack.read(plane.index)), planes):
         yield plane, kept.__getitem__
-
-
-def copied_bands(read_rows: ReadRows, wanted: Sequence[Tile]) -> Iterator[Band]:
-    """Yield bands of a channel that stays as it is."""
-    for area in wanted:
-        raw = read_rows(slice(area.top, area.bottom))
-        yield Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))

@@ -14,10 +14,13 @@ import numpy as np
 
 import cellxlate
 from cellxlate.enhancement.plane import PlaneJob, Work
+from cellxlate.enhancement.streams import stream_count
+from cellxlate.enhancement.tiling import bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
+from cellxlate.model.networks import activation_bytes_per_px
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
@@ -42,6 +45,8 @@ class Plan:
         Seconds spent on measuring the levels.
     levels_from : Path or None
         Where they come from, if they were not measured.
+    streams : int
+        How many bands are enhanced at once.
     """
 
     stack: Stack
@@ -51,6 +56,7 @@ class Plan:
     translator: EngineTranslator
     calibrate_s: float
     levels_from: Path | None = None
+    streams: int = 1
 
     @property
     def engine(self) -> str:
@@ -65,13 +71,10 @@ class Plan:
     @property
     def work(self) -> Work:
         """The sum of what the channels' jobs have counted."""
-        works = [job.work for job in self.jobs.values()]
-        return Work(
-            tiles_total=sum(work.tiles_total for work in works),
-            tiles_skipped=sum(work.tiles_skipped for work in works),
-            attention_s=sum(work.attention_s for work in works),
-            generator_s=sum(work.generator_s for work in works),
-        )
+        total = Work()
+        for job in self.jobs.values():
+            total.include(job.work)
+        return total
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -134,10 +137,12 @@ def make_plan(
     device: Device,
     precision: Precision = "float32",
     levels_from: Path | None = None,
+    streams: int | None = None,
 ) -> Plan:
     """Load the model, choose the channels, and measure their levels over a bounded sample of the stack.
 
-    Levels come from an earlier run instead, where `levels_from` names its report or its output.
+    Levels come from an earlier run instead, where `levels_from` names its report or its output. How many `streams`
+    there are is decided here, unless it is given.
 
     Raises
     ------
@@ -153,7 +158,8 @@ def make_plan(
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
     chosen = choose_channels(stack, channels)
     bundle = model if isinstance(model, Bundle) else load_model(model)
-    translator = open_engine(bundle, engine=engine, device=device, precision=precision)
+    streams = streams or _stream_count(bundle, stack, settings, device)
+    translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
     levels = stack_levels(stack, chosen) if levels_from is None else saved_levels(levels_from)
@@ -161,7 +167,21 @@ def make_plan(
         raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
     calibrate_s = time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from)
+    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams)
+
+
+def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:
+    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
+    if choose_device(device).type != "cpu":
+        return 1
+    networks = bundle.translator
+    bytes_per_px = activation_bytes_per_px(networks.generator)
+    halo_px = networks.generator_halo_px
+    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
+    band = next(bands_of(stack.plane_shape, side_px))
+    return stream_count(
+        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
+    )
 
 
 def checked(settings: EnhanceSettings) -> EnhanceSettings:

@@ -60,6 +60,14 @@ class Work:
     attention_s: float = 0.0
     generator_s: float = 0.0
 
+    def include(self, other: "Work", *, at_once: int = 1) -> None:
+        """Add the work of one of so many that are done at once; seconds are then shared."""
+        self.tiles_total += other.tiles_total
+        self.tiles_skipped += other.tiles_skipped
+        self.generator_px += other.generator_px
+        self.attention_s += other.attention_s / at_once
+        self.generator_s += other.generator_s / at_once
+
 
 @dataclass(frozen=True)
 class Band:

@@ -17,7 +17,7 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.inference import for_inference
 from cellxlate.model.networks import AttentionNetwork, Generator, activation_bytes_per_px
 from cellxlate.model.other_engines import Precision, onnxruntime_network, openvino_network
-from cellxlate.model.torch_engine import Device, choose_device, torch_network
+from cellxlate.model.torch_engine import Device, by_onednn, choose_device, torch_network
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
@@ -40,7 +40,7 @@ PROBE_TOLERANCE = 1e-4
 """Largest difference from torch in float32, in unit range, that `auto` accepts of another engine."""
 
 _CHECKS: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
-_OPENED: WeakKeyDictionary[nn.Module, dict[tuple[str, str, str], "EngineTranslator"]] = WeakKeyDictionary()
+_OPENED: WeakKeyDictionary[nn.Module, dict[tuple[str, str, str, int], "EngineTranslator"]] = WeakKeyDictionary()
 
 
 class EngineTranslator:
@@ -132,7 +132,12 @@ def _part(images: Floats, axis: int, start: int, stop: int | None) -> Floats:
 
 
 def open_engine(
-    bundle: Bundle, *, engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32"
+    bundle: Bundle,
+    *,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    streams: int = 1,
 ) -> EngineTranslator:
     """Return the translator of a bundle, ready to run; one for all calls that ask for the same.
 
@@ -147,6 +152,9 @@ def open_engine(
         Where torch runs. OpenVINO runs on the CPU.
     precision : {"float32", "bfloat16"}
         With bfloat16 the translator carries a warning that says how far the probe tile is from float32.
+    streams : int
+        How many threads may call it at once; each call then has its share of torch's number of threads. Torch itself
+        takes the number that is set in the calling thread.
 
     Raises
     ------
@@ -156,32 +164,34 @@ def open_engine(
     if precision not in ("float32", "bfloat16"):
         raise OptionError(f"--precision {precision} is not known; choose float32 or bfloat16")
     opened = _OPENED.setdefault(bundle.translator, {})
-    key = (engine, device, precision)
+    key = (engine, device, precision, streams)
     if key not in opened:
         opened[key] = (
-            _choose(bundle, device, precision) if engine == "auto" else _open(bundle, engine, device, precision)
+            _choose(bundle, device, precision, streams)
+            if engine == "auto"
+            else _open(bundle, engine, device, precision, streams)
         )
     return opened[key]
 
 
-def _choose(bundle: Bundle, device: Device, precision: Precision) -> EngineTranslator:
+def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open the fastest engine that agrees with torch in float32."""
     where = choose_device(device).type
     for engine in FASTEST_ON_CPU if where == "cpu" else ():
         if engine == "torch" or not all(find_spec(package) for package in PACKAGES[engine]):
             continue
         try:
-            found = _open(bundle, engine, "cpu", precision)
+            found = _open(bundle, engine, "cpu", precision, streams)
             error = probe_error(found, bundle)
         except (OptionError, RuntimeError):  # an installation that does not work is no reason to stop
             continue
         if precision != "float32" or error <= PROBE_TOLERANCE:
             found.name += f" (within {error:.0e} of torch)"
             return found
-    return _open(bundle, "torch", device, precision)
+    return _open(bundle, "torch", device, precision, streams)
 
 
-def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision) -> EngineTranslator:
+def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open one engine."""
     if engine not in PACKAGES:
         raise OptionError(f"--engine {engine} is not known; choose auto, {', '.join(PACKAGES)}")
@@ -193,11 +203,15 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
 
     def ready(network: Generator | AttentionNetwork) -> RunNetwork:
         prepared = for_inference(network)
-        _watch(prepared, bundle)
         if engine == "torch":
-            return torch_network(prepared, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+            is_exact = where.type == "cpu" and precision == "float32"
+            layers: nn.Module = by_onednn(prepared) if is_exact else prepared
+            _watch(layers, bundle)
+            return torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
         made = (
-            openvino_network(prepared, precision) if engine == "openvino" else onnxruntime_network(prepared, where.type)
+            openvino_network(prepared, precision, streams)
+            if engine == "openvino"
+            else onnxruntime_network(prepared, where.type, streams)
         )
         return _watched(made, bundle)
 

@@ -1,6 +1,7 @@
 """OpenVINO and ONNX Runtime as engines. Both are optional; both read the ONNX model that `export` writes."""
 
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,12 @@ Precision = Literal["float32", "bfloat16"]
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def openvino_network(network: Generator | AttentionNetwork, precision: Precision) -> Callable[[Floats], Floats]:
+def openvino_network(
+    network: Generator | AttentionNetwork, precision: Precision, streams: int = 1
+) -> Callable[[Floats], Floats]:
     """Return a network as a function of arrays (B, C, Y, X) float32, run by OpenVINO on the CPU.
+
+    As many threads as there are `streams` may call it at once.
 
     Raises
     ------
@@ -41,22 +46,31 @@ def openvino_network(network: Generator | AttentionNetwork, precision: Precision
         {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,
         },
     )
-    request = compiled.create_infer_request()
+    idle: SimpleQueue[Any] = SimpleQueue()  # not one per thread: a request that dies with its thread takes Python down
+    for _ in range(streams):
+        idle.put(compiled.create_infer_request())
 
     def run(images: Floats) -> Floats:
-        given = np.ascontiguousarray(images)
-        outcome: Floats = request.infer([given], share_inputs=True)[0]
+        given, request = np.ascontiguousarray(images), idle.get()
+        try:
+            outcome: Floats = request.infer([given], share_inputs=True)[0]
+        finally:
+            idle.put(request)
         return outcome
 
     return run
 
 
-def onnxruntime_network(network: Generator | AttentionNetwork, device: str) -> Callable[[Floats], Floats]:
+def onnxruntime_network(
+    network: Generator | AttentionNetwork, device: str, streams: int = 1
+) -> Callable[[Floats], Floats]:
     """Return a network as a function of arrays (B, C, Y, X) float32, run by ONNX Runtime.
+
+    As many threads as there are `streams` may call it at once.
 
     Raises
     ------
@@ -71,7 +85,7 @@ def onnxruntime_network(network: Generator | AttentionNetwork, device: str) -> C
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(f"--engine onnxruntime does not run on {device} here; use --device cpu")
     options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = max(torch.get_num_threads() // streams, 1)
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         onnx_model(network, name="outcome").SerializeToString(), options, providers=[provider]

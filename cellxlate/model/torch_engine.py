@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cellxlate.errors import OptionError
 
@@ -29,6 +30,41 @@ def choose_device(device: Device) -> torch.device:
         found = ", ".join(name for name, present in available.items() if present)
         raise OptionError(f"--device {device} is not available here; available: {found}")
     return torch.device(device)
+
+
+class OneDnnConvolution(nn.Module):
+    """A convolution that oneDNN computes in every case.
+
+    Torch itself gives small single images to another algorithm, which on some processors rounds differently: the same
+    pixel of a small and of a large window would differ in its last bit.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.stride, self.dilation, self.groups = list(layer.stride), list(layer.dilation), layer.groups
+        rows, columns = (int(size) for size in layer.padding)
+        self.padding = [rows, columns]
+        self.around = (columns, columns, rows, rows) if layer.padding_mode != "zeros" else None
+        self.mode = layer.padding_mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, Y, X) as the layer does."""
+        padding = self.padding
+        if self.around is not None:
+            images, padding = functional.pad(images, self.around, self.mode), [0, 0]
+        return torch.mkldnn_convolution(
+            images, self.weight, self.bias, padding, self.stride, self.dilation, self.groups
+        )
+
+
+def by_onednn(network: nn.Module) -> nn.Module:
+    """Replace the convolutions of a network by those of oneDNN, where this torch has it, and return the network."""
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        for name, layer in list(network.named_modules()):
+            if isinstance(layer, nn.Conv2d):
+                network.set_submodule(name, OneDnnConvolution(layer))
+    return network
 
 
 def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[Floats], Floats]:

@@ -92,7 +92,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, levels):
             yield Computed(block, steps, estimated=True)
     channels = sorted({stack.channel_of(index) for index in request.indices})
-    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device)
+    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
+                     streams=1)  # fmt: skip
     yield PlanMade(plan)
     return plan
 

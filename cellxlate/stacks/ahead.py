@@ -9,7 +9,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    threads: int = 1,
+    at_start: Callable[[], object] | None = None,
+) -> Iterator[Result]:
     """Do what `map` does, in threads that are ahead of the caller, by one item each.
 
     Parameters
@@ -20,6 +26,8 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads:
         Taken in the caller's thread.
     threads : int
         How many calls may run at once.
+    at_start : callable, optional
+        Called once in each thread, before all else.
 
     Yields
     ------
@@ -28,7 +36,7 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, threads:
         for the calls that run.
     """
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, "cellxlate-ahead") as pool:
+    with ThreadPoolExecutor(threads, "cellxlate-ahead", initializer=at_start) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

@@ -159,7 +159,7 @@ def test_a_signal_ends_the_command_with_its_code_and_keeps_what_is_done(
 
     def signalled(*arguments: Any) -> Any:
         started.append(1)
-        if len(started) == 3:
+        if len(started) == 5:
             os.kill(os.getpid(), sent)
             time.sleep(1)
         yield from honest(*arguments)
@@ -171,7 +171,7 @@ def test_a_signal_ends_the_command_with_its_code_and_keeps_what_is_done(
     assert signal.getsignal(signal.SIGTERM) is before
     assert "--resume" in capsys.readouterr().err
     assert nothing_has_its_name(stack)
-    assert resume(stack, tiny_model, unbroken) == BANDS - 4
+    assert BANDS - 5 < resume(stack, tiny_model, unbroken) < BANDS  # what was on its way is not kept
 
 
 class Stop(Exception):

@@ -16,6 +16,7 @@ from cellxlate.model import engines
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.torch_engine import OneDnnConvolution, by_onednn
 
 OPTIONAL = [
     pytest.param(
@@ -74,6 +75,31 @@ def test_windows_of_torch_agree_bit_for_bit_whatever_their_size_and_batch() -> N
             assert all(np.array_equal(one, expected[0]) for one in part)
 
 
+@pytest.mark.parametrize("side_px", [60, 68, 92, 124])
+def test_a_small_window_alone_is_convolved_as_in_a_batch(side_px: int) -> None:
+    """Torch would take another algorithm for it, which rounds differently on some processors."""
+    found = open_engine(load_model(DEFAULT_MODEL), engine="torch", device="cpu")
+    image = noise((1, 1, side_px, side_px))
+    alone, batch = found.proposal(image), found.proposal(np.repeat(image, 4, axis=0))
+    assert all(np.array_equal(one, alone[0]) for one in batch)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_convolutions_by_onednn_are_those_of_the_network(padding_mode: str) -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 8, (3, 5), stride=2, padding=(1, 2), padding_mode=padding_mode), torch.nn.ReLU(),
+        torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3, dilation=2, groups=2, bias=False)),
+    )  # fmt: skip
+    images = torch.randn(3, 2, 40, 31)
+    with torch.inference_mode():
+        expected = layers(images)
+        found = by_onednn(layers)(images)
+    assert not any(isinstance(layer, torch.nn.Conv2d) for layer in layers.modules())
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
 def test_auto_says_what_it_took_and_how_near_it_is(tiny_model: Path) -> None:
     found = open_engine(load_model(tiny_model), device="cpu")
     if all(importlib.util.find_spec(package) for package in engines.PACKAGES["openvino"]):
@@ -89,13 +115,13 @@ def test_auto_does_not_take_an_engine_that_computes_something_else(
     monkeypatch.setattr(engines, "find_spec", lambda package: True)
     monkeypatch.setattr(engines, "version", lambda package: "1")
 
-    def a_little_off(network: Any, precision: Any) -> Any:
+    def a_little_off(network: Any, precision: Any, streams: Any) -> Any:
         return lambda images: network(torch.from_numpy(images)).numpy() + np.float32(2e-4)
 
     monkeypatch.setattr(engines, "openvino_network", a_little_off)
     assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
 
-    def broken(network: Any, precision: Any) -> Any:
+    def broken(network: Any, precision: Any, streams: Any) -> Any:
         raise RuntimeError("this processor is not supported")
 
     monkeypatch.setattr(engines, "openvino_network", broken)
@@ -177,14 +203,14 @@ def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatc
     bundle = load_model(tiny_model)
     opened = open_engine(bundle, engine="torch", device="cpu")
     expected = opened.proposal(noise((1, 1, 200, 200)))
-    honest = torch.nn.Conv2d.forward
+    honest = OneDnnConvolution.forward
 
     def forward(self: Any, features: Any) -> Any:
         if features.shape[-1] * features.shape[-2] > 15_000:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return honest(self, features)
 
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    monkeypatch.setattr(OneDnnConvolution, "forward", forward)
     images = noise((1, 1, 400, 200))
     found = opened.proposal(images)
     assert found.shape[2] - expected.shape[2] == 200
@@ -193,7 +219,7 @@ def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatc
     def fail(self: Any, features: Any) -> Any:
         raise RuntimeError("a kernel failed")
 
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", fail)
+    monkeypatch.setattr(OneDnnConvolution, "forward", fail)
     with pytest.raises(RuntimeError, match="a kernel failed"):
         opened.proposal(images)
 
