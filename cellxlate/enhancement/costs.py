@@ -3,11 +3,13 @@
 A sample of at most 4 megapixels goes through the same networks, writers and checks as the stack will, twice, and the
 faster time of each part counts: a moment in which the machine did something else would be scaled with the rest. What
 grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
-by workers.
+by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
+seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
 """
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +24,11 @@ from cellxlate.enhancement.outputs import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
 from cellxlate.quality.checks import Tally, read_back
-from cellxlate.quality.pictures import Picture, choose_planes, take_pictures
-from cellxlate.quality.report import write_report
+from cellxlate.quality.pictures import choose_planes
+from cellxlate.quality.report import draw_planes, write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity import PLASTIC
-from cellxlate.stacks.naming import stack_name
+from cellxlate.stacks.naming import PLAIN, stack_name
 from cellxlate.stacks.pyramid import level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
@@ -36,9 +38,29 @@ SAMPLE_RUNS = 2
 WINDOW_PX = 1024
 """Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
 
-PARTS = ("plan", "read", "bands", "finish", "read_back", "examine", "pictures", "report", "publish")
-"""What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `read_back` and
-`examine` check the result, while `pictures` are taken; `publish` waits until it has reached the disk."""
+PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")
+"""What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `checks` read
+the result back and examine it, while pictures are drawn; `publish` waits until it has reached the disk."""
+SAMPLED = ("bands", "finish", "read_back", "examine", "pictures", "report", "publish")
+"""What is measured on a sample, one after another."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of the processor."""
+
+    clock_s: float
+    processor_s: float
+
+    def __mul__(self, factor: float) -> "Took":
+        return Took(self.clock_s * factor, self.processor_s * factor)
+
+    def __add__(self, other: "Took") -> "Took":
+        return Took(self.clock_s + other.clock_s, self.processor_s + other.processor_s)
+
+    def at_once(self, other: "Took", cores: int) -> float:
+        """Return the seconds that two things take which are done at the same time."""
+        return max(self.clock_s, other.clock_s, (self + other).processor_s / cores)
 
 
 @dataclass(frozen=True)
@@ -55,8 +77,8 @@ class Prediction:
         That share the bands.
     seconds : mapping of str to float
         Expected, by part.
-    sampled : mapping of str to float
-        Measured on the sample, by part.
+    sampled : mapping of str to Took
+        Measured on the sample.
     sampled_megapixels : float
         Size of the sample.
     """
@@ -65,7 +87,7 @@ class Prediction:
     cell_fraction: float
     processes: int
     seconds: dict[str, float]
-    sampled: dict[str, float]
+    sampled: Mapping[str, Took]
     sampled_megapixels: float
 
     @property
@@ -119,12 +141,17 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
             runs.append(run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels))
     tally = runs[0][1]
-    sampled = {"plan": plan_s, "read": read_s} | {part: min(run[0][part] for run in runs) for part in PARTS[2:]}
+    sampled = {part: min((run[0][part] for run in runs), key=lambda took: took.clock_s) for part in SAMPLED}
     size, sample_size = _pixels(plan.stack), _pixels(stack)
-    pictures = _pictured(plan.stack, plan) / _pictured(stack, plan)
-    scales = {"plan": 1.0, "examine": 1.0, "report": 1.0, "pictures": pictures}
-    seconds = {part: sampled[part] * scales.get(part, size / sample_size) for part in PARTS}
-    seconds["pictures"] = max(seconds["pictures"] - seconds["read_back"] - seconds["examine"], 0.0)  # meanwhile
+    scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
+    checks = sampled["read_back"] * scale + sampled["examine"]
+    seconds = {
+        "plan": plan_s,
+        "read": read_s * scale,
+        **{part: sampled[part].clock_s * scale for part in ("bands", "finish", "publish")},
+        "checks": checks.at_once(sampled["pictures"] * pictures, _cores()),
+        "report": sampled["report"].clock_s,
+    }
     found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
     return found.with_processes(processes)
 
@@ -150,8 +177,8 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
 
 
-def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -> tuple[dict[str, float], Tally]:
-    """Do a job in a folder and return the seconds of its parts, and what it changed.
+def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -> tuple[dict[str, Took], Tally]:
+    """Do a job in a folder and return what its parts took, and what it changed.
 
     Planes of a sample are too small for a pyramid; where the stack gets one of several `levels`, its first is built.
     """
@@ -160,18 +187,20 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
                         format=outputs.format)  # fmt: skip
     stack, channels = plan.stack, sorted(plan.jobs)
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
 
     def mark() -> None:
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), time.process_time()))
 
     image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
     with image_writer, attention_writer:
-        for writer in (image_writer, attention_writer) if levels > 1 else ():
+        for writer in (image_writer, attention_writer):
+            if levels == 1 or writer.kind in PLAIN:
+                continue
             writer.pyramid = replace(writer.pyramid, levels=2)
             writer.pyramid.all_levels[1].create()
         mark()
-        for _ in write_bands(plan, image_writer, attention_writer, marks[0]):
+        for _ in write_bands(plan, image_writer, attention_writer, marks[0][0]):
             pass
         mark()
         files = image_writer.finish(), attention_writer.finish()
@@ -183,18 +212,21 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
                 stack, image, selected, places=tally.places, channels=channels, domain=plan.bundle.card.get("domain")
             )
             mark()
-            pictures: list[Picture] = []
-            if outputs.report_html:
-                pictures = take_pictures(stack, image, selected, planes=choose_planes(stack, channels))
+            figures = draw_planes(stack, image, selected, channels=channels if outputs.report_html else [])
             mark()
             found = run_report(plan, tally, here, total_s=0.0)
             if outputs.report_html and here.report_html and here.report_json:
-                write_report(found, pictures, html=here.report_html, json=here.report_json)
+                write_report(found, figures, html=here.report_html, json=here.report_json)
             mark()
         attention_writer.publish()
         image_writer.publish()
         mark()
-    return dict(zip(PARTS[2:], np.diff(marks).tolist(), strict=True)), tally
+    return {part: Took(*took) for part, took in zip(SAMPLED, np.diff(marks, axis=0).tolist(), strict=True)}, tally
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pixels(stack: Stack) -> int:

@@ -21,8 +21,7 @@ from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import Device, Engine, Precision
-from cellxlate.quality.pictures import choose_planes, take_pictures
-from cellxlate.quality.report import RunReport, write_report
+from cellxlate.quality.report import RunReport, draw_planes, write_report
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
@@ -266,13 +265,13 @@ def steps_to_files(
             open_stack(attention_file) as selected,
             ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
         ):
-            planes = choose_planes(stack, sorted(plan.jobs)) if outputs.report_html else []
-            taking = pool.submit(take_pictures, stack, image, selected, planes=planes)
-            tally, pictures = verify(plan, image, selected, where.compare), taking.result()
+            channels = sorted(plan.jobs) if outputs.report_html else []
+            drawing = pool.submit(draw_planes, stack, image, selected, channels=channels)
+            tally, figures = verify(plan, image, selected, where.compare), drawing.result()
         yield None
         found = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
         if outputs.report_html and outputs.report_json:
-            write_report(found, pictures, html=outputs.report_html, json=outputs.report_json)
+            write_report(found, figures, html=outputs.report_html, json=outputs.report_json)
         if outputs.keep_attention:
             attention_writer.publish()
         else:

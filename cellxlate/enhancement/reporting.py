@@ -10,8 +10,7 @@ import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
 from cellxlate.quality.checks import read_back, warnings_of
-from cellxlate.quality.pictures import choose_planes, take_pictures
-from cellxlate.quality.report import RunReport, write_report
+from cellxlate.quality.report import RunReport, draw_planes, write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.naming import find_stacks, stack_name
 from cellxlate.stacks.reading import open_stack
@@ -68,7 +67,7 @@ def rebuild_report(
             tally.trust = examine(
                 stack, image, selected, places=tally.places, channels=channels, domain=_domain(model, facts)
             )
-            pictures = take_pictures(stack, image, selected, planes=choose_planes(stack, channels))
+            figures = draw_planes(stack, image, selected, channels=channels)
             found = RunReport(
                 outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
                 input_name=source_path.name,
@@ -94,7 +93,7 @@ def rebuild_report(
                 provenance=facts,
                 command=str(earlier.get("command", "")),
             )
-    write_report(found, pictures, html=html, json=html.with_suffix(".json"))
+    write_report(found, figures, html=html, json=html.with_suffix(".json"))
     return found
 
 

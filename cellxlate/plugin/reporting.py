@@ -9,8 +9,7 @@ import numpy as np
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import Outcome, Refusal, Request
-from cellxlate.quality.pictures import choose_planes, take_pictures
-from cellxlate.quality.report import write_report
+from cellxlate.quality.report import draw_planes, write_report
 from cellxlate.stacks.stack import Stack
 
 
@@ -33,9 +32,9 @@ def report_steps(outcome: Outcome, request: Request) -> Generator[Path, None, Re
             for pixels in (outcome.image, outcome.attention)
         )
         channels = range(stack.channel_count) if request.channels is None or request.plane else request.channels
-        pictures = take_pictures(stack, image, attention, planes=choose_planes(stack, list(channels)))
+        figures = draw_planes(stack, image, attention, channels=list(channels))
         page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
-        write_report(outcome.report, pictures, html=page, json=page.with_suffix(".json"))
+        write_report(outcome.report, figures, html=page, json=page.with_suffix(".json"))
         yield page
     except CellxlateError as fault:
         return Refusal(str(fault))

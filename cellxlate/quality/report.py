@@ -14,10 +14,11 @@ from imagecodecs import png_encode
 from cellxlate.locations import Location
 from cellxlate.quality import page
 from cellxlate.quality.checks import Counts, Tally, plane_label
-from cellxlate.quality.pictures import Picture, choose_planes, shrink, take_pictures
+from cellxlate.quality.pictures import choose_planes, take_pictures
+from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
-__all__ = ["Picture", "RunReport", "choose_planes", "shrink", "take_pictures", "triptych_png", "write_report"]
+__all__ = ["RunReport", "draw_planes", "triptych_png", "write_report"]
 
 GAP_PX = 4
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
@@ -149,15 +150,28 @@ class RunReport:
         }
 
 
-def write_report(report: RunReport, pictures: Sequence[Picture], *, html: Location, json: Location) -> None:
+def draw_planes(stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int]) -> str:
+    """Return pictures of a few planes before and after, as the report holds them: HTML, with the images in it.
+
+    Parameters
+    ----------
+    stack, enhanced, attention : Stack
+        Input, output and attention (uint8), of the same shape.
+    channels : sequence of int
+        The channels that were enhanced.
+    """
+    return page.figures(take_pictures(stack, enhanced, attention, planes=choose_planes(stack, channels)))
+
+
+def write_report(report: RunReport, figures: str, *, html: Location, json: Location) -> None:
     """Write a report that needs nothing but itself: HTML with pictures for people, JSON for programs.
 
     Parameters
     ----------
     report : RunReport
         Of the run.
-    pictures : sequence of Picture
-        At most 24 are shown.
+    figures : str
+        As `draw_planes` returns them; empty for none.
     html, json : Path
         Replaced if they exist; each appears only when it is complete.
 
@@ -166,24 +180,24 @@ def write_report(report: RunReport, pictures: Sequence[Picture], *, html: Locati
     OutputError
         A file cannot be written.
     """
-    write_whole_file(html, report_page(report, pictures))
+    write_whole_file(html, report_page(report, figures))
     write_whole_file(json, json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n")
 
 
-def report_page(report: RunReport, pictures: Sequence[Picture]) -> str:
+def report_page(report: RunReport, figures: str) -> str:
     """Return the HTML page of a report: warnings, numbers, pictures, intensities, planes, provenance."""
     size = " × ".join(str(length) for length in report.shape)
     um = report.pixel_size_um.get("X")
     about = [f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated"]
     sections = [_notes(report), _numbers(report)]
-    if pictures:
+    if figures:
         sections.append(
             page.section(
                 "Before and after",
                 "Both on one intensity scale. Pinch, or scroll with Ctrl, to zoom; drag to move; the three panels "
                 "follow one another.",
                 page.attention_legend(),
-                page.figures(pictures),
+                figures,
             )
         )
     sections += [_checks(report), _intensities(report), _places(report), _provenance(report)]

@@ -18,6 +18,8 @@ ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
+PLAIN: tuple[Format, ...] = ("tiff", "zarr")
+"""Without a pyramid, and without OME's metadata."""
 """What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.bands import BAND_PX, Bands
-from cellxlate.stacks.naming import Format, output_format
+from cellxlate.stacks.naming import PLAIN, Format, output_format
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
 from cellxlate.stacks.pyramid import Pyramid, Reduction, Share, level_count
@@ -129,6 +129,8 @@ class Writer:
         The final name.
     partial : Path
         The folder `NAME.partial` beside it.
+    kind : Format
+        What is written.
     bands : Bands
         The pixels of full resolution.
     pyramid : Pyramid
@@ -141,14 +143,14 @@ class Writer:
     ) -> None:  # fmt: skip
         self.path = path
         self.partial = lock.folder
-        self._kind, self._like, self._provenance = kind, like, provenance
+        self.kind, self._like, self._provenance = kind, like, provenance
         self._lock, self._same_values = lock, same_values
         self._finished = False
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(
             self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
         )
-        self.pyramid = Pyramid(self.bands, reduction, 1 if kind in ("tiff", "zarr") else level_count(like.plane_shape))
+        self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else level_count(like.plane_shape))
 
     @property
     def _result(self) -> Location:
@@ -191,7 +193,7 @@ class Writer:
             return
         pixel_bytes = prod(bands.shape) * bands.dtype.itemsize
         assembled = {"ome-zarr": 0.0, "zarr": 0.0, "tiff": 1.0}  # others are made beside their bands
-        needed = pixel_bytes * (LEAST_COMPRESSED * todo + assembled.get(self._kind, LEAST_COMPRESSED))
+        needed = pixel_bytes * (LEAST_COMPRESSED * todo + assembled.get(self.kind, LEAST_COMPRESSED))
         free = shutil.disk_usage(self.partial).free
         if free < needed:
             raise OutputError(
@@ -266,17 +268,17 @@ class Writer:
     def _assemble(self, share: Share) -> None:
         """Make of complete bands what the format wants."""
         result, like, provenance, same_values = self._result, self._like, self._provenance, self._same_values
-        if self._kind == "tiff" and isinstance(result, Path):
+        if self.kind == "tiff" and isinstance(result, Path):
             write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values)
             return
-        if self._kind == "zarr" and isinstance(result, Path):
+        if self.kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
         levels = self.pyramid.complete(share)
-        if self._kind == "ome-tiff" and isinstance(result, Path):
+        if self.kind == "ome-tiff" and isinstance(result, Path):
             write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
             return
-        version: Version = "0.5" if self._kind == "ome-zarr" else "0.4"
+        version: Version = "0.5" if self.kind == "ome-zarr" else "0.4"
         if version == "0.4" and isinstance(result, Path):
             write_arrays_v2(result, levels)
         write_group(

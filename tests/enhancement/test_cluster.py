@@ -707,7 +707,8 @@ def test_a_moment_in_which_the_machine_was_busy_is_not_scaled(
         stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
     )
     outputs = name_outputs(tmp_path / "a.tif", is_zarr=False)
-    times = iter([dict.fromkeys(costs.PARTS[2:], 1.0) | {"finish": 50.0}, dict.fromkeys(costs.PARTS[2:], 2.0)])
+    one, two = (dict.fromkeys(costs.SAMPLED, costs.Took(seconds, seconds)) for seconds in (1.0, 2.0))
+    times = iter([one | {"finish": costs.Took(50.0, 50.0)}, two])
     asked = []
 
     def run_sample(plan: Any, outputs: Any, folder: Path, *, levels: int) -> Any:
@@ -739,21 +740,38 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
         return levels
 
     monkeypatch.setattr(Pyramid, "complete", complete)
-    for levels, expected in ((1, []), (3, [(35, 30)] * 2)):
-        folder = tmp_path / str(levels)
+    cases: tuple[tuple[int, Any, list[Any]], ...] = ((1, None, []), (3, "tiff", []), (3, None, [(35, 30)] * 2))
+    for levels, kind, expected in cases:
+        folder = tmp_path / f"{levels}{kind}"
         folder.mkdir()
-        seconds, tally = costs.run_sample(plan, name_outputs(tmp_path / "a.tif", is_zarr=False), folder, levels=levels)
+        outputs = name_outputs(tmp_path / "a.tif", is_zarr=False, format=kind)
+        seconds, tally = costs.run_sample(plan, outputs, folder, levels=levels)
         assert built == expected
-        assert set(seconds) == set(costs.PARTS[2:])
+        assert list(seconds) == list(costs.SAMPLED)
+        assert all(took.clock_s >= 0 and took.processor_s >= 0 for took in seconds.values())
         assert tally.pixels == 70 * 60
 
 
+@pytest.mark.parametrize(
+    ("checks", "pictures", "cores", "expected"),
+    [
+        ((4.0, 4.0), (1.0, 1.0), 2, 4.0),  # pictures are drawn meanwhile
+        ((1.0, 1.0), (4.0, 4.0), 2, 4.0),
+        ((4.0, 7.0), (3.0, 3.0), 2, 5.0),  # both want more than two cores have
+        ((4.0, 4.0), (3.0, 3.0), 1, 7.0),
+    ],
+)
+def test_checks_and_pictures_are_made_at_once(
+    checks: tuple[float, float], pictures: tuple[float, float], cores: int, expected: float
+) -> None:
+    assert costs.Took(*checks).at_once(costs.Took(*pictures), cores) == expected
+
+
 def test_only_the_bands_are_shared_by_processes() -> None:
-    parts = dict.fromkeys(costs.PARTS, 8.0)
-    one = costs.Prediction(10.0, 0.1, 1, parts, parts, 3.0)
+    one = costs.Prediction(10.0, 0.1, 1, dict.fromkeys(costs.PARTS, 8.0), {}, 3.0)
     four = one.with_processes(4)
-    assert one.total_s == 9 * 8
-    assert four.total_s == 7 * 8 + 2 * 2
+    assert one.total_s == 7 * 8
+    assert four.total_s == 5 * 8 + 2 * 2
     assert four.with_processes(1) == one
 
 

@@ -15,7 +15,8 @@ from cellxlate.errors import OutputError
 from cellxlate.quality import page
 from cellxlate.quality.checks import Tally
 from cellxlate.quality.histogram import Histogram
-from cellxlate.quality.report import Picture, RunReport, finite_json, triptych_png, write_report
+from cellxlate.quality.pictures import Picture
+from cellxlate.quality.report import RunReport, finite_json, triptych_png, write_report
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\udcff.tif"
 
@@ -86,7 +87,7 @@ def picture(shape: tuple[int, int] = (32, 64), seed: int = 0, **changes: Any) ->
 
 def written(folder: Path, run: RunReport, pictures: list[Picture] | None = None) -> tuple[str, dict[str, Any]]:
     html, data = folder / "a_report.html", folder / "a_report.json"
-    write_report(run, [picture()] if pictures is None else pictures, html=html, json=data)
+    write_report(run, page.figures([picture()] if pictures is None else pictures), html=html, json=data)
     assert sorted(path.name for path in folder.iterdir()) == ["a_report.html", "a_report.json"]
     assert html.stat().st_size < 5_000_000
     return html.read_text(encoding="utf-8"), json.loads(data.read_text(encoding="utf-8"))
@@ -262,7 +263,7 @@ def test_the_page_is_the_same_for_the_same_run(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written") as fault:
-        write_report(report(), [], html=tmp_path / "no" / "a.html", json=tmp_path / "no" / "a.json")
+        write_report(report(), "", html=tmp_path / "no" / "a.html", json=tmp_path / "no" / "a.json")
     assert "\n" not in str(fault.value)
 
 
