@@ -289,7 +289,7 @@ def _written(
     try:
         return image_writer.finish(where.share), attention_writer.finish(where.share)
     except OutputError:
-        if not any(writer.bands.missing() for writer in writers):
+        if not any(level.missing() for writer in writers for level in writer.pyramid.all_levels):
             raise
     yield from where.write_bands(plan, image_writer, attention_writer, started)
     return image_writer.finish(where.share), attention_writer.finish(where.share)

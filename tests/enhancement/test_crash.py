@@ -23,6 +23,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.writing import PIXELS_FOLDER, Writer
 
 TILES = EnhanceSettings(tile_px=64)
 BANDS = 8
@@ -314,3 +315,29 @@ def test_few_bands_wait_to_be_written_and_errors_end_the_run(
     monkeypatch.setattr(Bands, "write", fail)
     with pytest.raises(CellxlateError, match="the writer failed"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, overwrite=True)
+
+
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_a_band_that_is_damaged_when_the_file_is_put_together_is_made_again(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """Of full resolution or of the pyramid: nobody has to ask for --resume."""
+    pixels = np.random.default_rng(2).integers(50, 900, (1030, 1100)).astype(np.uint16)
+    path = tmp_path / "wide.ome.tif"
+    write_stacks([(Stack.from_array(pixels, "YX"), path)])
+    expected = pixels_of(cellxlate.enhance_file(path, tiny_model, settings=TILES))
+    honest, damaged = Writer.finish, []
+
+    def finish(writer: Writer, *arguments: Any) -> Any:
+        if not damaged:
+            band = next(file for file in (writer.partial / PIXELS_FOLDER / level / "c").rglob("*") if file.is_file())
+            content = bytearray(band.read_bytes())
+            content[len(content) // 3] ^= 0xFF
+            band.write_bytes(bytes(content))
+            damaged.append(band)
+        return honest(writer, *arguments)
+
+    monkeypatch.setattr(Writer, "finish", finish)
+    found = pixels_of(cellxlate.enhance_file(path, tiny_model, settings=TILES, overwrite=True))
+    assert damaged
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
