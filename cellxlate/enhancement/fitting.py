@@ -21,8 +21,8 @@ PIECE_CELLS = 16
 """Connected regions are first cut at multiples of this many cells."""
 
 CALL_PX = 2000
-"""What a rectangle costs beside its area, in pixels of the `fast` generator: about 1 ms, for the call, for composing, and
-for what engines prepare when they first see a shape. Between 600 and 3000 the time hardly differs."""
+"""What a rectangle costs beside its area, in pixels of the `fast` generator: about 1 ms, for the call, for composing,
+and for what engines prepare when they first see a shape. Between 600 and 3000 the time hardly differs."""
 
 MOST_PIECES = 300
 """A band with more pieces is cut on a coarse grid alone: merging takes time with the square of their number."""
