@@ -1,7 +1,7 @@
 """Several bands at once: each is enhanced in a thread of its own, which has its share of the processor.
 
-What stands around the networks, and the small windows that few cells need, keep one core busy, not several. Two bands
-at once on two cores take four fifths of the time of one after the other with two threads (docs/benchmarks.md).
+What stands around the networks, and the small windows that few cells need, keep one core busy, not several. What two
+bands at once gain on two cores, and the memory they cost: docs/decisions/0011-several-bands-at-once.md.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -15,9 +15,9 @@ from cellxlate.errors import OptionError
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Floats = npt.NDArray[np.float32]
 
+# oneDNN prepares every shape of window once and keeps 1024 of what it has prepared; tiles that are fitted to cells have
+# more, and a fifth of their time went into preparing them again. It looks here when it first computes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-"""oneDNN prepares every shape of window once and keeps 1024 of what it has prepared; tiles that are fitted to cells
-have more, and a fifth of their time went into preparing them again. It looks here when it first computes."""
 
 
 def choose_device(device: Device) -> torch.device:
