@@ -18,9 +18,10 @@ ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
+"""What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
+
 PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 """Without a pyramid, and without OME's metadata."""
-"""What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
