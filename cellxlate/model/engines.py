@@ -15,8 +15,9 @@ from torch import nn
 from cellxlate.errors import OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.inference import for_inference
+from cellxlate.model.memory import ask_for_memory
 from cellxlate.model.networks import AttentionNetwork, Generator, activation_bytes_per_px
-from cellxlate.model.other_engines import Precision, onnxruntime_network, openvino_network
+from cellxlate.model.other_engines import OpenVinoNetwork, Precision, onnxruntime_network
 from cellxlate.model.torch_engine import Device, by_onednn, choose_device, torch_network
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
@@ -207,13 +208,12 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
             is_exact = where.type == "cpu" and precision == "float32"
             layers: nn.Module = by_onednn(prepared) if is_exact else prepared
             _watch(layers, bundle)
-            return torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        made = (
-            openvino_network(prepared, precision, streams)
-            if engine == "openvino"
-            else onnxruntime_network(prepared, where.type, streams)
-        )
-        return _watched(made, bundle)
+            run = torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        elif engine == "openvino":
+            run = _watched(OpenVinoNetwork(prepared, precision, streams), bundle)
+        else:
+            run = _watched(onnxruntime_network(prepared, where.type, streams), bundle)
+        return _asking(run, activation_bytes_per_px(network)) if where.type == "cpu" else run
 
     translator = bundle.translator
     opened = EngineTranslator(
@@ -248,6 +248,16 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
         inside, middle = slice(halo_px - cut, found.shape[-1] - (halo_px - cut)), slice(halo_px, PROBE_PX - halo_px)
         errors.append(float(np.abs(found[..., inside, inside] - expected[..., middle, middle]).max()))
     return max(errors) if np.isfinite(errors).all() else np.inf
+
+
+def _asking(run: RunNetwork, activation_bytes_per_px: float) -> RunNetwork:
+    """Ask for the memory of a window before it is run on the CPU."""
+
+    def ask_and_run(images: Floats) -> Floats:
+        ask_for_memory(images[:, 0].size, activation_bytes_per_px)
+        return run(images)
+
+    return ask_and_run
 
 
 def _watch(network: nn.Module, bundle: Bundle) -> None:

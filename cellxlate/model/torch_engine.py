@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.errors import OptionError
+from cellxlate.model.memory import is_out_of_memory
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Floats = npt.NDArray[np.float32]
@@ -107,8 +108,3 @@ def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) 
         )  # outside: the traceback holds arrays
 
     return run
-
-
-def is_out_of_memory(fault: RuntimeError) -> bool:
-    """Return whether torch says that a device, or the computer, has no memory left."""
-    return isinstance(fault, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(fault)

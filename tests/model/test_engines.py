@@ -3,8 +3,12 @@
 import contextlib
 import importlib.util
 import os
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,8 @@ from cellxlate.model import engines
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.inference import for_inference
+from cellxlate.model.other_engines import OpenVinoNetwork
 from cellxlate.model.torch_engine import OneDnnConvolution, by_onednn
 
 OPTIONAL = [
@@ -118,13 +124,13 @@ def test_auto_does_not_take_an_engine_that_computes_something_else(
     def a_little_off(network: Any, precision: Any, streams: Any) -> Any:
         return lambda images: network(torch.from_numpy(images)).numpy() + np.float32(2e-4)
 
-    monkeypatch.setattr(engines, "openvino_network", a_little_off)
+    monkeypatch.setattr(engines, "OpenVinoNetwork", a_little_off)
     assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
 
     def broken(network: Any, precision: Any, streams: Any) -> Any:
         raise RuntimeError("this processor is not supported")
 
-    monkeypatch.setattr(engines, "openvino_network", broken)
+    monkeypatch.setattr(engines, "OpenVinoNetwork", broken)
     assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
 
 
@@ -222,6 +228,55 @@ def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatc
     monkeypatch.setattr(OneDnnConvolution, "forward", fail)
     with pytest.raises(RuntimeError, match="a kernel failed"):
         opened.proposal(images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce the limit")
+@pytest.mark.parametrize("engine", ["torch", *OPTIONAL])
+def test_an_engine_that_ran_short_of_memory_says_so_and_is_right_afterwards(engine: Any) -> None:
+    script = Path(__file__).with_name("run_short_of_memory.py")
+    run = subprocess.run([sys.executable, script, engine], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    gave_up = re.fullmatch(r"(\d+) of 16 gave up, 0 were wrong\n", run.stdout)
+    assert gave_up, run.stdout
+    assert 3 <= int(gave_up[1]) <= 13
+    assert run.stderr == ""
+
+
+class BrokenRequest:
+    """A request of OpenVINO as it was seen when memory ended: a fault, no rows, or those of an earlier window."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+    def infer(self, _images: Any, **_options: Any) -> list[Any]:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return [self.outcome]
+
+
+@pytest.mark.parametrize("_engine", OPTIONAL[:1])
+@pytest.mark.parametrize(
+    ("outcome", "raised"),
+    [
+        (RuntimeError("[CPU] Reorder node can't alloc"), MemoryError),
+        (RuntimeError("another fault"), RuntimeError),
+        (np.zeros((0, 1, 0, 0)), MemoryError),
+        (np.zeros((1, 1, 300, 300)), MemoryError),
+        (np.zeros((1, 1, 90, 100)), MemoryError),
+        (np.zeros((2, 1, 90, 90)), MemoryError),
+    ],
+)
+def test_what_failed_in_openvino_is_never_used_again(
+    tiny_model: Path, _engine: Any, outcome: Any, raised: type[Exception]
+) -> None:
+    network = OpenVinoNetwork(for_inference(load_model(tiny_model).translator.generator), "float32")
+    images = noise((1, 1, 200, 200))
+    expected = network(images)
+    network._idle = SimpleQueue()
+    network._idle.put(BrokenRequest(outcome))
+    with pytest.raises(raised):
+        network(images)
+    assert np.array_equal(network(images), expected)
 
 
 @pytest.mark.parametrize("engine", ["torch", *OPTIONAL[:1]])

@@ -1,0 +1,35 @@
+"""Memory for the networks: whether it is there, and how engines say that it is not."""
+
+import mmap
+
+import torch
+
+OVERHEAD, LEAST_BYTES = 2, 16_000_000
+"""Engines need at most so many times the activations of a window (OpenVINO: 1.6 to 1.8), and so much beside (up to
+6 MB, for what they prepare for a new shape); ONNX Runtime up to twice that for small windows."""
+
+SIGNS = ("out of memory", "not enough memory", "allocate", "can't alloc", "bad_alloc", "create a primitive")
+"""Each engine words it its own way; some raise plain exceptions for it. The last is oneDNN's, which keeps no reason."""
+
+
+def is_out_of_memory(fault: Exception) -> bool:
+    """Return whether an engine says that a device, or the computer, has no memory left."""
+    return isinstance(fault, torch.OutOfMemoryError) or any(sign in str(fault) for sign in SIGNS)
+
+
+def ask_for_memory(pixels: int, activation_bytes_per_px: float) -> None:
+    """See whether this process may have the memory for a window, without taking it.
+
+    Engines fare badly where memory ends while they compute: OpenVINO's later results are wrong or the process dies,
+    oneDNN fails for that shape ever after.
+
+    Raises
+    ------
+    MemoryError
+        It may not: a limit is set on the process, or the system promises no more.
+    """
+    amount_bytes = int(OVERHEAD * pixels * activation_bytes_per_px) + LEAST_BYTES
+    try:
+        mmap.mmap(-1, amount_bytes).close()
+    except OSError as fault:
+        raise MemoryError(f"{amount_bytes / 1e6:.0f} MB are not to be had") from fault
