@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from cellxlate.cli.parser import build_parser
@@ -14,6 +14,8 @@ from cellxlate.cli.showing import complain
 from cellxlate.errors import CellxlateError, OptionError
 
 INTERRUPTED, TERMINATED = 130, 143
+M_ARENA_MAX = -8
+"""The number of this setting in glibc's malloc.h."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")
+    _share_one_arena()
     try:
         with _terminable():
             code: int = options.run(options)
@@ -72,6 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
         return 1
+
+
+def _share_one_arena() -> None:
+    """Let all threads of the process take memory from one place, where the C library is glibc.
+
+    Otherwise each thread gets its own and keeps what it has freed (docs/decisions/0011-several-bands-at-once.md).
+    """
+    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+        import ctypes
+
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager
