@@ -4,7 +4,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.outputs import Outputs
@@ -144,9 +146,17 @@ def _provenance(report: Location) -> Mapping[str, Any]:
 
 
 def peak_rss_mb() -> float:
-    """Return the largest resident memory of this process so far, in megabytes."""
+    """Return the largest resident memory of this process so far, in megabytes; 0 on Windows, where it is not known.
+
+    Notes
+    -----
+    On Linux `getrusage` begins with what the parent held when it started this process, so the kernel's own record is
+    read.
+    """
     if sys.platform == "win32":
-        return 0.0  # not known without another package
+        return 0.0
+    with suppress(OSError, IndexError, ValueError):
+        return round(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6, 1)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

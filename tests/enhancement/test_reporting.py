@@ -1,6 +1,8 @@
 """A report made from the files says what the run's own report said, and finds what was done to the files since."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
+from cellxlate.enhancement.account import peak_rss_mb
 from cellxlate.enhancement.describing import describe_domain
 from cellxlate.enhancement.reporting import rebuild_report
 from cellxlate.errors import InputError
@@ -110,3 +113,11 @@ def test_what_has_been_enhanced_before_is_warned_of_in_the_same_channels(tmp_pat
     assert "with nuclei-lowexp" in said[1][0]
     rebuilt = rebuild_report(tmp_path / "1.ome.tif", source=tmp_path / name, output=tmp_path / "again.html")
     assert said[1][0] in rebuilt.warnings
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not known there")
+def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent() -> None:
+    held = np.ones(100_000_000)  # 800 MB
+    script = "from cellxlate.enhancement.account import peak_rss_mb; print(peak_rss_mb())"
+    peak_mb = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+    assert 100 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
