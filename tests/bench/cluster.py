@@ -277,7 +277,7 @@ def simulate(options: argparse.Namespace) -> None:
     total = options.bands * band_megapixels
     print(f"{options.bands:,} bands of 512 x {options.columns} px, {total / 1e3:.0f} gigapixels; a band takes "
           f"{costs.mean():.2f} s; client and scheduler {1e3 * task_s:.1f} ms per band; storage "
-          f"{options.storage_mb_s:.0f} MB/s; putting an OME-TIFF together {options.serial_s:.2f} s per megapixel"
+          f"{options.storage_mb_s:.0f} MB/s; putting an OME-TIFF together {options.serial_s:.3f} s per megapixel"
           "\n")  # fmt: skip
     print("| workers | bands (h) | speed-up of the bands | with OME-TIFF (h) | speed-up | held up by |")
     print("|---|---|---|---|---|---|")
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--times", type=Path, help="measured times: written by speed, read by simulate")
     parser.add_argument("--columns", type=int, default=2048)
     parser.add_argument("--storage-mb-s", type=float, default=500.0)
-    parser.add_argument("--serial-s", type=float, default=0.25, help="of putting an OME-TIFF together, per megapixel")
+    parser.add_argument("--serial-s", type=float, default=0.005, help="of putting an OME-TIFF together, per megapixel")
     parser.add_argument("--task-ms", type=float, help="of client and scheduler per band; measured by default")
     options = parser.parse_args()
     {"speed": speed, "predict": predicted, "small": small, "many": many, "simulate": simulate}[options.what](options)
