@@ -58,10 +58,10 @@ class OpenVinoNetwork:
 
     def __call__(self, images: Floats) -> Floats:
         """Map images (B, C, Y, X) to (B, C or 1, Y - 2 m, X - 2 m)."""
-        with self._opening:
-            idle = self._idle = self._idle or self._requests()
-        request = idle.get()
         try:
+            with self._opening:
+                idle = self._idle = self._idle or self._requests()
+            request = idle.get()
             outcome: Floats = request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
             if not _fits(outcome.shape, images.shape):  # seen where memory had ended: no rows, or those of another call
                 raise MemoryError(f"OpenVINO returned {outcome.shape} for {images.shape}")

@@ -7,9 +7,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -21,7 +22,7 @@ from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.ome_xml import OmeImage, read_ome
-from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level
+from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
 from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
@@ -165,7 +166,66 @@ def _tiff_pixels(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageS
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
     check_blocks(array.chunks, array.dtype)
-    return array
+    return PagePixels(array, series) if _planes_are_pages(series, array) else array
+
+
+@dataclass(frozen=True)
+class PagePixels:
+    """Pixels of an image each of whose planes is a page; a whole plane is decoded in half the time of its tiles.
+
+    Attributes
+    ----------
+    windows : Pixels
+        The same pixels, decoded tile by tile or strip by strip.
+    series : TiffPageSeries
+        Its pages, in the order of the planes.
+    """
+
+    windows: Pixels
+    series: tifffile.TiffPageSeries
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis, Y and X last."""
+        return tuple(int(size) for size in self.windows.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the stored pixels."""
+        return self.windows.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        (*plane, rows, columns), kept = picked(key, self.shape)
+        *planes, height, width = self.shape
+        if (rows, columns) != (range(height), range(width)) or any(len(part) != 1 for part in plane):
+            return self.windows[key]
+        number = int(np.ravel_multi_index([part[0] for part in plane], planes)) if plane else 0
+        with self.series.keyframe.parent.filehandle.lock:
+            page = self.series[number]
+        if page is None:
+            return self.windows[key]
+        return np.asarray(page.asarray(maxworkers=1), self.dtype).reshape(kept)
+
+
+def _planes_are_pages(series: tifffile.TiffPageSeries, array: zarr.Array[Any]) -> bool:
+    """Return whether each plane of an image is one page of one file, of plain numbers, in the order of its axes."""
+    keyframe, shape = series.keyframe, tuple(series.shape)
+    return (
+        not series.is_multifile
+        and series.transform is None
+        and series.axes.endswith("YX")
+        and tuple(array.shape) == shape
+        and keyframe.shape == shape[-2:]
+        and len(series) == prod(shape[:-2])
+        and np.dtype(keyframe.dtype) == array.dtype
+        and keyframe.bitspersample == 8 * array.dtype.itemsize
+        and keyframe.jpegheader is None
+    )
 
 
 def _check_inside(series: tifffile.TiffPageSeries) -> None:

@@ -17,6 +17,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.pixels import Expanded, FilePixels
 from cellxlate.stacks.reading import find_stacks, open_stack, stack_name
+from cellxlate.stacks.reading_tiff import PagePixels
 from cellxlate.stacks.stack import Stack
 
 
@@ -41,6 +42,52 @@ def refusal(path: Path, axes: str | None = None) -> str:
 
 
 # --- TIFF: containers
+
+
+class NoWindows:
+    """Pixels of which no window may be read."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise AssertionError(f"{key} was read as a window")
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize(("axes", "shape"), [("ZYX", (3, 70, 90)), ("YX", (70, 90)), ("TZYX", (2, 3, 70, 90))])
+def test_a_whole_plane_is_decoded_as_one_page(tmp_path: Path, axes: str, shape: Any, byteorder: Any) -> None:
+    path, pixels = tmp_path / "cells.tif", random_pixels(shape)
+    tifffile.imwrite(path, pixels, metadata={"axes": axes}, tile=(32, 48), compression="zlib", byteorder=byteorder,
+                     photometric="minisblack")  # fmt: skip
+    with open_stack(path, axes) as stack:
+        assert isinstance(stack.pixels, PagePixels)
+        whole = PagePixels(NoWindows(stack.pixels.shape, stack.dtype), stack.pixels.series)
+        for place in np.ndindex(shape[:-2]):
+            found = whole[(*place, slice(None), slice(0, 90))]
+            np.testing.assert_array_equal(found, pixels[place])
+            assert found.dtype == stack.dtype
+            np.testing.assert_array_equal(
+                whole[(*(slice(one, one + 1) for one in place), ...)].squeeze(), pixels[place]
+            )
+            np.testing.assert_array_equal(stack.read(place, slice(5, 40), slice(50, 90)), pixels[place][5:40, 50:90])
+        np.testing.assert_array_equal(stack.pixels[..., 3, :], pixels[..., 3, :])
+        np.testing.assert_array_equal(stack.pixels[...], pixels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"planarconfig": "separate", "photometric": "rgb"},
+        {"photometric": "minisblack", "volumetric": True, "tile": (16, 32, 48)},
+    ],
+)
+def test_planes_that_are_no_pages_of_their_own_are_read_as_windows(tmp_path: Path, options: dict[str, Any]) -> None:
+    path, pixels = tmp_path / "cells.tif", random_pixels((3, 70, 90))
+    tifffile.imwrite(path, pixels, compression="zlib", **options)
+    with open_stack(path, "ZYX") as stack:
+        assert not isinstance(stack.pixels, PagePixels)
+        np.testing.assert_array_equal(stack.read((1,)), pixels[1])
 
 
 CONTAINERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
