@@ -65,9 +65,9 @@ class OpenVinoNetwork:
             outcome: Floats = request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
             if not _fits(outcome.shape, images.shape):  # seen where memory had ended: no rows, or those of another call
                 raise MemoryError(f"OpenVINO returned {outcome.shape} for {images.shape}")
-        except (RuntimeError, MemoryError) as fault:
+        except BaseException as fault:  # Ctrl-C too: a request that is not given back would be waited for
             self._idle = None
-            if is_out_of_memory(fault):
+            if isinstance(fault, Exception) and is_out_of_memory(fault):
                 raise MemoryError(f"OpenVINO has not enough memory for {images.shape}") from fault
             raise
         idle.put(request)

@@ -249,7 +249,7 @@ class BrokenRequest:
         self.outcome = outcome
 
     def infer(self, _images: Any, **_options: Any) -> list[Any]:
-        if isinstance(self.outcome, Exception):
+        if isinstance(self.outcome, BaseException):
             raise self.outcome
         return [self.outcome]
 
@@ -260,6 +260,7 @@ class BrokenRequest:
     [
         (RuntimeError("[CPU] Reorder node can't alloc"), MemoryError),
         (RuntimeError("another fault"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
         (np.zeros((0, 1, 0, 0)), MemoryError),
         (np.zeros((1, 1, 300, 300)), MemoryError),
         (np.zeros((1, 1, 90, 100)), MemoryError),
@@ -267,7 +268,7 @@ class BrokenRequest:
     ],
 )
 def test_what_failed_in_openvino_is_never_used_again(
-    tiny_model: Path, _engine: Any, outcome: Any, raised: type[Exception]
+    tiny_model: Path, _engine: Any, outcome: Any, raised: type[BaseException]
 ) -> None:
     network = OpenVinoNetwork(for_inference(load_model(tiny_model).translator.generator), "float32")
     images = noise((1, 1, 200, 200))
