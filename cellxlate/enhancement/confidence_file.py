@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.confidence import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Translator, plane_reader
+from cellxlate.enhancement.plane import Translator
 from cellxlate.enhancement.tiling import Tile, bands_of, mirrored, tiles_of, window
 from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
 from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.writing import open_writer
 
 TILE_PX = 512

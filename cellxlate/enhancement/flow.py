@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import PLANE_KEPT_PX, Band, ReadRows, Work, enhance_plane
+from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
 from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.stack import PlaneIndex
+from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex
 from cellxlate.stacks.writing import BAND_PX, Writer
 
 WAITING_BANDS = 2

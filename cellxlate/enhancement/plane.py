@@ -16,15 +16,10 @@ from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirror
 from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
-from cellxlate.stacks.stack import PlaneIndex, Stack
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of the plane: (rows, X) in the file's dtype."""
-
-
-PLANE_KEPT_PX = 16_777_216
-"""Planes of at most 16 megapixels are read once; larger ones band by band."""
 
 
 class Translator(Protocol):
@@ -144,20 +139,6 @@ class PlaneJob:
             stride=self.translator.stride,
             activation_bytes_per_px=self.translator.activation_bytes_per_px,
         )
-
-
-def plane_reader(stack: Stack, index: PlaneIndex) -> ReadRows:
-    """Return what reads rows of a plane: a small plane is read once, when first asked for, a large one row by row."""
-    if stack.plane_shape[0] * stack.plane_shape[1] > PLANE_KEPT_PX:
-        return lambda rows: stack.read(index, rows)
-    kept: list[npt.NDArray[Any]] = []
-
-    def read_rows(rows: slice) -> npt.NDArray[Any]:
-        if not kept:
-            kept.append(stack.read(index))
-        return kept[0][rows]
-
-    return read_rows
 
 
 def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, int], job: PlaneJob) -> Iterator[Band]:

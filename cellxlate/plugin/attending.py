@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import Translator, plane_reader
+from cellxlate.enhancement.plane import Translator
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
@@ -23,6 +23,7 @@ from cellxlate.plugin.previewing import Computed, PlanMade, PreviewRequest
 from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.stacks.intensity import Levels, measure_levels
 from cellxlate.stacks.reading import one_line
+from cellxlate.stacks.stack import plane_reader
 
 ESTIMATE_FROM_PX = 1 << 22
 """Of larger stacks, whose levels take a while, the first blocks are estimated with levels of the visible plane."""

@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -31,6 +32,10 @@ READ_FAULTS = (OSError, ValueError, RuntimeError, LookupError, TypeError, Attrib
 
 PlaneIndex = tuple[int, ...]
 """Position of a plane along every axis of the stack but Y and X, in the order of the stack's axes."""
+
+
+PLANE_KEPT_PX = 16_777_216
+"""Planes of at most 16 megapixels are read once; larger ones band by band."""
 
 
 class Pixels(Protocol):
@@ -242,6 +247,26 @@ class Stack:
                 raise InputError(f"an array of shape {pixels.shape} needs axes, for example axes='TCZYX'")
             axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[pixels.ndim]
         return cls(pixels=pixels, axes=axes, name=name)
+
+
+class ReadPart(Protocol):
+    """Reads rows, or rows and columns, of one plane: (rows, columns) in the file's dtype."""
+
+    def __call__(self, rows: slice, columns: slice = slice(None), /) -> npt.NDArray[Any]: ...  # noqa: D102
+
+
+def plane_reader(stack: Stack, index: PlaneIndex, *, most_px: int = PLANE_KEPT_PX) -> ReadPart:
+    """Return what reads parts of a plane: one of at most `most_px` is read once, when first asked for."""
+    if stack.plane_shape[0] * stack.plane_shape[1] > most_px:
+        return partial(stack.read, index)
+    kept: list[npt.NDArray[Any]] = []
+
+    def read(rows: slice, columns: slice = slice(None), /) -> npt.NDArray[Any]:
+        if not kept:
+            kept.append(stack.read(index))
+        return kept[0][rows, columns]
+
+    return read
 
 
 def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tuple[int | slice, ...]:

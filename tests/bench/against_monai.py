@@ -95,12 +95,12 @@ def error_of(way: str, plane: Any, levels: Any) -> float:
 def peak_mb(way: str, plane: Any, levels: Any, engine: str) -> float:
     """Return the peak memory of a process that imports what it needs, loads plane and model, and runs once."""
     script = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1]); import against_monai as bench, numpy as np\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import against_monai as bench, numpy as np\n"
         "from cellxlate.stacks.intensity import Levels\n"
         "import torch; torch.set_num_threads(2)\n"
         "plane, levels = np.load(sys.argv[3]), Levels(float(sys.argv[4]), float(sys.argv[5]))\n"
         "run = bench.runner(sys.argv[2], plane, levels, sys.argv[6])\n"
-        "run(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)"
+        "from cellxlate.enhancement.account import peak_rss_mb; run(); print(peak_rss_mb())"
     )
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "plane.npy"

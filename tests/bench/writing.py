@@ -7,7 +7,6 @@ run it in a fresh process per case.
 
 import json
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cellxlate.enhancement.account import peak_rss_mb
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import BAND_PX, open_writer
@@ -34,15 +34,11 @@ class NoisyPlanes:
         return self._plane[key[1:]] + np.uint16(key[0])
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main(planes: int, ending: str) -> dict[str, Any]:
     source = Stack(NoisyPlanes(planes), "ZYX")
     bands = [slice(start, start + 2 * BAND_PX) for start in range(0, 2048, 2 * BAND_PX)]  # as a job writes them
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / f"a{ending}", like=source) as writer:
-        before_mb, clock = peak_mb(), [time.perf_counter()]
+        before_mb, clock = peak_rss_mb(), [time.perf_counter()]
         for index in source.plane_indices():
             for rows in bands:
                 writer.write(index, rows.start, source.read(index, rows))
@@ -64,7 +60,7 @@ def main(planes: int, ending: str) -> dict[str, Any]:
     return {
         "planes": planes, "ending": ending, "seconds": seconds, "equal": equal, "python": platform.python_version(),
         "stored_fraction": round(size / (planes * 2048 * 2048 * 2), 3),
-        "peak_mb_above_start": round(peak_mb() - before_mb, 1),
+        "peak_mb_above_start": round(peak_rss_mb() - before_mb, 1),
     }  # fmt: skip
 
 
@@ -83,7 +79,7 @@ def enhanced(planes: int, ending: str) -> dict[str, Any]:
         report = enhance_file(source, output=Path(folder) / f"b{ending}")
         seconds = time.perf_counter() - started
     return {"planes": planes, "ending": ending, "engine": report.engine, "seconds": round(seconds, 1),
-            "changed_fraction": report.changed_fraction, "peak_mb": round(peak_mb(), 1)}  # fmt: skip
+            "changed_fraction": report.changed_fraction, "peak_mb": round(peak_rss_mb(), 1)}  # fmt: skip
 
 
 if __name__ == "__main__":
