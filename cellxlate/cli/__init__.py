@@ -6,16 +6,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 from cellxlate.cli.parser import build_parser
 from cellxlate.cli.showing import complain
 from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.model.malloc import keep_freed_memory
 
 INTERRUPTED, TERMINATED = 130, 143
-M_ARENA_MAX = -8
-"""The number of this setting in glibc's malloc.h."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if not options.debug:
         warnings.simplefilter("ignore")
-    _share_one_arena()
+    keep_freed_memory()
     try:
         with _terminable():
             code: int = options.run(options)
@@ -75,18 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
         return 1
-
-
-def _share_one_arena() -> None:
-    """Let all threads of the process take memory from one place, where the C library is glibc.
-
-    Otherwise each thread gets its own and keeps what it has freed (docs/decisions/0011-several-bands-at-once.md).
-    """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        import ctypes
-
-        with suppress(AttributeError, OSError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from cellxlate.enhancement.worker import (
 )  # fmt: skip
 from cellxlate.errors import ClusterError, InputError
 from cellxlate.model.bundle import Bundle
+from cellxlate.model.malloc import keep_freed_memory
 from cellxlate.quality.checks import Tally, parts_of, plane_label
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Writer
@@ -73,6 +74,7 @@ class ModelOnWorkers(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any) -> None:
         """Keep the model, and let the networks use as many threads as the worker has."""
+        keep_freed_memory(leave=())  # dask sets MALLOC_TRIM_THRESHOLD_ to 64 KB for each of its workers
         keep_model(self.bundle, worker.state.nthreads)
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002

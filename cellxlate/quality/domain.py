@@ -82,7 +82,7 @@ def look(window: npt.NDArray[Any]) -> Look | None:
         return None
     blurred = [ndimage.gaussian_filter(counts, width, mode="reflect", truncate=3) for width in SCALES_PX]
     smooth = blurred[SCALES_PX.index(SMOOTHING_PX)]
-    noise = pixel_noise(counts)
+    noise = pixel_noise(counts, smooth)
     lowest, black, middle, white, highest = np.percentile(smooth, [0.5, 10, 50, 99.5, 100])
     span = max(float(white - black), 1e-9 * abs(float(highest)), 1e-12)
     least = 1e-3 * span

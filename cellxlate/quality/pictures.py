@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from imagecodecs import png_encode
+from imagecodecs import PNG, png_encode
 
 from cellxlate.quality.checks import plane_label
 from cellxlate.stacks.stack import PlaneIndex, ReadPart, Stack, plane_reader
@@ -18,7 +18,10 @@ BAND_BYTES = 32 << 20
 """Planes are read in bands of about this size."""
 OVERLAY_OPACITY = 0.55
 PNG_LEVEL = 3
-"""Four times faster than 6 on images of noise, for files 4 % larger."""
+GREY_CODING = {"filter": PNG.FILTER.PAETH, "strategy": PNG.STRATEGY.RLE}
+COLOUR_CODING = {"filter": PNG.FILTER.NO}
+"""Grey pixels are like their neighbours and repeat little, colours of attention are few: a third of the time that
+libpng's own choice takes, and smaller."""
 DARKEST_PERCENTILE, BRIGHTEST_PERCENTILE = 0.5, 99.8
 
 # Anchors of viridis (S. van der Walt and N. Smith, CC0), from attention just above 0 to 1.
@@ -254,4 +257,5 @@ def attention_png(attention: npt.NDArray[np.uint8]) -> bytes:
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Compress an image; the room for it is given, because imagecodecs reckons too little for narrow images."""
     room_bytes = pixels.size + pixels.shape[0] + pixels.size // 100 + 4096
-    return bytes(png_encode(pixels, level=PNG_LEVEL, out=room_bytes))
+    coding = GREY_CODING if pixels.ndim == 2 else COLOUR_CODING
+    return bytes(png_encode(pixels, level=PNG_LEVEL, out=room_bytes, **coding))

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import pixel_noise
+from cellxlate.stacks.intensity import SMOOTHING_PX, pixel_noise, smoothed
 
-SMOOTHING_PX = 2.0
 BACKGROUND_PX, BACKGROUND_STEP_PX, MARGIN_PX = 32.0, 4, 5
 NOISE_AFTER_SMOOTHING = 1 / (2 * math.sqrt(math.pi) * SMOOTHING_PX)
 """What a Gaussian of 2 px leaves of white noise."""
@@ -99,11 +98,12 @@ def supported(
         return Support()
     selected = attention > 0
     quiet = ~ndimage.maximum_filter(selected, 2 * margin_px + 1)
-    smooth = ndimage.gaussian_filter(filled, SMOOTHING_PX, mode="reflect")
+    smooth = smoothed(filled)
     ground = _background(filled, quiet, smooth)
     seen = smooth - ground
-    noise = max(pixel_noise(filled) * NOISE_AFTER_SMOOTHING, _spread(seen[quiet]), 1e-9 * float(np.abs(filled).max()))
-    shown = ndimage.gaussian_filter(made, SMOOTHING_PX, mode="reflect") - ground
+    left = pixel_noise(filled, smooth) * NOISE_AFTER_SMOOTHING
+    noise = max(left, _spread(seen[quiet]), 1e-9 * float(np.abs(filled).max()))
+    shown = smoothed(made) - ground
     clearly = selected & (seen > CLEARLY_SEEN * noise)
     gain = float(np.median(shown[clearly] / seen[clearly])) if clearly.sum() >= FEWEST_FOR_GAIN else 1.0
     gain = max(gain, 1.0)

@@ -22,6 +22,7 @@ BLACK_PERCENTILE, WHITE_PERCENTILE = 10.0, 99.5
 SPAN_PER_NOISE = 6.0
 SAMPLE_PX = 2**22
 SAMPLE_WINDOWS = 32
+THINNED_PX = 2**16
 PLASTIC = 1.32471795724474602596
 """Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
@@ -56,13 +57,26 @@ class Levels:
         return unit
 
 
-def pixel_noise(plane: npt.NDArray[Any]) -> float:
+def smoothed(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return a plane (Y, X) smoothed by a Gaussian of 2 px."""
+    smooth: npt.NDArray[np.float64] = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
+    return smooth
+
+
+def thinned(smooth: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every second row and column of a smoothed plane (Y, X) of 65,536 px or more: the rest tells no more."""
+    return smooth[::2, ::2] if smooth.size >= THINNED_PX else smooth
+
+
+def pixel_noise(plane: npt.NDArray[Any], smooth: npt.NDArray[np.float64] | None = None) -> float:
     """Estimate the standard deviation of white pixel noise, in counts, in the darker half of a plane.
 
     Parameters
     ----------
     plane : ndarray (Y, X)
         Counts. Pixels that are not finite, and those that touch one, are left out.
+    smooth : ndarray (Y, X), optional
+        The plane as `smoothed` returns it, where it is known already.
 
     Notes
     -----
@@ -80,12 +94,12 @@ def pixel_noise(plane: npt.NDArray[Any]) -> float:
     counts = _filled(plane, finite)
     ridge = counts[:, :-2] - 2 * counts[:, 1:-1] + counts[:, 2:]
     response = (ridge[:-2] - 2 * ridge[1:-1] + ridge[2:]) / 6.0  # (Y - 2, X - 2)
-    smooth = ndimage.uniform_filter(counts, 5)[1:-1, 1:-1]
+    inner = (smoothed(counts) if smooth is None else smooth)[1:-1, 1:-1]
     if finite.all():
-        dark = smooth <= np.median(smooth)
+        dark = inner <= np.median(thinned(inner))
     else:
         valid = ndimage.minimum_filter(finite, 3)[1:-1, 1:-1]
-        dark = valid & (smooth <= np.median(smooth[valid] if valid.any() else smooth))
+        dark = valid & (inner <= np.median(inner[valid] if valid.any() else inner))
     return float(np.median(np.abs(response[dark])) / 0.6745) if dark.any() else 0.0
 
 
@@ -116,7 +130,7 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     A hot pixel, which exceeds all eight neighbours by more than the span of its plane, counts as the brightest of
     them: smoothing alone would spread it over some 25 px, so that one hot pixel in 10,000 could set the white level.
     """
-    smoothed: list[npt.NDArray[np.float64]] = []
+    levels: list[npt.NDArray[np.float64]] = []
     noises: list[float] = []
     constant: float | None = None
     smallest_span = 0.0
@@ -124,13 +138,13 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
         smallest_span = max(smallest_span, found.smallest_span)
         if found.constant is not None:
             constant = found.constant if constant is None else constant
-        elif found.smoothed is not None:
+        elif found.levels is not None:
             noises.append(found.noise)
-            smoothed.append(found.smoothed)
-    if not smoothed:
+            levels.append(found.levels)
+    if not levels:
         black = constant or 0.0
         return Levels(black, black + _smallest_span(black, black, 1.0))
-    black, white = _percentiles(np.concatenate(smoothed))
+    black, white = _percentiles(np.concatenate(levels))
     noise = float(np.median(noises))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     return Levels(black, max(white, black + floor), noise)
@@ -138,11 +152,11 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one plane tells: its smoothed finite pixels and its noise, or its only value, or nothing."""
+    """What one plane tells: finite pixels of it smoothed, and its noise; or its only value, or nothing."""
 
     smallest_span: float
     constant: float | None = None
-    smoothed: npt.NDArray[np.float64] | None = None
+    levels: npt.NDArray[np.float64] | None = None
     noise: float = 0.0
 
 
@@ -153,8 +167,10 @@ def _measured(plane: npt.NDArray[Any]) -> _Measured:
     counts = _filled(plane, finite)
     if counts.min() == counts.max():
         return _Measured(smallest_span, constant=float(counts.flat[0]))
-    noise = pixel_noise(plane)
-    return _Measured(smallest_span, smoothed=_smooth_without_hot(counts, noise)[finite], noise=noise)
+    smooth = smoothed(counts)
+    noise = pixel_noise(plane, smooth)
+    levels = thinned(_without_hot(counts, smooth, noise))[thinned(finite)]
+    return _Measured(smallest_span, levels=levels, noise=noise)
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
@@ -167,10 +183,11 @@ def _percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(black), float(white)
 
 
-def _smooth_without_hot(counts: npt.NDArray[np.float64], noise: float) -> npt.NDArray[np.float64]:
-    """Smooth a plane (Y, X); where it has hot pixels, smooth it again without them."""
-    smooth: npt.NDArray[np.float64] = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
-    black, white = _percentiles(smooth)
+def _without_hot(
+    counts: npt.NDArray[np.float64], smooth: npt.NDArray[np.float64], noise: float
+) -> npt.NDArray[np.float64]:
+    """Return a plane (Y, X) smoothed as it is, or, where it has hot pixels, smoothed again without them."""
+    black, white = _percentiles(thinned(smooth))
     excess = max(white - black, SPAN_PER_NOISE * noise)
     if excess <= 0 or counts.max() <= white + excess:
         return smooth
@@ -183,8 +200,7 @@ def _smooth_without_hot(counts: npt.NDArray[np.float64], noise: float) -> npt.ND
         return smooth
     cooled = counts.copy()
     cooled[rows[hot], columns[hot]] = neighbours[hot]
-    ndimage.gaussian_filter(cooled, SMOOTHING_PX, mode="reflect", output=smooth)
-    return smooth
+    return smoothed(cooled)
 
 
 def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:

@@ -31,6 +31,7 @@ from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines import open_engine
+from cellxlate.model.malloc import keep_freed_memory
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels, stack_levels
 from cellxlate.stacks.reading import open_stack
@@ -173,6 +174,7 @@ def networks_alone_s(stack: Path, options: argparse.Namespace) -> float:
 
 def networks_s(stack: Path, options: argparse.Namespace) -> float:
     """Return the seconds of the networks on a stack, one band after another, each with all threads."""
+    keep_freed_memory()  # as a run does
     with open_stack(stack) as opened:
         plan = make_plan(opened, options.model, channels=None, settings=None, engine=options.engine, device="auto",
                          streams=1)  # fmt: skip
@@ -206,20 +208,30 @@ def whole_part(options: argparse.Namespace) -> None:
 
 
 def planes_part(options: argparse.Namespace) -> None:
-    """Memory and time per plane of stacks of one width and many lengths."""
-    side = str(options.side)
-    print(f"\n{side} x {side} px\n\n| planes | seconds per plane | peak memory (MB) |\n|---|---|---|")
-    counts, peaks, times = (4, 8, 16, 32, 64), [], []
-    for planes in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            stack = Path(folder) / "stack.ome.tif"
-            command("sample", stack, "--shape", f"{planes},1,1,{side},{side}")
-            answers = [run_file(stack, options) for _ in range(options.repeat)]
-        times.append(statistics.median(answer["seconds"]["total"] for answer in answers))
-        peaks.append(statistics.median(answer["peak_rss_mb"] for answer in answers))
-        print(f"| {planes} | {times[-1] / planes:.3f} | {peaks[-1]:.0f} |", flush=True)
-    slope_s, start_s = np.polyfit(counts, times, 1)
-    slope_mb, _ = np.polyfit(counts, peaks, 1)
+    """Memory and time per plane of stacks of one width and many lengths, which are run in turns.
+
+    A machine's speed drifts, so each length is compared with the mean of its turn.
+    """
+    side, counts = str(options.side), (4, 8, 16, 32, 64)
+    turns = []
+    with tempfile.TemporaryDirectory() as folder:
+        stacks = [Path(folder) / f"{planes}.ome.tif" for planes in counts]
+        for planes, stack in zip(counts, stacks, strict=True):
+            command("sample", stack, "--shape", f"{planes},1,1,{side},{side}", "--cell-fraction", options.cells)
+        for _ in range(options.repeat):
+            answers = [run_file(stack, options) for stack in stacks]
+            turns.append([(answer["seconds"]["total"], answer["peak_rss_mb"]) for answer in answers])
+            each = [f"{answer['seconds']['total'] / n:.3f}" for n, answer in zip(counts, answers, strict=True)]
+            print("turn:", *each, file=sys.stderr, flush=True)
+    seconds, peaks = np.moveaxis(np.array(turns), -1, 0)  # (turns, lengths)
+    per_plane = seconds / counts
+    against_mean = np.median(per_plane / per_plane.mean(axis=1, keepdims=True), axis=0) - 1
+    print(f"\n{side} x {side} px, {float(options.cells):.0%} cells\n")
+    print("| planes | seconds per plane | against the mean of its turn | peak memory (MB) |\n|---|---|---|---|")
+    for row in zip(counts, np.median(per_plane, axis=0), against_mean, np.median(peaks, axis=0), strict=True):
+        print("| {} | {:.3f} | {:+.1%} | {:.0f} |".format(*row))
+    slope_s, start_s = np.polyfit(counts, np.median(seconds, axis=0), 1)
+    slope_mb, _ = np.polyfit(counts, np.median(peaks, axis=0), 1)
     print(f"\nfit: {start_s:.2f} s + {slope_s:.3f} s per plane; memory {slope_mb:+.2f} MB per plane")
 
 
@@ -228,6 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cells", default="0.15", help="share of the planes that cells cover, for --parts planes")
     parser.add_argument("--model", default="nuclei-lowexp")
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
