@@ -1,7 +1,7 @@
 """How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
 
-A sample of at most 4 megapixels goes through the same networks, writers and checks as the stack will, twice, and the
-faster time of each part counts: a moment in which the machine did something else would be scaled with the rest. What
+A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will. Its first window
+does so alone before, and does not count: what a process prepares once must not be scaled with the rest. What
 grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
 by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
 seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
@@ -33,8 +33,7 @@ from cellxlate.stacks.pyramid import level_count
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
-SAMPLE_PX = 4 * 2**20
-SAMPLE_RUNS = 2
+SAMPLE_PX = 8 * 2**20
 WINDOW_PX = 1024
 """Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
 
@@ -133,15 +132,12 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     started = time.perf_counter()
     windows = list(sample_of(plan.stack))
     read_s = time.perf_counter() - started
-    stack = Stack.from_array(np.stack(windows), "TCYX", name="sample")
-    jobs = {channel: replace(job, work=Work()) for channel, job in plan.jobs.items()}
     levels = level_count(plan.stack.plane_shape)
-    runs = []
-    for _ in range(SAMPLE_RUNS):
+    for part in (windows[:1], windows):
+        stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
+        jobs = {channel: replace(job, work=Work()) for channel, job in plan.jobs.items()}
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
-            runs.append(run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels))
-    tally = runs[0][1]
-    sampled = {part: min((run[0][part] for run in runs), key=lambda took: took.clock_s) for part in SAMPLED}
+            sampled, tally = run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels)
     size, sample_size = _pixels(plan.stack), _pixels(stack)
     scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
     checks = sampled["read_back"] * scale + sampled["examine"]
@@ -157,7 +153,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
 
 
 def sample_of(stack: Stack) -> Iterator[Any]:
-    """Yield windows (C, Y, X) of all channels, at most 4 megapixels in all, spread over planes, rows and columns.
+    """Yield windows (C, Y, X) of all channels, at most 8 megapixels in all, spread over planes, rows and columns.
 
     Planes of which two fit, or all, are yielded whole: their border costs what it costs in the stack.
     """
