@@ -169,8 +169,8 @@ def _measured(plane: npt.NDArray[Any]) -> _Measured:
         return _Measured(smallest_span, constant=float(counts.flat[0]))
     smooth = smoothed(counts)
     noise = pixel_noise(plane, smooth)
-    levels = thinned(_without_hot(counts, smooth, noise))[thinned(finite)]
-    return _Measured(smallest_span, levels=levels, noise=noise)
+    smooth = _without_hot(counts, smooth, noise)
+    return _Measured(smallest_span, levels=thinned(smooth).ravel() if finite.all() else smooth[finite], noise=noise)
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:

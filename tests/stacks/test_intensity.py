@@ -96,6 +96,9 @@ def test_pixels_that_are_not_finite_do_not_set_the_levels(value: float) -> None:
     holed[np.random.default_rng(4).random(counts.shape) < 0.01] = value
     assert parts(measure_levels([holed])) == pytest.approx(parts(measure_levels([counts])), rel=0.02)
     assert parts(measure_levels([np.full((8, 8), value)])) == (0.0, 1.0, 0.0)
+    odd_rows = np.full((300, 300), value)
+    odd_rows[1::2] = field(shape=(150, 300))
+    assert parts(measure_levels([odd_rows]))[:2] == pytest.approx((100, 300), rel=0.05)  # the rows between are dark
 
 
 def test_a_large_part_without_values_does_not_count() -> None:
