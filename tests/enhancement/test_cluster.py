@@ -698,7 +698,7 @@ def test_a_dry_run_predicts_from_a_sample_and_writes_nothing(
     assert expected["cell_fraction"] == pytest.approx((result.attention > 0).mean(), abs=1e-3)
 
 
-def test_a_moment_in_which_the_machine_was_busy_is_not_scaled(
+def test_what_a_process_prepares_once_is_not_scaled(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = (4, 1100, 1100)
@@ -707,21 +707,19 @@ def test_a_moment_in_which_the_machine_was_busy_is_not_scaled(
         stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
     )
     outputs = name_outputs(tmp_path / "a.tif", is_zarr=False)
-    one, two = (dict.fromkeys(costs.SAMPLED, costs.Took(seconds, seconds)) for seconds in (1.0, 2.0))
-    times = iter([one | {"finish": costs.Took(50.0, 50.0)}, two])
     asked = []
 
     def run_sample(plan: Any, outputs: Any, folder: Path, *, levels: int) -> Any:
-        asked.append(levels)
-        return next(times), Tally(plane_axes="TC")
+        asked.append((plan.stack.shape[0], levels))
+        seconds = 50.0 if len(asked) == 1 else 2.0
+        return dict.fromkeys(costs.SAMPLED, costs.Took(seconds, seconds)), Tally(plane_axes="TC")
 
     monkeypatch.setattr(costs, "run_sample", run_sample)
     found = costs.predict(plan, outputs, plan_s=3.0)
     scale = 4 * 1100 * 1100 / 1e6 / found.sampled_megapixels
-    assert asked == [2, 2]  # the planes get a pyramid
-    assert found.seconds["bands"] == pytest.approx(scale)
-    assert found.seconds["finish"] == pytest.approx(2 * scale)
-    assert found.seconds["report"] == 1.0
+    assert asked == [(1, 2), (4, 2)]  # a window alone, then all; the planes get a pyramid
+    assert found.seconds["bands"] == found.seconds["finish"] == pytest.approx(2 * scale)
+    assert found.seconds["report"] == 2.0
     assert found.seconds["plan"] == 3.0
 
 
