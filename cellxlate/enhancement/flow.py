@@ -17,7 +17,7 @@ from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
 from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex
+from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, plane_reader
 from cellxlate.stacks.writing import BAND_PX, Writer
 
 WAITING_BANDS = 2
@@ -134,7 +134,7 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
     rows, columns = stack.plane_shape
     if rows * columns > PLANE_KEPT_PX:
         for plane in planes:
-            yield plane, lambda part, index=plane.index: stack.read(index, part)  # type: ignore[misc]
+            yield plane, plane_reader(stack, plane.index)
         return
     for plane, kept in ahead(lambda plane: (plane, stack.read(plane.index)), planes):
         yield plane, kept.__getitem__

@@ -3,7 +3,6 @@
 Measured in docs/decisions/0011-several-bands-at-once.md. Nothing heavy is imported: it must come before the work.
 """
 
-import ctypes
 import os
 import sys
 from collections.abc import Container
@@ -30,6 +29,8 @@ def keep_freed_memory(leave: Container[str] = os.environ) -> None:
     """
     if sys.platform != "linux":
         return
+    import ctypes
+
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, (number, value) in SETTINGS.items():

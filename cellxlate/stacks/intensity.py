@@ -76,7 +76,7 @@ def pixel_noise(plane: npt.NDArray[Any], smooth: npt.NDArray[np.float64] | None 
     plane : ndarray (Y, X)
         Counts. Pixels that are not finite, and those that touch one, are left out.
     smooth : ndarray (Y, X), optional
-        The plane as `smoothed` returns it, where it is known already.
+        The plane after a Gaussian of 2 px, where it is known already.
 
     Notes
     -----
