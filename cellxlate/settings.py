@@ -28,18 +28,27 @@ class GeneratorSettings:
 
     `resnet` is the network of Johnson et al. as the paper uses it: two stride-2 convolutions, residual blocks, two
     transposed convolutions, tanh. `compact` works at half resolution throughout, on 2 x 2 pixels as channels, without
-    normalisation, and predicts a residual that is added to its input.
+    normalisation, and predicts a residual that is added to its input. `unet` does the same over `levels` resolutions,
+    the first of them half, with `blocks` residual blocks before and after each coarser one, and without biases: what it
+    makes of an image scales with the image, so it carries over from one strength of noise to another (Mohan et al.,
+    Robust and interpretable blind image denoising via bias-free convolutional neural networks, ICLR 2020).
     """
 
-    architecture: Literal["resnet", "compact"] = "resnet"
+    architecture: Literal["resnet", "compact", "unet"] = "resnet"
     width: int = 32
     blocks: int = 9
     normalisation: Normalisation = "instance"
+    levels: int = 1
 
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """Shape of an attention network: two stride-2 convolutions, residual blocks, two nearest-neighbour upsamplings."""
+    """Shape of an attention network.
+
+    `paper`: two stride-2 convolutions, residual blocks, two nearest-neighbour upsamplings. `pyramid`: a U-Net over
+    `levels` resolutions, the first of them half, so that cells of any size are seen whole; of the other settings only
+    `width` and `blocks` count.
+    """
 
     width: int = 32
     stem_kernel_px: int = 7
@@ -47,6 +56,8 @@ class AttentionSettings:
     last_width: int = 32
     last_kernel_px: int = 7
     normalisation: Normalisation = "instance"
+    architecture: Literal["paper", "pyramid"] = "paper"
+    levels: int = 1
 
 
 @dataclass(frozen=True)

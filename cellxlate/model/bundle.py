@@ -188,9 +188,11 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
     bounds = {
         "generator.width": (shape[0].width, LARGEST_WIDTH),
         "generator.blocks": (shape[0].blocks, MOST_BLOCKS),
+        "generator.levels": (shape[0].levels, MOST_LAYERS),
         "attention.width": (shape[1].width, LARGEST_WIDTH),
         "attention.last_width": (shape[1].last_width, LARGEST_WIDTH),
         "attention.blocks": (shape[1].blocks, MOST_BLOCKS),
+        "attention.levels": (shape[1].levels, MOST_LAYERS),
         "discriminator.width": (shape[2].width, LARGEST_WIDTH),
         "discriminator.layers": (shape[2].layers, MOST_LAYERS),
         "channels": (settings.channels, MOST_CHANNELS),
@@ -201,8 +203,11 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
     for kernel_px in (settings.attention.stem_kernel_px, settings.attention.last_kernel_px):
         if type(kernel_px) is not int or kernel_px not in KERNELS_PX:
             raise ValueError(f"a kernel of {kernel_px!r} px, expected odd and at most {KERNELS_PX[-1]}")
-    if settings.generator.architecture not in ("resnet", "compact"):
-        raise ValueError(f"generator architecture {settings.generator.architecture!r} is not known")
+    for part, known in ((shape[0], ("resnet", "compact", "unet")), (shape[1], ("paper", "pyramid"))):
+        if part.architecture not in known:
+            raise ValueError(f"architecture {part.architecture!r} is not known; known are {', '.join(known)}")
+        if part.architecture in ("unet", "pyramid") and part.levels < 2:
+            raise ValueError(f"a {part.architecture} of {part.levels} levels, expected 2 or more")
     for network in (settings.generator, settings.attention):
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.errors import OptionError
-from cellxlate.model.inference import ChannelsToPixels, CroppedBlock
-from cellxlate.model.networks import AttentionNetwork, Generator, ResidualBlock
+from cellxlate.model.inference import ChannelsToPixels, CroppedBlock, margin_px
+from cellxlate.model.networks import AttentionNetwork, Generator, Level, ResidualBlock
 
 if TYPE_CHECKING:
     import onnx
@@ -123,6 +123,13 @@ def _layer(graph: _Graph, layer: nn.Module, features: str) -> str:
         return graph.add("Add", _cropped(graph, features, 2), _layers(graph, layer.body, features))
     if isinstance(layer, ResidualBlock):
         return graph.add("Add", features, _layers(graph, layer.body, features))
+    if isinstance(layer, Level):
+        fine = _layers(graph, layer.before, features)
+        coarse = _layers(graph, layer.up, _layer(graph, layer.inside, _layers(graph, layer.down, fine)))
+        joined = graph.add("Add", _cropped(graph, fine, 2 * margin_px(layer.inside)), coarse)
+        return _layers(graph, layer.after, joined)
+    if isinstance(layer, nn.Sequential):
+        return _layers(graph, layer, features)
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return _convolution(graph, layer, features)
     if isinstance(layer, nn.ReLU | nn.Tanh):
@@ -135,6 +142,11 @@ def _layer(graph: _Graph, layer: nn.Module, features: str) -> str:
         return _unshuffled(graph, layer.downscale_factor, graph.channels, features)
     if isinstance(layer, nn.Upsample):
         factor = float(layer.scale_factor)  # type: ignore[arg-type]
+        if layer.mode == "bilinear":
+            return graph.add(
+                "Resize", features, "", graph.constant([1.0, 1.0, factor, factor]), mode="linear",
+                coordinate_transformation_mode="half_pixel",
+            )  # fmt: skip
         return graph.add(
             "Resize", features, "", graph.constant([1.0, 1.0, factor, factor]), mode="nearest",
             coordinate_transformation_mode="asymmetric", nearest_mode="floor",

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.networks import AttentionNetwork, Generator, ResidualBlock, inner
+from cellxlate.model.networks import AttentionNetwork, Generator, Level, ResidualBlock, inner
 
 Network = TypeVar("Network", bound=Generator | AttentionNetwork)
 
@@ -53,14 +53,65 @@ def for_inference(network: Network) -> Network:
     enlarged features, four times the memory, never exist. Rounding differs from the trained form by about 1e-6.
     """
     ready = copy.deepcopy(network)
-    layers: list[nn.Module] = list(ready.layers)
-    for place, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
-        if isinstance(layer, ResidualBlock):
-            layers[place] = CroppedBlock(layer)
-        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and following.kernel_size == (3, 3):
-            layers[place], layers[place + 1] = enlarging(following), ChannelsToPixels()
-    ready.layers = nn.Sequential(*layers)
+    ready.layers = _unpadded(ready.layers)
     return ready.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _unpadded(layers: nn.Sequential) -> nn.Sequential:
+    """Return layers one after another as they are run."""
+    ready: list[nn.Module] = list(layers)
+    for place, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
+        if isinstance(layer, ResidualBlock):
+            ready[place] = CroppedBlock(layer)
+        elif isinstance(layer, Level):
+            _crop_level(layer)
+        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and following.kernel_size == (3, 3):
+            ready[place], ready[place + 1] = enlarging(following), ChannelsToPixels()
+        elif isinstance(layer, nn.Conv2d) and isinstance(following, nn.PixelShuffle) and layer.out_channels > 4:
+            ready[place], ready[place + 1] = _pixels_last(layer), ChannelsToPixels()
+    return nn.Sequential(*ready)
+
+
+def _crop_level(level: Level) -> None:
+    """Leave out the padding of a resolution and of the coarser ones inside it, where that keeps coarse pixels in place."""
+    inside = level.inside
+    if isinstance(inside, Level):
+        _crop_level(inside)
+    else:
+        level.inside = _unpadded(inside)  # type: ignore[arg-type]
+    if margin_px(level.before, cropped=True) % coarsening(level) == 0:
+        level.before = _unpadded(level.before)
+    level.up, level.after = _unpadded(level.up), _unpadded(level.after)
+
+
+def coarsening(layer: nn.Module) -> int:
+    """Return how many pixels on a side become one in the coarsest resolution."""
+    return 2 * coarsening(layer.inside) if isinstance(layer, Level) else 1
+
+
+def margin_px(layer: nn.Module, *, cropped: bool = False) -> int:
+    """Return by how many pixels, at every side, the output of a layer is smaller than its input.
+
+    With `cropped`, residual blocks count as what they become.
+    """
+    if isinstance(layer, CroppedBlock) or (cropped and isinstance(layer, ResidualBlock)):
+        return 2
+    if isinstance(layer, nn.Sequential):
+        return sum(margin_px(one, cropped=cropped) for one in layer)
+    if isinstance(layer, Level):
+        inside = 2 * margin_px(layer.inside, cropped=cropped)
+        return margin_px(layer.before, cropped=cropped) + inside + margin_px(layer.after, cropped=cropped)
+    return 0
+
+
+def _pixels_last(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Return a convolution before `PixelShuffle(2)` with its outputs in the order that `ChannelsToPixels` takes."""
+    outputs = convolution.out_channels
+    order = torch.arange(outputs).reshape(outputs // 4, 4).T.flatten()
+    convolution.weight = nn.Parameter(convolution.weight.detach()[order])
+    if convolution.bias is not None:
+        convolution.bias = nn.Parameter(convolution.bias.detach()[order])
+    return convolution
 
 
 class ChannelsToPixels(nn.Module):

@@ -1,7 +1,8 @@
 """Generator, attention network, discriminator; their receptive field, computed from their layers.
 
 Images are (B, C, Y, X) float32. The `resnet` generator and the attention network follow Mejjati et al. 2018 and its
-released code (method table in docs/explanation.md); `compact` is ours, made for two processor cores.
+released code (method table in docs/explanation/method.md); `compact`, made for two processor cores, and the networks of
+several resolutions, for structures of any size, are ours.
 """
 
 import math
@@ -30,13 +31,15 @@ Padding = Literal["zeros", "reflect"]
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), 3 x 3, with the normalisation that is asked for after each convolution."""
 
-    def __init__(self, width: int, normalisation: Normalisation, padding_mode: Padding) -> None:
+    def __init__(
+        self, width: int, normalisation: Normalisation = "none", padding_mode: Padding = "zeros", *, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode),
-            nn.ReLU(inplace=True),
-            *convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode),
+        first, second = (
+            convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode, bias=bias)
+            for _ in range(2)
         )
+        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, width, Y, X) to the same shape."""
@@ -52,10 +55,63 @@ def convolution(
     stride: int = 1,
     normalisation: Normalisation,
     padding_mode: Padding = "zeros",
+    bias: bool = True,
 ) -> list[nn.Module]:
     """Return a centred convolution, followed by instance normalisation where asked."""
-    layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode)
+    layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode, bias=bias)
     return [layer, nn.InstanceNorm2d(outputs, affine=True)] if normalisation == "instance" else [layer]
+
+
+class Level(nn.Module):
+    """One resolution of a U-Net: residual blocks, all coarser resolutions, residual blocks.
+
+    Parameters
+    ----------
+    widths : list of int
+        Channels of this resolution and of the coarser ones, each half of the one before.
+    before, after : int
+        Residual blocks before, and after, the coarser resolutions; the coarsest has as many as `after`.
+    bias : bool
+        Of all convolutions.
+
+    Notes
+    -----
+    With blocks before the coarser resolutions, pixels become channels and channels pixels, which keeps detail. Without
+    any, a ReLU follows each step to a coarser resolution, and steps back are bilinear, which leaves no blocks in a map.
+    Nearly nothing is then computed at fine resolutions for the surroundings that only coarse ones look at
+    (`inference.for_inference` crops what comes after). Submodules stand in the order of the data along its longest way,
+    which decides the receptive field.
+    """
+
+    def __init__(self, widths: list[int], *, before: int, after: int, bias: bool) -> None:
+        super().__init__()
+        width, coarser = widths[0], widths[1]
+        self.before = residual_blocks(width, before, bias=bias)
+        down: list[nn.Module] = [nn.Conv2d(width, coarser, 2, 2, bias=bias)]
+        self.down = nn.Sequential(*down, *([] if before else [nn.ReLU(inplace=True)]))
+        self.inside: nn.Module = (
+            Level(widths[1:], before=before, after=after, bias=bias)
+            if len(widths) > 2
+            else residual_blocks(coarser, after, bias=bias)
+        )
+        self.up = (
+            nn.Sequential(nn.Conv2d(coarser, 4 * width, 1, bias=bias), nn.PixelShuffle(2))
+            if before
+            else nn.Sequential(nn.Conv2d(coarser, width, 1, bias=bias), nn.Upsample(scale_factor=2, mode="bilinear"))
+        )
+        self.after = residual_blocks(width, after, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, width, Y, X), sides multiples of 2 per coarser resolution, to the same shape."""
+        fine = self.before(features)
+        coarse = self.up(self.inside(self.down(fine)))
+        joined: Tensor = self.after(inner(fine, coarse) + coarse)
+        return joined
+
+
+def residual_blocks(width: int, blocks: int, *, bias: bool) -> nn.Sequential:
+    """Return residual blocks one after another."""
+    return nn.Sequential(*(ResidualBlock(width, bias=bias) for _ in range(blocks)))
 
 
 class Generator(nn.Module):
@@ -71,8 +127,8 @@ class Generator(nn.Module):
 
     def __init__(self, settings: GeneratorSettings, channels: int = 1) -> None:
         super().__init__()
-        self.residual = settings.architecture == "compact"
-        build = compact_layers if self.residual else resnet_layers
+        self.residual = settings.architecture != "resnet"
+        build = {"resnet": resnet_layers, "compact": compact_layers, "unet": unet_layers}[settings.architecture]
         self.layers = nn.Sequential(*build(settings, channels))
         initialise(self)
         if self.residual:  # starts as the identity
@@ -130,49 +186,82 @@ def compact_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module
     ]
 
 
+def unet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
+    """2 x 2 pixels to channels, 3 x 3 convolution, resolutions of w, 2w, 3w channels, 3 x 3, channels to 2 x 2 pixels."""
+    width = settings.width
+    widths = [width * (level + 1) for level in range(settings.levels)]
+    return [
+        nn.PixelUnshuffle(2),
+        *convolution(4 * channels, width, 3, normalisation="none", bias=False),
+        Level(widths, before=settings.blocks, after=settings.blocks, bias=False),
+        *convolution(width, 4 * channels, 3, normalisation="none", bias=False),
+        nn.PixelShuffle(2),
+    ]
+
+
 class AttentionNetwork(nn.Module):
     """A: where an image should change, in [0, 1].
 
     Notes
     -----
-    The decoder is 3 x 3, 3 x 3, 7 x 7: the released code's 1 x 1 kernels come from an argument slip and make maps that
+    In the paper's network the decoder is 3 x 3, 3 x 3, 7 x 7: the released code's 1 x 1 kernels come from an argument slip and make maps that
     are constant on blocks of 4 x 4 pixels.
     """
 
     def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:
         super().__init__()
-        width, norm = settings.width, settings.normalisation
-        self.layers = nn.Sequential(
-            *convolution(channels, width, settings.stem_kernel_px, stride=2, normalisation=norm),
-            nn.ReLU(inplace=True),
-            *convolution(width, 2 * width, 3, stride=2, normalisation=norm),
-            nn.ReLU(inplace=True),
-            *(ResidualBlock(2 * width, norm, "zeros") for _ in range(settings.blocks)),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            *convolution(2 * width, 2 * width, 3, normalisation=norm),
-            nn.ReLU(inplace=True),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            *convolution(2 * width, settings.last_width, 3, normalisation=norm),
-            nn.ReLU(inplace=True),
-            *convolution(settings.last_width, 1, settings.last_kernel_px, normalisation="none"),
-        )
+        build = pyramid_layers if settings.architecture == "pyramid" else paper_attention_layers
+        self.layers = nn.Sequential(*build(settings, channels))
         initialise(self)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Map (B, C, Y, X), sides multiples of 4, to attention before the sigmoid, (B, 1, Y, X)."""
+        """Map (B, C, Y, X), sides multiples of the stride, to attention before the sigmoid, (B, 1, Y, X)."""
         logits: Tensor = self.layers(2 * images - 1)
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, Y, X), sides multiples of 4, to attention (B, 1, Y, X)."""
+        """Map (B, C, Y, X), sides multiples of the stride, to attention (B, 1, Y, X)."""
         return torch.sigmoid(self.logits(images))
+
+
+def paper_attention_layers(settings: AttentionSettings, channels: int) -> list[nn.Module]:
+    """c7s2-w, c3s2-2w, residual blocks of 2w, twice nearest x 2 and a convolution, one more to 1 channel."""
+    width, norm = settings.width, settings.normalisation
+    return [
+        *convolution(channels, width, settings.stem_kernel_px, stride=2, normalisation=norm),
+        nn.ReLU(inplace=True),
+        *convolution(width, 2 * width, 3, stride=2, normalisation=norm),
+        nn.ReLU(inplace=True),
+        *(ResidualBlock(2 * width, norm, "zeros") for _ in range(settings.blocks)),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        *convolution(2 * width, 2 * width, 3, normalisation=norm),
+        nn.ReLU(inplace=True),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        *convolution(2 * width, settings.last_width, 3, normalisation=norm),
+        nn.ReLU(inplace=True),
+        *convolution(settings.last_width, 1, settings.last_kernel_px, normalisation="none"),
+    ]
+
+
+def pyramid_layers(settings: AttentionSettings, channels: int) -> list[nn.Module]:
+    """2 x 2 pixels to channels, 3 x 3 convolution, resolutions of w, 1.5w, 2w ... channels, 3 x 3, 2 x 2 pixels."""
+    width = settings.width
+    widths = [width * (level + 2) // 2 for level in range(settings.levels)]
+    return [
+        nn.PixelUnshuffle(2),
+        *convolution(4 * channels, width, 3, normalisation="none"),
+        nn.ReLU(inplace=True),
+        Level(widths, before=0, after=settings.blocks, bias=True),
+        *convolution(width, 4, 3, normalisation="none"),
+        nn.PixelShuffle(2),
+    ]
 
 
 @torch.no_grad()
 def attend_everywhere(network: AttentionNetwork) -> None:
     """Make attention exactly 1 for every image, as the CycleGAN baseline wants it."""
-    last = network.layers[-1]
-    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+    last = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)][-1]
+    nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, LOGIT_OF_ONE)  # type: ignore[arg-type]
 
 
@@ -285,6 +374,9 @@ def reach(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
     if isinstance(layer, nn.PixelShuffle):
         return first // layer.upscale_factor, last // layer.upscale_factor
     factor = int(layer.scale_factor)  # type: ignore[arg-type]
+    if layer.mode == "bilinear":  # between the two pixels whose centres are nearest
+        half = factor // 2
+        return (first - half) // factor, (last + half) // factor
     return first // factor, last // factor
 
 

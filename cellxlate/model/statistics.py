@@ -93,9 +93,10 @@ def fold(
             bias = layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_channels)
         copy = next(destination)
         copy.weight.copy_(weight)
-        if copy.bias is None:
+        if copy.bias is not None:
+            copy.bias.copy_(bias)
+        elif bias.any():
             raise ValueError("a folded convolution needs a bias")
-        copy.bias.copy_(bias)
 
 
 def without_normalisation(settings: NetworkSettings) -> NetworkSettings:
