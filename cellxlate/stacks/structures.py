@@ -154,7 +154,7 @@ def draw_structure(
         light = light * np.exp(canvas.between(0.1, 0.5) * canvas.noise(canvas.decades(60.0, 300.0)))
     core = (slice(margin_px, -margin_px), slice(margin_px, -margin_px))
     inside, own = mask[core], light[core]
-    bright = _bright(own, inside)
+    bright = _bright(own, inside) if inside.any() else _bright(light, mask)
     image = own / np.float32(bright)
     if haze > 0:
         image = image + np.float32(haze) * _haze(canvas, light / np.float32(bright))[core]
@@ -226,13 +226,17 @@ def _softened(image: Floats) -> Floats:
 
 
 def _haze(canvas: Canvas, light: Floats) -> Floats:
-    """Return out-of-focus light of about unit height: the scene's own, that of turned copies of it, and a floor."""
+    """Return out-of-focus light of about unit height: the scene's own, that of shifted copies of it, and a floor."""
     step = 4
     small = light[: light.shape[0] // step * step, : light.shape[1] // step * step]
     small = small.reshape(small.shape[0] // step, step, small.shape[1] // step, step).mean(axis=(1, 3))
+    around = np.pad(small, [(0, size) for size in small.shape], mode="symmetric")
     planes = []
-    for copy in (small, small[::-1, :], small[:, ::-1], small[::-1, ::-1])[: int(canvas.rng.integers(1, 5))]:
-        sigma_px = canvas.decades(4.0, 24.0) * canvas.scale**0.5
+    for number in range(int(canvas.rng.integers(1, 5))):
+        first = [0, 0] if number == 0 else [int(canvas.rng.integers(0, size + 1)) for size in small.shape]
+        copy = around[first[0] : first[0] + small.shape[0], first[1] : first[1] + small.shape[1]]
+        copy = copy[:: -1 if number % 2 else 1]
+        sigma_px = canvas.decades(2.5, 24.0) * canvas.scale**0.5
         blurred = ndimage.gaussian_filter(copy, sigma_px / step, mode="reflect", truncate=3.0)
         planes.append(blurred / max(float(blurred.max()), 1e-6) * canvas.between(0.3, 1.0))
     summed = np.sum(planes, axis=0) + canvas.between(0.0, 0.3)
@@ -289,14 +293,19 @@ def _walks(
     return np.stack([down[within], over[within]], axis=1), walk, along
 
 
-def _headings(canvas: Canvas, count: int) -> npt.NDArray[Any]:
-    """Draw where walks go: anywhere, about one direction, or about two."""
-    kind = canvas.between(0.0, 1.0)
-    free = canvas.rng.uniform(0.0, 2.0 * pi, count)
-    if kind < 0.5:
+def _headings(canvas: Canvas, starts: Floats) -> npt.NDArray[Any]:
+    """Draw where walks go from their starts: anywhere, about one direction or two, or as their neighbours do."""
+    rng, count, kind = canvas.rng, len(starts), canvas.between(0.0, 1.0)
+    free = rng.uniform(0.0, 2.0 * pi, count)
+    if kind < 0.4:
         return free
-    mean = canvas.between(0.0, 2.0 * pi) + (kind > 0.8) * canvas.rng.integers(0, 2, count) * canvas.between(0.5, 1.6)
-    return mean + canvas.between(0.05, 0.5) * canvas.rng.standard_normal(count) + pi * canvas.rng.integers(0, 2, count)
+    if kind < 0.65:
+        at = tuple(starts.T.astype(np.intp).clip(0, np.asarray(canvas.shape)[:, None] - 1))
+        mean = canvas.between(0.5, 2.0) * canvas.noise(canvas.decades(40.0, 200.0) * canvas.scale)[at]
+    else:
+        mean = rng.integers(0, 2, count) * (canvas.between(0.5, 1.6) if kind > 0.85 else 0.0)
+    turned = canvas.between(0.0, 2.0 * pi) + pi * rng.integers(0, 2, count)
+    return mean + turned + canvas.between(0.05, 0.5) * rng.standard_normal(count)
 
 
 def _line_light(
@@ -326,11 +335,11 @@ def _line_light(
 
 
 def _filaments(canvas: Canvas) -> Light:
-    """Draw actin or microtubules: persistent walks of a few widths, crossing, bundled, from anywhere or from centres."""
+    """Draw actin or microtubules: persistent walks of a few widths, crossing, bundled, aligned or from centres."""
     scale, rng = canvas.scale, canvas.rng
     light, mask = _nothing(canvas)
     spread = canvas.between(0.2, 1.1)
-    density = canvas.decades(0.004, 0.12) / scale  # length on an area
+    density = canvas.decades(0.008, 0.5) / scale  # length on an area
     layers = int(rng.integers(1, 3))
     persistence_px = canvas.decades(12.0, 800.0) * scale
     length_px = canvas.decades(30.0, 400.0) * scale
@@ -338,7 +347,7 @@ def _filaments(canvas: Canvas) -> Light:
         count = max(int(density / layers * canvas.area_px / min(length_px, 1.2 * max(canvas.shape))), 1)
         reach_px = min(0.5 * length_px, 100.0)
         starts = canvas.places(count, reach_px)
-        headings = _headings(canvas, count)
+        headings = _headings(canvas, starts)
         if canvas.chance(0.2):  # microtubules from their centres
             centres = canvas.places(int(rng.integers(1, 1 + max(1, int(3 / scale)))))
             starts = centres[rng.integers(0, len(centres), count)] + rng.normal(0.0, 3.0 * scale, (count, 2))
@@ -365,7 +374,7 @@ def _filaments(canvas: Canvas) -> Light:
 
 
 def _tubules(canvas: Canvas) -> Light:
-    """Draw mitochondria: short thick curved tubes, fragments or networks, even, textured or hollow, often around nuclei."""
+    """Draw mitochondria: short thick curved tubes, fragments or networks, even or hollow, often around nuclei."""
     scale, rng = canvas.scale, canvas.rng
     radius_px = canvas.decades(1.0, 4.0) * scale
     length_px = radius_px * canvas.decades(2.0, 40.0)
@@ -373,7 +382,7 @@ def _tubules(canvas: Canvas) -> Light:
     reach_px = min(0.5 * length_px, 60.0)
     count = max(int(density * canvas.area_px / length_px), 1)
     starts = canvas.places(count, reach_px)
-    headings = _headings(canvas, count) if canvas.chance(0.3) else rng.uniform(0.0, 2.0 * pi, count)
+    headings = _headings(canvas, starts) if canvas.chance(0.3) else rng.uniform(0.0, 2.0 * pi, count)
     if canvas.chance(0.6):  # in cells, away from their nuclei
         cell_px = canvas.between(40.0, 110.0) * scale
         centres = canvas.places(1 + int(canvas.between(0.2, 1.0) * canvas.area_px / (6.0 * cell_px**2)), cell_px)
@@ -381,6 +390,7 @@ def _tubules(canvas: Canvas) -> Light:
         away = cell_px * (0.35 + np.abs(rng.normal(0.0, 0.35, count)))
         starts = centres[rng.integers(0, len(centres), count)]
         starts = starts + (away * np.stack([np.sin(toward), np.cos(toward)])).T
+        starts[:1] = canvas.places(1)
         headings = headings if canvas.chance(0.4) else toward + rng.normal(0.0, 0.7, count)
     persistence_px = canvas.decades(6.0, 60.0) * scale
     points, walk, along = _walks(
@@ -408,16 +418,16 @@ def _tubules(canvas: Canvas) -> Light:
 
 
 def _membranes(canvas: Canvas) -> Light:
-    """Draw membranes: edges between the nearest of many places, bent, of uneven thickness and with gaps; or outlines."""
+    """Draw membranes: bent edges between the nearest of many places, or outlines, of uneven thickness, with gaps."""
     scale, rng = canvas.scale, canvas.rng
     light, mask = _nothing(canvas)
     if canvas.chance(0.75):
         points, edge = _cell_edges(canvas, canvas.decades(10.0, 90.0) * scale)
     else:
         bodies = _bodies(canvas, canvas.decades(8.0, 70.0) * scale, cover=canvas.decades(0.15, 1.2))
-        points, edge = _outline_points(canvas, bodies)
+        points, edge = _outline_points(bodies)
     bend_px = canvas.decades(6.0, 40.0) * scale
-    strength_px = np.float32(canvas.between(0.05, 0.4) * bend_px)
+    strength_px = np.float32(canvas.between(0.02, 0.16) * bend_px)
     at = tuple(points.T.astype(np.intp).clip(0, np.asarray(canvas.shape)[:, None] - 1))
     points = points + strength_px * np.stack([canvas.noise(bend_px)[at], canvas.noise(bend_px)[at]], axis=1)
     weights = canvas.brightness(int(edge.max(initial=0)) + 1, canvas.between(0.05, 0.7))[edge]
@@ -482,6 +492,7 @@ def _puncta(canvas: Canvas) -> Light:
         away = np.abs(rng.normal(0.0, 0.6, count)) if layout > 0.75 else np.sqrt(rng.uniform(0.1, 1.0, count))
         points = centres[rng.integers(0, len(centres), count)]
         points = points + (cell_px * away * np.stack([np.sin(toward), np.cos(toward)])).T
+        points[:1] = canvas.places(1)
         points = points.astype(np.float32)
     weights = canvas.brightness(count, canvas.between(0.1, 1.3))
     layers = int(rng.integers(1, 4))
@@ -546,21 +557,25 @@ def _bodies(
     radius = radius_px * np.exp(canvas.between(0.03, 0.3) * rng.standard_normal(count).clip(-2.0, 2.0))
     elongation = np.sqrt(1.0 + np.abs(rng.normal(0.0, canvas.between(0.05, 0.8) if aspect is None else aspect, count)))
     rough = canvas.decades(0.01, 0.12) if irregular is None else irregular
-    harmonics = rough * (
-        rng.standard_normal((count, len(HARMONICS))) + 1j * rng.standard_normal((count, len(HARMONICS)))
-    )
-    harmonics = harmonics / np.sqrt(np.asarray(HARMONICS) / 2.0)
+    harmonics = _random_harmonics(count, rough, rng)
     angle = rng.uniform(0.0, pi, count) if canvas.chance(0.7) else canvas.between(0.0, pi) + rng.normal(0.0, 0.2, count)
     return _Bodies(
         places.astype(np.float32),
         np.stack([radius * elongation, radius / elongation], axis=1).astype(np.float32),
         angle.astype(np.float32),
-        harmonics.astype(np.complex64),
+        harmonics,
         canvas.brightness(count, canvas.decades(0.05, 1.0) if spread is None else spread),
     )
 
 
-def _outline_points(canvas: Canvas, bodies: _Bodies) -> tuple[Floats, npt.NDArray[np.intp]]:
+def _random_harmonics(count: int, rough: float, rng: np.random.Generator) -> npt.NDArray[np.complex64]:
+    """Draw harmonics of outlines, the higher the weaker; (count, harmonics)."""
+    parts = rng.standard_normal((2, count, len(HARMONICS)))
+    harmonics = rough * (parts[0] + 1j * parts[1]) / np.sqrt(np.asarray(HARMONICS) / 2.0)
+    return harmonics.astype(np.complex64)
+
+
+def _outline_points(bodies: _Bodies) -> tuple[Floats, npt.NDArray[np.intp]]:
     """Return points along outlines, and whose outline each lies on."""
     counts = np.maximum((2.0 * pi * 1.2 * bodies.half_px[:, 0] / STEP_PX).astype(np.intp), 8)
     body = np.repeat(np.arange(len(counts)), counts)
@@ -758,12 +773,11 @@ def _condensed(canvas: Canvas, bodies: _Bodies) -> _Bodies:
                 size = canvas.between(0.12, 0.4) * radius
                 parts.append((place + rng.normal(0.0, 0.4 * radius, 2), size, size, 0.0))
     count = len(parts)
-    harmonics = 0.05 * (rng.standard_normal((count, 4)) + 1j * rng.standard_normal((count, 4)))
     return _Bodies(
         np.array([part[0] for part in parts], np.float32),
         np.array([part[1:3] for part in parts], np.float32),
         np.array([part[3] for part in parts], np.float32),
-        harmonics.astype(np.complex64),
+        _random_harmonics(count, 0.05, rng),
         canvas.brightness(count, 0.3) * np.float32(canvas.between(1.3, 3.0) * float(np.median(bodies.brightness))),
     )
 
@@ -788,9 +802,9 @@ def _reticulum(canvas: Canvas) -> Light:
 def _nuclear_shade(canvas: Canvas, bodies: _Bodies, depth: float) -> Floats:
     """Return a factor that is lower where the bodies have their nuclei; (Y, X)."""
     share = canvas.between(0.25, 0.5)
+    aside = 0.15 * bodies.half_px[:, 1:] * canvas.rng.standard_normal(bodies.places.shape)
     nuclei = _Bodies(
-        bodies.places
-        + (0.15 * bodies.half_px[:, 1:] * canvas.rng.standard_normal(bodies.places.shape)).astype(np.float32),
+        (bodies.places + aside).astype(np.float32),
         (share * bodies.half_px).astype(np.float32),
         bodies.angle,
         (0.3 * bodies.harmonics).astype(np.complex64),
