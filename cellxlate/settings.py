@@ -15,7 +15,7 @@ from cellxlate.errors import OptionError
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
-PresetName = Literal["fast", "paper", "paper-wide"]
+PresetName = Literal["fast", "paper", "paper-wide", "general"]
 Intensity = Literal["source", "target"]
 
 THRESHOLD = 0.1
@@ -100,13 +100,36 @@ class ImagingSettings:
 
 
 @dataclass(frozen=True)
+class GeneralistSettings:
+    """What a generalist learns from, beside clear images.
+
+    Attributes
+    ----------
+    drawn_fields : int
+        Drawn structures (`stacks.structures`) of 256 x 256 px that join the target.
+    magnification : (float, float)
+        Every window of a clear image is enlarged by a factor between these two, drawn evenly on a logarithmic scale.
+    generator_px : int
+        Side of the part of each patch that the generator learns on.
+    source_fields : int
+        Recordings of targets that stand for the source: they are watched, and described in the card.
+    """
+
+    drawn_fields: int = 600
+    magnification: tuple[float, float] = (0.5, 3.0)
+    generator_px: int = 112
+    source_fields: int = 128
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """A training run. Weights multiply the terms of the objective; epochs count passes over the larger domain.
 
     Attributes
     ----------
-    backward : {"learned", "imaging"}
-        What F_TS is: a network, or the imaging process.
+    backward : {"learned", "imaging", "any-camera"}
+        What F_TS is: a network, the imaging process of the source's microscope, or that of any camera, drawn anew for
+        each image; the last needs no source images.
     switch_epoch : int
         From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
         the epochs are stretched over the steps.
@@ -124,7 +147,7 @@ class TrainSettings:
 
     preset: PresetName = "fast"
     networks: NetworkSettings = field(default_factory=NetworkSettings)
-    backward: Literal["learned", "imaging"] = "learned"
+    backward: Literal["learned", "imaging", "any-camera"] = "learned"
     baseline: Literal["none", "cyclegan"] = "none"
     guide: Guide = "none"
     epochs: int = 100
@@ -145,6 +168,7 @@ class TrainSettings:
     lambda_guide: float = 1.0
     ema: float = 0.0
     imaging: ImagingSettings = field(default_factory=ImagingSettings)
+    generalist: GeneralistSettings = field(default_factory=GeneralistSettings)
     seed: int = 0
     checkpoint_minutes: float = 2.0
     mixed_precision: bool = True
@@ -180,8 +204,31 @@ _FAST = TrainSettings(
     ema=0.995,
 )
 
+_GENERAL = TrainSettings(
+    preset="general",
+    networks=NetworkSettings(
+        generator=GeneratorSettings(architecture="unet", width=40, blocks=2, normalisation="none", levels=3),
+        attention=AttentionSettings(architecture="pyramid", width=16, blocks=1, normalisation="none", levels=5),
+        discriminator=DiscriminatorSettings(width=24, layers=2, normalisation="none"),
+    ),
+    backward="any-camera",
+    guide="saliency",
+    steps=20_000,
+    switch_epoch=0,
+    batch=10,
+    load_px=None,
+    patch_px=256,
+    learning_rate=1e-3,
+    adam_beta1=0.9,
+    decay_from=0.3,
+    lambda_adversarial=0.0,
+    lambda_cycle=1.0,
+    ema=0.999,
+)
+
 PRESETS: dict[PresetName, TrainSettings] = {
     "fast": _FAST,
+    "general": _GENERAL,
     "paper": _PAPER,
     "paper-wide": replace(
         _PAPER,
@@ -286,6 +333,7 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
     """
     networks = settings.networks
     smallest_px = max(16, 4 * 2**networks.discriminator.layers)
+    stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
     rules: list[tuple[str, Any, bool, str]] = [
         ("epochs", settings.epochs, settings.epochs >= 1, "at least 1"),
         ("steps", settings.steps, settings.steps is None or settings.steps >= 1, "at least 1"),
@@ -295,8 +343,8 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
          "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
         ("threshold", settings.threshold, 0 <= settings.threshold < 1, "from 0 to below 1"),
         ("batch", settings.batch, settings.batch >= 1, "at least 1"),
-        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % 4 == 0,
-         f"a multiple of 4, at least {smallest_px}"),
+        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % stride_px == 0,
+         f"a multiple of {stride_px}, at least {smallest_px}"),
         ("load_px", settings.load_px, settings.load_px is None or settings.load_px >= settings.patch_px,
          "at least patch_px"),
         ("learning_rate", settings.learning_rate, settings.learning_rate > 0, "above 0"),
@@ -312,6 +360,16 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
         ("imaging.exposure_jitter", settings.imaging.exposure_jitter, settings.imaging.exposure_jitter >= 1,
          "at least 1"),
         ("imaging.texture", settings.imaging.texture, settings.imaging.texture >= 0, "0 or more"),
+        ("generalist.drawn_fields", settings.generalist.drawn_fields, settings.generalist.drawn_fields >= 0,
+         "0 or more"),
+        ("generalist.magnification", settings.generalist.magnification,
+         0.1 <= settings.generalist.magnification[0] <= settings.generalist.magnification[1] <= 8,
+         "two factors, the smaller first, from 0.1 to 8"),
+        ("generalist.generator_px", settings.generalist.generator_px,
+         settings.generalist.generator_px >= 32 and settings.generalist.generator_px % 16 == 0,
+         "a multiple of 16, at least 32"),
+        ("generalist.source_fields", settings.generalist.source_fields, settings.generalist.source_fields >= 2,
+         "at least 2"),
         ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
         ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
         ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),

@@ -18,9 +18,10 @@ from cellxlate.model.engines import Device, choose_device
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.finishing import finished_translator, preview, statistics_patches, training_card
+from cellxlate.training.generalist import generalist_domains
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.masks import attach_masks
-from cellxlate.training.options import Baseline, as_paths, require_two_domains, resolve
+from cellxlate.training.options import Baseline, as_paths, require_domains, resolve
 from cellxlate.training.patches import Domain, open_domain
 from cellxlate.training.run import Run, begin, continue_from, draw, has_checkpoint, one_step, resumed_seed, save
 from cellxlate.training.watch import AttentionState, Board, Curves, log, look, open_board, require_no_collapse
@@ -55,8 +56,8 @@ class TrainProgress:
 
 
 def train(
-    source: str | Path | Sequence[str | Path],
-    target: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | None = None,
+    target: str | Path | Sequence[str | Path] | None = None,
     *,
     output: str | Path,
     preset: PresetName = "fast",
@@ -83,10 +84,11 @@ def train(
     ----------
     source, target : path or paths
         Images as they come from the microscope, and images as they should look; files or folders; need not be pairs.
+        The preset "general" takes no source, and draws structures where there is no target either.
     output : path
         The model folder to write; must not exist. Beside it `NAME.partial` holds the checkpoint, curves and previews
         while training.
-    preset : {"fast", "paper", "paper-wide"}
+    preset : {"fast", "general", "paper", "paper-wide"}
         Where all settings come from that are not given; ignored if `settings` is.
     settings : TrainSettings or path, optional
         Full control: settings, or a TOML file of them (see `load_settings`). Other options change them.
@@ -193,7 +195,9 @@ def open_domains(
     InputError
         What is wrong, in one line.
     """
-    require_two_domains(*paths)
+    require_domains(*paths, settings)
+    if settings.backward == "any-camera":
+        return generalist_domains(paths[1], masks, settings, channel, closing)
     domains: list[Domain] = []
     for number, own in enumerate(paths):
         domains.append(

@@ -43,6 +43,24 @@ def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: 
     return ((1 - SCALE_SHARE) * fitted + SCALE_SHARE * as_it_is) / EQUAL_AT
 
 
+def relative_cycle(restored: Tensor, clear: Tensor, faint: Tensor, guide: Tensor, background: float = 0.3) -> Tensor:
+    """Return the mean square of what is left of the noise, relative to what there was in each image.
+
+    Weak and strong noise count alike. Pixels outside the guide grown by 2 px count less.
+
+    Parameters
+    ----------
+    restored, clear, faint : Tensor (B, C, Y, X)
+        The generator's output, what it should be, its input.
+    guide : Tensor (B, 1, Y, X)
+        1 in cells; -1 throughout an image that has none, which then counts everywhere.
+    """
+    inside = functional.max_pool2d((guide != 0).to(restored.dtype), 5, 1, 2)
+    weight = background + (1 - background) * inside
+    noise = ((faint - clear) ** 2).mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_VARIANCE)
+    return (weight * (restored - clear) ** 2 / noise).mean()
+
+
 def best_fit(restored: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     """Bring each restored image to the gain and offset that fit best, in weighted least squares.
 

@@ -48,13 +48,15 @@ def resolve(
             raise OptionError("--baseline cyclegan has no attention to guide; leave out --guide and --masks")
         chosen = as_cyclegan(chosen)
     else:
-        chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks))
+        if chosen.backward == "any-camera" and guide is None:
+            guide = "saliency"  # where an image has no mask
+        chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks and chosen.backward != "any-camera"))
     check_settings(chosen)
     try:
         network_settings(stored_networks(without_normalisation(chosen.networks)))
     except (ValueError, TypeError) as fault:
         raise OptionError(f"no model can be made of networks where {fault}; change the settings") from fault
-    if chosen.backward == "imaging" and chosen.guide == "none":
+    if chosen.backward != "learned" and chosen.guide == "none":
         raise OptionError("the imaging process teaches attention by a guide; use --guide saliency or --preset paper")
     return chosen
 
@@ -83,13 +85,23 @@ def resolve_guide(settings: TrainSettings, guide: Guide | None, masks: bool) -> 
     return guide
 
 
-def as_paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return one or several paths as a list."""
+def as_paths(paths: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Return one or several paths, or none, as a list."""
+    if paths is None:
+        return []
     return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
 
 
-def require_two_domains(source: Sequence[Path], target: Sequence[Path]) -> None:
-    """Raise InputError where nothing is given, or the same path as source and as target."""
+def require_domains(source: Sequence[Path], target: Sequence[Path], settings: TrainSettings) -> None:
+    """Raise InputError where nothing is given, the same path as source and as target, or a source that is not used."""
+    if settings.backward == "any-camera":
+        if source:
+            raise InputError(
+                f"{source[0]} is given as source, but a generalist learns from clear images alone; leave out --source"
+            )
+        if not target and not settings.generalist.drawn_fields:
+            raise InputError("no target image is given and no field is to be drawn; name a folder of clear images")
+        return
     for name, paths in (("source", source), ("target", target)):
         if not paths:
             raise InputError(f"no {name} image is given; name a folder of images")

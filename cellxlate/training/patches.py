@@ -29,6 +29,9 @@ MOST_OPEN_FILES = 64
 BLANK_SPAN_PER_NOISE = 6.5
 """A field whose span is at the noise floor (6) shows nothing."""
 
+TURN_PX = 256
+GRAIN_PX = 0.5
+"""Smoothed before a window is enlarged, and as much more as it is reduced."""
 REDRAWS = 16
 CENTRE_PX = 2048
 
@@ -86,13 +89,19 @@ class Domain:
     number : int
         0 for the source, 1 for the target; part of the seed of every draw.
     guide : {"none", "saliency", "masks"}
-        Where guides come from. With "masks" a field without a mask has no guide.
+        Where guides come from. With "masks" a field without a mask has no guide; with "saliency" a mask comes first.
+    by_area : bool
+        Draw large fields more often, as many times per pass as they hold windows of 256 x 256 px.
     """
 
-    def __init__(self, fields: Sequence[Field], number: int, guide: Guide = "saliency") -> None:
+    def __init__(
+        self, fields: Sequence[Field], number: int, guide: Guide = "saliency", *, by_area: bool = False
+    ) -> None:
         self.fields = list(fields)
         self.number = number
         self.guide = guide
+        turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
+        self._turns = [place for place, count in enumerate(turns) for _ in range(count)]
         self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
         self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
 
@@ -117,6 +126,7 @@ class Domain:
         seed: int,
         turns: bool = True,
         content: bool = False,
+        magnification: tuple[float, float] = (1.0, 1.0),
     ) -> Patches:
         """Draw the patches of one step: every field once per pass over the domain, in an order of that pass.
 
@@ -140,20 +150,27 @@ class Domain:
             Vary by quarter turns and flips; otherwise by left-right flips alone.
         content : bool
             Draw again where a patch shows nothing but noise, which instance normalisation would amplify.
+        magnification : (float, float)
+            Enlarge every window by a factor between these, smoothed so that neither its grain nor its pixels show. A
+            field that is smaller than a window is continued by its mirror image, once.
         """
         images, guides = [], []
-        side = window_px(patch_px, load_px)
+        smallest, largest = magnification
         for ticket in range(step * batch, (step + 1) * batch):
             number, rng = self._turn_of(ticket, seed, guided)
+            side = window_px(patch_px, load_px)
+            if smallest < largest:
+                factor = smallest * (largest / smallest) ** rng.random()
+                side = min(round(side / factor), 2 * min(self.fields[number].shape))
             image, guide = self._draw_one(number, side, rng, guided, content)
-            image, guide = _vary(image, guide, patch_px, turns, rng)
+            image, guide = _vary(image, guide, patch_px, turns, rng, smoothed=smallest < largest)
             images.append(image)
             guides.append(guide)
         return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
 
     def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
         """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
-        numbers: Sequence[int] = range(len(self.fields))
+        numbers: Sequence[int] = self._turns
         masked = [place for place, one in enumerate(self.fields) if one.mask is not None]
         stream = 1
         if guided and self.guide == "masks" and 0 < 2 * len(masked) < len(self.fields):
@@ -171,7 +188,7 @@ class Domain:
         for attempt in range(REDRAWS if content else 1):
             if attempt >= REDRAWS // 2:
                 number = int(rng.choice(self._with_content))
-            row, column = (int(rng.integers(0, size - side + 1)) for size in self.fields[number].shape)
+            row, column = (int(rng.integers(0, max(size - side, 0) + 1)) for size in self.fields[number].shape)
             image, guide = self._window(number, row, column, side, guided)
             if not content or shows_content(image):
                 return image, guide
@@ -185,6 +202,12 @@ class Domain:
         """Return a window in unit range with its guide; saliency of stacks in memory is kept."""
         field = self.fields[number]
         guide = self.guide if guided else "none"
+        if guide == "saliency" and field.mask is not None:
+            guide = "masks"
+        if side > min(field.shape):
+            image, whole = self._window(number, 0, 0, min(field.shape), guided)
+            missing = side - min(field.shape)
+            return np.pad(image, (0, missing), mode="symmetric"), np.pad(whole, (0, missing), mode="symmetric")
         if guide != "saliency" or not isinstance(field.stack.pixels, np.ndarray):
             return read_window(field, row, column, side, guide)
         if number not in self._saliency:
@@ -205,10 +228,14 @@ def _vary(
     patch_px: int,
     turns: bool,
     rng: np.random.Generator,
+    *,
+    smoothed: bool = False,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Bring an image and its guide to the side of a patch, flipped and turned at random."""
     side = image.shape[0]
     if side != patch_px:
+        if smoothed:
+            image = ndimage.gaussian_filter(image, GRAIN_PX * max(side / patch_px, 1.0), truncate=3.0)
         image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
         guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
     quarters, flip = int(rng.integers(4)), bool(rng.integers(2))

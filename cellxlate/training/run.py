@@ -20,7 +20,7 @@ from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
 from cellxlate.training.imaging import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
-from cellxlate.training.steps import Draw, ImagingStep, LearnedStep, Step
+from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
 
 LOOK_EVERY = 50
@@ -84,6 +84,8 @@ def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.devi
         torch.manual_seed(settings.seed)
         if settings.backward == "imaging":
             step_function = ImagingStep(settings, imaging_process(settings, domains), device)
+        elif settings.backward == "any-camera":
+            step_function = AnyCameraStep(settings, device)
         else:
             step_function = LearnedStep(settings, device)
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
@@ -112,7 +114,10 @@ def one_step(run: Run, domains: Sequence[Domain], device: torch.device) -> dict[
     """Draw patches, set the rate, move the networks, and follow them with the moving average."""
     settings = run.settings
     guided = settings.guide != "none"
-    source, target = (on_device(draw(domain, run, run.done, guided=guided), device) for domain in domains)
+    source, target = (
+        on_device(draw(domain, run, run.done, guided=guided, batch=share_of(settings, domain)), device)
+        for domain in domains
+    )
     rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + run.done)
     run.whole = False
     for optimiser in run.step_function.optimisers.values():
@@ -126,6 +131,11 @@ def one_step(run: Run, domains: Sequence[Domain], device: torch.device) -> dict[
     run.done += 1
     run.whole = True
     return terms
+
+
+def share_of(settings: TrainSettings, domain: Domain) -> int:
+    """Return how many patches of a domain a step learns from; a generalist only watches its source."""
+    return 1 if settings.backward == "any-camera" and domain.number == 0 else settings.batch
 
 
 def epoch_of(run: Run) -> float:
@@ -144,12 +154,14 @@ def draw(domain: Domain, run: Run, step: int, *, guided: bool, batch: int | None
     """Draw the patches of a step as the settings say; blank ones only for networks that do not normalise."""
     settings = run.settings
     networks = settings.networks
+    is_generalist = settings.backward == "any-camera"
     normalised = "instance" in {
         part.normalisation for part in (networks.generator, networks.attention, networks.discriminator)
     }
     return domain.draw(
         step, batch or settings.batch, patch_px=settings.patch_px, load_px=settings.load_px, guided=guided,
         seed=settings.seed, turns=settings.turns, content=normalised,
+        magnification=settings.generalist.magnification if is_generalist and domain.number else (1.0, 1.0),
     )  # fmt: skip
 
 

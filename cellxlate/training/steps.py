@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from cellxlate.model.networks import Discriminator, Translator, attend_everywhere
 from cellxlate.settings import TrainSettings
 from cellxlate.training import losses
+from cellxlate.training.cameras import AnyCamera
 from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_distance
 from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0
+EMPTY_EVERY = 5
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -268,3 +270,54 @@ class ImagingStep:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimisers["judges"].step()
         return loss
+
+
+class AnyCameraStep:
+    """The backward direction is the imaging process of any camera; the target cycle teaches generator and attention.
+
+    Targets and their guides are all that is learned from; the source images, recorded beforehand by such cameras, are
+    there to watch. The generator sees a part of each patch, attention the whole: it needs more surroundings and costs
+    less. A share of further fields without cells tells attention what noise alone looks like.
+    """
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.camera = AnyCamera()
+        self.device = device
+        self.translator = placed(Translator(settings.networks), device)
+        self.modules: dict[str, nn.Module] = {"translator": self.translator}
+        self.optimisers = {"translator": adam(self.translator.parameters(), settings)}
+        self.pools: dict[str, HistoryPool] = {}
+
+    def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """Move the generator and attention."""
+        settings, translator = self.settings, self.translator
+        with torch.no_grad():
+            faint, clear = (images.to(self.device) for images in self.camera(target.images.cpu(), rng))
+            blank = torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:]))
+            empty = self.camera.without_cells(blank, rng).to(self.device)
+            seen, aim, near = cut((faint, clear, target.guides), settings.generalist.generator_px, rng)
+        terms = {"cycle_target": losses.relative_cycle(translator.generator(seen), aim, seen, near)}
+        logits = translator.attention.logits(torch.cat([faint, empty]))
+        guides = torch.cat([target.guides, torch.zeros_like(empty)])
+        guided = guides[:, 0, 0, 0] >= 0
+        terms["guide"] = losses.follow_guide(logits[guided], grow_guide(guides[guided]))
+        total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
+        self.optimisers["translator"].zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        for network in (translator.generator, translator.attention):
+            nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
+        self.optimisers["translator"].step()
+        return terms | {"total": total, "attention_area": torch.sigmoid(logits[: len(faint)]).mean()}
+
+
+def cut(images: tuple[Tensor, ...], side_px: int, rng: torch.Generator) -> tuple[Tensor, ...]:
+    """Cut the same random square out of the same image of each batch (B, C, Y, X)."""
+    count, _, rows, columns = images[0].shape
+    tops = torch.randint(max(rows - side_px, 0) + 1, (count,), generator=rng).tolist()
+    lefts = torch.randint(max(columns - side_px, 0) + 1, (count,), generator=rng).tolist()
+    squares = [(slice(top, top + side_px), slice(left, left + side_px)) for top, left in zip(tops, lefts, strict=True)]
+    return tuple(
+        torch.stack([image[:, down, across] for image, (down, across) in zip(batch, squares, strict=True)])
+        for batch in images
+    )

@@ -1,0 +1,158 @@
+"""The imaging process of any camera as the backward generator: what a generalist learns to undo.
+
+`imaging` estimates the process of one microscope from its images. Here strength, kind and correlation of the noise,
+background, exposure, grey levels and saturation are drawn anew for every image, within wide ranges, so that nothing
+about the camera need be known when the model is used.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cellxlate.stacks.intensity import BLACK_PERCENTILE, SPAN_PER_NOISE, WHITE_PERCENTILE
+from cellxlate.training.imaging import gaussian_blur
+
+PHOTONS = 2.0, 2000.0
+"""Of a pixel at the white level, above the background."""
+READ_PHOTONS = 0.2, 8.0
+MOST_BACKGROUND = 0.6
+CORRELATED_SHARE, CORRELATION_PX = 0.55, (0.35, 1.5)
+"""How often noise is shared between neighbours, and the width of the Gaussian that does so."""
+WIDER_SHARE, LINES_SHARE, COARSE_SHARE, CLIPPED_SHARE, SATURATED_SHARE = 0.3, 0.1, 0.35, 0.25, 0.15
+BLUR_PX = 0.3, 1.0
+"""Of every clear image, so that its own grain is not taken for structure."""
+SMOOTHING_BOX_PX = 7
+"""A box as wide as the Gaussian of 2 px that intensity levels are measured under."""
+
+
+class AnyCamera(nn.Module):
+    """F_TS: clear fields in unit range to what some camera would have recorded of them, as `Levels` would scale it."""
+
+    def forward(self, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Record clear fields.
+
+        Parameters
+        ----------
+        targets : Tensor (B, 1, Y, X)
+            Unit range.
+        rng : torch.Generator
+            Of the CPU.
+
+        Returns
+        -------
+        faint, clear : Tensor (B, 1, Y, X)
+            The recording, and what it shows without noise, in the unit range of the recording.
+        """
+        count = len(targets)
+        clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng))
+        clear = (clear - clear.amin(dim=(2, 3), keepdim=True)).clamp(min=0)
+        clear = clear ** per_image(uniform(count, 0.75, 1.5, rng))
+        background = per_image(MOST_BACKGROUND * uniform(count, 0, 1, rng) ** 2)
+        light = clear + background * shading(clear.shape, rng)
+        faint, noise = recorded(light, rng)
+        return releveled(faint, light, noise, rng)
+
+    def without_cells(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
+        """Record fields (B, 1, Y, X) that show nothing but uneven illumination."""
+        light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng)
+        faint, noise = recorded(light, rng)
+        return releveled(faint, light, noise, rng)[0]
+
+
+def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Record light (B, 1, Y, X): photons, read noise, what camera and software make of them.
+
+    Returns
+    -------
+    recording : Tensor (B, 1, Y, X)
+        On the scale of the light.
+    noise : Tensor (B, 1, 1, 1)
+        Standard deviation of its noise where the light is dim.
+    """
+    count = len(light)
+    photons = per_image(log_uniform(count, *PHOTONS, rng))
+    read = per_image(log_uniform(count, *READ_PHOTONS, rng) * chance(count, 0.7, rng)) / photons
+    noise = torch.poisson((light * photons).clamp(min=0), generator=rng) / photons - light
+    noise = noise + read * torch.randn(light.shape, generator=rng)
+    noise = correlated(noise, rng)
+    lines = chance(count, LINES_SHARE, rng) * uniform(count, 0, 0.4, rng)
+    dim = light.flatten(1).quantile(0.1, dim=1)[:, None, None, None]
+    deviation = (dim / photons + read**2).sqrt() + 1e-4
+    noise = noise + per_image(lines) * deviation * torch.randn((count, 1, light.shape[2], 1), generator=rng)
+    recording = light + noise
+    floor = dim + per_image(uniform(count, -2, 0.5, rng)) * deviation
+    clipped = torch.maximum(recording, floor)
+    recording = torch.where(per_image(chance(count, CLIPPED_SHARE, rng)) > 0, clipped, recording)
+    top = light.flatten(1).quantile(0.999, dim=1)[:, None, None, None] * per_image(uniform(count, 0.8, 1.3, rng))
+    recording = torch.where(per_image(chance(count, SATURATED_SHARE, rng)) > 0, recording.minimum(top), recording)
+    step = per_image(chance(count, COARSE_SHARE, rng) * log_uniform(count, 0.1, 2, rng)) * deviation
+    coarse = (recording / step.clamp(min=1e-6)).round() * step
+    return torch.where(step > 0, coarse, recording), deviation
+
+
+def correlated(noise: Tensor, rng: torch.Generator) -> Tensor:
+    """Share noise (B, 1, Y, X) between neighbours as demosaicing, resampling and filters do, in some of the images.
+
+    Its strength stays, or falls to half; along one axis it may reach further than along the other.
+    """
+    count, _, rows, columns = noise.shape
+    share = chance(count, CORRELATED_SHARE, rng)
+    width = uniform(count, *CORRELATION_PX, rng)
+    stretch = torch.where(chance(count, WIDER_SHARE, rng) > 0, uniform(count, 0.4, 1, rng), torch.ones(count))
+    upright = chance(count, 0.5, rng)
+    down, across = width * torch.where(upright > 0, stretch, 1.0), width * torch.where(upright > 0, 1.0, stretch)
+    frequencies = torch.fft.fftfreq(rows)[:, None], torch.fft.rfftfreq(columns)
+    passed = torch.exp(
+        -2 * math.pi**2 * ((per_image(down) * frequencies[0]) ** 2 + (per_image(across) * frequencies[1]) ** 2)
+    )
+    blurred = torch.fft.irfft2(torch.fft.rfft2(noise) * passed, s=(rows, columns))
+    kept = noise.std(dim=(2, 3), keepdim=True) / blurred.std(dim=(2, 3), keepdim=True).clamp(min=1e-9)
+    blurred = blurred * kept * per_image(uniform(count, 0.5, 1, rng))
+    white = per_image(uniform(count, 0, 0.35, rng) * chance(count, 0.5, rng))
+    return torch.where(per_image(share) > 0, (1 - white**2).sqrt() * blurred + white * noise, noise)
+
+
+def releveled(faint: Tensor, light: Tensor, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Bring a recording and its light to the levels of a stack that it might be a part of.
+
+    A stack's levels are measured over all of it, so a part may lie higher or be dimmer than its own levels would say.
+    """
+    count = len(faint)
+    smooth = nn.functional.avg_pool2d(faint, SMOOTHING_BOX_PX, stride=2).flatten(1)
+    black, white = smooth.quantile(torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE]) / 100, dim=1)
+    span = torch.maximum(white - black, SPAN_PER_NOISE * noise.flatten())
+    span = span * torch.exp(0.25 * torch.randn(count, generator=rng).clamp(-1, 2.5))
+    lower = chance(count, 0.3, rng) * uniform(count, 0, 0.5, rng) * span
+    shift = 0.03 * torch.randn(count, generator=rng) * span
+    black, span = per_image(black - lower + shift), per_image(span + lower)
+    return (faint - black) / span, (light - black) / span
+
+
+def shading(shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Return uneven illumination (B, 1, Y, X), about 1: a ramp of any direction and strength up to a half."""
+    count, _, rows, columns = shape
+    slope, direction = (per_image(uniform(count, 0, most, rng)) for most in (0.5, 2 * math.pi))
+    down, across = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
+    ramp: Tensor = 1 + slope * (torch.cos(direction) * down + torch.sin(direction) * across) / math.sqrt(2)
+    return ramp
+
+
+def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
+    """Draw numbers (count,) evenly between two."""
+    return low + (high - low) * torch.rand(count, generator=rng)
+
+
+def log_uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
+    """Draw numbers (count,) whose logarithms lie evenly between those of two."""
+    return torch.exp(uniform(count, math.log(low), math.log(high), rng))
+
+
+def chance(count: int, share: float, rng: torch.Generator) -> Tensor:
+    """Draw 1 with a probability, else 0, (count,)."""
+    return (torch.rand(count, generator=rng) < share).float()
+
+
+def per_image(numbers: Tensor) -> Tensor:
+    """Give numbers (B,) the shape (B, 1, 1, 1)."""
+    return numbers[:, None, None, None]
