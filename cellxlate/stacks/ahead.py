@@ -1,7 +1,7 @@
 """What comes next is read in threads while the caller works on what came before."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ def ahead(
     *,
     threads: int = 1,
     at_start: Callable[[], object] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Do what `map` does, in threads that are ahead of the caller, by one item each.
 
     Parameters

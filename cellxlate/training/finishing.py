@@ -45,6 +45,7 @@ def training_card(
     steps: int,
     seconds: float,
     seeds: list[int],
+    precision: str,
     last_look: AttentionState | None,
     licence: str,
     description: str,
@@ -65,6 +66,8 @@ def training_card(
         Spent, over all sessions of the run.
     seeds : list of int
         Tried; the last one is the model's.
+    precision : {"float32", "bfloat16"}
+        What the networks computed in.
     last_look : AttentionState or None
         On attention.
     licence, description : str
@@ -102,6 +105,7 @@ def training_card(
             "seed": settings.seed,
             "seeds_tried": seeds,
             "settings": settings.as_dict(),
+            "precision": precision,
             "torch": torch.__version__,
             "python": sys.version.split()[0],
             "attention_agreement_with_guide": agreement,

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import Bundle, save_bundle
 from cellxlate.model.engines import Device, choose_device
 from cellxlate.settings import Guide, PresetName, TrainSettings
+from cellxlate.training.acceleration import has_bfloat16
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.finishing import finished_translator, preview, statistics_patches, training_card
 from cellxlate.training.generalist import generalist_domains
@@ -23,7 +24,18 @@ from cellxlate.training.interruption import StepEnds
 from cellxlate.training.masks import attach_masks
 from cellxlate.training.options import Baseline, as_paths, require_domains, resolve
 from cellxlate.training.patches import Domain, open_domain
-from cellxlate.training.run import Run, begin, continue_from, draw, has_checkpoint, one_step, resumed_seed, save
+from cellxlate.training.run import (
+    Run,
+    begin,
+    continue_from,
+    draw,
+    drawn_ahead,
+    has_checkpoint,
+    one_step,
+    resumed_precision,
+    resumed_seed,
+    save,
+)
 from cellxlate.training.watch import AttentionState, Board, Curves, log, look, open_board, require_no_collapse
 
 PROBE_PATCHES = 8
@@ -148,11 +160,11 @@ def train(
     partial = output.with_name(output.name + ".partial")
     require_free(output, partial, resume)
     place = choose_device(device)
-    with ExitStack() as closing:
-        domains = open_domains(paths, chosen, channel, mask_folders, closing)
+    with ExitStack() as files:
+        domains = open_domains(paths, chosen, channel, mask_folders, files)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
-            closing.callback(board.close)
+            files.callback(board.close)
         run, seeds = run_seeds(
             chosen, domains, place, partial, restarts=restarts, resume=resume, board=board, progress=progress,
             after_step=after_step,
@@ -161,7 +173,7 @@ def train(
         patches = [draw(domains[0], run, step, guided=False, batch=1) for step in range(count)]
         final = finished_translator(run.average, run.settings, patches)
         card = training_card(
-            run.settings, paths, domains, steps=run.done, seconds=run.seconds, seeds=seeds,
+            run.settings, paths, domains, steps=run.done, seconds=run.seconds, seeds=seeds, precision=run.precision,
             last_look=run.attention[-1] if run.attention else None, licence=licence,
             description=description,
         )  # fmt: skip
@@ -186,7 +198,7 @@ def open_domains(
     settings: TrainSettings,
     channel: int | None,
     masks: list[Path],
-    closing: ExitStack,
+    files: ExitStack,
 ) -> tuple[Domain, ...]:
     """Open source and target, with their masks, check everything about them, and have their files closed in the end.
 
@@ -206,12 +218,12 @@ def open_domains(
                 guide=settings.guide,
             )
         )  # fmt: skip
-        closing.callback(domains[-1].close)
+        files.callback(domains[-1].close)
     if not masks:
         return tuple(domains)
     marked = attach_masks(domains, masks)
     for domain in marked:
-        closing.callback(domain.close)
+        files.callback(domain.close)
     return marked
 
 
@@ -232,9 +244,13 @@ def run_seeds(
     seeds = range(first, first + restarts + 1)
     resume = resume and has_checkpoint(partial)
     seed = resumed_seed(partial, seeds) if resume else first
+    precision = resumed_precision(partial, device) if resume else None
     note = ""
+    if precision == "bfloat16" and not has_bfloat16(device):
+        precision = "float32"
+        note = "begun in bfloat16, which this processor lacks: it goes on in float32, not the same to the bit"
     while True:
-        run = begin(replace(settings, seed=seed), domains, device)
+        run = begin(replace(settings, seed=seed), domains, device, precision)
         if resume:
             continue_from(partial, run, domains)
         prepare(partial, run.settings)
@@ -247,6 +263,7 @@ def run_seeds(
             if seed == seeds[-1]:
                 raise TrainingError(f"{fault}; seeds {first} to {seed} were tried") from fault
             note = f"seed {seed} failed ({fault}); trying seed {seed + 1}"
+            precision = run.precision
         set_aside(partial, seed)
         seed, resume = seed + 1, False
 
@@ -291,9 +308,9 @@ def loop(
     started = saved = time.monotonic()
     before_s = run.seconds
     try:
-        with StepEnds() as step_ends:
-            while run.done < run.steps:
-                terms = one_step(run, domains, device)
+        with StepEnds() as step_ends, closing(drawn_ahead(run, domains)) as drawn:
+            for patches in drawn:
+                terms = one_step(run, patches, device)
                 run.seconds = before_s + time.monotonic() - started
                 step_ends.check()
                 if after_step:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import torch
 from cellxlate.errors import OptionError
 from cellxlate.model.networks import Translator
 from cellxlate.settings import TrainSettings
-from cellxlate.training.acceleration import accelerate
+from cellxlate.stacks.ahead import ahead
+from cellxlate.training.acceleration import Precision, accelerate, choose_precision
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
@@ -39,7 +40,9 @@ class Run:
     step_function : Step
         The networks that learn, and how.
     average : Translator
-        The moving average of the translator's weights; becomes the model.
+        The moving average of the translator's weights; becomes the model. It always computes in float32.
+    precision : {"float32", "bfloat16"}
+        What the networks that learn compute in.
     steps, steps_per_epoch : int
         In all, and per pass over the larger domain.
     done : int
@@ -57,6 +60,7 @@ class Run:
     settings: TrainSettings
     step_function: Step
     average: Translator
+    precision: Precision
     steps: int
     steps_per_epoch: int
     done: int = 0
@@ -77,8 +81,10 @@ class Run:
         return min(max(self.steps_per_epoch, LEAST_LOOK_EVERY), LOOK_EVERY)
 
 
-def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.device) -> Run:
-    """Build networks from the seed and count the steps."""
+def begin(
+    settings: TrainSettings, domains: Sequence[Domain], device: torch.device, precision: Precision | None = None
+) -> Run:
+    """Build networks from the seed and count the steps; a precision that is not given is chosen for the device."""
     step_function: Step
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -89,9 +95,11 @@ def begin(settings: TrainSettings, domains: Sequence[Domain], device: torch.devi
         else:
             step_function = LearnedStep(settings, device)
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
-    accelerate(step_function.modules.values(), settings, device)
+    precision = precision or choose_precision(step_function.translator.generator, settings, device)
+    accelerate(step_function.modules.values(), settings, device, precision)
     steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
-    return Run(settings, step_function, average, settings.steps or settings.epochs * steps_per_epoch, steps_per_epoch)
+    steps = settings.steps or settings.epochs * steps_per_epoch
+    return Run(settings, step_function, average, precision, steps, steps_per_epoch)
 
 
 def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess:
@@ -110,14 +118,22 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
     return ImagingProcess(imaging, variances)
 
 
-def one_step(run: Run, domains: Sequence[Domain], device: torch.device) -> dict[str, torch.Tensor]:
-    """Draw patches, set the rate, move the networks, and follow them with the moving average."""
+def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Patches, ...], None, None]:
+    """Yield the patches of each remaining step, source and target; a thread draws those of the next step meanwhile."""
+    guided = run.settings.guide != "none"
+
+    def of_step(step: int) -> tuple[Patches, ...]:
+        return tuple(
+            draw(domain, run, step, guided=guided, batch=share_of(run.settings, domain)) for domain in domains
+        )
+
+    return ahead(of_step, range(run.done, run.steps))
+
+
+def one_step(run: Run, patches: Sequence[Patches], device: torch.device) -> dict[str, torch.Tensor]:
+    """Set the rate, move the networks by the patches of source and target, and follow them with the moving average."""
     settings = run.settings
-    guided = settings.guide != "none"
-    source, target = (
-        on_device(draw(domain, run, run.done, guided=guided, batch=share_of(settings, domain)), device)
-        for domain in domains
-    )
+    source, target = (on_device(one, device) for one in patches)
     rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + run.done)
     run.whole = False
     for optimiser in run.step_function.optimisers.values():
@@ -177,6 +193,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
     notes = {
         "step": run.done,
         "seconds": run.seconds,
+        "precision": run.precision,
         "settings": run.settings.as_dict(),
         "data": fingerprint(domains),
         "attention": [asdict(state) for state in run.attention[-LOOKS_BEFORE_GREY:]],
@@ -208,6 +225,13 @@ def resumed_seed(partial: Path, seeds: Sequence[int]) -> int:
     """Return which of the seeds that may be tried a checkpoint belongs to; the first where it is none of them."""
     seed = read_notes(partial)["settings"].get("seed")
     return seed if seed in seeds else seeds[0]
+
+
+def resumed_precision(partial: Path, device: torch.device) -> Precision | None:
+    """Return what a checkpoint's networks computed in; None where it does not say and the device decides."""
+    on_cpu: Precision | None = "float32" if device.type == "cpu" else None  # of all checkpoints that do not say
+    kept: Precision | None = read_notes(partial).get("precision", on_cpu)
+    return kept
 
 
 def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:

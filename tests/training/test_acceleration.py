@@ -1,19 +1,57 @@
-"""What would run on CUDA, as far as a CPU can show it."""
+"""Networks in bfloat16: where it is taken, and that only networks compute in it."""
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from cellxlate.model.networks import Discriminator, Translator
-from cellxlate.training.acceleration import accelerate, networks_in, run_in_bfloat16
+from cellxlate.settings import PRESETS
+from cellxlate.training import acceleration
+from cellxlate.training.acceleration import (
+    accelerate,
+    choose_precision,
+    gain_of_bfloat16,
+    networks_in,
+    run_in_bfloat16,
+)
+
+CPU = torch.device("cpu")
 
 
-def test_on_a_cpu_nothing_changes(tiny_paper):
+def test_in_float32_on_a_cpu_nothing_changes(tiny_paper):
     translator = Translator(tiny_paper.networks)
     before = [layer.forward for layer in translator.modules()]
-    settings = replace(tiny_paper, mixed_precision=True, compile_networks=True)
-    accelerate([translator], settings, torch.device("cpu"))
+    accelerate([translator], replace(tiny_paper, compile_networks=True), CPU, "float32")
     assert [layer.forward for layer in translator.modules()] == before
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(1.2, "float32"), (2.0, "bfloat16")])
+def test_a_cpu_computes_in_bfloat16_where_it_has_it_and_is_clearly_faster(monkeypatch, tiny_paper, gain, precision):
+    settings = PRESETS["fast"]
+    generator = Translator(settings.networks).generator
+    asked = []
+    monkeypatch.setattr(acceleration, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(acceleration, "gain_of_bfloat16", lambda network, images: asked.append(images.shape) or gain)
+    assert choose_precision(generator, settings, CPU) == precision
+    assert asked == [(4, 1, 128, 128)]
+    assert choose_precision(generator, replace(settings, mixed_precision=False), CPU) == "float32"
+    assert choose_precision(Translator(tiny_paper.networks).generator, tiny_paper, CPU) == "float32"  # too small
+    monkeypatch.setattr(acceleration, "has_bfloat16", lambda device: False)
+    assert choose_precision(generator, settings, CPU) == "float32"
+    assert len(asked) == 1
+
+
+def test_the_measurement_leaves_no_trace(tiny_fast):
+    torch.manual_seed(0)
+    generator = Translator(tiny_fast.networks).generator
+    weights = [weight.clone() for weight in generator.parameters()]
+    state = torch.get_rng_state()
+    assert gain_of_bfloat16(generator, torch.full((2, 1, 32, 32), 0.5)) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in generator.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(weights, generator.parameters(), strict=True))
+    assert generator(torch.rand(1, 1, 32, 32)).dtype == torch.float32
 
 
 def test_generator_attention_and_discriminator_are_found(tiny_paper):
@@ -56,7 +94,7 @@ if torch.cuda.is_available():
 
         device = torch.device("cuda")
         step = LearnedStep(tiny_paper, device)
-        accelerate(step.modules.values(), tiny_paper, device)
+        accelerate(step.modules.values(), tiny_paper, device, "bfloat16")
         none = torch.full((1, 1, 32, 32), -1.0, device=device)
         image = torch.rand(1, 1, 32, 32, device=device)
         terms = step.run(Draw(image, none), Draw(image, none), switched=False, rng=torch.Generator())

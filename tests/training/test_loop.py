@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from cellxlate.errors import InputError, ModelError, OptionError, OutputError, T
 from cellxlate.model.bundle import load_model
 from cellxlate.training import loop as loop_module
 from cellxlate.training import run as run_module
-from cellxlate.training.checkpoint import CHECKPOINT, read_notes
+from cellxlate.training.acceleration import has_bfloat16
+from cellxlate.training.checkpoint import CHECKPOINT, read_notes, save_checkpoint
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.loop import loop, train
 from cellxlate.training.patches import Domain, open_domain
-from cellxlate.training.run import begin, continue_from, draw, epoch_of, one_step, rate
+from cellxlate.training.run import begin, continue_from, draw, drawn_ahead, epoch_of, one_step, rate, resumed_precision
 from cellxlate.training.watch import AttentionState
 
 
@@ -54,10 +56,10 @@ def interrupt_after(monkeypatch, step: int) -> None:
     """Press Ctrl-C in the middle of computing a step."""
     plain = run_module.one_step
 
-    def pressed(run, domains, device):
+    def pressed(run, patches, device):
         if run.done == step:
             signal.raise_signal(signal.SIGINT)
-        return plain(run, domains, device)
+        return plain(run, patches, device)
 
     monkeypatch.setattr(loop_module, "one_step", pressed)
 
@@ -163,8 +165,8 @@ def watched_run(images, settings):
     domains = opened(images, settings)
     run = begin(settings, domains, torch.device("cpu"))
     run.step_function = Watched(run.step_function.translator)
-    while run.done < run.steps:
-        one_step(run, domains, torch.device("cpu"))
+    for patches in drawn_ahead(run, domains):
+        one_step(run, patches, torch.device("cpu"))
     return run, run.step_function.seen
 
 
@@ -218,8 +220,8 @@ def test_the_average_follows_the_weights_or_is_the_last_ones(images, tiny_fast):
         domains = opened(images, settings)
         run = begin(settings, domains, torch.device("cpu"))
         expected = [value.clone() for value in run.average.parameters()]
-        for step in range(3):
-            one_step(run, domains, torch.device("cpu"))
+        for step, patches in zip(range(3), drawn_ahead(run, domains), strict=False):
+            one_step(run, patches, torch.device("cpu"))
             decay = min(ema, (1 + step) / (10 + step))
             fast = list(run.step_function.translator.parameters())
             expected = [decay * old + (1 - decay) * new.detach() for old, new in zip(expected, fast, strict=True)]
@@ -279,6 +281,91 @@ def test_train_resumes_to_the_same_model(images, tiny, tmp_path, monkeypatch):
         assert [row["step"] for row in csv.DictReader(file)] == ["10", "20", "24"]
 
 
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor does not multiply in bfloat16")
+def test_a_run_in_bfloat16_is_continued_in_it_to_the_bit_whatever_would_be_chosen_now(
+    images, tiny, tmp_path, monkeypatch
+):
+    arguments = {"settings": tiny, "seed": 2}
+    plain = train(images.source, images.target, output=tmp_path / "plain", **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "choose_precision", lambda generator, settings, device: "bfloat16")
+        unbroken = train(images.source, images.target, output=tmp_path / "unbroken", **arguments)
+        interrupt_after(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            train(images.source, images.target, output=tmp_path / "model", **arguments)
+    assert read_notes(tmp_path / "model.partial")["precision"] == "bfloat16"
+    resumed = train(images.source, images.target, output=tmp_path / "model", resume=True, **arguments)
+    assert resumed.card["training"]["precision"] == "bfloat16"
+    assert plain.card["training"]["precision"] == "float32"
+    assert resumed.digest == unbroken.digest != plain.digest
+
+
+def test_a_processor_without_bfloat16_goes_on_in_float32_and_says_so(images, tiny_fast, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "choose_precision", lambda generator, settings, device: "bfloat16")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast)
+    monkeypatch.setattr(loop_module, "has_bfloat16", lambda device: False)
+    news = []
+    resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True,
+                    progress=news.append)  # fmt: skip
+    assert resumed.card["training"]["precision"] == "float32"
+    assert [one.note for one in news] == [
+        "begun in bfloat16, which this processor lacks: it goes on in float32, not the same to the bit", "", "",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_of_before_precisions_goes_on_in_float32_on_a_cpu(images, tiny_fast, tmp_path):
+    domains = opened(images, tiny_fast)
+    run = begin(tiny_fast, domains, torch.device("cpu"))
+    notes = {"step": 0, "settings": tiny_fast.as_dict()}
+    save_checkpoint(tmp_path, run.state, notes)
+    assert resumed_precision(tmp_path, torch.device("cpu")) == "float32"
+    assert resumed_precision(tmp_path, torch.device("cuda")) is None
+    save_checkpoint(tmp_path, run.state, {**notes, "precision": "bfloat16"})
+    assert resumed_precision(tmp_path, torch.device("cpu")) == "bfloat16"
+
+
+# patches drawn beside the step
+
+
+def test_patches_drawn_ahead_are_those_of_the_remaining_steps_in_order(images, tiny):
+    domains = opened(images, tiny)
+    run = begin(tiny, domains, torch.device("cpu"))
+    run.done = 20
+    drawn = list(drawn_ahead(run, domains))
+    assert len(drawn) == 4
+    for step, patches in enumerate(drawn, start=20):
+        for domain, one in zip(domains, patches, strict=True):
+            alone = draw(domain, run, step, guided=tiny.guide != "none")
+            assert np.array_equal(one.images, alone.images)
+            assert np.array_equal(one.guides, alone.guides)
+
+
+def test_what_fails_while_drawing_is_raised_at_its_step_after_a_checkpoint(images, tiny_fast, tmp_path, monkeypatch):
+    plain = Domain.draw
+
+    def draw_some(domain, step, batch, **options):
+        if step == 9 and batch == tiny_fast.batch:
+            raise InputError("the disk is gone")
+        return plain(domain, step, batch, **options)
+
+    monkeypatch.setattr(Domain, "draw", draw_some)
+    with pytest.raises(InputError, match="the disk is gone"):
+        train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast)
+    assert read_notes(tmp_path / "model.partial")["step"] == 9
+    assert not any(thread.name.startswith("cellxlate-ahead") for thread in threading.enumerate())
+
+
+def test_no_thread_draws_on_after_ctrl_c(images, tiny_fast, tmp_path, monkeypatch):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast)
+    assert read_notes(tmp_path / "model.partial")["step"] == 4
+    assert not any(thread.name.startswith("cellxlate-ahead") for thread in threading.enumerate())
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(images, tiny_fast, tmp_path):
     (tmp_path / "model.partial").mkdir()
     resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
@@ -324,8 +411,8 @@ def test_a_step_that_breaks_off_is_not_saved(images, tiny_fast, tmp_path, monkey
     def broken(*_arguments, **_options):
         raise MemoryError
 
-    for _ in range(3):
-        one_step(run, domains, torch.device("cpu"))
+    for _, patches in zip(range(3), drawn_ahead(run, domains), strict=False):
+        one_step(run, patches, torch.device("cpu"))
     monkeypatch.setattr(run.step_function, "run", broken)
     with pytest.raises(MemoryError):
         loop(run, domains, torch.device("cpu"), tmp_path, board=None, progress=None)
@@ -362,8 +449,8 @@ def lose(monkeypatch, *, at_step: int, seeds: tuple[int, ...] = (0,)) -> None:
     """Make the weights of a run go bad at a step, for some seeds."""
     plain = run_module.one_step
 
-    def losing(run, domains, device):
-        terms = plain(run, domains, device)
+    def losing(run, patches, device):
+        terms = plain(run, patches, device)
         if run.done >= at_step and run.settings.seed in seeds:
             with torch.no_grad():
                 next(run.step_function.translator.parameters()).fill_(float("nan"))
@@ -439,10 +526,10 @@ def test_a_restarted_run_is_continued_with_its_own_seed(images, tiny_fast, tmp_p
         lose(patch, at_step=5, seeds=(0,))
         losing = loop_module.one_step
 
-        def pressed(run, domains, device):
+        def pressed(run, patches, device):
             if run.settings.seed == 1 and run.done == 12:
                 signal.raise_signal(signal.SIGINT)
-            return losing(run, domains, device)
+            return losing(run, patches, device)
 
         patch.setattr(loop_module, "one_step", pressed)
         with pytest.raises(KeyboardInterrupt):
@@ -458,8 +545,8 @@ def test_collapsed_attention_stops_a_run(images, tiny_fast, tmp_path, monkeypatc
     monkeypatch.undo()  # the real check
     plain = run_module.begin
 
-    def collapsed(settings, domains, device):
-        run = plain(settings, domains, device)
+    def collapsed(settings, domains, device, precision):
+        run = plain(settings, domains, device, precision)
         with torch.no_grad():
             for network in (run.average, run.step_function.translator):
                 network.attention.layers[-1].weight.zero_()
