@@ -41,7 +41,7 @@ def choose_precision(generator: nn.Module, settings: TrainSettings, device: torc
         return "float32"
     if device.type == "cuda":
         return "bfloat16"
-    side = settings.patch_px
+    side = settings.generalist.generator_px if settings.backward == "any-camera" else settings.patch_px
     weights = sum(weight.numel() for weight in generator.parameters())
     if weights * settings.batch * side**2 < LEAST_WORK:
         return "float32"

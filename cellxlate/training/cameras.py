@@ -77,14 +77,14 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     noise = noise + read * torch.randn(light.shape, generator=rng)
     noise = correlated(noise, rng)
     lines = chance(count, LINES_SHARE, rng) * uniform(count, 0, 0.4, rng)
-    dim = light.flatten(1).quantile(0.1, dim=1)[:, None, None, None]
+    dim = percentile(light, 0.1)
     deviation = (dim / photons + read**2).sqrt() + 1e-4
     noise = noise + per_image(lines) * deviation * torch.randn((count, 1, light.shape[2], 1), generator=rng)
     recording = light + noise
     floor = dim + per_image(uniform(count, -2, 0.5, rng)) * deviation
     clipped = torch.maximum(recording, floor)
     recording = torch.where(per_image(chance(count, CLIPPED_SHARE, rng)) > 0, clipped, recording)
-    top = light.flatten(1).quantile(0.999, dim=1)[:, None, None, None] * per_image(uniform(count, 0.8, 1.3, rng))
+    top = percentile(light, 0.999) * per_image(uniform(count, 0.8, 1.3, rng))
     recording = torch.where(per_image(chance(count, SATURATED_SHARE, rng)) > 0, recording.minimum(top), recording)
     step = per_image(chance(count, COARSE_SHARE, rng) * log_uniform(count, 0.1, 2, rng)) * deviation
     coarse = (recording / step.clamp(min=1e-6)).round() * step
@@ -119,9 +119,9 @@ def releveled(faint: Tensor, light: Tensor, noise: Tensor, rng: torch.Generator)
     A stack's levels are measured over all of it, so a part may lie higher or be dimmer than its own levels would say.
     """
     count = len(faint)
-    smooth = nn.functional.avg_pool2d(faint, SMOOTHING_BOX_PX, stride=2).flatten(1)
-    black, white = smooth.quantile(torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE]) / 100, dim=1)
-    span = torch.maximum(white - black, SPAN_PER_NOISE * noise.flatten())
+    smooth = nn.functional.avg_pool2d(faint, SMOOTHING_BOX_PX, stride=SMOOTHING_BOX_PX // 2)
+    black, white = (percentile(smooth, percent / 100, every=1) for percent in (BLACK_PERCENTILE, WHITE_PERCENTILE))
+    black, span = black.flatten(), torch.maximum(white - black, SPAN_PER_NOISE * noise).flatten()
     span = span * torch.exp(0.25 * torch.randn(count, generator=rng).clamp(-1, 2.5))
     lower = chance(count, 0.3, rng) * uniform(count, 0, 0.5, rng) * span
     shift = 0.03 * torch.randn(count, generator=rng) * span
@@ -136,6 +136,11 @@ def shading(shape: torch.Size, rng: torch.Generator) -> Tensor:
     down, across = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
     ramp: Tensor = 1 + slope * (torch.cos(direction) * down + torch.sin(direction) * across) / math.sqrt(2)
     return ramp
+
+
+def percentile(images: Tensor, share: float, every: int = 4) -> Tensor:
+    """Return the value (B, 1, 1, 1) that a share of each image's pixels lies below; of every so many rows and columns."""
+    return images[..., ::every, ::every].flatten(1).quantile(share, dim=1)[:, None, None, None]
 
 
 def uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:

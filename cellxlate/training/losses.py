@@ -44,9 +44,10 @@ def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: 
 
 
 def relative_cycle(restored: Tensor, clear: Tensor, faint: Tensor, guide: Tensor, background: float = 0.3) -> Tensor:
-    """Return the mean square of what is left of the noise, relative to what there was in each image.
+    """Return the mean square of what is left of the noise, over the deviation of what there was in each image.
 
-    Weak and strong noise count alike. Pixels outside the guide grown by 2 px count less.
+    Weak and strong noise then count about alike: of strong noise a smaller share is left. Pixels outside the guide grown
+    by 2 px count less.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def relative_cycle(restored: Tensor, clear: Tensor, faint: Tensor, guide: Tensor
     inside = functional.max_pool2d((guide != 0).to(restored.dtype), 5, 1, 2)
     weight = background + (1 - background) * inside
     noise = ((faint - clear) ** 2).mean(dim=(1, 2, 3), keepdim=True).clamp(min=LEAST_VARIANCE)
-    return (weight * (restored - clear) ** 2 / noise).mean()
+    return (weight * (restored - clear) ** 2 / noise.sqrt()).mean()
 
 
 def best_fit(restored: Tensor, images: Tensor, weight: Tensor) -> Tensor:
