@@ -29,7 +29,7 @@ def generalist_domains(
     masks: Sequence[Path],
     settings: TrainSettings,
     channel: int | None,
-    closing: ExitStack,
+    files: ExitStack,
 ) -> tuple[Domain, Domain]:
     """Return the recordings that stand for the source, and the clear fields, found and drawn.
 
@@ -41,11 +41,11 @@ def generalist_domains(
     fields: list[Field] = []
     if target:
         found = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
-        closing.callback(found.close)
+        files.callback(found.close)
         if masks:
             empty = Domain([], 0)
             found = attach_masks((empty, found), masks)[1]
-            closing.callback(found.close)
+            files.callback(found.close)
         fields += found.fields
     fields += drawn_fields(settings.generalist.drawn_fields, settings.seed)
     clear = Domain(fields, 1, "saliency", by_area=True)

@@ -209,7 +209,7 @@ def open_domains(
     """
     require_domains(*paths, settings)
     if settings.backward == "any-camera":
-        return generalist_domains(paths[1], masks, settings, channel, closing)
+        return generalist_domains(paths[1], masks, settings, channel, files)
     domains: list[Domain] = []
     for number, own in enumerate(paths):
         domains.append(
