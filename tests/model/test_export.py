@@ -17,7 +17,7 @@ pytest.importorskip("onnx", reason="ONNX export is optional")
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("architecture", ["compact", "resnet"])
+@pytest.mark.parametrize("architecture", ["compact", "resnet", "unet"])
 @pytest.mark.parametrize("part", ["generator", "attention"])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("ready", [False, True])

@@ -15,8 +15,10 @@ def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> Tran
     torch.manual_seed(3)
     networks = Translator(
         NetworkSettings(
-            GeneratorSettings(architecture, 8, 2, "none"),
-            AttentionSettings(4, stem_kernel_px, 1, 4, stem_kernel_px, "none"),
+            GeneratorSettings(architecture, 8, 2, "none", levels=3),
+            AttentionSettings(
+                4, stem_kernel_px, 1, 4, stem_kernel_px, "none", "pyramid" if architecture == "unet" else "paper", 3
+            ),
             channels=channels,
         )
     ).eval()
@@ -27,7 +29,7 @@ def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> Tran
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("architecture", ["compact", "resnet"])
+@pytest.mark.parametrize("architecture", ["compact", "resnet", "unet"])
 @pytest.mark.parametrize("part", ["generator", "attention"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_pixels_with_whole_surroundings_are_the_same(architecture: Any, part: str, channels: int) -> None:

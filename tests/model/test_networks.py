@@ -34,6 +34,10 @@ SMALL = {
     "fast attention": lambda: AttentionNetwork(
         AttentionSettings(width=1, stem_kernel_px=5, last_width=1, last_kernel_px=3, normalisation="none")
     ),
+    "unet": lambda: Generator(GeneratorSettings("unet", 1, 1, "none", levels=2)),
+    "pyramid": lambda: AttentionNetwork(
+        AttentionSettings(width=2, blocks=1, normalisation="none", architecture="pyramid", levels=3)
+    ),
 }
 
 
@@ -49,7 +53,8 @@ def open_every_path(network: nn.Module) -> nn.Module:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.constant_(layer.weight, 0.3 / layer.weight[0].numel())  # small: tanh must not saturate
-            nn.init.constant_(layer.bias, 0.1)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, 0.1)
     return network
 
 
@@ -157,6 +162,24 @@ def test_fast_spends_a_tenth_of_the_operations_within_a_small_halo():
     assert fast.generator_halo_px <= 32
     assert fast.attention_halo_px <= 32
     assert fast.stride == 4
+
+
+def test_a_generalist_sees_what_its_levels_reach_at_little_cost():
+    general = unfilled("general")
+    assert (general.generator_halo_px, general.attention_halo_px, general.stride) == (91, 189, 32)
+    assert operations_per_px(general.attention) < 0.05 * operations_per_px(general.generator)
+    weights = parameter_count(general.generator) + parameter_count(general.attention)
+    assert 4 * weights < 5.5e6  # bytes
+
+
+def test_a_unet_without_biases_scales_with_its_input():
+    torch.manual_seed(0)
+    network = Generator(GeneratorSettings("unet", 4, 1, "none", levels=3)).eval()
+    nn.init.normal_(network.layers[-2].weight, std=0.1)
+    image = torch.rand(1, 1, 32, 48)
+    with torch.no_grad():
+        assert torch.allclose(network(7 * image), 7 * network(image), rtol=1e-3, atol=1e-5)
+        assert (network(image) - image).abs().max() > 0.01
 
 
 def test_operations_are_counted_per_input_pixel():
