@@ -210,7 +210,7 @@ def without_small_holes(canvas: Canvas, mask: Bools) -> Bools:
     outside, count = ndimage.label(~mask)
     if count <= 1:
         return mask
-    small = np.bincount(outside.ravel()) < 30.0 * canvas.psf_px**2
+    small = np.bincount(outside.ravel()) < max(30.0 * canvas.psf_px**2, 12.0)
     small[0] = False
     filled: Bools = mask | small[outside]
     return filled

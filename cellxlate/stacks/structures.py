@@ -47,7 +47,7 @@ STRUCTURES: tuple[str, ...] = get_args(Structure)
 CELL_STRUCTURES = ("blobs", "nuclei", "reticulum", "cells")
 """Those whose share of the field can be chosen."""
 
-SCALE_LIMITS, MOST_HAZE, MOST_COVERED = (0.2, 8.0), 100.0, 0.9
+SCALE_LIMITS, MOST_HAZE, MOST_COVERED = (0.2, 8.0), 20.0, 0.9
 PSF_PX, PSF_LIMITS_PX = (0.6, 2.0), (0.5, 3.0)  # Gaussian sigma at scale 1, and at any scale
 
 
@@ -58,7 +58,7 @@ class DrawnField:
     Attributes
     ----------
     image : ndarray (Y, X) or (Z, Y, X), float32
-        Light without noise, from 0 to about 1: blurred as in focus, with the haze.
+        Light without noise, blurred as in focus: from 0 to about 1, at most 2, plus the haze.
     mask : ndarray of the same shape, bool
         Where the structure's own light in focus exceeds about an eighth of its peak nearby; cells whole, without holes.
     """
@@ -89,7 +89,7 @@ def draw_structure(
     scale : float
         Multiplies all sizes, 0.2 to 8. The blur grows with it within 0.5 to 3 px.
     haze : float
-        Out-of-focus light: its brightest part relative to the structure's, 0 for none. Not in the mask.
+        Out-of-focus light: its brightest part relative to the structure's, 0 (none) to 20. Not in the mask.
     fraction : float or None
         Share of the field that cells shall cover, above 0 to 0.9, for blobs, nuclei, reticulum and cells. They are
         made larger or smaller to cover it, which takes about five times as long. None for any.
@@ -125,10 +125,10 @@ def draw_structure(
     core = (slice(margin_px, -margin_px), slice(margin_px, -margin_px))
     inside, own = mask[core], light[core]
     bright = bright_light(own, inside) if inside.any() else bright_light(light, mask)
-    image = own / np.float32(bright)
+    image = softened(own / np.float32(bright))
     if haze > 0:
         image = image + np.float32(haze) * _haze(canvas, light / np.float32(bright))[core]
-    return DrawnField(image=softened(image), mask=np.ascontiguousarray(inside))
+    return DrawnField(image=image, mask=np.ascontiguousarray(inside))
 
 
 def check_drawing(

@@ -123,7 +123,7 @@ def draw_volume(
     scale : float
         Multiplies all sizes, along z too, 0.2 to 8.
     haze : float
-        Out-of-focus light: its brightest part relative to the structure's, 0 for none. Not in the mask.
+        Out-of-focus light: its brightest part relative to the structure's, 0 (none) to 20. Not in the mask.
     fraction : float or None
         As in `draw_structure`: the share that cells cover where they are widest. A plane that misses the middle of
         most of them holds less.
@@ -164,10 +164,10 @@ def draw_volume(
     core = (slice(beyond, beyond + shape[0]), slice(margin_px, -margin_px), slice(margin_px, -margin_px))
     own, inside = light[core], mask[core]
     bright = np.float32(bright_light(own, inside) if inside.any() else bright_light(light, mask))
-    image = own / bright
+    image = softened(own / bright)
     if haze > 0:
         image = image + np.float32(haze) * _haze(room, light / bright)[core]
-    return DrawnField(image=softened(image), mask=np.ascontiguousarray(inside))
+    return DrawnField(image=image, mask=np.ascontiguousarray(inside))
 
 
 def _haze(room: Room, light: Floats) -> Floats:
