@@ -3,20 +3,22 @@
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.showing import progress_bar, say
 from cellxlate.errors import OptionError
 from cellxlate.locations import located
 
+if TYPE_CHECKING:
+    from cellxlate.stacks.synthetic import SimulatedStack
+
 
 def run_sample(options: argparse.Namespace) -> int:
     """Write a simulated stack, and its truth and mask where asked."""
     from cellxlate.stacks.copying import write_stacks
-    from cellxlate.stacks.synthetic import SampleSettings, simulate
 
     started = time.perf_counter()
-    settings = SampleSettings(options.shape, options.cell_fraction, options.layout, options.seed)
-    sample = simulate(settings)
+    sample, chosen = _simulated(options)
     outputs: dict[str, Path | None] = {"stack": options.output, "truth": options.truth, "mask": options.mask}
     wanted = [(getattr(sample, name), path) for name, path in outputs.items() if path]
     if len({path.absolute() for _, path in wanted}) < len(wanted):
@@ -26,11 +28,41 @@ def run_sample(options: argparse.Namespace) -> int:
     answer = {
         "outputs": {name: str(path) if path else None for name, path in outputs.items()},
         "axes": sample.stack.axes, "shape": list(sample.stack.shape), "dtype": str(sample.stack.dtype),
-        "cell_fraction": options.cell_fraction, "layout": options.layout, "seed": options.seed,
+        **chosen, "seed": options.seed,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
     say(options, answer, [f"{name:6} {path}" for name, path in outputs.items() if path])
     return 0
+
+
+def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str, Any]]:
+    """Return the sample that is asked for, and what was chosen."""
+    if options.structure is None:
+        from cellxlate.stacks.synthetic import SampleSettings, simulate
+
+        for name in ("scale", "haze"):
+            if getattr(options, name) is not None:
+                raise OptionError(f"--{name} is for drawn structures; add --structure KIND, or leave it out")
+        fraction = 0.15 if options.cell_fraction is None else options.cell_fraction
+        plain = SampleSettings(options.shape, fraction, options.layout or "scattered", options.seed)
+        return simulate(plain), {"cell_fraction": plain.cell_fraction, "layout": plain.layout}
+    if options.layout is not None:
+        raise OptionError("--layout is for simulated nuclei; leave it out, or leave out --structure")
+    from cellxlate.stacks.drawn_sample import StructureSettings, simulate_structures
+
+    settings = StructureSettings(
+        options.structure,
+        options.shape,
+        options.cell_fraction,
+        options.seed,
+        1.0 if options.scale is None else options.scale,
+        0.0 if options.haze is None else options.haze,
+    )
+    chosen = {
+        "structure": settings.kind, "cell_fraction": settings.cell_fraction, "scale": settings.scale,
+        "haze": settings.haze,
+    }  # fmt: skip
+    return simulate_structures(settings), chosen
 
 
 def run_info(options: argparse.Namespace) -> int:

@@ -59,8 +59,17 @@ def build_parser() -> argparse.ArgumentParser:
     sample = command("sample", run_sample, "Simulate a faint fluorescence stack with known truth and mask.")
     sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
     sample.add_argument("--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="1,1,1,520,696")
-    sample.add_argument("--cell-fraction", type=float, default=0.15, metavar="F", help="share of a plane, 0 to 0.9")
-    sample.add_argument("--layout", choices=("scattered", "clustered"), default="scattered")
+    sample.add_argument(
+        "--cell-fraction", type=float, metavar="F", help="share of a plane, 0 to 0.9 (0.15; any, for drawn structures)"
+    )
+    sample.add_argument("--layout", choices=("scattered", "clustered"), help="of nuclei (scattered)")
+    sample.add_argument(
+        "--structure",
+        metavar="KIND",
+        help="draw filaments, tubules, membranes, puncta, blobs, nuclei, reticulum, cells, tissue or mixed",
+    )
+    sample.add_argument("--scale", type=float, metavar="F", help="sizes of drawn structures, 0.2 to 8 (1)")
+    sample.add_argument("--haze", type=float, metavar="F", help="out-of-focus light of drawn structures (0)")
     sample.add_argument("--seed", type=int, default=0, metavar="N")
     sample.add_argument("--truth", type=Path, metavar="FILE", help="write the sharp, noise-free truth too")
     sample.add_argument("--mask", type=Path, metavar="FILE", help="write the mask of the cells too")

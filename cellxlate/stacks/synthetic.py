@@ -1,8 +1,8 @@
 """Seeded fluorescent nuclei with a known mask: faint stack, sharp truth and mask, computed where they are read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any, Literal
 
@@ -129,37 +129,57 @@ class SimulatedPixels:
         return np.dtype(np.uint8 if self.part == "mask" else np.uint16)
 
     def __getitem__(self, key: Any) -> Any:
-        parts = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in parts:
-            gap = parts.index(Ellipsis)
-            parts = (*parts[:gap], *(slice(None),) * (self.ndim + 1 - len(parts)), *parts[gap + 1 :])
-        if len(parts) > self.ndim:
-            raise IndexError(f"{len(parts)} indices for the {len(self.shape)} axes TCZYX")
-        parts += (slice(None),) * (self.ndim - len(parts))
-        chosen = [range(size)[part] for size, part in zip(self.shape, parts, strict=True)]
-        times, channels, depths, rows, columns = (
-            np.atleast_1d(np.asarray(positions, dtype=np.int64)) for positions in chosen
-        )
-        pixels = np.empty([len(axis) for axis in (times, channels, depths, rows, columns)], self.dtype)
-        for place in np.ndindex(pixels.shape[:3]):
-            plane = (int(times[place[0]]), int(channels[place[1]]), int(depths[place[2]]))
-            self._fill(pixels[place], plane, rows, columns)
-        return pixels.reshape([len(positions) for positions in chosen if isinstance(positions, range)])[()]
+        return read_blocks(self.shape, self.dtype, key, partial(_block, self.settings, self.part))
 
-    def _fill(
-        self,
-        window: npt.NDArray[Any],
-        plane: tuple[int, int, int],
-        rows: npt.NDArray[np.int64],
-        columns: npt.NDArray[np.int64],
-    ) -> None:
+
+def read_blocks(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    key: Any,
+    block_of: Callable[[tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]],
+) -> Any:
+    """Index pixels (T, C, Z, Y, X) that are computed in blocks of 256 x 256 px, clipped to the plane.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size along T, C, Z, Y and X.
+    dtype : dtype
+        Of the pixels.
+    key : index
+        Integers, slices and an ellipsis, as numpy takes them.
+    block_of : callable
+        From a plane (T, C, Z) and the row and column of a block to its pixels.
+
+    Returns
+    -------
+    ndarray or scalar
+        What the key asks for.
+    """
+    axes = len(shape)
+    parts = key if isinstance(key, tuple) else (key,)
+    if Ellipsis in parts:
+        gap = parts.index(Ellipsis)
+        parts = (*parts[:gap], *(slice(None),) * (axes + 1 - len(parts)), *parts[gap + 1 :])
+    if len(parts) > axes:
+        raise IndexError(f"{len(parts)} indices for the {axes} axes TCZYX")
+    parts += (slice(None),) * (axes - len(parts))
+    chosen = [range(size)[part] for size, part in zip(shape, parts, strict=True)]
+    times, channels, depths, rows, columns = (
+        np.atleast_1d(np.asarray(positions, dtype=np.int64)) for positions in chosen
+    )
+    pixels = np.empty([len(axis) for axis in (times, channels, depths, rows, columns)], dtype)
+    for place in np.ndindex(pixels.shape[:3]):
+        plane = (int(times[place[0]]), int(channels[place[1]]), int(depths[place[2]]))
+        window = pixels[place]
         for row in np.unique(rows // BLOCK_PX):
             in_rows = np.flatnonzero(rows // BLOCK_PX == row)
             for column in np.unique(columns // BLOCK_PX):
                 in_columns = np.flatnonzero(columns // BLOCK_PX == column)
-                block = _block(self.settings, self.part, plane, (int(row), int(column)))
+                block = block_of(plane, (int(row), int(column)))
                 within = np.ix_(rows[in_rows] - row * BLOCK_PX, columns[in_columns] - column * BLOCK_PX)
                 window[np.ix_(in_rows, in_columns)] = block[within]
+    return pixels.reshape([len(positions) for positions in chosen if isinstance(positions, range)])[()]
 
 
 def simulate(settings: SampleSettings) -> SimulatedStack:
