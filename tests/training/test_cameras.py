@@ -32,7 +32,7 @@ def test_a_recording_is_its_light_and_noise_about_it() -> None:
     assert (bright > dark).float().mean() > 0.95  # a steep gradient may outshine a disc
     noise = (faint - clear).std(dim=(1, 2, 3))
     assert noise.min() < 0.05
-    assert noise.max() > 0.3  # weak and strong
+    assert noise.max() > 0.15  # weak and strong: levels put it at a sixth of the range at most
 
 
 def test_noise_grows_with_the_light() -> None:
