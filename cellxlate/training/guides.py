@@ -3,7 +3,8 @@
 Only numpy and scipy. A guide is a plane of 1 in cells and 0 in the background.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,54 @@ from scipy import ndimage
 
 from cellxlate.stacks.intensity import Levels
 
+Plane = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
 SMOOTHING_PX = 2.0
-BACKGROUND_PX = 101
 NEIGHBOURHOOD_PX = 41
 FRACTION = 0.275
-NOISE_MULTIPLE = 1.41
-TRUNCATE = 4.0
-REACH_PX = sum(int(TRUNCATE * sigma_px + 0.5) for sigma_px in (SMOOTHING_PX, NEIGHBOURHOOD_PX / 4)) + sum(
-    side_px // 2 for side_px in (BACKGROUND_PX, BACKGROUND_PX, NEIGHBOURHOOD_PX)
-)
-"""How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane."""
+NOISE_MULTIPLE = 5.0
+SPAN_FRACTION = 0.0235
+PEAK = 1.3
+SPECK_PX = 16
+BAND_PX = 3.5
+BAND_TO_NOISE = 1.95
+BLOCK_PX = 12
+REACH_PX = 512
+"""How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane, but for what is
+decided by the outline of a cell or a haze that is larger."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How cells larger than a local neighbourhood are looked for.
+
+    Attributes
+    ----------
+    pooled : int
+        Pixels that are averaged along an axis.
+    background_px : int
+        Bright objects narrower than this are cut off to see the background.
+    bright_px : int
+        The neighbourhood whose highest contrast the fractions refer to.
+    edge_px : float
+        Standard deviation of the Gaussian whose derivative measures the step at an outline.
+    """
+
+    pooled: int
+    background_px: int
+    bright_px: int
+    edge_px: float
+
+
+FINE_BACKGROUND_PX = 101
+SCALES = (Scale(4, 405, 164, 4.0), Scale(8, 825, 648, 8.0))
+FRACTIONS = (0.0, 0.12, 0.3)
+SHARPNESS = 0.4
 
 
 def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
-    """Estimate the foreground of a plane by robust local contrast.
+    """Estimate the foreground of a plane by robust contrast, at three scales.
 
     Parameters
     ----------
@@ -36,36 +71,151 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     Returns
     -------
     ndarray (Y, X) of float32
-        1 where the plane, smoothed by 2 px, stands above its background by more than 27.5 % of the highest contrast in
-        its neighbourhood of 41 px and by more than ten times the noise that smoothing leaves; else 0. The background is
-        the black level, or the grey opening by 101 px where that is higher.
+        1 in cells and structures, else 0.
 
     Notes
     -----
-    Each cell is outlined against its own brightness, so one very bright object does not hide the others, as it does for
-    a global threshold (Otsu), and a field without cells stays empty. The fraction errs towards finding too much: of the
-    cells' pixels in the masks of nuclei_lowexp it finds 98 %, with an IoU of 0.86 on the faint and 0.87 on the clear
-    crops; 40 % found 91 %, with 0.89 and 0.90, and the dim cells that it missed beside bright ones cost 0.06 dB. It
-    fails where the background varies as strongly as the cells: 0.6 to 0.7 on tissue-like natural_dsb, below Otsu's 0.69
-    to 0.76; give masks there. Illumination that rises across the field by all of the levels' span costs nothing
-    (without the opening: 0.58 of IoU). Cells much larger than the neighbourhood are outlined correctly only if they are
-    evenly bright, those wider than 100 px not at all; cells below 2.4 % of the span are not seen.
+    Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
+    the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
+    hide the others. Larger cells are connected parts that stand above a background of 405 or 825 px, and are taken
+    where their outline is as sharp as that of a cell: haze and illumination fade out, cells end. Holes narrower than
+    what surrounds them are filled.
     """
     counts = plane.astype(np.float64)
     counts[~np.isfinite(counts)] = levels.black
-    smooth = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect", truncate=TRUNCATE)
-    contrast = smooth - np.maximum(background_of(smooth), levels.black)
-    highest = ndimage.maximum_filter(contrast, NEIGHBOURHOOD_PX, mode="reflect")
-    highest = ndimage.gaussian_filter(highest, NEIGHBOURHOOD_PX / 4, mode="reflect", truncate=TRUNCATE)
-    noise_floor = NOISE_MULTIPLE * max(levels.noise, levels.span / 60)
-    return np.asarray((contrast > FRACTION * highest) & (contrast > noise_floor), dtype=np.float32)
+    smooth: Plane = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
+    floor = contrast_floor(smooth, levels)
+    pooled = {4: _pooled(smooth, 4)}
+    pooled[8] = _pooled(pooled[4], 2)
+    found = _small_cells(smooth, pooled[4], floor, levels)
+    for scale in SCALES:
+        found |= _large_cells(counts, smooth, pooled[scale.pooled], floor, levels, scale)
+    return _filled(found).astype(np.float32)
 
 
-def background_of(smooth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return what is left of a plane (Y, X) where bright objects narrower than 101 px are cut off (a grey opening).
+def contrast_floor(smooth: Plane, levels: Levels) -> Plane:
+    """Return the contrast (Y, X) in counts below which nothing is a cell: five times the noise that smoothing leaves.
 
-    The border is continued by its own values, so that illumination that rises towards it is not cut off.
+    Notes
+    -----
+    The noise is that of the calmest blocks of 12 px, so that correlated noise counts in full; where a field has
+    structure everywhere, it is at most 1.1 times the pixel noise, which is what noise correlated over some pixels
+    leaves. It may be twice as high as in the darkest part where the brighter background is noisier.
     """
-    continued = np.pad(smooth, BACKGROUND_PX, mode="edge")
-    opened = ndimage.grey_opening(continued, (BACKGROUND_PX, BACKGROUND_PX))
-    return np.asarray(opened[BACKGROUND_PX:-BACKGROUND_PX, BACKGROUND_PX:-BACKGROUND_PX])
+    left = _noise_left(smooth)
+    if levels.span > 8 * np.median(left):  # the field is not noise alone
+        left = np.minimum(left, 1.1 * levels.noise)
+    return np.maximum(NOISE_MULTIPLE * left, SPAN_FRACTION * levels.span)
+
+
+def _noise_left(smooth: Plane) -> Plane:
+    """Return the standard deviation (Y, X) of the noise in a smoothed plane, from the calmest blocks around."""
+    band = smooth - ndimage.gaussian_filter(smooth, BAND_PX, mode="reflect")
+    rows, columns = (max(size // BLOCK_PX, 1) for size in band.shape)
+    height, width = band.shape[0] // rows, band.shape[1] // columns
+    blocks = band[: rows * height, : columns * width].reshape(rows, height, columns, width)
+    deviation = BAND_TO_NOISE * np.sqrt((blocks**2).mean(axis=(1, 3)))  # (rows, columns)
+    calmest = np.percentile(deviation, 15)
+    local = ndimage.percentile_filter(deviation, 15, 9, mode="nearest").clip(calmest, 2 * calmest)
+    spread = np.repeat(np.repeat(local, height, axis=0), width, axis=1)
+    margins = [(0, whole - part) for whole, part in zip(band.shape, spread.shape, strict=True)]
+    return np.asarray(ndimage.uniform_filter(np.pad(spread, margins, mode="edge"), BLOCK_PX, mode="nearest"))
+
+
+def _small_cells(smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> Mask:
+    """Return what stands out of its surroundings of 41 px."""
+    background = np.maximum(_opened(pooled, FINE_BACKGROUND_PX // 4, "edge"), levels.black)
+    contrast = smooth - _enlarged(background, 4, smooth.shape)
+    mask = contrast > np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
+    parts, number = ndimage.label(mask, np.ones((3, 3)))
+    peaks = ndimage.maximum(contrast / floor, parts, np.arange(number + 1))
+    kept = (np.asarray(peaks) > PEAK) & (np.bincount(parts.ravel(), minlength=number + 1) > SPECK_PX)
+    kept[0] = False
+    return np.asarray(kept[parts])
+
+
+def _large_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, levels: Levels, scale: Scale) -> Mask:
+    """Return the connected parts that stand out of a far background and end sharply."""
+    shape = smooth.shape
+    background = np.maximum(_opened(pooled, scale.background_px // scale.pooled, "symmetric"), levels.black)
+    contrast = smooth - _enlarged(background, scale.pooled, shape)
+    lowest = np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
+    far = _highest(np.maximum(pooled - background, 0), scale.bright_px // scale.pooled | 1)
+    far = _enlarged(far, scale.pooled, shape)
+    slopes = [ndimage.gaussian_filter(counts, scale.edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
+    found = np.zeros(shape, bool)
+    for fraction in FRACTIONS:
+        mask = contrast > np.maximum(lowest, fraction * far)
+        parts, number = ndimage.label(mask, np.ones((3, 3)))
+        large = np.bincount(parts.ravel(), minlength=number + 1) > (6 * scale.pooled) ** 2
+        kept = large & (_sharpness(mask, parts, number, contrast, slopes, scale.edge_px) > SHARPNESS)
+        kept[0] = False
+        found |= kept[parts]
+    return found
+
+
+def _sharpness(
+    mask: Mask, parts: npt.NDArray[Any], number: int, contrast: Plane, slopes: list[Any], edge_px: float
+) -> npt.NDArray[np.float64]:
+    """Return, for each part, the step across its outline over the contrast within: 1 of a sharp disc, 0.2 of haze."""
+    outline = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    inside = mask.astype(np.float32)
+    side = int(16 * edge_px) | 1
+    share = ndimage.uniform_filter(inside, side)[outline]
+    within = ndimage.uniform_filter(contrast * mask, side)[outline] / np.maximum(share, 1e-9)
+    inward = [ndimage.gaussian_filter(inside, edge_px / 2, order)[outline] for order in ((1, 0), (0, 1))]
+    length = np.maximum(np.hypot(*inward), 1e-6)
+    slope = sum(slope[outline] * normal for slope, normal in zip(slopes, inward, strict=True)) / length
+    step = slope * edge_px * np.sqrt(2 * np.pi)  # the height of a sharp edge
+    owner = parts[outline]
+    steps, heights = (np.bincount(owner, weights=values, minlength=number + 1) for values in (step, within))
+    return np.where(heights > 0, steps / np.maximum(heights, 1e-12), 0.0)
+
+
+def _filled(found: Mask) -> Mask:
+    """Fill the holes that are narrower than the parts around them."""
+    holes, number = ndimage.label(~found)
+    if not number or not found.any():
+        return found
+    thick = ndimage.distance_transform_edt(np.pad(found, 1, mode="edge"))[1:-1, 1:-1]
+    near = ndimage.maximum_filter(thick, NEIGHBOURHOOD_PX)
+    width = np.asarray(ndimage.maximum(ndimage.distance_transform_edt(~found), holes, np.arange(number + 1)))
+    rim = ndimage.binary_dilation(found) & ~found
+    around = np.bincount(holes[rim], weights=near[rim], minlength=number + 1)
+    around /= np.maximum(np.bincount(holes[rim], minlength=number + 1), 1)
+    open_ends = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
+    around[open_ends] *= 0.5
+    filled = (width <= around) | (width <= 2.5)
+    filled[0] = False
+    return found | np.asarray(filled[holes])
+
+
+def _highest(contrast: Plane, side_px: int) -> Plane:
+    """Return the highest contrast around each pixel, smoothly."""
+    highest = ndimage.maximum_filter(contrast, side_px, mode="reflect")
+    return np.asarray(ndimage.gaussian_filter(highest, side_px / 4, mode="reflect"))
+
+
+def _pooled(plane: Plane, factor: int) -> Plane:
+    """Return the means of squares of a plane, smoothed by one of the new pixels."""
+    padded = np.pad(plane, [(0, -size % factor) for size in plane.shape], mode="edge")
+    rows, columns = (size // factor for size in padded.shape)
+    means = padded.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
+    return np.asarray(ndimage.gaussian_filter(means, 1.0, mode="reflect"))
+
+
+def _enlarged(pooled: Plane, factor: int, shape: tuple[int, ...]) -> Plane:
+    """Return a pooled plane at the size it was pooled from."""
+    whole = ndimage.zoom(pooled, factor, order=1, grid_mode=True, mode="nearest")
+    return np.asarray(whole[: shape[0], : shape[1]])
+
+
+def _opened(plane: Plane, side_px: int, border: Literal["edge", "symmetric"]) -> Plane:
+    """Return what is left of a plane (Y, X) where bright objects narrower than this are cut off (a grey opening).
+
+    Where the border is continued by its own values ("edge"), illumination that rises towards it is not cut off; where it
+    is mirrored, cells that reach it are.
+    """
+    side = side_px | 1
+    continued = np.pad(plane, side, mode=border)
+    return np.asarray(ndimage.grey_opening(continued, (side, side))[side:-side, side:-side])
