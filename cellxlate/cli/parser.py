@@ -174,15 +174,15 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--source", nargs="+", type=Path, metavar="PATH", help="images as they are")
-    train.add_argument(
-        "--target", nargs="+", type=Path, metavar="PATH", help="images as they should look"
-    )
+    train.add_argument("--target", nargs="+", type=Path, metavar="PATH", help="images as they should look")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
     train.add_argument("--preset", choices=tuple(PRESETS), default="fast")
     train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")
     train.add_argument("--baseline", choices=("none", "cyclegan"), default="none")
     train.add_argument("--guide", choices=("saliency", "masks", "none"), help="what attention learns from")
-    train.add_argument("--masks", nargs="+", type=Path, metavar="DIR", help="masks of some of the images, named like them")
+    train.add_argument(
+        "--masks", nargs="+", type=Path, metavar="DIR", help="masks of some of the images, named like them"
+    )
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N")
     length.add_argument("--steps", type=int, metavar="N")

@@ -1,4 +1,4 @@
-"""What a device can do faster: networks in bfloat16 where that gains time, networks compiled on CUDA."""
+"""What a device can do faster: networks in bfloat16 where that gains time, less work on a CPU, compiling on CUDA."""
 
 import platform
 import time
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.settings import TrainSettings
+from cellxlate.training.half_resolution import enlarged_end
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -84,7 +85,7 @@ def gain_of_bfloat16(network: nn.Module, images: Tensor) -> float:
 def accelerate(
     modules: Iterable[nn.Module], settings: TrainSettings, device: torch.device, precision: Precision
 ) -> None:
-    """Make networks run in a precision, and compiled where asked; names and values of their weights stay as they are.
+    """Make networks run in a precision, and faster where they can; names and values of their weights stay as they are.
 
     Parameters
     ----------
@@ -103,6 +104,9 @@ def accelerate(
     range of float32, so no scaling of the loss is needed. Results differ from those of float32, within rounding.
     """
     for network in networks_in(modules):
+        ending = enlarged_end(network) if device.type == "cpu" else None
+        if ending:
+            network.forward = ending
         if precision == "bfloat16":
             run_in_bfloat16(network, device.type)
         if settings.compile_networks and device.type == "cuda":

@@ -105,6 +105,10 @@ def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
         full = optimiser.state_dict()
         full["state"] = moments
         optimiser.load_state_dict(full)
+        for parameter, kept in optimiser.state.items():
+            for moment, value in kept.items():
+                if value.shape == parameter.shape:  # in memory as the weights are: fused Adam goes by that order
+                    kept[moment] = torch.empty_like(parameter).copy_(value)
     device = next(next(iter(state.modules.values())).parameters()).device
     for name, pool in state.pools.items():
         kept = _below(tensors, f"pool/{name}/")

@@ -24,6 +24,7 @@ from cellxlate.stacks.intensity import (
     Levels,
     pixel_noise,
 )
+from cellxlate.training.losses import largest_within
 
 KERNEL_REACH_PX = 9
 SMALLEST_SIGMA_PX, LARGEST_SIGMA_PX = 0.05, KERNEL_REACH_PX / 3
@@ -226,9 +227,11 @@ def patch_levels(images: Tensor) -> tuple[Tensor, Tensor]:
     """Measure black and white of each image (B, C, Y, X) as stacks.intensity does; two tensors (B, 1, 1, 1)."""
     sigma = torch.full((len(images),), SMOOTHING_PX, device=images.device)
     smooth = gaussian_blur(images.detach(), sigma).flatten(1)
-    levels = torch.quantile(
-        smooth, torch.tensor([BLACK_PERCENTILE, WHITE_PERCENTILE], device=images.device) / 100, dim=1
-    )
+    percents = [BLACK_PERCENTILE, WHITE_PERCENTILE]
+    if smooth.device.type == "cpu":  # which sorts ten times as long as numpy looks for a percentile
+        levels = torch.from_numpy(np.percentile(smooth.numpy(), percents, axis=1).astype(np.float32))
+    else:
+        levels = torch.quantile(smooth, torch.tensor(percents, device=images.device) / 100, dim=1)
     return levels[0, :, None, None, None], levels[1, :, None, None, None]
 
 
@@ -238,7 +241,7 @@ def grow_guide(guides: Tensor) -> Tensor:
     Blur carries a cell's light past its outline, and the gate, which reaches 1 only where attention does, must not end
     inside the cell: without this it cost 0.7 dB of the generator's gain (docs/decisions/0004-objective.md).
     """
-    near, far = (nn.functional.max_pool2d(guides, side, 1, side // 2) for side in (3, 5))
+    near, far = (largest_within(guides, reach_px) for reach_px in (1, 2))
     return torch.maximum(guides, torch.maximum(0.45 * near, 0.2 * far))
 
 

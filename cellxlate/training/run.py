@@ -123,9 +123,7 @@ def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Patches,
     guided = run.settings.guide != "none"
 
     def of_step(step: int) -> tuple[Patches, ...]:
-        return tuple(
-            draw(domain, run, step, guided=guided, batch=share_of(run.settings, domain)) for domain in domains
-        )
+        return tuple(draw(domain, run, step, guided=guided, batch=share_of(run.settings, domain)) for domain in domains)
 
     return ahead(of_step, range(run.done, run.steps))
 

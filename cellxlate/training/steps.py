@@ -47,7 +47,7 @@ class Step(Protocol):
 
 def adam(parameters: Iterator[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
     """Return Adam with the settings' rate and beta1."""
-    return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(settings.adam_beta1, 0.999))
+    return torch.optim.Adam(parameters, lr=settings.learning_rate, betas=(settings.adam_beta1, 0.999), fused=True)
 
 
 def placed(network: Network, device: torch.device) -> Network:

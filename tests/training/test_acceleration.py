@@ -19,7 +19,7 @@ from cellxlate.training.acceleration import (
 CPU = torch.device("cpu")
 
 
-def test_in_float32_on_a_cpu_nothing_changes(tiny_paper):
+def test_in_float32_on_a_cpu_the_networks_of_the_paper_stay_as_they_are(tiny_paper):
     translator = Translator(tiny_paper.networks)
     before = [layer.forward for layer in translator.modules()]
     accelerate([translator], replace(tiny_paper, compile_networks=True), CPU, "float32")
@@ -40,6 +40,18 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_it_and_is_clearly_faster(monkey
     monkeypatch.setattr(acceleration, "has_bfloat16", lambda device: False)
     assert choose_precision(generator, settings, CPU) == "float32"
     assert len(asked) == 1
+
+
+def test_in_float32_on_a_cpu_the_networks_of_fast_stay_the_same_functions():
+    torch.manual_seed(0)
+    settings = PRESETS["fast"]
+    translator = Translator(settings.networks)
+    names, image = list(translator.state_dict()), torch.rand(1, 1, 32, 32)
+    wanted = translator.attention.logits(image)
+    accelerate([translator], settings, CPU, "float32")
+    assert "forward" in vars(translator.attention.layers)
+    assert torch.allclose(translator.attention.logits(image), wanted, atol=1e-5)
+    assert list(translator.state_dict()) == names
 
 
 def test_the_measurement_leaves_no_trace(tiny_fast):

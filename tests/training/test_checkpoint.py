@@ -40,6 +40,28 @@ def test_weights_optimisers_and_pools_come_back_to_the_bit(tmp_path):
     assert other.pools["empty"].pairs == []
 
 
+def test_what_adam_keeps_comes_back_in_the_memory_order_of_the_weights(tmp_path):
+    def layer() -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+        network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return network, torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+
+    def move(network: nn.Conv2d, optimiser: torch.optim.Optimizer, seed: int) -> None:
+        torch.manual_seed(seed)
+        optimiser.zero_grad()
+        network(torch.rand(2, 3, 8, 8)).square().sum().backward()
+        optimiser.step()
+
+    torch.manual_seed(0)
+    network, optimiser = layer()
+    move(network, optimiser, 1)
+    save_checkpoint(tmp_path, RunState({"network": network}, {"network": optimiser}, {}), {})
+    other, other_optimiser = layer()
+    restore_checkpoint(tmp_path, RunState({"network": other}, {"network": other_optimiser}, {}))
+    move(network, optimiser, 2)
+    move(other, other_optimiser, 2)
+    assert torch.equal(network.weight, other.weight)
+
+
 def test_pairs_that_were_in_the_pool_before_are_forgotten(tmp_path):
     saved, other = state(0), state(1)
     saved.pools["target"].pairs.clear()

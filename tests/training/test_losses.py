@@ -15,6 +15,7 @@ from cellxlate.training.losses import (
     cycle,
     follow_guide,
     generated_as_real,
+    largest_within,
     ramp,
     real_from_generated,
 )
@@ -149,3 +150,10 @@ def test_the_pool_keeps_no_gradient():
     image, mask = numbered(1)
     shown, _ = HistoryPool(3).exchange(image.requires_grad_(), mask, torch.Generator())
     assert not shown.requires_grad
+
+
+def test_the_largest_within_a_reach_is_that_of_a_pool_to_the_bit():
+    maps = torch.rand(2, 1, 9, 11, generator=torch.Generator().manual_seed(0)) - 0.5
+    for reach_px in (1, 2):
+        pooled = torch.nn.functional.max_pool2d(maps, 2 * reach_px + 1, 1, reach_px)
+        assert torch.equal(largest_within(maps, reach_px), pooled)
