@@ -73,7 +73,7 @@ def _unpadded(layers: nn.Sequential) -> nn.Sequential:
 
 
 def _crop_level(level: Level) -> None:
-    """Leave out the padding of a resolution and of the coarser ones inside it, where that keeps coarse pixels in place."""
+    """Leave out the padding of a resolution and of those inside it, where that keeps coarse pixels in place."""
     inside = level.inside
     if isinstance(inside, Level):
         _crop_level(inside)

@@ -187,7 +187,7 @@ def compact_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module
 
 
 def unet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
-    """2 x 2 pixels to channels, 3 x 3 convolution, resolutions of w, 2w, 3w channels, 3 x 3, channels to 2 x 2 pixels."""
+    """2 x 2 pixels to channels, 3 x 3 convolution, levels of w, 2w, 3w channels, 3 x 3, channels to 2 x 2 pixels."""
     width = settings.width
     widths = [width * (level + 1) for level in range(settings.levels)]
     return [
@@ -204,8 +204,8 @@ class AttentionNetwork(nn.Module):
 
     Notes
     -----
-    In the paper's network the decoder is 3 x 3, 3 x 3, 7 x 7: the released code's 1 x 1 kernels come from an argument slip and make maps that
-    are constant on blocks of 4 x 4 pixels.
+    In the paper's network the decoder is 3 x 3, 3 x 3, 7 x 7: the released code's 1 x 1 kernels come from an argument
+    slip and make maps that are constant on blocks of 4 x 4 pixels.
     """
 
     def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:

@@ -139,7 +139,7 @@ def shading(shape: torch.Size, rng: torch.Generator) -> Tensor:
 
 
 def percentile(images: Tensor, share: float, every: int = 4) -> Tensor:
-    """Return the value (B, 1, 1, 1) that a share of each image's pixels lies below; of every so many rows and columns."""
+    """Return the value (B, 1, 1, 1) that a share of each image lies below, of every so many rows and columns."""
     return images[..., ::every, ::every].flatten(1).quantile(share, dim=1)[:, None, None, None]
 
 

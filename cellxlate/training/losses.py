@@ -48,8 +48,8 @@ def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: 
 def relative_cycle(restored: Tensor, clear: Tensor, faint: Tensor, guide: Tensor, background: float = 0.3) -> Tensor:
     """Return the mean square of what is left of the noise, over the deviation of what there was in each image.
 
-    Weak and strong noise then count about alike: of strong noise a smaller share is left. Pixels outside the guide grown
-    by 2 px count less.
+    Weak and strong noise then count about alike: of strong noise a smaller share is left. Pixels outside the guide,
+    grown by 2 px, count less.
 
     Parameters
     ----------
