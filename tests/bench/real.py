@@ -38,6 +38,13 @@ from PIL import ImageDraw
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_pairs"
 REFERENCE = "best Gaussian"
 TITLE_PX = 18
+DETAIL_PX = 160
+
+
+LEARNED: dict[str, Row] = {
+    "N2V": lambda pair: Result(n2v(pair.noisy)),
+    "N2V blind 3x3": lambda pair: Result(n2v(pair.noisy, blind_px=1)),
+}
 
 
 def read_pairs(data: Path, *, last_only: bool = False) -> list[Pair]:
@@ -57,30 +64,42 @@ def all_rows(models: list[str], *, quick: bool) -> dict[str, Row]:
     if importlib.util.find_spec("bm3d"):
         rows["BM3D"] = bm3d_row
     if not quick:
-        rows["N2V"] = lambda pair: Result(n2v(pair.noisy))
-        rows["N2V blind 3x3"] = lambda pair: Result(n2v(pair.noisy, blind_px=1))
+        rows |= LEARNED
     return {**rows, **model_rows(models)}
 
 
 def strip(pair: Pair, rows: dict[str, Row]) -> Pictures.Image:
-    """Return input, rows and truth side by side in one scaling; below each the attention, below the truth the mask."""
+    """Return input, rows and truth side by side in one scaling: whole, a detail, and attention (the truth's: its mask).
+
+    Brightness is the root of the counts, so that faint structure shows.
+    """
     low, high = np.percentile(pair.truth, [0.1, 99.9])
     results = {"input": Result(pair.noisy), **{name: row(pair) for name, row in rows.items()}}
     panels = {**results, "truth": Result(pair.truth, pair.cells.astype(np.uint8) * 255)}
     height, width = pair.truth.shape
-    canvas = Pictures.new("L", (width * len(panels), 2 * height + TITLE_PX))
+    detail = detail_window(pair.truth, DETAIL_PX)
+    canvas = Pictures.new("L", (width * len(panels), 3 * height + TITLE_PX))
     draw = ImageDraw.Draw(canvas)
 
     def grey(values: npt.NDArray[np.float64]) -> Pictures.Image:
-        return Pictures.fromarray((255 * np.clip(values, 0, 1)).astype(np.uint8))
+        return Pictures.fromarray((255 * np.sqrt(np.clip(values, 0, 1))).astype(np.uint8))
 
     for place, (name, result) in enumerate(panels.items()):
         left = place * width
         draw.text((left + 4, 3), f"{pair.group}: {name} {result.note}", fill=255)
-        canvas.paste(grey((result.image.astype(np.float64) - low) / (high - low)), (left, TITLE_PX))
+        unit = (result.image.astype(np.float64) - low) / (high - low)
+        canvas.paste(grey(unit), (left, TITLE_PX))
+        canvas.paste(grey(unit[detail]).resize((width, height), Pictures.Resampling.NEAREST), (left, TITLE_PX + height))
         if result.attention is not None:
-            canvas.paste(grey(result.attention / 255.0), (left, TITLE_PX + height))
+            canvas.paste(Pictures.fromarray(result.attention), (left, TITLE_PX + 2 * height))
     return canvas
+
+
+def detail_window(truth: npt.NDArray[np.generic], side_px: int) -> tuple[slice, slice]:
+    """Return the window of the truth with the largest standard deviation, on a grid of half its side."""
+    starts = [range(0, max(size - side_px, 0) + 1, side_px // 2) for size in truth.shape]
+    windows = [(slice(r, r + side_px), slice(c, c + side_px)) for r in starts[0] for c in starts[1]]
+    return max(windows, key=lambda window: float(truth[window].std()))
 
 
 def main() -> None:
@@ -99,7 +118,7 @@ def main() -> None:
     show(results, options, REFERENCE)
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
-        drawn = {name: row for name, row in chosen.items() if name != "input" and not name.startswith("N2V")}
+        drawn = {name: row for name, row in rows.items() if name not in ("input", "non-local means", "BM3D", *LEARNED)}
         for pair in {pair.group: pair for pair in pairs}.values():  # the last frame of each
             strip(pair, drawn).save(options.pictures / f"{pair.group}.png")
 
