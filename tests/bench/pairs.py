@@ -6,6 +6,7 @@ is from the 0.1 to the 99.9 percentile of the truth.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,8 @@ def score(pair: Pair, result: Result) -> dict[str, Any]:
     if result.attention is not None:
         changed = result.image != pair.noisy
         row["selected_percent"] = 100 * float((result.attention > 0)[pair.cells].mean())
-        row["outside_percent"] = measures.background(
-            pair.noisy, result.image, pair.cells, margin_px=MARGIN_PX
-        ).changed_percent
+        outside = measures.background(pair.noisy, result.image, pair.cells, margin_px=MARGIN_PX).changed_percent
+        row["outside_percent"] = None if math.isnan(outside) else outside
         row["violations"] = int((changed & (result.attention == 0)).sum())
     return row
 
@@ -184,10 +184,10 @@ def run(
             if stored and stored.exists():
                 found = json.loads(stored.read_text())
             else:
-                started = time.perf_counter()
+                started, processor = time.perf_counter(), time.process_time()
                 result = row(pair)
-                seconds = time.perf_counter() - started
-                found = {"group": pair.group, "name": pair.name, **score(pair, result), "seconds": seconds}
+                took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - processor}
+                found = {"group": pair.group, "name": pair.name, **score(pair, result), **took}
                 if stored:
                     stored.parent.mkdir(parents=True, exist_ok=True)
                     stored.write_text(json.dumps(found))
@@ -250,10 +250,13 @@ def summary_line(name: str, compared: Mapping[str, Any], reference: str) -> str:
 
 
 def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return a table: a line per row, a column per group (dB / SSIM), then what models select, change, and take."""
+    """Return a table: a line per row, a column per group (dB / SSIM), then what models select, change, and take.
+
+    Time is the processor's, all threads together: on a busy machine it is what a quiet one takes with one thread.
+    """
     means = {name: group_means(found) for name, found in results.items()}
     groups = list(dict.fromkeys(group for one in means.values() for group in one))
-    heads = ["dB / SSIM", *groups, "mask selected (%)", f"changed beyond {MARGIN_PX} px (%)", "violations", "s"]
+    heads = ["dB / SSIM", *groups, "mask selected (%)", f"changed beyond {MARGIN_PX} px (%)", "violations", "CPU s"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, by_group in means.items():
         cells = []
@@ -263,11 +266,12 @@ def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         values = list(by_group.values())
         if "selected_percent" in values[0]:
             cells.append(" ".join(f"{one['selected_percent']:.0f}" for one in values))
-            cells.append(" ".join(f"{one['outside_percent']:.1f}" for one in values))
+            outside = [one.get("outside_percent") for one in values]
+            cells.append(" ".join("-" if share is None else f"{share:.1f}" for share in outside))
             cells.append(str(int(sum(one["violations"] for one in values))))
         else:
             cells += ["-"] * 3
-        cells.append(f"{np.mean([one['seconds'] for one in values]):.2g}")
+        cells.append(f"{np.mean([one['cpu_seconds'] for one in values]):.2g}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Real pairs of low and high exposure: classical filters, a self-supervised network and our models, side by side.
 
-    python tests/bench/real.py [MODEL ...] [--data ../shared/data/real_pairs] [--quick] [--markdown | --json]
+    python tests/bench/real.py [MODEL ...] [--data ../shared/data/real_pairs] [--last | --quick] [--json]
                                [--rows NAME ...] [--work FOLDER] [--pictures FOLDER]
 
 Each folder of DATA is a configuration: `frame_1.tif` and so on, `truth.tif`, `mask.tif`. Models run through
@@ -107,11 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--quick", action="store_true", help="the last frame of each configuration, and no N2V")
+    parser.add_argument("--last", action="store_true", help="the last frame of each configuration alone")
+    parser.add_argument("--quick", action="store_true", help="as --last, and no N2V")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="one PNG per configuration, of its last frame")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = read_pairs(options.data, last_only=options.quick)
+    pairs = read_pairs(options.data, last_only=options.quick or options.last)
     rows = all_rows(options.models, quick=options.quick)
     chosen = {name: rows[name] for name in options.rows or rows}
     results = run(pairs, chosen, work=options.work, progress=lambda line: print(line, file=sys.stderr))
