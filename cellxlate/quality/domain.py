@@ -1,6 +1,8 @@
 """What images look like to a model: quantities of small windows, and how far a stack is from those it was trained on.
 
-The numbers of the training images stand in the model's card under "domain", so that every run can compare.
+The numbers of the training images stand in the model's card under "domain", so that every run can compare. All are in
+units of the range and of the noise, as the networks see (count - black) / span: another gain, offset or data type of
+the same image changes none of them.
 """
 
 import math
@@ -28,8 +30,11 @@ GRAIN_PX = 1.5
 NOISE_LEFT = 0.02
 """A band keeps this share of its variance where noise explains all of it."""
 
-SPREAD_FLOORS = {"black": 0.25, "range": 0.5, "noise": 0.2, "contrast": 0.3, "sides": 0.4, "grain": 0.03}
-"""Deviations below these are nobody's concern, however alike the training images are."""
+SPREAD_FLOORS = {"contrast": 0.3, "sides": 0.4, "grain": 0.03, "rise": 0.1}
+"""Deviations below these are nobody's concern, however alike the training images are. Cards of earlier versions hold
+"black", "range" and "noise" in counts besides, and no "rise": what a card holds of these four is compared."""
+BRIGHT_FROM = 0.3
+"""Of the range: noise is measured above it, too, to tell how it rises with brightness."""
 FEWEST_SPREADS, QUANTILE, MARGIN = 3.0, 0.99, 1.15
 """A limit is 3 spreads, or 1.15 times what 99 % of the training windows stay within, whichever is more."""
 STRUCTURE_FLOOR, SHRINKAGE = 0.05, 0.1
@@ -42,9 +47,9 @@ class Look:
     Attributes
     ----------
     quantities : mapping
-        "black", "range", "noise": logarithms of counts; "contrast": of range over noise; "sides": of how far the
-        brightest over the darkest pixels are from the middle; "grain": correlation of neighbours in what a Gaussian of
-        1.5 px removes from the background.
+        "contrast": logarithm of range over noise; "sides": of how far the brightest over the darkest pixels are from
+        the middle; "rise": of the noise of bright parts over that of the background, which photons and fine texture
+        raise; "grain": correlation of neighbours in what a Gaussian of 1.5 px removes from the background.
     structure : ndarray (3,)
         Logarithms of the ratios of signal variance between bands of 1-2, 2-4, 4-8 and 8-16 px: finer over coarser.
     """
@@ -68,7 +73,8 @@ def look(window: npt.NDArray[Any]) -> Look | None:
 
     Notes
     -----
-    All widths are in pixels, because that is what a network sees. It takes about 15 ms for 256 x 256 px.
+    All widths are in pixels, because that is what a network sees. It takes about 15 ms for 256 x 256 px. Another gain
+    and offset changes nothing, as long as the noise is not lost in rounding (below half a count).
     """
     if min(window.shape) < SMALLEST_WINDOW_PX:
         return None
@@ -87,12 +93,10 @@ def look(window: npt.NDArray[Any]) -> Look | None:
     span = max(float(white - black), 1e-9 * abs(float(highest)), 1e-12)
     least = 1e-3 * span
     quantities = {
-        "black": math.log(max(float(black), 1.0)),
-        "range": math.log(span),
-        "noise": math.log(max(noise, least)),
         "contrast": math.log(span / max(noise, least)),
         "sides": math.log((float(white - middle) + least) / (float(middle - lowest) + least)),
         "grain": _grain(counts, smooth),
+        "rise": math.log(max(_bright_noise(counts, smooth, black + BRIGHT_FROM * span), least) / max(noise, least)),
     }
     bands = [
         _signal_variance(*pair, noise=noise, widths_px=widths_px)
@@ -122,6 +126,14 @@ def _grain(counts: npt.NDArray[np.float64], smooth: npt.NDArray[np.float64]) -> 
     products = (residual[:, 1:] * residual[:, :-1])[across], (residual[1:] * residual[:-1])[down]
     means = [float(product.mean()) for product in products if product.size]
     return sum(means) / len(means) / variance if means else 1.0
+
+
+def _bright_noise(counts: npt.NDArray[np.float64], smooth: npt.NDArray[np.float64], above: float) -> float:
+    """Return the standard deviation that second differences show above an intensity, as `pixel_noise` does below."""
+    ridge = counts[:, :-2] - 2 * counts[:, 1:-1] + counts[:, 2:]
+    response = ridge[:-2] - 2 * ridge[1:-1] + ridge[2:]  # (Y - 2, X - 2)
+    bright = smooth[1:-1, 1:-1] > above
+    return float(np.median(np.abs(response[bright])) / (6.0 * 0.6745)) if bright.any() else 0.0
 
 
 def windows_of(shape: tuple[int, int], most: int = 8) -> list[tuple[slice, slice]]:
@@ -245,7 +257,7 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
     looks : sequence of Look
         Of the stack; their medians are compared.
     domain : mapping or None
-        As `describe` returns it.
+        As `describe` returns it, or as an earlier version did: quantities in counts are passed over.
 
     Returns
     -------
@@ -255,8 +267,9 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
     if not looks or not domain:
         return None
     try:
-        quantities, structure = domain["quantities"], domain["structure"]
-        measured = {name: float(np.median([one.quantities[name] for one in looks])) for name in quantities}
+        known, structure = domain["quantities"].items(), domain["structure"]
+        quantities = {name: numbers for name, numbers in known if name in SPREAD_FLOORS}
+        measured = {name: float(np.median([one.quantities[name] for one in looks])) for name in SPREAD_FLOORS}
         trained = {name: float(numbers["middle"]) for name, numbers in quantities.items()}
         parts = {
             name: abs(measured[name] - trained[name]) / (float(numbers["spread"]) * float(numbers["limit"]))
@@ -281,17 +294,15 @@ def departure_words(found: Departure, most: int = 3) -> list[str]:
 
 def _difference(name: str, found: Departure) -> str:
     measured, trained = found.measured[name], found.trained[name]
-    if name in ("black", "range", "noise", "contrast"):
+    if name == "contrast":
         ratio = math.exp(min(abs(measured - trained), 300.0))
-        more = measured > trained
-        subject = {
-            "black": "the background is {0} times {1}",
-            "range": "the intensity range is {0} times {2}",
-            "noise": "the noise is {0} times {3}",
-            "contrast": "cells stand out from the noise {0} times {4}",
-        }[name]
-        words = ("brighter", "wider", "stronger", "more") if more else ("darker", "narrower", "weaker", "less")
-        return subject.format(f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}", *words)
+        times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+        return f"cells stand out from the noise {times} times {'more' if measured > trained else 'less'}"
+    if name == "rise":
+        return (
+            "bright parts are noisier or more textured against the background" if measured > trained
+            else "bright parts are hardly noisier than the background"
+        )  # fmt: skip
     if name == "sides":
         return (
             "the bright parts are fewer against the background" if measured > trained
