@@ -38,6 +38,8 @@ BRIGHT_FROM = 0.3
 FEWEST_SPREADS, QUANTILE, MARGIN = 3.0, 0.99, 1.15
 """A limit is 3 spreads, or 1.15 times what 99 % of the training windows stay within, whichever is more."""
 STRUCTURE_FLOOR, SHRINKAGE = 0.05, 0.1
+TOGETHER_LIMIT = 1.5
+"""The least limit of structure, and of all quantities together: root mean square in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
     -------
     dict or None
         For each quantity the "middle", the "spread" (half the width of the middle 68 %) and the "limit" in spreads;
-        for "structure" the middle, the inverse covariance and the limit of the root mean square distance.
+        for "structure" and for all quantities "together" the middle, the inverse covariance and the limit of the root
+        mean square distance. Together they tell what each alone does not: a noise that is usual, but not at that
+        sharpness. There each window is judged by the others, since few windows fit themselves too well.
     """
     if len(looks) < FEWEST_WINDOWS:
         return None
@@ -182,7 +186,7 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
     even = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * even + STRUCTURE_FLOOR * np.eye(len(covariance))
     inverse = np.linalg.inv(covariance)
-    distances = [_structure_distance(shape, middle_shape, inverse) for shape in shapes]
+    distances = [_deviation(shape, middle_shape, inverse) for shape in shapes]
     return {
         "windows": len(looks),
         "window_px": WINDOW_PX,
@@ -190,9 +194,43 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
         "structure": {
             "middle": [_short(value) for value in middle_shape],
             "inverse_covariance": [[_short(value) for value in row] for row in inverse],
-            "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), 1.5)),
+            "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
         },
+        "together": _together(looks),
     }
+
+
+def _all_quantities(one: Look, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return the named quantities of a window, and its structure, as one vector."""
+    return np.array([*(one.quantities[name] for name in names), *one.structure])
+
+
+def _together(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return middle, inverse covariance and limit of all quantities of the training windows at once."""
+    names = list(SPREAD_FLOORS)
+    values = np.array([_all_quantities(one, names) for one in looks])  # (windows, quantities)
+    floors = np.array([(floor / 2) ** 2 for floor in SPREAD_FLOORS.values()])
+    floors = np.concatenate([floors, np.full(values.shape[1] - len(floors), STRUCTURE_FLOOR)])
+    middle, inverse = _middle_and_inverse(values, floors)
+    others = [_middle_and_inverse(np.delete(values, place, axis=0), floors) for place in range(len(values))]
+    distances = [_deviation(value, *other) for value, other in zip(values, others, strict=True)]
+    return {
+        "names": names,
+        "middle": [_short(value) for value in middle],
+        "inverse_covariance": [[_short(value) for value in row] for row in inverse],
+        "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
+    }
+
+
+def _middle_and_inverse(
+    values: npt.NDArray[np.float64], floors: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the median (quantities,) and the inverse covariance, which few windows do not make too narrow."""
+    middle = np.median(values, axis=0)
+    covariance = np.cov(values - middle, rowvar=False)
+    share = min(values.shape[1] / len(values), 1.0)
+    covariance = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + np.diag(floors)
+    return middle, np.linalg.inv(covariance)
 
 
 def _short(value: float) -> float:
@@ -219,10 +257,11 @@ def describe_planes(planes: Sequence[tuple[Stack, PlaneIndex]]) -> dict[str, Any
     return describe(looks)
 
 
-def _structure_distance(
-    shape: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]
+def _deviation(
+    values: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]
 ) -> float:
-    deviation = shape - middle
+    """Return the root mean square deviation in standard deviations (Mahalanobis)."""
+    deviation = values - middle
     return math.sqrt(max(float(deviation @ inverse @ deviation), 0.0) / len(deviation))
 
 
@@ -235,7 +274,7 @@ class Departure:
     distance : float
         The largest of `parts`; above 1 the stack is out of distribution.
     parts : mapping
-        Distance of each quantity in units of its limit, "structure" included.
+        Distance of each quantity in units of its limit, "structure" and all "together" included.
     measured, trained : mapping
         Each quantity of the stack (median over its windows), and of the training images.
     windows : int
@@ -277,8 +316,12 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
         }
         shape = np.median([one.structure for one in looks], axis=0)
         middle, inverse = np.array(structure["middle"], float), np.array(structure["inverse_covariance"], float)
-        parts["structure"] = _structure_distance(shape, middle, inverse) / float(structure["limit"])
+        parts["structure"] = _deviation(shape, middle, inverse) / float(structure["limit"])
         measured["structure"], trained["structure"] = float(shape.mean()), float(middle.mean())
+        if together := domain.get("together"):  # cards of earlier versions have none
+            every = np.median([_all_quantities(one, together["names"]) for one in looks], axis=0)
+            middle, inverse = np.array(together["middle"], float), np.array(together["inverse_covariance"], float)
+            parts["together"] = _deviation(every, middle, inverse) / float(together["limit"])
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
     return Departure(max(parts.values()), parts, measured, trained, len(looks))
@@ -288,11 +331,16 @@ def departure_words(found: Departure, most: int = 3) -> list[str]:
     """Say in plain words what is different, the most different first; nothing where the distance is at most 1."""
     if found.distance > 1 and found.measured["contrast"] < LEAST_CONTRAST:
         return ["nothing stands out from the noise"]
-    ranked = sorted(found.parts.items(), key=lambda part: -part[1])
+    single = {name: distance for name, distance in found.parts.items() if name != "together"}
+    ranked = sorted(single.items(), key=lambda part: -part[1])
+    if found.distance > 1 and max(single.values(), default=0.0) <= 1:
+        return [_difference("together", found)]
     return [_difference(name, found) for name, distance in ranked[:most] if distance > 1]
 
 
 def _difference(name: str, found: Departure) -> str:
+    if name == "together":
+        return "what the training images show one by one does not go together so in them"
     measured, trained = found.measured[name], found.trained[name]
     if name == "contrast":
         ratio = math.exp(min(abs(measured - trained), 300.0))

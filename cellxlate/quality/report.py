@@ -145,6 +145,7 @@ class RunReport:
             "outputs": dict(self.outputs),
             "pixels": self.pixels,
             "changed_fraction": self.changed_fraction,
+            "selected_fraction": self.tally.total.selected_fraction,
             "kept_violations": self.kept_violations,
             "tiles_total": self.tiles_total,
             "tiles_skipped": self.tiles_skipped,
