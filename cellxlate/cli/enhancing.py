@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ class Request:
         The stacks, and where their results go.
     plates : list of Plate
         Those that are given whole; their fields are among the stacks.
-    bundle : Bundle
-        The model.
+    model : Bundle or "auto"
+        Which enhances all stacks, or the wish to choose one for each.
     naming, running : dict
         Options of `name_outputs`; of `open_stack` and `make_plan`.
     """
@@ -61,7 +62,7 @@ class Request:
     options: argparse.Namespace
     named: "list[tuple[Location, Outputs]]"
     plates: "list[Plate]"
-    bundle: "Bundle"
+    model: "Bundle | str"
     naming: dict[str, Any]
     running: dict[str, Any]
 
@@ -99,6 +100,7 @@ def _request(options: argparse.Namespace) -> Request:
     from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
     from cellxlate.enhancement.plates import plates_of
     from cellxlate.model.bundle import load_model
+    from cellxlate.model.cards import AUTO
     from cellxlate.stacks.reading import is_zarr
 
     naming: dict[str, Any] = {
@@ -124,7 +126,8 @@ def _request(options: argparse.Namespace) -> Request:
         raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
     named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
-    return Request(options, named, plates, load_model(options.model), naming, running)
+    model = AUTO if options.model == AUTO else load_model(options.model)
+    return Request(options, named, plates, model, naming, running)
 
 
 def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
@@ -135,17 +138,17 @@ def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: 
     if options.output is None and not in_plate and (options.dry_run or options.confidence):
         outputs = _exact(path, request.naming, request.running)
     if options.dry_run:
-        return _dry_run(path, outputs, request.bundle, request.running, options)
+        return _dry_run(path, outputs, request.model, request.running, options)
     sure = confidence_path(outputs, options) if options.confidence else None
     with progress_bar(options, "planes") as show:
         report = enhance_file(
-            path, request.bundle, **request.naming, **request.running,
+            path, request.model, **request.naming, **request.running,
             overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
             where=cluster.place if cluster else HERE, progress=lambda news: show(news.done, news.total),
         )  # fmt: skip
     answer = report.as_dict()
     if sure:
-        _write_confidence(path, outputs, sure, request.bundle, request.running, options)
+        _write_confidence(path, outputs, sure, request.model, request.running, options)
         answer["outputs"] |= {"confidence": str(sure)}
     if not options.json:
         say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
@@ -261,7 +264,7 @@ def _write_confidence(
     path: Location,
     outputs: "Outputs",
     sure: Location,
-    bundle: "Bundle",
+    model: "Bundle | str",
     running: dict[str, Any],
     options: argparse.Namespace,
 ) -> None:
@@ -273,12 +276,12 @@ def _write_confidence(
     opening = {name: running[name] for name in ("axes", "image")}
     planning = {name: value for name, value in running.items() if name not in opening}
     with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
-        plan = make_plan(stack, bundle, **planning)
+        plan = make_plan(stack, model, **planning)
         write_confidence(plan, outputs.attention, sure, overwrite=True, progress=show)
 
 
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a table of what became of each stack, and how many there were."""
+    """Return a table of what became of each stack, how many there were, and which models were chosen for them."""
     width = max(len(name) for name in [*names, "stack"])
     lines = ["", f"{'stack':{width}}  {'changed':>9}  {'seconds':>8}  warnings"]
     for name, answer in zip(names, answers, strict=True):
@@ -288,11 +291,21 @@ def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list
             changed, seconds = f"{100 * answer['changed_fraction']:.2f} %", answer["seconds"]["total"]
             lines.append(f"{name:{width}}  {changed:>9}  {seconds:8.1f}  {len(answer['warnings'])}")
     failed = sum("error" in answer for answer in answers)
-    return [*lines, f"{len(answers) - failed} of {len(answers)} stacks enhanced"]
+    return [*lines, f"{len(answers) - failed} of {len(answers)} stacks enhanced", *_chosen_lines(answers)]
+
+
+def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
+    """Say how often which model was chosen, where one was chosen for each stack."""
+    names = Counter(answer["model"]["name"] for answer in answers if answer.get("model", {}).get("considered"))
+    if not names:
+        return []
+    counts = ", ".join(f"{name} for {count}" for name, count in sorted(names.items()))
+    advice = "; to compare intensities between them, give one with -m" if len(names) > 1 else ""
+    return [f"the model was chosen for each stack: {counts}{advice}"]
 
 
 def _dry_run(
-    path: Location, outputs: "Outputs", bundle: "Bundle", running: dict[str, Any], options: argparse.Namespace
+    path: Location, outputs: "Outputs", model: "Bundle | str", running: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Return what would be done with a stack, and how long it would take."""
     from cellxlate.enhancement.costs import predict
@@ -302,13 +315,14 @@ def _dry_run(
     processes, started = _processes(options), time.perf_counter()
     with open_stack(path, running["axes"], image=running["image"]) as stack:
         plan = make_plan(
-            stack, bundle, **{name: value for name, value in running.items() if name not in ("axes", "image")}
+            stack, model, **{name: value for name, value in running.items() if name not in ("axes", "image")}
         )
         expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": bundle.name, "outputs": [str(written) for written in outputs.wanted],
+            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "outputs": [str(written) for written in outputs.wanted],
             "expected": expected.as_dict(),
         }  # fmt: skip
 
@@ -334,6 +348,7 @@ def enhanced_lines(report: "RunReport") -> list[str]:
     """Return what a run wrote, changed and warned of, for people."""
     answer = report.as_dict()
     lines = [f"{name:10} {path}" for name, path in answer["outputs"].items() if path]
+    lines.append(f"model      {report.model_words}")
     lines.append(
         f"changed    {100 * report.changed_fraction:.2f} % of the pixels; of the others, "
         f"{report.kept_violations} differ from the input"

@@ -15,7 +15,7 @@ from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.settings import PRESETS, THRESHOLD
 
-DEFAULT_MODEL = "nuclei-lowexp"
+AUTO = "auto"
 EXAMPLES = {
     "demo": "cellxlate demo -o demo",
     "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",
@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return added
 
-    demo = command("demo", run_demo, "Simulate a stack, enhance it with the shipped model, and write a report.")
+    demo = command(
+        "demo", run_demo, "Simulate a stack, enhance it with the shipped model that suits it, and write a report."
+    )
     demo.add_argument("-o", "--output", type=Path, default=Path("cellxlate_demo"), metavar="DIR", help="%(default)s")
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
@@ -130,7 +132,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         metavar="STACK",
         help="files, Zarr folders, plates, folders of them, img_t{T}_z{Z}.tif, or Zarr at s3:// or https://",
     )
-    enhance.add_argument("-m", "--model", default=DEFAULT_MODEL, help="shipped name or model folder (%(default)s)")
+    enhance.add_argument(
+        "-m",
+        "--model",
+        default=AUTO,
+        help="shipped name, model folder, or the shipped one nearest to each stack (%(default)s)",
+    )
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"

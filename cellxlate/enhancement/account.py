@@ -68,7 +68,7 @@ def run_report(
         *notes,
         *plan.translator.warnings,
         *stack.warnings,
-        *warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier),
+        *warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None),
     ]
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
@@ -90,6 +90,8 @@ def run_report(
         model_digest=bundle.digest,
         tally=tally,
         model_licence=str(bundle.card.get("licence", "")),
+        model_considered=plan.choice.considered if plan.choice else {},
+        model_reason=plan.choice.reason if plan.choice else "",
         pixel_size_um=stack.pixel_size_um,
         channel_names=stack.channel_names,
         settings=asdict(plan.settings),

@@ -40,7 +40,8 @@ def evaluate(
     Parameters
     ----------
     model : str, Path or Bundle, optional
-        Shipped name, model folder, or a loaded model, which then enhances the source images in memory.
+        Shipped name, model folder, or a loaded model, which then enhances the source images in memory; "auto" takes
+        for each image the shipped model that suits it.
     source : path
         Folder of the images as they were taken.
     truth : path, optional
@@ -114,8 +115,9 @@ def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enha
         return None
     from cellxlate.enhancement.job import enhance
     from cellxlate.model.bundle import Bundle, load_model
+    from cellxlate.model.cards import AUTO
 
-    bundle = model if isinstance(model, Bundle) else load_model(model)
+    bundle = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))

@@ -19,7 +19,7 @@ from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
-from cellxlate.model.cards import DEFAULT_MODEL
+from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.report import RunReport, draw_planes, write_report
 from cellxlate.settings import EnhanceSettings
@@ -77,7 +77,7 @@ class EnhancedStack:
 
 def enhance_file(
     path: str | Location,
-    model: str | Path | Bundle = DEFAULT_MODEL,
+    model: str | Path | Bundle = AUTO,
     *,
     output: str | Location | None = None,
     output_dir: str | Location | None = None,
@@ -105,7 +105,7 @@ def enhance_file(
     path : path
         Whatever `open_stack` reads.
     model : str, Path or Bundle
-        Shipped name, model folder, or a loaded model.
+        Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
     output : path, optional
         Of the enhanced stack; `NAME_enhanced.ome.tif` beside the input by default, `.ome.zarr` for Zarr.
     output_dir : path, optional
@@ -182,7 +182,7 @@ def enhance_file(
 
 def enhance(
     stack: Stack | npt.NDArray[Any],
-    model: str | Path | Bundle = DEFAULT_MODEL,
+    model: str | Path | Bundle = AUTO,
     *,
     axes: str | None = None,
     channels: Sequence[str | int] | None = None,
@@ -199,7 +199,7 @@ def enhance(
     stack : Stack or ndarray
         At least two-dimensional.
     model : str, Path or Bundle
-        Shipped name, model folder, or a loaded model.
+        Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
     axes : str, optional
         Of an array; YX, ZYX, TZYX or TCZYX by default.
     channels, settings, engine, device, precision, progress

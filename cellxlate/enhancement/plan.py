@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 import cellxlate
+from cellxlate.enhancement.choice import Choice, choose_model
 from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.enhancement.streams import stream_count
 from cellxlate.enhancement.tiling import bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
 from cellxlate.model.networks import activation_bytes_per_px
 from cellxlate.settings import EnhanceSettings
@@ -42,11 +44,13 @@ class Plan:
     translator : EngineTranslator
         What runs the networks of all jobs.
     calibrate_s : float
-        Seconds spent on measuring the levels.
+        Seconds spent on choosing the model and measuring the levels.
     levels_from : Path or None
         Where they come from, if they were not measured.
     streams : int
         How many bands are enhanced at once.
+    choice : Choice or None
+        Why this model, where it was chosen for the stack.
     """
 
     stack: Stack
@@ -57,6 +61,7 @@ class Plan:
     calibrate_s: float
     levels_from: Path | None = None
     streams: int = 1
+    choice: Choice | None = None
 
     @property
     def engine(self) -> str:
@@ -98,7 +103,8 @@ class Plan:
     @property
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
-        return {**self.identity, "engine_version": self.engine, "versions": self.versions}
+        chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
+        return {**self.identity, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -138,11 +144,13 @@ def make_plan(
     precision: Precision = "float32",
     levels_from: Path | None = None,
     streams: int | None = None,
+    choice: Choice | None = None,
 ) -> Plan:
-    """Load the model, choose the channels, and measure their levels over a bounded sample of the stack.
+    """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
-    Levels come from an earlier run instead, where `levels_from` names its report or its output. How many `streams`
-    there are is decided here, unless it is given.
+    "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Levels come
+    from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are is
+    decided here, unless it is given.
 
     Raises
     ------
@@ -157,6 +165,10 @@ def make_plan(
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
     chosen = choose_channels(stack, channels)
+    started = time.perf_counter()
+    if model == AUTO:
+        model, choice = choose_model(stack, chosen)
+    chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
     streams = streams or _stream_count(bundle, stack, settings, device)
     translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
@@ -165,9 +177,9 @@ def make_plan(
     levels = stack_levels(stack, chosen) if levels_from is None else saved_levels(levels_from)
     if absent := [channel for channel in chosen if channel not in levels]:
         raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
-    calibrate_s = time.perf_counter() - started
+    calibrate_s = chosen_s + time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams)
+    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice)
 
 
 def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:

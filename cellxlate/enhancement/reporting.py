@@ -68,6 +68,7 @@ def rebuild_report(
                 stack, image, selected, places=tally.places, channels=channels, domain=_domain(model, facts)
             )
             figures = draw_planes(stack, image, selected, channels=channels)
+            considered = _considered(facts)
             found = RunReport(
                 outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
                 input_name=source_path.name,
@@ -78,6 +79,8 @@ def rebuild_report(
                 model_digest=str(facts.get("model_sha256", "not stated")),
                 tally=tally,
                 model_licence=str(earlier.get("model", {}).get("licence", "")),
+                model_considered=considered,
+                model_reason=str(earlier.get("model", {}).get("reason", "")) if considered else "",
                 pixel_size_um=stack.pixel_size_um,
                 channel_names=stack.channel_names,
                 settings=facts.get("settings", {}),
@@ -88,7 +91,10 @@ def rebuild_report(
                 peak_rss_mb=float(earlier.get("peak_rss_mb", 0.0)),
                 engine=str(earlier.get("engine") or facts.get("engine", "")),
                 warnings=warnings_of(
-                    tally, channel_names=dict(enumerate(stack.channel_names)), earlier=stack.metadata.earlier
+                    tally,
+                    channel_names=dict(enumerate(stack.channel_names)),
+                    earlier=stack.metadata.earlier,
+                    chosen=bool(considered),
                 ),
                 provenance=facts,
                 command=str(earlier.get("command", "")),
@@ -146,6 +152,14 @@ def _open_input(path: Path, axes: str) -> Stack:
             return stack
         stack.close()
     return open_stack(path, axes)
+
+
+def _considered(facts: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the distances that the model was chosen by; nothing where it was named."""
+    stated = facts.get("model_considered")
+    if not isinstance(stated, Mapping):
+        return {}
+    return {str(name): float(one) if isinstance(one, int | float) else None for name, one in stated.items()}
 
 
 def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -15,6 +15,8 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
+AUTO = "auto"
+"""No model, but the wish for the shipped one that suits a stack (`enhancement.choice`)."""
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 
@@ -66,6 +68,11 @@ def _migrated(path: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 def locate(model: str | Path) -> Path:
     """Return the folder, or the archive, of a model given by path or shipped name, or raise ModelError."""
+    if model == AUTO:
+        raise ModelError(
+            f"{AUTO} is no model but chooses one for a stack; give the name of a model here, or ./{AUTO} for a folder "
+            "that is called so"
+        )
     place = Path(model)
     try:
         if place.is_dir() or is_archive(place):
@@ -98,7 +105,7 @@ def is_model(path: str | Path) -> bool:
     """Return whether a path is a model folder or an archive of one, or no path but the name of a shipped model."""
     place = Path(path)
     try:
-        return (
+        return path != AUTO and (
             (place / CARD).is_file()
             or is_archive(place)
             or (not place.exists() and place.name == str(path) and (SHIPPED / place / CARD).is_file())

@@ -78,8 +78,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )
         self.model_choice = ModelChoice(
             label="Model",
-            choices=lambda _: SHELF.choices(),
-            tooltip="Shipped models, and those trained or opened here.",
+            choices=lambda _: SHELF.choices_and_auto(),
+            tooltip="auto takes the shipped model that suits the image; or one of those trained or opened here.",
         )
         self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
         self.threshold = FloatSlider(
@@ -163,7 +163,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.destination.changed.connect(self._destination_changed)
         self.preview.changed.connect(self.attention.switch)
         self.threshold.changed.connect(self.attention.threshold_moved)
-        for choice in (self.image_layer, self.axes, self.model_choice, self.engine, self.device):
+        previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
+        for choice in previewed:
             choice.changed.connect(self.attention.update)
         for choice in (self.model_choice, self.engine, self.device):
             choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
@@ -201,8 +202,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if layer is None or model is None:
             return None
         return Wanted(
-            layer, self.axes.value or None, model, self.device.value, self.engine.value, float(self.threshold.value)
-        )
+            layer, self.axes.value or None, model, self.device.value, self.engine.value, float(self.threshold.value),
+            self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
+        )  # fmt: skip
 
     def _pair(self) -> Pair | None:
         """Return the newest result that is still there with its input; one of the chosen image first."""
@@ -266,12 +268,15 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     # A run
 
+    def _chosen_channels(self) -> tuple[int, ...] | None:
+        return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+
     def _request(self) -> Request:
         """Take down everything a run needs, so that it does not depend on the layer or the panel any more."""
         layer, stop = self.image_layer.value, StopRequest()
         stack = layer_stack(layer, self.axes.value or None, check=stop.check)
         plane = visible_plane(layer, stack, self._viewer.dims.point) if self.scope.value == THIS_PLANE else None
-        channels = None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+        channels = self._chosen_channels()
         if plane is not None and "C" in stack.axes:
             channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
@@ -355,7 +360,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         notes = "\n".join(f"Warning: {in_panel_words(warning)}" for warning in report.warnings)
         self._say(
             f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
-            f"changed, the others are the input's own. {report.engine}.",
+            f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",
             notes,
         )
 

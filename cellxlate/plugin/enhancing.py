@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from cellxlate.enhancement.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
-from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
+from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import interruptible
 from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
 from cellxlate.plugin.opening import lazy_levels
@@ -35,11 +37,15 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
         The result; what was wrong; None where the run was asked to end, which leaves no file.
     """
     try:
-        bundle = load_model(request.model)
+        choice = None
+        if request.model == AUTO:
+            bundle, choice = choose_model(request.stack, choose_channels(request.stack, request.channels))
+        else:
+            bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):
             plan = make_plan(
                 request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
-                device=request.device,
+                device=request.device, choice=choice,
             )  # fmt: skip
             if request.plane is not None:
                 plan = plan_of_plane(plan, request.plane)

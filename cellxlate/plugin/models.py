@@ -6,7 +6,7 @@ from pathlib import Path
 from psygnal import Signal
 
 from cellxlate.errors import ModelError
-from cellxlate.model.cards import is_model, list_models
+from cellxlate.model.cards import AUTO, is_model, list_models
 
 
 class Shelf:
@@ -42,6 +42,10 @@ class Shelf:
     def choices(self) -> list[tuple[str, str]]:
         """Return (what is shown, path) of every model; the shipped ones come first."""
         return list(_distinct(_listed(), self._added))
+
+    def choices_and_auto(self) -> list[tuple[str, str]]:
+        """Return the choices after "auto", which takes the shipped model that suits the image."""
+        return [(AUTO, AUTO), *self.choices()]
 
 
 def _listed() -> Iterator[tuple[str, str]]:

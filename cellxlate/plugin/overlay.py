@@ -11,6 +11,7 @@ from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError
 from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.model.cards import AUTO
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.previewing import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
@@ -30,7 +31,10 @@ REDRAW_MS = 150
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the preview is to show: the plane of a layer under a model, above a threshold."""
+    """What the preview is to show: the plane of a layer under a model, above a threshold.
+
+    Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane.
+    """
 
     layer: "Image"
     axes: str | None
@@ -38,6 +42,7 @@ class Wanted:
     device: "Device"
     engine: "Engine"
     threshold: float
+    channels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class AttentionPreview:
         self._request: PreviewRequest | None = None
         self._planning: tuple[Any, ...] | None = None
         self._worker: Any = None
-        self._under_cursor = ""
+        self._under_cursor = self._chosen = ""
         self._update_timer, self._draw_timer = single_shot(self._update), single_shot(self._draw)
         self.is_on = False
 
@@ -174,7 +179,8 @@ class AttentionPreview:
             self._clear()
             self._say(str(fault))
             return
-        key = (wanted.layer.unique_id, stack.axes, wanted.model, wanted.device, wanted.engine, plane)
+        model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
+        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, plane)
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
@@ -183,10 +189,13 @@ class AttentionPreview:
             self._view = View(wanted.layer, stack, plane, key, attention)
         self._draw_timer.start(0)
         blocks = tuple(self._view.attention.missing(self._visible(self._view)))
+        plan = self._cache.plans.get(plan_key)
+        self._chosen = plan.bundle.name if plan and wanted.model == AUTO else ""
         if blocks and self._request is None:
-            plan = self._cache.plans.get(plan_key)
             self._planning = None if plan else plan_key
-            self._request = PreviewRequest(stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan)
+            self._request = PreviewRequest(
+                stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels
+            )
             self._compute(self._request, plan_key)
         self._tell()
 
@@ -203,6 +212,7 @@ class AttentionPreview:
             return
         if isinstance(news, PlanMade):
             self._cache.plans[plan_key], self._planning = news.plan, None
+            self._chosen = news.plan.bundle.name if request.model == AUTO else ""
             if request.plane != self._view.plane:
                 self._stop()
                 self.update()
@@ -237,7 +247,8 @@ class AttentionPreview:
             self._say("Attention is being computed ..." if self.is_running else "")
             return
         estimate = "; a first estimate" if view.attention.estimated else ""
-        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate)
+        model = f"; model {self._chosen}" if self._chosen else ""
+        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate + model)
 
     def _draw(self) -> None:
         wanted, view = self._wanted(), self._view

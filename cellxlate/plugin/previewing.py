@@ -41,6 +41,8 @@ class PreviewRequest:
         Ends it between two blocks.
     plan : Plan or None
         Of an earlier request for the same stack, channels and model.
+    channels : tuple of int or None
+        That a model is chosen for, where it is "auto": None takes all, an empty tuple that of the plane.
     """
 
     stack: Stack
@@ -51,6 +53,7 @@ class PreviewRequest:
     blocks: tuple[Tile, ...]
     stop: StopRequest
     plan: "Plan | None" = None
+    channels: tuple[int, ...] | None = None
 
     @property
     def indices(self) -> list[PlaneIndex]:

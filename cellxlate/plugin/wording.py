@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from cellxlate.plugin.learning import Look
 
 PANEL_WORDS = {
+    r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
+    r"leave the model out to take the nearest of those shipped \(-m auto\)": "Model 'auto' takes the nearest",
     "--axes": "Axes",
     "--channel": "Channel",
     "--device": "Device",

@@ -22,10 +22,19 @@ LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
+TRAIN_COMMAND = "cellxlate train --source YOUR_IMAGES --target CLEAR_IMAGES -o MODEL (cellxlate.train in Python)"
+NEXT_STEP = (
+    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and train on "
+    f"your own images with {TRAIN_COMMAND}."
+)
 
 
 def warnings_of(
-    tally: Tally, *, channel_names: Mapping[int, str] | None = None, earlier: Sequence[Mapping[str, Any]] = ()
+    tally: Tally,
+    *,
+    channel_names: Mapping[int, str] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    chosen: bool = False,
 ) -> list[str]:
     """Say in plain language what should make a reader doubt a result, and what to do, most serious first.
 
@@ -37,6 +46,8 @@ def warnings_of(
         Names by channel number, used in the text.
     earlier : sequence of mapping
         Provenance of the enhancements that the input states it has been through (`Metadata.earlier`).
+    chosen : bool
+        Whether the model is the shipped one that suits the stack best, so that no other needs to be tried.
     """
     if not tally.pixels:
         return []
@@ -72,7 +83,7 @@ def warnings_of(
             )
     found += _enhanced_before(tally, names, earlier)
     for channel, trust in sorted(tally.trust.items()):
-        found += _doubts(trust, names.get(channel, f"channel {channel}"))
+        found += _doubts(trust, names.get(channel, f"channel {channel}"), chosen=chosen)
     found += _seams(tally)
     if tally.saturated > SATURATED_SHARE * tally.changed:
         found.append(
@@ -113,13 +124,18 @@ def _channels_of(note: Mapping[str, Any]) -> Mapping[str, Any]:
     return stated if isinstance(stated, Mapping) else {}
 
 
-def _doubts(trust: Trust, name: str) -> list[str]:
+def _doubts(trust: Trust, name: str, *, chosen: bool) -> list[str]:
     """Say what the windows of a channel give reason to doubt."""
     found, seen, words = [], trust.support, trust.departure and departure_words(trust.departure)
     if trust.departure and words:
+        others = (
+            "no other shipped model is nearer"
+            if chosen
+            else "leave the model out to take the nearest of those shipped (-m auto)"
+        )
         found.append(
             f"{name} does not look like the images the model was trained on: {'; '.join(words)} (distance "
-            f"{trust.departure.distance:.1f}, limit 1). Do not trust the output; train a model on images like these."
+            f"{trust.departure.distance:.1f}, limit 1); {others}. {NEXT_STEP}"
         )
     if seen.added:
         found.append(

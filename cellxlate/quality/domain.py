@@ -1,6 +1,8 @@
 """What images look like to a model: quantities of small windows, and how far a stack is from those it was trained on.
 
-The numbers of the training images stand in the model's card under "domain", so that every run can compare.
+The numbers of the training images stand in the model's card under "domain", so that every run can compare. All are in
+units of the range and of the noise, as the networks see (count - black) / span: another gain, offset or data type of
+the same image changes none of them.
 """
 
 import math
@@ -28,11 +30,16 @@ GRAIN_PX = 1.5
 NOISE_LEFT = 0.02
 """A band keeps this share of its variance where noise explains all of it."""
 
-SPREAD_FLOORS = {"black": 0.25, "range": 0.5, "noise": 0.2, "contrast": 0.3, "sides": 0.4, "grain": 0.03}
-"""Deviations below these are nobody's concern, however alike the training images are."""
+SPREAD_FLOORS = {"contrast": 0.3, "sides": 0.4, "grain": 0.03, "rise": 0.1}
+"""Deviations below these are nobody's concern, however alike the training images are. Cards of earlier versions hold
+"black", "range" and "noise" in counts besides, and no "rise": what a card holds of these four is compared."""
+BRIGHT_FROM = 0.3
+"""Of the range: noise is measured above it, too, to tell how it rises with brightness."""
 FEWEST_SPREADS, QUANTILE, MARGIN = 3.0, 0.99, 1.15
 """A limit is 3 spreads, or 1.15 times what 99 % of the training windows stay within, whichever is more."""
 STRUCTURE_FLOOR, SHRINKAGE = 0.05, 0.1
+TOGETHER_LIMIT = 1.5
+"""The least limit of structure, and of all quantities together: root mean square in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,9 @@ class Look:
     Attributes
     ----------
     quantities : mapping
-        "black", "range", "noise": logarithms of counts; "contrast": of range over noise; "sides": of how far the
-        brightest over the darkest pixels are from the middle; "grain": correlation of neighbours in what a Gaussian of
-        1.5 px removes from the background.
+        "contrast": logarithm of range over noise; "sides": of how far the brightest over the darkest pixels are from
+        the middle; "rise": of the noise of bright parts over that of the background, which photons and fine texture
+        raise; "grain": correlation of neighbours in what a Gaussian of 1.5 px removes from the background.
     structure : ndarray (3,)
         Logarithms of the ratios of signal variance between bands of 1-2, 2-4, 4-8 and 8-16 px: finer over coarser.
     """
@@ -68,7 +75,8 @@ def look(window: npt.NDArray[Any]) -> Look | None:
 
     Notes
     -----
-    All widths are in pixels, because that is what a network sees. It takes about 15 ms for 256 x 256 px.
+    All widths are in pixels, because that is what a network sees. It takes about 15 ms for 256 x 256 px. Another gain
+    and offset changes nothing, as long as the noise is not lost in rounding (below half a count).
     """
     if min(window.shape) < SMALLEST_WINDOW_PX:
         return None
@@ -87,12 +95,10 @@ def look(window: npt.NDArray[Any]) -> Look | None:
     span = max(float(white - black), 1e-9 * abs(float(highest)), 1e-12)
     least = 1e-3 * span
     quantities = {
-        "black": math.log(max(float(black), 1.0)),
-        "range": math.log(span),
-        "noise": math.log(max(noise, least)),
         "contrast": math.log(span / max(noise, least)),
         "sides": math.log((float(white - middle) + least) / (float(middle - lowest) + least)),
         "grain": _grain(counts, smooth),
+        "rise": math.log(max(_bright_noise(counts, smooth, black + BRIGHT_FROM * span), least) / max(noise, least)),
     }
     bands = [
         _signal_variance(*pair, noise=noise, widths_px=widths_px)
@@ -124,6 +130,14 @@ def _grain(counts: npt.NDArray[np.float64], smooth: npt.NDArray[np.float64]) -> 
     return sum(means) / len(means) / variance if means else 1.0
 
 
+def _bright_noise(counts: npt.NDArray[np.float64], smooth: npt.NDArray[np.float64], above: float) -> float:
+    """Return the standard deviation that second differences show above an intensity, as `pixel_noise` does below."""
+    ridge = counts[:, :-2] - 2 * counts[:, 1:-1] + counts[:, 2:]
+    response = ridge[:-2] - 2 * ridge[1:-1] + ridge[2:]  # (Y - 2, X - 2)
+    bright = smooth[1:-1, 1:-1] > above
+    return float(np.median(np.abs(response[bright])) / (6.0 * 0.6745)) if bright.any() else 0.0
+
+
 def windows_of(shape: tuple[int, int], most: int = 8) -> list[tuple[slice, slice]]:
     """Return at most `most` windows of at most 256 x 256 px, spread over a plane of (rows, columns)."""
     counts = [max(round(size / WINDOW_PX), 1) for size in shape]
@@ -149,7 +163,9 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
     -------
     dict or None
         For each quantity the "middle", the "spread" (half the width of the middle 68 %) and the "limit" in spreads;
-        for "structure" the middle, the inverse covariance and the limit of the root mean square distance.
+        for "structure" and for all quantities "together" the middle, the inverse covariance and the limit of the root
+        mean square distance. Together they tell what each alone does not: a noise that is usual, but not at that
+        sharpness. There each window is judged by the others, since few windows fit themselves too well.
     """
     if len(looks) < FEWEST_WINDOWS:
         return None
@@ -170,7 +186,7 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
     even = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * even + STRUCTURE_FLOOR * np.eye(len(covariance))
     inverse = np.linalg.inv(covariance)
-    distances = [_structure_distance(shape, middle_shape, inverse) for shape in shapes]
+    distances = [_deviation(shape, middle_shape, inverse) for shape in shapes]
     return {
         "windows": len(looks),
         "window_px": WINDOW_PX,
@@ -178,9 +194,43 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
         "structure": {
             "middle": [_short(value) for value in middle_shape],
             "inverse_covariance": [[_short(value) for value in row] for row in inverse],
-            "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), 1.5)),
+            "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
         },
+        "together": _together(looks),
     }
+
+
+def _all_quantities(one: Look, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return the named quantities of a window, and its structure, as one vector."""
+    return np.array([*(one.quantities[name] for name in names), *one.structure])
+
+
+def _together(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return middle, inverse covariance and limit of all quantities of the training windows at once."""
+    names = list(SPREAD_FLOORS)
+    values = np.array([_all_quantities(one, names) for one in looks])  # (windows, quantities)
+    floors = np.array([(floor / 2) ** 2 for floor in SPREAD_FLOORS.values()])
+    floors = np.concatenate([floors, np.full(values.shape[1] - len(floors), STRUCTURE_FLOOR)])
+    middle, inverse = _middle_and_inverse(values, floors)
+    others = [_middle_and_inverse(np.delete(values, place, axis=0), floors) for place in range(len(values))]
+    distances = [_deviation(value, *other) for value, other in zip(values, others, strict=True)]
+    return {
+        "names": names,
+        "middle": [_short(value) for value in middle],
+        "inverse_covariance": [[_short(value) for value in row] for row in inverse],
+        "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
+    }
+
+
+def _middle_and_inverse(
+    values: npt.NDArray[np.float64], floors: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the median (quantities,) and the inverse covariance, which few windows do not make too narrow."""
+    middle = np.median(values, axis=0)
+    covariance = np.cov(values - middle, rowvar=False)
+    share = min(values.shape[1] / len(values), 1.0)
+    covariance = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + np.diag(floors)
+    return middle, np.linalg.inv(covariance)
 
 
 def _short(value: float) -> float:
@@ -207,10 +257,11 @@ def describe_planes(planes: Sequence[tuple[Stack, PlaneIndex]]) -> dict[str, Any
     return describe(looks)
 
 
-def _structure_distance(
-    shape: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]
+def _deviation(
+    values: npt.NDArray[np.float64], middle: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]
 ) -> float:
-    deviation = shape - middle
+    """Return the root mean square deviation in standard deviations (Mahalanobis)."""
+    deviation = values - middle
     return math.sqrt(max(float(deviation @ inverse @ deviation), 0.0) / len(deviation))
 
 
@@ -223,7 +274,7 @@ class Departure:
     distance : float
         The largest of `parts`; above 1 the stack is out of distribution.
     parts : mapping
-        Distance of each quantity in units of its limit, "structure" included.
+        Distance of each quantity in units of its limit, "structure" and all "together" included.
     measured, trained : mapping
         Each quantity of the stack (median over its windows), and of the training images.
     windows : int
@@ -245,7 +296,7 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
     looks : sequence of Look
         Of the stack; their medians are compared.
     domain : mapping or None
-        As `describe` returns it.
+        As `describe` returns it, or as an earlier version did: quantities in counts are passed over.
 
     Returns
     -------
@@ -255,8 +306,9 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
     if not looks or not domain:
         return None
     try:
-        quantities, structure = domain["quantities"], domain["structure"]
-        measured = {name: float(np.median([one.quantities[name] for one in looks])) for name in quantities}
+        known, structure = domain["quantities"].items(), domain["structure"]
+        quantities = {name: numbers for name, numbers in known if name in SPREAD_FLOORS}
+        measured = {name: float(np.median([one.quantities[name] for one in looks])) for name in SPREAD_FLOORS}
         trained = {name: float(numbers["middle"]) for name, numbers in quantities.items()}
         parts = {
             name: abs(measured[name] - trained[name]) / (float(numbers["spread"]) * float(numbers["limit"]))
@@ -264,8 +316,12 @@ def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Depart
         }
         shape = np.median([one.structure for one in looks], axis=0)
         middle, inverse = np.array(structure["middle"], float), np.array(structure["inverse_covariance"], float)
-        parts["structure"] = _structure_distance(shape, middle, inverse) / float(structure["limit"])
+        parts["structure"] = _deviation(shape, middle, inverse) / float(structure["limit"])
         measured["structure"], trained["structure"] = float(shape.mean()), float(middle.mean())
+        if together := domain.get("together"):  # cards of earlier versions have none
+            every = np.median([_all_quantities(one, together["names"]) for one in looks], axis=0)
+            middle, inverse = np.array(together["middle"], float), np.array(together["inverse_covariance"], float)
+            parts["together"] = _deviation(every, middle, inverse) / float(together["limit"])
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
     return Departure(max(parts.values()), parts, measured, trained, len(looks))
@@ -275,23 +331,26 @@ def departure_words(found: Departure, most: int = 3) -> list[str]:
     """Say in plain words what is different, the most different first; nothing where the distance is at most 1."""
     if found.distance > 1 and found.measured["contrast"] < LEAST_CONTRAST:
         return ["nothing stands out from the noise"]
-    ranked = sorted(found.parts.items(), key=lambda part: -part[1])
+    single = {name: distance for name, distance in found.parts.items() if name != "together"}
+    ranked = sorted(single.items(), key=lambda part: -part[1])
+    if found.distance > 1 and max(single.values(), default=0.0) <= 1:
+        return [_difference("together", found)]
     return [_difference(name, found) for name, distance in ranked[:most] if distance > 1]
 
 
 def _difference(name: str, found: Departure) -> str:
+    if name == "together":
+        return "what the training images show one by one does not go together so in them"
     measured, trained = found.measured[name], found.trained[name]
-    if name in ("black", "range", "noise", "contrast"):
+    if name == "contrast":
         ratio = math.exp(min(abs(measured - trained), 300.0))
-        more = measured > trained
-        subject = {
-            "black": "the background is {0} times {1}",
-            "range": "the intensity range is {0} times {2}",
-            "noise": "the noise is {0} times {3}",
-            "contrast": "cells stand out from the noise {0} times {4}",
-        }[name]
-        words = ("brighter", "wider", "stronger", "more") if more else ("darker", "narrower", "weaker", "less")
-        return subject.format(f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}", *words)
+        times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+        return f"cells stand out from the noise {times} times {'more' if measured > trained else 'less'}"
+    if name == "rise":
+        return (
+            "bright parts are noisier or more textured against the background" if measured > trained
+            else "bright parts are hardly noisier than the background"
+        )  # fmt: skip
     if name == "sides":
         return (
             "the bright parts are fewer against the background" if measured > trained

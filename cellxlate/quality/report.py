@@ -45,6 +45,10 @@ class RunReport:
         Empty where the file names none.
     model_name, model_digest, model_licence : str
         Of the model; the digest is the SHA-256 of its weights.
+    model_considered : mapping of str to float or None
+        Where the model was chosen for the stack: the distance to each that was considered.
+    model_reason : str
+        Why it was taken, in words.
     settings, versions, seconds : mapping
         What was asked for; what made it; where the time went: "calibrate", "attention", "generator", "io", "total".
     tally : Tally
@@ -74,6 +78,8 @@ class RunReport:
     model_digest: str
     tally: Tally
     model_licence: str = ""
+    model_considered: Mapping[str, float | None] = field(default_factory=dict)
+    model_reason: str = ""
     pixel_size_um: Mapping[str, float] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +105,26 @@ class RunReport:
         return self.channel_names[channel] if channel < len(self.channel_names) else f"channel {channel}"
 
     @property
+    def model_distance(self) -> float | None:
+        """Distance of the stack to the model's training images: as the model was chosen by, else as it was judged."""
+        if self.model_considered:
+            return self.model_considered.get(self.model_name)
+        return max((one.departure.distance for one in self.tally.trust.values() if one.departure), default=None)
+
+    @property
+    def model_words(self) -> str:
+        """The model, and why it was taken where it was chosen."""
+        if not self.model_considered:
+            return self.model_name
+        known = {name: "unknown" if one is None else f"{one:.2f}" for name, one in self.model_considered.items()}
+        others = ", ".join(f"{name} {one}" for name, one in known.items() if name != self.model_name)
+        distance = known.get(self.model_name, "unknown")
+        return (
+            f"{self.model_name}: {self.model_reason or 'chosen for this stack'} (distance {distance}, limit 1"
+            f"{'; ' if others else ''}{others})"
+        )
+
+    @property
     def pixels(self) -> int:
         """Pixels of the enhanced channels."""
         return self.tally.pixels
@@ -119,19 +145,24 @@ class RunReport:
             "outputs": dict(self.outputs),
             "pixels": self.pixels,
             "changed_fraction": self.changed_fraction,
+            "selected_fraction": self.tally.total.selected_fraction,
             "kept_violations": self.kept_violations,
             "tiles_total": self.tiles_total,
             "tiles_skipped": self.tiles_skipped,
             "seconds": dict(self.seconds),
             "peak_rss_mb": self.peak_rss_mb,
             "engine": self.engine,
+            "model": {
+                "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
+            },
             "warnings": list(self.warnings),
-        }
+        }  # fmt: skip
 
     def as_full_dict(self) -> dict[str, Any]:
         """Return what the report file holds: the keys of `as_dict`, what changed where, and the provenance."""
+        found = self.as_dict()
         return {
-            **self.as_dict(),
+            **found,
             "input": {
                 "name": self.input_name,
                 "axes": self.axes,
@@ -140,14 +171,17 @@ class RunReport:
                 "pixel_size_um": dict(self.pixel_size_um),
                 "channel_names": list(self.channel_names),
             },
-            "model": {"name": self.model_name, "sha256": self.model_digest, "licence": self.model_licence},
+            "model": {
+                **found["model"], "reason": self.model_reason, "sha256": self.model_digest,
+                "licence": self.model_licence,
+            },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "changes": self.tally.summary(),
             "provenance": dict(self.provenance),
             "command": self.command,
             "finished": self.finished,
-        }
+        }  # fmt: skip
 
 
 def draw_planes(stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int]) -> str:
@@ -336,7 +370,7 @@ def _provenance(report: RunReport) -> str:
             {
                 "Input": report.input_name,
                 **{f"Output: {name}": path for name, path in report.outputs.items() if path},
-                "Model": f"{report.model_name}, {report.model_licence or 'licence not stated'}",
+                "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
                 "Weights, SHA-256": report.model_digest,
                 "Engine": report.engine or "–",
                 "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items())

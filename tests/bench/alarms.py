@@ -120,9 +120,10 @@ def made_faint(folder: Path, draws: int = 3) -> dict[str, Plane]:
     return found
 
 
-def stretched(plane: Plane, domain: Any, draw: np.random.Generator | None = None) -> Plane:
+def stretched(plane: Plane, source: Any, draw: np.random.Generator | None = None) -> Plane:
     """Return a plane with background and range of the training images, in whole counts; with `draw` as noisy, too."""
-    wanted = {name: float(np.exp(domain["quantities"][name]["middle"])) for name in ("black", "range", "noise")}
+    wanted = {name: float(source[f"{stated}_counts"]) for name, stated in
+              (("black", "black"), ("range", "span"), ("noise", "noise"))}  # fmt: skip
     smooth = ndimage.gaussian_filter(plane.astype(float), 1.0)
     black, white = np.percentile(smooth, [10, 99.5])
     counts = wanted["black"] + (plane - black) * wanted["range"] / max(float(white - black), 1e-9)
@@ -134,13 +135,13 @@ def stretched(plane: Plane, domain: Any, draw: np.random.Generator | None = None
 
 def print_others(data: Path, folder: Path, model: Any) -> None:
     """Print the rows of other images, of the same with other brightness and noise, and of wrong uses."""
-    images, domain = others(folder), model.card["domain"]
+    images, source = others(folder), model.card["intensity"]["source"]
     print("As they are:\n")
     print_kinds(images, model)
     for words, draw in (("", None), (" and noise", np.random.default_rng(2))):
         print(f"With the brightness{words} of the training images:\n")
         alike = {
-            kind: {name: stretched(plane, domain, draw) for name, plane in planes.items()}
+            kind: {name: stretched(plane, source, draw) for name, plane in planes.items()}
             for kind, planes in images.items()
         }
         print_kinds(alike, model)

@@ -483,3 +483,52 @@ def test_closing_the_window_ends_what_runs(application, spin, tiny_model, slow):
     application.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     assert not panel.is_running
     assert not any(worker.is_running for worker in workers)
+
+
+def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin):
+    panel = EnhanceWidget(viewer)
+    assert panel.model_choice.choices[0] == panel.model_choice.value == "auto"
+    panel.engine.value = "torch"
+    add_stack(viewer, (1, 128, 128))
+    panel.preview.value = True
+    spin(lambda: "; model nuclei-lowexp" in panel.selected.value)
+    run(panel, spin)
+    assert "Model nuclei-lowexp: no shipped model fits, this one is nearest (distance " in panel.state.value
+    assert "no other shipped model is nearer" in panel.notes.value
+    assert "train on your own images with the panel 'Train translator'" in panel.notes.value
+    assert "--" not in panel.notes.value
+    viewer.layers.selection.active = None
+    report = viewer.layers["cells enhanced"].metadata["cellxlate"]
+    assert report["model"]["considered"] == {"nuclei-lowexp": report["model"]["distance"]}
+    panel.model_choice.value = "nuclei-lowexp"
+    panel.image_layer.value = viewer.layers["cells"]
+    run(panel, spin)
+    assert "Model 'auto' takes the nearest." in panel.notes.value
+    panel.close()
+
+
+def test_a_model_is_chosen_for_the_channels_that_are_enhanced(viewer, spin, monkeypatch):
+    from cellxlate.plugin import attending, enhancing
+
+    asked = []
+
+    def note(module, name):
+        chosen = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda stack, channels: asked.append([*channels]) or chosen(stack, channels))
+
+    note(attending, "choose")
+    note(enhancing, "choose_model")
+    panel = EnhanceWidget(viewer)
+    panel.engine.value = "torch"
+    layer = viewer.add_image(np.stack([ramp((70, 90)), ramp((70, 90), seed=1)]), axis_labels=("c", "y", "x"))
+    for scope, channel, expected in (("whole stack", -1, [0, 1]), ("whole stack", 0, [0]), (THIS_PLANE, -1, [1])):
+        panel.image_layer.value = layer
+        panel.scope.value, panel.channel.value = scope, channel
+        viewer.dims.set_point(0, 1)
+        asked.clear()
+        panel.preview.value = True
+        spin(lambda: "; model" in panel.selected.value)
+        panel.preview.value = False
+        run(panel, spin)
+        assert asked == [expected] * 2
+    panel.close()

@@ -1,0 +1,153 @@
+"""Which shipped model a stack is enhanced with, where none is named (`-m auto`). Read `choose` from top to bottom."""
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cellxlate.errors import ModelError
+from cellxlate.model import cards
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, look, windows_of
+from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+ENOUGH_WINDOWS, MOST_WINDOWS = 8, 48
+"""Of each channel: as soon as so many show something no more are read, and never more than these."""
+GOLDEN = 0.6180339887498949
+LIMIT = 1.0
+"""Of the distance: what is nearer looks like the images that a model was trained on."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that was chosen for a stack.
+
+    Attributes
+    ----------
+    name : str
+        Of the shipped model.
+    considered : mapping of str to float or None
+        Distance of the stack to each shipped model; at most 1 within its domain. None where nothing can be said:
+        the stack shows nothing, or the model's card has no domain.
+    reason : str
+        Why it was taken, in words.
+    """
+
+    name: str
+    considered: Mapping[str, float | None]
+    reason: str
+
+    @property
+    def distance(self) -> float | None:
+        """Of the stack to the model that was taken."""
+        return self.considered[self.name]
+
+
+def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]:
+    """Load the shipped model that suits a stack, and say how far the stack is from each, and why it was taken.
+
+    Parameters
+    ----------
+    stack : Stack
+        A bounded sample of it is read.
+    channels : sequence of int
+        Those that are to be enhanced.
+
+    Raises
+    ------
+    ModelError
+        No model is shipped, or one is damaged.
+    InputError
+        The stack cannot be read.
+    """
+    choice = choose(stack, channels)
+    return load_model(cards.SHIPPED / choice.name), choice
+
+
+def choose(stack: Stack, channels: Sequence[int]) -> Choice:
+    """Choose a model as `choose_model` does, without loading it.
+
+    Notes
+    -----
+    The same pixels always lead to the same model, whatever their gain, offset or data type. With several channels the
+    distance is that of the channel which is farthest, because one model enhances all.
+    """
+    shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
+    if not shipped:
+        raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
+    looks = [list(looks_of(stack, channel)) for channel in channels]
+    distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
+    generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
+    name, reason = nearest(distances, generalists)
+    return Choice(name, distances, reason)
+
+
+def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:
+    """Return the model that suits best, and why.
+
+    A specialist within its own domain comes first, the nearest of several; then a generalist within its domain, or of
+    which nothing is known; then, where nothing fits, whatever is nearest. So the wide domain of a generalist, in which
+    nearly everything is near, does not take from a specialist what it was trained for.
+
+    Parameters
+    ----------
+    distances : mapping of str to float or None
+        To each model, in units of its limit; None where it is not known.
+    generalists : collection of str
+        Models whose card says "generalist".
+
+    Examples
+    --------
+    >>> nearest({"nuclei": 0.9, "cells": 0.2}, {"cells"})
+    ('nuclei', 'the specialist for images like these')
+    >>> nearest({"nuclei": 1.1, "cells": 0.2}, {"cells"})
+    ('cells', 'no specialist fits, the generalist does')
+    >>> nearest({"nuclei": 1.5, "cells": 1.7}, {"cells"})
+    ('nuclei', 'no shipped model fits, this one is nearest')
+    """
+
+    def rank(name: str) -> tuple[int, float, str]:
+        distance = distances[name]
+        if distance is None:
+            return 1 if name in generalists else 3, 0.0, name
+        if distance > LIMIT:
+            return 2, distance, name
+        return 1 if name in generalists else 0, distance, name
+
+    name = min(distances, key=rank)
+    if all(distance is None for distance in distances.values()):
+        return name, "the stack holds nothing to choose by"
+    reasons = (
+        "the specialist for images like these",
+        "no specialist fits, the generalist does",
+        "no shipped model fits, this one is nearest",
+    )
+    return name, reasons[rank(name)[0]]
+
+
+def looks_of(stack: Stack, channel: int) -> Iterator[Look]:
+    """Look at windows of 256 px spread over the planes of a channel: the first 8 that show something, of at most 48."""
+    found = 0
+    for one in ahead(lambda window: look(stack.read(*window)), _spread_windows(stack, channel), threads=2):
+        if one is not None and one.quantities["contrast"] > LEAST_CONTRAST:
+            yield one
+            found += 1
+            if found == ENOUGH_WINDOWS:
+                return
+
+
+def _spread_windows(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+    """Yield different windows of a channel, any first few of which are spread over its planes (golden section)."""
+    windows = windows_of(stack.plane_shape, sys.maxsize)
+    total = len(windows) * (stack.plane_count // stack.channel_count)
+    spread = (int((turn + 0.5) * GOLDEN % 1.0 * total) for turn in range(MOST_WINDOWS))
+    for place in range(total) if total <= ENOUGH_WINDOWS else dict.fromkeys(spread):
+        plane, window = divmod(place, len(windows))
+        yield stack.plane_of(plane, channel), *windows[window]
+
+
+def _distance(looks: Sequence[Sequence[Look]], domain: Mapping[str, Any] | None) -> float | None:
+    """Return the distance of the channel that is farthest from a domain; None where no channel can be judged."""
+    found = [one.distance for own in looks if (one := departure(own, domain))]
+    return round(max(found), 4) if found else None
