@@ -4,10 +4,11 @@ The levels are percentiles of the *smoothed* image, so that sensor noise and hot
 is floored by the measured noise, so that a field without cells is not stretched into a field of noise.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isqrt
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.constant_parts import ConstantPart, without_empty_parts
+from cellxlate.stacks.drift import SAMPLED_TIMES, background_over_time
+from cellxlate.stacks.hot_pixels import find_hot
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 SMOOTHING_PX = 2.0
 BLACK_PERCENTILE, WHITE_PERCENTILE = 10.0, 99.5
@@ -23,6 +27,13 @@ SPAN_PER_NOISE = 6.0
 SAMPLE_PX = 2**22
 SAMPLE_WINDOWS = 32
 THINNED_PX = 2**16
+HOT_SPANS = 2.0
+TAIL_PERCENTILE = 99.0
+TAIL_EVERY_PX = 17
+TAIL_SPANS = 1.5
+EMPTY_SPANS = 0.02
+DRIFT_SPANS = 0.1
+"""A background that moves over time by more than this share of the span is followed."""
 PLASTIC = 1.32471795724474602596
 """Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
@@ -37,16 +48,80 @@ class Levels:
         Counts; white > black.
     noise : float
         Standard deviation of the pixel noise in the darker half of the field, in counts.
+    tail : float
+        By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
+        spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.
+    constant_parts : tuple of ConstantPart
+        Values that stand for "nothing recorded", and the share of the sample that each fills.
+    drift : tuple of (int, float)
+        Time points, and what is to be added to black and white there, in counts; in between it is interpolated. Empty
+        where the background stays.
     """
 
     black: float
     white: float
     noise: float = 0.0
+    tail: float = 0.0
+    constant_parts: tuple[ConstantPart, ...] = ()
+    drift: tuple[tuple[int, float], ...] = ()
 
     @property
     def span(self) -> float:
         """Counts per unit."""
         return self.white - self.black
+
+    @property
+    def hot_unit(self) -> float:
+        """Only pixels above this, in unit range, can be hot pixels."""
+        return HOT_SPANS * max(1.0, self.tail / self.span)
+
+    @property
+    def empty_values(self) -> tuple[float, ...]:
+        """Counts of constant parts in which nothing was recorded."""
+        return tuple(part.value for part in self.constant_parts if part.value is not None)
+
+    @property
+    def empty_below(self) -> float:
+        """A large constant part below so many counts was not recorded either."""
+        return self.black - max(SPAN_PER_NOISE * self.noise, EMPTY_SPANS * self.span)
+
+    def at(self, time: int) -> Self:
+        """Return the levels of one time point."""
+        if not self.drift:
+            return self
+        times, offsets = zip(*self.drift, strict=True)
+        offset = float(np.interp(time, times, offsets))
+        return replace(self, black=self.black + offset, white=self.white + offset, drift=())
+
+    def stated(self) -> dict[str, Any]:
+        """Return plain values for JSON; `from_stated` turns them back."""
+        found: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
+        if self.tail:
+            found["tail"] = self.tail
+        if self.constant_parts:
+            found["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
+        if self.drift:
+            found["drift"] = [list(one) for one in self.drift]
+        return found
+
+    @classmethod
+    def from_stated(cls, stated: Mapping[str, Any]) -> Self:
+        """Return levels from what `stated` has made of them.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError
+            They do not say levels.
+        """
+        parts = tuple(
+            ConstantPart(None if part["value"] is None else float(part["value"]), float(part["share"]))
+            for part in stated.get("constant_parts", ())
+        )
+        drift = tuple((int(time), float(offset)) for time, offset in stated.get("drift", ()))
+        return cls(
+            float(stated["black"]), float(stated["white"]), float(stated["noise"]), float(stated.get("tail", 0.0)),
+            parts, drift,
+        )  # fmt: skip
 
     def to_unit(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map counts (any shape, any dtype) to float32: black to 0, white to 1, pixels that are not finite to 0."""
@@ -117,7 +192,8 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     Parameters
     ----------
     planes : iterable of ndarray (Y, X)
-        Counts of any dtype. Pixels that are not finite are ignored, and so are planes of one value, unless all are.
+        Counts of any dtype. Pixels that are not finite are ignored, and so are planes of one value, unless all are, and
+        large constant parts in which nothing was recorded (`constant_parts.empty_parts`).
 
     Returns
     -------
@@ -127,50 +203,77 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
 
     Notes
     -----
-    A hot pixel, which exceeds all eight neighbours by more than the span of its plane, counts as the brightest of
-    them: smoothing alone would spread it over some 25 px, so that one hot pixel in 10,000 could set the white level.
+    A hot pixel (`hot_pixels.find_hot`) that stands out by more than the span of its plane counts as the median around
+    it: smoothing alone would spread it over some 25 px, so that one hot pixel in 10,000 could set the white level.
     """
+    return _combined(list(ahead(_measured, planes, threads=2)))
+
+
+def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = None) -> Levels:
+    """Return the levels that some planes share, less what the background of each has drifted, in counts."""
     levels: list[npt.NDArray[np.float64]] = []
     noises: list[float] = []
     constant: float | None = None
     smallest_span = 0.0
-    for found in ahead(_measured, planes, threads=2):
+    tails: list[npt.NDArray[np.float64]] = []
+    empty: Counter[float | None] = Counter()
+    for found, offset in zip(planes, offsets or [0.0] * len(planes), strict=True):
+        empty.update(found.empty)
         smallest_span = max(smallest_span, found.smallest_span)
         if found.constant is not None:
             constant = found.constant if constant is None else constant
         elif found.levels is not None:
             noises.append(found.noise)
-            levels.append(found.levels)
+            levels.append(found.levels - offset if offset else found.levels)
+            tails.append(found.raw - offset)
     if not levels:
         black = constant or 0.0
         return Levels(black, black + _smallest_span(black, black, 1.0))
     black, white = _percentiles(np.concatenate(levels))
     noise = float(np.median(noises))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
-    return Levels(black, max(white, black + floor), noise)
+    white = max(white, black + floor)
+    tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
+    sampled = sum(found.pixels for found in planes)
+    parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
+    return Levels(black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one plane tells: finite pixels of it smoothed, and its noise; or its only value, or nothing."""
+    """What one plane tells: finite pixels of it smoothed, and its noise; or its only value, or nothing.
 
+    `raw` holds some of the pixels themselves, `empty` how many stand for nothing recorded, by their value.
+    """
+
+    pixels: int
     smallest_span: float
+    empty: Mapping[float | None, int] = field(default_factory=dict)
     constant: float | None = None
     levels: npt.NDArray[np.float64] | None = None
     noise: float = 0.0
+    raw: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def _measured(plane: npt.NDArray[Any]) -> _Measured:
-    smallest_span, finite = 0.0 if plane.dtype.kind == "f" else 1.0, np.isfinite(plane)
+    smallest_span, pixels = 0.0 if plane.dtype.kind == "f" else 1.0, plane.size
+    unknown = pixels - int(np.count_nonzero(np.isfinite(plane)))
+    plane, left_out = without_empty_parts(plane)
+    empty: dict[float | None, int] = {None: unknown} if unknown else {}
+    empty.update(left_out)
+    finite = np.isfinite(plane)
     if not finite.any():
-        return _Measured(smallest_span)
+        return _Measured(pixels, smallest_span, empty)
     counts = _filled(plane, finite)
     if counts.min() == counts.max():
-        return _Measured(smallest_span, constant=float(counts.flat[0]))
+        return _Measured(pixels, smallest_span, empty, constant=float(counts.flat[0]))
     smooth = smoothed(counts)
     noise = pixel_noise(plane, smooth)
     smooth = _without_hot(counts, smooth, noise)
-    return _Measured(smallest_span, levels=thinned(smooth).ravel() if finite.all() else smooth[finite], noise=noise)
+    raw = counts[finite]
+    raw = raw[::TAIL_EVERY_PX] if pixels >= THINNED_PX else raw
+    levels = thinned(smooth).ravel() if finite.all() else smooth[finite]
+    return _Measured(pixels, smallest_span, empty, levels=levels, noise=noise, raw=raw)
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
@@ -191,31 +294,34 @@ def _without_hot(
     excess = max(white - black, SPAN_PER_NOISE * noise)
     if excess <= 0 or counts.max() <= white + excess:
         return smooth
-    rows, columns = np.nonzero(counts > white + excess)
-    padded = np.pad(counts, 1, constant_values=-np.inf)
-    shifts = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2) if (row, column) != (1, 1)]
-    neighbours = np.max([padded[rows + row, columns + column] for row, column in shifts], axis=0)
-    hot = (counts[rows, columns] > neighbours + excess) & np.isfinite(neighbours)
-    if not hot.any():
+    rows, columns, calm = find_hot(counts, white + excess, excess)
+    if not len(rows):
         return smooth
     cooled = counts.copy()
-    cooled[rows[hot], columns[hot]] = neighbours[hot]
+    cooled[rows, columns] = calm
     return smoothed(cooled)
 
 
 def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
-    """Read a bounded sample of one channel.
+    """Read a bounded sample of one channel, as `sample_places` chooses it: counts (Y, X)."""
+    for index, rows, columns in sample_places(stack, channel):
+        yield stack.read(index, rows, columns)
+
+
+def sample_places(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+    """Choose a bounded sample of one channel.
 
     Yields
     ------
-    ndarray (Y, X)
+    (index, rows, columns)
         All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
         over the planes and over their rows and columns.
     """
     count = stack.plane_count // stack.channel_count
     height, width = stack.plane_shape
     if count * height * width <= SAMPLE_PX:
-        yield from (stack.read(stack.plane_of(number, channel)) for number in range(count))
+        for number in range(count):
+            yield stack.plane_of(number, channel), slice(0, height), slice(0, width)
         return
     area = SAMPLE_PX // SAMPLE_WINDOWS
     rows = min(height, max(isqrt(area), area // width))
@@ -224,7 +330,7 @@ def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
         index = stack.plane_of((2 * number + 1) * count // (2 * SAMPLE_WINDOWS), channel)
         top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
         left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
-        yield stack.read(index, slice(top, top + rows), slice(left, left + columns))
+        yield index, slice(top, top + rows), slice(left, left + columns)
 
 
 def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:
@@ -239,5 +345,21 @@ def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:
     for channel in channels:
         if not 0 <= channel < stack.channel_count:
             raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
-        found[channel] = measure_levels(sample_windows(stack, channel))
+        found[channel] = _levels_of(stack, channel)
     return found
+
+
+def _levels_of(stack: Stack, channel: int) -> Levels:
+    """Measure the levels of a channel; where its background drifts over time, of what is left without the drift."""
+    places = list(sample_places(stack, channel))
+    planes = list(ahead(_measured, (stack.read(*place) for place in places), threads=2))
+    levels = _combined(planes)
+    times, background = background_over_time(stack, channel)
+    if len(times) < SAMPLED_TIMES[0] or np.ptp(background) <= DRIFT_SPANS * levels.span:
+        return levels
+    background = background - background.mean()
+    offsets = np.interp([stack.time_of(index) for index, _, _ in places], times, background)
+    still = _combined(planes, offsets.tolist())
+    if np.ptp(background) <= DRIFT_SPANS * still.span:
+        return levels
+    return replace(still, drift=tuple(zip(times.tolist(), background.tolist(), strict=True)))
