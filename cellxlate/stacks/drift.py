@@ -10,8 +10,8 @@ from scipy import ndimage
 from cellxlate.stacks.constant_parts import without_empty_parts
 from cellxlate.stacks.stack import Stack
 
-SAMPLED_TIMES = 2, 64
-"""Fewest time points that can drift, and the most that are read; between them it is interpolated."""
+MOST_TIMES = 64
+"""So many time points are read; between them the background is interpolated."""
 SAMPLE_PX = 2**21
 WINDOWS = 4
 CENTRES = (0.3, 0.3), (0.7, 0.7), (0.3, 0.7), (0.7, 0.3)
@@ -31,9 +31,9 @@ def background_over_time(stack: Stack, channel: int) -> tuple[npt.NDArray[np.int
         without light (one value alone) are left out. Nothing where the stack has one time point.
     """
     count = stack.size("T")
-    if count < SAMPLED_TIMES[0]:
+    if count < 2:
         return np.zeros(0, np.int64), np.zeros(0)
-    times = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_TIMES[1])).round().astype(np.int64))
+    times = np.unique(np.linspace(0, count - 1, min(count, MOST_TIMES)).round().astype(np.int64))
     found = np.array([_background(stack, channel, int(time), SAMPLE_PX // len(times)) for time in times])
     known = np.isfinite(found)
     return times[known], found[known]

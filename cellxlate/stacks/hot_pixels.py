@@ -15,6 +15,8 @@ MOST_BESIDE = 3
 LEAST_RATIO = 5.0
 """A hot pixel stands out from its surroundings five times more than its fourth brightest neighbour; the centre of the
 smallest spot that a microscope draws (sigma 0.6 px) does so four times."""
+CLUSTER_FACTOR = 4.0
+"""Several bright pixels side by side must be brighter by this factor: they may be a spot that is sampled coarsely."""
 LEAST_KNOWN = 8
 WHITE_PERCENTILE = 99.0
 
@@ -64,7 +66,8 @@ def find_hot(
     calm = np.take_along_axis(around, np.maximum(known - 1, 0)[None] // 2, axis=0)[0]
     with np.errstate(invalid="ignore"):
         beside = np.count_nonzero((around - calm) * LEAST_RATIO > own - calm, axis=0)
-        hot = (own > calm + excess) & (beside <= MOST_BESIDE) & (known >= LEAST_KNOWN)
+        hot = (own > calm + np.where(beside > 0, CLUSTER_FACTOR * excess, excess)) & (beside <= MOST_BESIDE)
+    hot &= known >= LEAST_KNOWN
     return rows[hot], columns[hot], calm[hot].astype(plane.dtype)
 
 

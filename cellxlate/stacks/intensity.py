@@ -7,6 +7,7 @@ is floored by the measured noise, so that a field without cells is not stretched
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isqrt
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.constant_parts import ConstantPart, without_empty_parts
-from cellxlate.stacks.drift import SAMPLED_TIMES, background_over_time
+from cellxlate.stacks.drift import background_over_time
 from cellxlate.stacks.hot_pixels import find_hot
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -32,6 +33,8 @@ TAIL_PERCENTILE = 99.0
 TAIL_EVERY_PX = 17
 TAIL_SPANS = 1.5
 EMPTY_SPANS = 0.02
+UNEVEN_SPANS, UNEVEN_PARTS, FEWEST_PARTS, UNEVEN_FROM_PX = 0.25, 4, 6, 256
+"""Backgrounds of a field, in 4 x 4 parts, that differ by more than this share of the span are named."""
 DRIFT_SPANS = 0.1
 """A background that moves over time by more than this share of the span is followed."""
 PLASTIC = 1.32471795724474602596
@@ -56,6 +59,8 @@ class Levels:
     drift : tuple of (int, float)
         Time points, and what is to be added to black and white there, in counts; in between it is interpolated. Empty
         where the background stays.
+    uneven : (float, float) or None
+        The background in the darkest and in the brightest tenth of the field, in counts, where they differ much.
     """
 
     black: float
@@ -64,6 +69,7 @@ class Levels:
     tail: float = 0.0
     constant_parts: tuple[ConstantPart, ...] = ()
     drift: tuple[tuple[int, float], ...] = ()
+    uneven: tuple[float, float] | None = None
 
     @property
     def span(self) -> float:
@@ -102,6 +108,8 @@ class Levels:
             found["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
         if self.drift:
             found["drift"] = [list(one) for one in self.drift]
+        if self.uneven:
+            found["uneven"] = list(self.uneven)
         return found
 
     @classmethod
@@ -118,9 +126,11 @@ class Levels:
             for part in stated.get("constant_parts", ())
         )
         drift = tuple((int(time), float(offset)) for time, offset in stated.get("drift", ()))
+        low_high = stated.get("uneven")
+        uneven = None if low_high is None else (float(low_high[0]), float(low_high[1]))
         return cls(
             float(stated["black"]), float(stated["white"]), float(stated["noise"]), float(stated.get("tail", 0.0)),
-            parts, drift,
+            parts, drift, uneven,
         )  # fmt: skip
 
     def to_unit(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -243,7 +253,8 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
 class _Measured:
     """What one plane tells: finite pixels of it smoothed, and its noise; or its only value, or nothing.
 
-    `raw` holds some of the pixels themselves, `empty` how many stand for nothing recorded, by their value.
+    `raw` holds some of the pixels themselves, `empty` how many stand for nothing recorded, by their value;
+    `backgrounds` are black levels of parts of it; NaN where most is not known.
     """
 
     pixels: int
@@ -253,9 +264,10 @@ class _Measured:
     levels: npt.NDArray[np.float64] | None = None
     noise: float = 0.0
     raw: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    backgrounds: npt.NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
 
 
-def _measured(plane: npt.NDArray[Any]) -> _Measured:
+def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> _Measured:
     smallest_span, pixels = 0.0 if plane.dtype.kind == "f" else 1.0, plane.size
     unknown = pixels - int(np.count_nonzero(np.isfinite(plane)))
     plane, left_out = without_empty_parts(plane)
@@ -273,7 +285,31 @@ def _measured(plane: npt.NDArray[Any]) -> _Measured:
     raw = counts[finite]
     raw = raw[::TAIL_EVERY_PX] if pixels >= THINNED_PX else raw
     levels = thinned(smooth).ravel() if finite.all() else smooth[finite]
-    return _Measured(pixels, smallest_span, empty, levels=levels, noise=noise, raw=raw)
+    return _Measured(
+        pixels,
+        smallest_span,
+        empty,
+        levels=levels,
+        noise=noise,
+        raw=raw,
+        backgrounds=_backgrounds(smooth, finite, parts),
+    )
+
+
+def _backgrounds(
+    smooth: npt.NDArray[np.float64], finite: npt.NDArray[np.bool_], parts: tuple[int, int] | None
+) -> npt.NDArray[np.float64]:
+    """Return the black level of each of so many parts along rows and columns; NaN where half of it is not known."""
+    found = np.full(parts or (1, 1), np.nan)
+    if parts is None:
+        return found
+    rows, columns = (np.arange(number + 1) * size // number for number, size in zip(parts, smooth.shape, strict=True))
+    for row, column in np.ndindex(*parts):
+        inside = slice(rows[row], rows[row + 1], 2), slice(columns[column], columns[column + 1], 2)
+        known = smooth[inside][finite[inside]]
+        if 2 * known.size > finite[inside].size:
+            found[row, column] = np.percentile(known, BLACK_PERCENTILE)
+    return found
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
@@ -352,14 +388,41 @@ def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:
 def _levels_of(stack: Stack, channel: int) -> Levels:
     """Measure the levels of a channel; where its background drifts over time, of what is left without the drift."""
     places = list(sample_places(stack, channel))
-    planes = list(ahead(_measured, (stack.read(*place) for place in places), threads=2))
-    levels = _combined(planes)
+    parts = None
+    if min(stack.plane_shape) >= UNEVEN_FROM_PX:
+        height, width = stack.plane_shape
+        _, rows, columns = places[0]  # all windows are of one size
+        parts = (
+            max(round(UNEVEN_PARTS * (rows.stop - rows.start) / height), 1),
+            max(round(UNEVEN_PARTS * (columns.stop - columns.start) / width), 1),
+        )
+    planes = list(ahead(partial(_measured, parts=parts), (stack.read(*place) for place in places), threads=2))
+    levels, offsets = _combined(planes), [0.0] * len(planes)
     times, background = background_over_time(stack, channel)
-    if len(times) < SAMPLED_TIMES[0] or np.ptp(background) <= DRIFT_SPANS * levels.span:
-        return levels
-    background = background - background.mean()
-    offsets = np.interp([stack.time_of(index) for index, _, _ in places], times, background)
-    still = _combined(planes, offsets.tolist())
-    if np.ptp(background) <= DRIFT_SPANS * still.span:
-        return levels
-    return replace(still, drift=tuple(zip(times.tolist(), background.tolist(), strict=True)))
+    if len(times) > 1 and np.ptp(background) > DRIFT_SPANS * levels.span:
+        background = background - background.mean()
+        offsets = np.interp([stack.time_of(index) for index, _, _ in places], times, background).tolist()
+        levels = replace(_combined(planes, offsets), drift=tuple(zip(times.tolist(), background.tolist(), strict=True)))
+    return replace(levels, uneven=_unevenness(stack, places, planes, offsets, levels.span))
+
+
+def _unevenness(
+    stack: Stack, places: Sequence[tuple[PlaneIndex, slice, slice]], planes: Sequence[_Measured],
+    offsets: Sequence[float], span: float,
+) -> tuple[float, float] | None:  # fmt: skip
+    """Return the background in the darkest and in the brightest tenth of the field where they differ much."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for (_, rows, columns), plane, offset in zip(places, planes, offsets, strict=True):
+        for at, value in np.ndenumerate(plane.backgrounds):
+            row, column = (
+                int((along.start + (number + 0.5) / count * (along.stop - along.start)) / size * UNEVEN_PARTS)
+                for along, number, count, size in zip(
+                    (rows, columns), at, plane.backgrounds.shape, stack.plane_shape, strict=True
+                )
+            )
+            if np.isfinite(value):
+                found.setdefault((row, column), []).append(value - offset)
+    if len(found) < FEWEST_PARTS:
+        return None
+    low, high = np.percentile([np.median(values) for values in found.values()], [10, 90])
+    return (float(low), float(high)) if high - low > UNEVEN_SPANS * span else None

@@ -57,7 +57,7 @@ def network_input(counts: npt.NDArray[Any], levels: Levels) -> NetworkInput:
     kept = hollow
     if unit.size and unit.max() > levels.hot_unit:
         known = unit if hollow is None else np.where(hollow, np.float32(np.nan), unit)
-        rows, columns, calm = find_hot(known, levels.hot_unit, 1.0)
+        rows, columns, calm = find_hot(known, levels.hot_unit, levels.hot_unit)
         if len(rows):
             unit[rows, columns] = calm
             kept = np.zeros(unit.shape, np.bool_) if hollow is None else hollow.copy()
@@ -93,4 +93,11 @@ def remarks(levels: Levels, name: str) -> Iterator[str]:
             f"the background of {name} drifts over time, from {first:.4g} to {last:.4g} counts (between {low:.4g} and "
             f"{high:.4g}, {(high - low) / levels.span:.0%} of the intensity range): the levels follow it. Do not "
             "compare intensities between time points before you have taken the background off."
+        )
+    if levels.uneven:
+        low, high = levels.uneven
+        yield (
+            f"the background of {name} is uneven over the field, from {low:.4g} to {high:.4g} counts "
+            f"({(high - low) / levels.span:.0%} of the intensity range): where it is brighter it may be taken for "
+            "cells. Correct the illumination, or enhance tiles of different exposure one by one."
         )
