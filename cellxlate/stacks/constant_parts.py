@@ -3,6 +3,7 @@
 Every rule looks at a bounded neighbourhood, so that rows of a plane tell the same as the whole of it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 SIDE_PX = 16
 """A pixel lies in a constant part if it lies in a square of this side that holds one value alone. The plane is thought
@@ -18,13 +20,16 @@ RIM_PX = 2
 """So many pixels around a constant part are neither seen nor changed: resampling has mixed its value into them."""
 FADE_PX = 16
 """So far is the surrounding carried into a part without values, fading to the black level."""
-REACH_PX = SIDE_PX + RIM_PX + FADE_PX
+WIDE_PX = 4
+REACH_PX = SIDE_PX + RIM_PX + FADE_PX + WIDE_PX
 MOST_VALUES = 4
 NEAR_PX, FAR_PX = 3, 8
 LEAST_RING_PX = 16
 STEP_SHARE = 0.8
 LARGE_PX = 32
-LEAST_EDGE_SHARE = 0.05
+WEDGE_PX = 64
+"""Where padding runs out between a slanted field and the border, it is narrower than a square for so long."""
+LEAST_EDGE_SHARE = 0.5
 MOST_EMPTY = 0.1
 
 Mask = npt.NDArray[np.bool_]
@@ -108,7 +113,7 @@ def empty_parts(plane: npt.NDArray[Any]) -> dict[float, Mask]:
     Of the pixels 3 px outside (nearer ones may be mixed with it), four fifths must be at least half as far from the
     value as the median 8 px outside is. What remains must lie in large pieces, half of it in squares of 32 px, or else
     the constant part is the background of cells. A value above all others may be saturation with sharp borders: it must
-    reach the border of the plane and fill a twentieth of it.
+    touch a side of the plane over half of its length.
     """
     constant = constant_pixels(plane)
     if constant is None or constant.all():
@@ -118,7 +123,8 @@ def empty_parts(plane: npt.NDArray[Any]) -> dict[float, Mask]:
     for value in values[np.argsort(-counts, kind="stable")[:MOST_VALUES]]:
         part = constant & (plane == value)
         if _begins_with_a_step(plane, constant, part, float(value)) and _is_no_saturation(plane, part, value):
-            found[float(value)] = part
+            alike = plane == value
+            found[float(value)] = part if (alike & ~grown(part, WEDGE_PX)).any() else alike
     if found and not _in_large_pieces(~np.logical_or.reduce(list(found.values()))):
         return {}
     return found
@@ -138,8 +144,10 @@ def _begins_with_a_step(plane: npt.NDArray[Any], constant: Mask, part: Mask, val
 def _is_no_saturation(plane: npt.NDArray[Any], part: Mask, value: float) -> bool:
     if (plane > value).any():
         return True
-    at_border = any(edge.any() for edge in (part[0], part[-1], part[:, 0], part[:, -1]))
-    return at_border and float(part.mean()) >= LEAST_EDGE_SHARE
+    labels, count = ndimage.label(part)
+    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    touching = [np.bincount(edge, minlength=count + 1) / len(edge) >= LEAST_EDGE_SHARE for edge in edges]
+    return bool(np.logical_or.reduce(touching)[1:].any())
 
 
 def _in_large_pieces(recorded: Mask) -> bool:
@@ -163,7 +171,9 @@ def without_empty_parts(plane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], dict
     return recorded, {value: int(np.count_nonzero(part)) for value, part in found.items()}
 
 
-def empty_pixels(plane: npt.NDArray[Any], values: Sequence[float], below: float) -> Mask | None:
+def empty_pixels(
+    plane: npt.NDArray[Any], values: Sequence[float], below: float, above: float = math.inf
+) -> Mask | None:
     """Return the pixels of rows of a plane where nothing was recorded, without rims; None where there are none.
 
     Parameters
@@ -174,7 +184,17 @@ def empty_pixels(plane: npt.NDArray[Any], values: Sequence[float], below: float)
         The values of constant parts that were found in a sample of the channel.
     below : float
         A constant part below so many counts is one too: a missing tile that the sample did not meet.
+    above : float
+        Known values below `below` or above `above` occur nowhere else, so that every pixel that has one counts.
     """
+    found = _in_squares(plane, values, below)
+    for value in values:
+        if not below <= value <= above and (alike := plane == value).any():
+            found = alike if found is None else found | alike
+    return found
+
+
+def _in_squares(plane: npt.NDArray[Any], values: Sequence[float], below: float) -> Mask | None:
     lattice = plane[:: SIDE_PX // 2, :: SIDE_PX // 2]  # every square holds a point of it
     if not _stands_for_nothing(lattice, values, below).any():
         return None
@@ -196,27 +216,43 @@ def _stands_for_nothing(counts: npt.NDArray[Any], values: Sequence[float], below
 def carried_in(unit: npt.NDArray[np.float32], hollow: Mask) -> npt.NDArray[np.float32]:
     """Return rows in unit range with what surrounds hollow pixels carried 16 px into them, fading to 0, black.
 
-    Each ring of hollow pixels becomes the mean of its known neighbours, so that no border shows and none rings.
+    Each ring of hollow pixels becomes the mean of its known neighbours, so that no border shows and none rings; the
+    first of a part that is 3 px wide or more, of those within 4 px, because the noise of single pixels would be drawn
+    out into streaks that look like faint cells.
     """
     filled = unit.copy()
     filled[hollow] = 0.0
     known, faded = ~hollow, filled.copy()
-    last = np.array(unit.shape) - 1
+    wide = grown(~grown(known, 1), 1)
     ring = np.argwhere(grown(known, 1) & hollow)
+    first = wide[ring[:, 0], ring[:, 1]]
     for number in range(FADE_PX):
         if not len(ring):
             break
-        total, count = np.zeros(len(ring), np.float32), np.zeros(len(ring), np.float32)
-        around = [np.clip(ring + shift, 0, last) for shift in NEIGHBOURS]
-        for beside in around:
-            rows, columns = beside[:, 0], beside[:, 1]
-            total += np.where(known[rows, columns], filled[rows, columns], np.float32(0))
-            count += known[rows, columns]
-        filled[ring[:, 0], ring[:, 1]] = total / count
-        faded[ring[:, 0], ring[:, 1]] = filled[ring[:, 0], ring[:, 1]] * np.float32(1 - number / FADE_PX)
-        known[ring[:, 0], ring[:, 1]] = True
-        candidates = np.concatenate(around)
-        candidates = candidates[~known[candidates[:, 0], candidates[:, 1]]]
-        marked = np.unique(candidates[:, 0] * unit.shape[1] + candidates[:, 1])
-        ring = np.stack(np.divmod(marked, unit.shape[1]), axis=1)
+        rows, columns = ring[:, 0], ring[:, 1]
+        value = _mean_around(filled, known, ring, 1)
+        if number == 0:
+            value[first] = _mean_around(filled, known, ring[first], WIDE_PX)
+        filled[rows, columns], faded[rows, columns] = value, value * np.float32(1 - number / FADE_PX)
+        known[rows, columns] = True
+        beside = np.concatenate([_inside(ring + shift, unit.shape) for shift in NEIGHBOURS])
+        beside = beside[~known[beside[:, 0], beside[:, 1]]]
+        ring = np.stack(np.divmod(np.unique(beside[:, 0] * unit.shape[1] + beside[:, 1]), unit.shape[1]), axis=1)
     return faded
+
+
+def _mean_around(
+    plane: npt.NDArray[np.float32], known: Mask, places: npt.NDArray[np.int64], radius_px: int
+) -> npt.NDArray[np.float32]:
+    """Return the mean of the known pixels around each place (N, 2), always added up in the same order."""
+    total, count = np.zeros(len(places), np.float32), np.zeros(len(places), np.float32)
+    for shift in product(range(-radius_px, radius_px + 1), repeat=2):
+        beside = _inside(places + shift, plane.shape)
+        there = known[beside[:, 0], beside[:, 1]]
+        total += np.where(there, plane[beside[:, 0], beside[:, 1]], np.float32(0))
+        count += there
+    return total / count
+
+
+def _inside(places: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    return np.clip(places, 0, np.array(shape) - 1)

@@ -66,8 +66,8 @@ def find_hot(
     calm = np.take_along_axis(around, np.maximum(known - 1, 0)[None] // 2, axis=0)[0]
     with np.errstate(invalid="ignore"):
         beside = np.count_nonzero((around - calm) * LEAST_RATIO > own - calm, axis=0)
-        hot = (own > calm + np.where(beside > 0, CLUSTER_FACTOR * excess, excess)) & (beside <= MOST_BESIDE)
-    hot &= known >= LEAST_KNOWN
+        hot = (own > calm + np.where(beside > 0, CLUSTER_FACTOR * excess, excess)) & (known >= LEAST_KNOWN)
+    hot &= beside <= MOST_BESIDE * known // len(AROUND)  # a filament that leaves the plane is none
     return rows[hot], columns[hot], calm[hot].astype(plane.dtype)
 
 

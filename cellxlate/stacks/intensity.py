@@ -82,6 +82,11 @@ class Levels:
         return HOT_SPANS * max(1.0, self.tail / self.span)
 
     @property
+    def hot_counts(self) -> float:
+        """The same in counts."""
+        return self.black + self.hot_unit * self.span
+
+    @property
     def empty_values(self) -> tuple[float, ...]:
         """Counts of constant parts in which nothing was recorded."""
         return tuple(part.value for part in self.constant_parts if part.value is not None)

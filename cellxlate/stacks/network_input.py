@@ -39,7 +39,7 @@ def network_input(counts: npt.NDArray[Any], levels: Levels) -> NetworkInput:
     Parameters
     ----------
     counts : ndarray (rows, X)
-        As stored. Rows and columns within 36 px of an edge that is no edge of the plane are not to be used.
+        As stored. Rows and columns within 40 px of an edge that is no edge of the plane are not to be used.
     levels : Levels
         Of the channel, at this time point.
 
@@ -49,7 +49,7 @@ def network_input(counts: npt.NDArray[Any], levels: Levels) -> NetworkInput:
     to black: their neighbours come out as if nothing were wrong. In the output they keep their stored bits.
     """
     unit = levels.to_unit(counts)
-    hollow = empty_pixels(counts, levels.empty_values, levels.empty_below)
+    hollow = empty_pixels(counts, levels.empty_values, levels.empty_below, levels.hot_counts)
     if hollow is not None:
         hollow = grown(hollow, RIM_PX)
     if counts.dtype.kind == "f" and not (finite := np.isfinite(counts)).all():
