@@ -16,6 +16,7 @@ from cellxlate.locations import Location
 from cellxlate.quality.checks import Tally, read_back, warnings_of
 from cellxlate.quality.report import RunReport
 from cellxlate.quality.trust import examine
+from cellxlate.stacks.network_input import remarks
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import PARTIAL_ENDING
@@ -69,6 +70,11 @@ def run_report(
         *plan.translator.warnings,
         *stack.warnings,
         *warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None),
+        *(
+            line
+            for channel, job in sorted(plan.jobs.items())
+            for line in remarks(job.levels, names.get(channel, f"channel {channel}"))
+        ),
     ]
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")

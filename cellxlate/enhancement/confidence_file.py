@@ -1,17 +1,17 @@
 """The confidence of a finished run, written beside its attention. Read `write_confidence` from top to bottom."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.confidence import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Translator
-from cellxlate.enhancement.tiling import Tile, bands_of, mirrored, tiles_of, window
+from cellxlate.enhancement.plane import Translator, rows_around
+from cellxlate.enhancement.tiling import bands_of, tiles_of, window
 from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
+from cellxlate.stacks.network_input import network_input
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.writing import open_writer
@@ -75,22 +75,18 @@ def confidence_bands(
         if job is not None and chosen.any():
             output = gated_output(job.translator, job.settings.threshold)
             halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
+            counts, first_row = rows_around(read_rows, band, halo_px + job.translator.stride, shape)
+            levels = job.levels.at(stack.time_of(index))
+            seen = network_input(counts, levels).unit
             for tile in tiles_of(band, TILE_PX):
                 inside = tile.slices(band.top, 0)
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
-                unit = job.levels.to_unit(_window(read_rows, shape, around))
-                spread = deviation(unit, output, noise=job.levels.noise / job.levels.span, views=views, seed=tile.top)
+                unit = window(seen, first_row, shape, around)
+                spread = deviation(unit, output, noise=levels.noise / levels.span, views=views, seed=tile.top)
                 confidence[inside] = confidence_map(spread[tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
-
-
-def _window(read_rows: Callable[[slice], npt.NDArray[Any]], shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
-    """Read a window that may reach beyond the plane."""
-    down = mirrored(tile.top, tile.bottom, shape[0])
-    first = int(down.min())
-    return window(read_rows(slice(first, int(down.max()) + 1)), first, shape, tile)
 
 
 def gated_output(translator: Translator, threshold: float) -> Output:

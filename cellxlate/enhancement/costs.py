@@ -22,12 +22,12 @@ from cellxlate.enhancement.flow import write_bands
 from cellxlate.enhancement.job import open_writers
 from cellxlate.enhancement.outputs import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Work
+from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.quality.checks import Tally, read_back
 from cellxlate.quality.pictures import choose_planes
 from cellxlate.quality.report import draw_planes, write_report
 from cellxlate.quality.trust import examine
-from cellxlate.stacks.intensity import PLASTIC
+from cellxlate.stacks.intensity import PLASTIC, Levels
 from cellxlate.stacks.naming import PLAIN, stack_name
 from cellxlate.stacks.pyramid import level_count
 from cellxlate.stacks.reading import open_stack
@@ -135,7 +135,10 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     levels = level_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
-        jobs = {channel: replace(job, work=Work()) for channel, job in plan.jobs.items()}
+        jobs = {
+            channel: replace(job, work=Work(), levels=_levels_of(plan, job, len(part)))
+            for channel, job in plan.jobs.items()
+        }
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
             sampled, tally = run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels)
     size, sample_size = _pixels(plan.stack), _pixels(stack)
@@ -171,6 +174,15 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
         window = slice(top, top + rows), slice(left, left + columns)
         yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
+
+
+def _levels_of(plan: Plan, job: PlaneJob, windows: int) -> Levels:
+    """Return the levels of a channel with the drift that each window of a sample has, as if it were a time point."""
+    count = plan.stack.plane_count // plan.stack.channel_count
+    middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
+    times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
+    drift = ((number, job.levels.at(time).black - job.levels.black) for number, time in enumerate(times))
+    return replace(job.levels, drift=tuple(drift) if job.levels.drift else ())
 
 
 def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -> tuple[dict[str, Took], Tally]:

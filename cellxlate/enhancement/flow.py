@@ -99,7 +99,8 @@ def enhanced_bands(
         if job is None:
             raw = read_rows(slice(area.top, area.bottom))
             return plane, Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8)), work
-        [band] = enhance_plane(read_rows, [area], stack.plane_shape, replace(job, work=work))
+        job = replace(job, work=work, levels=job.levels.at(stack.time_of(plane.index)))
+        [band] = enhance_plane(read_rows, [area], stack.plane_shape, job)
         return plane, band, work
 
     parts = (

@@ -94,10 +94,7 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
-            "levels_counts": {
-                str(channel): {"black": job.levels.black, "white": job.levels.white, "noise": job.levels.noise}
-                for channel, job in self.jobs.items()
-            },
+            "levels_counts": {str(channel): job.levels.stated() for channel, job in self.jobs.items()},
         }
 
     @property

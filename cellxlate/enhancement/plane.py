@@ -16,6 +16,7 @@ from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirror
 from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.network_input import REACH_PX, network_input
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]
@@ -93,17 +94,20 @@ class Rows:
     counts : ndarray (rows, X)
         As stored.
     unit : ndarray (rows, X) of float32
-        The same in unit range.
+        What networks see of it, in unit range.
     first_row : int
         Of the plane.
     plane_shape : (int, int)
         Rows and columns of the plane.
+    kept : ndarray (rows, X) of bool, or None
+        Pixels that are kept whatever attention says.
     """
 
     counts: npt.NDArray[Any]
     unit: Floats
     first_row: int
     plane_shape: tuple[int, int]
+    kept: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,8 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     shown = attention_image(gates)
     for area in areas:
         counts, first_row = rows_around(read_rows, area, margin, shape)
-        rows = Rows(counts, job.levels.to_unit(counts), first_row, shape)
+        seen = network_input(counts, job.levels)
+        rows = Rows(counts, seen.unit, first_row, shape, seen.kept)
         steps = band_attention(rows, area, job)
         enhanced = enhanced_band(rows, area, steps, gates, job)
         yield Band(area.top, counts[area.top - first_row : area.bottom - first_row], enhanced, shown.take(steps))
@@ -175,7 +180,11 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
 def rows_around(
     read_rows: ReadRows, area: Tile, margin_px: int, shape: tuple[int, int]
 ) -> tuple[npt.NDArray[Any], int]:
-    """Read the rows that windows in an area need, mirrored ones too; return them and the number of the first."""
+    """Read the rows that windows in an area need, mirrored ones too; return them and the number of the first.
+
+    They hold `network_input.REACH_PX` more, which decide what networks see of the others.
+    """
+    margin_px += REACH_PX
     needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, shape[0])
     first_row = int(needed.min())
     return read_rows(slice(first_row, int(needed.max()) + 1)), first_row
@@ -186,19 +195,19 @@ def band_attention(rows: Rows, area: Tile, job: PlaneJob) -> npt.NDArray[np.uint
     started = time.perf_counter()
     steps = np.empty(area.shape, np.uint16)
     for block in tiles_of(area, BLOCK_PX):
-        found = block_attention(rows.unit, rows.first_row, rows.plane_shape, block, job.translator)
-        steps[block.slices(area.top, area.left)] = found
+        steps[block.slices(area.top, area.left)] = block_attention(rows, block, job.translator)
     job.work.attention_s += time.perf_counter() - started
     return steps
 
 
-def block_attention(
-    unit: Floats, first_row: int, shape: tuple[int, int], block: Tile, translator: Translator
-) -> npt.NDArray[np.uint16]:
-    """Return attention on one block in steps of 1/1024, from rows of the plane, in unit range, that hold its halo."""
+def block_attention(rows: Rows, block: Tile, translator: Translator) -> npt.NDArray[np.uint16]:
+    """Return attention on one block in steps of 1/1024, from rows of the plane that hold its halo."""
     around = block.grown(translator.attention_halo_px, translator.stride)
-    images = window(unit, first_row, shape, around)[None, None]
-    return quantise(_core(translator.attention(images)[0, 0], block, around))
+    images = window(rows.unit, rows.first_row, rows.plane_shape, around)[None, None]
+    steps = quantise(_core(translator.attention(images)[0, 0], block, around))
+    if rows.kept is not None:
+        steps[rows.kept[block.slices(rows.first_row)]] = 0
+    return steps
 
 
 def enhanced_band(

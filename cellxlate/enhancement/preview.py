@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.plane import ReadRows, Translator, block_attention, rows_around
+from cellxlate.enhancement.plane import ReadRows, Rows, Translator, block_attention, rows_around
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
 from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.network_input import network_input
 
 
 @dataclass
@@ -110,8 +111,9 @@ def attention_blocks(
     """
     margin = translator.attention_halo_px + translator.stride
     for block in blocks:
-        rows, first_row = rows_around(read_rows, block, margin, shape)
-        yield block, block_attention(levels.to_unit(rows), first_row, shape, block, translator)
+        counts, first_row = rows_around(read_rows, block, margin, shape)
+        seen = network_input(counts, levels)
+        yield block, block_attention(Rows(counts, seen.unit, first_row, shape, seen.kept), block, translator)
 
 
 def _touch(block: Tile, area: Tile) -> bool:

@@ -268,7 +268,7 @@ def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
     if job is None:
         raw = opened.read(index, slice(area.top, area.bottom))
         return Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))
-    counted = replace(job, work=work)
+    counted = replace(job, work=work, levels=job.levels.at(stack.time_of(index)))
     return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
 
 

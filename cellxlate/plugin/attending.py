@@ -125,7 +125,7 @@ def _blocks(
         found: list[npt.NDArray[np.uint16]] = []
         for index, reader in zip(request.indices, readers, strict=True):
             request.stop.check()
-            own = levels[stack.channel_of(index)]
+            own = levels[stack.channel_of(index)].at(stack.time_of(index))
             found += (
                 steps
                 for _, steps in attention_blocks(reader, [block], stack.plane_shape, translator=translator, levels=own)

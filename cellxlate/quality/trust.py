@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cellxlate.quality.domain import Departure, Look, departure, departure_words, look
 from cellxlate.quality.places import Places, Window
 from cellxlate.quality.support import Support, supported
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.constant_parts import RIM_PX, empty_parts, grown, recorded_window
+from cellxlate.stacks.hot_pixels import hot_counts
 from cellxlate.stacks.stack import Stack
 
 SUPPORT_WINDOWS, DOMAIN_WINDOWS = 32, 8
@@ -44,6 +49,23 @@ class Trust:
         }  # fmt: skip
 
 
+def judgeable(
+    raw: npt.NDArray[Any], enhanced: npt.NDArray[Any], attention: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    """Return a window (Y, X) of input, output and attention without what was never recorded, and without hot pixels.
+
+    Padding would be taken for darkness, and its border, which attention leaves out, for structure.
+    """
+    if parts := empty_parts(raw):
+        inside = recorded_window(grown(np.logical_or.reduce(list(parts.values())), RIM_PX))
+        raw, enhanced, attention = raw[inside], enhanced[inside], attention[inside]
+    rows, columns, calm = hot_counts(raw)
+    if len(rows):
+        raw, enhanced = raw.astype(np.float64), enhanced.astype(np.float64)
+        raw[rows, columns] = enhanced[rows, columns] = calm
+    return raw, enhanced, attention
+
+
 def examine(
     stack: Stack,
     enhanced: Stack,
@@ -69,7 +91,7 @@ def examine(
 
     def judge(place: tuple[Window, bool]) -> tuple[Support, Look | None]:
         window, is_looked_at = place
-        raw, after, selected = (one.read(*window) for one in (stack, enhanced, attention))
+        raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
         return supported(raw, after, selected), look(raw) if is_looked_at else None
 
     found = {}

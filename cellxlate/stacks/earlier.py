@@ -36,10 +36,7 @@ def saved_levels(path: Path) -> dict[int, Levels]:
     try:
         stated = facts["levels_counts"]
         stated = json.loads(stated) if isinstance(stated, str) else stated
-        found = {
-            int(channel): Levels(float(one["black"]), float(one["white"]), float(one["noise"]))
-            for channel, one in stated.items()
-        }
+        found = {int(channel): Levels.from_stated(one) for channel, one in stated.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
         found = {}
     if not found or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in found.values()):

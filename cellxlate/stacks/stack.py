@@ -163,6 +163,10 @@ class Stack:
                 return index[self.plane_axes.index(axis)]
         return 0
 
+    def time_of(self, index: PlaneIndex) -> int:
+        """Return the time point of a plane; 0 in a stack without a time axis."""
+        return index[self.plane_axes.index("T")] if "T" in self.plane_axes else 0
+
     @property
     def channel_count(self) -> int:
         """Number of channels; RGB samples count as channels where there is no channel axis."""

@@ -207,7 +207,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
 def fingerprint(domains: Sequence[Domain]) -> str:
     """Return a hash of what is trained on: names, sizes, levels, masks."""
     facts = [
-        (domain.number, one.stack.name, one.index, one.shape, asdict(one.levels), one.mask is not None)
+        (domain.number, one.stack.name, one.index, one.shape, one.levels.stated(), one.mask is not None)
         for domain in domains
         for one in domain.fields
     ]

@@ -1,0 +1,97 @@
+"""A background that moves over time is followed and named; one that differs over the field is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cellxlate.stacks.drift import background_over_time
+from cellxlate.stacks.intensity import Levels, measure_levels, stack_levels
+from cellxlate.stacks.network_input import remarks
+from cellxlate.stacks.stack import Stack
+
+
+def movie(offsets: np.ndarray, shape: tuple[int, int] = (128, 128), gain: float = 1.0) -> np.ndarray:
+    """Four cells of 80 counts on a background of 100 and what is given per time point: uint16 (T, Y, X)."""
+    rows, columns = np.indices(shape)
+    cells = sum(
+        80.0 * ((rows - shape[0] * down) ** 2 + (columns - shape[1] * across) ** 2 < 13**2)
+        for down in (0.3, 0.7)
+        for across in (0.3, 0.7)
+    )
+    still = (100 + cells) * gain + offsets[:, None, None]
+    return np.random.default_rng(0).normal(still, 3).round().astype(np.uint16)
+
+
+@pytest.mark.parametrize("offsets", [np.linspace(0, 60, 12), np.linspace(90, 0, 12), np.repeat([0.0, 70.0], 6)])
+def test_levels_follow_a_background_that_drifts(offsets: np.ndarray) -> None:
+    still = stack_levels(Stack(movie(np.zeros(12)), "TYX"), [0])[0]
+    levels = stack_levels(Stack(movie(offsets), "TYX"), [0])[0]
+    assert still.drift == ()
+    assert levels.span == pytest.approx(still.span, rel=0.03)
+    for time in range(12):
+        assert levels.at(time).black == pytest.approx(still.black + offsets[time], abs=1)
+        assert levels.at(time).span == pytest.approx(levels.span)
+        assert levels.at(time).drift == ()
+    [line] = remarks(levels, "GFP")
+    assert line.startswith(f"the background of GFP drifts over time, from {levels.at(0).black:.4g} to ")
+    assert f"{np.ptp(offsets) / levels.span:.0%} of the intensity range" in line or "9" in line
+
+
+def test_a_small_drift_changes_nothing() -> None:
+    stack = Stack(movie(np.linspace(0, 5, 12)), "TYX")
+    levels = stack_levels(stack, [0])[0]
+    assert levels == measure_levels(stack.read(index) for index in stack.plane_indices())
+    assert list(remarks(levels, "GFP")) == []
+
+
+def test_time_points_without_light_are_passed_over() -> None:
+    frames = movie(np.linspace(0, 60, 12))
+    frames[[3, 11]] = 0
+    times, background = background_over_time(Stack(frames, "TYX"), 0)
+    assert times.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert np.ptp(background) == pytest.approx(60 / 11 * 10, abs=1)
+    levels = stack_levels(Stack(frames, "TYX"), [0])[0]
+    assert levels.at(3).black == pytest.approx((levels.at(2).black + levels.at(4).black) / 2)
+    assert levels.at(11) == levels.at(10)
+
+
+def test_long_movies_are_sampled_and_channels_and_depths_kept_apart() -> None:
+    offsets = np.linspace(0, 70, 130)
+    frames = np.stack([movie(np.zeros(130), (32, 32)), movie(offsets, (32, 32))], axis=1)  # (T, C, Y, X)
+    stack = Stack(np.stack([frames] * 3, axis=3), "TCYZX")
+    assert len(background_over_time(stack, 1)[0]) == 64
+    levels = stack_levels(stack, [0, 1])
+    assert levels[0].drift == ()
+    assert levels[1].at(65).black - levels[1].at(0).black == pytest.approx(offsets[65], abs=2)
+
+
+def test_levels_are_stated_to_the_last_bit() -> None:
+    plain, drifting = Levels(1 / 3, 2 / 3, 0.1), stack_levels(Stack(movie(np.linspace(0, 60, 12)), "TYX"), [0])[0]
+    assert plain.stated() == {"black": 1 / 3, "white": 2 / 3, "noise": 0.1}
+    padded = np.vstack([np.zeros((90, 300)), np.random.default_rng(0).normal(100, 5, (300, 300))])
+    padded[100] = np.nan
+    for levels in (plain, drifting, measure_levels([padded]), Levels(0, 1, uneven=(0.1, 0.7))):
+        assert Levels.from_stated(json.loads(json.dumps(levels.stated()))) == levels
+
+
+# --- over the field
+
+
+def lit(light: np.ndarray) -> Stack:
+    return Stack(np.random.default_rng(1).normal(movie(np.zeros(1), light.shape)[0] * light, 1).astype(np.uint16), "YX")
+
+
+@pytest.mark.parametrize("size", [300, 2100])
+def test_tiles_of_different_exposure_and_gradients_are_named(size: int) -> None:
+    tiles = np.kron([[1.0, 0.8], [1.2, 1.6]], np.ones((size // 2, size // 2)))
+    for light, low, high in ((tiles, 80, 160), (np.ones((size, 1)) * np.linspace(1, 1.8, size), 103, 173)):
+        levels = stack_levels(lit(light), [0])[0]
+        assert levels.uneven == pytest.approx((low, high), rel=0.08)
+        [line] = remarks(levels, "GFP")
+        assert "uneven over the field" in line
+
+
+def test_an_even_field_is_not_named() -> None:
+    levels = stack_levels(lit(np.ones((300, 1)) * np.linspace(1, 1.1, 300)), [0])[0]
+    assert levels.uneven is None
