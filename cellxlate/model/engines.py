@@ -36,7 +36,7 @@ PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx"),
 }  # fmt: skip
 
-PROBE_PX = 192
+PROBE_UNIT_PX, LEAST_PROBE_PX = 96, 192
 PROBE_TOLERANCE = 1e-4
 """Largest difference from torch in float32, in unit range, that `auto` accepts of another engine."""
 
@@ -232,20 +232,21 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
 @torch.inference_mode()
 def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     """Return the largest difference from the networks in torch and float32, in unit range, on a probe tile."""
-    noise = np.random.default_rng(0).normal(0.4, 0.3, (1, 1, PROBE_PX, PROBE_PX)).astype(np.float32)
-    steps = np.kron(np.random.default_rng(1).uniform(0, 1, (12, 12)), np.ones((PROBE_PX // 12,) * 2))
+    halos_px = opened.generator_halo_px, opened.attention_halo_px
+    side = max(LEAST_PROBE_PX, -(-(2 * max(halos_px) + opened.stride) // PROBE_UNIT_PX) * PROBE_UNIT_PX)
+    noise = np.random.default_rng(0).normal(0.4, 0.3, (1, 1, side, side)).astype(np.float32)
+    steps = np.kron(np.random.default_rng(1).uniform(0, 1, (12, 12)), np.ones((side // 12,) * 2))
     channels = int(bundle.card["networks"]["channels"])
     images = np.repeat((noise / 4 + steps).astype(np.float32), channels, axis=1)
     errors = []
     for run, network, halo_px in (
-        (opened.proposal, bundle.translator.generator, opened.generator_halo_px),
-        (opened.attention, bundle.translator.attention, opened.attention_halo_px),
+        (opened.proposal, bundle.translator.generator, halos_px[0]),
+        (opened.attention, bundle.translator.attention, halos_px[1]),
     ):
-        halo_px = min(halo_px, PROBE_PX // 2 - opened.stride)
         expected = network(torch.from_numpy(images)).numpy()
         found = run(images)
-        cut = (PROBE_PX - found.shape[-1]) // 2
-        inside, middle = slice(halo_px - cut, found.shape[-1] - (halo_px - cut)), slice(halo_px, PROBE_PX - halo_px)
+        cut = (side - found.shape[-1]) // 2
+        inside, middle = slice(halo_px - cut, found.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
         errors.append(float(np.abs(found[..., inside, inside] - expected[..., middle, middle]).max()))
     return max(errors) if np.isfinite(errors).all() else np.inf
 

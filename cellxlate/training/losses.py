@@ -123,14 +123,15 @@ def ramp(attention: Tensor, threshold: float) -> Tensor:
     return ((attention - threshold) / (1 - threshold)).clamp(0, 1)
 
 
-def follow_guide(logits: Tensor, guide: Tensor) -> Tensor:
+def follow_guide(logits: Tensor, guide: Tensor, *, cell_weight: float = 1.0) -> Tensor:
     """Return the cross-entropy of attention, before its sigmoid, with a guide in [0, 1], both (B, 1, Y, X).
 
-    Of an empty batch, where no image has a guide, it is 0.
+    A pixel of a cell counts `cell_weight` times. Of an empty batch, where no image has a guide, it is 0.
     """
     if not len(logits):
         return logits.sum()
-    return functional.binary_cross_entropy_with_logits(logits, guide)
+    weight = torch.tensor(cell_weight, device=logits.device)
+    return functional.binary_cross_entropy_with_logits(logits, guide, pos_weight=weight)
 
 
 class HistoryPool:
