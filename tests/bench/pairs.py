@@ -271,7 +271,7 @@ def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             cells.append(str(int(sum(one["violations"] for one in values))))
         else:
             cells += ["-"] * 3
-        cells.append(f"{np.mean([one['cpu_seconds'] for one in values]):.2g}")
+        cells.append(f"{np.mean([one['cpu_seconds'] for one in values]):.1f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
