@@ -48,7 +48,8 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (SPECIALIST, GENERALIST):
         shutil.copytree(cards.SHIPPED / SPECIALIST, folder / name)
     card = json.loads((folder / GENERALIST / "card.json").read_text())
-    for numbers in (*card["domain"]["quantities"].values(), card["domain"]["structure"]):
+    domain = card["domain"]
+    for numbers in (*domain["quantities"].values(), domain["structure"], domain["together"]):
         numbers["limit"] *= 10
     (folder / GENERALIST / "card.json").write_text(json.dumps({**card, "name": GENERALIST, "generalist": True}))
     monkeypatch.setattr(cards, "SHIPPED", folder)
