@@ -154,15 +154,15 @@ class RunReport:
             "engine": self.engine,
             "model": {
                 "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
+                "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
             "warnings": list(self.warnings),
         }  # fmt: skip
 
     def as_full_dict(self) -> dict[str, Any]:
         """Return what the report file holds: the keys of `as_dict`, what changed where, and the provenance."""
-        found = self.as_dict()
         return {
-            **found,
+            **self.as_dict(),
             "input": {
                 "name": self.input_name,
                 "axes": self.axes,
@@ -171,17 +171,13 @@ class RunReport:
                 "pixel_size_um": dict(self.pixel_size_um),
                 "channel_names": list(self.channel_names),
             },
-            "model": {
-                **found["model"], "reason": self.model_reason, "sha256": self.model_digest,
-                "licence": self.model_licence,
-            },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "changes": self.tally.summary(),
             "provenance": dict(self.provenance),
             "command": self.command,
             "finished": self.finished,
-        }  # fmt: skip
+        }
 
 
 def draw_planes(stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int]) -> str:

@@ -99,7 +99,7 @@ def test_json_holds_the_keys_of_the_command_and_the_provenance(tmp_path: Path) -
     assert {key: stored[key] for key in run.as_dict()} == finite_json(run.as_dict())
     assert set(run.as_dict()) == {
         "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
-        "peak_rss_mb", "engine", "warnings",
+        "peak_rss_mb", "engine", "model", "selected_fraction", "warnings",
     }  # fmt: skip
     assert stored["changed_fraction"] == 24 / 64
     assert stored["changes"]["planes"][0]["changed_fraction"] == 24 / 64

@@ -348,9 +348,8 @@ def test_what_windows_give_reason_to_doubt_is_said_beyond_each_limit(seen: Suppo
 def test_images_unlike_those_of_training_are_named_beyond_distance_1() -> None:
     tally = selecting(50)
     for distance, count in ((0.99, 0), (1.01, 1)):
-        parts = {"noise": distance, "contrast": 0.0}
-        far = Departure(distance, parts, {"noise": 2.0, "contrast": 3.0}, {"noise": 1.0, "contrast": 3.0}, windows=8)
+        far = Departure(distance, {"contrast": distance}, {"contrast": 2.0}, {"contrast": 3.0}, windows=8)
         tally.trust = {0: Trust(far)}
         found = warnings_of(tally)
         assert len(found) == count
-    assert "the noise is 2.7 times stronger (distance 1.0, limit 1)" in found[0]
+    assert "cells stand out from the noise 2.7 times less (distance 1.0, limit 1)" in found[0]
