@@ -25,9 +25,9 @@ SPECK_PX = 16
 BAND_PX = 3.5
 BAND_TO_NOISE = 1.95
 BLOCK_PX = 12
-REACH_PX = 512
-"""How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane, but for what is
-decided by the outline of a cell or a haze that is larger."""
+REACH_PX = 256
+"""How far around a window to read: with this margin its guide is that of the whole plane, but for a few cells and hazes
+whose outline lies outside it (a thousandth of the pixels of a field of small cells, more where cells are wider)."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,30 @@ LIT = 0.8
 def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
     """Estimate the foreground of a plane by robust contrast, at three scales.
 
-    Parameters
-    ----------
-    plane : ndarray (Y, X)
-        Counts. Pixels that are not finite count as background.
-    levels : Levels
-        Of the stack the plane belongs to.
+        Parameters
+        ----------
+        plane : ndarray (Y, X)
+            Counts. Pixels that are not finite count as background.
+        levels : Levels
+            Of the stack the plane belongs to.
 
-    Returns
-    -------
-    ndarray (Y, X) of float32
-        1 in cells and structures, else 0.
+        Returns
+        -------
+        ndarray (Y, X) of float32
+            1 in cells and structures, else 0.
 
-    Notes
-    -----
-    Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
-    the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
-    hide the others. Larger cells are connected parts that stand above a background of 405 or 825 px, and are taken
-    where their outline is as sharp as that of a cell: haze and illumination fade out, cells end. Holes narrower than
-    what surrounds them are filled.
+        Notes
+        -----
+        Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
+        the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
+        hide the others. Larger cells, and fields dense with them, are connected parts that stand above a background of 405
+        or 825 px; they are taken where their outline is as sharp as that of a cell: haze and illumination fade out, cells
+        end. Holes are filled where they are narrower than what surrounds them, or not as dark as the background.
+
+    @@NUMBERS@@
+        Where it fails: haze as bright as structures between them counts as structure where structures enclose it (drawn
+        filaments in haze: a third of the background); illumination that rises by more than half of the span across a field
+        with cells wider than 100 px; dim cells beside ones four times as bright; crowded cells below 10 px in strong noise.
     """
     counts = plane.astype(np.float64)
     counts[~np.isfinite(counts)] = levels.black
