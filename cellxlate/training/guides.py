@@ -25,9 +25,9 @@ SPECK_PX = 16
 BAND_PX = 3.5
 BAND_TO_NOISE = 1.95
 BLOCK_PX = 12
-REACH_PX = 512
-"""How far around a pixel the guide looks: a window with this margin gives the guide of the whole plane, but for what is
-decided by the outline of a cell or a haze that is larger."""
+REACH_PX = 256
+"""How far around a window to read: with this margin its guide is that of the whole plane, but for a few cells and hazes
+whose outline lies outside it (a thousandth of the pixels of a field of small cells, more where cells are wider)."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,39 @@ class Scale:
 
 FINE_BACKGROUND_PX = 101
 SCALES = (Scale(4, 405, 164, 4.0), Scale(8, 825, 648, 8.0))
-FRACTIONS = (0.0, 0.12, 0.3)
-SHARPNESS = 0.4
+FRACTIONS = (0.3, 0.12, 0.0)
+SHARPNESS, SHARPNESS_ADDED = 0.4, 0.35
+ENCLOSED = 0.15
+LIT = 0.8
 
 
 def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
     """Estimate the foreground of a plane by robust contrast, at three scales.
 
-    Parameters
-    ----------
-    plane : ndarray (Y, X)
-        Counts. Pixels that are not finite count as background.
-    levels : Levels
-        Of the stack the plane belongs to.
+        Parameters
+        ----------
+        plane : ndarray (Y, X)
+            Counts. Pixels that are not finite count as background.
+        levels : Levels
+            Of the stack the plane belongs to.
 
-    Returns
-    -------
-    ndarray (Y, X) of float32
-        1 in cells and structures, else 0.
+        Returns
+        -------
+        ndarray (Y, X) of float32
+            1 in cells and structures, else 0.
 
-    Notes
-    -----
-    Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
-    the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
-    hide the others. Larger cells are connected parts that stand above a background of 405 or 825 px, and are taken
-    where their outline is as sharp as that of a cell: haze and illumination fade out, cells end. Holes narrower than
-    what surrounds them are filled.
+        Notes
+        -----
+        Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
+        the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
+        hide the others. Larger cells, and fields dense with them, are connected parts that stand above a background of 405
+        or 825 px; they are taken where their outline is as sharp as that of a cell: haze and illumination fade out, cells
+        end. Holes are filled where they are narrower than what surrounds them, or not as dark as the background.
+
+    @@NUMBERS@@
+        Where it fails: haze as bright as structures between them counts as structure where structures enclose it (drawn
+        filaments in haze: a third of the background); illumination that rises by more than half of the span across a field
+        with cells wider than 100 px; dim cells beside ones four times as bright; crowded cells below 10 px in strong noise.
     """
     counts = plane.astype(np.float64)
     counts[~np.isfinite(counts)] = levels.black
@@ -88,9 +95,15 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     pooled = {4: _pooled(smooth, 4)}
     pooled[8] = _pooled(pooled[4], 2)
     found = _small_cells(smooth, pooled[4], floor, levels)
+    lit = np.zeros(found.shape, bool)
     for scale in SCALES:
-        found |= _large_cells(counts, smooth, pooled[scale.pooled], floor, levels, scale)
-    return _filled(found).astype(np.float32)
+        contrast, lowest, far = _far_contrast(smooth, pooled[scale.pooled], floor, levels, scale)
+        lit |= contrast > floor
+        slopes = [ndimage.gaussian_filter(counts, scale.edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
+        for fraction in FRACTIONS:
+            mask = contrast > np.maximum(lowest, fraction * far)
+            found |= _ending_sharply(mask, found, contrast, slopes, scale)
+    return _filled(found, lit).astype(np.float32)
 
 
 def contrast_floor(smooth: Plane, levels: Levels) -> Plane:
@@ -129,36 +142,52 @@ def _small_cells(smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> 
     mask = contrast > np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
     parts, number = ndimage.label(mask, np.ones((3, 3)))
     peaks = ndimage.maximum(contrast / floor, parts, np.arange(number + 1))
-    kept = (np.asarray(peaks) > PEAK) & (np.bincount(parts.ravel(), minlength=number + 1) > SPECK_PX)
-    kept[0] = False
-    return np.asarray(kept[parts])
+    area = np.bincount(parts.ravel(), minlength=number + 1)
+    return _chosen(parts, (np.asarray(peaks) > PEAK) & (area > SPECK_PX))
 
 
-def _large_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, levels: Levels, scale: Scale) -> Mask:
-    """Return the connected parts that stand out of a far background and end sharply."""
+def _far_contrast(
+    smooth: Plane, pooled: Plane, floor: Plane, levels: Levels, scale: Scale
+) -> tuple[Plane, Plane, Plane]:
+    """Return the contrast to a far background, the lowest that cells may have, and the highest far around."""
     shape = smooth.shape
     background = np.maximum(_opened(pooled, scale.background_px // scale.pooled, "symmetric"), levels.black)
     contrast = smooth - _enlarged(background, scale.pooled, shape)
     lowest = np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
     far = _highest(np.maximum(pooled - background, 0), scale.bright_px // scale.pooled | 1)
-    far = _enlarged(far, scale.pooled, shape)
-    slopes = [ndimage.gaussian_filter(counts, scale.edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
-    found = np.zeros(shape, bool)
-    for fraction in FRACTIONS:
-        mask = contrast > np.maximum(lowest, fraction * far)
-        parts, number = ndimage.label(mask, np.ones((3, 3)))
-        large = np.bincount(parts.ravel(), minlength=number + 1) > (6 * scale.pooled) ** 2
-        kept = large & (_sharpness(mask, parts, number, contrast, slopes, scale.edge_px) > SHARPNESS)
-        kept[0] = False
-        found |= kept[parts]
-    return found
+    return contrast, lowest, _enlarged(far, scale.pooled, shape)
+
+
+def _ending_sharply(mask: Mask, found: Mask, contrast: Plane, slopes: list[Any], scale: Scale) -> Mask:
+    """Return what connected parts of a mask (Y, X) add to what was found, where their outline is sharp.
+
+    What is added must end sharply by itself, or a bright cell would vouch for the haze around it; unless it is a seam,
+    or is enclosed by what was found.
+    """
+    parts, number = ndimage.label(mask, np.ones((3, 3)))
+    area = np.bincount(parts.ravel(), minlength=number + 1)
+    sharp, _ = _sharpness(mask, parts, number, contrast, slopes, scale.edge_px)
+    added = _chosen(parts, (area > (6 * scale.pooled) ** 2) & (sharp > SHARPNESS)) & ~found
+    parts, number = ndimage.label(added)
+    area = np.bincount(parts.ravel(), minlength=number + 1)
+    sharp, outline = _sharpness(mask | found, parts, number, contrast, slopes, scale.edge_px)
+    shared = np.bincount(parts[added & ndimage.binary_dilation(found)], minlength=number + 1)
+    seam = area < (3 * scale.pooled) ** 2
+    return _chosen(parts, seam | (sharp > SHARPNESS_ADDED) | (outline < ENCLOSED * shared))
 
 
 def _sharpness(
     mask: Mask, parts: npt.NDArray[Any], number: int, contrast: Plane, slopes: list[Any], edge_px: float
-) -> npt.NDArray[np.float64]:
-    """Return, for each part, the step across its outline over the contrast within: 1 of a sharp disc, 0.2 of haze."""
-    outline = mask & ~ndimage.binary_erosion(mask, border_value=1)
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
+    """Measure the parts (Y, X) of a mask.
+
+    Returns
+    -------
+    tuple of ndarray (number + 1,)
+        The step across the outline over the contrast within (about 1 of an even disc, 0.1 to 0.3 of haze), and the
+        length of the outline.
+    """
+    outline = mask & (parts > 0) & ~ndimage.binary_erosion(mask, border_value=1)
     inside = mask.astype(np.float32)
     side = int(16 * edge_px) | 1
     share = ndimage.uniform_filter(inside, side)[outline]
@@ -166,14 +195,15 @@ def _sharpness(
     inward = [ndimage.gaussian_filter(inside, edge_px / 2, order)[outline] for order in ((1, 0), (0, 1))]
     length = np.maximum(np.hypot(*inward), 1e-6)
     slope = sum(slope[outline] * normal for slope, normal in zip(slopes, inward, strict=True)) / length
-    step = slope * edge_px * np.sqrt(2 * np.pi)  # the height of a sharp edge
+    step = slope * edge_px * np.sqrt(2 * np.pi)  # the height of a sharp edge of this slope
     owner = parts[outline]
     steps, heights = (np.bincount(owner, weights=values, minlength=number + 1) for values in (step, within))
-    return np.where(heights > 0, steps / np.maximum(heights, 1e-12), 0.0)
+    sharp = np.where(heights > 0, steps / np.maximum(heights, 1e-12), 0.0)
+    return sharp, np.bincount(owner, minlength=number + 1)
 
 
-def _filled(found: Mask) -> Mask:
-    """Fill the holes that are narrower than the parts around them."""
+def _filled(found: Mask, lit: Mask) -> Mask:
+    """Fill the holes that are narrower than what surrounds them, and those that are not as dark as the background."""
     holes, number = ndimage.label(~found)
     if not number or not found.any():
         return found
@@ -182,12 +212,20 @@ def _filled(found: Mask) -> Mask:
     width = np.asarray(ndimage.maximum(ndimage.distance_transform_edt(~found), holes, np.arange(number + 1)))
     rim = ndimage.binary_dilation(found) & ~found
     around = np.bincount(holes[rim], weights=near[rim], minlength=number + 1)
-    around /= np.maximum(np.bincount(holes[rim], minlength=number + 1), 1)
-    open_ends = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
-    around[open_ends] *= 0.5
-    filled = (width <= around) | (width <= 2.5)
-    filled[0] = False
-    return found | np.asarray(filled[holes])
+    length = np.bincount(holes[rim], minlength=number + 1)
+    around /= np.maximum(length, 1)
+    area = np.bincount(holes.ravel(), minlength=number + 1)
+    bright = np.bincount(holes[lit], minlength=number + 1) > LIT * area
+    ends = np.concatenate([holes[0], holes[-1], holes[1:-1, 0], holes[1:-1, -1]])
+    contact = np.bincount(ends, minlength=number + 1)
+    around[contact > 0] *= 0.5
+    bright &= (contact == 0) | ((contact < 0.3 * length) & (area < found.size / 30))
+    return found | _chosen(holes, (width <= around) | (width <= 2.5) | bright)
+
+
+def _chosen(parts: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> Mask:
+    """Return where the chosen parts (Y, X) are; part 0 is none."""
+    return np.asarray((chosen & (np.arange(len(chosen)) > 0))[parts])
 
 
 def _highest(contrast: Plane, side_px: int) -> Plane:
@@ -213,8 +251,8 @@ def _enlarged(pooled: Plane, factor: int, shape: tuple[int, ...]) -> Plane:
 def _opened(plane: Plane, side_px: int, border: Literal["edge", "symmetric"]) -> Plane:
     """Return what is left of a plane (Y, X) where bright objects narrower than this are cut off (a grey opening).
 
-    Where the border is continued by its own values ("edge"), illumination that rises towards it is not cut off; where it
-    is mirrored, cells that reach it are.
+    Where the border is continued by its own values ("edge"), illumination that rises towards it is not cut off; where
+    it is mirrored, cells that reach it are.
     """
     side = side_px | 1
     continued = np.pad(plane, side, mode=border)
