@@ -8,7 +8,7 @@ patches of 16 px, whatever the noise's strength, gain and correlation; structure
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ SCATTER = 0.28
 FLAT_SCATTERS = 1.3
 REACH_PX, FAR_REACH_PX, NOISE_REACH_PX = 4, 10, 5
 DARK_SHARE, BLACK_SHARE = 0.2, 0.1
+HOT_SIDE_PX, HOT_SHARE, HOT_TIMES = 5, 0.6, 100.0
 FEWEST_PATCHES, FEWEST_GAIN_PX = 200, 200
 EVEN_SHARE, LEAST_FLAT_SHARE = 0.3, 0.03
 HIGH_PER_PX = 0.28
 FloatPlane = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Place = TypeVar("Place")
 
 
 @dataclass(frozen=True)
@@ -181,19 +183,32 @@ def _tiles(
     """Cut windows into tiles of at most 256 px and keep at most 12, spread evenly; the same of their brightness."""
     windows = list(windows)
     brightness = windows if brightness is None else list(brightness)
-    places = []
-    for number, window in enumerate(windows):
-        counts = [max(round(size / TILE_PX), 1) for size in window.shape]
-        rows, columns = (
-            [int(start) for start in np.linspace(0, max(size - TILE_PX, 0), count)]
-            for size, count in zip(window.shape, counts, strict=True)
-        )
-        places += [(number, slice(top, top + TILE_PX), slice(left, left + TILE_PX)) for top in rows for left in columns]
-    if len(places) > MOST_TILES:
-        places = [places[(2 * number + 1) * len(places) // (2 * MOST_TILES)] for number in range(MOST_TILES)]
+    places = _spread_evenly(
+        [(number, *place) for number, window in enumerate(windows) for place in _places(window)], MOST_TILES
+    )
     return tuple(  # type: ignore[return-value]
         [_finite(images[number][rows, columns]) for number, rows, columns in places] for images in (windows, brightness)
     )
+
+
+def tiles_of(window: npt.NDArray[Any], most: int) -> list[npt.NDArray[Any]]:
+    """Return copies of at most so many tiles of 256 px of a window (Y, X), as `measure_noise` looks at."""
+    return [window[place].copy() for place in _spread_evenly(_places(window), most)]
+
+
+def _places(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
+    counts = [max(round(size / TILE_PX), 1) for size in window.shape]
+    rows, columns = (
+        [int(start) for start in np.linspace(0, max(size - TILE_PX, 0), count)]
+        for size, count in zip(window.shape, counts, strict=True)
+    )
+    return [(slice(top, top + TILE_PX), slice(left, left + TILE_PX)) for top in rows for left in columns]
+
+
+def _spread_evenly(places: list[Place], most: int) -> list[Place]:
+    if len(places) <= most:
+        return places
+    return [places[(2 * number + 1) * len(places) // (2 * most)] for number in range(most)]
 
 
 def _finite(tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -219,12 +234,24 @@ def _patches(plane: FloatPlane) -> FloatPlane:
 
 
 def _look(counts: FloatPlane, level: FloatPlane) -> _Look:
+    counts = _without_hot(counts)
     near = _gaussian(counts, NEAR_PX)
     energy = _patches((counts - near) ** 2)
     coarse = _patches((near - _gaussian(counts, FAR_PX)) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(energy > 0, np.log(np.maximum(coarse, 1e-30) / energy), np.inf).astype(np.float32)
     return _Look(counts, _gaussian(level, LEVEL_PX), (counts - _gaussian(counts, FINE_PX)) ** 2, _patches(level), ratio)
+
+
+def _without_hot(counts: FloatPlane) -> FloatPlane:
+    """Return a plane with the local mean in place of single pixels that hold nearly all the energy around them."""
+    fine = counts - ndimage.uniform_filter(counts, 3, mode="reflect")
+    energy = fine**2
+    around = HOT_SIDE_PX**2 * ndimage.uniform_filter(energy, HOT_SIDE_PX, mode="reflect")
+    hot = (energy > HOT_SHARE * around) & (energy > HOT_TIMES * float(np.median(energy[::2, ::2])))
+    if not hot.any():
+        return counts
+    return np.where(hot, counts - fine * np.float32(9 / 8), counts)  # the mean of the eight others
 
 
 def _measured(looks: Sequence[_Look], step: float, top: float | None) -> CameraNoise:
@@ -435,7 +462,9 @@ def _at_black(looks: Sequence[_Look], flat: npt.NDArray[np.bool_], spread: float
 
     Where none of the darkest pixels are flat, the median tells their energy, which outlines raise less than the mean.
     """
-    level = np.concatenate([look.level.ravel() for look in looks])
+    varied = np.concatenate([np.isfinite(look.ratio).ravel() for look in looks])
+    recorded = [(look.level[mask], look.fine[mask]) for look, mask in _masks(looks, varied)]
+    level, energy = (np.concatenate(parts) for parts in zip(*recorded, strict=True))
     black, dark = (float(value) for value in np.quantile(level[::3], [BLACK_SHARE, DARK_SHARE]))
     dark += 2 * spread
     inside = [(look.level[mask], look.fine[mask]) for look, mask in _masks(looks, flat)]
@@ -443,7 +472,7 @@ def _at_black(looks: Sequence[_Look], flat: npt.NDArray[np.bool_], spread: float
     here = flat_level <= dark
     if here.sum() >= max(0.05 * DARK_SHARE * level.size, 1000):
         return _trimmed(flat_energy[here]), black
-    energy = np.concatenate([look.fine.ravel() for look in looks])[level <= dark]
+    energy = energy[level <= dark]
     median = float(np.median(flat_energy))
     by_median = float(np.median(energy)) / median * float(flat_energy.mean()) if median > 0 else np.inf
     return min(_trimmed(energy), by_median), black

@@ -4,9 +4,9 @@ The levels are percentiles of the *smoothed* image, so that sensor noise and hot
 is floored by the measured noise, so that a field without cells is not stretched into a field of noise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.camera import measure_noise, tiles_of
 from cellxlate.stacks.stack import Stack
 
 SMOOTHING_PX = 2.0
@@ -23,6 +24,9 @@ SPAN_PER_NOISE = 6.0
 SAMPLE_PX = 2**22
 SAMPLE_WINDOWS = 32
 THINNED_PX = 2**16
+FEWEST_NOISE_PX, TILES_PER_PLANE = 2**15, 12
+WHITE_NOISE_LEFT = 1 / (2 * sqrt(pi) * SMOOTHING_PX)
+"""What a Gaussian of 2 px leaves of white noise."""
 PLASTIC = 1.32471795724474602596
 """Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
@@ -36,17 +40,26 @@ class Levels:
     black, white : float
         Counts; white > black.
     noise : float
-        Standard deviation of the pixel noise in the darker half of the field, in counts.
+        Standard deviation of the noise at the background, in counts (`camera.measure_noise`; where that finds no flat
+        place, or the field is small, `pixel_noise`).
+    noise_left : float
+        Standard deviation that a Gaussian of 2 px leaves of the noise, in counts; 0 where only `noise` is known.
     """
 
     black: float
     white: float
     noise: float = 0.0
+    noise_left: float = 0.0
 
     @property
     def span(self) -> float:
         """Counts per unit."""
         return self.white - self.black
+
+    @property
+    def smooth_noise(self) -> float:
+        """Standard deviation that a Gaussian of 2 px leaves of the noise; where that is not known, of white noise."""
+        return self.noise_left or self.noise * WHITE_NOISE_LEFT
 
     def to_unit(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map counts (any shape, any dtype) to float32: black to 0, white to 1, pixels that are not finite to 0."""
@@ -132,6 +145,7 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     """
     levels: list[npt.NDArray[np.float64]] = []
     noises: list[float] = []
+    tiles: list[npt.NDArray[Any]] = []
     constant: float | None = None
     smallest_span = 0.0
     for found in ahead(_measured, planes, threads=2):
@@ -141,13 +155,14 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
         elif found.levels is not None:
             noises.append(found.noise)
             levels.append(found.levels)
+            tiles += found.tiles
     if not levels:
         black = constant or 0.0
         return Levels(black, black + _smallest_span(black, black, 1.0))
     black, white = _percentiles(np.concatenate(levels))
-    noise = float(np.median(noises))
+    noise, left = _noise(tiles, float(np.median(noises)))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
-    return Levels(black, max(white, black + floor), noise)
+    return Levels(black, max(white, black + floor), noise, left)
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,22 @@ class _Measured:
     constant: float | None = None
     levels: npt.NDArray[np.float64] | None = None
     noise: float = 0.0
+    tiles: Sequence[npt.NDArray[Any]] = ()
+
+
+def _noise(tiles: Sequence[npt.NDArray[Any]], pixel: float) -> tuple[float, float]:
+    """Return the noise at the background, and what a Gaussian of 2 px leaves of it, in counts.
+
+    A few tiles hold too few flat places; then, and where none is flat, the pixel noise counts, but for the least that
+    the camera's noise can be.
+    """
+    if sum(tile.size for tile in tiles) < FEWEST_NOISE_PX:
+        return pixel, 0.0
+    camera = measure_noise(tiles)
+    if camera.reliable:
+        return camera.sd_counts, camera.after_smoothing(SMOOTHING_PX)
+    noise = max(pixel, camera.sd_interval[0])
+    return noise, noise * min(camera.left_by_smoothing(SMOOTHING_PX), camera.sd_counts / max(noise, 1e-300))
 
 
 def _measured(plane: npt.NDArray[Any]) -> _Measured:
@@ -170,7 +201,8 @@ def _measured(plane: npt.NDArray[Any]) -> _Measured:
     smooth = smoothed(counts)
     noise = pixel_noise(plane, smooth)
     smooth = _without_hot(counts, smooth, noise)
-    return _Measured(smallest_span, levels=thinned(smooth).ravel() if finite.all() else smooth[finite], noise=noise)
+    return _Measured(smallest_span, levels=thinned(smooth).ravel() if finite.all() else smooth[finite], noise=noise,
+                     tiles=tiles_of(plane, TILES_PER_PLANE))  # fmt: skip
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
