@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.showing import progress_bar, say
+from cellxlate.cli.showing import noise_answer, noise_table, progress_bar, say
 from cellxlate.errors import OptionError
 from cellxlate.locations import located
 
@@ -71,7 +71,10 @@ def run_info(options: argparse.Namespace) -> int:
     from cellxlate.stacks.reading import open_stack
 
     place = located(options.path)
+    lines: list[str] = []
     if isinstance(place, Path) and is_model(options.path):
+        if options.noise:
+            raise OptionError(f"{options.path} is a model; --noise measures a stack: leave it out, or give a stack")
         answer = describe_model(options.path)
     else:
         with open_stack(place, options.axes, image=options.image) as stack:
@@ -81,7 +84,16 @@ def run_info(options: argparse.Namespace) -> int:
                 "levels": stack.levels, "time_step_s": stack.time_step_s, "kind": stack.kind,
                 "colours": list(stack.metadata.colours), "warnings": list(stack.warnings),
             }  # fmt: skip
-    say(options, answer, [f"{name}: {value}" for name, value in answer.items()])
+            if options.noise:
+                from cellxlate.stacks.noise import stack_noise
+
+                noises = [stack_noise(stack, channel) for channel in range(stack.channel_count)]
+                names = list(stack.channel_names) or [str(channel) for channel in range(stack.channel_count)]
+                lines = noise_table(names, noises)
+    lines = [f"{name}: {value}" for name, value in answer.items()] + lines
+    if options.noise:
+        answer["noise"] = [noise_answer(name, noise) for name, noise in zip(names, noises, strict=True)]
+    say(options, answer, lines)
     return 0
 
 

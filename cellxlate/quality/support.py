@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import SMOOTHING_PX, pixel_noise, smoothed
+from cellxlate.stacks.intensity import SMOOTHING_PX, WHITE_NOISE_LEFT, pixel_noise, smoothed
 
 BACKGROUND_PX, BACKGROUND_STEP_PX, MARGIN_PX = 32.0, 4, 5
-NOISE_AFTER_SMOOTHING = 1 / (2 * math.sqrt(math.pi) * SMOOTHING_PX)
-"""What a Gaussian of 2 px leaves of white noise."""
 SEEN, CLEARLY_SEEN, UNSUPPORTED_SHARE = 5.0, 10.0, 0.25
 NEARLY_NOTHING = 0.1
 LEAST_PX, INDEPENDENT_PX = 40, 4 * math.pi * SMOOTHING_PX**2
@@ -65,7 +63,12 @@ class Support:
 
 
 def supported(
-    raw: npt.NDArray[Any], enhanced: npt.NDArray[Any], attention: npt.NDArray[np.uint8], *, margin_px: int = MARGIN_PX
+    raw: npt.NDArray[Any],
+    enhanced: npt.NDArray[Any],
+    attention: npt.NDArray[np.uint8],
+    *,
+    margin_px: int = MARGIN_PX,
+    noise_left: float = 0.0,
 ) -> Support:
     """Look for regions of the output that the input does not support, and the reverse, in one window.
 
@@ -77,6 +80,9 @@ def supported(
         0 where the pixel was kept.
     margin_px : int
         Kept pixels nearer than this to selected ones are not taken for background.
+    noise_left : float
+        What a Gaussian of 2 px leaves of the camera's noise, in counts, where it is known: pixel noise is too little
+        where neighbours share it.
 
     Returns
     -------
@@ -101,7 +107,7 @@ def supported(
     smooth = smoothed(filled)
     ground = _background(filled, quiet, smooth)
     seen = smooth - ground
-    left = pixel_noise(filled, smooth) * NOISE_AFTER_SMOOTHING
+    left = max(pixel_noise(filled, smooth) * WHITE_NOISE_LEFT, noise_left)
     noise = max(left, _spread(seen[quiet]), 1e-9 * float(np.abs(filled).max()))
     shown = smoothed(made) - ground
     clearly = selected & (seen > CLEARLY_SEEN * noise)

@@ -11,11 +11,13 @@ from cellxlate.quality.domain import Departure, Look, departure, departure_words
 from cellxlate.quality.places import Places, Window
 from cellxlate.quality.support import Support, supported
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.camera import measure_noise
 from cellxlate.stacks.constant_parts import RIM_PX, empty_parts, grown, recorded_window
 from cellxlate.stacks.hot_pixels import hot_counts
+from cellxlate.stacks.intensity import SMOOTHING_PX
 from cellxlate.stacks.stack import Stack
 
-SUPPORT_WINDOWS, DOMAIN_WINDOWS = 32, 8
+SUPPORT_WINDOWS, DOMAIN_WINDOWS, NOISE_WINDOWS = 32, 8, 6
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,15 @@ def examine(
     def judge(place: tuple[Window, bool]) -> tuple[Support, Look | None]:
         window, is_looked_at = place
         raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
-        return supported(raw, after, selected), look(raw) if is_looked_at else None
+        return supported(raw, after, selected, noise_left=left), look(raw) if is_looked_at else None
 
     found = {}
     for channel in channels:
         planes = [index for index in places.selected if stack.channel_of(index) == channel]
         windows = places.choose(max(SUPPORT_WINDOWS // len(channels), 4), planes)
         every = max(len(windows) // DOMAIN_WINDOWS, 1)
+        camera = measure_noise(stack.read(*window) for window in windows[:: max(len(windows) // NOISE_WINDOWS, 1)])
+        left = camera.after_smoothing(SMOOTHING_PX) if camera.reliable else 0.0
         support, looks = Support(), []
         for seen, one in ahead(
             judge, ((window, number % every == 0) for number, window in enumerate(windows)), threads=2

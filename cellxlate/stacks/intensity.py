@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import isqrt
+from math import isqrt, pi, sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.camera import measure_noise, tiles_of
 from cellxlate.stacks.constant_parts import ConstantPart, without_empty_parts
 from cellxlate.stacks.drift import background_over_time
 from cellxlate.stacks.hot_pixels import find_hot
@@ -37,6 +38,9 @@ UNEVEN_SPANS, UNEVEN_PARTS, FEWEST_PARTS, UNEVEN_FROM_PX = 0.25, 4, 6, 256
 """Backgrounds of a field, in 4 x 4 parts, that differ by more than this share of the span are named."""
 DRIFT_SPANS = 0.1
 """A background that moves over time by more than this share of the span is followed."""
+FEWEST_NOISE_PX, TILES_PER_PLANE = 2**15, 12
+WHITE_NOISE_LEFT = 1 / (2 * sqrt(pi) * SMOOTHING_PX)
+"""What a Gaussian of 2 px leaves of white noise."""
 PLASTIC = 1.32471795724474602596
 """Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
@@ -50,7 +54,8 @@ class Levels:
     black, white : float
         Counts; white > black.
     noise : float
-        Standard deviation of the pixel noise in the darker half of the field, in counts.
+        Standard deviation of the noise at the background, in counts (`camera.measure_noise`; where that finds no flat
+        place, or the field is small, `pixel_noise`).
     tail : float
         By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
         spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.
@@ -61,6 +66,18 @@ class Levels:
         where the background stays.
     uneven : (float, float) or None
         The background in the darkest and in the brightest tenth of the field, in counts, where they differ much.
+    tail : float
+        By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
+        spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.
+    constant_parts : tuple of ConstantPart
+        Values that stand for "nothing recorded", and the share of the sample that each fills.
+    drift : tuple of (int, float)
+        Time points, and what is to be added to black and white there, in counts; in between it is interpolated. Empty
+        where the background stays.
+    uneven : (float, float) or None
+        The background in the darkest and in the brightest tenth of the field, in counts, where they differ much.
+    noise_left : float
+        Standard deviation that a Gaussian of 2 px leaves of the noise, in counts; 0 where only `noise` is known.
     """
 
     black: float
@@ -70,6 +87,7 @@ class Levels:
     constant_parts: tuple[ConstantPart, ...] = ()
     drift: tuple[tuple[int, float], ...] = ()
     uneven: tuple[float, float] | None = None
+    noise_left: float = 0.0
 
     @property
     def span(self) -> float:
@@ -107,6 +125,8 @@ class Levels:
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_stated` turns them back."""
         found: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
+        if self.noise_left:
+            found["noise_left"] = self.noise_left
         if self.tail:
             found["tail"] = self.tail
         if self.constant_parts:
@@ -135,8 +155,13 @@ class Levels:
         uneven = None if low_high is None else (float(low_high[0]), float(low_high[1]))
         return cls(
             float(stated["black"]), float(stated["white"]), float(stated["noise"]), float(stated.get("tail", 0.0)),
-            parts, drift, uneven,
+            parts, drift, uneven, float(stated.get("noise_left", 0.0)),
         )  # fmt: skip
+
+    @property
+    def smooth_noise(self) -> float:
+        """Standard deviation that a Gaussian of 2 px leaves of the noise; where that is not known, of white noise."""
+        return self.noise_left or self.noise * WHITE_NOISE_LEFT
 
     def to_unit(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map counts (any shape, any dtype) to float32: black to 0, white to 1, pixels that are not finite to 0."""
@@ -228,6 +253,7 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
     """Return the levels that some planes share, less what the background of each has drifted, in counts."""
     levels: list[npt.NDArray[np.float64]] = []
     noises: list[float] = []
+    tiles: list[npt.NDArray[Any]] = []
     constant: float | None = None
     smallest_span = 0.0
     tails: list[npt.NDArray[np.float64]] = []
@@ -240,18 +266,19 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
         elif found.levels is not None:
             noises.append(found.noise)
             levels.append(found.levels - offset if offset else found.levels)
+            tiles += found.tiles
             tails.append(found.raw - offset)
     if not levels:
         black = constant or 0.0
         return Levels(black, black + _smallest_span(black, black, 1.0))
     black, white = _percentiles(np.concatenate(levels))
-    noise = float(np.median(noises))
+    noise, left = _noise(tiles, float(np.median(noises)))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     white = max(white, black + floor)
     tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
     sampled = sum(found.pixels for found in planes)
     parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
-    return Levels(black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts)
+    return Levels(black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left)
 
 
 @dataclass(frozen=True)
@@ -270,6 +297,22 @@ class _Measured:
     noise: float = 0.0
     raw: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     backgrounds: npt.NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
+    tiles: Sequence[npt.NDArray[Any]] = ()
+
+
+def _noise(tiles: Sequence[npt.NDArray[Any]], pixel: float) -> tuple[float, float]:
+    """Return the noise at the background, and what a Gaussian of 2 px leaves of it, in counts.
+
+    A few tiles hold too few flat places; then, and where none is flat, the pixel noise counts, but for the least that
+    the camera's noise can be.
+    """
+    if sum(tile.size for tile in tiles) < FEWEST_NOISE_PX:
+        return pixel, 0.0
+    camera = measure_noise(tiles)
+    if camera.reliable:
+        return camera.sd_counts, camera.after_smoothing(SMOOTHING_PX)
+    noise = max(pixel, camera.sd_interval[0])
+    return noise, noise * min(camera.left_by_smoothing(SMOOTHING_PX), camera.sd_counts / max(noise, 1e-300))
 
 
 def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> _Measured:
@@ -298,6 +341,7 @@ def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> 
         noise=noise,
         raw=raw,
         backgrounds=_backgrounds(smooth, finite, parts),
+        tiles=tiles_of(plane, TILES_PER_PLANE),
     )
 
 

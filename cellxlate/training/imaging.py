@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from cellxlate.settings import ImagingSettings
+from cellxlate.stacks.camera import measure_noise
 from cellxlate.stacks.intensity import (
     BLACK_PERCENTILE,
     SMOOTHING_PX,
@@ -37,16 +38,21 @@ BAND_PER_PX = 0.02, 0.25
 NOISE_BAND_PER_PX = 0.3
 FEWEST_RINGS, FEWEST_FIELDS = 4, 5
 
+SHARED_NOISE = 0.05
 PATCH_PX = 7
 SMALLEST_SIGNAL = 0.1
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Signal-dependent noise of a camera: variance = read_variance + gain * (counts - black), in counts squared."""
+    """Signal-dependent noise of a camera: variance = read_variance + gain * (counts - black), in counts squared.
+
+    `kernel` (9, 9), where neighbours share noise, makes such noise of white noise.
+    """
 
     read_variance: float
     gain: float
+    kernel: npt.NDArray[np.float64] | None = None
 
     def unit_variance(self, levels: Levels) -> tuple[float, float]:
         """Return (at black, per unit) of the variance in unit range for a field with these levels."""
@@ -67,10 +73,14 @@ def fit_noise(
 
     Notes
     -----
-    Inside cells the response of the second differences holds texture too, which is small after the blur of a faint
-    image but biases the gain upwards; the median over fields limits it.
+    Where neighbours correlate by more than 0.05 in flat places, gain and kernel are those of `camera.measure_noise`.
+    Elsewhere second differences inside cells tell the gain; they hold texture too, which is small
+    after the blur of a faint image but biases the gain upwards; the median over fields limits it.
     """
-    read = float(np.median([field.noise**2 for field in levels]))
+    read = max(float(np.median([field.noise**2 for field in levels])), 1e-12)
+    camera = measure_noise(planes)
+    if camera.reliable and camera.neighbour_correlation > SHARED_NOISE:
+        return NoiseModel(read, camera.gain, camera.kernel())
     gains = []
     for plane, field, guide in zip(planes, levels, guides, strict=True):
         inside = ndimage.binary_erosion(guide > 0, iterations=3)[1:-1, 1:-1]
@@ -83,7 +93,7 @@ def fit_noise(
         signal = float(counts[1:-1, 1:-1][inside].mean() - field.black)
         background = max(field.noise, pixel_noise(plane)) ** 2
         gains.append(max(variance - background, 0.0) / max(signal, 1e-6))
-    return NoiseModel(read_variance=max(read, 1e-12), gain=float(np.median(gains)) if gains else 0.0)
+    return NoiseModel(read_variance=read, gain=float(np.median(gains)) if gains else 0.0)
 
 
 def fit_blur(
@@ -164,11 +174,21 @@ class ImagingProcess(nn.Module):
         Range of the blur (where it is None, 1.0 to 2.2 px), jitter of the exposure.
     variances : ndarray (fields, 2)
         Noise variance at black and per unit of signal, of each source field, in unit range.
+    kernels : ndarray (fields, K, K), optional
+        Of each source field, K odd: what turns white noise into noise that neighbours share; white noise without.
     """
 
-    def __init__(self, settings: ImagingSettings, variances: npt.NDArray[np.float64]) -> None:
+    kernels: Tensor | None
+
+    def __init__(
+        self,
+        settings: ImagingSettings,
+        variances: npt.NDArray[np.float64],
+        kernels: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
+        self.register_buffer("kernels", None if kernels is None else torch.from_numpy(kernels).float())
         self.register_buffer("variances", torch.from_numpy(variances).float())
 
     def forward(self, targets: Tensor, rng: torch.Generator) -> Tensor:
@@ -185,6 +205,8 @@ class ImagingProcess(nn.Module):
         jitter = self.settings.exposure_jitter ** (2 * torch.rand(count, generator=rng).to(device) - 1)
         at_black, per_unit = (self.variances[field] * jitter[:, None]).T[:, :, None, None, None]  # type: ignore[index]
         noise = torch.randn(targets.shape, generator=rng).to(device)
+        if self.kernels is not None:
+            noise = correlated(noise, self.kernels[field])
         faint = blurred + noise * (at_black + per_unit * blurred.clamp(min=0)).sqrt()
         black_before, white_before = patch_levels(targets)
         black, white = patch_levels(faint)
@@ -200,13 +222,26 @@ class ImagingProcess(nn.Module):
         """
         count, channels, rows, columns = like.shape
         drawn = torch.rand(count, 4, 1, 1, 1, generator=rng).to(like.device)
-        level, slope, direction, noise = drawn[:, 0] ** 2 / 3, drawn[:, 1] / 3, 2 * math.pi * drawn[:, 2], drawn[:, 3]
+        level, slope, direction, share = drawn[:, 0] ** 2 / 3, drawn[:, 1] / 3, 2 * math.pi * drawn[:, 2], drawn[:, 3]
         down = torch.linspace(-0.5, 0.5, rows, device=like.device)[:, None]
         over = torch.linspace(-0.5, 0.5, columns, device=like.device)
         uneven = slope * (torch.cos(direction) * down + torch.sin(direction) * over)  # (B, 1, Y, X)
-        sigma = (0.7 + 0.4 * noise) / SPAN_PER_NOISE
-        white = torch.randn(count, channels, rows, columns, generator=rng).to(like.device)
-        return level + uneven + sigma * white
+        sigma = (0.7 + 0.4 * share) / SPAN_PER_NOISE
+        noise = torch.randn(count, channels, rows, columns, generator=rng).to(like.device)
+        if self.kernels is not None:
+            noise = correlated(noise, self.kernels[torch.arange(count) % len(self.kernels)])
+        return level + uneven + sigma * noise
+
+
+def correlated(white: Tensor, kernels: Tensor) -> Tensor:
+    """Return white noise (B, C, Y, X) after the kernels (B, K, K), one for each image, continued by its mirror."""
+    count, channels = white.shape[:2]
+    reach = kernels.shape[-1] // 2
+    weight = kernels.repeat_interleave(channels, dim=0)[:, None]  # (B * C, 1, K, K)
+    padded = nn.functional.pad(white, (reach,) * 4, mode="reflect")
+    flat = padded.reshape(1, count * channels, *padded.shape[2:])
+    shared: Tensor = nn.functional.conv2d(flat, weight, groups=count * channels).reshape(white.shape)
+    return shared
 
 
 def gaussian_blur(images: Tensor, sigma_px: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
     if imaging.blur_px is None:
         faint = [level.to_unit(plane) for plane, level in zip(planes, levels, strict=True)]
         imaging = replace(imaging, blur_px=fit_blur(faint, [one.levels.to_unit(central_window(one)) for one in clear]))
-    return ImagingProcess(imaging, variances)
+    kernels = None if noise.kernel is None else np.repeat(noise.kernel[None], len(variances), axis=0)
+    return ImagingProcess(imaging, variances, kernels)
 
 
 def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Patches, ...], None, None]:
