@@ -79,6 +79,7 @@ def training_card(
     return {
         "description": description,
         "preset": settings.preset,
+        "generalist": settings.backward == "any-camera",
         "networks": stored_networks(without_normalisation(settings.networks)),
         "statistics": {
             "kind": "fixed at the end of training and folded" if patches else "none needed (no normalisation layers)",

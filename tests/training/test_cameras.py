@@ -39,7 +39,8 @@ def test_noise_grows_with_the_light() -> None:
     light = torch.ones(400, 1, 64, 64)
     light[..., :32] = 0.02
     noise = recorded(light, rng())[0] - light
-    assert noise[..., 36:].std() > 1.5 * noise[..., :28].std()
+    bright, dim = (noise[..., part].std(dim=(1, 2, 3)) for part in (slice(36, None), slice(28)))
+    assert (bright / dim).median() > 1.5
 
 
 def test_correlation_is_shared_between_neighbours_at_the_same_strength() -> None:
@@ -50,7 +51,8 @@ def test_correlation_is_shared_between_neighbours_at_the_same_strength() -> None
     assert 0.35 < (correlation.abs() < 0.05).float().mean() < 0.6  # of some images it stays white
     assert correlation.max() == pytest.approx(0.85, abs=0.1)
     deviation = shared.std(dim=(1, 2, 3))
-    assert deviation.max() < 1.1
+    assert deviation.max() < 1.3
+    assert deviation.median() == pytest.approx(0.97, abs=0.08)
     assert deviation.min() > 0.4
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cellxlate.errors import InputError, OptionError
 from cellxlate.settings import PRESETS, TrainSettings, check_settings, load_settings
-from cellxlate.training.options import require_two_domains, resolve
+from cellxlate.training.options import require_domains, resolve
 
 NOTHING = {
     "preset": "fast", "guide": None, "masks": False, "baseline": "none", "epochs": None, "steps": None, "seed": None,
@@ -101,11 +101,27 @@ def test_networks_that_no_model_could_hold_are_refused():
 
 
 def test_source_and_target_must_differ(tmp_path):
-    require_two_domains([tmp_path / "a"], [tmp_path / "b"])
+    fast = PRESETS["fast"]
+    require_domains([tmp_path / "a"], [tmp_path / "b"], fast)
     with pytest.raises(InputError, match="as source and as target"):
-        require_two_domains([tmp_path / "a", tmp_path / "b"], [tmp_path / "c" / ".." / "b"])
+        require_domains([tmp_path / "a", tmp_path / "b"], [tmp_path / "c" / ".." / "b"], fast)
     with pytest.raises(InputError, match="no target image"):
-        require_two_domains([tmp_path], [])
+        require_domains([tmp_path], [], fast)
+
+
+def test_a_generalist_has_no_source_and_needs_something_to_learn_from(tmp_path):
+    general = PRESETS["general"]
+    require_domains([], [], general)  # drawn structures alone
+    require_domains([], [tmp_path], general)
+    with pytest.raises(InputError, match="leave out --source"):
+        require_domains([tmp_path], [tmp_path / "b"], general)
+    with pytest.raises(InputError, match="no target image is given and no field is to be drawn"):
+        require_domains([], [], replace(general, generalist=replace(general.generalist, drawn_fields=0)))
+
+
+def test_a_generalist_takes_masks_before_saliency():
+    assert resolved(preset="general", masks=True).guide == "saliency"
+    assert "needs --masks" in refusal(preset="general", guide="masks")
 
 
 # settings files
