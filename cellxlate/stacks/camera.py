@@ -6,7 +6,7 @@ patches of 16 px, whatever the noise's strength, gain and correlation; structure
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -152,18 +152,41 @@ def measure_noise(
     it; frame differences can. About 0.3 s on one core.
     """
     tiles, levels = _tiles(windows, brightness)
-    values = np.concatenate([tile.ravel()[::3] for tile in tiles]) if tiles else np.zeros(0)
+    values = np.concatenate([tile[:, ::3].ravel() for tile in tiles]) if tiles else np.zeros(0)
     step = _quantisation(values)
     top = _saturation(values)
-    offset = float(np.median(values)) if values.size else 0.0  # float32 then keeps small noise on a large offset
+    if not any(min(tile.shape) >= SMALLEST_SIDE_PX for tile in tiles) or values.min() == values.max():
+        return _unmeasured(tiles, step, top)
+    offset, scale = _normal(values)
+    ground = offset if brightness is None else float(np.median(np.concatenate([one[:, ::3].ravel() for one in levels])))
     looks = [
-        _look((tile.astype(np.float64) - offset).astype(np.float32), level.astype(np.float32))
+        _look(_normalised(tile, offset, scale), _normalised(level, ground, scale))
         for tile, level in zip(tiles, levels, strict=True)
         if min(tile.shape) >= SMALLEST_SIDE_PX
     ]
-    if not looks or not any((look.fine > 0).any() for look in looks):
+    if not any(np.isfinite(look.ratio).any() for look in looks):
         return _unmeasured(tiles, step, top)
-    return _measured(looks, step, top)
+    found = _measured(looks, None if top is None else (top - ground) / scale)
+    low, high = found.sd_interval
+    return replace(
+        found,
+        sd_counts=scale * found.sd_counts,
+        sd_interval=(scale * low, scale * high),
+        gain=scale * found.gain,
+        black_counts=scale * found.black_counts + ground,
+        quantisation_counts=step,
+        saturation_counts=top,
+    )
+
+
+def _normal(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return what is taken from counts, and what they are divided by, so that float32 holds them on any scale."""
+    low, middle, high = (float(value) for value in np.quantile(values.astype(np.float64), [0.05, 0.5, 0.95]))
+    return middle, (high - low) or float(values.max()) - float(values.min())
+
+
+def _normalised(tile: npt.NDArray[Any], offset: float, scale: float) -> FloatPlane:
+    return ((tile.astype(np.float64) - offset) / scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -254,7 +277,7 @@ def _without_hot(counts: FloatPlane) -> FloatPlane:
     return np.where(hot, counts - fine * np.float32(9 / 8), counts)  # the mean of the eight others
 
 
-def _measured(looks: Sequence[_Look], step: float, top: float | None) -> CameraNoise:
+def _measured(looks: Sequence[_Look], top: float | None) -> CameraNoise:
     ratio = np.concatenate([look.ratio.ravel() for look in looks])
     patch_level = np.concatenate([look.patch_level.ravel() for look in looks])
     varied = np.isfinite(ratio)
@@ -302,8 +325,6 @@ def _measured(looks: Sequence[_Look], step: float, top: float | None) -> CameraN
         sd_interval=(sd * float(low), sd * float(high)),
         gain=_gain(looks, per_energy, black=black, variance=sd**2, top=top),
         covariance=covariance.astype(np.float64),
-        quantisation_counts=step,
-        saturation_counts=top,
         flat_share=share,
         reliable=bool(reliable),
         black_counts=black,
@@ -465,7 +486,7 @@ def _at_black(looks: Sequence[_Look], flat: npt.NDArray[np.bool_], spread: float
     varied = np.concatenate([np.isfinite(look.ratio).ravel() for look in looks])
     recorded = [(look.level[mask], look.fine[mask]) for look, mask in _masks(looks, varied)]
     level, energy = (np.concatenate(parts) for parts in zip(*recorded, strict=True))
-    black, dark = (float(value) for value in np.quantile(level[::3], [BLACK_SHARE, DARK_SHARE]))
+    black, dark = (float(value) for value in np.quantile(level, [BLACK_SHARE, DARK_SHARE]))
     dark += 2 * spread
     inside = [(look.level[mask], look.fine[mask]) for look, mask in _masks(looks, flat)]
     flat_level, flat_energy = (np.concatenate(parts) for parts in zip(*inside, strict=True))
@@ -486,11 +507,11 @@ def _trimmed(energy: FloatPlane) -> float:
 
 def _gain(looks: Sequence[_Look], per_energy: float, *, black: float, variance: float, top: float | None) -> float:
     """Fit variance = variance at black + gain * (level - black) to the pixels of each brightness that slope least."""
-    level = np.concatenate([look.level.ravel()[::2] for look in looks])
-    energy = np.concatenate([look.fine.ravel()[::2] for look in looks])
+    level = np.concatenate([look.level[:, ::2].ravel() for look in looks])
+    energy = np.concatenate([look.fine[:, ::2].ravel() for look in looks])
     slopes = [np.hypot(*np.gradient(look.level)) for look in looks if min(look.level.shape) > 1]
-    slope = np.concatenate([one.ravel()[::2] for one in slopes])
-    edges = np.quantile(level[::5], np.concatenate([np.linspace(0, 0.9, 10), [0.95, 0.98, 0.995]]))
+    slope = np.concatenate([one[:, ::2].ravel() for one in slopes])
+    edges = np.quantile(level, np.concatenate([np.linspace(0, 0.9, 10), [0.95, 0.98, 0.995]]))
     most = np.inf if top is None else 0.8 * top + 0.2 * black
     excesses, weights, strongest = [], [], 0.0
     for low, high in pairwise(edges):

@@ -59,7 +59,9 @@ def test_flips_and_the_order_of_planes_do_not_matter() -> None:
     first, second = field(1), field(2)
     plain = parts(measure_levels([first, second]))
     assert parts(measure_levels([second, first])) == pytest.approx(plain, rel=1e-12)
-    assert parts(measure_levels([first[::-1, ::-1], second.T])) == pytest.approx(plain, rel=1e-4)  # other rows count
+    turned = parts(measure_levels([first[::-1, ::-1], second.T]))
+    assert turned[:2] == pytest.approx(plain[:2], rel=1e-4)  # other rows count
+    assert turned[2] == pytest.approx(plain[2], rel=0.02)  # and other tiles and patches
 
 
 # --- what must not set them
