@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.settings import TrainSettings
-from cellxlate.training.half_resolution import enlarged_end
+from cellxlate.training.enlargement import without_enlarging
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -105,9 +105,9 @@ def accelerate(
     range of float32, so no scaling of the loss is needed. Results differ from those of float32, within rounding.
     """
     for network in networks_in(modules):
-        ending = enlarged_end(network) if device.type == "cpu" else None
-        if ending:
-            network.forward = ending
+        shorter = without_enlarging(network) if device.type == "cpu" else None
+        if shorter:
+            network.forward = shorter
         if precision == "bfloat16":
             run_in_bfloat16(network, device.type)
         if settings.compile_networks and device.type == "cuda":
