@@ -116,7 +116,7 @@ class GeneralistSettings:
     """
 
     drawn_fields: int = 600
-    magnification: tuple[float, float] = (0.5, 3.0)
+    magnification: tuple[float, float] = (0.4, 2.0)
     generator_px: int = 112
     source_fields: int = 128
 
@@ -215,14 +215,14 @@ _GENERAL = TrainSettings(
     ),
     backward="any-camera",
     guide="saliency",
-    steps=20_000,
+    steps=15_000,
     switch_epoch=0,
     batch=10,
     load_px=None,
     patch_px=256,
-    learning_rate=1e-3,
+    learning_rate=6e-4,
     adam_beta1=0.9,
-    decay_from=0.3,
+    decay_from=0.1,
     lambda_adversarial=0.0,
     lambda_cycle=1.0,
     ema=0.999,
