@@ -107,6 +107,20 @@ def test_the_same_seed_gives_the_same_sample(tmp_path: Path, capsys: pytest.Capt
     assert not np.array_equal(a, c)
 
 
+def test_info_tells_the_noise_of_each_channel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planes = np.random.default_rng(0).normal(100, [[[3.0]], [[12.0]]], (2, 200, 200)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "two.ome.tif", planes, metadata={"axes": "CYX"})
+    told = answer(capsys, "info", tmp_path / "two.ome.tif", "--noise")["noise"]
+    assert [one["sd_counts"] for one in told] == pytest.approx([3, 12], rel=0.08)
+    assert all(abs(one["neighbour_correlation"]) < 0.05 and one["reliable"] for one in told)
+    assert main(["info", str(tmp_path / "two.ome.tif"), "--noise"]) == 0
+    assert capsys.readouterr().out.count(" %\n") == 2
+
+
+def test_noise_is_measured_on_stacks_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--noise measures a stack" in complaint(capsys, "info", tiny_model, "--noise")
+
+
 def test_info_on_a_model_tells_its_card(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = answer(capsys, "info", tiny_model)
     wanted = {"generator_parameters", "attention_parameters", "preset", "statistics", "training", "scores", "licence"}

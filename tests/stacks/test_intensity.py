@@ -258,3 +258,16 @@ def test_real_fields_have_levels_around_their_nuclei(real_images: Path) -> None:
         mask = next(iter(masks.glob(f"{path.stem}*")), None)
         if mask is not None:
             assert 0.2 < np.median(levels.to_unit(counts)[tifffile.imread(mask) > 0]) < 1.0
+
+
+def test_noise_that_neighbours_share_counts_in_full() -> None:
+    random = np.random.default_rng(8)
+    noise = ndimage.gaussian_filter(random.normal(size=(300, 320)), 0.8, mode="wrap")
+    noise *= 12 / noise.std()
+    levels = measure_levels([field(noise=0) + noise])
+    assert levels.noise == pytest.approx(12, rel=0.08)
+    left = ndimage.gaussian_filter(noise, 2.0, mode="wrap").std()
+    assert levels.smooth_noise == pytest.approx(left, rel=0.15)
+    white = measure_levels([field(noise=12)])
+    assert white.smooth_noise == pytest.approx(12 / (2 * np.sqrt(np.pi) * 2), rel=0.15)
+    assert Levels(0.0, 1.0, 2.0).smooth_noise == pytest.approx(2 / (2 * np.sqrt(np.pi) * 2))

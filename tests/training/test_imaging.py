@@ -154,3 +154,29 @@ def test_texture_of_a_field_without_cells_is_no_loss() -> None:
     assert float(loss.detach()) == 0
     assert restored.grad is not None
     assert not restored.grad.any()
+
+
+def test_noise_that_neighbours_share_is_found_and_drawn_again() -> None:
+    point = np.zeros((9, 9))
+    point[4, 4] = 1
+    kernel = ndimage.gaussian_filter(point, 0.8)
+    kernel /= np.sqrt((kernel**2).sum())
+    planes = [
+        50 + 100 * ndimage.gaussian_filter(cells(seed, 256), 2.0)
+        + 6 * ndimage.convolve(np.random.default_rng(seed).normal(size=(256, 256)), kernel, mode="wrap")
+        for seed in range(4)
+    ]  # fmt: skip
+    model = fit_noise(planes, [Levels(50.0, 150.0, 6.0)] * 4, [np.zeros((256, 256), np.float32)] * 4)
+    assert model.kernel is not None
+    assert np.abs(model.kernel - kernel).max() < 0.05
+    process = ImagingProcess(
+        ImagingSettings(blur_px=(1.0, 1.0), exposure_jitter=1.0), np.array([[0.01, 0.0]]), model.kernel[None]
+    )
+    made = process(torch.zeros(4, 1, 128, 128), torch.Generator().manual_seed(0)).numpy()[:, 0]
+    shared = np.mean([np.corrcoef(one[:, 1:].ravel(), one[:, :-1].ravel())[0, 1] for one in made])
+    assert shared == pytest.approx((kernel[:, 1:] * kernel[:, :-1]).sum(), abs=0.05)
+
+
+def test_white_noise_has_no_kernel() -> None:
+    planes = [50 + 6 * np.random.default_rng(seed).normal(size=(256, 256)) for seed in range(3)]
+    assert fit_noise(planes, [Levels(50.0, 150.0, 6.0)] * 3, [np.zeros((256, 256), np.float32)] * 3).kernel is None
