@@ -55,58 +55,71 @@ class Scale:
 FINE_BACKGROUND_PX = 101
 SCALES = (Scale(4, 405, 164, 4.0), Scale(8, 825, 648, 8.0))
 FRACTIONS = (0.3, 0.12, 0.0)
-SHARPNESS, SHARPNESS_ADDED = 0.4, 0.35
+SHARPNESS, SHARPNESS_ADDED, SHARPNESS_SMALL = 0.38, 0.33, 0.2
+FINE_EDGE_PX = 4.0
+DIM_SMOOTHING_PX, DIM_NOISE, DIM_FRACTION = 4.6, 0.7, 0.6
 ENCLOSED = 0.15
 LIT = 0.8
 
 
 def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
-    """Estimate the foreground of a plane by robust contrast, at three scales.
+    """Estimate the foreground of a plane by contrast at three scales.
 
-        Parameters
-        ----------
-        plane : ndarray (Y, X)
-            Counts. Pixels that are not finite count as background.
-        levels : Levels
-            Of the stack the plane belongs to.
+    Parameters
+    ----------
+    plane : ndarray (Y, X)
+        Counts. Pixels that are not finite count as background.
+    levels : Levels
+        Of the stack the plane belongs to.
 
-        Returns
-        -------
-        ndarray (Y, X) of float32
-            1 in cells and structures, else 0.
+    Returns
+    -------
+    ndarray (Y, X) of float32
+        1 in cells and structures, else 0.
 
-        Notes
-        -----
-        Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
-        the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
-        hide the others. Larger cells, and fields dense with them, are connected parts that stand above a background of 405
-        or 825 px; they are taken where their outline is as sharp as that of a cell: haze and illumination fade out, cells
-        end. Holes are filled where they are narrower than what surrounds them, or not as dark as the background.
+    Notes
+    -----
+    Cells up to some 40 px stand above their background (what a grey opening by 101 px leaves) by more than 27.5 % of
+    the highest contrast within 20 px. Each is outlined against its own brightness, so one very bright object does not
+    hide the others. Larger cells, and fields dense with them, are connected parts that stand above a background of
+    405 or 825 px; they are taken where their outline is as sharp as that of a cell: haze and illumination fade out,
+    cells end. Holes are filled where they are narrower than what surrounds them, or not as dark as the background.
 
-    @@NUMBERS@@
-        Where it fails: haze as bright as structures between them counts as structure where structures enclose it (drawn
-        filaments in haze: a third of the background); illumination that rises by more than half of the span across a field
-        with cells wider than 100 px; dim cells beside ones four times as bright; crowded cells below 10 px in strong noise.
+    IoU with masks, before in brackets: nuclei_lowexp .865 faint, .871 clear (.859, .872); natural_dsb .78 faint, .72
+    clear (.61, .69). Discs of 3 to 400 px are solid; of correlated noise at most 0.1 % is taken (56 % before).
+    A plane of 512 x 512 takes 0.5 s of one core.
+
+    It fails where haze lies between structures that enclose it (it is taken with them: a third of the background of
+    drawn filaments), where illumination rises by half of the span across a field with cells wider than 100 px, beside
+    cells four times as bright, and with crowded cells below 10 px in strong noise.
     """
     counts = plane.astype(np.float64)
     counts[~np.isfinite(counts)] = levels.black
     smooth: Plane = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
-    floor = contrast_floor(smooth, levels)
+    smoother: Plane = ndimage.gaussian_filter(smooth, DIM_SMOOTHING_PX, mode="reflect")
+    floor, dim_floor = contrast_floor(smooth, levels, 1.0), contrast_floor(smooth, levels, DIM_NOISE)
     pooled = {4: _pooled(smooth, 4)}
     pooled[8] = _pooled(pooled[4], 2)
-    found = _small_cells(smooth, pooled[4], floor, levels)
+    found = _small_cells(counts, smooth, pooled[4], floor, levels)
     lit = np.zeros(found.shape, bool)
     for scale in SCALES:
-        contrast, lowest, far = _far_contrast(smooth, pooled[scale.pooled], floor, levels, scale)
+        background = np.maximum(
+            _opened(pooled[scale.pooled], scale.background_px // scale.pooled, "symmetric"), levels.black
+        )
+        far = _highest(np.maximum(pooled[scale.pooled] - background, 0), scale.bright_px // scale.pooled | 1)
+        background, far = (_enlarged(one, scale.pooled, smooth.shape) for one in (background, far))
+        contrast, dim = smooth - background, smoother - background
+        outstanding = contrast > np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
+        outstanding |= dim > np.maximum(DIM_FRACTION * _highest(dim, NEIGHBOURHOOD_PX), dim_floor)
         lit |= contrast > floor
-        slopes = [ndimage.gaussian_filter(counts, scale.edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
+        slopes = _slopes(counts, scale.edge_px)
         for fraction in FRACTIONS:
-            mask = contrast > np.maximum(lowest, fraction * far)
+            mask = outstanding & (dim > fraction * far)
             found |= _ending_sharply(mask, found, contrast, slopes, scale)
     return _filled(found, lit).astype(np.float32)
 
 
-def contrast_floor(smooth: Plane, levels: Levels) -> Plane:
+def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
     """Return the contrast (Y, X) in counts below which nothing is a cell: five times the noise that smoothing leaves.
 
     Notes
@@ -118,7 +131,7 @@ def contrast_floor(smooth: Plane, levels: Levels) -> Plane:
     left = _noise_left(smooth)
     if levels.span > 8 * np.median(left):  # the field is not noise alone
         left = np.minimum(left, 1.1 * levels.noise)
-    return np.maximum(NOISE_MULTIPLE * left, SPAN_FRACTION * levels.span)
+    return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * levels.span)
 
 
 def _noise_left(smooth: Plane) -> Plane:
@@ -135,7 +148,7 @@ def _noise_left(smooth: Plane) -> Plane:
     return np.asarray(ndimage.uniform_filter(np.pad(spread, margins, mode="edge"), BLOCK_PX, mode="nearest"))
 
 
-def _small_cells(smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> Mask:
+def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> Mask:
     """Return what stands out of its surroundings of 41 px."""
     background = np.maximum(_opened(pooled, FINE_BACKGROUND_PX // 4, "edge"), levels.black)
     contrast = smooth - _enlarged(background, 4, smooth.shape)
@@ -143,19 +156,8 @@ def _small_cells(smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> 
     parts, number = ndimage.label(mask, np.ones((3, 3)))
     peaks = ndimage.maximum(contrast / floor, parts, np.arange(number + 1))
     area = np.bincount(parts.ravel(), minlength=number + 1)
-    return _chosen(parts, (np.asarray(peaks) > PEAK) & (area > SPECK_PX))
-
-
-def _far_contrast(
-    smooth: Plane, pooled: Plane, floor: Plane, levels: Levels, scale: Scale
-) -> tuple[Plane, Plane, Plane]:
-    """Return the contrast to a far background, the lowest that cells may have, and the highest far around."""
-    shape = smooth.shape
-    background = np.maximum(_opened(pooled, scale.background_px // scale.pooled, "symmetric"), levels.black)
-    contrast = smooth - _enlarged(background, scale.pooled, shape)
-    lowest = np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
-    far = _highest(np.maximum(pooled - background, 0), scale.bright_px // scale.pooled | 1)
-    return contrast, lowest, _enlarged(far, scale.pooled, shape)
+    sharp, _ = _sharpness(mask, parts, number, contrast, _slopes(counts, FINE_EDGE_PX), FINE_EDGE_PX)
+    return _chosen(parts, (np.asarray(peaks) > PEAK) & (area > SPECK_PX) & (sharp > SHARPNESS_SMALL))
 
 
 def _ending_sharply(mask: Mask, found: Mask, contrast: Plane, slopes: list[Any], scale: Scale) -> Mask:
@@ -189,7 +191,7 @@ def _sharpness(
     """
     outline = mask & (parts > 0) & ~ndimage.binary_erosion(mask, border_value=1)
     inside = mask.astype(np.float32)
-    side = int(16 * edge_px) | 1
+    side = int(26 * edge_px) | 1
     share = ndimage.uniform_filter(inside, side)[outline]
     within = ndimage.uniform_filter(contrast * mask, side)[outline] / np.maximum(share, 1e-9)
     inward = [ndimage.gaussian_filter(inside, edge_px / 2, order)[outline] for order in ((1, 0), (0, 1))]
@@ -200,6 +202,11 @@ def _sharpness(
     steps, heights = (np.bincount(owner, weights=values, minlength=number + 1) for values in (step, within))
     sharp = np.where(heights > 0, steps / np.maximum(heights, 1e-12), 0.0)
     return sharp, np.bincount(owner, minlength=number + 1)
+
+
+def _slopes(counts: Plane, edge_px: float) -> list[Plane]:
+    """Return the derivatives along Y and X of a plane smoothed by a Gaussian."""
+    return [ndimage.gaussian_filter(counts, edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
 
 
 def _filled(found: Mask, lit: Mask) -> Mask:
@@ -219,8 +226,9 @@ def _filled(found: Mask, lit: Mask) -> Mask:
     ends = np.concatenate([holes[0], holes[-1], holes[1:-1, 0], holes[1:-1, -1]])
     contact = np.bincount(ends, minlength=number + 1)
     around[contact > 0] *= 0.5
+    compact = area < 4 * np.maximum(around, 3) ** 2
     bright &= (contact == 0) | ((contact < 0.3 * length) & (area < found.size / 30))
-    return found | _chosen(holes, (width <= around) | (width <= 2.5) | bright)
+    return found | _chosen(holes, (compact & (width <= around)) | (width <= 2.5) | bright)
 
 
 def _chosen(parts: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> Mask:
