@@ -215,7 +215,7 @@ _GENERAL = TrainSettings(
     ),
     backward="any-camera",
     guide="saliency",
-    steps=15_000,
+    steps=13_500,
     switch_epoch=0,
     batch=10,
     load_px=None,
