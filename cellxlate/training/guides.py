@@ -25,6 +25,8 @@ SPECK_PX = 16
 BAND_PX = 3.5
 BAND_TO_NOISE = 1.95
 BLOCK_PX = 12
+NOISE_LEFT = 1.1
+"""Of the pixel noise as second differences see it; 0.65 would do of the true one, correlated by 1.5 px."""
 REACH_PX = 256
 """How far around a window to read: with this margin its guide is that of the whole plane, but for a few cells and hazes
 whose outline lies outside it (a thousandth of the pixels of a field of small cells, more where cells are wider)."""
@@ -120,7 +122,7 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
 
 
 def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
-    """Return the contrast (Y, X) in counts below which nothing is a cell: five times the noise that smoothing leaves.
+    """Return the contrast (Y, X) in counts below which nothing is a cell: five times a share of the noise in `smooth`.
 
     Notes
     -----
@@ -130,7 +132,7 @@ def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
     """
     left = _noise_left(smooth)
     if levels.span > 8 * np.median(left):  # the field is not noise alone
-        left = np.minimum(left, 1.1 * levels.noise)
+        left = np.minimum(left, NOISE_LEFT * levels.noise)
     return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * levels.span)
 
 
@@ -218,14 +220,14 @@ def _filled(found: Mask, lit: Mask) -> Mask:
     near = ndimage.maximum_filter(thick, NEIGHBOURHOOD_PX)
     width = np.asarray(ndimage.maximum(ndimage.distance_transform_edt(~found), holes, np.arange(number + 1)))
     rim = ndimage.binary_dilation(found) & ~found
-    around = np.bincount(holes[rim], weights=near[rim], minlength=number + 1)
     length = np.bincount(holes[rim], minlength=number + 1)
-    around /= np.maximum(length, 1)
+    total = np.bincount(holes[rim], weights=near[rim], minlength=number + 1)
+    around = total / np.maximum(length, 1)
     area = np.bincount(holes.ravel(), minlength=number + 1)
     bright = np.bincount(holes[lit], minlength=number + 1) > LIT * area
     ends = np.concatenate([holes[0], holes[-1], holes[1:-1, 0], holes[1:-1, -1]])
     contact = np.bincount(ends, minlength=number + 1)
-    around[contact > 0] *= 0.5
+    around = np.where(contact > 0, 0.5 * around, around)
     compact = area < 4 * np.maximum(around, 3) ** 2
     bright &= (contact == 0) | ((contact < 0.3 * length) & (area < found.size / 30))
     return found | _chosen(holes, (compact & (width <= around)) | (width <= 2.5) | bright)
