@@ -25,8 +25,9 @@ SPECK_PX = 16
 BAND_PX = 3.5
 BAND_TO_NOISE = 1.95
 BLOCK_PX = 12
-NOISE_LEFT = 1.1
-"""Of the pixel noise as second differences see it; 0.65 would do of the true one, correlated by 1.5 px."""
+NOISE_LEFT, PIXEL_NOISE_LEFT = 1.25, 1.1
+"""At most so much of what smoothing leaves of the camera's noise, where that was measured, or of the pixel noise, which
+misses what neighbours share."""
 REACH_PX = 256
 """How far around a window to read: with this margin its guide is that of the whole plane, but for a few cells and hazes
 whose outline lies outside it (a thousandth of the pixels of a field of small cells, more where cells are wider)."""
@@ -132,7 +133,9 @@ def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
     """
     left = _noise_left(smooth)
     if levels.span > 8 * np.median(left):  # the field is not noise alone
-        left = np.minimum(left, NOISE_LEFT * levels.noise)
+        left = np.minimum(
+            left, NOISE_LEFT * levels.noise_left if levels.noise_left else PIXEL_NOISE_LEFT * levels.noise
+        )
     return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * levels.span)
 
 
