@@ -20,8 +20,8 @@ MOST_BACKGROUND = 0.6
 CORRELATED_SHARE, CORRELATION_PX = 0.55, (0.35, 1.5)
 """How often noise is shared between neighbours, and the width of the Gaussian that does so."""
 WIDER_SHARE, LINES_SHARE, COARSE_SHARE, CLIPPED_SHARE, SATURATED_SHARE = 0.3, 0.1, 0.35, 0.25, 0.15
-BLUR_PX = 0.3, 1.0
-"""Of every clear image, so that its own grain is not taken for structure."""
+BLUR_PX, SHARP_SHARE = (0.0, 0.8), 0.5
+"""Of half of the clear images; the others stay as sharp as they are, or sharp recordings would come out smoothed."""
 SMOOTHING_BOX_PX = 7
 """A box as wide as the Gaussian of 2 px that intensity levels are measured under."""
 
@@ -45,7 +45,7 @@ class AnyCamera(nn.Module):
             The recording, and what it shows without noise, in the unit range of the recording.
         """
         count = len(targets)
-        clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng))
+        clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng) * chance(count, 1 - SHARP_SHARE, rng))
         clear = (clear - clear.amin(dim=(2, 3), keepdim=True)).clamp(min=0)
         clear = clear ** per_image(uniform(count, 0.75, 1.5, rng))
         background = per_image(MOST_BACKGROUND * uniform(count, 0, 1, rng) ** 2)

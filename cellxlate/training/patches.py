@@ -30,7 +30,7 @@ BLANK_SPAN_PER_NOISE = 6.5
 """A field whose span is at the noise floor (6) shows nothing."""
 
 TURN_PX = 256
-GRAIN_PX, ENLARGED_GRAIN_PX = 0.5, 0.3
+GRAIN_PX, ENLARGED_GRAIN_PX = 0.3, 0.5
 """Smoothed before a window is enlarged or reduced, as much more as it is reduced, and by so much more where it becomes
 twice as large: the grain of a recording would become blobs that look like structure."""
 REDRAWS = 16
@@ -237,9 +237,9 @@ def _vary(
     if side != patch_px:
         if smoothed:
             larger = min(max(patch_px / side - 1, 0.0), 1.0)
-            image = ndimage.gaussian_filter(
-                image, GRAIN_PX * max(side / patch_px, 1.0) + ENLARGED_GRAIN_PX * larger, truncate=3.0
-            )
+            smaller = max(side / patch_px - 1, 0.0)
+            width = GRAIN_PX * (1 + smaller) + ENLARGED_GRAIN_PX * larger
+            image = ndimage.gaussian_filter(image, width, truncate=3.0)
         image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
         guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
     quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
