@@ -50,7 +50,7 @@ def test_padding_of_any_value_does_not_set_the_levels(share: float, value: int) 
     found = measure_levels([padded(counts, share, value)])
     assert found.black == pytest.approx(plain.black, abs=1)
     assert found.white == pytest.approx(plain.white, rel=0.05)
-    assert found.noise == pytest.approx(plain.noise, rel=0.05)
+    assert found.noise == pytest.approx(plain.noise, rel=0.1)  # of other tiles
     assert [part.value for part in found.constant_parts] == [value]
     assert found.constant_parts[0].share == pytest.approx(share, abs=0.005)
 
