@@ -20,9 +20,9 @@ from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0
 EMPTY_EVERY = 5
-CELL_WEIGHT, DECISION, GROWN = 2.0, 2.5, (0.33, 0.12)
+CELL_WEIGHT, DECISION, GROWN = 1.5, 4.0, (0.33, 0.12)
 """How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves half
-of the noise: cells count twice, and logits are 2.5 times those of the probability, so that it decides. Outlines fade
+of the noise: cells count 1.5 times, and logits are 4 times those of the probability, so that it decides. Outlines fade
 faster than a specialist's, since that widens them."""
 
 Network = TypeVar("Network", bound=nn.Module)
