@@ -13,6 +13,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QEvent
 
 import cellxlate
+from cellxlate.model import cards
 from cellxlate.model.engines import EngineTranslator
 from cellxlate.plugin.enhance_widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
 from cellxlate.plugin.models import SHELF
@@ -485,7 +486,9 @@ def test_closing_the_window_ends_what_runs(application, spin, tiny_model, slow):
     assert not any(worker.is_running for worker in workers)
 
 
-def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin):
+def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin, tmp_path, monkeypatch):
+    shutil.copytree(cards.SHIPPED / "nuclei-lowexp", tmp_path / "nuclei-lowexp")
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path)  # the only one
     panel = EnhanceWidget(viewer)
     assert panel.model_choice.choices[0] == panel.model_choice.value == "auto"
     panel.engine.value = "torch"
