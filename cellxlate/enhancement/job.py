@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, verify
+from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, store_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import Outputs, format_of, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
@@ -21,7 +21,8 @@ from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import Device, Engine, Precision
-from cellxlate.quality.report import RunReport, draw_planes, write_report
+from cellxlate.quality.checks import spared
+from cellxlate.quality.report import RunReport, draw_planes
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
@@ -245,7 +246,8 @@ def steps_to_files(
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
     Closing it leaves a partial that can be resumed, and nothing under a final name. With `resume`, a run that is
-    finished is verified again and reported; nothing is written.
+    finished is verified again and reported; nothing is written. Once the promise is verified, no failure of a picture,
+    a check or the report keeps the result from its name: the report that is returned warns of it.
     """
     started, stack = started or time.perf_counter(), plan.stack
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
@@ -267,17 +269,18 @@ def steps_to_files(
         ):
             channels = sorted(plan.jobs) if outputs.report_html else []
             drawing = pool.submit(draw_planes, stack, image, selected, channels=channels)
-            tally, figures = verify(plan, image, selected, where.compare), drawing.result()
+            tally, figures = verify(plan, image, selected, where.compare), ""
+            with spared("drawing the pictures of the report", tally.failures):
+                figures = drawing.result()
         yield None
-        found = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
-        if outputs.report_html and outputs.report_json:
-            write_report(found, figures, html=outputs.report_html, json=outputs.report_json)
+        report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
+        report = store_report(report, figures, outputs)
         if outputs.keep_attention:
             attention_writer.publish()
         else:
             attention_writer.discard()
         image_writer.publish()
-    return found
+    return report
 
 
 def _written(
