@@ -65,14 +65,19 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
             if replaces:
                 unfinished.replace(path)
             else:
-                rename_free(unfinished, path)
+                _rename_or_say(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         wait_for_disk(path.parent)
-    except FileExistsError as fault:
-        raise OutputError(IN_THE_WAY.format(path)) from fault
     except OSError as fault:
         raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+
+
+def _rename_or_say(source: Path, target: Path) -> None:
+    try:
+        rename_free(source, target)
+    except FileExistsError as fault:
+        raise OutputError(IN_THE_WAY.format(target)) from fault
 
 
 def rename_free(source: Path, target: Path) -> None:

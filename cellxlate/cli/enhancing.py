@@ -88,7 +88,7 @@ def run_enhance(options: argparse.Namespace) -> int:
             answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
             if plates and not options.dry_run:
                 failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
-                answer["plates"] = [_finish(plate, failed) for plate in plates]
+                answer["plates"] = [_finish(plate, failed, options) for plate in plates]
         if cluster:
             answer["workers"] = cluster.summary()
     _show(request, answer)
@@ -181,13 +181,13 @@ def _show(request: Request, answer: dict[str, Any]) -> None:
         say(options, {}, worker_lines(answer["workers"]))
 
 
-def _finish(plate: "Plate", failed: set[Location]) -> dict[str, Any]:
+def _finish(plate: "Plate", failed: set[Location], options: argparse.Namespace) -> dict[str, Any]:
     """Let a plate appear, or say why it does not."""
     missing = sum(plate.source / field in failed for field in plate.fields)
     if missing:
         complain(f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume")
         return {"enhanced": None, "attention": None, "reports": None, "warnings": []}
-    plate.finish()
+    plate.finish(overwrite=options.overwrite, resume=options.resume)
     attention = str(plate.attention) if plate.keep_attention else None
     return {
         "enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None,
@@ -277,7 +277,9 @@ def _write_confidence(
     planning = {name: value for name, value in running.items() if name not in opening}
     with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
         plan = make_plan(stack, model, **planning)
-        write_confidence(plan, outputs.attention, sure, overwrite=True, progress=show)
+        write_confidence(
+            plan, outputs.attention, sure, overwrite=options.overwrite, resume=options.resume, progress=show
+        )
 
 
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
@@ -353,5 +355,6 @@ def enhanced_lines(report: "RunReport") -> list[str]:
         f"changed    {100 * report.changed_fraction:.2f} % of the pixels; of the others, "
         f"{report.kept_violations} differ from the input"
     )
-    lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
+    if "total" in answer["seconds"]:
+        lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
     return lines + [f"warning    {warning}" for warning in report.warnings]

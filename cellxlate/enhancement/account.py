@@ -3,16 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from cellxlate.enhancement.outputs import Outputs
+from cellxlate.enhancement.outputs import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
 from cellxlate.errors import OutputError, PromiseError
-from cellxlate.locations import Location
 from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
 from cellxlate.quality.report import RunReport, write_page, write_record
 from cellxlate.quality.trust import examine
@@ -112,7 +110,9 @@ def run_report(
     )
 
 
-def store_report(report: RunReport, figures: str, outputs: Outputs, *, replaces: bool = True) -> RunReport:
+def store_report(
+    report: RunReport, figures: str, outputs: Outputs, *, overwrite: bool = False, resume: bool = False
+) -> RunReport:
     """Write the page and the record of a run where they are wanted, and return the report of what was written.
 
     Parameters
@@ -123,27 +123,27 @@ def store_report(report: RunReport, figures: str, outputs: Outputs, *, replaces:
         As `draw_planes` returns them.
     outputs : Outputs
         Where they go.
-    replaces : bool
-        Whether a file of that name may be replaced.
+    overwrite, resume : bool
+        Whether files of these names may be replaced; in a resumed run, only reports.
 
     Returns
     -------
     RunReport
         With a warning for each that could not be written: the result does not depend on it.
     """
-    html, json = outputs.report_html, outputs.report_json
+    html, record = outputs.report_html, outputs.report_json
     failures: list[str] = []
     if html:
         with spared("writing the report", failures):
-            write_page(report, figures, html, replaces=replaces)
+            write_page(report, figures, html, replaces=may_replace(html, overwrite=overwrite, resume=resume))
         if failures:
             report = replace(report, outputs={**report.outputs, "report": None})
-    if json:
+    if record:
         if failures:
             report = replace(report, warnings=[*report.warnings, *failures])
             failures.clear()
         with spared("writing the report's JSON", failures):
-            write_record(report, json, replaces=replaces)
+            write_record(report, record, replaces=may_replace(record, overwrite=overwrite, resume=resume))
     if failures:
         report = replace(report, warnings=[*report.warnings, *failures])
     return report
@@ -164,7 +164,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         return None
     note = "this run was finished before; nothing was written"
     if outputs.report_json:
-        stored = _provenance(outputs.report_json)
+        stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
@@ -178,15 +178,6 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         tally = verify(plan, image, selected)
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
-
-
-def _provenance(report: Location) -> Mapping[str, Any]:
-    """Return the provenance that a report states; nothing where it cannot be read."""
-    try:
-        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
 
 
 def peak_rss_mb() -> float:

@@ -226,7 +226,7 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
             mark()
             found = run_report(plan, tally, here, total_s=0.0)
             if outputs.report_html:
-                store_report(found, figures, here)
+                store_report(found, figures, here, overwrite=True)
             mark()
         attention_writer.publish()
         image_writer.publish()

@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, store_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
-from cellxlate.enhancement.outputs import Outputs, format_of, name_outputs, require_free
+from cellxlate.enhancement.outputs import (
+    Outputs,
+    format_of,
+    may_replace,
+    name_outputs,
+    require_free,
+    require_still_free,
+)
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
 from cellxlate.locations import Location, RemotePath, located
@@ -252,6 +259,7 @@ def steps_to_files(
     started, stack = started or time.perf_counter(), plan.stack
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
         return finished
+    require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
@@ -274,12 +282,13 @@ def steps_to_files(
                 figures = drawing.result()
         yield None
         report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
-        report = store_report(report, figures, outputs)
-        if outputs.keep_attention:
-            attention_writer.publish()
-        else:
-            attention_writer.discard()
-        image_writer.publish()
+        require_still_free(outputs, overwrite=overwrite, resume=resume)  # before any of them gets its name
+        report = store_report(report, figures, outputs, overwrite=overwrite, resume=resume)
+        for path, writer in ((outputs.attention, attention_writer), (outputs.enhanced, image_writer)):
+            if writer is attention_writer and not outputs.keep_attention:
+                writer.discard()
+            else:
+                writer.publish(replaces=may_replace(path, overwrite=overwrite, resume=resume))
     return report
 
 
@@ -298,11 +307,14 @@ def _written(
     return image_writer.finish(where.share), attention_writer.finish(where.share)
 
 
-def withdraw(outputs: Outputs, *, published: bool) -> None:
-    """Remove what a cancelled run has left: its partials, and its files where they have got their names already."""
+def withdraw(outputs: Outputs, report: RunReport | None) -> None:
+    """Remove what a cancelled run has left: its partials, and, where its report says so, the files that it wrote."""
     for path in (outputs.enhanced, outputs.attention):
         remove_partial(path)
-    for path in outputs.wanted if published else []:
+    reports = (outputs.report_html, outputs.report_json)
+    for path in outputs.wanted if report else []:
+        if path in reports and not (report and report.outputs.get("report")):
+            continue  # not written by this run
         if isinstance(path, RemotePath):
             path.remove_below()
             path.unlink()

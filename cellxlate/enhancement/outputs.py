@@ -1,20 +1,27 @@
 """What an enhancement writes, and under which names."""
 
+import json
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
 from cellxlate.stacks.remote_output import check_remote
+from cellxlate.stacks.results import RESULT_ENDINGS, states_enhancement
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import Format, natural_format, output_format
+from cellxlate.stacks.writing import Format, is_half_published, natural_format, output_format
+from cellxlate.whole_file import IN_THE_WAY
 
 ENDINGS: dict[Format, str] = {
     "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
@@ -48,9 +55,6 @@ class Outputs:
         """The places that will exist in the end."""
         paths = [self.enhanced, self.attention if self.keep_attention else None, self.report_html, self.report_json]
         return [path for path in paths if path is not None]
-
-
-RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
 def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
@@ -173,8 +177,60 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
     if overwrite or resume:
         return
     for path in outputs.wanted:
-        if path.exists():
+        if is_there(path):
             raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+
+
+def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
+    """Return whether what has the name of an output may be replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Of an output.
+    overwrite : bool
+        Then whatever is there may be.
+    resume : bool
+        Then only what an earlier run has written may be.
+    """
+    if overwrite or not resume or not is_there(path):
+        return overwrite
+    if path.name.endswith("_report.json"):
+        return bool(recorded_provenance(path))
+    if path.name.endswith("_report.html"):
+        with suppress(OSError, ValueError):
+            return "Made by cellxlate" in path.read_text(encoding="utf-8")
+        return False
+    if isinstance(path, RemotePath) and is_half_published(path):
+        return True
+    return states_enhancement(path, open_stack)
+
+
+def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if something that may not be replaced has the name of the result or of its attention.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
+        if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
+            raise OutputError(IN_THE_WAY.format(path))
+
+
+def is_there(path: Location) -> bool:
+    """Return whether anything has a name, be it a link that leads nowhere."""
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def recorded_provenance(report: Location) -> Mapping[str, Any]:
+    """Return the provenance that a report's JSON states; nothing where it cannot be read."""
+    try:
+        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:

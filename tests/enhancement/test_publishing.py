@@ -12,7 +12,7 @@ import zarr
 import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement import account, job
-from cellxlate.errors import PromiseError
+from cellxlate.errors import OutputError, PromiseError
 from cellxlate.quality import report as report_page
 from cellxlate.quality import tally as tally_parts
 from cellxlate.quality.report import RunReport
@@ -127,3 +127,79 @@ def appear(path: Path) -> None:
     else:
         path.mkdir()
         (path / "notes.txt").write_text("mine")
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else (path / "notes.txt").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["enhanced", "attention"])
+@pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr", ".tif", ".zarr"])
+def test_what_appears_under_the_name_meanwhile_stays(
+    plain: Path, tiny_model: Path, tmp_path: Path, ending: str, name: str
+) -> None:
+    path = tmp_path / f"out_enhanced{ending}"
+    foreign = path.with_name(f"out_{name}{ending}")
+    with pytest.raises(OutputError, match="appeared meanwhile and is not replaced; move it elsewhere") as refused:
+        cellxlate.enhance_file(plain, tiny_model, output=path, progress=lambda _: appear(foreign))
+    assert str(foreign) in str(refused.value)
+    assert content(foreign) == b"mine"
+    assert not list(tmp_path.glob("out_report*"))
+    with pytest.raises(OutputError, match="is not replaced"):
+        cellxlate.enhance_file(plain, tiny_model, output=path, resume=True)
+    assert content(foreign) == b"mine"
+    foreign.rename(tmp_path / "elsewhere")
+    news: list[Any] = []
+    report = cellxlate.enhance_file(plain, tiny_model, output=path, resume=True, progress=news.append)
+    assert not news  # all was done
+    require_promise(tifffile.imread(plain), report)
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted(
+        ["plain.tif", "elsewhere", path.name, f"out_attention{ending}", "out_report.html", "out_report.json"]
+    )
+
+
+def test_a_link_that_leads_nowhere_is_something(plain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    link = tmp_path / "plain_enhanced.ome.tif"
+    with pytest.raises(OutputError, match="is not replaced"):
+        cellxlate.enhance_file(
+            plain, tiny_model, progress=lambda _: link.is_symlink() or link.symlink_to(tmp_path / "absent")
+        )
+    assert link.is_symlink()
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_users_folder_is_not_overwritten(plain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.ome.zarr"
+    with pytest.raises(OutputError, match="is not replaced"):
+        cellxlate.enhance_file(plain, tiny_model, output=path, overwrite=True, progress=lambda _: appear(path))
+    assert content(path) == b"mine"
+
+
+def test_resuming_replaces_no_foreign_file(plain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "plain_enhanced.ome.tif"
+    tifffile.imwrite(foreign, noisy_ramp())
+    before = foreign.read_bytes()
+    with pytest.raises(OutputError, match="is not replaced"):
+        cellxlate.enhance_file(plain, tiny_model, resume=True)
+    assert foreign.read_bytes() == before
+
+
+def test_resuming_goes_on_after_a_crash_between_the_names(plain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    first = cellxlate.enhance_file(plain, tiny_model)
+    enhanced = Path(str(first.outputs["enhanced"]))
+    before = tifffile.imread(enhanced)
+    enhanced.unlink()
+    report = cellxlate.enhance_file(plain, tiny_model, resume=True)
+    assert np.array_equal(tifffile.imread(enhanced), before)
+    assert not [line for line in report.warnings if "failed" in line]
+
+
+@pytest.mark.parametrize("name", ["plain_report.html", "plain_report.json"])
+def test_a_report_that_appears_meanwhile_is_not_replaced(
+    plain: Path, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    foreign = tmp_path / name
+    report = cellxlate.enhance_file(plain, tiny_model, progress=lambda _: foreign.write_text("mine"))
+    assert foreign.read_text() == "mine"
+    assert [line for line in report.warnings if str(foreign) in line]
+    require_promise(tifffile.imread(plain), report)
