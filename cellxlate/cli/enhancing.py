@@ -57,6 +57,8 @@ class Request:
         Which enhances all stacks, or the wish to choose one for each.
     naming, running : dict
         Options of `name_outputs`; of `open_stack` and `make_plan`.
+    left_out : list of str
+        A line for each kind of what was found and is no stack.
     """
 
     options: argparse.Namespace
@@ -65,6 +67,7 @@ class Request:
     model: "Bundle | str"
     naming: dict[str, Any]
     running: dict[str, Any]
+    left_out: list[str]
 
     def in_plate(self, path: Location) -> bool:
         """Return whether a stack is a field of a plate that is given whole."""
@@ -89,6 +92,8 @@ def run_enhance(options: argparse.Namespace) -> int:
             if plates and not options.dry_run:
                 failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
                 answer["plates"] = [_finish(plate, failed, options) for plate in plates]
+        if request.left_out:
+            answer["left_out"] = request.left_out
         if cluster:
             answer["workers"] = cluster.summary()
     _show(request, answer)
@@ -97,11 +102,11 @@ def run_enhance(options: argparse.Namespace) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     """Find the stacks and plates that are meant, and name what becomes of them."""
-    from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
+    from cellxlate.enhancement.outputs import inputs_and_rest, name_outputs, require_distinct
     from cellxlate.enhancement.plates import plates_of
     from cellxlate.model.bundle import load_model
     from cellxlate.model.cards import AUTO
-    from cellxlate.stacks.reading import is_zarr
+    from cellxlate.stacks.reading import is_zarr, without_results
 
     naming: dict[str, Any] = {
         "output": options.output, "output_dir": options.output_dir, "format": options.format,
@@ -113,12 +118,16 @@ def _request(options: argparse.Namespace) -> Request:
         "levels_from": options.levels_from,
         "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
-    plates = plates_of(options.stacks, **naming) if options.image is None else []
+    stacks, left_out = without_results(options.stacks)
+    plates = plates_of(stacks, **naming) if options.image is None else []
     in_plates: dict[Location, Outputs] = {
         plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
     }
-    others = [path for path in options.stacks if all(path != plate.source for plate in plates)]
-    found = find_inputs(others, each_image=options.image is None) if others else []
+    others = [path for path in stacks if all(path != plate.source for plate in plates)]
+    found, further = inputs_and_rest(others, each_image=options.image is None) if others else ([], [])
+    left_out += further
+    for line in () if options.quiet else left_out:
+        complain(line)
     paths = list(dict.fromkeys([*in_plates, *found]))
     if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
@@ -127,7 +136,7 @@ def _request(options: argparse.Namespace) -> Request:
     named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
     model = AUTO if options.model == AUTO else load_model(options.model)
-    return Request(options, named, plates, model, naming, running)
+    return Request(options, named, plates, model, naming, running, left_out)
 
 
 def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:

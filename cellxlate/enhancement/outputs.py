@@ -11,14 +11,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.reading import find_images, open_stack, without_results
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
 from cellxlate.stacks.remote_output import check_remote
-from cellxlate.stacks.results import RESULT_ENDINGS, states_enhancement
+from cellxlate.stacks.results import images_among, is_hidden, states_enhancement
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.writing import Format, is_half_published, natural_format, output_format
 from cellxlate.whole_file import IN_THE_WAY
@@ -68,24 +68,49 @@ def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[L
     InputError
         A pattern matches nothing, or a folder holds no image.
     """
+    return inputs_and_rest(paths, each_image=each_image)[0]
+
+
+def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
+    """Return the stacks as `find_inputs` does, and a line for each kind of what folders and patterns hold beside them.
+
+    Left out are hidden files, results of earlier runs and label images beside images; of what is given by name, results
+    are where other stacks are given too.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing, or there is no stack.
+    """
+    given, said = without_results(paths)
     found: list[Location] = []
-    for path in paths:
+    for path in given:
         if isinstance(path, RemotePath) or is_pattern(path):
             found.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
-            found += find_stacks(_fitting(path) or [path], "stack")
+            inside, rest = images_among(_fitting(path), open_stack)
+            if not inside and rest:
+                raise InputError(f"{path} fits no image ({'; '.join(rest)}); give the images")
+            found += find_stacks(inside or [path], "stack")
+            said += rest
         elif path.is_dir() and not is_zarr(path):
-            inside = find_stacks([path], "stack")
-            found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
+            inside, rest = find_images([path], "stack")
+            found, said = [*found, *inside], said + rest
         else:
             found.append(path)
-    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path])))
+    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
 
 
 def _fitting(pattern: Path) -> list[Path]:
     """Return what fits a pattern, sorted. `Path.glob` refuses two stars in a row, and may take for ever with fifty."""
     folder = pattern.parent
-    return sorted(item for item in folder.iterdir() if fnmatch(item.name, pattern.name)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [
+        item
+        for item in sorted(folder.iterdir())
+        if fnmatch(item.name, pattern.name) and (not is_hidden(item) or pattern.name.startswith("."))
+    ]
 
 
 def _images_of(path: Location) -> list[Location]:
