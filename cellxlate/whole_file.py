@@ -1,7 +1,9 @@
 """Files that appear under their name when they are complete: at no moment is half of one there, whatever fails."""
 
+import ctypes
 import errno
 import os
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -9,11 +11,18 @@ from pathlib import Path
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location, RemotePath
 
+IN_THE_WAY = "{} appeared meanwhile and is not replaced; move it elsewhere and run again with --resume"
+UNKNOWN_CALL = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
+"""What a disk answers that has no links, or does not know how to rename without replacing."""
+
+LINUX_HERE, LINUX_EXCLUSIVE, DARWIN_EXCLUSIVE = -100, 1, 4
+"""AT_FDCWD, RENAME_NOREPLACE and RENAME_EXCL."""
+
 LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """What a disk answers that has not kept what was written; any other answer means that it cannot wait."""
 
 
-def write_whole_file(path: Location, content: str | bytes) -> None:
+def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = True) -> None:
     """Write a file under another name in the same folder, then give it its name in one step.
 
     Parameters
@@ -23,11 +32,14 @@ def write_whole_file(path: Location, content: str | bytes) -> None:
     content : str or bytes
         Text is stored as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names)
         as escapes.
+    replaces : bool
+        Whether what has the name may be replaced.
 
     Raises
     ------
     OutputError
-        The folder is missing, full or read-only, or `path` is a folder; what was there before is still there.
+        The folder is missing, full or read-only, or `path` is a folder or must not be replaced; what was there before
+        is still there.
 
     Notes
     -----
@@ -35,6 +47,8 @@ def write_whole_file(path: Location, content: str | bytes) -> None:
     """
     stored = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if isinstance(path, RemotePath):  # an object appears whole
+        if not replaces and path.exists():
+            raise OutputError(IN_THE_WAY.format(path))
         try:
             path.write_bytes(stored)
         except OSError as fault:
@@ -48,12 +62,80 @@ def write_whole_file(path: Location, content: str | bytes) -> None:
                 file.write(stored)
                 file.flush()
                 _wait_for_disk(file.fileno())
-            unfinished.replace(path)
+            if replaces:
+                unfinished.replace(path)
+            else:
+                _rename_or_say(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         wait_for_disk(path.parent)
     except OSError as fault:
         raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+
+
+def _rename_or_say(source: Path, target: Path) -> None:
+    try:
+        rename_free(source, target)
+    except FileExistsError as fault:
+        raise OutputError(IN_THE_WAY.format(target)) from fault
+
+
+def rename_free(source: Path, target: Path) -> None:
+    """Give a file or a folder a name that nothing has.
+
+    Parameters
+    ----------
+    source, target : Path
+        On one disk.
+
+    Raises
+    ------
+    FileExistsError
+        Something has the name, be it an empty folder or a link that leads nowhere; it is still there, and `source` too.
+    OSError
+        The disk refuses.
+
+    Notes
+    -----
+    In one step where the system has a call for it (renameat2 of Linux, renamex_np of macOS, every rename of Windows),
+    or, for a file, by a second link. Where a disk knows none of these, the name is looked at right before.
+    """
+    for rename in (_rename_by_the_system, _rename_by_a_link):
+        try:
+            if rename(source, target):
+                return
+        except OSError as fault:
+            if isinstance(fault, FileExistsError) or fault.errno not in UNKNOWN_CALL:
+                raise
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+
+
+def _rename_by_a_link(source: Path, target: Path) -> bool:
+    """Rename a file without replacing by a second link; False for a folder, which can have none."""
+    if source.is_dir() or sys.platform == "win32":
+        return False
+    os.link(source, target)
+    source.unlink()
+    return True
+
+
+def _rename_by_the_system(source: Path, target: Path) -> bool:
+    """Rename without replacing by one call of the system; False where it has none."""
+    if sys.platform == "win32":
+        return False
+    library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(source), os.fsencode(target))
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*names, DARWIN_EXCLUSIVE)
+    elif sys.platform == "linux" and hasattr(library, "renameat2"):
+        failed = library.renameat2(LINUX_HERE, names[0], LINUX_HERE, names[1], LINUX_EXCLUSIVE)
+    else:
+        return False
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))
+    return True
 
 
 def unfinished_name() -> str:

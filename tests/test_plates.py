@@ -11,7 +11,10 @@ import yaozarrs
 import zarr
 
 from cellxlate.cli import main
+from cellxlate.enhancement import plates
+from cellxlate.enhancement.plates import Plate
 from cellxlate.stacks.reading import open_stack
+from cellxlate.whole_file import rename_free
 
 WELLS = {"A/1": (0, 0), "B/2": (1, 1)}
 FIELDS = ("A/1/0", "A/1/1", "B/2/0", "B/2/1")
@@ -146,14 +149,13 @@ def test_a_crash_while_plates_get_their_names_loses_no_field(
     tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plate(tmp_path / "screen.ome.zarr")
-    honest = Path.rename
 
-    def crash(self: Path, target: Path) -> Path:
-        if self.name == "screen_enhanced.ome.zarr.unfinished":
+    def crash(source: Path, target: Path) -> None:
+        if source.name == "screen_enhanced.ome.zarr.unfinished":
             raise OSError("the machine stopped")
-        return honest(self, target)
+        rename_free(source, target)
 
-    monkeypatch.setattr(Path, "rename", crash)
+    monkeypatch.setattr(plates, "rename_free", crash)
     assert main(["enhance", str(path)]) != 0
     monkeypatch.undo()
     assert (tmp_path / named).exists()
@@ -196,3 +198,27 @@ def test_a_dry_run_of_a_plate_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     answer = json.loads(capsys.readouterr().out)
     assert answer["stacks"][0]["axes"] == "YX"
     assert names(tmp_path) == {path.name}
+
+
+@pytest.mark.parametrize("name", ["screen_enhanced.ome.zarr", "screen_attention.ome.zarr", "screen_reports"])
+def test_a_folder_that_appears_under_a_name_of_a_plate_stays(
+    tmp_path: Path, tiny_model: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path, foreign = plate(tmp_path / "screen.ome.zarr", wells={"A/1": (0, 0)}, fields=1), tmp_path / name
+    begin = Plate.start
+
+    def start(self: Plate, **options: Any) -> None:
+        begin(self, **options)
+        foreign.mkdir()
+        (foreign / "notes.txt").write_text("mine")
+
+    command = ["enhance", str(path), "-m", str(tiny_model), "--engine", "torch", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Plate, "start", start)
+        assert main(command) == 2
+    assert "is not replaced; move it elsewhere and run again with --resume" in capsys.readouterr().err
+    assert (foreign / "notes.txt").read_text() == "mine"
+    foreign.rename(tmp_path / "elsewhere")
+    assert main([*command, "--resume"]) == 0
+    assert names(tmp_path) == {"elsewhere", path.name, "screen_enhanced.ome.zarr", "screen_attention.ome.zarr",
+                               "screen_reports"}  # fmt: skip

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cellxlate import whole_file
 from cellxlate.errors import OutputError
-from cellxlate.whole_file import unfinished_name, wait_for_disk, write_whole_file
+from cellxlate.whole_file import rename_free, unfinished_name, wait_for_disk, write_whole_file
 
 NOT_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="rights and files in use are other things there")
 
@@ -185,3 +186,36 @@ def test_threads_that_write_one_file_leave_one_of_theirs(tmp_path):
         thread.join()
     assert seen <= set(texts)
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("without", [(), ("_rename_by_the_system",), ("_rename_by_the_system", "_rename_by_a_link")])
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder", "link"])
+def test_a_name_that_something_has_is_not_taken(tmp_path, monkeypatch, kind, without):
+    def unknown(source, target):
+        raise OSError(errno.EINVAL, "unknown")
+
+    for call in without:
+        monkeypatch.setattr(whole_file, call, unknown)
+    for source in (tmp_path / "a", tmp_path / "b"):
+        if source.name == "a":
+            source.write_text("new")
+        else:
+            source.mkdir()
+        target = tmp_path / f"target-{source.name}"
+        if kind == "file":
+            target.write_text("mine")
+        elif kind == "link":
+            target.symlink_to(tmp_path / "absent")
+        else:
+            target.mkdir()
+            if kind == "folder":
+                (target / "notes.txt").write_text("mine")
+        with pytest.raises(FileExistsError):
+            rename_free(source, target)
+        assert source.exists()
+        assert kind != "file" or target.read_text() == "mine"
+        assert kind != "folder" or (target / "notes.txt").read_text() == "mine"
+        free = tmp_path / f"free-{source.name}"
+        rename_free(source, free)
+        assert free.exists()
+        assert not source.exists()

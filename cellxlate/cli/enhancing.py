@@ -57,6 +57,8 @@ class Request:
         Which enhances all stacks, or the wish to choose one for each.
     naming, running : dict
         Options of `name_outputs`; of `open_stack` and `make_plan`.
+    left_out : list of str
+        A line for each kind of what was found and is no stack.
     """
 
     options: argparse.Namespace
@@ -65,6 +67,7 @@ class Request:
     model: "Bundle | str"
     naming: dict[str, Any]
     running: dict[str, Any]
+    left_out: list[str]
 
     def in_plate(self, path: Location) -> bool:
         """Return whether a stack is a field of a plate that is given whole."""
@@ -88,7 +91,9 @@ def run_enhance(options: argparse.Namespace) -> int:
             answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
             if plates and not options.dry_run:
                 failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
-                answer["plates"] = [_finish(plate, failed) for plate in plates]
+                answer["plates"] = [_finish(plate, failed, options) for plate in plates]
+        if request.left_out:
+            answer["left_out"] = request.left_out
         if cluster:
             answer["workers"] = cluster.summary()
     _show(request, answer)
@@ -97,11 +102,11 @@ def run_enhance(options: argparse.Namespace) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     """Find the stacks and plates that are meant, and name what becomes of them."""
-    from cellxlate.enhancement.outputs import find_inputs, name_outputs, require_distinct
+    from cellxlate.enhancement.outputs import inputs_and_rest, name_outputs, require_distinct
     from cellxlate.enhancement.plates import plates_of
     from cellxlate.model.bundle import load_model
     from cellxlate.model.cards import AUTO
-    from cellxlate.stacks.reading import is_zarr
+    from cellxlate.stacks.reading import is_zarr, without_results
 
     naming: dict[str, Any] = {
         "output": options.output, "output_dir": options.output_dir, "format": options.format,
@@ -113,12 +118,16 @@ def _request(options: argparse.Namespace) -> Request:
         "levels_from": options.levels_from,
         "engine": options.engine, "device": options.device, "precision": options.precision,
     }  # fmt: skip
-    plates = plates_of(options.stacks, **naming) if options.image is None else []
+    stacks, left_out = without_results(options.stacks)
+    plates = plates_of(stacks, **naming) if options.image is None else []
     in_plates: dict[Location, Outputs] = {
         plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
     }
-    others = [path for path in options.stacks if all(path != plate.source for plate in plates)]
-    found = find_inputs(others, each_image=options.image is None) if others else []
+    others = [path for path in stacks if all(path != plate.source for plate in plates)]
+    found, further = inputs_and_rest(others, each_image=options.image is None) if others else ([], [])
+    left_out += further
+    for line in () if options.quiet else left_out:
+        complain(line)
     paths = list(dict.fromkeys([*in_plates, *found]))
     if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
@@ -127,7 +136,7 @@ def _request(options: argparse.Namespace) -> Request:
     named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
     model = AUTO if options.model == AUTO else load_model(options.model)
-    return Request(options, named, plates, model, naming, running)
+    return Request(options, named, plates, model, naming, running, left_out)
 
 
 def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
@@ -181,13 +190,13 @@ def _show(request: Request, answer: dict[str, Any]) -> None:
         say(options, {}, worker_lines(answer["workers"]))
 
 
-def _finish(plate: "Plate", failed: set[Location]) -> dict[str, Any]:
+def _finish(plate: "Plate", failed: set[Location], options: argparse.Namespace) -> dict[str, Any]:
     """Let a plate appear, or say why it does not."""
     missing = sum(plate.source / field in failed for field in plate.fields)
     if missing:
         complain(f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume")
         return {"enhanced": None, "attention": None, "reports": None, "warnings": []}
-    plate.finish()
+    plate.finish(overwrite=options.overwrite, resume=options.resume)
     attention = str(plate.attention) if plate.keep_attention else None
     return {
         "enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None,
@@ -277,7 +286,9 @@ def _write_confidence(
     planning = {name: value for name, value in running.items() if name not in opening}
     with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
         plan = make_plan(stack, model, **planning)
-        write_confidence(plan, outputs.attention, sure, overwrite=True, progress=show)
+        write_confidence(
+            plan, outputs.attention, sure, overwrite=options.overwrite, resume=options.resume, progress=show
+        )
 
 
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
@@ -353,5 +364,6 @@ def enhanced_lines(report: "RunReport") -> list[str]:
         f"changed    {100 * report.changed_fraction:.2f} % of the pixels; of the others, "
         f"{report.kept_violations} differ from the input"
     )
-    lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
+    if "total" in answer["seconds"]:
+        lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
     return lines + [f"warning    {warning}" for warning in report.warnings]

@@ -1,15 +1,18 @@
 """`train` and `evaluate`: from folders of images to a model, and from a model to scores."""
 
 import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from cellxlate.cli.showing import say, training_table
+from cellxlate.cli.showing import complain, say, training_table
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and say where the model is."""
     from cellxlate.training.loop import train
 
-    with training_table(options) as show:
+    with training_table(options) as show, _heard_warnings(options):
         bundle = train(
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
@@ -24,6 +27,20 @@ def run_train(options: argparse.Namespace) -> int:
     say(options, answer, [f"model  {options.output}  ({training['steps']} steps, {training['seconds']:.0f} s)",
                            f"next   cellxlate enhance STACK -m {options.output}"])  # fmt: skip
     return 0
+
+
+@contextmanager
+def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
+    """Say in one line each what training warns its caller of; warnings of other packages stay unheard."""
+
+    def hear(message: Warning | str, *_: object) -> None:
+        if not options.quiet:
+            complain(str(message))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", r"(source|target) images: left out", UserWarning)
+        warnings.showwarning = hear  # type: ignore[assignment]
+        yield
 
 
 def run_evaluate(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.showing import noise_answer, noise_table, progress_bar, say
-from cellxlate.errors import OptionError
+from cellxlate.errors import CellxlateError, InputError, OptionError
 from cellxlate.locations import located
 
 if TYPE_CHECKING:
@@ -116,11 +116,17 @@ def run_report(options: argparse.Namespace) -> int:
     several = len(options.results) > 1
     if several and (options.output or options.source or options.attention):
         raise OptionError("-o, --source and --attention belong to one result; give one, or leave them out")
-    reports = [
-        rebuild_report(path, source=options.source, attention=options.attention, model=options.model,
-                       output=options.output)
-        for path in options.results
-    ]  # fmt: skip
+    reports = []
+    for path in options.results:
+        try:
+            reports.append(
+                rebuild_report(path, source=options.source, attention=options.attention, model=options.model,
+                               output=options.output)
+            )  # fmt: skip
+        except (CellxlateError, OSError, MemoryError):
+            raise
+        except Exception as fault:  # 1 would say that the promise is broken
+            raise InputError(f"{path}: no report can be made of it ({type(fault).__name__}: {fault})") from fault
     answers = [report.as_dict() for report in reports]
     lines = [line for report in reports for line in enhanced_lines(report) if not line.startswith("took")]
     say(options, {"stacks": answers} if several else answers[0], lines)

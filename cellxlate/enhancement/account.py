@@ -3,18 +3,16 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from cellxlate.enhancement.outputs import Outputs
+from cellxlate.enhancement.outputs import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
 from cellxlate.errors import OutputError, PromiseError
-from cellxlate.locations import Location
-from cellxlate.quality.checks import Tally, read_back, warnings_of
-from cellxlate.quality.report import RunReport
+from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
+from cellxlate.quality.report import RunReport, write_page, write_record
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.network_input import remarks
 from cellxlate.stacks.reading import open_stack
@@ -32,6 +30,8 @@ def compare_here(plan: Plan, image: Stack, selected: Stack, channels: Sequence[i
 
 def verify(plan: Plan, image: Stack, selected: Stack, compare: Compare = compare_here) -> Tally:
     """Read input, result and attention, and count what differs: here, or where `compare` does it.
+
+    Whether the result should be believed is looked at too; where that fails, the tally says so in its `failures`.
 
     Raises
     ------
@@ -55,27 +55,24 @@ def verify(plan: Plan, image: Stack, selected: Stack, compare: Compare = compare
             "appear under its name; run again, and check the disk if it happens twice"
         )
     domain = plan.bundle.card.get("domain")
-    tally.trust = examine(stack, image, selected, places=tally.places, channels=chosen, domain=domain)
+    with spared("judging whether the result should be believed", tally.failures):
+        tally.trust = examine(stack, image, selected, places=tally.places, channels=chosen, domain=domain)
     return tally
 
 
 def run_report(
     plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
 ) -> RunReport:
-    """Gather what the report says."""
+    """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found = [
-        *notes,
-        *plan.translator.warnings,
-        *stack.warnings,
-        *warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None),
-        *(
-            line
-            for channel, job in sorted(plan.jobs.items())
-            for line in remarks(job.levels, names.get(channel, f"channel {channel}"))
-        ),
-    ]
+    found, failures = [*notes, *plan.translator.warnings, *stack.warnings], list(tally.failures)
+    with spared("gathering warnings", failures):
+        found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
+    with spared("gathering remarks on intensities", failures):
+        for channel, job in sorted(plan.jobs.items()):
+            found += remarks(job.levels, names.get(channel, f"channel {channel}"))
+    found += failures
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
@@ -113,6 +110,45 @@ def run_report(
     )
 
 
+def store_report(
+    report: RunReport, figures: str, outputs: Outputs, *, overwrite: bool = False, resume: bool = False
+) -> RunReport:
+    """Write the page and the record of a run where they are wanted, and return the report of what was written.
+
+    Parameters
+    ----------
+    report : RunReport
+        Of a result that is verified.
+    figures : str
+        As `draw_planes` returns them.
+    outputs : Outputs
+        Where they go.
+    overwrite, resume : bool
+        Whether files of these names may be replaced; in a resumed run, only reports.
+
+    Returns
+    -------
+    RunReport
+        With a warning for each that could not be written: the result does not depend on it.
+    """
+    html, record = outputs.report_html, outputs.report_json
+    failures: list[str] = []
+    if html:
+        with spared("writing the report", failures):
+            write_page(report, figures, html, replaces=may_replace(html, overwrite=overwrite, resume=resume))
+        if failures:
+            report = replace(report, outputs={**report.outputs, "report": None})
+    if record:
+        if failures:
+            report = replace(report, warnings=[*report.warnings, *failures])
+            failures.clear()
+        with spared("writing the report's JSON", failures):
+            write_record(report, record, replaces=may_replace(record, overwrite=overwrite, resume=resume))
+    if failures:
+        report = replace(report, warnings=[*report.warnings, *failures])
+    return report
+
+
 def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
     """Verify a run that has finished earlier and return its report; None where there is something left to do.
 
@@ -128,7 +164,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         return None
     note = "this run was finished before; nothing was written"
     if outputs.report_json:
-        stored = _provenance(outputs.report_json)
+        stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
@@ -142,15 +178,6 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         tally = verify(plan, image, selected)
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
-
-
-def _provenance(report: Location) -> Mapping[str, Any]:
-    """Return the provenance that a report states; nothing where it cannot be read."""
-    try:
-        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
 
 
 def peak_rss_mb() -> float:

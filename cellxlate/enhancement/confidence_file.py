@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.confidence import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
+from cellxlate.enhancement.outputs import may_replace
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Translator, rows_around
 from cellxlate.enhancement.tiling import bands_of, tiles_of, window
@@ -26,6 +27,7 @@ def write_confidence(
     *,
     views: int = VIEWS,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[float, int], object] = lambda _done, _total: None,
 ) -> None:
     """Ask the networks again for several views of every tile in which attention selected, and write how they agree.
@@ -40,8 +42,8 @@ def write_confidence(
         Of the confidence, `NAME_confidence.ome.tif` or `.ome.zarr`: uint8, 0 where the pixel was kept, 255 sure, 1 not.
     views : int
         How many; each costs as much as the run itself.
-    overwrite : bool
-        Replace an existing output.
+    overwrite, resume : bool
+        Replace an existing output, and what an interrupted run has left of it; that of an earlier run where resumed.
     progress : callable
         Called with planes done and their number.
 
@@ -53,14 +55,14 @@ def write_confidence(
     stack = plan.stack
     with open_stack(attention) as selected, open_writer(
         output, like=stack, dtype=np.dtype(np.uint8), reduction="max", fingerprint={**plan.identity, "views": views},
-        provenance={**plan.provenance, "views": views}, overwrite=overwrite,
+        provenance={**plan.provenance, "views": views}, overwrite=overwrite, resume=resume,
     ) as writer:  # fmt: skip
         for number, index in enumerate(stack.plane_indices()):
             for first_row, rows in confidence_bands(plan, selected, index, views=views):
                 writer.write(index, first_row, rows)
                 progress(number + (first_row + len(rows)) / stack.plane_shape[0], stack.plane_count)
         writer.finish()
-        writer.publish()
+        writer.publish(replaces=may_replace(writer.path, overwrite=overwrite, resume=resume))
 
 
 def confidence_bands(

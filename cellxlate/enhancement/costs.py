@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.account import run_report
+from cellxlate.enhancement.account import run_report, store_report
 from cellxlate.enhancement.flow import write_bands
 from cellxlate.enhancement.job import open_writers
 from cellxlate.enhancement.outputs import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import PlaneJob, Work
-from cellxlate.quality.checks import Tally, read_back
+from cellxlate.quality.checks import Tally, read_back, spared
 from cellxlate.quality.pictures import choose_planes
-from cellxlate.quality.report import draw_planes, write_report
+from cellxlate.quality.report import draw_planes
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity import PLASTIC, Levels
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -216,15 +216,17 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
         with open_stack(files[0]) as image, open_stack(files[1]) as selected:
             tally = read_back(stack, image, selected, channels=channels, tile_px=plan.tile_px)
             mark()
-            tally.trust = examine(
-                stack, image, selected, places=tally.places, channels=channels, domain=plan.bundle.card.get("domain")
-            )
+            with spared("judging the sample", tally.failures):
+                domain = plan.bundle.card.get("domain")
+                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
             mark()
-            figures = draw_planes(stack, image, selected, channels=channels if outputs.report_html else [])
+            figures = ""
+            with spared("drawing the sample", tally.failures):
+                figures = draw_planes(stack, image, selected, channels=channels if outputs.report_html else [])
             mark()
             found = run_report(plan, tally, here, total_s=0.0)
-            if outputs.report_html and here.report_html and here.report_json:
-                write_report(found, figures, html=here.report_html, json=here.report_json)
+            if outputs.report_html:
+                store_report(found, figures, here, overwrite=True)
             mark()
         attention_writer.publish()
         image_writer.publish()

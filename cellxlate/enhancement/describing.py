@@ -8,7 +8,7 @@ from typing import Any
 from cellxlate.errors import InputError
 from cellxlate.model.cards import add_domain, locate
 from cellxlate.quality.domain import FEWEST_WINDOWS, describe_planes
-from cellxlate.stacks.reading import find_stacks, open_stack
+from cellxlate.stacks.reading import find_images, open_stack
 
 
 def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel: int | None = None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
     folder = locate(model)
     with ExitStack() as opened:
         stacks = [
-            opened.enter_context(open_stack(path)) for path in find_stacks([Path(one) for one in source], "source")
+            opened.enter_context(open_stack(path)) for path in find_images([Path(one) for one in source], "source")[0]
         ]
         planes = [
             (stack, index)

@@ -12,16 +12,24 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, verify
+from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, store_report, verify
 from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
-from cellxlate.enhancement.outputs import Outputs, format_of, name_outputs, require_free
+from cellxlate.enhancement.outputs import (
+    Outputs,
+    format_of,
+    may_replace,
+    name_outputs,
+    require_free,
+    require_still_free,
+)
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.errors import InputError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import Device, Engine, Precision
-from cellxlate.quality.report import RunReport, draw_planes, write_report
+from cellxlate.quality.checks import spared
+from cellxlate.quality.report import RunReport, draw_planes
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
@@ -245,11 +253,13 @@ def steps_to_files(
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
     Closing it leaves a partial that can be resumed, and nothing under a final name. With `resume`, a run that is
-    finished is verified again and reported; nothing is written.
+    finished is verified again and reported; nothing is written. Once the promise is verified, no failure of a picture,
+    a check or the report keeps the result from its name: the report that is returned warns of it.
     """
     started, stack = started or time.perf_counter(), plan.stack
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
         return finished
+    require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
@@ -267,17 +277,19 @@ def steps_to_files(
         ):
             channels = sorted(plan.jobs) if outputs.report_html else []
             drawing = pool.submit(draw_planes, stack, image, selected, channels=channels)
-            tally, figures = verify(plan, image, selected, where.compare), drawing.result()
+            tally, figures = verify(plan, image, selected, where.compare), ""
+            with spared("drawing the pictures of the report", tally.failures):
+                figures = drawing.result()
         yield None
-        found = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
-        if outputs.report_html and outputs.report_json:
-            write_report(found, figures, html=outputs.report_html, json=outputs.report_json)
-        if outputs.keep_attention:
-            attention_writer.publish()
-        else:
-            attention_writer.discard()
-        image_writer.publish()
-    return found
+        report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
+        require_still_free(outputs, overwrite=overwrite, resume=resume)  # before any of them gets its name
+        report = store_report(report, figures, outputs, overwrite=overwrite, resume=resume)
+        for path, writer in ((outputs.attention, attention_writer), (outputs.enhanced, image_writer)):
+            if writer is attention_writer and not outputs.keep_attention:
+                writer.discard()
+            else:
+                writer.publish(replaces=may_replace(path, overwrite=overwrite, resume=resume))
+    return report
 
 
 def _written(
@@ -295,11 +307,14 @@ def _written(
     return image_writer.finish(where.share), attention_writer.finish(where.share)
 
 
-def withdraw(outputs: Outputs, *, published: bool) -> None:
-    """Remove what a cancelled run has left: its partials, and its files where they have got their names already."""
+def withdraw(outputs: Outputs, report: RunReport | None) -> None:
+    """Remove what a cancelled run has left: its partials, and, where its report says so, the files that it wrote."""
     for path in (outputs.enhanced, outputs.attention):
         remove_partial(path)
-    for path in outputs.wanted if published else []:
+    reports = (outputs.report_html, outputs.report_json)
+    for path in outputs.wanted if report else []:
+        if path in reports and not (report and report.outputs.get("report")):
+            continue  # not written by this run
         if isinstance(path, RemotePath):
             path.remove_below()
             path.unlink()

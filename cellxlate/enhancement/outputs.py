@@ -1,20 +1,27 @@
 """What an enhancement writes, and under which names."""
 
+import json
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.stacks.reading import find_images, open_stack, without_results
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
 from cellxlate.stacks.remote_output import check_remote
+from cellxlate.stacks.results import images_among, is_hidden, states_enhancement
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import Format, natural_format, output_format
+from cellxlate.stacks.writing import Format, is_half_published, natural_format, output_format
+from cellxlate.whole_file import IN_THE_WAY
 
 ENDINGS: dict[Format, str] = {
     "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
@@ -50,9 +57,6 @@ class Outputs:
         return [path for path in paths if path is not None]
 
 
-RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
-
-
 def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
@@ -64,24 +68,49 @@ def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[L
     InputError
         A pattern matches nothing, or a folder holds no image.
     """
+    return inputs_and_rest(paths, each_image=each_image)[0]
+
+
+def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
+    """Return the stacks as `find_inputs` does, and a line for each kind of what folders and patterns hold beside them.
+
+    Left out are hidden files, results of earlier runs and label images beside images; of what is given by name, results
+    are where other stacks are given too.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing, or there is no stack.
+    """
+    given, said = without_results(paths)
     found: list[Location] = []
-    for path in paths:
+    for path in given:
         if isinstance(path, RemotePath) or is_pattern(path):
             found.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
-            found += find_stacks(_fitting(path) or [path], "stack")
+            inside, rest = images_among(_fitting(path), open_stack)
+            if not inside and rest:
+                raise InputError(f"{path} fits no image ({'; '.join(rest)}); give the images")
+            found += find_stacks(inside or [path], "stack")
+            said += rest
         elif path.is_dir() and not is_zarr(path):
-            inside = find_stacks([path], "stack")
-            found += [item for item in inside if not stack_name(item).endswith(RESULT_ENDINGS)]
+            inside, rest = find_images([path], "stack")
+            found, said = [*found, *inside], said + rest
         else:
             found.append(path)
-    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path])))
+    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
 
 
 def _fitting(pattern: Path) -> list[Path]:
     """Return what fits a pattern, sorted. `Path.glob` refuses two stars in a row, and may take for ever with fifty."""
     folder = pattern.parent
-    return sorted(item for item in folder.iterdir() if fnmatch(item.name, pattern.name)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [
+        item
+        for item in sorted(folder.iterdir())
+        if fnmatch(item.name, pattern.name) and (not is_hidden(item) or pattern.name.startswith("."))
+    ]
 
 
 def _images_of(path: Location) -> list[Location]:
@@ -173,8 +202,60 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
     if overwrite or resume:
         return
     for path in outputs.wanted:
-        if path.exists():
+        if is_there(path):
             raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+
+
+def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
+    """Return whether what has the name of an output may be replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Of an output.
+    overwrite : bool
+        Then whatever is there may be.
+    resume : bool
+        Then only what an earlier run has written may be.
+    """
+    if overwrite or not resume or not is_there(path):
+        return overwrite
+    if path.name.endswith("_report.json"):
+        return bool(recorded_provenance(path))
+    if path.name.endswith("_report.html"):
+        with suppress(OSError, ValueError):
+            return "Made by cellxlate" in path.read_text(encoding="utf-8")
+        return False
+    if isinstance(path, RemotePath) and is_half_published(path):
+        return True
+    return states_enhancement(path, open_stack)
+
+
+def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if something that may not be replaced has the name of the result or of its attention.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
+        if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
+            raise OutputError(IN_THE_WAY.format(path))
+
+
+def is_there(path: Location) -> bool:
+    """Return whether anything has a name, be it a link that leads nowhere."""
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def recorded_provenance(report: Location) -> Mapping[str, Any]:
+    """Return the provenance that a report's JSON states; nothing where it cannot be read."""
+    try:
+        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:

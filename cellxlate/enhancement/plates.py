@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellxlate.enhancement.outputs import Outputs
+from cellxlate.enhancement.outputs import Outputs, is_there, may_replace
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import is_zarr, stack_name
 from cellxlate.stacks.plates import beside_wells, plate_fields, start_plate
 from cellxlate.stacks.writing import Format
+from cellxlate.whole_file import IN_THE_WAY, rename_free
 
 UNFINISHED = ".unfinished"
 
@@ -101,17 +102,44 @@ class Plate:
         beside = beside_wells(self.source)
         return [f"what lies beside the wells is not copied: {', '.join(beside)}"] if beside else []
 
-    def finish(self) -> None:
-        """Let the plates appear under their names, in place of what is there; the enhanced one last."""
+    def finish(self, *, overwrite: bool, resume: bool) -> None:
+        """Let the plates appear under their names, the enhanced one last.
+
+        Parameters
+        ----------
+        overwrite : bool
+            Replace what is there.
+        resume : bool
+            Replace what an earlier run has left there.
+
+        Raises
+        ------
+        OutputError
+            Something else has one of the names; it stays, and the unfinished plates too.
+        """
         if self.is_finished():
             return
+        for path in self._wanted:
+            if is_there(path) and not self._is_earlier(path, overwrite=overwrite, resume=resume):
+                raise OutputError(IN_THE_WAY.format(path))
         for path in reversed(self._wanted):
             replaced = path.with_name(path.name + ".replaced")
             if path.exists():
                 path.rename(replaced)
-            _unfinished(path).rename(path)
+            try:
+                rename_free(_unfinished(path), path)
+            except FileExistsError as fault:
+                raise OutputError(IN_THE_WAY.format(path)) from fault
             shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(_unfinished(self.attention), ignore_errors=True)  # where it is not wanted
+
+    def _is_earlier(self, path: Path, *, overwrite: bool, resume: bool) -> bool:
+        """Return whether a folder may be replaced: a plate, or the reports of one."""
+        if path == self.reports:
+            endings = ("_report.html", "_report.json")
+            is_reports = path.is_dir() and all(item.name.endswith(endings) for item in path.iterdir())
+            return (overwrite or resume) and is_reports
+        return is_zarr(path) and may_replace(path / self.fields[0], overwrite=overwrite, resume=resume)
 
     @property
     def _wanted(self) -> list[Path]:

@@ -9,12 +9,17 @@ from typing import Any
 import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
-from cellxlate.quality.checks import read_back, warnings_of
+from cellxlate.quality.checks import read_back, spared, warnings_of
 from cellxlate.quality.report import RunReport, draw_planes, write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.naming import find_stacks, stack_name
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
+
+MOST_DEEP = 50
+"""Our own reports are ten levels deep."""
+
+MOST_NUMBER = 1e15
 
 
 def rebuild_report(
@@ -45,6 +50,11 @@ def rebuild_report(
     RunReport
         Pixels that changed though attention is 0 are counted and warned of, not raised.
 
+    Notes
+    -----
+    The files alone are enough. What an earlier report beside them states is added where it can be read; a report that
+    is lost, empty or another program's adds nothing.
+
     Raises
     ------
     InputError
@@ -57,18 +67,26 @@ def rebuild_report(
     html = Path(output) if output is not None else path.with_name(f"{base}_report.html")
     earlier = _earlier_report(html.with_suffix(".json"))
     with open_stack(path) as image:
-        facts = {**earlier.get("provenance", {}), **_provenance(image)}
+        facts = {**_mapping(earlier.get("provenance")), **_provenance(image)}
         selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
         source_path = Path(source) if source is not None else _input_of(path, base, facts)
         with _open_input(source_path, image.axes) as stack, open_stack(selected_path) as selected:
-            channels = sorted(int(channel) for channel in facts.get("levels_counts", range(stack.channel_count)))
-            tile_px = int(facts.get("settings", {}).get("tile_px") or 0)
-            tally = read_back(stack, image, selected, channels=channels, tile_px=tile_px)
-            tally.trust = examine(
-                stack, image, selected, places=tally.places, channels=channels, domain=_domain(model, facts)
-            )
-            figures = draw_planes(stack, image, selected, channels=channels)
-            considered = _considered(facts)
+            channels, settings = _channels(facts, stack), _mapping(facts.get("settings"))
+            tile_px = int(_number(settings.get("tile_px")))
+            tally, figures, warnings = read_back(stack, image, selected, channels=channels, tile_px=tile_px), "", []
+            domain = _domain(model, facts)
+            with spared("judging whether the result should be believed", tally.failures):
+                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
+            with spared("drawing the pictures of the report", tally.failures):
+                figures = draw_planes(stack, image, selected, channels=channels)
+            considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
+            with spared("gathering warnings", tally.failures):
+                warnings += warnings_of(
+                    tally,
+                    channel_names=dict(enumerate(stack.channel_names)),
+                    earlier=stack.metadata.earlier,
+                    chosen=bool(considered),
+                )
             found = RunReport(
                 outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
                 input_name=source_path.name,
@@ -78,24 +96,20 @@ def rebuild_report(
                 model_name=str(facts.get("model", "not stated")),
                 model_digest=str(facts.get("model_sha256", "not stated")),
                 tally=tally,
-                model_licence=str(earlier.get("model", {}).get("licence", "")),
+                model_licence=str(stated_model.get("licence", "")),
                 model_considered=considered,
-                model_reason=str(earlier.get("model", {}).get("reason", "")) if considered else "",
+                model_reason=str(stated_model.get("reason", "")) if considered else "",
                 pixel_size_um=stack.pixel_size_um,
                 channel_names=stack.channel_names,
-                settings=facts.get("settings", {}),
-                versions=facts.get("versions", {"cellxlate": cellxlate.__version__}),
-                seconds=earlier.get("seconds", {}),
-                tiles_total=int(earlier.get("tiles_total", 0)),
-                tiles_skipped=int(earlier.get("tiles_skipped", 0)),
-                peak_rss_mb=float(earlier.get("peak_rss_mb", 0.0)),
+                settings=settings,
+                versions={str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
+                or {"cellxlate": cellxlate.__version__},
+                seconds=_seconds(earlier),
+                tiles_total=int(_number(earlier.get("tiles_total"))),
+                tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
+                peak_rss_mb=_number(earlier.get("peak_rss_mb")),
                 engine=str(earlier.get("engine") or facts.get("engine", "")),
-                warnings=warnings_of(
-                    tally,
-                    channel_names=dict(enumerate(stack.channel_names)),
-                    earlier=stack.metadata.earlier,
-                    chosen=bool(considered),
-                ),
+                warnings=[*warnings, *tally.failures],
                 provenance=facts,
                 command=str(earlier.get("command", "")),
             )
@@ -105,11 +119,48 @@ def rebuild_report(
 
 def _earlier_report(path: Path) -> dict[str, Any]:
     """Return what an earlier report says; nothing where there is none that can be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
+        if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and _depth(found) <= MOST_DEEP:
             return found
     return {}
+
+
+def _depth(value: Any) -> int:
+    """Return how deep mappings and lists lie in one another, counted to one more than what is read."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_DEEP:
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        depth += 1
+    return depth
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping as it is stated; an empty one for anything else."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float:
+    """Return a finite number as it is stated; 0 for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST_NUMBER else 0.0
+
+
+def _seconds(earlier: Mapping[str, Any]) -> dict[str, float]:
+    """Return where the time went, as far as an earlier report states it in numbers."""
+    stated = _mapping(earlier.get("seconds"))
+    return {name: _number(one) for name, one in stated.items() if isinstance(one, int | float)}
+
+
+def _channels(facts: Mapping[str, Any], stack: Stack) -> list[int]:
+    """Return the channels that were enhanced: those of which levels are stated, else all."""
+    every = range(stack.channel_count)
+    named = {str(channel) for channel in _mapping(facts.get("levels_counts"))}
+    return [channel for channel in every if str(channel) in named] or list(every)
 
 
 def _provenance(image: Stack) -> dict[str, Any]:
@@ -119,7 +170,7 @@ def _provenance(image: Stack) -> dict[str, Any]:
     for name, value in (notes[-1] if notes else {}).items():
         try:
             facts[name] = json.loads(value) if isinstance(value, str) else value
-        except ValueError:
+        except (ValueError, RecursionError):
             facts[name] = value
     return facts
 
@@ -136,7 +187,7 @@ def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     """Return the input that a result names, if it lies beside it."""
     stated = facts.get("input")
     name = stated.get("name") if isinstance(stated, Mapping) else None
-    if name and (path.parent / str(name)).exists():
+    if name and Path(str(name)).name == str(name) and (path.parent / str(name)).exists():
         return path.parent / str(name)
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == base:

@@ -19,6 +19,7 @@ from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
 from cellxlate.model.networks import Translator, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+from cellxlate.whole_file import rename_free
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
 LARGEST_HEADER_BYTES = 1_000_000
@@ -100,7 +101,7 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
         (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
-        partial.rename(folder)
+        rename_free(partial, folder)
     except OSError as fault:
         raise OutputError(f"{folder} cannot be written: {fault}") from fault
     finally:

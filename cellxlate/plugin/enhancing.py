@@ -106,7 +106,7 @@ def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhancePr
         request.stop.check()
     except (CancelledError, GeneratorExit):
         with suppress(OutputError):
-            withdraw(outputs, published=report is not None)
+            withdraw(outputs, report)
         raise
     return _opened(outputs, report, request)
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.quality.checks import spared
 from cellxlate.quality.report import draw_planes, write_report
 from cellxlate.stacks.stack import Stack
 
@@ -32,9 +34,12 @@ def report_steps(outcome: Outcome, request: Request) -> Generator[Path, None, Re
             for pixels in (outcome.image, outcome.attention)
         )
         channels = range(stack.channel_count) if request.channels is None or request.plane else request.channels
-        figures = draw_planes(stack, image, attention, channels=list(channels))
+        figures, failures = "", list[str]()
+        with spared("drawing the pictures of the report", failures):
+            figures = draw_planes(stack, image, attention, channels=list(channels))
+        report = replace(outcome.report, warnings=[*outcome.report.warnings, *failures])
         page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
-        write_report(outcome.report, figures, html=page, json=page.with_suffix(".json"))
+        write_report(report, figures, html=page, json=page.with_suffix(".json"))
         yield page
     except CellxlateError as fault:
         return Refusal(str(fault))

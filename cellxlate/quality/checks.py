@@ -8,12 +8,15 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError
 from cellxlate.quality.domain import departure_words
-from cellxlate.quality.tally import Counts, Tally, bits_differ
+from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
-__all__ = ["Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "warnings_of"]
+__all__ = [
+    "Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "spared",
+    "warnings_of",
+]  # fmt: skip
 
 NEARLY_ALL = 0.9
 NEARLY_NONE = 1e-4

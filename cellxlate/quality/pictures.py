@@ -258,4 +258,4 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Compress an image; the room for it is given, because imagecodecs reckons too little for narrow images."""
     room_bytes = pixels.size + pixels.shape[0] + pixels.size // 100 + 4096
     coding = GREY_CODING if pixels.ndim == 2 else COLOUR_CODING
-    return bytes(png_encode(pixels, level=PNG_LEVEL, out=room_bytes, **coding))
+    return bytes(png_encode(np.ascontiguousarray(pixels), level=PNG_LEVEL, out=room_bytes, **coding))

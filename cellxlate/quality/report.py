@@ -18,7 +18,7 @@ from cellxlate.quality.pictures import choose_planes, take_pictures
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
-__all__ = ["RunReport", "draw_planes", "triptych_png", "write_report"]
+__all__ = ["RunReport", "draw_planes", "triptych_png", "write_page", "write_record", "write_report"]
 
 GAP_PX = 4
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
@@ -210,8 +210,31 @@ def write_report(report: RunReport, figures: str, *, html: Location, json: Locat
     OutputError
         A file cannot be written.
     """
-    write_whole_file(html, report_page(report, figures))
-    write_whole_file(json, json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n")
+    write_page(report, figures, html)
+    write_record(report, json)
+
+
+def write_page(report: RunReport, figures: str, path: Location, *, replaces: bool = True) -> None:
+    """Write the HTML page of a report; another file of that name is replaced only where that is wanted.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or another file must not be replaced.
+    """
+    write_whole_file(path, report_page(report, figures), replaces=replaces)
+
+
+def write_record(report: RunReport, path: Location, *, replaces: bool = True) -> None:
+    """Write the JSON of a report; another file of that name is replaced only where that is wanted.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or another file must not be replaced.
+    """
+    text = json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n"
+    write_whole_file(path, text, replaces=replaces)
 
 
 def report_page(report: RunReport, figures: str) -> str:

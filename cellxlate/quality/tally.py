@@ -5,6 +5,8 @@ floating-point changes up to rounding), so that an interrupted run and an unbrok
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,26 @@ from cellxlate.stacks.stack import PlaneIndex
 
 MOST_PLANE_ROWS = 2000
 """Planes that are counted one by one; later ones are counted together."""
+
+
+@contextmanager
+def spared(what: str, failures: list[str]) -> Iterator[None]:
+    """Go on where a report, a picture or a check fails, and note it once: the pixels do not depend on it.
+
+    Parameters
+    ----------
+    what : str
+        What is tried, for the note.
+    failures : list of str
+        Gets the note.
+    """
+    try:
+        yield
+    except Exception as fault:  # noqa: BLE001 whatever it is, a result that keeps the promise is not thrown away
+        words = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        note = f"{what} failed ({words}); the pixels are verified and do not depend on it"
+        if note not in failures:
+            failures.append(note)
 
 
 def bits_differ(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -146,6 +168,8 @@ class Tally:
         Steps across the borders of tiles.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    failures : list of str
+        Checks that could not be made, and why; what counts for the promise is never among them.
 
     Examples
     --------
@@ -168,6 +192,7 @@ class Tally:
     places: Places = field(default_factory=Places)
     seams: Seams = field(default_factory=Seams)
     trust: dict[int, Trust] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
 
     def __post_init__(self) -> None:
@@ -213,6 +238,21 @@ class Tally:
         if index in self.planes or len(self.planes) < MOST_PLANE_ROWS:
             row = self.planes.setdefault(index, Counts())
         row.include(counts)
+        with spared("counting for the report", self.failures):
+            self._look(index, first_row, raw=raw, enhanced=enhanced, selected=selected, moved=moved)
+
+    def _look(
+        self,
+        index: PlaneIndex,
+        first_row: int,
+        *,
+        raw: npt.NDArray[Any],
+        enhanced: npt.NDArray[Any],
+        selected: npt.NDArray[np.bool_],
+        moved: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add a band to what the report shows and the checks judge by; the promise does not depend on it."""
+        channel = self._channel(index)
         self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
         self.places.add(index, first_row, selected)
         self.seams.add(index, first_row, enhanced=enhanced, selected=selected)
@@ -238,6 +278,11 @@ class Tally:
             (self.planes.setdefault(index, Counts()) if known else self.rest).include(counts)
         for channel, counts in other.channels.items():
             self.channels.setdefault(channel, Counts()).include(counts)
+        self.failures += [failure for failure in other.failures if failure not in self.failures]
+        with spared("counting for the report", self.failures):
+            self._include_looks(other)
+
+    def _include_looks(self, other: "Tally") -> None:
         for channel, histogram in other.histograms.items():
             self.histograms.setdefault(channel, Histogram()).include(histogram)
         for channel, sample in other.samples.items():

@@ -27,6 +27,8 @@ PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     """Return the image files and OME-Zarr folders among some paths and directly inside some folders, sorted.
 
+    What is hidden in a folder, by a name that begins with a dot, is none.
+
     Raises
     ------
     InputError
@@ -40,7 +42,11 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
             found.append(path)
             continue
         suffixes = TIFF_SUFFIXES + VENDOR_SUFFIXES
-        inside = [item for item in sorted(path.iterdir()) if item.suffix.lower() in suffixes or is_zarr(item)]
+        inside = [
+            item
+            for item in sorted(path.iterdir())
+            if not item.name.startswith(".") and (item.suffix.lower() in suffixes or is_zarr(item))
+        ]
         if not inside:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
         found += inside

@@ -8,7 +8,7 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.naming import Format
 from cellxlate.stacks.remote_output import ObjectLock, check_remote_place, publish_objects
-from cellxlate.whole_file import wait_for_disk
+from cellxlate.whole_file import IN_THE_WAY, rename_free, wait_for_disk
 
 JOB_FILE = "job.json"
 """In a partial: what is being written."""
@@ -53,22 +53,44 @@ def is_ours(partial: Location) -> bool:
     return partial.is_dir() if isinstance(partial, RemotePath) else FolderLock.may_take(partial)
 
 
-def publish(result: Location, path: Location, partial: Location) -> None:
-    """Give a finished file or folder its final name."""
+def publish(result: Location, path: Location, partial: Location, *, replaces: bool) -> None:
+    """Give a finished file or folder its final name.
+
+    Parameters
+    ----------
+    result, path, partial : Path or RemotePath
+        What is finished, its final name, and the folder that it lies in.
+    replaces : bool
+        Whether what has the name may be replaced.
+
+    Raises
+    ------
+    OutputError
+        Something has the name that may not be replaced.
+    """
     if isinstance(result, RemotePath) and isinstance(path, RemotePath) and isinstance(partial, RemotePath):
-        publish_objects(result, path, partial)
+        publish_objects(result, path, partial, replaces=replaces)
     elif isinstance(result, Path) and isinstance(path, Path) and isinstance(partial, Path):
-        _rename(result, path, partial)
+        _rename(result, path, partial, replaces=replaces)
 
 
-def _rename(result: Path, path: Path, partial: Path) -> None:
+def _rename(result: Path, path: Path, partial: Path, *, replaces: bool) -> None:
     if result.is_dir() and hasattr(os, "sync"):
         os.sync()  # thousands of files, each of which fsync would wait for
     else:
         wait_for_disk(result)
-    if path.is_dir() or (path.exists() and result.is_dir()):
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder and not (result.is_dir() and _is_zarr_image(path)):
+        raise OutputError(IN_THE_WAY.format(path))  # a user's folder, whatever was asked for
+    if replaces and (is_folder or (result.is_dir() and os.path.lexists(path))):
         path.rename(partial / "replaced")
-    result.replace(path)
+    try:
+        if replaces and not result.is_dir():
+            result.replace(path)
+        else:
+            rename_free(result, path)
+    except FileExistsError as fault:
+        raise OutputError(IN_THE_WAY.format(path)) from fault
     wait_for_disk(path.parent)
 
 
@@ -82,10 +104,12 @@ def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool
         raise OutputError(f"{path} is the input itself; choose another name with -o")
     if not replace:
         raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
-    if path.is_dir() and (
-        kind in ("ome-tiff", "tiff") or not any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
-    ):
+    if path.is_dir() and (kind in ("ome-tiff", "tiff") or not _is_zarr_image(path)):
         raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
+
+
+def _is_zarr_image(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def _check_partial(partial: Path, *, usable: bool) -> None:

@@ -1,5 +1,9 @@
 """open_stack: any file, folder or pattern of planes, lazily."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.naming import TIFF_SUFFIXES, VENDOR_SUFFIXES, find_stacks, is_zarr, one_line, stack_name
@@ -7,9 +11,63 @@ from cellxlate.stacks.reading_planes import is_pattern, open_planes
 from cellxlate.stacks.reading_tiff import open_tiff
 from cellxlate.stacks.reading_vendor import open_vendor
 from cellxlate.stacks.reading_zarr import open_zarr
+from cellxlate.stacks.results import images_among, is_hidden, is_result, left_out_words
 from cellxlate.stacks.stack import Stack
 
-__all__ = ["TIFF_SUFFIXES", "find_stacks", "is_zarr", "one_line", "open_stack", "stack_name"]
+__all__ = ["TIFF_SUFFIXES", "find_images", "find_stacks", "is_zarr", "one_line", "open_stack", "stack_name"]
+
+AnyLocation = TypeVar("AnyLocation", Path, Location)
+
+
+def find_images(paths: Sequence[Path], what: str) -> tuple[list[Path], list[str]]:
+    """Return the images among some paths and directly inside some folders, and a line for each kind of the rest.
+
+    In folders, results of earlier runs and label images beside images are left out; among paths that are given, results
+    are where other images are given too.
+
+    Raises
+    ------
+    InputError
+        A path does not exist, or there is no image.
+    """
+    given, said = without_results(paths)
+    found: list[Path] = []
+    for path in given:
+        if isinstance(path, Path) and path.is_dir() and not is_zarr(path):
+            hidden = [item.name for item in sorted(path.iterdir()) if is_image_name(item) and is_hidden(item)]
+            if hidden:
+                said.append(left_out_words("hidden files, whose names begin with a dot", hidden))
+            images, rest = images_among(find_stacks([path], what), open_stack)
+            found, said = found + images, said + rest
+        else:
+            found += find_stacks([path], what)
+    if not found:
+        raise InputError(f"the {what} folder {paths[0]} holds no image ({'; '.join(said)}); give a folder of images")
+    return found, said
+
+
+def without_results(paths: Sequence[AnyLocation]) -> tuple[list[AnyLocation], list[str]]:
+    """Leave results of earlier runs out of paths that are given, where others are given too; say so in one line.
+
+    A shell makes such a list of a pattern that fits inputs and results alike.
+    """
+    results = [
+        path
+        for path in (paths if len(paths) > 1 else ())
+        if isinstance(path, Path)
+        and path.exists()
+        and (path.is_file() or is_zarr(path))
+        and is_result(path, open_stack)
+    ]
+    if not results or len(results) == len(paths):
+        return list(paths), []
+    said = left_out_words("results of earlier runs", [path.name for path in results])
+    return [path for path in paths if path not in results], [f"{said}; give them alone to enhance them again"]
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a name ends as those of images do."""
+    return path.suffix.lower() in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr")
 
 
 def open_stack(path: str | Location, axes: str | None = None, *, image: int = 0) -> Stack:

@@ -14,6 +14,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.pixels import as_slice, picked
+from cellxlate.stacks.results import images_among
 from cellxlate.stacks.stack import Stack
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
@@ -57,7 +58,7 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
     if len(set(counted)) < len(counted):
         raise InputError(f"{path} names an axis twice; give each of {{T}}, {{C}}, {{Z}} once")
     outer = "".join(axis for axis in "TCZ" if axis in counted)
-    files, parts = _matching(path, outer)
+    files, parts, left_out = _matching(path, outer, open_file)
     places = list(product(*(parts[axis] for axis in outer)))
     absent = [place for place in places if place not in files]
     if absent:
@@ -90,7 +91,7 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
             metadata = replace(metadata, colours=stated.of_channels("colours"), ranges=())
         return Stack(
             pixels, outer + first.axes, stack_name(path), path, stated.pixel_size_um, names, stated.time_step_s,
-            kind="planes", metadata=metadata, warnings=(*first.warnings, *stated.warnings), files=ordered,
+            kind="planes", metadata=metadata, warnings=(*first.warnings, *stated.warnings, *left_out), files=ordered,
         )  # fmt: skip
 
 
@@ -179,16 +180,18 @@ def name_expression(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(start) + "".join(f"(?>{part})" for part in parts[:-1]) + parts[-1], re.DOTALL)
 
 
-def _matching(path: Path, outer: str) -> tuple[dict[tuple[str, ...], Path], dict[str, list[str]]]:
-    """Return the files by the parts of their names, and the parts of each axis in order."""
+def _matching(
+    path: Path, outer: str, open_file: OpenFile
+) -> tuple[dict[tuple[str, ...], Path], dict[str, list[str]], list[str]]:
+    """Return the files by the parts of their names, the parts of each axis in order, and what fits but is no image."""
     folder, expression = path.parent, name_expression(path.name)
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; check the name")
     files: dict[tuple[str, ...], Path] = {}
-    for file in sorted(folder.iterdir()):
-        match = expression.fullmatch(file.name)
-        if match is None:
-            continue
+    fitting = [file for file in sorted(folder.iterdir()) if expression.fullmatch(file.name)]
+    images, left_out = images_among(fitting, open_file) if not path.name.startswith(".") else (fitting, [])
+    for file in images:
+        match: Any = expression.fullmatch(file.name)
         place = tuple(match[axis] for axis in outer)
         if place in files:
             raise InputError(f"{path}: {files[place].name} and {file.name} both fit one position; make * narrower")
@@ -196,7 +199,7 @@ def _matching(path: Path, outer: str) -> tuple[dict[tuple[str, ...], Path], dict
     if not files:
         raise InputError(f"{path} fits no file; {{T}}, {{C}}, {{Z}} stand for parts of the names of files in {folder}")
     parts = {axis: sorted({place[at] for place in files}, key=_order) for at, axis in enumerate(outer)}
-    return files, parts
+    return files, parts, left_out
 
 
 def _order(part: str) -> tuple[int, str]:

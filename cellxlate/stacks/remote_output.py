@@ -11,6 +11,7 @@ import uuid
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import Format
+from cellxlate.whole_file import IN_THE_WAY
 
 LOCK_NAME = ".cellxlate-lock"
 RENEW_S = 5.0
@@ -173,17 +174,20 @@ def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool,
         raise OutputError(f"there are objects below {path} and no OME-Zarr image; choose another name with -o")
 
 
-def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath) -> None:
+def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *, replaces: bool) -> None:
     """Copy a finished image to its final name, inside the store, its root metadata last.
 
     Before the root is there, nothing under the final name opens as an image. What an image of this name has held is
-    removed first, its root before all else.
+    removed first, its root before all else. A store has no rename that replaces nothing, so the name is looked at right
+    before.
 
     Raises
     ------
     OutputError
-        What is there in the end is not what was copied.
+        Something is there that may not be replaced, or what is there in the end is not what was copied.
     """
+    if not replaces and path.exists():
+        raise OutputError(IN_THE_WAY.format(path))
     (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
     if (path / ROOT).is_file():
         (path / ROOT).unlink()

@@ -24,7 +24,7 @@ from cellxlate.stacks.naming import PLAIN, Format, output_format
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
 from cellxlate.stacks.pyramid import Pyramid, Reduction, Share, level_count
-from cellxlate.stacks.remote_output import check_remote
+from cellxlate.stacks.remote_output import PUBLISHING, check_remote
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import write_tiff
 from cellxlate.stacks.zarr_output import Version, write_arrays_v2, write_group
@@ -104,7 +104,10 @@ def open_writer(
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
     job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
     with _disk_faults(path):
-        writer = Writer(path, kind, like, stored, reduction, provenance, acquire(partial), same_values=dtype is None)
+        writer = Writer(
+            path, kind, like, stored, reduction, provenance, acquire(partial), same_values=dtype is None,
+            replaces=overwrite or resume,
+        )  # fmt: skip
         try:
             if overwrite or not (partial / JOB_FILE).exists():
                 writer._check_space(1.0)
@@ -139,13 +142,13 @@ class Writer:
 
     def __init__(
         self, path: Location, kind: Format, like: Stack, dtype: np.dtype[Any], reduction: Reduction,
-        provenance: Mapping[str, Any] | None, lock: Lock, *, same_values: bool = True,
+        provenance: Mapping[str, Any] | None, lock: Lock, *, same_values: bool = True, replaces: bool = False,
     ) -> None:  # fmt: skip
         self.path = path
         self.partial = lock.folder
         self.kind, self._like, self._provenance = kind, like, provenance
         self._lock, self._same_values = lock, same_values
-        self._finished = False
+        self._finished, self._replaces = False, replaces
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(
             self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
@@ -286,13 +289,19 @@ class Writer:
             version=version,
         )  # fmt: skip
 
-    def publish(self) -> Location:
+    def publish(self, *, replaces: bool | None = None) -> Location:
         """Let the finished file appear under its final name, and remove the partial.
+
+        Parameters
+        ----------
+        replaces : bool, optional
+            Whether what has the name may be replaced; by default where the writer was opened to overwrite or resume.
 
         Raises
         ------
         OutputError
-            `finish` has not been called, or the disk failed.
+            `finish` has not been called, the disk failed, or something has appeared under the name that may not be
+            replaced: it stays, and the partial too.
 
         Notes
         -----
@@ -303,7 +312,7 @@ class Writer:
             raise OutputError(f"{self.path} is not finished; call finish() before publish()")
         with _disk_faults(self.path):
             self._lock.check()
-            publish(self._result, self.path, self.partial)
+            publish(self._result, self.path, self.partial, replaces=self._replaces if replaces is None else replaces)
         self.discard()
         return self.path
 
@@ -340,6 +349,11 @@ def remove_partial(path: Location) -> None:
     with _disk_faults(path):
         if is_ours(partial):
             acquire(partial).remove()
+
+
+def is_half_published(path: RemotePath) -> bool:
+    """Return whether an interrupted job has begun to copy its result to an address."""
+    return (path.with_name(path.name + PARTIAL_ENDING) / PUBLISHING).is_file()
 
 
 def _read_job(file: Location) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def find_masks(paths: Sequence[Path]) -> Iterator[tuple[Path, int | None]]:
             for folder, number in folders
             if folder.is_dir() and not is_zarr(folder)
             for file in sorted(folder.iterdir())
-            if file.suffix.lower() in (*TIFF_SUFFIXES, ".png") or is_zarr(file)
+            if not file.name.startswith(".") and (file.suffix.lower() in (*TIFF_SUFFIXES, ".png") or is_zarr(file))
         ]
         if not inside:
             raise InputError(f"the folder {path} holds no mask; expected TIFF, PNG or Zarr files named like the images")

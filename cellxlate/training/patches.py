@@ -3,6 +3,7 @@
 Every draw is a function of (seed, domain, step) alone, so a resumed run sees the same data as an unbroken one.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, measure_levels, sample_windows
-from cellxlate.stacks.reading import find_stacks, open_stack
+from cellxlate.stacks.reading import find_images, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.guides import REACH_PX, saliency
 
@@ -285,7 +286,10 @@ def open_domain(
     """
     name = ("source", "target")[number]
     with ExitStack() as closing:
-        fields = list(_open_fields(find_stacks(paths, name), window_px(patch_px, load_px), channel, closing))
+        files, left_out = find_images(paths, name)
+        for line in left_out:
+            warnings.warn(f"{name} images: {line}", stacklevel=2)
+        fields = list(_open_fields(files, window_px(patch_px, load_px), channel, closing))
         if len(fields) < 2:
             raise InputError(
                 f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"

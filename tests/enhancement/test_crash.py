@@ -86,7 +86,7 @@ if moment == "finish":
     job.verify = die
 if moment == "publish":
     honest = Writer.publish
-    Writer.publish = lambda writer: (honest(writer), die())
+    Writer.publish = lambda writer, **options: (honest(writer, **options), die())
 cellxlate.enhance_file(stack, model, settings=EnhanceSettings(tile_px=64),
                        progress=progress if moment.isdecimal() else None)
 """

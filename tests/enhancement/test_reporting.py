@@ -11,6 +11,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
+from cellxlate.enhancement import reporting
 from cellxlate.enhancement.account import peak_rss_mb
 from cellxlate.enhancement.describing import describe_domain
 from cellxlate.enhancement.reporting import rebuild_report
@@ -26,6 +27,15 @@ def finished(tmp_path: Path) -> Path:
     sample = simulate(SampleSettings(shape=(1, 1, 1, 300, 360), cell_fraction=0.15, seed=3))
     write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
     cellxlate.enhance_file(tmp_path / "cells.ome.tif", engine="torch")
+    return tmp_path
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_model: Path) -> Path:
+    """A folder with a small image and what was made of it, without a report."""
+    noise = np.random.default_rng(0).normal(0, 8, (90, 130))
+    tifffile.imwrite(tmp_path / "cells.tif", (noise + np.linspace(80, 240, 130)).clip(0).astype(np.uint16))
+    cellxlate.enhance_file(tmp_path / "cells.tif", tiny_model, report=False, engine="torch")
     return tmp_path
 
 
@@ -121,3 +131,47 @@ def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent() -> None:
     script = "from cellxlate.enhancement.account import peak_rss_mb; print(peak_rss_mb())"
     peak_mb = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
     assert 100 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"a',
+        "[" * 100_000,
+        '{"provenance": {}, "a": ' + "[" * 400 + "]" * 400 + "}",
+        '{"provenance": []}',
+        '{"provenance": {"settings": 3, "levels_counts": [1], "versions": "x", "model": {}}, "model": 7}',
+        '{"provenance": {"levels_counts": {"x": 1}}, "seconds": {"total": "long"}, "tiles_total": "many"}',
+        '{"provenance": {}, "seconds": {"total": NaN}, "tiles_total": Infinity, "peak_rss_mb": null}',
+    ],
+)
+def test_any_earlier_report_or_none_is_no_reason_to_fail(
+    small: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = small / "cells_report.json"
+    record.unlink(missing_ok=True)
+    if content is not None:
+        record.write_text(content)
+    assert main(["report", str(small / "cells_enhanced.ome.tif")]) == 0
+    assert "0 differ from the input" in capsys.readouterr().out
+    found = json.loads(record.read_text())
+    assert found["kept_violations"] == 0
+    assert found["model"]["name"] == "tiny"
+
+
+def test_a_broken_promise_is_found_without_an_earlier_report(small: Path) -> None:
+    altered(small / "cells_enhanced.ome.tif", 1, where="kept")
+    assert main(["report", str(small / "cells_enhanced.ome.tif"), "--quiet"]) == 1
+
+
+def test_what_nobody_expected_in_a_report_is_not_called_a_broken_promise(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reporting, "read_back", lambda *_, **__: {}["gone"])
+    assert main(["report", str(small / "cells_enhanced.ome.tif")]) == 2
+    assert "no report can be made of it (KeyError" in capsys.readouterr().err

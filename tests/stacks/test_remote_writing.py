@@ -388,3 +388,14 @@ def test_a_dry_run_reads_from_the_bucket_and_writes_nothing(
     assert answer["outputs"][0] == str(out.with_name("cells_enhanced.ome.zarr"))
     assert answer["expected"]["megapixels"] == 0.072
     assert objects(out) == before
+
+
+def test_objects_that_appear_under_the_name_meanwhile_stay(cells: Path, out: RemotePath, tiny_model: Path) -> None:
+    with pytest.raises(OutputError, match="appeared meanwhile and is not replaced"):
+        enhance(cells, tiny_model, out, progress=lambda _news: (out / "notes.txt").write_text("mine"))
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
+    news: list[EnhanceProgress] = []
+    enhance(cells, tiny_model, out, resume=True, progress=news.append)
+    assert not news
+    assert np.array_equal(read(out), expected(cells, tiny_model)[0])
