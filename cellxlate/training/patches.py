@@ -16,6 +16,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, measure_levels, sample_windows
+from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_stacks, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.guides import REACH_PX, saliency
@@ -285,7 +286,9 @@ def open_domain(
     """
     name = ("source", "target")[number]
     with ExitStack() as closing:
-        fields = list(_open_fields(find_stacks(paths, name), window_px(patch_px, load_px), channel, closing))
+        fields = list(
+            _open_fields(one_of_each(find_stacks(paths, name)), window_px(patch_px, load_px), channel, closing)
+        )
         if len(fields) < 2:
             raise InputError(
                 f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
