@@ -12,8 +12,7 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
 from cellxlate.stacks.reading_tiff import open_file
-from cellxlate.stacks.reading_zarr import checked_array, ome_attributes, zarr_images
-from cellxlate.stacks.remote_store import store_of
+from cellxlate.stacks.reading_zarr import found_chunks, image_array, ome_attributes, open_node, zarr_images
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
@@ -54,9 +53,15 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int | N
 
 def _zarr_levels(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
-    group = zarr.open_group(store_of(path / place if place else path), mode="r")
+    path = path / place if place else path
+    group = open_node(path)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{path} is an array, not an image")
     datasets = ome_attributes(group)["multiscales"][0]["datasets"]
-    return [checked_array(group[dataset["path"]]) for dataset in datasets]  # type: ignore[arg-type]
+    arrays = [image_array(path, group, dataset["path"]) for dataset in datasets]
+    for array in arrays:
+        found_chunks(path, array)
+    return arrays
 
 
 def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
