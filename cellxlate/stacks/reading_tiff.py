@@ -38,6 +38,9 @@ from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
+OPACITY = (1, 2)
+"""What ExtraSamples says of opacity: premultiplied, or not."""
+
 DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
 LISTED = ("ome", "mmstack", "ndtiff")
 """Kinds of images whose pages are counted by a description, which may count fewer or more than there are; of these, the
@@ -85,6 +88,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
             files = _files_of(series)
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
+                alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.absolute(),) else tuple(dict.fromkeys([path.absolute(), *files])),
                 warnings=(
                     *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
@@ -166,6 +170,18 @@ def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
     pages = series if series.is_multifile else [series.keyframe]
     parents = {id(page.parent): page.parent for page in pages if page is not None}
     return tuple(dict.fromkeys(Path(parent.filehandle.path).absolute() for parent in parents.values()))
+
+
+def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
+    """Return which samples are opacity: what ExtraSamples says, and the fourth beside three of colour."""
+    count, extra = page.samplesperpixel, tuple(int(kind) for kind in page.extrasamples)
+    if count < 2 or (stack.size("S") if "S" in stack.axes else stack.size("C")) != count:
+        return ()
+    first = count - len(extra)
+    found = [first + number for number, kind in enumerate(extra) if kind in OPACITY]
+    if page.photometric.name == "RGB" and count == 4:
+        found = [3]
+    return tuple(number for number in found if number > 0)
 
 
 def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
