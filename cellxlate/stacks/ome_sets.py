@@ -1,6 +1,7 @@
 """OME-TIFF sets, whose images or planes lie in several files: which file holds what, and which files are one stack."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -241,6 +242,8 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
             path = first_file(path, text)
         else:
             with tifffile.TiffFile(path) as file:
+                if file.is_mmstack:
+                    return _micromanager_stack(file)
                 text = (file.ome_metadata or "") if file.is_ome else ""
         if declares_entities(text) or not speaks_of_several(text):
             return None
@@ -252,3 +255,14 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
         return None
     image = document.first_in(path.name)
     return image, frozenset(path.parent.absolute() / name.lower() for name in document.files[image])
+
+
+def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] | None:
+    """Return what tells a stack of Micro-Manager, which goes on in further files, from others; None for positions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        series = file.series[0]
+    if series.kind != "mmstack" or "R" in series.axes:
+        return None
+    pages = [page for page in series if page is not None]
+    return 0, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)

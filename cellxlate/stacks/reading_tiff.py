@@ -83,6 +83,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 note = read_note(shaped_description(series).get(ANNOTATION))
                 if note.kept:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
+                differing = differing_tags(series, kind)
             found = _tiff_stack(path, pixels, axes, series, calibration)
             names = fitting(calibration.channel_names, found.axes, found.shape)
             files = _files_of(series)
@@ -92,7 +93,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 files=() if files == (path.absolute(),) else tuple(dict.fromkeys([path.absolute(), *files])),
                 warnings=(
                     *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
-                    *differing_tags(series, kind),
+                    *differing,
                 ),
                 release=opened.pop_all().close,
             )  # fmt: skip
