@@ -113,7 +113,7 @@ def _request(options: argparse.Namespace) -> Request:
         "attention": not options.no_attention, "report": not options.no_report,
     }  # fmt: skip
     running: dict[str, Any] = {
-        "axes": options.axes, "image": options.image or 0, "channels": options.channel,
+        "axes": options.axes, "image": options.image, "channels": options.channel,
         "settings": EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
         "levels_from": options.levels_from,
         "engine": options.engine, "device": options.device, "precision": options.precision,

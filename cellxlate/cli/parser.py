@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = command("info", run_info, "Show what a stack or a model is.")
     info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
     info.add_argument("--axes", metavar="TCZYX")
-    info.add_argument("--image", type=int, default=0, metavar="N", help="which image of a file that holds several")
+    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several")
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))

@@ -214,7 +214,7 @@ class Cluster:
         worker.busy_s += done.seconds
         if self.records is not None:
             self.records.append(done)
-        job = plan.jobs.get(plan.stack.channel_of(unit.index))
+        job = plan.job_of(unit.index)
         if job:
             job.work.include(done.work, at_once=len(self.workers))
 

@@ -69,7 +69,7 @@ def confidence_bands(
     plan: Plan, selected: Stack, index: PlaneIndex, *, views: int = VIEWS
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """Yield first row and confidence (rows, X) of the bands of one plane; 0 in a channel that was copied."""
-    stack, job = plan.stack, plan.jobs.get(plan.stack.channel_of(index))
+    stack, job = plan.stack, plan.job_of(index)
     read_rows, shape = plane_reader(stack, index), stack.plane_shape
     for band in bands_of(shape, TILE_PX):
         chosen = selected.read(index, slice(band.top, band.bottom)) > 0

@@ -95,7 +95,7 @@ def enhanced_bands(
 
     def enhanced(part: tuple[PlaneToDo, ReadRows, Tile]) -> tuple[PlaneToDo, Band, Work]:
         plane, read_rows, area = part
-        job, work = plan.jobs.get(stack.channel_of(plane.index)), Work()
+        job, work = plan.job_of(plane.index), Work()
         if job is None:
             raw = read_rows(slice(area.top, area.bottom))
             return plane, Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8)), work
@@ -109,7 +109,7 @@ def enhanced_bands(
         for area in plane.wanted
     )
     for plane, band, work in in_streams(enhanced, parts, streams=plan.streams):
-        job = plan.jobs.get(stack.channel_of(plane.index))
+        job = plan.job_of(plane.index)
         if job:
             job.work.include(work, at_once=plan.streams)
         done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]

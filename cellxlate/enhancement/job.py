@@ -91,7 +91,7 @@ def enhance_file(
     output_dir: str | Location | None = None,
     format: Format | None = None,
     axes: str | None = None,
-    image: int = 0,
+    image: int | None = None,
     channels: Sequence[str | int] | None = None,
     levels_from: Path | None = None,
     settings: EnhanceSettings | None = None,
@@ -122,8 +122,8 @@ def enhance_file(
         Where no output name decides.
     axes : str, optional
         Axes of the input, where the file does not say.
-    image : int
-        Which image of a file that holds several.
+    image : int, optional
+        Which image of a file that holds several; the one that `open_stack` takes by default.
     channels : sequence of str or int, optional
         Names or numbers of the channels to enhance; all by default. Others are copied.
     levels_from : Path, optional

@@ -14,6 +14,7 @@ from typing import Any
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack, without_results
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
@@ -61,7 +62,7 @@ def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[L
     """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
 
     Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
-    {C} or {Z} is one stack.
+    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image.
 
     Raises
     ------
@@ -98,6 +99,7 @@ def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tu
             found, said = [*found, *inside], said + rest
         else:
             found.append(path)
+    found = one_of_each(list(dict.fromkeys(found)))
     return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
 
 

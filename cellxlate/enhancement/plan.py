@@ -27,7 +27,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
 from cellxlate.stacks.reading_zarr import remote_metadata
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
@@ -72,6 +72,10 @@ class Plan:
     def tile_px(self) -> int:
         """Side of a tile's core."""
         return next(iter(self.jobs.values())).tile_px
+
+    def job_of(self, index: PlaneIndex) -> PlaneJob | None:
+        """Return the job of a plane; None where it is copied: of a channel that was not chosen, or opacity."""
+        return None if self.stack.is_alpha(index) else self.jobs.get(self.stack.channel_of(index))
 
     @property
     def work(self) -> Work:
@@ -211,15 +215,16 @@ def checked(settings: EnhanceSettings) -> EnhanceSettings:
 
 
 def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple[int, ...]:
-    """Return the numbers of the channels that are asked for by name or number; all where none is.
+    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
 
     Raises
     ------
     OptionError
-        There is no such channel.
+        There is no such channel, or it is opacity.
     """
+    alpha = () if "S" in stack.axes and "C" in stack.axes else stack.alpha_samples
     if not channels:
-        return tuple(range(stack.channel_count))
+        return tuple(channel for channel in range(stack.channel_count) if channel not in alpha)
     numbers = set()
     for channel in channels:
         if str(channel) in stack.channel_names:
@@ -230,6 +235,10 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
             names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
             there = names or f"numbers 0 to {stack.channel_count - 1}"
             raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
+    if opaque := numbers.intersection(alpha):
+        raise OptionError(
+            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
+        )
     return tuple(sorted(numbers))
 
 

@@ -264,7 +264,7 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
 
 def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
     stack = opened.stack
-    job = opened.jobs.get(stack.channel_of(index))
+    job = None if stack.is_alpha(index) else opened.jobs.get(stack.channel_of(index))
     if job is None:
         raw = opened.read(index, slice(area.top, area.bottom))
         return Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))

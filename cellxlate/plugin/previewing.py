@@ -57,11 +57,11 @@ class PreviewRequest:
 
     @property
     def indices(self) -> list[PlaneIndex]:
-        """Positions of the plane in the stack: one per sample of a colour image, else one."""
+        """Positions of the plane in the stack: one per sample of colour of a colour image, else one."""
         if "S" not in self.stack.axes:
             return [self.plane]
         place = self.stack.plane_axes.index("S")
-        samples = range(self.stack.size("S"))
+        samples = [sample for sample in range(self.stack.size("S")) if sample not in self.stack.alpha_samples]
         return [(*self.plane[:place], sample, *self.plane[place:]) for sample in samples]
 
 

@@ -5,19 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tifffile
 import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
-from cellxlate.stacks.reading_zarr import checked_array, ome_attributes, zarr_images
-from cellxlate.stacks.remote_store import store_of
+from cellxlate.stacks.reading_tiff import open_file
+from cellxlate.stacks.reading_zarr import found_chunks, image_array, ome_attributes, open_node, zarr_images
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
-def open_levels(path: str | Location, axes: str | None = None, *, image: int = 0) -> tuple[Stack, ...]:
+def open_levels(path: str | Location, axes: str | None = None, *, image: int | None = None) -> tuple[Stack, ...]:
     """Open every resolution level of a stack without reading pixels.
 
     Parameters
@@ -43,9 +42,9 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int = 0
         opened.callback(first.release)
         try:
             if first.kind == "ome-zarr" or isinstance(first.path, RemotePath):
-                arrays = _zarr_levels(first.path, image)
+                arrays = _zarr_levels(first.path, first.image)
             else:
-                arrays = _tiff_levels(first.path, image, opened)
+                arrays = _tiff_levels(first.path, first.image, opened)
             coarser = [_coarser(first, array) for array in arrays[1:]]
         except READ_FAULTS as fault:
             raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
@@ -54,14 +53,19 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int = 0
 
 def _zarr_levels(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
-    group = zarr.open_group(store_of(path / place if place else path), mode="r")
+    path = path / place if place else path
+    group = open_node(path)
+    if not isinstance(group, zarr.Group):
+        raise InputError(f"{path} is an array, not an image")
     datasets = ome_attributes(group)["multiscales"][0]["datasets"]
-    return [checked_array(group[dataset["path"]]) for dataset in datasets]  # type: ignore[arg-type]
+    arrays = [image_array(path, group, dataset["path"]) for dataset in datasets]
+    for array in arrays:
+        found_chunks(path, array)
+    return arrays
 
 
 def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
-    file = opened.enter_context(tifffile.TiffFile(path))
-    store = file.series[image].aszarr()
+    store = open_file(path, opened).file.series[image].aszarr()
     opened.callback(store.close)
     group: Any = zarr.open(store, mode="r")
     return [group[key] for key in sorted(group.array_keys(), key=int)]

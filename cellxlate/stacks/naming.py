@@ -13,6 +13,9 @@ VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
 """What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
 
+COMPANION = ".companion.ome"
+"""OME-XML that lies beside the TIFF files it describes."""
+
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 
@@ -47,6 +50,9 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
             for item in sorted(path.iterdir())
             if not item.name.startswith(".") and (item.suffix.lower() in suffixes or is_zarr(item))
         ]
+        inside += sorted(  # after their files
+            item for item in path.iterdir() if item.name.lower().endswith(COMPANION) and not item.name.startswith(".")
+        )
         if not inside:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
         found += inside
@@ -74,7 +80,7 @@ def stack_name(path: Location) -> str:
     if root != path:
         return "_".join([stack_name(root), *path.relative_to(root).parts])  # type: ignore[arg-type]
     name = PLACEHOLDERS.sub("", path.name)
-    for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", ".ome"):
+    for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", COMPANION, ".ome"):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     if name.lower().endswith(".ome"):

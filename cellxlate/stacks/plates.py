@@ -9,7 +9,7 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import one_line
-from cellxlate.stacks.reading_zarr import further_attributes, ome_attributes, zarr_images
+from cellxlate.stacks.reading_zarr import further_attributes, ome_attributes, open_node, zarr_images
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS
 
@@ -23,7 +23,7 @@ def plate_fields(path: Location) -> list[str]:
         The metadata cannot be read.
     """
     try:
-        group = zarr.open(store_of(path), mode="r")
+        group = open_node(path)
         is_plate = isinstance(group, zarr.Group) and isinstance(ome_attributes(group).get("plate"), Mapping)
     except READ_FAULTS as fault:
         raise InputError(

@@ -70,20 +70,22 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr")
 
 
-def open_stack(path: str | Location, axes: str | None = None, *, image: int = 0) -> Stack:
+def open_stack(path: str | Location, axes: str | None = None, *, image: int | None = None) -> Stack:
     """Open a stack without reading its pixels.
 
     Parameters
     ----------
     path : str or Path
-        A file of the TIFF family; the folder of an OME-Zarr image (0.1 to 0.5), of a bioformats2raw set, of a plate,
-        or of a plain Zarr array; a pattern such as `img_t{T}_z{Z}_c{C}.tif`, whose files together are one stack; with
-        the extra `vendor`, a CZI, ND2 or LIF file. With the extra `remote`, the address of a Zarr image in a bucket
-        (`s3://bucket/stack.ome.zarr`) or on the web (`https://host/stack.ome.zarr`).
+        A file of the TIFF family, or the `.companion.ome` of a set of them; the folder of an OME-Zarr image (0.1 to
+        0.5), of a bioformats2raw set, of a plate, or of a plain Zarr array; a pattern such as `img_t{T}_z{Z}_c{C}.tif`,
+        whose files together are one stack; with the extra `vendor`, a CZI, ND2 or LIF file. With the extra `remote`,
+        the address of a Zarr image in a bucket (`s3://bucket/stack.ome.zarr`) or on the web
+        (`https://host/stack.ome.zarr`).
     axes : str, optional
         Letters of "TCZYXS", one per dimension, where the file does not say or says it wrongly.
-    image : int
-        Which image of a file that holds several; of a plate, its fields in the order of its wells.
+    image : int, optional
+        Which image of a file that holds several; of a plate, its fields in the order of its wells. By default the
+        first; of an OME-TIFF set, the first with a plane in the file that is given.
 
     Returns
     -------
@@ -104,15 +106,15 @@ def open_stack(path: str | Location, axes: str | None = None, *, image: int = 0)
     if axes is not None:
         axes = axes.upper()
     if isinstance(path, RemotePath):
-        return open_zarr(path, axes, image)
+        return open_zarr(path, axes, image or 0)
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the name")
     if path.is_dir():
-        return open_zarr(path, axes, image)
+        return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; copy it again")
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        return open_vendor(path, axes, image)
+        return open_vendor(path, axes, image or 0)
     return open_tiff(path, axes, image)

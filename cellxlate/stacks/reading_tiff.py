@@ -21,6 +21,14 @@ from cellxlate.stacks.calibration import Calibration, tiff_calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
+from cellxlate.stacks.ome_sets import (
+    OmeDocument,
+    document_of,
+    first_file,
+    is_companion,
+    read_companion,
+    speaks_of_several,
+)
 from cellxlate.stacks.ome_xml import OmeImage, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
@@ -30,9 +38,26 @@ from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
+OPACITY = (1, 2)
+"""What ExtraSamples says of opacity: premultiplied, or not."""
 
-def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
-    """Open one image of a TIFF file.
+DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
+LISTED = ("ome", "mmstack", "ndtiff")
+"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are; of these, the
+kinds of which it says for each plane where it lies."""
+
+
+def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
+    """Open one image of a TIFF file, or of the set that a companion file describes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    axes : str or None
+        As asked for.
+    image : int or None
+        Which of several; None takes the first that has a plane in the file.
 
     Raises
     ------
@@ -43,37 +68,33 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
         with ExitStack() as opened:
             with warnings.catch_warnings(), _damage_reported():
                 warnings.simplefilter("ignore")
-                file = opened.enter_context(tifffile.TiffFile(path))
-                _check_directories(file)
-                if not all(isinstance(size, int) for size in file.pages.first.shape):
-                    raise InputError("its first directory states no single width and height; copy the file again")
-                if file.is_ome and declares_entities(file.ome_metadata or ""):
-                    file.is_ome = False  # tifffile would parse it
-                kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
-                if kind == "ome-tiff":
-                    check_ome(file.ome_metadata or "", path.parent)
-                ome = read_ome(file.ome_metadata or "", image) if kind == "ome-tiff" else OmeImage()
-                if ome.most_px > MOST_PLANES * prod(file.pages.first.shape):
-                    raise InputError(
-                        "its OME-XML states more than 10 million planes; correct it, or copy the file again"
-                    )
+                opening = open_file(path, opened)
+                file, kind, document = opening.file, opening.kind, opening.document
+                image = _chosen(opening) if image is None else image
                 count = len(file.series)
                 if not 0 <= image < count:
                     raise InputError(f"there is no image {image}, the file holds {count}; images are counted from 0")
                 series = file.series[image]
-                if kind == "ome-tiff":
-                    _check_complete(series)
-                pixels = _tiff_pixels(path, file, series, opened)
+                ome = read_ome(opening.ome_xml, opening.place_in_xml(series)) if kind == "ome-tiff" else OmeImage()
+                _check_complete(series)
+                pixels = _tiff_pixels(file, series, opened)
                 calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
                 metadata = _tiff_metadata(file, series, kind, ome)
                 note = read_note(shaped_description(series).get(ANNOTATION))
                 if note.kept:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
+                differing = differing_tags(series, kind)
             found = _tiff_stack(path, pixels, axes, series, calibration)
             names = fitting(calibration.channel_names, found.axes, found.shape)
+            files = _files_of(series)
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
-                warnings=(*_others(file, image), *metadata.lost, *differing_tags(series, kind)),
+                alpha=_alpha(series.keyframe, found),
+                files=() if files == (path.absolute(),) else tuple(dict.fromkeys([path.absolute(), *files])),
+                warnings=(
+                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
+                    *differing,
+                ),
                 release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:
@@ -86,6 +107,119 @@ def open_tiff(path: Path, axes: str | None, image: int) -> Stack:
         raise InputError(
             f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
         ) from fault
+
+
+@dataclass(frozen=True)
+class OpenTiff:
+    """A TIFF file that is open; `document` says what lies in which file, where its OME-XML tells several apart."""
+
+    file: tifffile.TiffFile
+    kind: str
+    ome_xml: str
+    document: OmeDocument | None
+
+    def place_in_xml(self, series: tifffile.TiffPageSeries) -> int:
+        """Return which image of the OME-XML a series is; images without planes are no series."""
+        if self.document is not None and series.kind == "ome" and series.name.isdecimal():
+            return int(series.name)
+        return int(self.file.series.index(series))
+
+
+def open_file(path: Path, opened: ExitStack) -> OpenTiff:
+    """Open a file, with the OME-XML that belongs to it."""
+    text = None
+    if is_companion(path):
+        text = read_companion(path)
+        check_ome(text, path.parent)
+        path = first_file(path, text)
+        if not path.is_file():
+            raise InputError(f"it names {path.name}, which is not there; put all files of the set into one folder")
+    file = opened.enter_context(tifffile.TiffFile(path))
+    _check_directories(file)
+    if not all(isinstance(size, int) for size in file.pages.first.shape):
+        raise InputError("its first directory states no single width and height; copy the file again")
+    if file.is_ome and declares_entities(file.ome_metadata or ""):
+        file.is_ome = False  # tifffile would parse it
+    document = None
+    if file.is_ome or text is not None:
+        text = text or file.ome_metadata or ""
+        check_ome(text, path.parent)
+        if speaks_of_several(text):
+            document = document_of(text, path)
+        if document is not None:
+            text = document.stated
+            file = opened.enter_context(tifffile.TiffFile(path, omexml=document.text))
+        if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
+            raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
+    kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
+    return OpenTiff(file, kind, text or "", document)
+
+
+def _chosen(opening: OpenTiff) -> int:
+    """Return the number of the first image with a plane in the file itself, 0 where none has."""
+    if opening.document is None:
+        return 0
+    name = opening.file.filehandle.name
+    for number, series in enumerate(opening.file.series):
+        if any(page is not None and page.parent.filehandle.name == name for page in series):
+            return number
+    return 0
+
+
+def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
+    """Return the files that the planes of an image lie in."""
+    pages = series if series.is_multifile else [series.keyframe]
+    parents = {id(page.parent): page.parent for page in pages if page is not None}
+    return tuple(dict.fromkeys(Path(parent.filehandle.path).absolute() for parent in parents.values()))
+
+
+def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
+    """Return which samples are opacity: what ExtraSamples says, and the fourth beside three of colour."""
+    count, extra = page.samplesperpixel, tuple(int(kind) for kind in page.extrasamples)
+    if count < 2 or (stack.size("S") if "S" in stack.axes else stack.size("C")) != count:
+        return ()
+    first = count - len(extra)
+    found = [first + number for number, kind in enumerate(extra) if kind in OPACITY]
+    if page.photometric.name == "RGB" and count == 4:
+        found = [3]
+    return tuple(number for number in found if number > 0)
+
+
+def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a line that names the files which pixels come from, beside the one that was given."""
+    others = [file.name for file in files if file != path.absolute()]
+    if not others or is_companion(path):
+        return ()
+    which = "none of them lies in it" if path.absolute() not in files else "the others lie in it"
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
+
+
+def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
+    """Return a line that counts the pages of a file which its description leaves out of every image."""
+    first = file.series[0]
+    if first.kind not in DESCRIBED:
+        return ()
+    pages, taken = len(file.pages), 0
+    images = [level for series in file.series for level in series.levels]
+    if first.kind in LISTED:
+        taken = len({page.offset for series in images for page in series if page is not None and page.parent is file})
+    else:
+        taken = sum(_planes(series) for series in images)
+    if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
+        page, stated = file.pages.first, (file.imagej_metadata or {}).get("images", 1)
+        stored = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
+        pages = max(1, min(stored, stated if isinstance(stated, int) else 1))
+    missed = pages - taken
+    if missed <= 0:
+        return ()
+    return (f"{missed} of {pages} pages of the file are not read: its description counts {taken}; where that is "
+            "wrong, correct it or save the file anew",)  # fmt: skip
+
+
+def _planes(series: tifffile.TiffPageSeries) -> int:
+    """Return how many planes of its pages' size an image has."""
+    return int(prod(series.shape)) // max(int(prod(series.keyframe.shape)), 1)
 
 
 def _check_directories(file: tifffile.TiffFile) -> None:
@@ -136,10 +270,15 @@ def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kin
     )
 
 
-def _others(file: tifffile.TiffFile, image: int) -> tuple[str, ...]:
+def _others(file: tifffile.TiffFile, image: int, document: OmeDocument | None) -> tuple[str, ...]:
     """Return a line that names the images of the file that are not read, if there are any."""
+
+    def name(series: tifffile.TiffPageSeries) -> str:
+        known = document is not None and series.kind == "ome" and series.name.isdecimal()
+        return document.names[int(series.name)] if document is not None and known else series.name
+
     others = [
-        f"{number} {series.name}".strip() + f" {tuple(series.shape)}"
+        f"{number} {name(series)}".strip() + f" {tuple(series.shape)}"
         for number, series in enumerate(file.series)
         if number != image
     ]
@@ -152,21 +291,26 @@ def _others(file: tifffile.TiffFile, image: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _tiff_pixels(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opened: ExitStack) -> Pixels:
-    """Return the pixels of an image: straight from the file where they lie in order, else decoded on demand."""
+def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opened: ExitStack) -> Pixels:
+    """Return the pixels of an image: straight from the file where they lie in order, else decoded on demand.
+
+    An image of a set may lie in another file than the one that is open.
+    """
+    holder = series.keyframe.parent
     offset = series.dataoffset
     if offset is not None and not series.is_multifile and "Y" in series.axes and series.dtype != bool:
-        dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+        path = Path(holder.filehandle.path).absolute()
+        dtype = np.dtype(series.dtype).newbyteorder(holder.byteorder)
         if offset + series.nbytes > path.stat().st_size:
-            raise InputError("the file is cut short; copy it again")
-        return FilePixels(path.absolute(), offset, tuple(series.shape), dtype, series.axes.index("Y"))
+            raise InputError(f"the file {path.name} is cut short; copy it again")
+        return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
     _check_inside(series)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
     check_blocks(array.chunks, array.dtype)
-    return PagePixels(array, series) if _planes_are_pages(series, array) else array
+    return PagePixels(array, series) if holder is file and _planes_are_pages(series, array) else array
 
 
 @dataclass(frozen=True)
@@ -267,12 +411,27 @@ def _damage_reported() -> Iterator[None]:
 
 
 def _check_complete(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where planes that the OME-XML lists are in no file; tifffile would read zeros."""
-    missing = sum(page is None for page in series)
-    if missing:
+    """Raise InputError where planes that are described lie in no file; tifffile would read zeros."""
+    count, missing = _planes(series), 0
+    if series.kind in LISTED:
+        missing = sum(page is None or not any(page.databytecounts) for page in series)
+    elif not series.is_truncated and series.dataoffset is None:
+        missing = count - len(series)
+    if missing > 0:
         raise InputError(
-            f"{missing} of {len(series)} planes of this OME-TIFF are missing; put all its files into one folder"
+            f"{missing} of {count} planes are described and in no file; put all files of the set into one folder, or, "
+            "if the acquisition was stopped, save its complete time points"
         )
+    if not series.is_multifile:
+        return
+    keyframe = series.keyframe
+    for page in series:
+        if page is not None and page.parent is not keyframe.parent and page.keyframe.shape != keyframe.shape:
+            name = page.parent.filehandle.name
+            raise InputError(
+                f"{name}, named as a part of this image, holds planes of {page.keyframe.shape}, not {keyframe.shape}; "
+                "put the files of one set, and no others, into one folder"
+            )
 
 
 def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:

@@ -1,14 +1,17 @@
 """OME-Zarr images, sets and plates, and plain arrays, lazily."""
 
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
@@ -28,6 +31,49 @@ OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "se
 MOST_COUNTED, MOST_COUNTED_REMOTE = 300_000, 30_000
 """Chunks that are looked for at most, before an array is taken to be complete."""
 
+NONE_THERE = (
+    "none of the {} chunks of the array {} is there, so all pixels would be invented as {}; copy the image again"
+)
+OTHER_KEYS = "the chunks lie under other names than the metadata state, and are read from there"
+
+
+def open_node(path: Location) -> "zarr.Group | zarr.Array[Any]":
+    """Open a Zarr group or array to be read, by the metadata of its own parts.
+
+    Consolidated metadata are a copy, which does not know what was appended later. They are used only where the parts
+    cannot be listed, on the web.
+    """
+    store = store_of(path)
+    if isinstance(path, RemotePath) and not path.writable:
+        return zarr.open(store, mode="r")
+    return zarr.open(store, mode="r", use_consolidated=False)
+
+
+def image_array(path: Location, group: zarr.Group, place: str) -> "zarr.Array[Any]":
+    """Open the array of a level, which is read in bounded memory and has chunks.
+
+    Parameters
+    ----------
+    path : Path or RemotePath
+        What was opened.
+    group : zarr.Group
+        Of the image.
+    place : str
+        Of the array in the group.
+
+    Raises
+    ------
+    InputError
+        It is no array, none of its chunks is there, or its chunks cannot be read.
+    """
+    array = group[place]
+    if not isinstance(array, zarr.Array):
+        raise InputError(f"{place} is not an array")
+    if isinstance(path, RemotePath) and not path.writable:  # its metadata may have come from a consolidated copy
+        with suppress(FileNotFoundError, KeyError):
+            array = zarr.open_array(store_of(path), path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
+    return checked_array(array)
+
 
 def zarr_images(path: Location) -> list[str]:
     """Return where the images of a Zarr folder lie in it: of a plate its fields, of a set its images, else "".
@@ -40,7 +86,7 @@ def zarr_images(path: Location) -> list[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = zarr.open(store_of(path), mode="r")
+            node = open_node(path)
             return _images(node) if isinstance(node, zarr.Group) else [""]
     except READ_FAULTS as fault:
         if isinstance(path, RemotePath) and isinstance(fault, OSError):
@@ -66,7 +112,7 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = zarr.open(store_of(path), mode="r")
+            node = open_node(path)
             if isinstance(node, zarr.Array):
                 return _plain_array(path, node, axes)
             places = _images(node)
@@ -173,10 +219,8 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     attributes = ome_attributes(group)
     image: Mapping[str, Any] = attributes["multiscales"][0]
     first = image["datasets"][0]
-    array = group[first["path"]]
-    if not isinstance(array, zarr.Array):
-        raise InputError(f"{first['path']} is not an array")
-    checked_array(array)
+    array = image_array(path, group, first["path"])
+    absent = found_chunks(path, array)
     if "axes" in image or array.ndim != 5:
         names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
     else:  # before version 0.3 every image had these five and did not say so
@@ -188,7 +232,7 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     return Stack(
         array, found_axes, stack_name(path), path, calibration.pixel_size_um,
         fitting(labels, found_axes, array.shape), calibration.time_step_s, len(image["datasets"]), "ome-zarr",
-        metadata, (*others, *metadata.lost, *_absent_chunks(path, array)),
+        metadata, (*others, *metadata.lost, *absent),
     )  # fmt: skip
 
 
@@ -239,25 +283,146 @@ def _zarr_metadata(
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
 
 
-def _absent_chunks(path: Location, array: zarr.Array[Any]) -> tuple[str, ...]:
-    """Return a line where chunks have no file: they read as the fill value, which an unfinished copy also does."""
+def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
+    """Look for the chunks of an array under their keys; where they lie under others, make the array read these.
+
+    Parameters
+    ----------
+    path : Path or RemotePath
+        What was opened.
+    array : zarr.Array
+        Opened to be read.
+
+    Returns
+    -------
+    tuple of str
+        A line where chunks are not there, which read as the fill value, as in an unfinished copy; a line where chunks
+        lie outside of the stated shape; a line where the keys are not those that the metadata state.
+
+    Raises
+    ------
+    InputError
+        No chunk is there, or chunks lie under the keys of two kinds.
+    """
     shape, chunks = array.shape, array.shards or array.chunks
-    expected = prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
-    if expected > MOST_COUNTED:
+    counts = tuple(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
+    expected = prod(counts)
+    if not expected or not counts:
         return ()
-    folder, found = path / array.path, 0
+    names = _stored_names(path, array, expected)
+    if names is None:
+        return _probed(path, array, counts)
+    kinds = _key_kinds(array, len(counts))
+    places: dict[int, set[tuple[int, ...]]] = {kind: set() for kind in range(len(kinds))}
+    for name in names:
+        for kind, (expression, _) in enumerate(kinds):
+            if match := expression.fullmatch(name):
+                places[kind].add(tuple(map(int, match.groups())))
+    inside = {
+        kind: sum(all(at < count for at, count in zip(place, counts, strict=True)) for place in found)
+        for kind, found in places.items()
+    }
+    used = max(inside, key=lambda kind: (inside[kind], -kind))
+    where = array.path or path.name
+    if not inside[used]:
+        raise InputError(NONE_THERE.format(expected, where, array.fill_value))
+    others = sum(count for kind, count in inside.items() if kind != used)
+    if others:
+        raise InputError(
+            f"the chunks of the array {where} lie under keys of two kinds ({inside[used]} and {others}), which may "
+            "hold other pixels; remove those that are out of date, or convert the image again"
+        )
+    lines = []
+    if used:
+        _, encoding = kinds[used]
+        _use_keys(array, encoding)
+        lines.append(OTHER_KEYS)
+    if inside[used] < expected:
+        lines.append(
+            f"{expected - inside[used]} of {expected} chunks have no file and read as {array.fill_value}; if the stack "
+            "was copied, compare it with its source"
+        )
+    if len(places[used]) > inside[used]:
+        lines.append(
+            f"{len(places[used]) - inside[used]} chunks lie outside of the stated shape {shape} and are not read; if "
+            "something was appended, correct the shape"
+        )
+    return tuple(lines)
+
+
+def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> Iterable[str] | None:
+    """Return the names of the files below an array, None where they cannot be listed, or are too many to be."""
+    folder = path / array.path if array.path else path
     if isinstance(folder, RemotePath):
         if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time
-            return ()
-        names = [name.rpartition("/")[2] for name in folder.below()]
-        found = sum(not name.startswith(".") and name != "zarr.json" for name in names)
+            return None
+        return folder.below()
+    if expected > MOST_COUNTED:
+        return None
+    return (
+        (Path(place) / file).relative_to(folder).as_posix() for place, _, files in os.walk(folder) for file in files
+    )
+
+
+def _key_kinds(array: "zarr.Array[Any]", dimensions: int) -> list[tuple[re.Pattern[str], Any]]:
+    """Return expressions for the keys of chunks, that of the metadata first, with the encodings that they stand for."""
+    stated: Any = array.metadata
+    number = r"(0|[1-9]\d*)"
+    separated = {sign: re.escape(sign).join([number] * dimensions) for sign in "/."}
+    kinds: list[tuple[re.Pattern[str], Any]]
+    if stated.zarr_format == 2:
+        own: Any = stated.dimension_separator
+        kinds = [(re.compile(separated[sign]), sign) for sign in "/."]
     else:
-        for _, _, files in os.walk(folder):
-            found += sum(not file.startswith(".") and file != "zarr.json" for file in files)
-    if found >= expected or not folder.is_dir():
+        own = (stated.chunk_key_encoding.name, stated.chunk_key_encoding.separator)
+        kinds = [(re.compile(f"c{re.escape(sign)}{separated[sign]}"), ("default", sign)) for sign in "/."]
+        kinds += [(re.compile(separated[sign]), ("v2", sign)) for sign in "/."]
+    kinds.sort(key=lambda kind: kind[1] != own)
+    distinct = {expression.pattern: (expression, encoding) for expression, encoding in reversed(kinds)}
+    return list(reversed(distinct.values()))  # of one axis, both separators give the same keys
+
+
+def _use_keys(array: "zarr.Array[Any]", encoding: Any) -> None:
+    """Make an array that was opened to be read look for its chunks under other keys."""
+    stated: Any = array.metadata
+    if stated.zarr_format == 2:
+        object.__setattr__(stated, "dimension_separator", encoding)
+    else:
+        name, separator = encoding
+        other = parse_chunk_key_encoding({"name": name, "configuration": {"separator": separator}})
+        object.__setattr__(stated, "chunk_key_encoding", other)
+
+
+def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -> tuple[str, ...]:
+    """Look for some chunks where all cannot be listed, or are too many; as `found_chunks`."""
+    folder = path / array.path if array.path else path
+    kinds = _key_kinds(array, len(counts))
+    if isinstance(folder, RemotePath):
+        corners = [tuple(0 for _ in counts), tuple(count // 2 for count in counts), tuple(size - 1 for size in counts)]
+        tried = [(encoding, place) for _, encoding in kinds for place in dict.fromkeys(corners)]
+        found = (encoding for encoding, place in tried if (folder / _key(array, encoding, place)).is_file())
+    else:
+        names = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
+        keys = (name.relative_to(folder).as_posix() for name in names)
+        found = (encoding for key in keys for expression, encoding in kinds if expression.fullmatch(key))
+    used = next(found, None)
+    if used is None and isinstance(folder, RemotePath):
+        return ("of its chunks those that were looked for are not there; what is not there reads as "
+                f"{array.fill_value}: compare the image with its source",)  # fmt: skip
+    if used is None:
+        raise InputError(NONE_THERE.format(prod(counts), array.path or path.name, array.fill_value))
+    if used == kinds[0][1]:
         return ()
-    return (f"{expected - found} of {expected} chunks have no file and read as {array.fill_value}; if the stack was "
-            "copied, compare it with its source",)  # fmt: skip
+    _use_keys(array, used)
+    return (OTHER_KEYS,)
+
+
+def _key(array: "zarr.Array[Any]", encoding: Any, place: tuple[int, ...]) -> str:
+    """Return the key of a chunk in an encoding of `_key_kinds`."""
+    if array.metadata.zarr_format == 2:
+        return str(encoding).join(map(str, place))
+    name, separator = encoding
+    return str(separator).join([*(["c"] if name == "default" else []), *map(str, place)])
 
 
 def _zarr_calibration(
@@ -277,6 +442,7 @@ def _zarr_calibration(
 
 def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
     checked_array(array)
+    absent = found_chunks(path, array)
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(names):
         axes = "".join(str(name).upper() for name in names)
@@ -294,7 +460,7 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     return Stack(
         array, axes, stack_name(path), path, stated.pixel_size_um, fitting(stated.channel_names, axes, array.shape),
         stated.time_step_s, kind="zarr", metadata=Metadata(**(found | dict(note.kept))),
-        warnings=_absent_chunks(path, array),
+        warnings=absent,
     )  # fmt: skip
 
 

@@ -84,6 +84,9 @@ class Stack:
         One line each for what is in the file and not read, or not carried.
     image : int
         Which image of a file that holds several.
+    alpha : tuple of int, optional
+        Which samples are opacity and no light: positions along S, or along C where there is no S. They are copied,
+        never enhanced. By default the fourth of four samples and the second of two.
     files : tuple of Path
         The files of a stack whose planes lie in several; empty otherwise.
     """
@@ -101,6 +104,7 @@ class Stack:
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     image: int = 0
+    alpha: tuple[int, ...] | None = None
     release: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:
@@ -166,6 +170,18 @@ class Stack:
     def time_of(self, index: PlaneIndex) -> int:
         """Return the time point of a plane; 0 in a stack without a time axis."""
         return index[self.plane_axes.index("T")] if "T" in self.plane_axes else 0
+
+    @property
+    def alpha_samples(self) -> tuple[int, ...]:
+        """Positions of opacity along S, or along C where there is no S."""
+        if self.alpha is not None:
+            return self.alpha
+        return {2: (1,), 4: (3,)}.get(self.size("S"), ())
+
+    def is_alpha(self, index: PlaneIndex) -> bool:
+        """Return whether a plane is opacity, which is copied."""
+        axis = "S" if "S" in self.plane_axes else "C"
+        return axis in self.plane_axes and index[self.plane_axes.index(axis)] in self.alpha_samples
 
     @property
     def channel_count(self) -> int:

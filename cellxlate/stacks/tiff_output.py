@@ -84,7 +84,9 @@ def write_tiff(
                 dtype=level.dtype,
                 tile=level.chunk_shape,
                 planarconfig=("separate" if separate else "contig") if "S" in full.axes else None,
-                extrasamples=["unassalpha"] if "S" in full.axes and full.size("S") == 4 else None,
+                extrasamples=[like.metadata.tiff.get("alpha", "unassalpha")]
+                if "S" in full.axes and full.size("S") == 4
+                else None,
                 compression="zstd",
                 subifds=len(levels) - 1 if number == 0 else None,
                 subfiletype=0 if number == 0 else 1,

@@ -49,6 +49,8 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["colormap"] = as_json(np.asarray(page.colormap))
     if page.bitspersample not in (8, 16, 32, 64) and page.bitspersample > 1:
         found["bits"] = int(page.bitspersample)
+    if 1 in page.extrasamples:
+        found["alpha"] = "assocalpha"
     if page.iccprofile:
         found["icc"] = as_json(page.iccprofile)
     if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):

@@ -17,6 +17,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, measure_levels, sample_windows
+from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.guides import REACH_PX, saliency
@@ -289,7 +290,7 @@ def open_domain(
         files, left_out = find_images(paths, name)
         for line in left_out:
             warnings.warn(f"{name} images: {line}", stacklevel=2)
-        fields = list(_open_fields(files, window_px(patch_px, load_px), channel, closing))
+        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, closing))
         if len(fields) < 2:
             raise InputError(
                 f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"

@@ -23,7 +23,8 @@ AXES = [{"name": "y", "type": "space", "unit": "micrometer"}, {"name": "x", "typ
 
 
 def image(group: zarr.Group, value: int, version: str) -> None:
-    group.create_array("0", data=np.full((20, 30), value, np.uint16), chunks=(16, 16))
+    pixels = np.full((20, 30), value, np.uint16)
+    group.create_array("0", data=pixels, chunks=(16, 16), config={"write_empty_chunks": True})
     datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}]
     attributes: dict[str, Any] = {"multiscales": [{"axes": AXES, "datasets": datasets}]}
     group.update_attributes({"ome": attributes} if version == "0.5" else attributes)

@@ -439,7 +439,8 @@ def test_damaged_zarr_images_are_refused(tmp_path: Path) -> None:
 def test_absurd_dimensions_do_not_allocate(tmp_path: Path) -> None:
     """100 TB on paper; opening it and reading a corner costs nothing."""
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
-    group.create_array("s0", shape=(10**4, 10**5, 10**5), dtype="uint8", chunks=(1, 256, 256))
+    array = group.create_array("s0", shape=(10**4, 10**5, 10**5), dtype="uint8", chunks=(1, 256, 256))
+    array[5, 0, 0] = 1  # an array without any chunk is refused
     group.attrs["ome"] = {"multiscales": [{"axes": SPACE, "datasets": [{"path": "s0"}]}]}
     with open_stack(tmp_path / "a.zarr") as stack:
         assert stack.plane_count == 10**4

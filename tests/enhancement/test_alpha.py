@@ -1,0 +1,87 @@
+"""Opacity is copied, never enhanced: the samples that ExtraSamples calls alpha, and the last of two or four."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellxlate.enhancement.job import enhance, enhance_file
+from cellxlate.enhancement.plan import choose_channels
+from cellxlate.errors import OptionError
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.stack import Stack
+
+EVERYWHERE = EnhanceSettings(threshold=0.0)
+
+
+def samples(count: int) -> np.ndarray:
+    """(Y, X, S): spots on a background, alike in all samples, so that each would be enhanced."""
+    rng = np.random.default_rng(0)
+    plane = rng.poisson(20, (64, 64)).astype(np.float64)
+    plane[20:40, 20:40] += 120
+    return np.repeat(np.clip(plane, 0, 255).astype(np.uint8)[..., None], count, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("axes", "count", "alpha"), [("YXS", 4, (3,)), ("SYX", 4, (3,)), ("YXS", 2, (1,)), ("YXS", 3, ()), ("CYX", 4, ())]
+)
+def test_opacity_of_an_array_is_copied(tiny_model: Path, axes: str, count: int, alpha: tuple[int, ...]) -> None:
+    pixels = samples(count) if axes == "YXS" else np.moveaxis(samples(count), -1, 0)
+    result = enhance(pixels, tiny_model, axes=axes, settings=EVERYWHERE, engine="torch")
+    attention = result.attention if axes != "YXS" else np.moveaxis(result.attention, -1, 0)
+    image = result.image if axes != "YXS" else np.moveaxis(result.image, -1, 0)
+    for sample in range(count):
+        assert attention[sample].any() == (sample not in alpha)
+        if sample in alpha:
+            np.testing.assert_array_equal(image[sample], samples(1)[..., 0])
+
+
+def test_opacity_beside_channels_is_copied(tiny_model: Path) -> None:
+    pixels = np.stack([samples(4), samples(4)])
+    result = enhance(pixels, tiny_model, axes="CYXS", settings=EVERYWHERE, engine="torch")
+    assert result.attention[..., :3].any(axis=(1, 2)).all()
+    assert not result.attention[..., 3].any()
+
+
+@pytest.mark.parametrize(
+    ("photometric", "count", "extra", "alpha"),
+    [
+        ("rgb", 4, ["unassalpha"], (3,)), ("rgb", 4, ["assocalpha"], (3,)), ("rgb", 4, ["unspecified"], (3,)),
+        ("rgb", 5, ["unspecified", "unassalpha"], (4,)), ("minisblack", 2, ["unassalpha"], (1,)),
+        ("minisblack", 2, ["unspecified"], ()), ("minisblack", 4, ["unspecified"] * 3, ()), ("rgb", 3, None, ()),
+    ],
+)  # fmt: skip
+def test_extra_samples_say_what_is_opacity(
+    tmp_path: Path, photometric: Any, count: int, extra: Any, alpha: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, samples(count), photometric=photometric, planarconfig="contig", extrasamples=extra)
+    with open_stack(path) as stack:
+        assert stack.alpha_samples == alpha
+        assert choose_channels(stack, None) == tuple(sorted(set(range(count)) - set(alpha)))
+        for sample in alpha:
+            with pytest.raises(OptionError, match=f"sample {sample} is opacity"):
+                choose_channels(stack, [sample])
+    with open_stack(path, "YXC") as stack:
+        assert stack.alpha_samples == alpha
+
+
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
+def test_opacity_is_copied_to_a_file_that_says_so(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, samples(4), photometric="rgb", extrasamples=[kind])
+    report = enhance_file(path, tiny_model, settings=EVERYWHERE, engine="torch")
+    assert report.kept_violations == 0
+    with tifffile.TiffFile(tmp_path / "a_enhanced.ome.tif") as file:
+        assert file.pages.first.extrasamples[0].name.lower() == kind
+        np.testing.assert_array_equal(file.asarray()[..., 3], samples(4)[..., 3])
+    with open_stack(tmp_path / "a_attention.ome.tif") as attention:
+        assert not np.asarray(attention)[..., 3].any()
+        assert np.asarray(attention)[..., 0].any()
+
+
+def test_two_channels_of_an_array_are_not_opacity() -> None:
+    assert Stack.from_array(np.zeros((2, 8, 8), np.uint8), "CYX").alpha_samples == ()

@@ -1,0 +1,277 @@
+"""OME-TIFF sets of several files, and descriptions that do not count what is there: the pixels are the right ones."""
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellxlate.enhancement.outputs import find_inputs
+from cellxlate.errors import InputError
+from cellxlate.stacks.levels import open_levels
+from cellxlate.stacks.naming import stack_name
+from cellxlate.stacks.reading import open_stack
+
+OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{uuid}>{images}</OME>'
+IMAGE = (
+    '<Image ID="Image:{n}" Name="position {n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYCZT" Type="uint16" SizeX="30" '
+    'SizeY="20" SizeC="1" SizeZ="1" SizeT="{t}" PhysicalSizeX="0.{size}" PhysicalSizeY="0.{size}">'
+    '<Channel ID="Channel:{n}:0" Name="dye {n}" SamplesPerPixel="1"/>{planes}</Pixels></Image>'
+)
+Place = tuple[str, str]
+"""Name of a file, and the UUID that stands with it."""
+
+
+def random_pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).integers(0, 60_000, shape).astype(np.uint16)
+
+
+def document(uuid: str, images: Sequence[Sequence[Place]]) -> str:
+    """OME-XML of images whose time points lie in files; of image n the pixel size is 0.(n + 1) micrometres."""
+    texts = []
+    for n, places in enumerate(images):
+        planes = "".join(
+            f'<TiffData FirstT="{t}" IFD="0" PlaneCount="1"><UUID FileName="{name}">{one}</UUID></TiffData>'
+            for t, (name, one) in enumerate(places)
+        )
+        texts.append(IMAGE.format(n=n, t=len(places), size=n + 1, planes=planes))
+    return OME.format(uuid=f' UUID="{uuid}"' if uuid else "", images="".join(texts))
+
+
+def write(path: Path, pixels: np.ndarray, text: str | None = None, **options: object) -> None:
+    tifffile.imwrite(path, pixels, description=text, metadata=None, photometric="minisblack", **options)
+
+
+def one_file_per_image(folder: Path, compression: str | None, uuid: Callable[[int], str]) -> np.ndarray:
+    """Three images, each in a file of its own that holds the whole document; the documents differ in length."""
+    pixels = random_pixels(3, 20, 30)
+    for number in range(3):
+        text = document(uuid(number), [[(f"p{n}.ome.tif", f"urn:uuid:{n}")] for n in range(3)])
+        write(folder / f"p{number}.ome.tif", pixels[number], text + " " * (700 * number), compression=compression)
+    return pixels
+
+
+UUIDS = {"each its own": lambda n: f"urn:uuid:{n}", "one in all": lambda n: "urn:uuid:0", "none": lambda n: ""}
+
+
+@pytest.mark.parametrize("uuids", UUIDS)
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_each_image_is_read_from_the_file_it_lies_in(tmp_path: Path, compression: str | None, uuids: str) -> None:
+    pixels = one_file_per_image(tmp_path, compression, UUIDS[uuids])
+    for given in range(3):
+        path = tmp_path / f"p{given}.ome.tif"
+        with open_stack(path) as stack:
+            np.testing.assert_array_equal(np.asarray(stack), pixels[given])
+            np.testing.assert_array_equal(stack.read((), slice(3, 9), slice(2, 5)), pixels[given, 3:9, 2:5])
+            assert (stack.image, stack.channel_names) == (given, (f"dye {given}",))
+            assert stack.pixel_size_um["X"] == pytest.approx((given + 1) / 10)
+            assert not any("other files" in line for line in stack.warnings)
+        for image in range(3):
+            with open_stack(path, image=image) as stack:
+                np.testing.assert_array_equal(np.asarray(stack), pixels[image])
+                assert stack.channel_names == (f"dye {image}",)
+                said = any(f"p{image}.ome.tif; none of them" in line for line in stack.warnings)
+                assert said == (image != given)
+    assert find_inputs([tmp_path]) == [tmp_path / f"p{n}.ome.tif" for n in range(3)]
+
+
+def test_a_file_that_was_renamed_keeps_its_image(tmp_path: Path) -> None:
+    pixels = one_file_per_image(tmp_path, None, UUIDS["each its own"])
+    (tmp_path / "p1.ome.tif").rename(tmp_path / "mine.ome.tif")
+    with open_stack(tmp_path / "mine.ome.tif") as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels[1])
+        assert stack.channel_names == ("dye 1",)
+
+
+def test_an_image_is_read_where_those_before_it_are_not_there(tmp_path: Path) -> None:
+    pixels = one_file_per_image(tmp_path, None, UUIDS["each its own"])
+    (tmp_path / "p0.ome.tif").unlink()
+    with open_stack(tmp_path / "p2.ome.tif") as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels[2])
+        assert stack.channel_names == ("dye 2",)
+
+
+def test_files_of_one_image_are_one_stack(tmp_path: Path) -> None:
+    pixels = random_pixels(3, 20, 30)
+    places = [(f"t{n}.ome.tif", f"urn:uuid:{n}") for n in range(3)]
+    paths = [tmp_path / name for name, _ in places]
+    for number, path in enumerate(paths):
+        write(path, pixels[number], document(f"urn:uuid:{number}", [places]))
+    tifffile.imwrite(tmp_path / "z.tif", pixels[0])
+    assert find_inputs([tmp_path]) == [paths[0], tmp_path / "z.tif"]
+    assert find_inputs(paths[1:]) == [paths[1]]
+    with open_stack(paths[1]) as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels)
+        assert set(stack.files) == set(paths)
+        assert any("t0.ome.tif, t2.ome.tif; the others lie in it" in line for line in stack.warnings)
+    write(paths[2], random_pixels(20, 32), document("urn:uuid:2", [places]))
+    with pytest.raises(InputError, match=r"t2.ome.tif.* holds planes of \(20, 32\), not \(20, 30\)"):
+        open_stack(paths[0])
+
+
+@pytest.mark.parametrize("binary_only", [True, False])
+def test_a_companion_describes_its_files(tmp_path: Path, binary_only: bool) -> None:
+    pixels = random_pixels(2, 2, 20, 30)
+    places = [[(f"p{n}_t{t}.ome.tif", f"urn:uuid:{n}{t}") for t in range(2)] for n in range(2)]
+    companion = tmp_path / "scan.companion.ome"
+    companion.write_text(document("urn:uuid:c", places if binary_only else places[:1]))
+    for n, t in np.ndindex(2, 2):
+        name, uuid = places[n][t]
+        text = OME.format(
+            uuid=f' UUID="{uuid}"', images='<BinaryOnly MetadataFile="scan.companion.ome" UUID="urn:uuid:c"/>'
+        )
+        if binary_only or n == 0:
+            write(tmp_path / name, pixels[n, t], text if binary_only else None)
+    with open_stack(companion) as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels[0])
+        assert (stack.kind, stack.name, stack.channel_names) == ("ome-tiff", "scan", ("dye 0",))
+    if not binary_only:
+        assert find_inputs([tmp_path]) == [companion]
+        return
+    assert find_inputs([tmp_path]) == [tmp_path / "p0_t0.ome.tif", tmp_path / "p1_t0.ome.tif"]
+    with open_stack(tmp_path / "p1_t1.ome.tif") as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels[1])
+        assert (stack.channel_names, stack.axes) == (("dye 1",), "TYX")
+    companion.unlink()
+    with pytest.raises(InputError, match=r"scan.companion.ome, is not there; put all its files"):
+        open_stack(tmp_path / "p1_t1.ome.tif")
+
+
+@pytest.mark.parametrize("name", ["../x.companion.ome", "/x.companion.ome", ""])
+def test_a_companion_lies_in_the_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.companion.ome").write_text(document("", [[("a.ome.tif", "urn:uuid:a")]]))
+    (tmp_path / "in").mkdir()
+    write(
+        tmp_path / "in" / "a.ome.tif",
+        random_pixels(20, 30),
+        OME.format(uuid="", images=f'<BinaryOnly MetadataFile="{name}" UUID="u"/>'),
+    )
+    with pytest.raises(InputError, match=r"outside its folder|names no file"):
+        open_stack(tmp_path / "in" / "a.ome.tif")
+
+
+def test_a_companion_is_no_part_of_a_name() -> None:
+    assert stack_name(Path("scan.companion.ome")) == "scan"
+
+
+def test_levels_are_those_of_the_image_in_the_file(tmp_path: Path) -> None:
+    pixels = random_pixels(2, 20, 30)
+    for number in range(2):
+        text = document(f"urn:uuid:{number}", [[(f"p{n}.ome.tif", f"urn:uuid:{n}")] for n in range(2)])
+        with tifffile.TiffWriter(tmp_path / f"p{number}.ome.tif") as file:
+            options = {"metadata": None, "photometric": "minisblack", "tile": (16, 16)}
+            file.write(pixels[number], description=text, subifds=1, **options)
+            file.write(pixels[number, ::2, ::2], subfiletype=1, **options)
+    levels = open_levels(tmp_path / "p1.ome.tif")
+    np.testing.assert_array_equal(np.asarray(levels[1]), pixels[1, ::2, ::2])
+    levels[0].close()
+
+
+# --- pages that a description does not count
+
+IMAGEJ = "ImageJ=1.53t\nimages={images}\nchannels={channels}\nslices={slices}\nhyperstack=true\nloop=false\n"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ["imagej", "ome", "ome of listed pages"])
+def test_pages_that_are_not_counted_are_named(tmp_path: Path, kind: str, compression: str | None) -> None:
+    pixels, path = random_pixels(6, 20, 30), tmp_path / "a.tif"
+    planes = "<TiffData/>" if kind == "ome" else "".join(f'<TiffData FirstT="{t}" IFD="{t}"/>' for t in range(4))
+    text = OME.format(uuid="", images=IMAGE.format(n=0, t=4, size=5, planes=planes))
+    if kind == "imagej":
+        text = IMAGEJ.format(images=6, channels=2, slices=2)
+    write(path, pixels, text, compression=compression)
+    with open_stack(path) as stack:
+        np.testing.assert_array_equal(np.asarray(stack).reshape(4, 20, 30), pixels[:4])
+        assert any(line.startswith("2 of 6 pages of the file are not read") for line in stack.warnings)
+
+
+def test_planes_behind_the_only_directory_of_imagej_are_named(tmp_path: Path) -> None:
+    pixels, path = random_pixels(6, 20, 30), tmp_path / "a.tif"
+    write(path, pixels[0], IMAGEJ.format(images=6, channels=2, slices=2))
+    with tifffile.TiffFile(path) as file:
+        end = file.pages.first.dataoffsets[0] + pixels[0].nbytes
+    path.write_bytes(path.read_bytes()[:end] + pixels[1:].tobytes())
+    with open_stack(path) as stack:
+        np.testing.assert_array_equal(np.asarray(stack).reshape(4, 20, 30), pixels[:4])
+        assert any(line.startswith("2 of 6 pages of the file are not read") for line in stack.warnings)
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_planes_that_are_counted_and_not_there_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    text = OME.format(uuid="", images=IMAGE.format(n=0, t=8, size=5, planes="<TiffData/>"))
+    if kind == "imagej":
+        text = IMAGEJ.format(images=8, channels=2, slices=4)
+    write(path, random_pixels(6, 20, 30), text, compression="zlib")
+    with pytest.raises(InputError, match="2 of 8 planes are described and in no file"):
+        open_stack(path)
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {}, {"metadata": None}])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_complete_files_warn_of_no_page(tmp_path: Path, options: dict[str, object], compression: str | None) -> None:
+    path, pixels = tmp_path / "a.tif", random_pixels(2, 3, 20, 30)
+    tifffile.imwrite(path, pixels, photometric="minisblack", compression=compression, **options)
+    axes = None if options.keys() & {"imagej", "ome"} else "TYX" if options else "TZYX"
+    with open_stack(path, axes) as stack:
+        np.testing.assert_array_equal(np.asarray(stack).reshape(pixels.shape), pixels)
+        assert not any("not read" in line for line in stack.warnings)
+
+
+# --- acquisitions of Micro-Manager
+
+
+def acquisition(path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int, int]], frames: int) -> None:
+    """A stack file as Micro-Manager writes it: a header, pages of 13 tags, an index of (channel, time) by offset."""
+    rows, columns = planes[0].shape
+    summary = json.dumps(
+        {"MicroManagerVersion": "2.0", "Prefix": "a", "Frames": frames, "Channels": 2, "Slices": 1, "Positions": 1,
+         "SlicesFirst": False, "TimeFirst": False}
+    ).encode()  # fmt: skip
+    summary += b" " * (len(summary) % 2)
+    content, index = bytearray(40 + len(summary)), []
+    for number, (plane, (c, t)) in enumerate(zip(planes, at, strict=True)):
+        start, end = len(content), len(content) + 162 + plane.nbytes + 8
+        short, long = 3, 4
+        tags = [(256, long, columns), (257, long, rows), (258, short, 16), (259, short, 1), (262, short, 1),
+                (273, long, start + 162), (274, short, 1), (277, short, 1), (278, long, rows),
+                (279, long, plane.nbytes), (284, short, 1), (296, short, 1)]  # fmt: skip
+        content += struct.pack("<H", 13) + b"".join(struct.pack("<HHII", code, kind, 1, v) for code, kind, v in tags)
+        content += struct.pack("<HHII", 51123, 2, 8, end - 8)
+        content += struct.pack("<I", 0 if number == len(planes) - 1 else end) + plane.tobytes() + b'{"a": 1}'
+        index.append(struct.pack("<5I", c, 0, t, 0, start))
+    content[:40] = b"II*\0" + struct.pack(
+        "<9I", 40 + len(summary), 54773648, len(content), 483765892, 0, 99384722, 0, 2355492, len(summary)
+    )
+    content[40 : 40 + len(summary)] = summary
+    path.write_bytes(bytes(content) + struct.pack("<II", 3453623, len(index)) + b"".join(index))
+
+
+PLACES = [(c, t) for t in range(3) for c in range(2)]
+
+
+@pytest.mark.parametrize("lost", [2, 5])
+def test_a_plane_that_was_never_acquired_is_not_invented(tmp_path: Path, lost: int) -> None:
+    pixels, path = random_pixels(6, 20, 30), tmp_path / "a_MMStack_Pos0.ome.tif"
+    acquisition(path, pixels, PLACES, frames=9)
+    with open_stack(path) as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
+    kept = [number for number in range(6) if number != lost]
+    acquisition(path, pixels[kept], [PLACES[number] for number in kept], frames=9)
+    with pytest.raises(InputError, match=r"1 of 6 planes are described and in no file.*complete time points"):
+        open_stack(path)
+
+
+def test_an_acquisition_that_goes_on_in_a_second_file_is_one_stack(tmp_path: Path) -> None:
+    pixels, paths = random_pixels(6, 20, 30), [tmp_path / f"a_MMStack_Pos0{end}.ome.tif" for end in ("", "_1")]
+    acquisition(paths[0], pixels[:4], PLACES[:4], frames=3)
+    acquisition(paths[1], pixels[4:], PLACES[4:], frames=3)
+    assert find_inputs([tmp_path]) == paths[:1]
+    for path in paths:
+        with open_stack(path) as stack:
+            np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
+            assert set(stack.files) == set(paths)
