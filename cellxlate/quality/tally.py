@@ -146,6 +146,8 @@ class Tally:
         Steps across the borders of tiles.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    input_digest : str
+        Of all rows of the input, where they were read.
 
     Examples
     --------
@@ -169,6 +171,7 @@ class Tally:
     seams: Seams = field(default_factory=Seams)
     trust: dict[int, Trust] = field(default_factory=dict)
     orders: dict[int, float] | None = None
+    input_digest: str = ""
 
     def __post_init__(self) -> None:
         self.seams.tile_px = self.tile_px

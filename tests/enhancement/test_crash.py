@@ -76,7 +76,7 @@ from cellxlate.enhancement import job
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.writing import Writer
 stack, model, moment = sys.argv[1:]
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 seen = []
 def progress(news):
     seen.append(news)
