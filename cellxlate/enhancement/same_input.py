@@ -6,8 +6,9 @@ that has changed may mean another result anywhere.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -143,6 +144,22 @@ def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:
     return ChangedInputError(
         f"{stack.path or stack.name} was changed or removed while it was read{found}; run again when it stays"
     )
+
+
+def file_states(stack: Stack) -> str:
+    """Return a digest of which files a stack on this machine lies in, their sizes and times; nothing of others.
+
+    Times of change are among them, which cannot be set back. A Zarr array of 100,000 chunks takes about half a second.
+    """
+    digest = hashlib.sha256()
+    if not isinstance(stack.path, Path):
+        return ""
+    with suppress(OSError):  # one that is gone differs
+        files: Iterable[Path] = stack.files or (sorted(stack.path.rglob("*")) if stack.path.is_dir() else [stack.path])
+        for file in files:
+            state = file.stat()
+            digest.update(repr((str(file), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)).encode())
+    return digest.hexdigest()
 
 
 @contextmanager
