@@ -89,6 +89,11 @@ def alone(stack: Path, model: Path, **options: Any) -> Any:
     return cellxlate.enhance_file(stack, model, output=stack.parent / "alone.ome.tif", settings=TILES, **options)
 
 
+def places(image: Any, attention: Any) -> dict[str, Any]:
+    """Return where workers write."""
+    return {"image": image.pyramid, "attention": attention.pyramid, "origins": image.origins}
+
+
 def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(pixels_of(one), pixels_of(other), strict=True))
 
@@ -323,7 +328,7 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
 
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "t", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(plan, "t", **places(image, attention))
         seen.append(worker_room.fault_of_worker(job))
         worker_room.forget_job("t")
         job.identity["sampled_sha256"] = "0"
@@ -352,7 +357,9 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
         for number in range(worker_room.MOST_OPEN + 2):
-            job = worker_room.band_job(plan, f"job {number}", image=image.pyramid, attention=attention.pyramid)
+            job = worker_room.band_job(
+                plan, f"job {number}", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+            )
             assert worker_room.fault_of_worker(job) == ""
             opened = worker_room._OPEN[job.token]
             names[opened.stack.release] = job.token
@@ -371,7 +378,9 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
     def late(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "late", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(
+            plan, "late", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+        )
         assert worker_room.fault_of_worker(job) == ""
         image.discard()
         with pytest.raises(cellxlate.errors.OutputError, match="is gone"):
@@ -392,7 +401,9 @@ def test_workers_take_the_tiles_that_the_plan_has_chosen_and_count_each_band_for
 
     def work(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "count", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(
+            plan, "count", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+        )
         assert (plan.settings.tile_px, job.settings.tile_px) == (None, plan.tile_px)
         assert worker_room.fault_of_worker(job) == ""
         worker_room._OPEN["count"].stack = SlowStack(**vars(worker_room._OPEN["count"].stack))
