@@ -39,6 +39,7 @@ from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.origins import Origin, Origins
 from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.stack import Stack
 
@@ -343,6 +344,37 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
     assert "another file" in seen[1]
     assert "the job 0.0.9; install the same" in seen[2]
     assert "has not got the model ffffffffffff" in seen[3]
+
+
+@pytest.mark.parametrize("when", ["before resume", "before it is verified"])
+def test_an_input_that_changes_is_refused_on_a_cluster_too(
+    stack: Path, tiny_model: Path, inside: Cluster, when: str
+) -> None:
+    with cellxlate.open_stack(stack) as opened:
+        cells = np.asarray(opened).copy()
+    cells[0, 0, 300, 30] += 9
+
+    def write_over(news: EnhanceProgress) -> None:
+        if when == "before resume" and news.done >= 3:
+            raise Stop
+        if when != "before resume" and news.done == news.total:
+            with stack.open("r+b") as file:  # the same file, as some acquisition writes it
+                file.write(other.read_bytes())
+
+    other = stack.with_name("other.ome.tif")
+    write_stacks([(Stack(cells, "TCYX"), other)])
+    with pytest.raises((Stop, InputError), match=None if when == "before resume" else "changed"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=write_over)
+    if when == "before resume":
+        [partial_folder] = stack.parent.glob("cells_enhanced*.partial")
+        origins = Origins(partial_folder / "input")
+        for index, noted in origins.found().items():  # as if they had been made from other rows
+            for origin in noted:
+                origins.remove([origin])
+                origins.add(Origin(index, origin.top, replace(origin.read, digest="0" * 32)))
+        with pytest.raises(InputError, match=r"was changed after the run began \(T=0 C=0 from row 0"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()
 
 
 def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
