@@ -10,31 +10,72 @@ from pathlib import Path
 
 from cellxlate.enhancement.outputs import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.same_input import (
+    ChangedInputError,
+    file_states,
+    opened_again,
+    read_again,
+    require_same,
+    same_input,
+)
 from cellxlate.errors import OutputError, PromiseError
 from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
 from cellxlate.quality.report import RunReport, write_page, write_record
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.network_input import remarks
+from cellxlate.stacks.origins import Origin, SeeRows
 from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.writing import PARTIAL_ENDING
 
-Compare = Callable[[Plan, Stack, Stack, Sequence[int], int], Tally]
-"""Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs."""
+Compare = Callable[[Plan, Stack, Stack, Sequence[int], int, SeeRows], Tally]
+"""Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs. What is called
+last is told the checksums of the input's rows."""
+
+MOST_READ_BACK = 2
+"""Once more where a file of the input was written to meanwhile, as what changed may have been read before."""
+
+INPUT_DIGEST = "input_rows_blake2b"
+"""In a report's provenance: of all rows of the input, as they were when the result was verified."""
 
 
-def compare_here(plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:
+def compare_here(
+    plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int, see: SeeRows
+) -> Tally:
     """Compare in this process."""
-    return read_back(plan.stack, image, selected, channels=channels, tile_px=tile_px)
+    return read_back(plan.stack, image, selected, channels=channels, tile_px=tile_px, see=see)
 
 
-def verify(plan: Plan, image: Stack, selected: Stack, compare: Compare = compare_here) -> Tally:
-    """Read input, result and attention, and count what differs: here, or where `compare` does it.
+def verify(
+    plan: Plan,
+    image: Stack,
+    selected: Stack,
+    compare: Compare = compare_here,
+    *,
+    origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None,
+    digest: str = "",
+) -> Tally:
+    """Open the input again, read it, result and attention, and count what differs: here, or where `compare` does it.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    image, selected : Stack
+        Result and attention.
+    compare : callable
+        Where it is done.
+    origins : mapping, optional
+        What the bands were made from, by plane; a run that was finished earlier has none any more.
+    digest : str
+        Of the input, as the report of such a run states it.
 
     Whether the result should be believed is looked at too; where that fails, the tally says so in its `failures`.
 
     Raises
     ------
+    ChangedInputError
+        The input holds something else than what bands, levels or the earlier run were made from.
     PromiseError
         A pixel whose attention is 0 differs from the input in any bit, or the shape is another.
     """
@@ -47,8 +88,18 @@ def verify(plan: Plan, image: Stack, selected: Stack, compare: Compare = compare
             )
     copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
     chosen = sorted(plan.jobs)
-    tally = compare(plan, image, selected, chosen, plan.tile_px)
-    broken = tally.kept_violations + compare(plan, image, selected, copied, 0).kept_violations
+    for _ in range(MOST_READ_BACK):
+        before, check = file_states(stack), same_input(plan, origins)
+        with opened_again(stack) as now:
+            again = replace(plan, stack=now)
+            tally = compare(again, image, selected, chosen, plan.tile_px, check.see)
+            broken = tally.kept_violations + compare(again, image, selected, copied, 0, check.see).kept_violations
+            if digest not in ("", check.digest):
+                raise ChangedInputError(f"{stack.path or stack.name} was changed after the run")
+            require_same(plan, check, now)
+        tally.input_digest = check.digest
+        if file_states(stack) == before:
+            break
     if broken:
         raise PromiseError(
             f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "
@@ -105,7 +156,7 @@ def run_report(
         peak_rss_mb=peak_rss_mb(),
         engine=plan.engine,
         warnings=found,
-        provenance=plan.provenance,
+        provenance=plan.provenance | ({INPUT_DIGEST: tally.input_digest} if tally.input_digest else {}),
         command=plan.command,
     )
 
@@ -162,7 +213,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
     if partial.exists() or not all(path.exists() for path in outputs.wanted):
         return None
-    note = "this run was finished before; nothing was written"
+    note, digest = "this run was finished before; nothing was written", ""
     if outputs.report_json:
         stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
@@ -171,12 +222,22 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
             raise OutputError(
                 f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
             )
+        digest = str(stored.get(INPUT_DIGEST, ""))
     else:
         note += "; without a report it is not known whether with the same settings"
+    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels; give --overwrite to replace it")
     if not outputs.keep_attention:
+        check = same_input(plan)
+        if digest:
+            read_again(plan, list(plan.stack.plane_indices()), check.see)
+        if digest not in ("", check.digest):
+            raise changed
         return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
-        tally = verify(plan, image, selected)
+        try:
+            tally = verify(plan, image, selected, digest=digest)
+        except ChangedInputError as fault:
+            raise changed from fault
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 

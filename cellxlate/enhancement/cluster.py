@@ -38,12 +38,14 @@ from cellxlate.enhancement.worker import (
     forget_job,
     forget_model,
     keep_model,
+    sum_parts,
 )  # fmt: skip
 from cellxlate.errors import ClusterError, InputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.malloc import keep_freed_memory
 from cellxlate.quality.checks import Tally, parts_of, plane_label
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.origins import SeeRows
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.writing import Writer
 
 BANDS_PER_THREAD = 2
@@ -123,7 +125,9 @@ class Cluster:
             Bands have failed three times, no worker can do the job, or the scheduler was lost.
         """
         token = uuid.uuid4().hex
-        job = band_job(plan, token, image=image_writer.pyramid, attention=attention_writer.pyramid)
+        job = band_job(
+            plan, token, image=image_writer.pyramid, attention=attention_writer.pyramid, origins=image_writer.origins
+        )
         self._send_model(plan.bundle)
         self._check_workers(job)
         todo = units_to_do(plan, image_writer, attention_writer)
@@ -138,9 +142,11 @@ class Cluster:
     @property
     def place(self) -> Place:
         """What `enhance_file` takes as `where`."""
-        return Place(self.write_bands, self.compare, self.share)
+        return Place(self.write_bands, self.compare, self.share, self.read_again)
 
-    def compare(self, plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:
+    def compare(
+        self, plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int, see: SeeRows
+    ) -> Tally:
         """Let the workers read a result back, and add up what they count, in the order of the stack."""
         stack = plan.stack
         tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
@@ -152,9 +158,26 @@ class Cluster:
         threads = max(sum(self.client.nthreads().values()), 1)
         part_px = min(max(prod(stack.shape) // (4 * threads), LEAST_PART_PX), MOST_PART_PX)
         parts = parts_of(stack, channels, tile_px=tile_px, part_px=part_px)
-        for counted in self.share(partial(compare_parts, job), parts):
+        for counted, seen in self.share(partial(compare_parts, job), parts):
             tally.include(counted)
+            for one in seen:
+                see(*one)
         return tally
+
+    def read_again(self, plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
+        """Let the workers read planes of the input again, and tell the checksums of their rows."""
+        stack = plan.stack
+        if stack.path is None:
+            raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
+        wanted, channels = set(planes), range(stack.channel_count)
+        parts = (
+            [place for place in part if place[0] in wanted]
+            for part in parts_of(stack, channels, tile_px=0, part_px=LEAST_PART_PX)
+        )
+        summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image)
+        for seen in self.share(summed, (part for part in parts if part)):
+            for one in seen:
+                see(*one)
 
     def share(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Do what `map` does on the workers: results in order, at most two items per thread in flight.
@@ -321,7 +344,7 @@ def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> I
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
     tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
     places = {top: place for place, top in enumerate(tops, 1)}
-    for plane in planes_to_do(plan, both_written(image_writer, attention_writer)):
+    for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
             yield Unit(plane.index, area, plane.number * len(tops) + places[area.top])
 

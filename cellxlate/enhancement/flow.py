@@ -9,14 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-
-import numpy as np
+from itertools import chain
 
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
 from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.origins import Origin
 from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, plane_reader
 from cellxlate.stacks.writing import BAND_PX, Writer
 
@@ -53,7 +53,7 @@ class PlaneToDo:
 def write_bands(
     plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
 ) -> Iterator[EnhanceProgress]:
-    """Write every band that is not there yet; one whose image and attention are both written is done.
+    """Write every band that is not there yet; one whose image, attention and origin are all written is done.
 
     Bands that were handed on when this is closed are still written; those in the networks are not.
     """
@@ -61,10 +61,12 @@ def write_bands(
     def write(index: PlaneIndex, band: Band) -> None:
         image_writer.write(index, band.first_row, band.enhanced)
         attention_writer.write(index, band.first_row, band.attention)
+        image_writer.origins.add(Origin(index, band.first_row, band.read))
 
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "cellxlate-write") as pool:
-        for index, band, news in enhanced_bands(plan, both_written(image_writer, attention_writer), started=started):
+        is_done = both_written(plan, image_writer, attention_writer)
+        for index, band, news in enhanced_bands(plan, is_done, started=started):
             waiting.append(pool.submit(write, index, band))
             if len(waiting) > WAITING_BANDS:
                 waiting.popleft().result()
@@ -73,18 +75,27 @@ def write_bands(
             writing.result()
 
 
-def both_written(image_writer: Writer, attention_writer: Writer) -> IsDone:
-    """Return what tells whether a band's image and attention are both written, by now at the latest."""
-    found = image_writer.bands.found(), attention_writer.bands.found()
+def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> IsDone:
+    """Return what tells whether a band's image and attention are both written, and what they were made from.
 
-    def is_done(index: PlaneIndex, area: Tile) -> bool:
+    The origin of a band that is lost is forgotten first: it is written last, so no other band can pass for the old one.
+    """
+    found = image_writer.bands.found(), attention_writer.bands.found()
+    areas = {area.top: area for area in bands_of(plan.stack.plane_shape, plan.tile_px)}
+    noted: dict[tuple[PlaneIndex, int], list[Origin]] = {}
+    for origin in chain.from_iterable(image_writer.origins.found().values()):
+        noted.setdefault((origin.index, origin.top), []).append(origin)
+
+    def is_there(index: PlaneIndex, area: Tile) -> bool:
         return all(
             is_found(index, band)
             for is_found in found
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 
-    return is_done
+    lost = [place for place in noted if place[1] not in areas or not is_there(place[0], areas[place[1]])]
+    image_writer.origins.remove(chain.from_iterable([noted.pop(place) for place in lost]))
+    return lambda index, area: (index, area.top) in noted
 
 
 def enhanced_bands(
@@ -97,8 +108,7 @@ def enhanced_bands(
         plane, read_rows, area = part
         job, work = plan.job_of(plane.index), Work()
         if job is None:
-            raw = read_rows(slice(area.top, area.bottom))
-            return plane, Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8)), work
+            return plane, Band.copied(read_rows(slice(area.top, area.bottom)), area.top), work
         job = replace(job, work=work, levels=job.levels.at(stack.time_of(plane.index)))
         [band] = enhance_plane(read_rows, [area], stack.plane_shape, job)
         return plane, band, work

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +23,13 @@ from cellxlate.enhancement.outputs import (
     require_still_free,
 )
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
+from cellxlate.enhancement.same_input import (
+    ChangedInputError,
+    ReadAgain,
+    changed_meanwhile,
+    read_again,
+    require_same_bands,
+)
 from cellxlate.errors import InputError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
@@ -30,7 +37,9 @@ from cellxlate.model.cards import AUTO
 from cellxlate.model.engines import Device, Engine, Precision
 from cellxlate.quality.checks import spared
 from cellxlate.quality.report import RunReport, draw_planes
+from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.origins import Origin
 from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
@@ -52,13 +61,15 @@ class Place:
 
     Attributes
     ----------
-    write_bands, compare, share : callable
-        Writes the bands that are not there yet; reads the result back and counts what differs; does what `map` does.
+    write_bands, compare, share, read_again : callable
+        Writes the bands that are not there yet; reads the result back and counts what differs; does what `map` does;
+        reads planes of the input again, for their checksums.
     """
 
     write_bands: WriteBands = write_bands
     compare: Compare = compare_here
     share: Share = map
+    read_again: ReadAgain = read_again
 
 
 HERE = Place()
@@ -256,30 +267,23 @@ def steps_to_files(
     finished is verified again and reported; nothing is written. Once the promise is verified, no failure of a picture,
     a check or the report keeps the result from its name: the report that is returned warns of it.
     """
-    started, stack = started or time.perf_counter(), plan.stack
+    started = started or time.perf_counter()
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
         return finished
     require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
     with image_writer, attention_writer:
-        image_file, attention_file = yield from _written(plan, image_writer, attention_writer, started, where)
-        if was_changed(plan, before):
+        if resume:
+            require_same_bands(plan, image_writer.origins.found(), where.read_again)
+        try:
+            tally, figures = yield from _verified(
+                plan, image_writer, attention_writer, started, where, before=before, draw=bool(outputs.report_html)
+            )
+        except ChangedInputError:
             for writer in (image_writer, attention_writer):
                 writer.discard()  # its bands must not be resumed
-            raise InputError(
-                f"{stack.path or stack.name} was changed or removed while it was read; run again when it stays"
-            )
-        with (
-            open_stack(image_file) as image,
-            open_stack(attention_file) as selected,
-            ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
-        ):
-            channels = sorted(plan.jobs) if outputs.report_html else []
-            drawing = pool.submit(draw_planes, stack, image, selected, channels=channels)
-            tally, figures = verify(plan, image, selected, where.compare), ""
-            with spared("drawing the pictures of the report", tally.failures):
-                figures = drawing.result()
+            raise
         yield None
         report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
         require_still_free(outputs, overwrite=overwrite, resume=resume)  # before any of them gets its name
@@ -290,6 +294,46 @@ def steps_to_files(
             else:
                 writer.publish(replaces=may_replace(path, overwrite=overwrite, resume=resume))
     return report
+
+
+def _verified(
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, *,
+    before: Mapping[str, Any], draw: bool,
+) -> Generator[EnhanceProgress, None, tuple[Tally, str]]:  # fmt: skip
+    """Write all bands, build the two files, and verify them; what turns out to be damaged is made again, once."""
+
+    def read_back(files: tuple[Location, Location]) -> tuple[Tally, str]:
+        if was_changed(plan, before):
+            raise changed_meanwhile(plan.stack)
+        return _read_back(plan, *files, image_writer.origins.found(), where, draw=draw)
+
+    files = yield from _written(plan, image_writer, attention_writer, started, where)
+    try:
+        return read_back(files)
+    except ChangedInputError:
+        raise
+    except InputError:  # one of the two files cannot be read
+        for writer in (image_writer, attention_writer):
+            writer.mend()
+    return read_back((yield from _written(plan, image_writer, attention_writer, started, where)))
+
+
+def _read_back(
+    plan: Plan, image_file: Location, attention_file: Location, origins: Mapping[PlaneIndex, Sequence[Origin]],
+    where: Place, *, draw: bool,
+) -> tuple[Tally, str]:  # fmt: skip
+    """Verify the two files, and draw planes of them at the same time."""
+    with (
+        open_stack(image_file) as image,
+        open_stack(attention_file) as selected,
+        ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
+    ):
+        channels = sorted(plan.jobs) if draw else []
+        drawing = pool.submit(draw_planes, plan.stack, image, selected, channels=channels)
+        tally, figures = verify(plan, image, selected, where.compare, origins=origins), ""
+        with spared("drawing the pictures of the report", tally.failures):
+            figures = drawing.result()
+        return tally, figures
 
 
 def _written(
@@ -331,11 +375,13 @@ def steps_in_memory(
     started, stack = started or time.perf_counter(), plan.stack
     image = Stack(np.empty(stack.shape, stack.dtype), stack.axes, stack.name)
     selected = Stack(np.zeros(stack.shape, np.uint8), stack.axes, stack.name)
+    origins: dict[PlaneIndex, list[Origin]] = {}
     for index, band, news in enhanced_bands(plan, started=started):
+        origins.setdefault(index, []).append(Origin(index, band.first_row, band.read))
         _put(image, index, band.first_row, band.enhanced)
         _put(selected, index, band.first_row, band.attention)
         yield news
-    tally = verify(plan, image, selected)
+    tally = verify(plan, image, selected, origins=origins)
     found = run_report(plan, tally, None, total_s=time.perf_counter() - started)
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), found)
 

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cellxlate.model.networks import activation_bytes_per_px
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.origins import SampledPixels
 from cellxlate.stacks.reading_zarr import remote_metadata
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -51,6 +52,8 @@ class Plan:
         How many bands are enhanced at once.
     choice : Choice or None
         Why this model, where it was chosen for the stack.
+    sampled : SampledPixels or None
+        What was read of the stack to decide on model and levels.
     """
 
     stack: Stack
@@ -62,6 +65,7 @@ class Plan:
     levels_from: Path | None = None
     streams: int = 1
     choice: Choice | None = None
+    sampled: SampledPixels | None = None
 
     @property
     def engine(self) -> str:
@@ -166,21 +170,23 @@ def make_plan(
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
     chosen = choose_channels(stack, channels)
+    sampled = SampledPixels(stack.pixels)
+    sample = replace(stack, pixels=sampled)
     started = time.perf_counter()
     if model == AUTO:
-        model, choice = choose_model(stack, chosen)
+        model, choice = choose_model(sample, chosen)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
     streams = streams or _stream_count(bundle, stack, settings, device)
     translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    levels = stack_levels(stack, chosen) if levels_from is None else saved_levels(levels_from)
+    levels = stack_levels(sample, chosen) if levels_from is None else saved_levels(levels_from)
     if absent := [channel for channel in chosen if channel not in levels]:
         raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
     calibrate_s = chosen_s + time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice)
+    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled)
 
 
 def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:

@@ -17,6 +17,7 @@ from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_i
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
 from cellxlate.stacks.network_input import REACH_PX, network_input
+from cellxlate.stacks.origins import RowsRead
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]
@@ -77,12 +78,20 @@ class Band:
         In the dtype of the file.
     attention : ndarray (rows, X) of uint8
         0 exactly where the pixel was kept, 1-255 in proportion to the gate elsewhere.
+    read : RowsRead
+        What it was made from: these rows and those around them, as they were read.
     """
 
     first_row: int
     raw: npt.NDArray[Any]
     enhanced: npt.NDArray[Any]
     attention: npt.NDArray[np.uint8]
+    read: RowsRead
+
+    @classmethod
+    def copied(cls, raw: npt.NDArray[Any], first_row: int) -> "Band":
+        """Return rows that stay as they are."""
+        return cls(first_row, raw, raw, np.zeros(raw.shape, np.uint8), RowsRead.of(raw, first_row))
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,8 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
         rows = Rows(counts, seen.unit, first_row, shape, seen.kept)
         steps = band_attention(rows, area, job)
         enhanced = enhanced_band(rows, area, steps, gates, job)
-        yield Band(area.top, counts[area.top - first_row : area.bottom - first_row], enhanced, shown.take(steps))
+        raw = counts[area.top - first_row : area.bottom - first_row]
+        yield Band(area.top, raw, enhanced, shown.take(steps), RowsRead.of(counts, first_row))
 
 
 def rows_around(

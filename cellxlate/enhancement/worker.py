@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 import cellxlate
@@ -27,6 +26,7 @@ from cellxlate.model.engines import open_engine
 from cellxlate.quality.checks import Tally, read_back_part
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.origins import Origin, Origins, RowSums, row_sums
 from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -66,6 +66,8 @@ class BandJob:
         With the tile size that the plan has chosen.
     image, attention : Pyramid
         The pixels of the two partials.
+    origins : Origins
+        Where it is noted what bands were made from.
     """
 
     token: str
@@ -81,6 +83,7 @@ class BandJob:
     settings: EnhanceSettings
     image: Pyramid
     attention: Pyramid
+    origins: Origins
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class OpenJob:
         return pixels
 
 
-def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid) -> BandJob:
+def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, origins: Origins) -> BandJob:
     """Describe a plan for workers.
 
     Raises
@@ -158,7 +161,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid) -> B
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
-        image=image, attention=attention,
+        image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
 
 
@@ -174,8 +177,13 @@ class CompareJob:
     tile_px: int
 
 
-def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> Tally:
-    """Read rows of some planes back from the written files, and count what differs."""
+SeenRows = list[tuple[PlaneIndex, int, RowSums]]
+"""Of rows that were read: plane, first row, and their checksums."""
+
+
+def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> tuple[Tally, SeenRows]:
+    """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
+    seen: SeenRows = []
     with (
         open_stack(job.path, job.axes, image=job.number) as stack,
         open_stack(job.enhanced) as enhanced,
@@ -183,8 +191,19 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
     ):
         tally = Tally(plane_axes=stack.plane_axes, tile_px=job.tile_px)
         for index, rows in parts:
-            tally.include(read_back_part(stack, enhanced, attention, index=index, rows=rows, tile_px=job.tile_px))
-        return tally
+            tally.include(
+                read_back_part(
+                    stack, enhanced, attention, index=index, rows=rows, tile_px=job.tile_px,
+                    see=lambda *one: seen.append(one),
+                )
+            )  # fmt: skip
+        return tally, seen
+
+
+def sum_parts(path: Location, axes: str, image: int, parts: Sequence[tuple[PlaneIndex, slice]]) -> SeenRows:
+    """Read rows of some planes of an input, and return their checksums."""
+    with open_stack(path, axes, image=image) as stack:
+        return [(index, rows.start, row_sums(stack.read(index, rows))) for index, rows in parts]
 
 
 def keep_model(bundle: Bundle, threads: int) -> None:
@@ -255,6 +274,7 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
             raise OutputError(f"{folder} is gone, the job has ended; nothing was written")
         opened.image.write(index, band.first_row, band.enhanced)
         opened.attention.write(index, band.first_row, band.attention)
+        job.origins.add(Origin(index, band.first_row, band.read))
         ended = time.perf_counter()
         return BandDone(
             worker or worker_address(), band.raw.size, work, read_s=opened.read_s,
@@ -266,8 +286,7 @@ def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
     stack = opened.stack
     job = None if stack.is_alpha(index) else opened.jobs.get(stack.channel_of(index))
     if job is None:
-        raw = opened.read(index, slice(area.top, area.bottom))
-        return Band(area.top, raw, raw, np.zeros(raw.shape, np.uint8))
+        return Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)
     counted = replace(job, work=work, levels=job.levels.at(stack.time_of(index)))
     return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
 

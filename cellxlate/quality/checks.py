@@ -11,6 +11,7 @@ from cellxlate.quality.domain import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.origins import SeeRows, row_sums
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 __all__ = [
@@ -218,11 +219,11 @@ def parts_of(
 
 def read_back_part(
     stack: Stack, enhanced: Stack, attention: Stack, *, index: PlaneIndex, rows: slice, tile_px: int = 0,
-    band_bytes: int = 32 << 20,
+    band_bytes: int = 32 << 20, see: SeeRows | None = None,
 ) -> Tally:  # fmt: skip
     """Compare some rows of one plane of an output with its input, as `read_back` does the whole."""
     tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
-    _count(tally, (stack, enhanced, attention), _bands_of(stack, index, rows, band_bytes))
+    _count(tally, (stack, enhanced, attention), _bands_of(stack, index, rows, band_bytes), see)
     return tally
 
 
@@ -234,6 +235,7 @@ def read_back(
     channels: Sequence[int] | None = None,
     band_bytes: int = 32 << 20,
     tile_px: int = 0,
+    see: SeeRows | None = None,
 ) -> Tally:
     """Compare an output with its input, band by band: the promise, verified on what is stored.
 
@@ -247,6 +249,8 @@ def read_back(
         About how much of a plane is read at a time.
     tile_px : int
         Side of the tiles whose borders are looked at for seams; 0 looks at none.
+    see : callable, optional
+        Is told the checksums of the rows of the input, in the order of the stack.
 
     Raises
     ------
@@ -267,7 +271,7 @@ def read_back(
         if channels is None or stack.channel_of(index) in channels
         for band in _bands_of(stack, index, whole, band_bytes)
     )
-    _count(tally, (stack, enhanced, attention), bands)
+    _count(tally, (stack, enhanced, attention), bands, see)
     return tally
 
 
@@ -278,7 +282,12 @@ def _bands_of(stack: Stack, index: PlaneIndex, rows: slice, band_bytes: int) -> 
         yield index, slice(top, min(top + height, rows.stop))
 
 
-def _count(tally: Tally, stacks: tuple[Stack, Stack, Stack], bands: Iterable[tuple[PlaneIndex, slice]]) -> None:
+def _count(
+    tally: Tally,
+    stacks: tuple[Stack, Stack, Stack],
+    bands: Iterable[tuple[PlaneIndex, slice]],
+    see: SeeRows | None = None,
+) -> None:
     """Count bands of input, output and attention; while one is counted, the next is read."""
 
     def read(band: tuple[PlaneIndex, slice]) -> tuple[PlaneIndex, int, list[npt.NDArray[Any]]]:
@@ -287,3 +296,5 @@ def _count(tally: Tally, stacks: tuple[Stack, Stack, Stack], bands: Iterable[tup
 
     for index, first_row, (raw, enhanced, attention) in ahead(read, bands):
         tally.add(index, first_row, raw=raw, enhanced=enhanced, attention=attention)
+        if see:
+            see(index, first_row, row_sums(raw))

@@ -170,6 +170,8 @@ class Tally:
         Channel -> Trust, where windows of the result were looked at.
     failures : list of str
         Checks that could not be made, and why; what counts for the promise is never among them.
+    input_digest : str
+        Of all rows of the input, where they were read.
 
     Examples
     --------
@@ -194,6 +196,7 @@ class Tally:
     trust: dict[int, Trust] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
+    input_digest: str = ""
 
     def __post_init__(self) -> None:
         self.seams.tile_px = self.tile_px

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numcodecs.checksum32
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
@@ -28,6 +30,8 @@ BYTE_LEVEL, LEVEL = 3, 1
 
 NOTHING = 2**64 - 1
 """Stands in the index of a file where a chunk is not there."""
+
+METADATA = "zarr.json"
 
 REMOTE_THREADS = 16
 """That look at objects at once; each waits for its answers."""
@@ -69,10 +73,23 @@ class Bands:
 
     def create(self) -> None:
         """Make the empty array on disk, in place of whatever array was there."""
+        self._create(store_of(self.folder))
+
+    def restore(self) -> None:
+        """Write the metadata of the array again, should it be damaged or changed; the bands stay."""
+        made: dict[str, Any] = {}
+        self._create(MemoryStore(made))
+        file, content = self.folder / METADATA, made[METADATA].to_bytes()
+        if isinstance(file, Path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.is_file() or file.read_bytes() != content:
+            file.write_bytes(content)
+
+    def _create(self, store: Any) -> None:
         chunks = dict(zip("YX", self.chunk_shape, strict=True))
         shards = {"Y": BAND_PX // CHUNK_PX * chunks["Y"], "X": -(-self.size("X") // chunks["X"]) * chunks["X"]}
         zarr.create_array(
-            store=store_of(self.folder),
+            store=store,
             shape=self.shape,
             dtype=self.dtype,
             chunks=tuple(chunks.get(axis, 1) for axis in self.axes),
@@ -258,7 +275,7 @@ class Bands:
         return self.axes.index("Y") < self.axes.index("X")
 
     def drop_damaged(self) -> int:
-        """Remove the bands whose files are cut short or empty, and what a killed process left of a band.
+        """Remove the bands whose files are not as they were written, and what a killed process left of a band.
 
         Returns
         -------
@@ -267,8 +284,8 @@ class Bands:
 
         Notes
         -----
-        This reads the index at the end of each file and one chunk, so it finds what a crash of the machine leaves,
-        not a flipped bit: that is found when the band is read.
+        This reads every file and checks the checksums of its chunks and of its index, without decompressing: what a
+        crash of the machine leaves is found, and a single flipped bit.
         """
         places = product(self.plane_indices(), range(self.per_plane))
         if isinstance(self.folder, RemotePath):
@@ -281,9 +298,8 @@ class Bands:
 
     def _drop_if_damaged(self, place: tuple[PlaneIndex, int]) -> bool:
         index, band = place
-        last_row = self.rows(band).stop - 1
         try:
-            self.read(index, slice(last_row, last_row + 1))
+            self.packed(index, band)
         except OutputError:
             self.file(index, band).unlink(missing_ok=True)
             return True

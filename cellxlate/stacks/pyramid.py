@@ -59,10 +59,14 @@ class Pyramid:
         for level in self.all_levels:
             level.create()
 
-    def drop_damaged(self) -> None:
-        """Remove what a crash has left of bands, on all levels."""
+    def drop_damaged(self) -> int:
+        """Remove bands that are damaged, on all levels; return how many were."""
+        return sum(level.drop_damaged() for level in self.all_levels)
+
+    def restore(self) -> None:
+        """Write the metadata of all levels again, should it be damaged."""
         for level in self.all_levels:
-            level.drop_damaged()
+            level.restore()
 
     def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
         """Write whole bands of one plane as `Bands.write` does, and those of level 1 that these rows fill."""

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.bands import BAND_PX, METADATA, Bands
 from cellxlate.stacks.naming import PLAIN, Format, output_format
+from cellxlate.stacks.origins import Origins
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
 from cellxlate.stacks.pyramid import Pyramid, Reduction, Share, level_count
@@ -33,7 +34,8 @@ __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "outp
 
 PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
-JOB_VERSION = 2
+ORIGINS_FOLDER = "input"
+JOB_VERSION = 3
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
@@ -138,6 +140,8 @@ class Writer:
         The pixels of full resolution.
     pyramid : Pyramid
         These and the levels below; may be pickled and used by worker processes while the writer holds the lock.
+    origins : Origins
+        What the bands were made from, where whoever writes them notes it.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class Writer:
         self.bands = Bands(
             self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
         )
+        self.origins = Origins(self.partial / ORIGINS_FOLDER)
         self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else level_count(like.plane_shape))
 
     @property
@@ -163,6 +168,7 @@ class Writer:
     def _start(self, job: Mapping[str, Any]) -> None:
         self._lock.clear()
         self.pyramid.create()
+        self.origins.create()
         text = json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1)
         if isinstance(self.partial, RemotePath):
             (self.partial / JOB_FILE).write_text(text)
@@ -181,7 +187,24 @@ class Writer:
             raise OutputError(
                 f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
             )
-        self.pyramid.drop_damaged()
+        self.mend()
+
+    def mend(self) -> int:
+        """Remove what is damaged of the partial, so that it counts as not done; return how many bands were.
+
+        All but the bands is made again in any case: metadata, and the file that is built from them.
+        """
+        with _disk_faults(self.path):
+            self._finished = False
+            self.origins.create()
+            if isinstance(self._result, RemotePath) or self.kind in ("ome-zarr", "zarr"):
+                (self._result / METADATA).unlink(missing_ok=True)
+            elif self._result.is_dir():
+                shutil.rmtree(self._result)
+            else:
+                self._result.unlink(missing_ok=True)
+            self.pyramid.restore()
+            return self.pyramid.drop_damaged()
 
     def _check_space(self, todo: float) -> None:
         """Raise OutputError where the disk has no room for the share of the bands that is to be written."""

@@ -39,6 +39,7 @@ from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.origins import Origin, Origins
 from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.stack import Stack
 
@@ -87,6 +88,11 @@ def pixels_of(report: Any) -> list[Any]:
 
 def alone(stack: Path, model: Path, **options: Any) -> Any:
     return cellxlate.enhance_file(stack, model, output=stack.parent / "alone.ome.tif", settings=TILES, **options)
+
+
+def places(image: Any, attention: Any) -> dict[str, Any]:
+    """Return where workers write."""
+    return {"image": image.pyramid, "attention": attention.pyramid, "origins": image.origins}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -323,7 +329,7 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
 
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "t", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(plan, "t", **places(image, attention))
         seen.append(worker_room.fault_of_worker(job))
         worker_room.forget_job("t")
         job.identity["sampled_sha256"] = "0"
@@ -340,6 +346,37 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
     assert "has not got the model ffffffffffff" in seen[3]
 
 
+@pytest.mark.parametrize("when", ["before resume", "before it is verified"])
+def test_an_input_that_changes_is_refused_on_a_cluster_too(
+    stack: Path, tiny_model: Path, inside: Cluster, when: str
+) -> None:
+    with cellxlate.open_stack(stack) as opened:
+        cells = np.asarray(opened).copy()
+    cells[0, 0, 300, 30] += 9
+
+    def write_over(news: EnhanceProgress) -> None:
+        if when == "before resume" and news.done >= 3:
+            raise Stop
+        if when != "before resume" and news.done == news.total:
+            with stack.open("r+b") as file:  # the same file, as some acquisition writes it
+                file.write(other.read_bytes())
+
+    other = stack.with_name("other.ome.tif")
+    write_stacks([(Stack(cells, "TCYX"), other)])
+    with pytest.raises((Stop, InputError), match=None if when == "before resume" else "changed"):
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=write_over)
+    if when == "before resume":
+        [partial_folder] = stack.parent.glob("cells_enhanced*.partial")
+        origins = Origins(partial_folder / "input")
+        for index, noted in origins.found().items():  # as if they had been made from other rows
+            for origin in noted:
+                origins.remove([origin])
+                origins.add(Origin(index, origin.top, replace(origin.read, digest="0" * 32)))
+        with pytest.raises(InputError, match=r"was changed after the run began \(T=0 C=0 from row 0"):
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
+    assert not (stack.parent / "cells_enhanced.ome.tif").exists()
+
+
 def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_room, "_OPEN", {})
     closed: list[str] = []
@@ -352,7 +389,9 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
     def look(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
         for number in range(worker_room.MOST_OPEN + 2):
-            job = worker_room.band_job(plan, f"job {number}", image=image.pyramid, attention=attention.pyramid)
+            job = worker_room.band_job(
+                plan, f"job {number}", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+            )
             assert worker_room.fault_of_worker(job) == ""
             opened = worker_room._OPEN[job.token]
             names[opened.stack.release] = job.token
@@ -371,7 +410,9 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
 def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_model: Path) -> None:
     def late(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "late", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(
+            plan, "late", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+        )
         assert worker_room.fault_of_worker(job) == ""
         image.discard()
         with pytest.raises(cellxlate.errors.OutputError, match="is gone"):
@@ -392,7 +433,9 @@ def test_workers_take_the_tiles_that_the_plan_has_chosen_and_count_each_band_for
 
     def work(plan: Any, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
-        job = worker_room.band_job(plan, "count", image=image.pyramid, attention=attention.pyramid)
+        job = worker_room.band_job(
+            plan, "count", image=image.pyramid, attention=attention.pyramid, origins=image.origins
+        )
         assert (plan.settings.tile_px, job.settings.tile_px) == (None, plan.tile_px)
         assert worker_room.fault_of_worker(job) == ""
         worker_room._OPEN["count"].stack = SlowStack(**vars(worker_room._OPEN["count"].stack))

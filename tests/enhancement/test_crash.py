@@ -76,7 +76,7 @@ from cellxlate.enhancement import job
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.writing import Writer
 stack, model, moment = sys.argv[1:]
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 seen = []
 def progress(news):
     seen.append(news)
@@ -341,3 +341,72 @@ def test_a_band_that_is_damaged_when_the_file_is_put_together_is_made_again(
     found = pixels_of(cellxlate.enhance_file(path, tiny_model, settings=TILES, overwrite=True))
     assert damaged
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+FORMATS = {
+    "ome-tiff": "a.ome.tif",
+    "tiff": "a.tif",
+    "ome-zarr": "a.ome.zarr",
+    "ome-zarr-0.4": "a.ome.zarr",
+    "zarr": "a.zarr",
+}
+
+
+def flip(file: Path, share: float = 1 / 3) -> None:
+    """Flip one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * share)] ^= 4
+    file.write_bytes(bytes(content))
+
+
+def files_below(partial: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in partial.rglob(pattern) if file.is_file())
+
+
+@pytest.mark.parametrize("of", ["enhanced", "attention"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_one_flipped_bit_in_a_partial_is_mended_by_resume(
+    stack: Path, tiny_model: Path, unbroken: list[Any], form: Any, of: str
+) -> None:
+    """In the first of the chunks of a band, in the index of another, and in the metadata of the array."""
+    options = {"settings": TILES, "format": form, "output": stack.parent / FORMATS[form], "report": False}
+
+    def stop(news: EnhanceProgress) -> None:
+        if news.done >= 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, tiny_model, progress=stop, **options)
+    [partial] = [item for item in stack.parent.glob("*.partial") if ("attention" in item.name) == (of == "attention")]
+    written = files_below(partial, "c/*/*/*")
+    assert len(written) >= 5
+    for file, share in zip(written, (0.1, 0.5, 0.97), strict=False):
+        flip(file, share)
+    flip(next(file for file in files_below(partial, "zarr.json") if '"array"' in file.read_text()))
+    report = cellxlate.enhance_file(stack, tiny_model, resume=True, **options)
+    for found, expected in zip(pixels_of(report), unbroken, strict=True):
+        assert np.array_equal(found, expected)
+    assert not list(stack.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("form", ["ome-zarr", "zarr"])
+def test_a_result_that_is_damaged_before_it_is_read_back_is_made_again(
+    stack: Path, tiny_model: Path, unbroken: list[Any], form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its chunks have checksums; nobody has to ask for --resume."""
+    honest, damaged = Writer.finish, []
+
+    def finish(writer: Writer, *arguments: Any) -> Any:
+        result = honest(writer, *arguments)
+        if not damaged:
+            damaged.append(
+                max(files_below(result, "*"), key=lambda file: file.stat().st_size) if result.is_dir() else result
+            )
+            flip(damaged[0])
+        return result
+
+    monkeypatch.setattr(Writer, "finish", finish)
+    options = {"settings": TILES, "format": form, "output": stack.parent / FORMATS[form], "report": False}
+    report = cellxlate.enhance_file(stack, tiny_model, **options)
+    for found, expected in zip(pixels_of(report), unbroken, strict=True):
+        assert np.array_equal(found, expected)

@@ -197,8 +197,11 @@ def test_an_input_that_cannot_be_read_for_a_moment(at, stack, tmp_path, command,
     fault = OSError(errno.EIO, "Input/output error")
     with monkeypatch.context() as broken:
         broken.setattr(reading_tiff.FilePixels, "_rows", failing(reading_tiff.FilePixels._rows, fault, at=at))
-        assert "damaged" in command.enhance_refused(stack)
-    nothing_final(tmp_path)
+        if at == 4:  # while the result is read back, which is tried again
+            assert command.enhance(stack)[0] == 0
+        else:
+            assert "damaged" in command.enhance_refused(stack)
+            nothing_final(tmp_path)
     assert command.enhance(stack, "--resume")[0] == 0
     finished(tmp_path, expected)
 

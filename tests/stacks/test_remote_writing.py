@@ -99,9 +99,9 @@ def test_nothing_has_its_final_name_before_it_is_verified_and_the_root_comes_las
     honest, copy = job.verify, RemotePath.copy_to
     copied: list[list[str]] = []
 
-    def verify(*arguments: Any) -> Any:
+    def verify(*arguments: Any, **named: Any) -> Any:
         seen.append(objects(out))
-        return honest(*arguments)
+        return honest(*arguments, **named)
 
     def copy_to(self: RemotePath, other: RemotePath, names: list[str]) -> None:
         if other == out:

@@ -1,0 +1,193 @@
+"""Whether the input is still what a run was made from: rows are read again and compared with what bands have noted.
+
+Refused, not mended: levels, and a model that was chosen, were decided on the input as a whole, so that a single pixel
+that has changed may mean another result anywhere.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.tiling import bands_of
+from cellxlate.errors import InputError
+from cellxlate.quality.checks import plane_label
+from cellxlate.stacks.ahead import ahead
+from cellxlate.stacks.origins import Origin, RowSums, SeeRows, row_sums, sums_digest
+from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+READ_BYTES = 32 << 20
+
+ReadAgain = Callable[[Plan, Sequence[PlaneIndex], SeeRows], None]
+"""Reads some planes of the input again, and tells the checksums of their rows."""
+
+
+class ChangedInputError(InputError):
+    """The input is no longer what a run was made from."""
+
+
+@dataclass
+class SameInput:
+    """Takes the checksums of an input's rows as they are read again, plane by plane, and says what has changed.
+
+    Attributes
+    ----------
+    rows : int
+        Of a plane.
+    bands : int
+        Of a plane.
+    origins : mapping or None
+        Of the bands, by plane; every plane that is seen must have those of all its bands. None compares nothing.
+    partly : bool
+        Whether planes may have bands without an origin, which are not made yet.
+    changed : list of (plane, row)
+        Bands whose rows hold something else now, by the first row.
+    """
+
+    rows: int
+    bands: int
+    origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None
+    partly: bool = False
+    changed: list[tuple[PlaneIndex, int]] = field(default_factory=list)
+    _digests: dict[PlaneIndex, str] = field(default_factory=dict)
+    _begun: dict[PlaneIndex, RowSums] = field(default_factory=dict)
+    _left: dict[PlaneIndex, int] = field(default_factory=dict)
+
+    def see(self, index: PlaneIndex, first_row: int, sums: RowSums) -> None:
+        """Take the checksums of some rows; those of a plane are let go once it is complete."""
+        plane = self._begun.setdefault(index, np.zeros(self.rows, np.uint64))
+        plane[first_row : first_row + len(sums)] = sums
+        self._left[index] = self._left.get(index, self.rows) - len(sums)
+        if self._left[index] == 0:
+            del self._begun[index], self._left[index]
+            self._digests[index] = sums_digest(plane)
+            self._compare(index, plane)
+
+    def _compare(self, index: PlaneIndex, plane: RowSums) -> None:
+        if self.origins is None:
+            return
+        origins = self.origins.get(index, ())
+        self.changed += [(index, origin.top) for origin in origins if not origin.read.agrees(plane)]
+        if not self.partly and len({origin.top for origin in origins}) < self.bands:
+            self.changed.append((index, 0))
+
+    @property
+    def digest(self) -> str:
+        """One for all planes that were seen; the same in whatever order they were read."""
+        parts = (f"{index} {digest}\n".encode() for index, digest in sorted(self._digests.items()))
+        return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def same_input(
+    plan: Plan, origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None, *, partly: bool = False
+) -> SameInput:
+    """Return what takes the rows of a plan's input as they are read again."""
+    stack = plan.stack
+    bands = sum(1 for _ in bands_of(stack.plane_shape, plan.tile_px))
+    return SameInput(stack.plane_shape[0], bands, origins, partly)
+
+
+def read_again(plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
+    """Read planes of the input again in this process, and tell the checksums of their rows."""
+    stack = plan.stack
+    height = max(READ_BYTES // max(stack.plane_shape[1] * stack.dtype.itemsize, 1), 1)
+    tops = range(0, stack.plane_shape[0], height)
+    places = ((index, top) for index in planes for top in tops)
+    for index, top, sums in ahead(lambda place: _summed(stack, *place, height), places):
+        see(index, top, sums)
+
+
+def _summed(stack: Stack, index: PlaneIndex, top: int, height: int) -> tuple[PlaneIndex, int, RowSums]:
+    return index, top, row_sums(stack.read(index, slice(top, min(top + height, stack.plane_shape[0]))))
+
+
+def require_same_bands(
+    plan: Plan, origins: Mapping[PlaneIndex, Sequence[Origin]], read: ReadAgain = read_again
+) -> None:
+    """Raise ChangedInputError where bands that are done were made from an input that has changed since."""
+    check = same_input(plan, origins, partly=True)
+    read(plan, sorted(origins), check.see)
+    if check.changed:
+        raise ChangedInputError(
+            f"{plan.stack.path or plan.stack.name} was changed after the run began ({_named(plan, check.changed)}); "
+            "give --overwrite to start again, or bring the stack back as it was and give --resume"
+        )
+
+
+def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
+    """Raise ChangedInputError where the input that was read again is not what the bands, or the levels, were made from.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    check : SameInput
+        Has seen all rows.
+    now : Stack
+        The input, opened again.
+    """
+    where = _named(plan, check.changed) if check.changed else ""
+    if not where and plan.sampled and not plan.sampled.agree(now.pixels if now is not plan.stack else None):
+        where = "before its first band was read"
+    if where:
+        raise changed_meanwhile(plan.stack, where)
+
+
+def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:
+    """Return what to raise where the input has changed during a run."""
+    found = f" ({where})" if where else ""
+    return ChangedInputError(
+        f"{stack.path or stack.name} was changed or removed while it was read{found}; run again when it stays"
+    )
+
+
+def file_states(stack: Stack) -> str:
+    """Return a digest of which files a stack on this machine lies in, their sizes and times; nothing of others.
+
+    Times of change are among them, which cannot be set back. A Zarr array of 100,000 chunks takes about half a second.
+    """
+    digest = hashlib.sha256()
+    if not isinstance(stack.path, Path):
+        return ""
+    with suppress(OSError):  # one that is gone differs
+        files: Iterable[Path] = stack.files or (sorted(stack.path.rglob("*")) if stack.path.is_dir() else [stack.path])
+        for file in files:
+            state = file.stat()
+            digest.update(repr((str(file), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def opened_again(stack: Stack) -> Iterator[Stack]:
+    """Open the file of a stack once more, since another may have its name by now; a stack in memory is itself.
+
+    Raises
+    ------
+    ChangedInputError
+        The file is gone, or holds a stack of another kind.
+    """
+    if stack.path is None or stack.kind == "array":
+        yield stack
+        return
+    for axes in (stack.axes, None):
+        try:
+            now = open_stack(stack.path, axes, image=stack.image)
+        except (InputError, OSError):
+            continue
+        with now:
+            if (now.axes, now.shape, now.dtype) == (stack.axes, stack.shape, stack.dtype):
+                yield now
+                return
+    raise changed_meanwhile(stack)
+
+
+def _named(plan: Plan, places: Iterable[tuple[PlaneIndex, int]], most: int = 3) -> str:
+    """Name the bands that differ."""
+    listed = sorted(set(places))
+    named = [f"{plane_label(index, plan.stack.plane_axes)} from row {top}" for index, top in listed[:most]]
+    return ", ".join(named) + (f" and {len(listed) - most} more bands" if len(listed) > most else "")
