@@ -16,6 +16,7 @@ from cellxlate.enhancement.job import EnhancedStack
 from cellxlate.errors import InputError
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.structures import draw_structure
 
 MODEL = "nuclei-lowexp"
 MARGIN_PX = 5
@@ -134,3 +135,59 @@ def test_nothing_selected_gives_pixels_and_metadata_back(real_images: Path, tmp_
                 for what in ("axes", "shape", "dtype", "pixel_size_um", "channel_names", "time_step_s", "metadata"):
                     assert getattr(found, what) == getattr(stack, what), (path, what)
                 assert not any("\n" in line for line in stack.warnings)
+
+
+# the generalist, on real pairs of low and high exposure: scored, never trained or tuned on
+
+PAIRS = (
+    "Confocal_BPAE_B",
+    "Confocal_MICE",
+    "TwoPhoton_BPAE_G",
+    "TwoPhoton_BPAE_R",
+    "WideField_BPAE_G",
+    "WideField_BPAE_R",
+)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_cells_is_chosen_for_real_recordings_and_brings_them_nearer_to_the_truth(real_images: Path, name: str) -> None:
+    frame, truth = (tifffile.imread(real_images / "real_pairs" / name / f"{part}.tif") for part in ("frame_1", "truth"))
+    cells = tifffile.imread(real_images / "real_pairs" / name / "mask.tif") > 0
+    result = cellxlate.enhance(frame)
+    kept = result.attention == 0
+    assert result.report.model_name == "cells"
+    assert result.image[kept].tobytes() == frame[kept].tobytes()
+    assert (result.attention[cells] > 0).mean() > 0.9
+
+    def left_dB(image: npt.NDArray[Any]) -> float:
+        gain, offset = np.polyfit(image[cells].astype(float), truth[cells].astype(float), 1)
+        return float(10 * np.log10(np.mean((gain * image[cells] + offset - truth[cells]) ** 2)))
+
+    assert left_dB(result.image) < left_dB(frame) - 2.0
+    assert left_dB(result.image) < left_dB(cellxlate.enhance(frame, "nuclei-lowexp").image) - 0.5
+
+
+def test_cells_finds_a_large_cell_whole_and_leaves_noise_alone() -> None:
+    rows, columns = np.mgrid[:512, :512]
+    disc = np.hypot(rows - 250, columns - 260) < 150
+    draw = np.random.default_rng(0)
+    field = draw.poisson(5 + 20 * disc) * 20 + draw.normal(200, 20, disc.shape)
+    selected = cellxlate.enhance(field.round().astype(np.uint16), "cells").attention > 0
+    assert selected[ndimage.binary_erosion(disc, iterations=3)].all()
+    assert (selected & ~ndimage.binary_dilation(disc, iterations=8)).mean() < 0.01
+    noise = draw.poisson(np.linspace(3, 12, 512) * np.ones((512, 1))) * 20 + 200
+    assert (cellxlate.enhance(noise.astype(np.uint16), "cells").attention > 0).mean() < 0.001
+
+
+@pytest.mark.parametrize("tile_px", [200, 512])
+def test_tiles_of_cells_equal_the_whole_field(tile_px: int) -> None:
+    draw = np.random.default_rng(1)
+    drawn = draw_structure("cells", (600, 700), draw, fraction=0.3).image
+    field = (draw.poisson(5 + 30 * drawn) * 20 + 200).astype(np.uint16)
+    whole = cellxlate.enhance(field, "cells", settings=EnhanceSettings(tile_px=2048, dense=True))
+    tiled = cellxlate.enhance(field, "cells", settings=EnhanceSettings(tile_px=tile_px))
+    assert 0.05 < (whole.attention > 0).mean() < 0.8
+    assert np.array_equal(tiled.attention, whole.attention)
+    apart = np.abs(tiled.image.astype(int) - whole.image)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() <= 0.005
