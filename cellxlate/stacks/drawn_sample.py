@@ -22,8 +22,8 @@ from cellxlate.stacks.synthetic import (
     TIME_STEP_S,
     Part,
     SampleSettings,
+    SimulatedPixels,
     SimulatedStack,
-    read_blocks,
 )
 from cellxlate.stacks.volumes import draw_volume
 
@@ -68,40 +68,6 @@ class StructureSettings:
         check_drawing(self.kind, self.shape[3:], 2, scale=self.scale, haze=self.haze, fraction=self.cell_fraction)
 
 
-@dataclass(frozen=True)
-class DrawnPixels:
-    """Pixels of shape (T, C, Z, Y, X) that are computed when a window of them is read.
-
-    Attributes
-    ----------
-    settings : StructureSettings
-        What is drawn.
-    part : {"stack", "truth", "mask"}
-        Which of the three images: uint16 counts, uint16 counts, or uint8 0 and 255.
-    """
-
-    settings: StructureSettings
-    part: Part
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along T, C, Z, Y and X."""
-        return self.settings.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes, which dask asks for."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Data type: uint8 for the mask, uint16 for the images."""
-        return np.dtype(np.uint8 if self.part == "mask" else np.uint16)
-
-    def __getitem__(self, key: Any) -> Any:
-        return read_blocks(self.shape, self.dtype, key, partial(_block, self.settings, self.part))
-
-
 def simulate_structures(settings: StructureSettings) -> SimulatedStack:
     """Simulate a recording of drawn structures.
 
@@ -133,7 +99,7 @@ def simulate_structures(settings: StructureSettings) -> SimulatedStack:
 
     def part(name: Part) -> Stack:
         return Stack(
-            pixels=DrawnPixels(settings, name),
+            pixels=SimulatedPixels(settings.shape, name, partial(_block, settings, name)),
             axes="TCZYX",
             name=f"simulated_{name}",
             pixel_size_um={"Z": DEPTH_UM / depths, "Y": PIXEL_SIZE_UM, "X": PIXEL_SIZE_UM},

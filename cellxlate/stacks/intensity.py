@@ -66,16 +66,6 @@ class Levels:
         where the background stays.
     uneven : (float, float) or None
         The background in the darkest and in the brightest tenth of the field, in counts, where they differ much.
-    tail : float
-        By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
-        spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.
-    constant_parts : tuple of ConstantPart
-        Values that stand for "nothing recorded", and the share of the sample that each fills.
-    drift : tuple of (int, float)
-        Time points, and what is to be added to black and white there, in counts; in between it is interpolated. Empty
-        where the background stays.
-    uneven : (float, float) or None
-        The background in the darkest and in the brightest tenth of the field, in counts, where they differ much.
     noise_left : float
         Standard deviation that a Gaussian of 2 px leaves of the noise, in counts; 0 where only `noise` is known.
     """

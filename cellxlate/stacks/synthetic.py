@@ -99,10 +99,12 @@ class SimulatedPixels:
 
     Attributes
     ----------
-    settings : SampleSettings
-        What is simulated.
+    shape : tuple of int
+        Size along T, C, Z, Y and X.
     part : {"stack", "truth", "mask"}
         Which of the three images: uint16 counts, uint16 counts, or uint8 0 and 255.
+    block_of : callable
+        Computes a block of 256 x 256 px: (plane, block) -> (Y, X), as `read_blocks` asks for it.
 
     Notes
     -----
@@ -110,13 +112,9 @@ class SimulatedPixels:
     holds the same bits whichever window it is read through. The process keeps the latest 256 blocks (at most 32 MiB).
     """
 
-    settings: SampleSettings
+    shape: tuple[int, ...]
     part: Part
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along T, C, Z, Y and X."""
-        return self.settings.shape
+    block_of: Callable[[tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]]
 
     @property
     def ndim(self) -> int:
@@ -129,7 +127,7 @@ class SimulatedPixels:
         return np.dtype(np.uint8 if self.part == "mask" else np.uint16)
 
     def __getitem__(self, key: Any) -> Any:
-        return read_blocks(self.shape, self.dtype, key, partial(_block, self.settings, self.part))
+        return read_blocks(self.shape, self.dtype, key, self.block_of)
 
 
 def read_blocks(
@@ -220,7 +218,7 @@ def simulate(settings: SampleSettings) -> SimulatedStack:
 
     def part(name: Part) -> Stack:
         return Stack(
-            pixels=SimulatedPixels(settings, name),
+            pixels=SimulatedPixels(settings.shape, name, partial(_block, settings, name)),
             axes="TCZYX",
             name=f"simulated_{name}",
             pixel_size_um={"Z": DEPTH_UM / depths, "Y": PIXEL_SIZE_UM, "X": PIXEL_SIZE_UM},

@@ -465,7 +465,7 @@ class SlowStack(Stack):
 
 def test_seconds_of_the_networks_compare_with_those_on_the_clock() -> None:
     job = SimpleNamespace(work=Work())
-    plan = SimpleNamespace(jobs={0: job}, stack=SimpleNamespace(channel_of=lambda index: index[0]))
+    plan = SimpleNamespace(job_of=lambda index: {0: job}.get(index[0]))
     cluster = Cluster(None, workers={name: worker_room.Throughput() for name in ("a", "b")})
     for worker, channel in (("a", 0), ("b", 0), ("b", 1)):
         work = Work(tiles_total=3, tiles_skipped=1, generator_px=50, attention_s=2.0, generator_s=4.0)
