@@ -319,7 +319,7 @@ def test_a_read_only_input_stays_read_only(stack, tmp_path, command, expected):
 
 def test_memory_that_runs_out_is_one_line(stack, tmp_path, command, expected, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(Stack, "read", failing(Stack.read, MemoryError(), at=3))
+        broken.setattr(Stack, "read", failing(Stack.read, MemoryError(), at=2))
         found, out, err = command.enhance(stack)
     assert found in (1, 2)
     assert out == ""
