@@ -60,7 +60,9 @@ def tiff_bytes(kind: str) -> bytes:
 
 def zarr_files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        zarr.open_group(folder, mode="w", zarr_format=2).create_array("0", data=PIXELS, chunks=(1, 16, 16))
+        zarr.open_group(folder, mode="w", zarr_format=2).create_array(
+            "0", data=PIXELS, chunks=(1, 16, 16), compressors=None, chunk_key_encoding={"name": "v2", "separator": "/"}
+        )
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
