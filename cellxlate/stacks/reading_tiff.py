@@ -90,7 +90,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
                 alpha=_alpha(series.keyframe, found),
-                files=() if files == (path.absolute(),) else tuple(dict.fromkeys([path.absolute(), *files])),
+                files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
                     *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
                     *differing,
@@ -170,7 +170,7 @@ def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
     """Return the files that the planes of an image lie in."""
     pages = series if series.is_multifile else [series.keyframe]
     parents = {id(page.parent): page.parent for page in pages if page is not None}
-    return tuple(dict.fromkeys(Path(parent.filehandle.path).absolute() for parent in parents.values()))
+    return tuple(dict.fromkeys(Path(parent.filehandle.path).resolve() for parent in parents.values()))
 
 
 def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
@@ -187,10 +187,10 @@ def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
 
 def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
     """Return a line that names the files which pixels come from, beside the one that was given."""
-    others = [file.name for file in files if file != path.absolute()]
+    others = [file.name for file in files if file != path.resolve()]
     if not others or is_companion(path):
         return ()
-    which = "none of them lies in it" if path.absolute() not in files else "the others lie in it"
+    which = "none of them lies in it" if path.resolve() not in files else "the others lie in it"
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
     return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
 

@@ -276,3 +276,13 @@ def test_an_acquisition_that_goes_on_in_a_second_file_is_one_stack(tmp_path: Pat
         with open_stack(path) as stack:
             np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
             assert set(stack.files) == set(paths)
+
+
+def test_a_file_under_another_spelling_or_a_link_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    tifffile.imwrite(tmp_path / "one.tif", random_pixels(2, 20, 30)[0])
+    (tmp_path / "link.tif").symlink_to(tmp_path / "one.tif")
+    for path in (tmp_path / "inner" / ".." / "one.tif", tmp_path / "link.tif"):
+        with open_stack(path) as stack:
+            assert not stack.warnings
+            assert stack.files == ()
