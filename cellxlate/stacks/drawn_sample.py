@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.structures import DrawnField, check_drawing, draw_structure
 from cellxlate.stacks.synthetic import (
     AUTOFLUORESCENCE_COUNTS,
@@ -19,11 +18,10 @@ from cellxlate.stacks.synthetic import (
     OFFSET_COUNTS,
     PIXEL_SIZE_UM,
     READ_NOISE_COUNTS,
-    TIME_STEP_S,
     Part,
     SampleSettings,
-    SimulatedPixels,
     SimulatedStack,
+    computed_stacks,
 )
 from cellxlate.stacks.volumes import draw_volume
 
@@ -94,20 +92,7 @@ def simulate_structures(settings: StructureSettings) -> SimulatedStack:
     >>> sample.stack.read((0, 0, 0), slice(0, 2), slice(0, 3)).shape
     (2, 3)
     """
-    times, channels, depths = settings.shape[:3]
-    names = tuple(f"{settings.kind} {channel + 1}" for channel in range(channels))
-
-    def part(name: Part) -> Stack:
-        return Stack(
-            pixels=SimulatedPixels(settings.shape, name, partial(_block, settings, name)),
-            axes="TCZYX",
-            name=f"simulated_{name}",
-            pixel_size_um={"Z": DEPTH_UM / depths, "Y": PIXEL_SIZE_UM, "X": PIXEL_SIZE_UM},
-            channel_names=names,
-            time_step_s=TIME_STEP_S if times > 1 else None,
-        )
-
-    return SimulatedStack(stack=part("stack"), truth=part("truth"), mask=part("mask"))
+    return computed_stacks(settings.shape, settings.kind, partial(_block, settings))
 
 
 @lru_cache(maxsize=256)

@@ -214,15 +214,34 @@ def simulate(settings: SampleSettings) -> SimulatedStack:
     >>> sample.mask.dtype
     dtype('uint8')
     """
-    times, channels, depths = settings.shape[:3]
+    return computed_stacks(settings.shape, "nuclei", partial(_block, settings))
+
+
+def computed_stacks(
+    shape: tuple[int, ...],
+    channel: str,
+    block_of: Callable[[Part, tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]],
+) -> SimulatedStack:
+    """Return the three parts of a sample whose blocks of 256 x 256 px are computed when they are read.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Size along T, C, Z, Y and X.
+    channel : str
+        What the channels show; they are numbered from 1.
+    block_of : callable
+        Computes a block of a part: (part, plane, block) -> (Y, X).
+    """
+    times, channels, depths = shape[:3]
 
     def part(name: Part) -> Stack:
         return Stack(
-            pixels=SimulatedPixels(settings.shape, name, partial(_block, settings, name)),
+            pixels=SimulatedPixels(shape, name, partial(block_of, name)),
             axes="TCZYX",
             name=f"simulated_{name}",
             pixel_size_um={"Z": DEPTH_UM / depths, "Y": PIXEL_SIZE_UM, "X": PIXEL_SIZE_UM},
-            channel_names=tuple(f"nuclei {channel + 1}" for channel in range(channels)),
+            channel_names=tuple(f"{channel} {number + 1}" for number in range(channels)),
             time_step_s=TIME_STEP_S if times > 1 else None,
         )
 
