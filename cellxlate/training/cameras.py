@@ -26,38 +26,36 @@ SMOOTHING_BOX_PX = 7
 """A box as wide as the Gaussian of 2 px that intensity levels are measured under."""
 
 
-class AnyCamera(nn.Module):
-    """F_TS: clear fields in unit range to what some camera would have recorded of them, as `Levels` would scale it."""
+def by_any_camera(targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Record clear fields as some camera would: F_TS of a generalist, scaled as `Levels` would scale the recording.
 
-    def forward(self, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Record clear fields.
+    Parameters
+    ----------
+    targets : Tensor (B, 1, Y, X)
+        Unit range.
+    rng : torch.Generator
+        Of the CPU.
 
-        Parameters
-        ----------
-        targets : Tensor (B, 1, Y, X)
-            Unit range.
-        rng : torch.Generator
-            Of the CPU.
+    Returns
+    -------
+    faint, clear : Tensor (B, 1, Y, X)
+        The recording, and what it shows without noise, in the unit range of the recording.
+    """
+    count = len(targets)
+    clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng) * chance(count, 1 - SHARP_SHARE, rng))
+    clear = (clear - clear.amin(dim=(2, 3), keepdim=True)).clamp(min=0)
+    clear = clear ** per_image(uniform(count, 0.75, 1.5, rng))
+    background = per_image(MOST_BACKGROUND * uniform(count, 0, 1, rng) ** 2)
+    light = clear + background * shading(clear.shape, rng)
+    faint, noise = recorded(light, rng)
+    return releveled(faint, light, noise, rng)
 
-        Returns
-        -------
-        faint, clear : Tensor (B, 1, Y, X)
-            The recording, and what it shows without noise, in the unit range of the recording.
-        """
-        count = len(targets)
-        clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng) * chance(count, 1 - SHARP_SHARE, rng))
-        clear = (clear - clear.amin(dim=(2, 3), keepdim=True)).clamp(min=0)
-        clear = clear ** per_image(uniform(count, 0.75, 1.5, rng))
-        background = per_image(MOST_BACKGROUND * uniform(count, 0, 1, rng) ** 2)
-        light = clear + background * shading(clear.shape, rng)
-        faint, noise = recorded(light, rng)
-        return releveled(faint, light, noise, rng)
 
-    def without_cells(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        """Record fields (B, 1, Y, X) that show nothing but uneven illumination."""
-        light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng)
-        faint, noise = recorded(light, rng)
-        return releveled(faint, light, noise, rng)[0]
+def without_cells(shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Record fields (B, 1, Y, X) that show nothing but uneven illumination."""
+    light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng)
+    faint, noise = recorded(light, rng)
+    return releveled(faint, light, noise, rng)[0]
 
 
 def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

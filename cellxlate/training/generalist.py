@@ -13,7 +13,7 @@ from cellxlate.settings import TrainSettings
 from cellxlate.stacks.intensity import measure_levels
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.structures import draw_structure
-from cellxlate.training.cameras import AnyCamera
+from cellxlate.training.cameras import by_any_camera
 from cellxlate.training.masks import attach_masks
 from cellxlate.training.patches import Domain, Field, Mask, open_domain
 
@@ -69,14 +69,14 @@ def drawn_fields(count: int, seed: int) -> list[Field]:
 
 def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
     """Record some of the clear fields by any camera, as integers, with the guides of the clear ones as masks."""
-    camera, fields = AnyCamera(), []
+    fields = []
     for number in range(settings.generalist.source_fields):
         patch = clear.draw(
             number, 1, patch_px=settings.patch_px, load_px=None, guided=True, seed=settings.seed + 1,
             magnification=settings.generalist.magnification,
         )  # fmt: skip
         rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-        faint = camera(torch.from_numpy(patch.images), rng)[0][0, 0].numpy()
+        faint = by_any_camera(torch.from_numpy(patch.images), rng)[0][0, 0].numpy()
         counts = np.clip(np.rint(BLACK_COUNTS + SPAN_COUNTS * faint), 0, 2**16 - 1).astype(np.uint16)
         fields.append(field_of(counts, patch.guides[0, 0] > 0, name=f"recorded-{number}"))
     return fields

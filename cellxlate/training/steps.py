@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cellxlate.model.networks import Discriminator, Translator, attend_everywhere
 from cellxlate.settings import TrainSettings
 from cellxlate.training import losses
-from cellxlate.training.cameras import AnyCamera
+from cellxlate.training.cameras import by_any_camera, without_cells
 from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_distance
 from cellxlate.training.losses import HistoryPool
 
@@ -286,7 +286,6 @@ class AnyCameraStep:
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
-        self.camera = AnyCamera()
         self.device = device
         self.translator = placed(Translator(settings.networks), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator}
@@ -297,9 +296,9 @@ class AnyCameraStep:
         """Move the generator and attention."""
         settings, translator = self.settings, self.translator
         with torch.no_grad():
-            faint, clear = (images.to(self.device) for images in self.camera(target.images.cpu(), rng))
+            faint, clear = (images.to(self.device) for images in by_any_camera(target.images.cpu(), rng))
             blank = torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:]))
-            empty = self.camera.without_cells(blank, rng).to(self.device)
+            empty = without_cells(blank, rng).to(self.device)
             seen, aim, near = cut((faint, clear, target.guides), settings.generalist.generator_px, rng)
         terms = {"cycle_target": losses.relative_cycle(translator.generator(seen), aim, seen, near)}
         logits = translator.attention.logits(torch.cat([faint, empty]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellxlate.training.cameras import AnyCamera, correlated, recorded, releveled
+from cellxlate.training.cameras import by_any_camera, correlated, recorded, releveled, without_cells
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -18,13 +18,13 @@ def discs(count: int = 16, side: int = 96) -> torch.Tensor:
 
 
 def test_the_same_draw_makes_the_same_recording_and_another_does_not() -> None:
-    first, again, other = (AnyCamera()(discs(), rng(seed))[0] for seed in (0, 0, 1))
+    first, again, other = (by_any_camera(discs(), rng(seed))[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_a_recording_is_its_light_and_noise_about_it() -> None:
-    faint, clear = AnyCamera()(discs(64), rng())
+    faint, clear = by_any_camera(discs(64), rng())
     assert faint.shape == clear.shape == (64, 1, 96, 96)
     assert torch.isfinite(faint).all()
     inside, outside = discs(64) > 0, discs(64) == 0
@@ -66,7 +66,7 @@ def test_a_recording_and_its_light_share_one_scale() -> None:
 
 
 def test_fields_without_cells_show_noise_of_at_most_a_sixth_of_the_range() -> None:
-    empty = AnyCamera().without_cells(torch.Size((200, 1, 64, 64)), rng())
+    empty = without_cells(torch.Size((200, 1, 64, 64)), rng())
     fine = (empty - torch.nn.functional.avg_pool2d(empty, 9, 1, 4)).std(dim=(1, 2, 3))
     assert fine.median() < 1 / 6
     assert fine.max() < 0.5
