@@ -330,6 +330,11 @@ def test_a_checkpoint_of_before_precisions_goes_on_in_float32_on_a_cpu(images, t
 # patches drawn beside the step
 
 
+def drawing_threads():
+    """Threads that are ahead of a caller; a reading that an earlier test broke off may have left its own."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("cellxlate-ahead")}
+
+
 def test_patches_drawn_ahead_are_those_of_the_remaining_steps_in_order(images, tiny):
     domains = opened(images, tiny)
     run = begin(tiny, domains, torch.device("cpu"))
@@ -344,6 +349,7 @@ def test_patches_drawn_ahead_are_those_of_the_remaining_steps_in_order(images, t
 
 
 def test_what_fails_while_drawing_is_raised_at_its_step_after_a_checkpoint(images, tiny_fast, tmp_path, monkeypatch):
+    before = drawing_threads()
     plain = Domain.draw
 
     def draw_some(domain, step, batch, **options):
@@ -355,15 +361,16 @@ def test_what_fails_while_drawing_is_raised_at_its_step_after_a_checkpoint(image
     with pytest.raises(InputError, match="the disk is gone"):
         train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast)
     assert read_notes(tmp_path / "model.partial")["step"] == 9
-    assert not any(thread.name.startswith("cellxlate-ahead") for thread in threading.enumerate())
+    assert not drawing_threads() - before
 
 
 def test_no_thread_draws_on_after_ctrl_c(images, tiny_fast, tmp_path, monkeypatch):
+    before = drawing_threads()
     interrupt_after(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast)
     assert read_notes(tmp_path / "model.partial")["step"] == 4
-    assert not any(thread.name.startswith("cellxlate-ahead") for thread in threading.enumerate())
+    assert not drawing_threads() - before
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(images, tiny_fast, tmp_path):
