@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from cellxlate.stacks.intensity import BLACK_PERCENTILE, SPAN_PER_NOISE, WHITE_PERCENTILE
 from cellxlate.training.imaging import gaussian_blur
 
-PHOTONS = 2.0, 2000.0
+PHOTONS = 3.0, 1500.0
 """Of a pixel at the white level, above the background."""
 READ_PHOTONS = 0.2, 8.0
 MOST_BACKGROUND = 0.6
-CORRELATED_SHARE, CORRELATION_PX = 0.55, (0.35, 1.5)
-"""How often noise is shared between neighbours, and the width of the Gaussian that does so."""
+DEMOSAICED_SHARE, RESAMPLED_SHARE, CORRELATED_SHARE = 0.2, 0.15, 0.4
+"""How often each of three things makes neighbours share noise; several may."""
+LARGEST_PIXEL = 2.2
+"""Of a recording that software enlarged, in pixels of its result."""
+CORRELATION_PX = 0.35, 1.6
+"""Width of the Gaussian that shares noise."""
 WIDER_SHARE, LINES_SHARE, COARSE_SHARE, CLIPPED_SHARE, SATURATED_SHARE = 0.3, 0.1, 0.35, 0.25, 0.15
 BLUR_PX, SHARP_SHARE = (0.0, 0.8), 0.5
 """Of half of the clear images; the others stay as sharp as they are, or sharp recordings would come out smoothed."""
@@ -73,7 +77,7 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     read = per_image(log_uniform(count, *READ_PHOTONS, rng) * chance(count, 0.7, rng)) / photons
     noise = torch.poisson((light * photons).clamp(min=0), generator=rng) / photons - light
     noise = noise + read * torch.randn(light.shape, generator=rng)
-    noise = correlated(noise, rng)
+    noise = correlated(resampled(demosaiced(noise, rng), rng), rng)
     lines = chance(count, LINES_SHARE, rng) * uniform(count, 0, 0.4, rng)
     dim = percentile(light, 0.1)
     deviation = (dim / photons + read**2).sqrt() + 1e-4
@@ -89,8 +93,47 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.where(step > 0, coarse, recording), deviation
 
 
+def demosaiced(noise: Tensor, rng: torch.Generator) -> Tensor:
+    """Keep the noise (B, 1, Y, X) of one colour of a Bayer mosaic, and fill in between, in some of the images.
+
+    Green is every second pixel, red and blue are every fourth. Software takes the mean of the neighbours, or that of
+    the two, in a row or in a column, that differ less: their noise then shows as short bars.
+    """
+    rows, columns = noise.shape[2:]
+    chosen = chance(len(noise), DEMOSAICED_SHARE, rng) > 0
+    mosaic = noise[chosen]
+    count = len(mosaic)
+    green, directed = (per_image(chance(count, 0.5, rng)) for _ in range(2))
+    first = torch.randint(2, (count, 2), generator=rng)
+    down = (torch.arange(rows) + first[:, :1])[:, None, :, None] % 2
+    across = (torch.arange(columns) + first[:, 1:])[:, None, None, :] % 2
+    corners = [torch.roll(mosaic, (row, column), (2, 3)) for row in (-1, 1) for column in (-1, 1)]
+    centres = sum(corners, torch.zeros_like(mosaic)) / 4
+    known = torch.where((green > 0) | (down == 0), mosaic, centres)
+    left, right, above, below = (torch.roll(known, by, axis) for axis in (3, 2) for by in (1, -1))
+    row, column = (left + right) / 2, (above + below) / 2
+    smoother = torch.where((left - right).abs() < (above - below).abs(), row, column)
+    between = directed * smoother + (1 - directed) * (row + column) / 2
+    filled = noise.clone()
+    filled[chosen] = torch.where((down + across) % 2 == 0, known, between)
+    return filled
+
+
+def resampled(noise: Tensor, rng: torch.Generator) -> Tensor:
+    """Enlarge coarser pixels of noise (B, 1, Y, X) by interpolation, as software resizes, in some of the images."""
+    chosen = chance(len(noise), RESAMPLED_SHARE, rng)
+    pixels = uniform(len(noise), 1.05, LARGEST_PIXEL, rng)
+    size = (noise.shape[2], noise.shape[3])
+    made = []
+    for image, is_chosen, pixel in zip(noise, chosen.tolist(), pixels.tolist(), strict=True):
+        coarse = nn.functional.interpolate(image[None], size=[round(side / pixel) for side in size], mode="nearest")
+        mode = "bicubic" if pixel > (1 + LARGEST_PIXEL) / 2 else "bilinear"
+        made.append(nn.functional.interpolate(coarse, size=size, mode=mode) if is_chosen else image[None])
+    return torch.cat(made)
+
+
 def correlated(noise: Tensor, rng: torch.Generator) -> Tensor:
-    """Share noise (B, 1, Y, X) between neighbours as demosaicing, resampling and filters do, in some of the images.
+    """Share noise (B, 1, Y, X) between neighbours by a Gaussian, as filters do, in some of the images.
 
     Its strength stays, or falls to half; along one axis it may reach further than along the other.
     """

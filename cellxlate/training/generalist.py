@@ -19,6 +19,8 @@ from cellxlate.training.patches import Domain, Field, Mask, open_domain
 
 DRAWN_PX = 256
 DRAWN_SCALES = 0.4, 4.0
+MASKED_TURNS = 3
+"""Found fields with a mask take part so many times as often as others: a mask says what nobody can guess."""
 HAZY_SHARE, MOST_HAZE = 0.4, 1.5
 BLACK_COUNTS, SPAN_COUNTS = 400, 2000
 """Scale on which recordings are kept as integers."""
@@ -47,8 +49,9 @@ def generalist_domains(
             found = attach_masks((empty, found), masks)[1]
             files.callback(found.close)
         fields += found.fields
-    fields += drawn_fields(settings.generalist.drawn_fields, settings.seed)
-    clear = Domain(fields, 1, "saliency", by_area=True)
+    times = [MASKED_TURNS if one.mask else 1 for one in fields]
+    drawn = drawn_fields(settings.generalist.drawn_fields, settings.seed)
+    clear = Domain([*fields, *drawn], 1, "saliency", by_area=True, times=[*times, *(1 for _ in drawn)])
     return Domain(recorded_fields(clear, settings), 0, "saliency"), clear
 
 

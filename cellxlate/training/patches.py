@@ -95,16 +95,27 @@ class Domain:
         Where guides come from. With "masks" a field without a mask has no guide; with "saliency" a mask comes first.
     by_area : bool
         Draw large fields more often, as many times per pass as they hold windows of 256 x 256 px.
+    times : sequence of int, optional
+        How many times as often each field takes part.
     """
 
     def __init__(
-        self, fields: Sequence[Field], number: int, guide: Guide = "saliency", *, by_area: bool = False
+        self,
+        fields: Sequence[Field],
+        number: int,
+        guide: Guide = "saliency",
+        *,
+        by_area: bool = False,
+        times: Sequence[int] | None = None,
     ) -> None:
         self.fields = list(fields)
         self.number = number
         self.guide = guide
         turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
-        self._turns = [place for place, count in enumerate(turns) for _ in range(count)]
+        times = times or [1] * len(turns)
+        self._turns = [
+            place for place, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
+        ]
         self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
         self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
 

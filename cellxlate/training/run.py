@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
 from cellxlate.training.imaging import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
-from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step
+from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step, record
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
 
 LOOK_EVERY = 50
@@ -119,17 +120,24 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
     return ImagingProcess(imaging, variances, kernels)
 
 
-def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Patches, ...], None, None]:
+def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Draw, Draw], None, None]:
     """Yield the patches of each remaining step, source and target; a thread draws those of the next step meanwhile."""
-    guided = run.settings.guide != "none"
-
-    def of_step(step: int) -> tuple[Patches, ...]:
-        return tuple(draw(domain, run, step, guided=guided, batch=share_of(run.settings, domain)) for domain in domains)
-
-    return ahead(of_step, range(run.done, run.steps))
+    return ahead(partial(patches_of, run, domains), range(run.done, run.steps))
 
 
-def one_step(run: Run, patches: Sequence[Patches], device: torch.device) -> dict[str, torch.Tensor]:
+def patches_of(run: Run, domains: Sequence[Domain], step: int) -> tuple[Draw, Draw]:
+    """Draw the patches of a step, source and target; those of a generalist's source are recordings of the target's."""
+    settings = run.settings
+    guided = settings.guide != "none"
+    source, target = domains
+    clear = as_tensors(draw(target, run, step, guided=guided))
+    if settings.backward == "any-camera":
+        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        return record(clear.images, clear.guides, rng)
+    return as_tensors(draw(source, run, step, guided=guided)), clear
+
+
+def one_step(run: Run, patches: Sequence[Draw], device: torch.device) -> dict[str, torch.Tensor]:
     """Set the rate, move the networks by the patches of source and target, and follow them with the moving average."""
     settings = run.settings
     source, target = (on_device(one, device) for one in patches)
@@ -146,11 +154,6 @@ def one_step(run: Run, patches: Sequence[Patches], device: torch.device) -> dict
     run.done += 1
     run.whole = True
     return terms
-
-
-def share_of(settings: TrainSettings, domain: Domain) -> int:
-    """Return how many patches of a domain a step learns from; a generalist only watches its source."""
-    return 1 if settings.backward == "any-camera" and domain.number == 0 else settings.batch
 
 
 def epoch_of(run: Run) -> float:
@@ -180,9 +183,14 @@ def draw(domain: Domain, run: Run, step: int, *, guided: bool, batch: int | None
     )  # fmt: skip
 
 
-def on_device(patches: Patches, device: torch.device) -> Draw:
+def as_tensors(patches: Patches) -> Draw:
+    """Return patches as tensors that share their memory."""
+    return Draw(torch.from_numpy(patches.images), torch.from_numpy(patches.guides))
+
+
+def on_device(patches: Draw, device: torch.device) -> Draw:
     """Move patches to where training runs."""
-    return Draw(torch.from_numpy(patches.images).to(device), torch.from_numpy(patches.guides).to(device))
+    return Draw(patches.images.to(device), patches.guides.to(device))
 
 
 def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:

@@ -19,7 +19,7 @@ from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_dista
 from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0
-EMPTY_EVERY = 5
+EMPTY_EVERY = 3
 CELL_WEIGHT, DECISION, GROWN = 1.5, 4.0, (0.33, 0.12)
 """How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves half
 of the noise: cells count 1.5 times, and logits are 4 times those of the probability, so that it decides. Outlines fade
@@ -279,14 +279,13 @@ class ImagingStep:
 class AnyCameraStep:
     """The backward direction is the imaging process of any camera; the target cycle teaches generator and attention.
 
-    Targets and their guides are all that is learned from; the source images, recorded beforehand by such cameras, are
-    there to watch. The generator sees a part of each patch, attention the whole: it needs more surroundings and costs
-    less. A share of further fields without cells tells attention what noise alone looks like.
+    The source patches are recordings of the target patches, and further ones of fields without cells, which tell
+    attention what noise alone looks like (`record`). The generator sees a part of each patch, attention the whole: it
+    needs more surroundings and costs less.
     """
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
-        self.device = device
         self.translator = placed(Translator(settings.networks), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator}
         self.optimisers = {"translator": adam(self.translator.parameters(), settings)}
@@ -295,17 +294,13 @@ class AnyCameraStep:
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """Move the generator and attention."""
         settings, translator = self.settings, self.translator
-        with torch.no_grad():
-            faint, clear = (images.to(self.device) for images in by_any_camera(target.images.cpu(), rng))
-            blank = torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:]))
-            empty = without_cells(blank, rng).to(self.device)
-            seen, aim, near = cut((faint, clear, target.guides), settings.generalist.generator_px, rng)
+        faint = source.images[: len(target.images)]
+        seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
         terms = {"cycle_target": losses.relative_cycle(translator.generator(seen), aim, seen, near)}
-        logits = translator.attention.logits(torch.cat([faint, empty]))
-        guides = torch.cat([target.guides, torch.zeros_like(empty)])
-        guided = guides[:, 0, 0, 0] >= 0
+        logits = translator.attention.logits(source.images)
+        guided = source.guides[:, 0, 0, 0] >= 0
         terms["guide"] = losses.follow_guide(
-            logits[guided] / DECISION, grow_guide(guides[guided], GROWN), cell_weight=CELL_WEIGHT
+            logits[guided] / DECISION, grow_guide(source.guides[guided], GROWN), cell_weight=CELL_WEIGHT
         )
         total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
         self.optimisers["translator"].zero_grad()
@@ -314,6 +309,20 @@ class AnyCameraStep:
             nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
         self.optimisers["translator"].step()
         return terms | {"total": total, "attention_area": torch.sigmoid(logits[: len(faint)]).mean()}
+
+
+def record(images: Tensor, guides: Tensor, rng: torch.Generator) -> tuple[Draw, Draw]:
+    """Record clear patches (B, 1, Y, X) by any camera, and one without cells for every third of them.
+
+    Returns
+    -------
+    source, target : Draw
+        The recordings, those without cells last; and what the others show without noise.
+    """
+    faint, clear = by_any_camera(images, rng)
+    empty = without_cells(torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:])), rng)
+    source = Draw(torch.cat([faint, empty]), torch.cat([guides, torch.zeros_like(empty)]))
+    return source, Draw(clear, guides)
 
 
 def cut(images: tuple[Tensor, ...], side_px: int, rng: torch.Generator) -> tuple[Tensor, ...]:

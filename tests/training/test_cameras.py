@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from cellxlate.training.cameras import by_any_camera, correlated, recorded, releveled, without_cells
+from cellxlate.training import cameras
+from cellxlate.training.cameras import (
+    by_any_camera,
+    correlated,
+    demosaiced,
+    recorded,
+    releveled,
+    resampled,
+    without_cells,
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -46,14 +55,46 @@ def test_noise_grows_with_the_light() -> None:
 def test_correlation_is_shared_between_neighbours_at_the_same_strength() -> None:
     noise = torch.randn(300, 1, 64, 64, generator=rng())
     shared = correlated(noise, rng(1))
-    left, right = shared[..., :-1], shared[..., 1:]
-    correlation = (left * right).mean(dim=(1, 2, 3)) / shared.var(dim=(1, 2, 3))
-    assert 0.35 < (correlation.abs() < 0.05).float().mean() < 0.6  # of some images it stays white
-    assert correlation.max() == pytest.approx(0.85, abs=0.1)
+    correlation = neighbour_correlation(shared)
+    assert 0.5 < (correlation.abs() < 0.05).float().mean() < 0.7  # of some images it stays white
+    assert correlation.max() == pytest.approx(0.88, abs=0.08)
     deviation = shared.std(dim=(1, 2, 3))
     assert deviation.max() < 1.3
     assert deviation.median() == pytest.approx(0.97, abs=0.08)
     assert deviation.min() > 0.4
+
+
+def neighbour_correlation(noise: torch.Tensor, axis: int = 3) -> torch.Tensor:
+    size = noise.shape[axis] - 1
+    one, next_one = noise.narrow(axis, 0, size), noise.narrow(axis, 1, size)
+    return (one * next_one).mean(dim=(1, 2, 3)) / noise.var(dim=(1, 2, 3))
+
+
+def test_a_filled_in_colour_keeps_its_pixels_and_lies_between_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cameras, "DEMOSAICED_SHARE", 1.0)
+    noise = torch.randn(40, 1, 64, 64, generator=rng())
+    filled = demosaiced(noise, rng(1))
+    kept = (filled == noise).float().mean(dim=(1, 2, 3))
+    assert set(kept.mul(4).round().tolist()) == {1.0, 2.0}  # a quarter of red and blue, half of green
+    for axis in (2, 3):
+        green, other = (neighbour_correlation(filled[kept.mul(4).round() == share], axis) for share in (2, 1))
+        assert 0.25 < green.min() < green.max() < 0.5
+        assert 0.5 < other.min() < other.max() < 0.75
+
+
+def test_some_images_are_filled_in_and_the_others_stay() -> None:
+    noise = torch.randn(300, 1, 32, 32, generator=rng())
+    same = (demosaiced(noise, rng(1)) == noise).flatten(1).all(1).float().mean()
+    assert same == pytest.approx(1 - cameras.DEMOSAICED_SHARE, abs=0.06)
+
+
+def test_enlarged_noise_is_shared_along_both_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cameras, "RESAMPLED_SHARE", 1.0)
+    enlarged = resampled(torch.randn(40, 1, 96, 96, generator=rng()), rng(1))
+    assert enlarged.shape == (40, 1, 96, 96)
+    for axis in (2, 3):
+        correlation = neighbour_correlation(enlarged, axis)
+        assert 0.1 < correlation.min() < correlation.max() < 0.9
 
 
 def test_a_recording_and_its_light_share_one_scale() -> None:

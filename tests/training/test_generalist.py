@@ -55,6 +55,7 @@ def test_targets_are_found_and_drawn_and_recordings_stand_for_the_source(
         assert len(source) == 3
         assert len(target) == 6
         assert [one.mask is not None for one in target.fields] == [False, True, True, True, True, True]
+        assert [target._turns.count(place) for place in range(6)] == [1, 3, 1, 1, 1, 1]  # a mask found, not one drawn
         assert source.fields[0].stack.dtype == np.uint16
         whole = target.draw(0, 6, patch_px=64, load_px=None, guided=True, seed=0, magnification=(0.5, 2.0))
         assert whole.images.shape == whole.guides.shape == (6, 1, 64, 64)

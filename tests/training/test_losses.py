@@ -18,11 +18,32 @@ from cellxlate.training.losses import (
     largest_within,
     ramp,
     real_from_generated,
+    relative_cycle,
 )
 
 
 def grid(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).reshape(1, 1, 1, -1)
+
+
+def test_a_tenth_of_what_is_left_counts_the_same_in_weak_and_in_strong_noise():
+    clear = torch.zeros(1, 1, 1, 4, dtype=torch.float64)
+    guide = torch.ones_like(clear)
+    for strength in (0.05, 0.5):
+        noise = strength * grid(1, -1, 1, -1)
+        half, quarter = (relative_cycle(share * noise, clear, noise, guide) for share in (0.5, 0.25))
+        # log((s/2)^2 + 0.01 s^2) - log((s/4)^2 + 0.01 s^2) = log(0.26 / 0.0725)
+        assert half - quarter == pytest.approx(math.log(0.26 / 0.0725))
+
+
+def test_what_is_left_far_from_the_guide_counts_less():
+    clear, noise = torch.zeros(1, 1, 1, 9, dtype=torch.float64), torch.ones(1, 1, 1, 9, dtype=torch.float64)
+    guide = grid(1, 0, 0, 0, 0, 0, 0, 0, 0)
+    near, far = (
+        relative_cycle(grid(*left), clear, noise, guide) for left in ((0, 0, 1, *[0] * 6), (*[0] * 3, 1, *[0] * 5))
+    )
+    assert near == pytest.approx(math.log(1 / 9 + 0.01))
+    assert far == pytest.approx(math.log(0.3 / 9 + 0.01))
 
 
 def test_composition_is_equation_one():
