@@ -15,6 +15,7 @@ def run_train(options: argparse.Namespace) -> int:
     with training_table(options) as show, _heard_warnings(options):
         bundle = train(
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
+            base=options.base,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,

@@ -183,6 +183,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--source", nargs="+", type=Path, metavar="PATH", help="images as they are")
     train.add_argument("--target", nargs="+", type=Path, metavar="PATH", help="images as they should look")
+    train.add_argument("--from", dest="base", metavar="MODEL", help="start from a model, shipped or a folder")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
     train.add_argument("--preset", choices=tuple(PRESETS), default="fast")
     train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.model.bundle import stored_networks
+from cellxlate.model.bundle import Bundle, stored_networks
 from cellxlate.model.networks import Translator
 from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.domain import describe_planes
@@ -47,6 +47,7 @@ def training_card(
     seeds: list[int],
     precision: str,
     last_look: AttentionState | None,
+    start: Bundle | None,
     licence: str,
     description: str,
 ) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def training_card(
         What the networks computed in.
     last_look : AttentionState or None
         On attention.
+    start : Bundle or None
+        The model that it began from.
     licence, description : str
         Of the weights; what the model is for.
     """
@@ -95,7 +98,7 @@ def training_card(
         },
         "domain": describe_planes([(one.stack, one.index) for one in domains[0].fields]),
         "training": {
-            "command": command_of(settings, names[0], names[1]),
+            "command": command_of(settings, names[0], names[1], start.name if start else None),
             "source": names[0],
             "target": names[1],
             "source_planes": len(domains[0]),
@@ -109,6 +112,13 @@ def training_card(
             "precision": precision,
             "torch": torch.__version__,
             "python": sys.version.split()[0],
+            "start": start
+            and {
+                "name": start.name,
+                "weights_sha256": start.digest,
+                "steps": steps_in_all(start),
+                "licence": start.card.get("licence"),
+            },
             "attention_agreement_with_guide": agreement,
         },
         "licence": licence,
@@ -116,9 +126,20 @@ def training_card(
     }
 
 
-def command_of(settings: TrainSettings, source: list[str], target: list[str]) -> str:
+def steps_in_all(bundle: Bundle) -> int | None:
+    """Return the steps that a model was trained for, with those of the models it stands on; None where none says so."""
+    training = bundle.card.get("training") or {}
+    before = (training.get("start") or {}).get("steps")
+    counts = [count for count in (training.get("steps"), before) if isinstance(count, int)]
+    return sum(counts) if counts else None
+
+
+def command_of(settings: TrainSettings, source: list[str], target: list[str], start: str | None) -> str:
     """Return the command that trains so; FILE.toml stands for what only a settings file can say, see the settings."""
-    options = ["--source", *source, "--target", *target, "--preset", settings.preset]
+    options = ["--source", *source] if source else []
+    options += ["--target", *target] if target else []
+    options += ["--from", start] if start else []
+    options += ["--preset", settings.preset]
     if settings.baseline == "none":
         options += ["--guide", settings.guide, *(["--masks", "DIR"] if settings.guide == "masks" else [])]
     else:
@@ -128,7 +149,10 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str]) ->
     free = ("baseline", "guide", "epochs", "steps", "seed", *(("backward", "lambda_adversarial")
             if settings.baseline == "cyclegan" else ()))  # fmt: skip
     same = {name: getattr(settings, name) for name in free}
-    if replace(PRESETS[settings.preset], **same) != settings:
+    preset = PRESETS[settings.preset]
+    if start:  # says these two
+        preset = replace(preset, networks=settings.networks, learning_rate=settings.learning_rate)
+    if replace(preset, **same) != settings:
         options += ["--settings", "FILE.toml"]
     return shlex.join(["cellxlate", "train", *options])
 

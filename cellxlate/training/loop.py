@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cellxlate.errors import OptionError, OutputError, TrainingError
-from cellxlate.model.bundle import Bundle, save_bundle
+from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines import Device, choose_device
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.training.acceleration import has_bfloat16
@@ -22,7 +22,7 @@ from cellxlate.training.finishing import finished_translator, preview, statistic
 from cellxlate.training.generalist import generalist_domains
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.masks import attach_masks
-from cellxlate.training.options import Baseline, as_paths, require_domains, resolve
+from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
 from cellxlate.training.patches import Domain, open_domain
 from cellxlate.training.run import (
     Run,
@@ -74,6 +74,7 @@ def train(
     output: str | Path,
     preset: PresetName = "fast",
     settings: TrainSettings | str | Path | None = None,
+    base: Bundle | str | Path | None = None,
     guide: Guide | None = None,
     masks: str | Path | Sequence[str | Path] | None = None,
     baseline: Baseline = "none",
@@ -104,6 +105,9 @@ def train(
         Where all settings come from that are not given; ignored if `settings` is.
     settings : TrainSettings or path, optional
         Full control: settings, or a TOML file of them (see `load_settings`). Other options change them.
+    base : Bundle, str or path, optional
+        A model to start from, in place of weights drawn from the seed: it is fitted to these images, or learns on. Its
+        networks are taken, and a learning rate of at most `BASE_RATE`. The card names it.
     guide : {"none", "saliency", "masks"}, optional
         What attention is guided by.
     masks : path or paths, optional
@@ -157,6 +161,9 @@ def train(
         settings, preset=preset, guide=guide, masks=bool(mask_folders), baseline=baseline, epochs=epochs, steps=steps,
         seed=seed, restarts=restarts,
     )  # fmt: skip
+    start = None if base is None else base if isinstance(base, Bundle) else load_model(base)
+    if start:
+        chosen = starting_from(start, chosen)
     partial = output.with_name(output.name + ".partial")
     require_free(output, partial, resume)
     place = choose_device(device)
@@ -166,15 +173,15 @@ def train(
         if board:
             files.callback(board.close)
         run, seeds = run_seeds(
-            chosen, domains, place, partial, restarts=restarts, resume=resume, board=board, progress=progress,
-            after_step=after_step,
+            chosen, domains, place, partial, start=start, restarts=restarts, resume=resume, board=board,
+            progress=progress, after_step=after_step,
         )  # fmt: skip
         count = statistics_patches(run.settings, domains[0])
         patches = [draw(domains[0], run, step, guided=False, batch=1) for step in range(count)]
         final = finished_translator(run.average, run.settings, patches)
         card = training_card(
             run.settings, paths, domains, steps=run.done, seconds=run.seconds, seeds=seeds, precision=run.precision,
-            last_look=run.attention[-1] if run.attention else None, licence=licence,
+            last_look=run.attention[-1] if run.attention else None, start=start, licence=licence,
             description=description,
         )  # fmt: skip
         bundle = save_bundle(output, final, card, preview(final, domains[0], run.settings.threshold))
@@ -233,6 +240,7 @@ def run_seeds(
     device: torch.device,
     partial: Path,
     *,
+    start: Bundle | None,
     restarts: int,
     resume: bool,
     board: Board | None,
@@ -250,7 +258,7 @@ def run_seeds(
         precision = "float32"
         note = "begun in bfloat16, which this processor lacks: it goes on in float32, not the same to the bit"
     while True:
-        run = begin(replace(settings, seed=seed), domains, device, precision)
+        run = begin(replace(settings, seed=seed), domains, device, precision, start)
         if resume:
             continue_from(partial, run, domains)
         prepare(partial, run.settings)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import network_settings, stored_networks
+from cellxlate.model.bundle import Bundle, network_settings, stored_networks
 from cellxlate.model.statistics import without_normalisation
 from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings, check_settings, load_settings
 
 Baseline = Literal["none", "cyclegan"]
+BASE_RATE = 4e-4
+"""Highest learning rate where training starts from a model."""
 
 
 def resolve(
@@ -59,6 +61,23 @@ def resolve(
     if chosen.backward != "learned" and chosen.guide == "none":
         raise OptionError("the imaging process teaches attention by a guide; use --guide saliency or --preset paper")
     return chosen
+
+
+def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
+    """Return the settings with the networks of a model to start from, and a rate that does not undo what it learned.
+
+    Raises
+    ------
+    OptionError
+        The baseline, which has no attention that could start from anything.
+    """
+    if settings.baseline == "cyclegan":
+        raise OptionError("--baseline cyclegan starts from nothing, to be compared; leave out --from")
+    networks = network_settings(start.card["networks"])
+    networks = replace(networks, discriminator=settings.networks.discriminator)
+    settings = replace(settings, networks=networks, learning_rate=min(settings.learning_rate, BASE_RATE))
+    check_settings(settings)
+    return settings
 
 
 def as_cyclegan(settings: TrainSettings) -> TrainSettings:

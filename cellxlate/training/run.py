@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cellxlate.errors import OptionError
+from cellxlate.model.bundle import Bundle
 from cellxlate.model.networks import Translator
 from cellxlate.settings import TrainSettings
 from cellxlate.stacks.ahead import ahead
@@ -64,6 +65,7 @@ class Run:
     precision: Precision
     steps: int
     steps_per_epoch: int
+    start: str | None = None
     done: int = 0
     seconds: float = 0.0
     whole: bool = True
@@ -83,9 +85,16 @@ class Run:
 
 
 def begin(
-    settings: TrainSettings, domains: Sequence[Domain], device: torch.device, precision: Precision | None = None
+    settings: TrainSettings,
+    domains: Sequence[Domain],
+    device: torch.device,
+    precision: Precision | None = None,
+    start: Bundle | None = None,
 ) -> Run:
-    """Build networks from the seed and count the steps; a precision that is not given is chosen for the device."""
+    """Build networks from the seed, or from a model of the same networks, and count the steps.
+
+    A precision that is not given is chosen for the device.
+    """
     step_function: Step
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -95,12 +104,14 @@ def begin(
             step_function = AnyCameraStep(settings, device)
         else:
             step_function = LearnedStep(settings, device)
+    if start:
+        step_function.translator.load_state_dict(start.translator.state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
     accelerate(step_function.modules.values(), settings, device, precision)
     steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
     steps = settings.steps or settings.epochs * steps_per_epoch
-    return Run(settings, step_function, average, precision, steps, steps_per_epoch)
+    return Run(settings, step_function, average, precision, steps, steps_per_epoch, start.digest if start else None)
 
 
 def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess:
@@ -202,6 +213,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
         "seconds": run.seconds,
         "precision": run.precision,
         "settings": run.settings.as_dict(),
+        "start": run.start,
         "data": fingerprint(domains),
         "attention": [asdict(state) for state in run.attention[-LOOKS_BEFORE_GREY:]],
     }
@@ -242,16 +254,18 @@ def resumed_precision(partial: Path, device: torch.device) -> Precision | None:
 
 
 def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
-    """Restore a run from its checkpoint; settings and images must be the same.
+    """Restore a run from its checkpoint; settings, images and the model it began from must be the same.
 
     Raises
     ------
     OptionError
-        The checkpoint was made with other settings or images.
+        The checkpoint was made with others.
     ModelError
         It is damaged.
     """
     notes = read_notes(partial)
+    if notes.get("start") != run.start:
+        raise OptionError(f"{partial} was begun from another model, or from none; give the same --from or remove it")
     wanted = json.loads(json.dumps(run.settings.as_dict()))
     differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
     if differing:

@@ -23,7 +23,7 @@ FAST, PAPER = PRESETS["fast"], PRESETS["paper"]
     ],
 )
 def test_the_card_says_with_which_command_a_model_was_trained(settings, options):
-    command = command_of(settings, ["faint"], ["clear", "more clear"])
+    command = command_of(settings, ["faint"], ["clear", "more clear"], None)
     assert command == f"cellxlate train --source faint --target clear 'more clear' {options}"
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from cellxlate.errors import InputError, ModelError, OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import load_model
+from cellxlate.settings import GeneratorSettings
 from cellxlate.training import loop as loop_module
 from cellxlate.training import run as run_module
 from cellxlate.training.acceleration import has_bfloat16
@@ -574,6 +575,66 @@ def test_a_resumed_run_remembers_its_looks(images, tiny_fast, tmp_path):
     again = begin(tiny_fast, domains, torch.device("cpu"))
     continue_from(tmp_path, again, domains)
     assert again.attention == run.attention[-10:]
+
+
+# a model to start from
+
+
+def test_training_starts_from_a_model_and_the_card_says_so(images, tiny_fast, tmp_path):
+    first = train(images.source, images.target, output=tmp_path / "first", settings=replace(tiny_fast, steps=12))
+    slow = replace(tiny_fast, steps=3, learning_rate=1e-9)
+    again = train(
+        images.source, images.target, output=tmp_path / "again", settings=slow, base=tmp_path / "first", seed=5
+    )
+    drawn = train(images.source, images.target, output=tmp_path / "drawn", settings=slow, seed=5)
+    for name, weights in again.translator.state_dict().items():
+        assert torch.allclose(weights, first.translator.state_dict()[name], atol=1e-6)
+    assert any(
+        not torch.allclose(weights, first.translator.state_dict()[name], atol=1e-2)
+        for name, weights in drawn.translator.state_dict().items()
+    )
+    training = again.card["training"]
+    assert training["start"] == {
+        "name": "first", "weights_sha256": first.digest, "steps": 12, "licence": "not stated",
+    }  # fmt: skip
+    assert "--from first" in training["command"]
+    assert drawn.card["training"]["start"] is None
+    third = train(images.source, images.target, output=tmp_path / "third", settings=slow, base=again)
+    assert third.card["training"]["start"]["steps"] == 15
+
+
+def test_a_model_to_start_from_brings_its_networks_and_keeps_the_rate_low(images, tiny_fast, tmp_path):
+    first = train(images.source, images.target, output=tmp_path / "first", settings=replace(tiny_fast, steps=2))
+    wide = replace(
+        tiny_fast, steps=2, networks=replace(tiny_fast.networks, generator=GeneratorSettings("compact", 6, 1, "none"))
+    )
+    again = train(images.source, images.target, output=tmp_path / "again", settings=wide, base=first)
+    assert again.card["generator_parameters"] == first.card["generator_parameters"]
+    assert again.card["training"]["settings"]["learning_rate"] == 4e-4 < tiny_fast.learning_rate
+
+
+def test_a_run_goes_on_from_the_model_it_began_from_alone(images, tiny_fast, tmp_path, monkeypatch):
+    arguments = {"settings": replace(tiny_fast, steps=12), "output": tmp_path / "model"}
+    first = train(images.source, images.target, settings=replace(tiny_fast, steps=2), output=tmp_path / "first")
+    unbroken = train(
+        images.source, images.target, settings=arguments["settings"], output=tmp_path / "unbroken", base=first
+    )
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(images.source, images.target, base=first, **arguments)
+    with pytest.raises(OptionError, match="begun from another model, or from none; give the same --from"):
+        train(images.source, images.target, resume=True, **arguments)
+    assert train(images.source, images.target, base=first, resume=True, **arguments).digest == unbroken.digest
+
+
+def test_the_baseline_starts_from_no_model(images, tiny_fast, tmp_path):
+    with pytest.raises(OptionError, match="cyclegan starts from nothing, to be compared; leave out --from"):
+        train(
+            images.source, images.target, settings=tiny_fast, output=tmp_path / "model", baseline="cyclegan",
+            base="nuclei-lowexp",
+        )  # fmt: skip
+    assert not list(tmp_path.glob("model*"))
 
 
 # what is refused before any training
