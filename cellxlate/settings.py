@@ -116,7 +116,7 @@ class GeneralistSettings:
     """
 
     drawn_fields: int = 600
-    magnification: tuple[float, float] = (0.4, 2.0)
+    magnification: tuple[float, float] = (0.6, 3.0)
     generator_px: int = 112
     source_fields: int = 128
 

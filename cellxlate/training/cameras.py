@@ -16,13 +16,18 @@ from cellxlate.training.imaging import gaussian_blur
 PHOTONS = 3.0, 1500.0
 """Of a pixel at the white level, above the background."""
 READ_PHOTONS = 0.2, 8.0
+PULSES_SHARE, PULSE_SHAPE = 0.4, (0.7, 5.0)
+"""How often a photon makes a pulse of random height, as in a photomultiplier, and the shape of that height's gamma."""
 MOST_BACKGROUND = 0.6
 DEMOSAICED_SHARE, RESAMPLED_SHARE, CORRELATED_SHARE = 0.2, 0.15, 0.4
 """How often each of three things makes neighbours share noise; several may."""
 LARGEST_PIXEL = 2.2
 """Of a recording that software enlarged, in pixels of its result."""
-CORRELATION_PX = 0.35, 1.6
-"""Width of the Gaussian that shares noise."""
+CORRELATION_PX = 0.35, 1.4
+"""Width of the filter that shares noise: the standard deviation of a Gaussian, and as much of others."""
+STEEP_SHARE, STEEPNESS, CORNERS = 0.5, (1.5, 8.0), (1.0, 2.0, 6.0)
+"""How often the filter's spectrum falls otherwise than a Gaussian's, by which power of the frequency, and over what: a
+diamond, a disc or a square."""
 WIDER_SHARE, LINES_SHARE, COARSE_SHARE, CLIPPED_SHARE, SATURATED_SHARE = 0.3, 0.1, 0.35, 0.25, 0.15
 BLUR_PX, SHARP_SHARE = (0.0, 0.8), 0.5
 """Of half of the clear images; the others stay as sharp as they are, or sharp recordings would come out smoothed."""
@@ -75,12 +80,13 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     count = len(light)
     photons = per_image(log_uniform(count, *PHOTONS, rng))
     read = per_image(log_uniform(count, *READ_PHOTONS, rng) * chance(count, 0.7, rng)) / photons
-    noise = torch.poisson((light * photons).clamp(min=0), generator=rng) / photons - light
+    pulses = per_image(chance(count, PULSES_SHARE, rng) / log_uniform(count, *PULSE_SHAPE, rng))
+    noise = pulsed(torch.poisson((light * photons).clamp(min=0), generator=rng), pulses, rng) / photons - light
     noise = noise + read * torch.randn(light.shape, generator=rng)
     noise = correlated(resampled(demosaiced(noise, rng), rng), rng)
     lines = chance(count, LINES_SHARE, rng) * uniform(count, 0, 0.4, rng)
     dim = percentile(light, 0.1)
-    deviation = (dim / photons + read**2).sqrt() + 1e-4
+    deviation = (dim * (1 + pulses) / photons + read**2).sqrt() + 1e-4
     noise = noise + per_image(lines) * deviation * torch.randn((count, 1, light.shape[2], 1), generator=rng)
     recording = light + noise
     floor = dim + per_image(uniform(count, -2, 0.5, rng)) * deviation
@@ -91,6 +97,21 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     step = per_image(chance(count, COARSE_SHARE, rng) * log_uniform(count, 0.1, 2, rng)) * deviation
     coarse = (recording / step.clamp(min=1e-6)).round() * step
     return torch.where(step > 0, coarse, recording), deviation
+
+
+def pulsed(photons: Tensor, pulses: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the sum of the pulses that photons (B, 1, Y, X) make, of mean height 1.
+
+    Its distribution, a gamma, is made of a normal one (Wilson and Hilferty, PNAS 1931).
+
+    Parameters
+    ----------
+    pulses : Tensor (B, 1, 1, 1)
+        Variance of a pulse's height; 0 leaves an image as it is.
+    """
+    spread = (pulses / photons.clamp(min=1)).sqrt() / 3
+    normal = torch.randn(photons.shape, generator=rng)
+    return photons * (1 - spread**2 + spread * normal).clamp(min=0) ** 3
 
 
 def demosaiced(noise: Tensor, rng: torch.Generator) -> Tensor:
@@ -133,7 +154,7 @@ def resampled(noise: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def correlated(noise: Tensor, rng: torch.Generator) -> Tensor:
-    """Share noise (B, 1, Y, X) between neighbours by a Gaussian, as filters do, in some of the images.
+    """Share noise (B, 1, Y, X) between neighbours by a linear filter in some of the images.
 
     Its strength stays, or falls to half; along one axis it may reach further than along the other.
     """
@@ -143,10 +164,15 @@ def correlated(noise: Tensor, rng: torch.Generator) -> Tensor:
     stretch = torch.where(chance(count, WIDER_SHARE, rng) > 0, uniform(count, 0.4, 1, rng), torch.ones(count))
     upright = chance(count, 0.5, rng)
     down, across = width * torch.where(upright > 0, stretch, 1.0), width * torch.where(upright > 0, 1.0, stretch)
-    frequencies = torch.fft.fftfreq(rows)[:, None], torch.fft.rfftfreq(columns)
-    passed = torch.exp(
-        -2 * math.pi**2 * ((per_image(down) * frequencies[0]) ** 2 + (per_image(across) * frequencies[1]) ** 2)
+    steep = chance(count, STEEP_SHARE, rng) > 0
+    power = torch.where(steep, log_uniform(count, *STEEPNESS, rng), 2.0)
+    corner = torch.where(steep, torch.tensor(CORNERS)[torch.randint(len(CORNERS), (count,), generator=rng)], 2.0)
+    frequencies = torch.fft.fftfreq(rows).abs()[:, None], torch.fft.rfftfreq(columns)
+    reach = sum(
+        (2 * math.pi * per_image(width) * frequency) ** per_image(corner)
+        for width, frequency in zip((down, across), frequencies, strict=True)
     )
+    passed = torch.exp(-0.5 * torch.as_tensor(reach) ** per_image(power / corner))
     blurred = torch.fft.irfft2(torch.fft.rfft2(noise) * passed, s=(rows, columns))
     kept = noise.std(dim=(2, 3), keepdim=True) / blurred.std(dim=(2, 3), keepdim=True).clamp(min=1e-9)
     blurred = blurred * kept * per_image(uniform(count, 0.5, 1, rng))

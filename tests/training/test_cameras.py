@@ -9,6 +9,7 @@ from cellxlate.training.cameras import (
     by_any_camera,
     correlated,
     demosaiced,
+    pulsed,
     recorded,
     releveled,
     resampled,
@@ -57,7 +58,7 @@ def test_correlation_is_shared_between_neighbours_at_the_same_strength() -> None
     shared = correlated(noise, rng(1))
     correlation = neighbour_correlation(shared)
     assert 0.5 < (correlation.abs() < 0.05).float().mean() < 0.7  # of some images it stays white
-    assert correlation.max() == pytest.approx(0.88, abs=0.08)
+    assert correlation.max() == pytest.approx(0.93, abs=0.06)
     deviation = shared.std(dim=(1, 2, 3))
     assert deviation.max() < 1.3
     assert deviation.median() == pytest.approx(0.97, abs=0.08)
@@ -68,6 +69,31 @@ def neighbour_correlation(noise: torch.Tensor, axis: int = 3) -> torch.Tensor:
     size = noise.shape[axis] - 1
     one, next_one = noise.narrow(axis, 0, size), noise.narrow(axis, 1, size)
     return (one * next_one).mean(dim=(1, 2, 3)) / noise.var(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("mean", [0.5, 3, 40])
+def test_pulses_of_random_height_keep_the_mean_and_add_their_variance(mean: float) -> None:
+    photons = torch.poisson(torch.full((3, 1, 256, 256), float(mean)), generator=rng())
+    pulses = torch.tensor([0, 0.3, 1.0])
+    summed = pulsed(photons, pulses[:, None, None, None], rng(1))
+    assert torch.equal(summed[0], photons[0])
+    assert summed.mean(dim=(1, 2, 3)).tolist() == pytest.approx([mean] * 3, rel=0.02)
+    assert summed.var(dim=(1, 2, 3)).tolist() == pytest.approx((mean * (1 + pulses)).tolist(), rel=0.06)
+
+
+def test_a_steep_filter_passes_a_diamond_a_disc_or_a_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CORRELATED_SHARE", 1.0), ("STEEP_SHARE", 1.0), ("STEEPNESS", (20.0, 20.1))):
+        monkeypatch.setattr(cameras, name, value)
+    monkeypatch.setattr(cameras, "CORRELATION_PX", (0.8, 0.8001))
+    monkeypatch.setattr(cameras, "WIDER_SHARE", 0.0)
+    power = torch.fft.rfft2(correlated(torch.randn(60, 1, 128, 128, generator=rng()), rng(1))).abs() ** 2
+    edge = round(128 / (2 * np.pi * 0.8))  # in steps of frequency
+    inside, diagonal = power[..., 2 : edge - 3, 0].mean(dim=(1, 2)), power[:, 0, edge - 4, edge - 4]
+    beyond = power[..., edge + 4 : 64, 0].mean(dim=(1, 2))
+    assert (beyond / inside).median() < 0.1  # what was mixed in again
+    square = (power[:, 0, edge - 5 : edge - 2, edge - 5 : edge - 2].mean(dim=(1, 2)) / inside) > 0.2
+    assert 0.15 < square.float().mean() < 0.55  # one of three shapes passes the corner
+    assert diagonal.isfinite().all()
 
 
 def test_a_filled_in_colour_keeps_its_pixels_and_lies_between_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
