@@ -23,7 +23,7 @@ from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
 from cellxlate.training.imaging import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
-from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step, record
+from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
 
 LOOK_EVERY = 50
@@ -133,19 +133,23 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
 
 def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Draw, Draw], None, None]:
     """Yield the patches of each remaining step, source and target; a thread draws those of the next step meanwhile."""
-    return ahead(partial(patches_of, run, domains), range(run.done, run.steps))
+    threads = torch.get_num_threads()
+    alone = partial(torch.set_num_threads, 1)  # beside the networks' own
+    try:
+        yield from ahead(partial(patches_of, run, domains), range(run.done, run.steps), at_start=alone)
+    finally:
+        torch.set_num_threads(threads)  # new threads of this process begin with what was set last
 
 
 def patches_of(run: Run, domains: Sequence[Domain], step: int) -> tuple[Draw, Draw]:
-    """Draw the patches of a step, source and target; those of a generalist's source are recordings of the target's."""
+    """Draw the patches of a step, source and target, and prepare them; a generalist's source is not drawn from."""
     settings = run.settings
+    rng = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + step)
     guided = settings.guide != "none"
-    source, target = domains
-    clear = as_tensors(draw(target, run, step, guided=guided))
-    if settings.backward == "any-camera":
-        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        return record(clear.images, clear.guides, rng)
-    return as_tensors(draw(source, run, step, guided=guided)), clear
+    clear = source = as_tensors(draw(domains[1], run, step, guided=guided))
+    if settings.backward != "any-camera":
+        source = as_tensors(draw(domains[0], run, step, guided=guided))
+    return run.step_function.prepare(source, clear, rng)
 
 
 def one_step(run: Run, patches: Sequence[Draw], device: torch.device) -> dict[str, torch.Tensor]:

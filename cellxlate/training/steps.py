@@ -30,7 +30,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Draw:
-    """The patches of one domain on the device; `guides` is -1 throughout an image that has none."""
+    """Patches of one domain; `guides` is -1 throughout an image that has none."""
 
     images: Tensor
     guides: Tensor
@@ -43,6 +43,10 @@ class Step(Protocol):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
     pools: dict[str, HistoryPool]
+
+    def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:
+        """Do on the CPU what needs no network, beside the step before: what comes back is what `run` is given."""
+        ...
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:
         """Update all networks once and return the terms of the objective."""
@@ -88,6 +92,10 @@ class LearnedStep:
         if settings.baseline == "cyclegan":
             attend_everywhere(self.translator.attention)
             attend_everywhere(self.backward.attention)
+
+    def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:  # noqa: ARG002
+        """Return the patches as they are."""
+        return source, target
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:
         """Move generators and attention, then the discriminators (section 3 of the paper).
@@ -217,7 +225,7 @@ class ImagingStep:
     def __init__(self, settings: TrainSettings, process: ImagingProcess, device: torch.device) -> None:
         self.settings = settings
         networks = settings.networks
-        self.process = process.to(device)
+        self.process = process
         self.translator = placed(Translator(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator, "judge_target": self.judge_target}
@@ -227,23 +235,30 @@ class ImagingStep:
         }
         self.pools = {"target": HistoryPool(settings.pool if settings.lambda_adversarial else 0)}
 
+    def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:
+        """Put what the process makes of the targets before the source's own patches, and a field without cells last."""
+        with torch.no_grad():
+            faint = self.process(target.images, rng)
+            empty = self.process.without_cells(faint[:1], rng)
+        images = torch.cat([faint, source.images, empty])
+        guides = torch.cat([target.guides, source.guides, torch.zeros_like(empty[:, :1])])
+        return Draw(images, guides), target
+
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """Move the generator and attention, then the discriminator where its weight is not 0."""
         settings, translator = self.settings, self.translator
-        with torch.no_grad():
-            faint = self.process(target.images, rng)
+        count = len(target.images)
+        faint, real = source.images[:count], Draw(source.images[count:-1], source.guides[count:-1])
         restored = translator.generator(faint)
-        empty = self.process.without_cells(faint[:1], rng)
-        logits = translator.attention.logits(torch.cat([faint, source.images, empty]))
+        logits = translator.attention.logits(source.images)
         gate = losses.ramp(torch.sigmoid(logits[: len(faint)].detach()), settings.threshold)
         gated = losses.compose(gate, restored, faint)
         cells = torch.where(target.guides < 0, gate, target.guides)  # attention tells cells where no guide does
-        guides = torch.cat([target.guides, source.guides, torch.zeros_like(empty[:, :1])])
-        guided = guides[:, 0, 0, 0] >= 0
+        guided = source.guides[:, 0, 0, 0] >= 0
         terms = {
             "cycle_target": 0.5 * losses.attended_cycle(restored, target.images, cells)
             + 0.5 * losses.attended_cycle(gated, target.images, cells),
-            "guide": losses.follow_guide(logits[guided], grow_guide(guides[guided])),
+            "guide": losses.follow_guide(logits[guided], grow_guide(source.guides[guided])),
         }
         total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
         if settings.imaging.texture:
@@ -251,8 +266,8 @@ class ImagingStep:
             total = total + settings.imaging.texture * terms["texture"]
         if settings.lambda_adversarial:
             self.judge_target.requires_grad_(False)
-            mask = (source.guides > 0).float()
-            made = translator.generator(source.images)
+            mask = (real.guides > 0).float()
+            made = translator.generator(real.images)
             terms["adversarial"] = losses.generated_as_real(self.judge_target(made * mask, normalised=False))
             total = total + settings.lambda_adversarial * terms["adversarial"]
         self.optimisers["translator"].zero_grad()
@@ -261,7 +276,7 @@ class ImagingStep:
         self.optimisers["translator"].step()
         if settings.lambda_adversarial:
             terms["judge_target"] = self._teach_judge(made, mask, target, rng)
-        return terms | {"total": total, "attention_area": torch.sigmoid(logits[len(faint) : -1]).mean()}
+        return terms | {"total": total, "attention_area": torch.sigmoid(logits[count:-1]).mean()}
 
     def _teach_judge(self, made: Tensor, mask: Tensor, target: Draw, rng: torch.Generator) -> Tensor:
         self.judge_target.requires_grad_(True)
@@ -279,9 +294,8 @@ class ImagingStep:
 class AnyCameraStep:
     """The backward direction is the imaging process of any camera; the target cycle teaches generator and attention.
 
-    The source patches are recordings of the target patches, and further ones of fields without cells, which tell
-    attention what noise alone looks like (`record`). The generator sees a part of each patch, attention the whole: it
-    needs more surroundings and costs less.
+    The generator sees a part of each patch, attention the whole: it needs more surroundings and costs less. A further
+    recording for every third patch, of a field without cells, tells attention what noise alone looks like.
     """
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
@@ -290,6 +304,13 @@ class AnyCameraStep:
         self.modules: dict[str, nn.Module] = {"translator": self.translator}
         self.optimisers = {"translator": adam(self.translator.parameters(), settings)}
         self.pools: dict[str, HistoryPool] = {}
+
+    def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:  # noqa: ARG002
+        """Return recordings of the targets, those without cells last, and what the others show without noise."""
+        faint, clear = by_any_camera(target.images, rng)
+        empty = without_cells(torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:])), rng)
+        recorded = Draw(torch.cat([faint, empty]), torch.cat([target.guides, torch.zeros_like(empty)]))
+        return recorded, Draw(clear, target.guides)
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """Move the generator and attention."""
@@ -309,20 +330,6 @@ class AnyCameraStep:
             nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
         self.optimisers["translator"].step()
         return terms | {"total": total, "attention_area": torch.sigmoid(logits[: len(faint)]).mean()}
-
-
-def record(images: Tensor, guides: Tensor, rng: torch.Generator) -> tuple[Draw, Draw]:
-    """Record clear patches (B, 1, Y, X) by any camera, and one without cells for every third of them.
-
-    Returns
-    -------
-    source, target : Draw
-        The recordings, those without cells last; and what the others show without noise.
-    """
-    faint, clear = by_any_camera(images, rng)
-    empty = without_cells(torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:])), rng)
-    source = Draw(torch.cat([faint, empty]), torch.cat([guides, torch.zeros_like(empty)]))
-    return source, Draw(clear, guides)
 
 
 def cut(images: tuple[Tensor, ...], side_px: int, rng: torch.Generator) -> tuple[Tensor, ...]:
