@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cellxlate.stacks.intensity import BLACK_PERCENTILE, SPAN_PER_NOISE, WHITE_PERCENTILE
 from cellxlate.training.imaging import gaussian_blur
 
-PHOTONS = 3.0, 1500.0
+PHOTONS = 2.0, 300.0
 """Of a pixel at the white level, above the background."""
 READ_PHOTONS = 0.2, 8.0
 PULSES_SHARE, PULSE_SHAPE = 0.4, (0.7, 5.0)
