@@ -29,7 +29,7 @@ from cellxlate.stacks.ome_sets import (
     read_companion,
     speaks_of_several,
 )
-from cellxlate.stacks.ome_xml import OmeImage, read_ome
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
@@ -85,15 +85,18 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
                 differing = differing_tags(series, kind)
             found = _tiff_stack(path, pixels, axes, series, calibration)
-            names = fitting(calibration.channel_names, found.axes, found.shape)
+            names, misfit = fitting(calibration.channel_names, found.axes, found.shape, asked=axes)
+            if metadata.ome_xml is not None and not channels_fit(ome.samples, found):
+                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {found.size('C')} that "
+                          "are read, so what it says of them is not carried",)  # fmt: skip
             files = _files_of(series)
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
-                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
-                    *differing,
+                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *calibration.lost,
+                    *misfit, *metadata.lost, *differing,
                 ),
                 release=opened.pop_all().close,
             )  # fmt: skip
@@ -260,6 +263,8 @@ def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kin
     """Gather what is carried: from OME-XML, from tags, and from what an earlier output of ours keeps for its input."""
     page = series.keyframe
     tiff, lost = read_tags(file, page, kind)
+    if ome.bits is not None and ome.bits < 8 * np.dtype(page.dtype).itemsize:
+        tiff["bits"] = ome.bits
     kept = restored(ome.kept)
     colours, ranges = imagej_display(tiff)
     return replace(

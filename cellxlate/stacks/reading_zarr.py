@@ -15,13 +15,14 @@ from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
-from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
+from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.remote_store import store_of
-from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
+from cellxlate.stacks.stack import READ_FAULTS, Stack, all_named, check_axes, fitting
+from cellxlate.stacks.zarr_axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
 from cellxlate.stacks.zarr_codecs import bounded
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
@@ -221,19 +222,40 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     first = image["datasets"][0]
     array = image_array(path, group, first["path"])
     absent = found_chunks(path, array)
-    if "axes" in image or array.ndim != 5:
-        names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
-    else:  # before version 0.3 every image had these five and did not say so
-        names, units = tuple("TCZYX"), (None,) * 5
-    found_axes = axes or "".join(names)
+    found_axes, calibration = _zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
-    calibration = _zarr_calibration(image, first, names, units)
     labels, metadata = _zarr_metadata(group, attributes, array)
+    names, misfit = fitting(labels, found_axes, array.shape, asked=axes)
     return Stack(
-        array, found_axes, stack_name(path), path, calibration.pixel_size_um,
-        fitting(labels, found_axes, array.shape), calibration.time_step_s, len(image["datasets"]), "ome-zarr",
-        metadata, (*others, *metadata.lost, *absent),
+        array, found_axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
+        len(image["datasets"]), "ome-zarr", metadata, (*others, *calibration.lost, *misfit, *metadata.lost, *absent),
     )  # fmt: skip
+
+
+def _zarr_axes(attributes: Mapping[str, Any], shape: tuple[int, ...], asked: str | None) -> tuple[str, Calibration]:
+    """Return the axes of an image, as asked for or as its version states them, and what its scales mean."""
+    image: Mapping[str, Any] = attributes["multiscales"][0]
+    version, stated = version_of(attributes), image.get("axes")
+    doubts: list[str] = []
+    if stated is None and version in (None, "0.1", "0.2") and len(shape) == 5:
+        stated = list("tczyx")  # before version 0.3 every image had these five and did not say so
+    if not isinstance(stated, Sequence) or isinstance(stated, str):
+        if asked is None:
+            known = "" if is_known_version(version) else ", which is not known (0.1 to 0.5 are),"
+            raise InputError(
+                f"an image of OME-Zarr {version or 'of no version'}{known} that states no axes as {LATEST} does; name "
+                f"them, for example --axes {'TCZYX'[-max(len(shape), 2) :]}, or convert it to {LATEST}"
+            )
+        stated = [""] * len(shape)
+    letters: Sequence[str] = letters_of(stated)
+    if asked is None:
+        found, doubts = read_axes(stated, shape)
+        letters = found
+    if not is_known_version(version):
+        doubts.insert(0, f"OME-Zarr version {version} is not known and read as {LATEST}")
+    calibration = _zarr_calibration(image, letters, [axis_unit(entry) for entry in stated])
+    calibration.doubts[:0] = doubts
+    return asked or found, calibration
 
 
 def _zarr_metadata(
@@ -250,6 +272,7 @@ def _zarr_metadata(
     further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
         "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
+        **_mapping(kept.get("stated")),
         "omero": {} if "omero" in own_keys else kept.get("omero", shown),
         "multiscale": further | dict(kept.get("replaced", {})),
         "attributes": further_attributes(everything),
@@ -269,7 +292,8 @@ def _zarr_metadata(
         *own.get("earlier", ()),
         {key: value for key, value in own.items() if key not in ("metadata", "earlier")},
     )
-    colours = valid_colours([channel.get("color", "FFFFFF") for channel in channels])
+    colours = tuple((valid_colours([channel.get("color", "")]) or ("",))[0] for channel in channels)
+    colours = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
     windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])
     found = {
@@ -277,10 +301,14 @@ def _zarr_metadata(
         "colours": colours, "ranges": ranges,
         "earlier": tuple(note for note in earlier if note), "lost": tuple(lost),
     }  # fmt: skip
-    labels = tuple(str(channel["label"]) for channel in channels if channel.get("label") not in (None, ""))
+    labels = all_named([channel.get("label") for channel in channels])
     if kept.get("own_names"):
         labels = ()
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
@@ -425,18 +453,15 @@ def _key(array: "zarr.Array[Any]", encoding: Any, place: tuple[int, ...]) -> str
     return str(separator).join([*(["c"] if name == "default" else []), *map(str, place)])
 
 
-def _zarr_calibration(
-    image: Mapping[str, Any], dataset: Mapping[str, Any], names: Sequence[str], units: Sequence[str | None]
-) -> Calibration:
-    """Return what the scales of a dataset mean in micrometres and seconds; nothing where the unit is not known."""
+def _zarr_calibration(image: Mapping[str, Any], letters: Sequence[str], units: Sequence[str]) -> Calibration:
+    """Return what the scales of the first level mean in micrometres and seconds; nothing where there is no unit."""
     found = Calibration()
-    for axis, unit, step in zip(names, units, _scale(image, dataset, len(names)), strict=True):
-        table = SECONDS if axis == "T" else MICROMETRES
-        size = positive(step * table.get(unit or "", 0.0))
-        if size and axis == "T":
-            found.time_step_s = size
-        elif size and axis in "ZYX":
-            found.pixel_size_um[axis] = size
+    steps, others = _scale(image, image["datasets"][0], len(letters))
+    for axis, unit, step in zip(letters, units, steps, strict=True):
+        if axis and axis in "TZYX":
+            found.add_size(axis, step, unit)
+    if others:
+        found.doubts.append(f"the transformations {', '.join(others)} are not applied, but kept as text")
     return found
 
 
@@ -444,10 +469,8 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     checked_array(array)
     absent = found_chunks(path, array)
     names = getattr(array.metadata, "dimension_names", None)
-    if axes is None and names and all(names):
-        axes = "".join(str(name).upper() for name in names)
-        if len(axes) != array.ndim:
-            axes = None
+    if axes is None and names and all(letters_of([str(name or "") for name in names])):
+        axes = "".join(letters_of([str(name) for name in names]))
     if axes is None and array.ndim != 2:
         example = "TCZYX"[-max(array.ndim, 2) :]
         raise InputError(
@@ -457,25 +480,25 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     note, axes = read_note(attributes.pop(ANNOTATION, None)), axes or "YX"
     found: dict[str, Any] = {"zarr": {"array": attributes} if attributes else {}, "earlier": note.earlier}
     stated = note.calibration
+    channel_names, misfit = fitting(stated.channel_names, axes, array.shape, asked=axes)
     return Stack(
-        array, axes, stack_name(path), path, stated.pixel_size_um, fitting(stated.channel_names, axes, array.shape),
+        array, axes, stack_name(path), path, stated.pixel_size_um, channel_names,
         stated.time_step_s, kind="zarr", metadata=Metadata(**(found | dict(note.kept))),
-        warnings=absent,
+        warnings=(*misfit, *absent),
     )  # fmt: skip
 
 
-def _axis(entry: str | Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return the letter and the unit of an axis in OME-Zarr metadata (strings in 0.3, objects since 0.4)."""
-    if isinstance(entry, str):
-        return entry.upper(), None
-    return str(entry["name"]).upper(), entry.get("unit")
-
-
-def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], dimensions: int) -> list[float]:
-    """Return the step along each dimension: the dataset's scale times the image's own."""
+def _scale(
+    image: Mapping[str, Any], dataset: Mapping[str, Any], dimensions: int
+) -> tuple[list[float], tuple[str, ...]]:
+    """Return the step along each dimension, the dataset's scale times the image's own, and what else is stated."""
     steps = [1.0] * dimensions
-    for transformations in (dataset.get("coordinateTransformations", []), image.get("coordinateTransformations", [])):
-        for transformation in transformations:
-            if transformation.get("type") == "scale":
+    others: dict[str, None] = {}
+    for transformations in (dataset.get("coordinateTransformations"), image.get("coordinateTransformations")):
+        for transformation in transformations or ():
+            kind = str(transformation.get("type"))[:40]
+            if kind == "scale" and "scale" in transformation:
                 steps = [step * float(value) for step, value in zip(steps, transformation["scale"], strict=True)]
-    return steps
+            elif kind not in ("translation", "identity") or "path" in transformation:
+                others[kind] = None
+    return steps, tuple(others)
