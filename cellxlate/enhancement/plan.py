@@ -244,8 +244,8 @@ def _channel_number(stack: Stack, channel: str | int) -> int:
     named = [number for number, name in enumerate(stack.channel_names) if name == channel]
     if len(named) > 1:
         raise OptionError(
-            f"{stack.name} has {len(named)} channels that are called {channel!r}, numbers {', '.join(map(str, named))}; "
-            "give the number"
+            f"{stack.name} has {len(named)} channels that are called {channel!r}, numbers "
+            f"{', '.join(map(str, named))}; give the number"
         )
     if named:
         return named[0]

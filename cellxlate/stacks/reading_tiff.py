@@ -95,8 +95,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
-                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *calibration.lost,
-                    *misfit, *metadata.lost, *differing,
+                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *opening.doubts,
+                    *calibration.lost, *misfit, *metadata.lost, *differing,
                 ),
                 release=opened.pop_all().close,
             )  # fmt: skip
@@ -120,6 +120,7 @@ class OpenTiff:
     kind: str
     ome_xml: str
     document: OmeDocument | None
+    doubts: tuple[str, ...] = ()
 
     def place_in_xml(self, series: tifffile.TiffPageSeries) -> int:
         """Return which image of the OME-XML a series is; images without planes are no series."""
@@ -141,8 +142,10 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
     _check_directories(file)
     if not all(isinstance(size, int) for size in file.pages.first.shape):
         raise InputError("its first directory states no single width and height; copy the file again")
+    doubts: tuple[str, ...] = ()
     if file.is_ome and declares_entities(file.ome_metadata or ""):
         file.is_ome = False  # tifffile would parse it
+        doubts = ("its OME-XML declares entities, as none does, so nothing of it is taken; it is kept as text",)
     document = None
     if file.is_ome or text is not None:
         text = text or file.ome_metadata or ""
@@ -155,7 +158,7 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
         if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
             raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
     kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
-    return OpenTiff(file, kind, text or "", document)
+    return OpenTiff(file, kind, text or "", document, doubts)
 
 
 def _chosen(opening: OpenTiff) -> int:

@@ -18,6 +18,7 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.remote_store import store_of
@@ -29,8 +30,11 @@ OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "se
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
 """Attributes of a group that are not carried as they are: written anew, or meaningless for one image."""
 
+OF_A_LEVEL = ("path", "coordinateTransformations")
 MOST_COUNTED, MOST_COUNTED_REMOTE = 300_000, 30_000
 """Chunks that are looked for at most, before an array is taken to be complete."""
+
+MOST_XML_BYTES = 2**25
 
 NONE_THERE = (
     "none of the {} chunks of the array {} is there, so all pixels would be invented as {}; copy the image again"
@@ -124,7 +128,9 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             group = node[places[image]] if places[image] else node
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
-            return replace(_open_multiscale(path, group, axes, _others(places, image)), image=image)
+            plate = "plate" in ome_attributes(node)
+            stack = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
+            return replace(_with_document(stack, _document_of_set(path, node, image), axes), image=image)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
@@ -208,11 +214,58 @@ def _subgroup(group: zarr.Group, place: str) -> zarr.Group:
     return found
 
 
-def _others(places: Sequence[str], image: int) -> tuple[str, ...]:
+def _others(places: Sequence[str], image: int, *, plate: bool) -> tuple[str, ...]:
+    of_plate = ("what the plate states of itself is carried only where it is enhanced whole",) if plate else ()
     if len(places) == 1:
-        return ()
-    return (f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with --image, or "
-            "give the folder of one image",)  # fmt: skip
+        return of_plate
+    line = (f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with --image, or "
+            "give the folder of one image")  # fmt: skip
+    return ("; ".join((line, *of_plate)),)
+
+
+def _document_of_set(path: Location, node: zarr.Group, image: int) -> OmeImage | None:
+    """Return what the OME-XML of a bioformats2raw set says of one of its images, None where there is none."""
+    folder = path
+    if "bioformats2raw.layout" not in ome_attributes(node):
+        if isinstance(path, RemotePath) or not is_zarr(path.parent):  # on the web, each look costs a request
+            return None
+        parent = open_node(path.parent)
+        if not isinstance(parent, zarr.Group) or "bioformats2raw.layout" not in ome_attributes(parent):
+            return None
+        places = _images(parent)
+        if path.name not in places:
+            return None
+        folder, image = path.parent, places.index(path.name)
+    document = folder.joinpath("OME", "METADATA.ome.xml")
+    try:
+        if isinstance(document, Path) and (document.is_symlink() or not document.is_file()):
+            return None
+        if isinstance(document, Path) and document.stat().st_size > MOST_XML_BYTES:
+            return OmeImage(lost=("its OME/METADATA.ome.xml is longer than 32 MB and not carried",))
+        text = document.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return read_ome(text, image)
+
+
+def _with_document(stack: Stack, ome: OmeImage | None, asked: str | None) -> Stack:
+    """Add what OME-XML beside an image says to what the image states, which wins."""
+    if ome is None or stack.metadata.ome_xml is not None:
+        return stack
+    names, misfit = fitting(ome.calibration.channel_names, stack.axes, stack.shape, asked=asked)
+    if ome.xml is not None and not channels_fit(ome.samples, stack):
+        misfit = ("what OME/METADATA.ome.xml says of channels is not carried, as their number differs",)
+    bits = {"bits": ome.bits} if ome.bits is not None and ome.bits < 8 * stack.dtype.itemsize else {}
+    metadata = replace(
+        stack.metadata, ome_xml=ome.xml, tiff={**stack.metadata.tiff, **bits},
+        colours=stack.metadata.colours or ome.colours,
+    )  # fmt: skip
+    return replace(
+        stack, metadata=metadata, channel_names=stack.channel_names or names,
+        pixel_size_um={**ome.calibration.pixel_size_um, **stack.pixel_size_um},
+        time_step_s=ome.calibration.time_step_s if stack.time_step_s is None else stack.time_step_s,
+        warnings=(*stack.warnings, *ome.calibration.lost, *ome.lost, *misfit),
+    )  # fmt: skip
 
 
 def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others: tuple[str, ...]) -> Stack:
@@ -272,12 +325,13 @@ def _zarr_metadata(
     further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
         "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
+        "dataset": {key: value for key, value in image["datasets"][0].items() if key not in OF_A_LEVEL},
         **_mapping(kept.get("stated")),
         "omero": {} if "omero" in own_keys else kept.get("omero", shown),
         "multiscale": further | dict(kept.get("replaced", {})),
         "attributes": further_attributes(everything),
         "ome": {} if attributes == everything else further_attributes(attributes),
-        "array": array.attrs.asdict(),
+        "array": array.attrs.asdict(), "creator": kept.get("creator", attributes.get("_creator")),
     }  # fmt: skip
     lost = []
     if len(attributes["multiscales"]) > 1:
@@ -285,7 +339,7 @@ def _zarr_metadata(
     pyramid = {str(level["path"]).split("/")[0] for level in image["datasets"]}
     beside = sorted(name for name in group if name not in pyramid)
     if beside:
-        lost.append(f"what lies beside the image is not copied: {', '.join(beside[:8])}")
+        lost.append(f"what lies beside the image is not copied: {_listed(beside)}")
     if "image-label" in attributes:
         lost.append("the attribute image-label is not carried")
     earlier = (
@@ -305,6 +359,11 @@ def _zarr_metadata(
     if kept.get("own_names"):
         labels = ()
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{', '.join(names[:8])}{more}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -14,8 +14,8 @@ from cellxlate.stacks.stack import READ_FAULTS
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
              315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
 STRUCTURE = frozenset((
-    254, 255, 256, 257, 258, 259, 262, 263, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320, 321,
-    322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32781, 32997, 34675, 50838, 50839,
+    254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320,
+    322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32997, 34675, 50838, 50839,
 ))  # fmt: skip
 """Tags that say how the pixels are stored, or that are read elsewhere; resolution and palettes among them."""
 
@@ -66,7 +66,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     if orientation in ORIENTATIONS:
         found["orientation"] = int(orientation)
         lost.append(
-            f"the tag Orientation wants the image shown {ORIENTATIONS[orientation]}; rows and columns are taken as they "
+            f"the tag Orientation wants the image shown {ORIENTATIONS[orientation]}; rows and columns are read as they "
             "are stored, and TIFF outputs have the tag"
         )
     if page.photometric.name in OTHER_COLOURS and not page.jpegheader and page.compression != 7:
@@ -157,7 +157,8 @@ def imagej_display(tiff: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tupl
     if not isinstance(tables, Mapping):
         return (), ()
     colours = []
-    for table in from_json(tables.get("LUTs")) or []:
+    stated = from_json(tables.get("LUTs"))
+    for table in [stated] if isinstance(stated, np.ndarray) else stated or []:
         if not isinstance(table, np.ndarray) or table.shape != (3, 256):
             return (), ()
         colours.append(hex_colour(*(int(sample) for sample in table[:, -1])))

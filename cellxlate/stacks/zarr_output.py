@@ -1,5 +1,6 @@
 """OME-Zarr around bands: the group's metadata in 0.5, and arrays and metadata in 0.4."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
@@ -84,6 +85,10 @@ def write_group(
         omero = _omero(levels[-1], like, {}, same_values=same_values)
     if omero:
         image["omero"] = omero
+    first, further = multiscale["datasets"][0], dict(carried.get("dataset", {}))
+    multiscale["datasets"][0] = {**further, **first}
+    if not _is_valid(image, version):
+        multiscale["datasets"][0] = first
     replaced = _add_where_valid(image, carried, version, placed=placed)
     stated = carried.get("multiscale", {})
     own = [key for key in multiscale if key not in stated] + ([] if carried.get("omero") else ["omero"])
@@ -91,9 +96,12 @@ def write_group(
     kept |= {"own_names": not like.channel_names} if omero else {}
     if carried.get("omero") and omero != carried["omero"] and same_values:
         kept["omero"] = carried["omero"]
+    if carried.get("creator"):  # of the input; the output is ours
+        kept["creator"] = carried["creator"]
     written = {
         "axes": multiscale["axes"], "transformations": multiscale["datasets"][0]["coordinateTransformations"]
     }  # fmt: skip
+    written["dataset"] = {key: value for key, value in multiscale["datasets"][0].items() if key in further}
     if changed := {key: carried[key] for key in written if carried.get(key) not in (None, written[key])}:
         kept["stated"] = changed
     note = {**(provenance or {}), "metadata": kept}
@@ -184,11 +192,11 @@ def _add_where_valid(
 
 
 def _is_valid(image: Mapping[str, Any], version: Version) -> bool:
+    model = v05.Image if version == "0.5" else v04.Image
     try:
-        if version == "0.5":
-            v05.Image.model_validate(image)
-        else:
-            v04.Image.model_validate(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # units that the format only advises against
+            model.model_validate(image)
     except ValidationError:
         return False
     return True

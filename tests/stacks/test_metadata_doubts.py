@@ -1,4 +1,4 @@
-"""Metadata that other programs read wrongly or drop: carried, or named in one line, and never taken for something else."""
+"""Metadata that other programs read wrongly or drop: carried, or named in one line, never taken for something else."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
