@@ -16,7 +16,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, positive
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
-from cellxlate.stacks.ome_xml import OmeImage, parse, read_ome
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.pixels import picked
 from cellxlate.stacks.stack import Stack, all_named, check_axes, fitting
 
@@ -148,6 +148,9 @@ def _as_stack(path: Path, kind: str, found: VendorImage, asked: str | None, imag
         bits = {"bits": found.ome.bits} if (found.ome.bits or 99) < 8 * pixels.dtype.itemsize else {}
         metadata = Metadata(ome_xml=found.ome.xml, tiff=bits, colours=found.ome.colours, lost=found.ome.lost)
     stated = found.calibration
+    of_stack = Stack(pixels, axes)
+    if metadata.ome_xml is not None and found.ome is not None and not channels_fit(found.ome.samples, of_stack):
+        metadata = replace(metadata, lost=(*metadata.lost, "what its OME-XML says of channels is not carried"))
     renamed = dict(zip(found.axes, axes, strict=True))
     sizes_um = {renamed[axis]: size_um for axis, size_um in stated.pixel_size_um.items()}
     names, misfit = fitting(stated.channel_names, axes, pixels.shape, asked=asked)

@@ -12,7 +12,7 @@ from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
-             315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
+             315: "Artist", 316: "HostComputer", 32781: "ImageID", 33432: "Copyright"}  # fmt: skip
 STRUCTURE = frozenset((
     254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320,
     322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32997, 34675, 50838, 50839,

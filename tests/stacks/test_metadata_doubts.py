@@ -14,6 +14,7 @@ import zarr
 
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import InputError, OptionError
+from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
@@ -369,3 +370,81 @@ def test_colours_that_are_not_rgb_are_said(tmp_path: Path) -> None:
     tifffile.imwrite(path, PIXELS.astype(np.uint8).transpose(1, 2, 0), photometric="cielab", metadata=None)
     with open_stack(path) as stack:
         assert [line for line in stack.warnings if "CIELAB" in line]
+
+
+# --- kinds beside these
+
+
+def test_a_single_lookup_table_of_imagej_is_read(tmp_path: Path) -> None:
+    """tifffile gives one table as an array, not as a list."""
+    table = np.stack([np.zeros(256, np.uint8), np.arange(256, dtype=np.uint8), np.zeros(256, np.uint8)])
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS[0], imagej=True, metadata={"LUTs": [table], "mode": "composite"})
+    with copied(path, tmp_path / "b.ome.tif") as stack:
+        assert stack.metadata.colours == ("00FF00",)
+        np.testing.assert_array_equal(np.asarray(stack), PIXELS[0])
+
+
+def test_files_of_channels_of_which_one_has_no_name(tmp_path: Path) -> None:
+    for number, channel in enumerate(['Name="DAPI" Color="65535"', "", 'Name="GFP"']):
+        text = OME.format(sizes="", channels=f'<Channel ID="C:0" {channel}/>', z=1, c=1).replace(
+            'Count="3"', 'Count="1"'
+        )
+        path = tmp_path / f"image_{number}.ome.tif"
+        tifffile.imwrite(path, PIXELS[number], metadata=None, description=text.encode())
+    with open_stack(tmp_path / "image_{C}.ome.tif") as stack:
+        assert stack.channel_names == ("DAPI", "channel 1", "GFP")
+        assert stack.metadata.colours == ("0000FF", "FFFFFF", "FFFFFF")
+
+
+def test_ome_xml_of_a_bioformats2raw_set_is_that_of_its_image(tmp_path: Path) -> None:
+    raw = tmp_path / "set.zarr"
+    group = zarr.open_group(raw, mode="w", zarr_format=3)
+    group.update_attributes({"ome": {"version": "0.5", "bioformats2raw.layout": 3}})
+    images = ""
+    for number, names in enumerate((["DAPI", "GFP", "Cy5"], ["one", "two", "three"])):
+        zarr_image(raw / str(number), [CHANNEL, *space("y", "x")])
+        described = "".join(f'<Channel ID="Channel:{number}:{at}" Name="{name}"/>' for at, name in enumerate(names))
+        image = OME.format(sizes='SignificantBits="12" PhysicalSizeX="9"', channels=described, z=1, c=3)
+        images += image.partition('06">')[2].removesuffix("</OME>").replace('<TiffData IFD="0" PlaneCount="3"/>', "")
+    group.create_group("OME").update_attributes({"ome": {"version": "0.5", "series": ["0", "1"]}})
+    (raw / "OME" / "METADATA.ome.xml").write_text(f"{OME.partition('<Image')[0]}{images}</OME>", encoding="utf-8")
+    for place, number, names in ((raw, 1, "one"), (raw / "1", 0, "one"), (raw / "0", 0, "DAPI")):
+        with open_stack(place, image=number) as stack:
+            assert stack.channel_names[0] == names
+            assert stack.pixel_size_um == {"Y": 1.0, "X": 1.0}  # as the image itself says
+            assert stack.metadata.tiff == {"bits": 12}
+            write_stacks([(stack, tmp_path / "b.ome.tif")], overwrite=True)
+        pixels = ome_types.from_tiff(tmp_path / "b.ome.tif", validate=True).images[0].pixels
+        assert (pixels.channels[0].name, pixels.significant_bits, pixels.physical_size_x) == (names, 12, 1.0)
+
+
+def test_ome_xml_that_declares_entities_is_named_and_not_parsed(tmp_path: Path) -> None:
+    text = '<!DOCTYPE OME [<!ENTITY a "b">]>' + OME.format(sizes='PhysicalSizeX="9"', channels="", z=1, c=1)
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS[0], metadata=None, description=text.encode())
+    with open_stack(tmp_path / "a.ome.tif") as stack:
+        assert stack.pixel_size_um == {}
+        (line,) = stack.warnings
+        assert "declares entities" in line
+
+
+@pytest.mark.parametrize(
+    ("unit", "axis", "size"),
+    [("micrometer", "X", 1.0), ("nanometre", "X", 1e-3), ("hectometer", "Z", 1e8), ("Å", "Z", 1e-4),
+     ("angstrom", "Y", 1e-4),
+
+     ("foot", "X", 304800.0), ("Micron", "X", 1.0), ("millisecond", "T", 1e-3), ("hour", "T", 3600.0), ("MIN", "T", 60.0),
+     ("ks", "T", 1e3), ("pixel", "X", None), ("frame", "T", None)],
+)  # fmt: skip
+def test_units(unit: str, axis: str, size: float | None) -> None:
+    found = Calibration()
+    found.add_size(axis, 2.0, unit)
+    assert (found.time_step_s if axis == "T" else found.pixel_size_um.get(axis)) == (size and pytest.approx(2 * size))
+    assert found.lost == ()
+
+
+@pytest.mark.parametrize("size", [None, "", "wide", float("nan"), float("inf"), 0, "0.0", "1e999"])
+def test_sizes_that_are_no_numbers_state_nothing(size: Any) -> None:
+    found = Calibration()
+    found.add_size("X", size, "nm")
+    assert found == Calibration()
