@@ -469,4 +469,10 @@ def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
     if set(named) <= set(AXES):
         return named
     example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
-    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")
+    names = tifffile.TIFF.AXES_NAMES
+    meant = "".join(
+        f", {letter} is {names[letter]}" for letter in axes if letter in names and letter not in f"{AXES}QI"
+    )
+    raise InputError(
+        f"the axes of shape {shape} are not known ({axes}{meant}); name them, for example --axes {example}"
+    )

@@ -297,7 +297,7 @@ def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tupl
 
 def all_named(names: Sequence[Any]) -> tuple[str, ...]:
     """Return channel names, "channel N" for those that have none; nothing where no channel has a name."""
-    stated = [str(name).strip() if name is not None else "" for name in names]
+    stated = [str(name) if name is not None and str(name).strip() else "" for name in names]
     return tuple(name or unnamed(number) for number, name in enumerate(stated)) if any(stated) else ()
 
 

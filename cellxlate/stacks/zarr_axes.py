@@ -8,7 +8,7 @@ from cellxlate.errors import InputError
 
 WORDS = {
     "t": "T", "time": "T", "c": "C", "channel": "C", "channels": "C", "z": "Z", "depth": "Z", "y": "Y", "row": "Y",
-    "rows": "Y", "x": "X", "column": "X", "columns": "X", "s": "S", "sample": "S", "samples": "S",
+    "rows": "Y", "x": "X", "column": "X", "columns": "X", "col": "X", "s": "S", "sample": "S", "samples": "S",
 }  # fmt: skip
 """Names of axes whose meaning is plain; others need a type."""
 

@@ -17,7 +17,7 @@ from yaozarrs import v04, v05
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.bands import BAND_PX, Bands
-from cellxlate.stacks.calibration import amount_of
+from cellxlate.stacks.calibration import amount_of, finite
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.pyramid import Reduction
 from cellxlate.stacks.remote_store import store_of
@@ -85,7 +85,8 @@ def write_group(
         omero = _omero(levels[-1], like, {}, same_values=same_values)
     if omero:
         image["omero"] = omero
-    first, further = multiscale["datasets"][0], dict(carried.get("dataset", {}))
+    first, further = multiscale["datasets"][0], carried.get("dataset")
+    further = further if isinstance(further, dict) else {}
     multiscale["datasets"][0] = {**further, **first}
     if not _is_valid(image, version):
         multiscale["datasets"][0] = first
@@ -227,14 +228,16 @@ def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
     for transformation in carried.get("transformations") or []:
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
             scale = transformation.get("scale")
-    if scale is None or len(scale) != len(stated) or len(stated) != len(like.axes):
+    if not isinstance(scale, list) or len(scale) != len(stated) or len(stated) != len(like.axes):
         return None
-    overall = [1.0] * len(scale)
+    overall: Any = [1.0] * len(scale)
     for transformation in carried.get("multiscale", {}).get("coordinateTransformations") or []:
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
-            overall = transformation["scale"]
+            overall = transformation.get("scale")
+    if not isinstance(overall, list) or len(overall) != len(scale) or None in map(finite, [*scale, *overall]):
+        return None
     for axis, entry, step, factor in zip(like.axes, stated, scale, overall, strict=True):
-        size = abs(step * factor) * (amount_of(axis, axis_unit(entry)) or 0.0)
+        size = abs(float(step) * float(factor)) * (amount_of(axis, axis_unit(entry)) or 0.0)
         known = like.time_step_s if axis == "T" else like.pixel_size_um.get(axis)
         if axis in "TZYX" and (size or None) != known:
             return None

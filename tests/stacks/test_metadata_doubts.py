@@ -433,7 +433,8 @@ def test_ome_xml_that_declares_entities_is_named_and_not_parsed(tmp_path: Path) 
     [("micrometer", "X", 1.0), ("nanometre", "X", 1e-3), ("hectometer", "Z", 1e8), ("Å", "Z", 1e-4),
      ("angstrom", "Y", 1e-4),
 
-     ("foot", "X", 304800.0), ("Micron", "X", 1.0), ("millisecond", "T", 1e-3), ("hour", "T", 3600.0), ("MIN", "T", 60.0),
+     ("foot", "X", 304800.0), ("Micron", "X", 1.0), ("millisecond", "T", 1e-3),
+     ("hour", "T", 3600.0), ("MIN", "T", 60.0),
      ("ks", "T", 1e3), ("pixel", "X", None), ("frame", "T", None)],
 )  # fmt: skip
 def test_units(unit: str, axis: str, size: float | None) -> None:
@@ -448,3 +449,33 @@ def test_sizes_that_are_no_numbers_state_nothing(size: Any) -> None:
     found = Calibration()
     found.add_size("X", size, "nm")
     assert found == Calibration()
+
+
+def test_angles_of_ome_xml_are_no_depth(tmp_path: Path) -> None:
+    """Modulo annotations split an axis into two; OMERO and tifffile read them."""
+    modulo = (
+        '<StructuredAnnotations><XMLAnnotation ID="Annotation:3" Namespace="openmicroscopy.org/omero/dimension/modulo">'
+        '<Value><Modulo namespace="http://www.openmicroscopy.org/Schemas/Additions/2011-09"><ModuloAlongZ Type="angle" '
+        'Unit="degree" Start="0" End="2"/></Modulo></Value></XMLAnnotation></StructuredAnnotations></OME>'
+    )
+    text = OME.format(sizes="", channels="", z=3, c=1).replace("</OME>", modulo)
+    text = text.replace("</Pixels>", '</Pixels><AnnotationRef ID="Annotation:3"/>')
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, photometric="minisblack", metadata=None, description=text.encode())
+    with pytest.raises(InputError, match="AYX, A is angle"):
+        open_stack(tmp_path / "a.ome.tif")
+    with open_stack(tmp_path / "a.ome.tif", "CYX") as stack:
+        assert stack.shape == (3, 20, 30)
+
+
+def test_scales_that_are_text_do_not_end_the_writing(tmp_path: Path) -> None:
+    scale = [{"type": "scale", "scale": ["1.5", 2, "0.5"]}]
+    path = zarr_image(tmp_path / "a.ome.zarr", space("z", "y", "x"), transformations=scale)
+    with copied(path, tmp_path / "b.ome.zarr") as stack:
+        assert stack.pixel_size_um == {"Z": 1.5, "Y": 2.0, "X": 0.5}
+    assert written(tmp_path / "b.ome.zarr")["datasets"][0]["coordinateTransformations"][0]["scale"] == [1.5, 2.0, 0.5]
+
+
+def test_names_are_as_they_are_stated(tmp_path: Path) -> None:
+    path = ome_file(tmp_path / "a.ome.tif", channels=['Name="DAPI "', 'Name="DAPI"', 'Name=" "'])
+    with copied(path, tmp_path / "b.ome.tif") as stack:
+        assert stack.channel_names == ("DAPI ", "DAPI", "channel 2")
