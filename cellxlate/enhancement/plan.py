@@ -226,26 +226,34 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
     Raises
     ------
     OptionError
-        There is no such channel, or it is opacity.
+        There is no such channel, more than one, or it is opacity.
     """
     alpha = () if "S" in stack.axes and "C" in stack.axes else stack.alpha_samples
     if not channels:
         return tuple(channel for channel in range(stack.channel_count) if channel not in alpha)
-    numbers = set()
-    for channel in channels:
-        if str(channel) in stack.channel_names:
-            numbers.add(stack.channel_names.index(str(channel)))
-        elif str(channel).isdecimal() and len(str(channel)) < 10 and int(channel) < stack.channel_count:
-            numbers.add(int(channel))
-        else:
-            names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
-            there = names or f"numbers 0 to {stack.channel_count - 1}"
-            raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
+    numbers = {_channel_number(stack, channel) for channel in channels}
     if opaque := numbers.intersection(alpha):
         raise OptionError(
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
         )
     return tuple(sorted(numbers))
+
+
+def _channel_number(stack: Stack, channel: str | int) -> int:
+    """Return the number of a channel that is asked for: text is a name first, and a number where none is called so."""
+    named = [number for number, name in enumerate(stack.channel_names) if name == channel]
+    if len(named) > 1:
+        raise OptionError(
+            f"{stack.name} has {len(named)} channels that are called {channel!r}, numbers "
+            f"{', '.join(map(str, named))}; give the number"
+        )
+    if named:
+        return named[0]
+    if str(channel).isdecimal() and len(str(channel)) < 10 and int(channel) < stack.channel_count:
+        return int(channel)
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
+    there = names or f"numbers 0 to {stack.channel_count - 1}"
+    raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
 
 
 def target_levels(bundle: Bundle) -> Levels:

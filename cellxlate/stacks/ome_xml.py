@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
+from cellxlate.stacks.calibration import Calibration, finite, positive
 from cellxlate.stacks.metadata import ANNOTATION, hex_colour
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import Stack, all_named, given_names
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 CARRIED_VERSIONS = (NAMESPACE, "http://www.openmicroscopy.org/Schemas/OME/2015-01")
@@ -26,6 +26,9 @@ PIXEL_TYPES = {
     "bool": "bit", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "int8": "int8", "int16": "int16",
     "int32": "int32", "float32": "float", "float64": "double",
 }  # fmt: skip
+NOT_SET = -1
+"""What programs write for a size that is not known."""
+
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -33,7 +36,8 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 class OmeImage:
     """What OME-XML states of one image; `xml` is the part that is carried, `kept` what our annotation has stored.
 
-    `most_px` is the number of pixels of the largest image of the document.
+    `most_px` is the number of pixels of the largest image of the document, `bits` how many of a pixel are significant,
+    `samples` how many of them each Channel element has, 0 where it does not say.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -42,6 +46,8 @@ class OmeImage:
     kept: Mapping[str, Any] = field(default_factory=dict)
     earlier: tuple[Mapping[str, Any], ...] = ()
     most_px: float = 0.0
+    bits: int | None = None
+    samples: tuple[int, ...] = ()
     lost: tuple[str, ...] = ()
 
 
@@ -68,7 +74,9 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
         prod(positive(each.get(f"Size{axis}")) or 1.0 for axis in "XYZCT") for each in root.findall(".//{*}Pixels")
     )
     channels = pixels.findall("{*}Channel")
-    if channels and all(channel.get("Color") for channel in channels):
+    found.bits = _whole(pixels.get("SignificantBits")) or None
+    found.samples = tuple(_whole(channel.get("SamplesPerPixel")) for channel in channels)
+    if any(channel.get("Color") for channel in channels):
         found.colours = tuple(_read_colour(channel.get("Color")) for channel in channels)
     notes = _take_own_notes(root)
     if notes:
@@ -81,9 +89,9 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     if root.tag.removesuffix("OME").strip("{}") not in CARRIED_VERSIONS:
         found.lost = ("its OME-XML is older than 2015, so instrument and acquisition are not carried",)
         return found
-    if len(images) > 1:
-        _drop_other_images(root, images, chosen)
-    _drop_what_is_of_the_file(root, pixels)
+    lost = _drop_other_images(root, images, chosen) if len(images) > 1 else []
+    lost += _drop_what_is_of_the_file(root, pixels)
+    found.lost = (f"of its OME-XML {', '.join(lost)} are not carried",) if lost else ()
     found.xml = _as_text(root)
     return found
 
@@ -92,16 +100,13 @@ def ome_calibration(pixels: Element) -> Calibration:
     """Return what a Pixels element states in micrometres and seconds."""
     found = Calibration()
     for axis in "ZYX":
-        size = positive(pixels.get(f"PhysicalSize{axis}"))
-        unit_um = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if size and unit_um:
-            found.pixel_size_um[axis] = size * unit_um
-    step, unit_s = positive(pixels.get("TimeIncrement")), SECONDS.get(pixels.get("TimeIncrementUnit", "s"))
-    if step and unit_s:
-        found.time_step_s = step * unit_s
-    names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
-    if all(names):
-        found.channel_names = tuple(str(name) for name in names)
+        size = pixels.get(f"PhysicalSize{axis}")
+        if finite(size) == NOT_SET:
+            found.doubts.append(f"the pixel size along {axis} is {size}, as where none is set, and is not stated")
+        else:
+            found.add_size(axis, size, pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    found.add_size("T", pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    found.channel_names = all_named([channel.get("Name") for channel in pixels.findall("{*}Channel")])
     return found
 
 
@@ -184,23 +189,37 @@ def _describe_pixels(pixels: Element, like: Stack, dtype: np.dtype[Any]) -> None
         pixels.attrib |= {"TimeIncrement": repr(float(like.time_step_s)), "TimeIncrementUnit": "s"}
     count = like.size("C")
     channels = pixels.findall("Channel")
-    if len(channels) != count or any(int(channel.get("SamplesPerPixel", samples)) != samples for channel in channels):
+    fit = channels_fit(tuple(_whole(channel.get("SamplesPerPixel")) for channel in channels), like)
+    named = any(channel.get("Name") for channel in channels)
+    if not fit or (len(channels) < count and named and not like.channel_names):
         for channel in channels:
             pixels.remove(channel)
-        channels = [Element("Channel", {"ID": f"Channel:0:{number}"}) for number in range(count)]
-        for number, channel in enumerate(channels):
-            pixels.insert(number, channel)
-            if len(like.metadata.colours) == count:
-                channel.set("Color", _written_colour(like.metadata.colours[number]))
-            channel.set("SamplesPerPixel", str(samples))
+        channels = []
+    taken = {channel.get("ID") for channel in channels}
+    for number in range(len(channels), count):
+        identity = f"Channel:0:{number}" if f"Channel:0:{number}" not in taken else f"Channel:{ANNOTATION}:{number}"
+        channel = Element("Channel", {"ID": identity})
+        pixels.insert(number, channel)
+        if len(like.metadata.colours) == count:
+            channel.set("Color", _written_colour(like.metadata.colours[number]))
+        channel.set("SamplesPerPixel", str(samples))
+        channels.append(channel)
     if len(like.channel_names) == count:
-        for channel, channel_name in zip(channels, like.channel_names, strict=True):
-            channel.set("Name", _xml_text(channel_name))
+        for channel, channel_name, given in zip(
+            channels, like.channel_names, given_names(like.channel_names), strict=True
+        ):
+            if given is not None or channel.get("Name"):
+                channel.set("Name", _xml_text(channel_name))
     first_after = next((at for at, child in enumerate(pixels) if child.tag not in ("Channel",)), len(pixels))
     pixels.insert(first_after, Element("TiffData", {"IFD": "0", "PlaneCount": str(like.plane_count // samples)}))
     for plane in pixels.findall("Plane"):
         if any(not 0 <= int(plane.get(f"The{axis}", 0)) < like.size(axis) for axis in "ZCT"):
             pixels.remove(plane)
+
+
+def channels_fit(samples: Sequence[int], like: Stack) -> bool:
+    """Return whether Channel elements with so many samples (0: not stated) can stand in the OME-XML of a stack."""
+    return len(samples) <= like.size("C") and all(each in (0, like.size("S")) for each in samples)
 
 
 def _annotate(root: Element, image: Element, like: Stack, provenance: Mapping[str, Any] | None) -> None:
@@ -240,25 +259,40 @@ def _take_own_notes(root: Element) -> list[dict[str, str]]:
     return notes
 
 
-def _drop_other_images(root: Element, images: list[Element], chosen: Element) -> None:
-    """Remove the other images, the plates, and what refers to the images that go."""
-    gone = {image.get("ID") for image in images if image is not chosen}
+def _drop_other_images(root: Element, images: list[Element], chosen: Element) -> list[str]:
+    """Remove the other images, the plates, and what refers to the images that go; return what was beside images."""
+    gone, plates = {image.get("ID") for image in images if image is not chosen}, []
     for child in list(root):
         if (child in images and child is not chosen) or _local(child) in ("Plate", "Screen"):
             root.remove(child)
+            plates += [_local(child)] if child not in images else []
     for parent, child in _pairs(root):
         if _local(child) == "ImageRef" and child.get("ID") in gone:
             parent.remove(child)
+    return list(dict.fromkeys(plates))
 
 
-def _drop_what_is_of_the_file(root: Element, pixels: Element) -> None:
+def _drop_what_is_of_the_file(root: Element, pixels: Element) -> list[str]:
+    """Remove what describes the file and its pixels; return what of it the output does not state anew."""
+    lost = []
     for attribute in ("UUID", "Creator"):
         root.attrib.pop(attribute, None)
     for attribute in OF_THE_FILE:
         pixels.attrib.pop(attribute, None)
+    for attribute in ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ"):
+        size = finite(pixels.get(attribute)) or 0.0
+        if size == NOT_SET:
+            del pixels.attrib[attribute]
+        elif size < 0:  # the schema wants it positive
+            pixels.set(attribute, str(pixels.get(attribute)).strip().removeprefix("-"))
     for child in list(pixels):
         if _local(child) in ("TiffData", "BinData", "MetadataOnly"):
             pixels.remove(child)
+    for parent, child in _pairs(pixels):
+        if _local(child) == "HashSHA1":
+            parent.remove(child)
+            lost = ["the sums HashSHA1 of its planes"]
+    return lost
 
 
 def _pairs(root: Element) -> Iterator[tuple[Element, Element]]:
@@ -319,6 +353,11 @@ def _json_list(text: Any) -> list[Mapping[str, Any]]:
 
 def _note(value: Any) -> str:
     return _xml_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _whole(text: str | None) -> int:
+    """Return a positive whole number, 0 for anything else."""
+    return int(positive(text) or 0)
 
 
 def _xml_text(text: str) -> str:

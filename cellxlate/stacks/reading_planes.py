@@ -15,7 +15,7 @@ from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.pixels import as_slice, picked
 from cellxlate.stacks.results import images_among
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import Stack, all_named
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
@@ -85,10 +85,12 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
         )
         names = tuple(parts.get("C", ())) if any(not part.isdecimal() for part in parts.get("C", ())) else ()
         if not names:
-            names = stated.of_channels("channel names") if per_channel else first.channel_names
+            names = all_named(stated.of_channels("channel names")) if per_channel else first.channel_names
         metadata = stated.carried(first.metadata)
         if per_channel:
-            metadata = replace(metadata, colours=stated.of_channels("colours"), ranges=())
+            colours = stated.of_channels("colours")
+            shown = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
+            metadata = replace(metadata, colours=shown, ranges=())
         return Stack(
             pixels, outer + first.axes, stack_name(path), path, stated.pixel_size_um, names, stated.time_step_s,
             kind="planes", metadata=metadata, warnings=(*first.warnings, *stated.warnings, *left_out), files=ordered,
@@ -121,10 +123,10 @@ class _Stated:
             if self._channels.setdefault((name, channel), values) != values:
                 self._differing[name] = None
 
-    def of_channels(self, name: str) -> tuple[str, ...]:
-        """Return what the files state of their one channel, in the order of the channels; nothing if one does not."""
+    def of_channels(self, name: str) -> tuple[str | None, ...]:
+        """Return what the files state of their one channel, None where they do not, in the order of the channels."""
         found = [values for (stated, _), values in sorted(self._channels.items()) if stated == name]
-        return tuple(values[0] for values in found) if all(len(values) == 1 for values in found) else ()
+        return tuple(values[0] if len(values) == 1 else None for values in found)
 
     def _calibration(self, name: str) -> float | None:
         value: float | None = None if name in self._differing else self._agreed.get(name)

@@ -29,7 +29,7 @@ from cellxlate.stacks.ome_sets import (
     read_companion,
     speaks_of_several,
 )
-from cellxlate.stacks.ome_xml import OmeImage, read_ome
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
@@ -85,15 +85,18 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
                 differing = differing_tags(series, kind)
             found = _tiff_stack(path, pixels, axes, series, calibration)
-            names = fitting(calibration.channel_names, found.axes, found.shape)
+            names, misfit = fitting(calibration.channel_names, found.axes, found.shape, asked=axes)
+            if metadata.ome_xml is not None and not channels_fit(ome.samples, found):
+                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {found.size('C')} that "
+                          "are read, so what it says of them is not carried",)  # fmt: skip
             files = _files_of(series)
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
-                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
-                    *differing,
+                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *opening.doubts,
+                    *calibration.lost, *misfit, *metadata.lost, *differing,
                 ),
                 release=opened.pop_all().close,
             )  # fmt: skip
@@ -117,6 +120,7 @@ class OpenTiff:
     kind: str
     ome_xml: str
     document: OmeDocument | None
+    doubts: tuple[str, ...] = ()
 
     def place_in_xml(self, series: tifffile.TiffPageSeries) -> int:
         """Return which image of the OME-XML a series is; images without planes are no series."""
@@ -138,8 +142,10 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
     _check_directories(file)
     if not all(isinstance(size, int) for size in file.pages.first.shape):
         raise InputError("its first directory states no single width and height; copy the file again")
+    doubts: tuple[str, ...] = ()
     if file.is_ome and declares_entities(file.ome_metadata or ""):
         file.is_ome = False  # tifffile would parse it
+        doubts = ("its OME-XML declares entities, as none does, so nothing of it is taken; it is kept as text",)
     document = None
     if file.is_ome or text is not None:
         text = text or file.ome_metadata or ""
@@ -152,7 +158,7 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
         if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
             raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
     kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
-    return OpenTiff(file, kind, text or "", document)
+    return OpenTiff(file, kind, text or "", document, doubts)
 
 
 def _chosen(opening: OpenTiff) -> int:
@@ -260,6 +266,8 @@ def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kin
     """Gather what is carried: from OME-XML, from tags, and from what an earlier output of ours keeps for its input."""
     page = series.keyframe
     tiff, lost = read_tags(file, page, kind)
+    if ome.bits is not None and ome.bits < 8 * np.dtype(page.dtype).itemsize:
+        tiff["bits"] = ome.bits
     kept = restored(ome.kept)
     colours, ranges = imagej_display(tiff)
     return replace(
@@ -461,4 +469,10 @@ def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
     if set(named) <= set(AXES):
         return named
     example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
-    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")
+    names = tifffile.TIFF.AXES_NAMES
+    meant = "".join(
+        f", {letter} is {names[letter]}" for letter in axes if letter in names and letter not in f"{AXES}QI"
+    )
+    raise InputError(
+        f"the axes of shape {shape} are not known ({axes}{meant}); name them, for example --axes {example}"
+    )

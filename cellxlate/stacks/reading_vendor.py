@@ -16,9 +16,9 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, positive
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
-from cellxlate.stacks.ome_xml import OmeImage, parse, read_ome
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.pixels import picked
-from cellxlate.stacks.stack import Stack, check_axes, fitting
+from cellxlate.stacks.stack import Stack, all_named, check_axes, fitting
 
 ReadWindow = Callable[[tuple[int, ...], slice, slice], Any]
 """From the position of a plane, rows and columns to a window (rows, columns) or (rows, columns, samples)."""
@@ -145,13 +145,18 @@ def _as_stack(path: Path, kind: str, found: VendorImage, asked: str | None, imag
     )
     metadata = Metadata(lost=(f"of the {kind.upper()} file's own metadata only sizes and names are carried",))
     if found.ome is not None and found.ome.xml:
-        metadata = Metadata(ome_xml=found.ome.xml, colours=found.ome.colours, lost=found.ome.lost)
+        bits = {"bits": found.ome.bits} if (found.ome.bits or 99) < 8 * pixels.dtype.itemsize else {}
+        metadata = Metadata(ome_xml=found.ome.xml, tiff=bits, colours=found.ome.colours, lost=found.ome.lost)
     stated = found.calibration
+    of_stack = Stack(pixels, axes)
+    if metadata.ome_xml is not None and found.ome is not None and not channels_fit(found.ome.samples, of_stack):
+        metadata = replace(metadata, lost=(*metadata.lost, "what its OME-XML says of channels is not carried"))
     renamed = dict(zip(found.axes, axes, strict=True))
     sizes_um = {renamed[axis]: size_um for axis, size_um in stated.pixel_size_um.items()}
+    names, misfit = fitting(stated.channel_names, axes, pixels.shape, asked=asked)
     return Stack(
-        pixels, axes, stack_name(path), path, sizes_um, fitting(stated.channel_names, axes, pixels.shape),
-        stated.time_step_s, kind=kind, metadata=metadata, warnings=(*others, *metadata.lost), image=image,
+        pixels, axes, stack_name(path), path, sizes_um, names, stated.time_step_s, kind=kind, metadata=metadata,
+        warnings=(*others, *stated.lost, *misfit, *metadata.lost), image=image,
     )  # fmt: skip
 
 
@@ -210,7 +215,7 @@ def czi_calibration(text: str) -> Calibration:
     if dimensions is not None:
         found.time_step_s = positive(dimensions.findtext("T/Positions/Interval/Increment"))
         names = [channel.get("Name") for channel in dimensions.iterfind("Channels/Channel")]
-        found.channel_names = tuple(str(name) for name in names) if all(names) else ()
+        found.channel_names = all_named(names)
     return found
 
 
@@ -227,7 +232,7 @@ def _open_nd2(path: Path, image: int, opened: ExitStack) -> VendorImage:
         array, axes = array[tuple(image if axis == "P" else slice(None) for axis in axes)], axes.replace("P", "")
     size = file.voxel_size()
     found = Calibration({axis: step for axis in "ZYX" if (step := positive(getattr(size, axis.lower())))})
-    found.channel_names = tuple(str(channel.channel.name) for channel in file.metadata.channels or ())
+    found.channel_names = all_named([channel.channel.name for channel in file.metadata.channels or ()])
     for loop in file.experiment:
         if loop.type == "TimeLoop":
             found.time_step_s = positive(loop.parameters.periodMs / 1000)
@@ -265,6 +270,6 @@ def _open_lif(path: Path, image: int, opened: ExitStack) -> VendorImage:
         elif axis == "T":
             found.time_step_s = step
     names = [channel.get("LUTName") for channel in chosen.xml_element.iterfind(".//ChannelDescription")]
-    if all(names) and len(set(names)) == len(names):
-        found.channel_names = tuple(str(name) for name in names)
+    if len(set(filter(None, names))) == len(list(filter(None, names))):  # the names of lookup tables
+        found.channel_names = all_named(names)
     return VendorImage(pixels, axes, found, len(file.images))

@@ -15,21 +15,26 @@ from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
-from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
+from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
+from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.remote_store import store_of
-from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
+from cellxlate.stacks.stack import READ_FAULTS, Stack, all_named, check_axes, fitting
+from cellxlate.stacks.zarr_axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
 from cellxlate.stacks.zarr_codecs import bounded
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
 """Attributes of a group that are not carried as they are: written anew, or meaningless for one image."""
 
+OF_A_LEVEL = ("path", "coordinateTransformations")
 MOST_COUNTED, MOST_COUNTED_REMOTE = 300_000, 30_000
 """Chunks that are looked for at most, before an array is taken to be complete."""
+
+MOST_XML_BYTES = 2**25
 
 NONE_THERE = (
     "none of the {} chunks of the array {} is there, so all pixels would be invented as {}; copy the image again"
@@ -123,7 +128,9 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             group = node[places[image]] if places[image] else node
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
-            return replace(_open_multiscale(path, group, axes, _others(places, image)), image=image)
+            plate = "plate" in ome_attributes(node)
+            stack = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
+            return replace(_with_document(stack, _document_of_set(path, node, image), axes), image=image)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
@@ -207,11 +214,58 @@ def _subgroup(group: zarr.Group, place: str) -> zarr.Group:
     return found
 
 
-def _others(places: Sequence[str], image: int) -> tuple[str, ...]:
+def _others(places: Sequence[str], image: int, *, plate: bool) -> tuple[str, ...]:
+    of_plate = ("what the plate states of itself is carried only where it is enhanced whole",) if plate else ()
     if len(places) == 1:
-        return ()
-    return (f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with --image, or "
-            "give the folder of one image",)  # fmt: skip
+        return of_plate
+    line = (f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with --image, or "
+            "give the folder of one image")  # fmt: skip
+    return ("; ".join((line, *of_plate)),)
+
+
+def _document_of_set(path: Location, node: zarr.Group, image: int) -> OmeImage | None:
+    """Return what the OME-XML of a bioformats2raw set says of one of its images, None where there is none."""
+    folder = path
+    if "bioformats2raw.layout" not in ome_attributes(node):
+        if isinstance(path, RemotePath) or not is_zarr(path.parent):  # on the web, each look costs a request
+            return None
+        parent = open_node(path.parent)
+        if not isinstance(parent, zarr.Group) or "bioformats2raw.layout" not in ome_attributes(parent):
+            return None
+        places = _images(parent)
+        if path.name not in places:
+            return None
+        folder, image = path.parent, places.index(path.name)
+    document = folder.joinpath("OME", "METADATA.ome.xml")
+    try:
+        if isinstance(document, Path) and (document.is_symlink() or not document.is_file()):
+            return None
+        if isinstance(document, Path) and document.stat().st_size > MOST_XML_BYTES:
+            return OmeImage(lost=("its OME/METADATA.ome.xml is longer than 32 MB and not carried",))
+        text = document.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return read_ome(text, image)
+
+
+def _with_document(stack: Stack, ome: OmeImage | None, asked: str | None) -> Stack:
+    """Add what OME-XML beside an image says to what the image states, which wins."""
+    if ome is None or stack.metadata.ome_xml is not None:
+        return stack
+    names, misfit = fitting(ome.calibration.channel_names, stack.axes, stack.shape, asked=asked)
+    if ome.xml is not None and not channels_fit(ome.samples, stack):
+        misfit = ("what OME/METADATA.ome.xml says of channels is not carried, as their number differs",)
+    bits = {"bits": ome.bits} if ome.bits is not None and ome.bits < 8 * stack.dtype.itemsize else {}
+    metadata = replace(
+        stack.metadata, ome_xml=ome.xml, tiff={**stack.metadata.tiff, **bits},
+        colours=stack.metadata.colours or ome.colours,
+    )  # fmt: skip
+    return replace(
+        stack, metadata=metadata, channel_names=stack.channel_names or names,
+        pixel_size_um={**ome.calibration.pixel_size_um, **stack.pixel_size_um},
+        time_step_s=ome.calibration.time_step_s if stack.time_step_s is None else stack.time_step_s,
+        warnings=(*stack.warnings, *ome.calibration.lost, *ome.lost, *misfit),
+    )  # fmt: skip
 
 
 def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others: tuple[str, ...]) -> Stack:
@@ -221,19 +275,40 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     first = image["datasets"][0]
     array = image_array(path, group, first["path"])
     absent = found_chunks(path, array)
-    if "axes" in image or array.ndim != 5:
-        names, units = zip(*(_axis(entry) for entry in image["axes"]), strict=True)
-    else:  # before version 0.3 every image had these five and did not say so
-        names, units = tuple("TCZYX"), (None,) * 5
-    found_axes = axes or "".join(names)
+    found_axes, calibration = _zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
-    calibration = _zarr_calibration(image, first, names, units)
     labels, metadata = _zarr_metadata(group, attributes, array)
+    names, misfit = fitting(labels, found_axes, array.shape, asked=axes)
     return Stack(
-        array, found_axes, stack_name(path), path, calibration.pixel_size_um,
-        fitting(labels, found_axes, array.shape), calibration.time_step_s, len(image["datasets"]), "ome-zarr",
-        metadata, (*others, *metadata.lost, *absent),
+        array, found_axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
+        len(image["datasets"]), "ome-zarr", metadata, (*others, *calibration.lost, *misfit, *metadata.lost, *absent),
     )  # fmt: skip
+
+
+def _zarr_axes(attributes: Mapping[str, Any], shape: tuple[int, ...], asked: str | None) -> tuple[str, Calibration]:
+    """Return the axes of an image, as asked for or as its version states them, and what its scales mean."""
+    image: Mapping[str, Any] = attributes["multiscales"][0]
+    version, stated = version_of(attributes), image.get("axes")
+    doubts: list[str] = []
+    if stated is None and version in (None, "0.1", "0.2") and len(shape) == 5:
+        stated = list("tczyx")  # before version 0.3 every image had these five and did not say so
+    if not isinstance(stated, Sequence) or isinstance(stated, str):
+        if asked is None:
+            known = "" if is_known_version(version) else ", which is not known (0.1 to 0.5 are),"
+            raise InputError(
+                f"an image of OME-Zarr {version or 'of no version'}{known} that states no axes as {LATEST} does; name "
+                f"them, for example --axes {'TCZYX'[-max(len(shape), 2) :]}, or convert it to {LATEST}"
+            )
+        stated = [""] * len(shape)
+    letters: Sequence[str] = letters_of(stated)
+    if asked is None:
+        found, doubts = read_axes(stated, shape)
+        letters = found
+    if not is_known_version(version):
+        doubts.insert(0, f"OME-Zarr version {version} is not known and read as {LATEST}")
+    calibration = _zarr_calibration(image, letters, [axis_unit(entry) for entry in stated])
+    calibration.doubts[:0] = doubts
+    return asked or found, calibration
 
 
 def _zarr_metadata(
@@ -250,11 +325,13 @@ def _zarr_metadata(
     further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
         "axes": image.get("axes"), "transformations": image["datasets"][0].get("coordinateTransformations"),
+        "dataset": {key: value for key, value in image["datasets"][0].items() if key not in OF_A_LEVEL},
+        **_mapping(kept.get("stated")),
         "omero": {} if "omero" in own_keys else kept.get("omero", shown),
         "multiscale": further | dict(kept.get("replaced", {})),
         "attributes": further_attributes(everything),
         "ome": {} if attributes == everything else further_attributes(attributes),
-        "array": array.attrs.asdict(),
+        "array": array.attrs.asdict(), "creator": kept.get("creator", attributes.get("_creator")),
     }  # fmt: skip
     lost = []
     if len(attributes["multiscales"]) > 1:
@@ -262,14 +339,15 @@ def _zarr_metadata(
     pyramid = {str(level["path"]).split("/")[0] for level in image["datasets"]}
     beside = sorted(name for name in group if name not in pyramid)
     if beside:
-        lost.append(f"what lies beside the image is not copied: {', '.join(beside[:8])}")
+        lost.append(f"what lies beside the image is not copied: {_listed(beside)}")
     if "image-label" in attributes:
         lost.append("the attribute image-label is not carried")
     earlier = (
         *own.get("earlier", ()),
         {key: value for key, value in own.items() if key not in ("metadata", "earlier")},
     )
-    colours = valid_colours([channel.get("color", "FFFFFF") for channel in channels])
+    colours = tuple((valid_colours([channel.get("color", "")]) or ("",))[0] for channel in channels)
+    colours = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
     windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])
     found = {
@@ -277,10 +355,19 @@ def _zarr_metadata(
         "colours": colours, "ranges": ranges,
         "earlier": tuple(note for note in earlier if note), "lost": tuple(lost),
     }  # fmt: skip
-    labels = tuple(str(channel["label"]) for channel in channels if channel.get("label") not in (None, ""))
+    labels = all_named([channel.get("label") for channel in channels])
     if kept.get("own_names"):
         labels = ()
     return labels, Metadata(**(found | (restored(kept) if kept else {})))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{', '.join(names[:8])}{more}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
@@ -425,18 +512,15 @@ def _key(array: "zarr.Array[Any]", encoding: Any, place: tuple[int, ...]) -> str
     return str(separator).join([*(["c"] if name == "default" else []), *map(str, place)])
 
 
-def _zarr_calibration(
-    image: Mapping[str, Any], dataset: Mapping[str, Any], names: Sequence[str], units: Sequence[str | None]
-) -> Calibration:
-    """Return what the scales of a dataset mean in micrometres and seconds; nothing where the unit is not known."""
+def _zarr_calibration(image: Mapping[str, Any], letters: Sequence[str], units: Sequence[str]) -> Calibration:
+    """Return what the scales of the first level mean in micrometres and seconds; nothing where there is no unit."""
     found = Calibration()
-    for axis, unit, step in zip(names, units, _scale(image, dataset, len(names)), strict=True):
-        table = SECONDS if axis == "T" else MICROMETRES
-        size = positive(step * table.get(unit or "", 0.0))
-        if size and axis == "T":
-            found.time_step_s = size
-        elif size and axis in "ZYX":
-            found.pixel_size_um[axis] = size
+    steps, others = _scale(image, image["datasets"][0], len(letters))
+    for axis, unit, step in zip(letters, units, steps, strict=True):
+        if axis and axis in "TZYX":
+            found.add_size(axis, step, unit)
+    if others:
+        found.doubts.append(f"the transformations {', '.join(others)} are not applied, but kept as text")
     return found
 
 
@@ -444,10 +528,8 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     checked_array(array)
     absent = found_chunks(path, array)
     names = getattr(array.metadata, "dimension_names", None)
-    if axes is None and names and all(names):
-        axes = "".join(str(name).upper() for name in names)
-        if len(axes) != array.ndim:
-            axes = None
+    if axes is None and names and all(letters_of([str(name or "") for name in names])):
+        axes = "".join(letters_of([str(name) for name in names]))
     if axes is None and array.ndim != 2:
         example = "TCZYX"[-max(array.ndim, 2) :]
         raise InputError(
@@ -457,25 +539,25 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     note, axes = read_note(attributes.pop(ANNOTATION, None)), axes or "YX"
     found: dict[str, Any] = {"zarr": {"array": attributes} if attributes else {}, "earlier": note.earlier}
     stated = note.calibration
+    channel_names, misfit = fitting(stated.channel_names, axes, array.shape, asked=axes)
     return Stack(
-        array, axes, stack_name(path), path, stated.pixel_size_um, fitting(stated.channel_names, axes, array.shape),
+        array, axes, stack_name(path), path, stated.pixel_size_um, channel_names,
         stated.time_step_s, kind="zarr", metadata=Metadata(**(found | dict(note.kept))),
-        warnings=absent,
+        warnings=(*misfit, *absent),
     )  # fmt: skip
 
 
-def _axis(entry: str | Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return the letter and the unit of an axis in OME-Zarr metadata (strings in 0.3, objects since 0.4)."""
-    if isinstance(entry, str):
-        return entry.upper(), None
-    return str(entry["name"]).upper(), entry.get("unit")
-
-
-def _scale(image: Mapping[str, Any], dataset: Mapping[str, Any], dimensions: int) -> list[float]:
-    """Return the step along each dimension: the dataset's scale times the image's own."""
+def _scale(
+    image: Mapping[str, Any], dataset: Mapping[str, Any], dimensions: int
+) -> tuple[list[float], tuple[str, ...]]:
+    """Return the step along each dimension, the dataset's scale times the image's own, and what else is stated."""
     steps = [1.0] * dimensions
-    for transformations in (dataset.get("coordinateTransformations", []), image.get("coordinateTransformations", [])):
-        for transformation in transformations:
-            if transformation.get("type") == "scale":
+    others: dict[str, None] = {}
+    for transformations in (dataset.get("coordinateTransformations"), image.get("coordinateTransformations")):
+        for transformation in transformations or ():
+            kind = str(transformation.get("type"))[:40]
+            if kind == "scale" and "scale" in transformation:
                 steps = [step * float(value) for step, value in zip(steps, transformation["scale"], strict=True)]
-    return steps
+            elif kind not in ("translation", "identity") or "path" in transformation:
+                others[kind] = None
+    return steps, tuple(others)

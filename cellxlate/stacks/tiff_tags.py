@@ -12,18 +12,24 @@ from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
-             315: "Artist", 316: "HostComputer", 33432: "Copyright"}  # fmt: skip
+             315: "Artist", 316: "HostComputer", 32781: "ImageID", 33432: "Copyright"}  # fmt: skip
 STRUCTURE = frozenset((
-    254, 255, 256, 257, 258, 259, 262, 263, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320, 321,
-    322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32781, 32997, 34675, 50838, 50839,
+    254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 282, 283, 284, 296, 297, 317, 320,
+    322, 323, 324, 325, 330, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 32997, 34675, 50838, 50839,
 ))  # fmt: skip
 """Tags that say how the pixels are stored, or that are read elsewhere; resolution and palettes among them."""
 
 SHAPED_KEYS = {"shape", "axes", ANNOTATION}
 """Entries of tifffile's own description that say no more than the file."""
 
-PER_IMAGE = frozenset((270, 282, 283, 296, 320))
-"""Those of them that a page may state for itself: description, resolution, palette."""
+PER_IMAGE = frozenset((270, 274, 282, 283, 296, 320))
+"""Those of them that a page may state for itself: description, orientation, resolution, palette."""
+
+ORIENTATIONS = {2: "mirrored left to right", 3: "turned by 180°", 4: "mirrored top to bottom",
+                5: "transposed", 6: "turned by 90°", 7: "transposed the other way", 8: "turned by 270°"}  # fmt: skip
+
+OTHER_COLOURS = {"SEPARATED": "CMYK", "CIELAB": "CIELAB", "ICCLAB": "ICCLAB", "ITULAB": "ITULAB", "YCBCR": "YCbCr"}
+"""Kinds of colour that are read as they are stored and written as red, green and blue."""
 
 PAGES_COMPARED = 16
 
@@ -49,18 +55,40 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["colormap"] = as_json(np.asarray(page.colormap))
     if page.bitspersample not in (8, 16, 32, 64) and page.bitspersample > 1:
         found["bits"] = int(page.bitspersample)
-    if 1 in page.extrasamples:
-        found["alpha"] = "assocalpha"
+    if page.extrasamples and set(page.extrasamples) <= {0, 1}:
+        found["alpha"] = "assocalpha" if 1 in page.extrasamples else "unspecified"
     if page.iccprofile:
         found["icc"] = as_json(page.iccprofile)
     if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):
         found["imagej"] = as_json(tags["IJMetadata"].value)
     lost = _vendor_metadata(file, found)
-    names = [tag.name for tag in tags if tag.code not in STRUCTURE and tag.code not in TEXT_TAGS]
+    orientation = tags[274].value if 274 in tags else 1
+    if orientation in ORIENTATIONS:
+        found["orientation"] = int(orientation)
+        lost.append(
+            f"the tag Orientation wants the image shown {ORIENTATIONS[orientation]}; rows and columns are read as they "
+            "are stored, and TIFF outputs have the tag"
+        )
+    if page.photometric.name in OTHER_COLOURS and not page.jpegheader and page.compression != 7:
+        lost.append(
+            f"its colours are {OTHER_COLOURS[page.photometric.name]}, and its samples are taken for RGB as they are "
+            "stored; convert it to RGB first"
+        )
+    names = [tag.name for tag in tags if _is_lost(tag, found)]
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
-        lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        lost.append(f"the TIFF tags {', '.join(names[:8])}{more} are not carried{text_of}")
     return {name: value for name, value in found.items() if value}, tuple(lost)
+
+
+def _is_lost(tag: tifffile.TiffTag, found: Mapping[str, Any]) -> bool:
+    """Return whether a tag says something that is not in `found`."""
+    if tag.code in TEXT_TAGS:
+        return TEXT_TAGS[tag.code] not in found["text"]
+    if tag.code in (282, 283):
+        return "resolution" not in found
+    return tag.code not in STRUCTURE
 
 
 def differing_tags(series: tifffile.TiffPageSeries, kind: str) -> tuple[str, ...]:
@@ -129,7 +157,8 @@ def imagej_display(tiff: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tupl
     if not isinstance(tables, Mapping):
         return (), ()
     colours = []
-    for table in from_json(tables.get("LUTs")) or []:
+    stated = from_json(tables.get("LUTs"))
+    for table in [stated] if isinstance(stated, np.ndarray) else stated or []:
         if not isinstance(table, np.ndarray) or table.shape != (3, 256):
             return (), ()
         colours.append(hex_colour(*(int(sample) for sample in table[:, -1])))
@@ -154,11 +183,15 @@ def tag_options(tiff: Mapping[str, Any], dtype: np.dtype[Any], *, colour: bool, 
     text = dict(tiff.get("text", {}))
     options: dict[str, Any] = {"software": _latin(text.pop("Software", "cellxlate"))}
     codes = {name: code for code, name in TEXT_TAGS.items()}
-    extra = [(codes[name], 2, None, _latin(value) + b"\0", True) for name, value in text.items() if name in codes]
+    extra: list[tuple[int, int, int | None, Any, bool]] = [
+        (codes[name], 2, None, _latin(value) + b"\0", True) for name, value in text.items() if name in codes
+    ]
     if tiff.get("resolution"):
         (*steps, unit) = tiff["resolution"]
         if all(step[1] for step in steps) and unit in (1, 2, 3):
             options |= {"resolution": tuple(tuple(step) for step in steps), "resolutionunit": unit}
+    if tiff.get("orientation") in ORIENTATIONS:
+        extra.append((274, 3, 1, tiff["orientation"], False))
     options["photometric"] = "rgb" if colour else "minisblack"
     if tiff.get("icc"):
         options["iccprofile"] = from_json(tiff["icc"])

@@ -1,5 +1,6 @@
 """OME-Zarr around bands: the group's metadata in 0.5, and arrays and metadata in 0.4."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
@@ -16,11 +17,12 @@ from yaozarrs import v04, v05
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.bands import BAND_PX, Bands
-from cellxlate.stacks.calibration import MICROMETRES, SECONDS
+from cellxlate.stacks.calibration import amount_of, finite
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.pyramid import Reduction
 from cellxlate.stacks.remote_store import store_of
-from cellxlate.stacks.stack import Stack, plane_key
+from cellxlate.stacks.stack import Stack, given_names, plane_key
+from cellxlate.stacks.zarr_axes import axis_unit, letters_of
 
 Version = Literal["0.4", "0.5"]
 SAMPLE_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF")
@@ -73,27 +75,36 @@ def write_group(
     without Z or T is kept there too.
     """
     carried = from_json(dict(like.metadata.zarr))
-    datasets = [
-        {"path": str(number), "coordinateTransformations": _transformations(level, number, like, carried)}
-        for number, level in enumerate(levels)
-    ]
-    multiscale = {
-        "name": folder.name, "type": reduction, "axes": _axes(levels[0].axes, like, carried), "datasets": datasets,
-        "metadata": {"description": f"each level is the {reduction} of 2 x 2 pixels of the level above"},
-    }  # fmt: skip
-    image: dict[str, Any] = {"version": version, "multiscales": [multiscale]}
+    image = _image(folder.name, levels, like=like, reduction=reduction, carried=carried, version=version)
+    if not _is_valid(image, version):
+        image = _image(folder.name, levels, like=like, reduction=reduction, carried={}, version=version)
+    multiscale = image["multiscales"][0]
+    placed = multiscale["axes"] == carried.get("axes")
     omero = _omero(levels[-1], like, carried, same_values=same_values)
     if omero and not _is_valid(image | {"omero": omero}, version):
         omero = _omero(levels[-1], like, {}, same_values=same_values)
     if omero:
         image["omero"] = omero
-    replaced = _add_where_valid(image, carried, version)
+    first, further = multiscale["datasets"][0], carried.get("dataset")
+    further = further if isinstance(further, dict) else {}
+    multiscale["datasets"][0] = {**further, **first}
+    if not _is_valid(image, version):
+        multiscale["datasets"][0] = first
+    replaced = _add_where_valid(image, carried, version, placed=placed)
     stated = carried.get("multiscale", {})
     own = [key for key in multiscale if key not in stated] + ([] if carried.get("omero") else ["omero"])
     kept = like.metadata.stored(native="ome-zarr") | {"replaced": replaced, "own": own}
     kept |= {"own_names": not like.channel_names} if omero else {}
     if carried.get("omero") and omero != carried["omero"] and same_values:
         kept["omero"] = carried["omero"]
+    if carried.get("creator"):  # of the input; the output is ours
+        kept["creator"] = carried["creator"]
+    written = {
+        "axes": multiscale["axes"], "transformations": multiscale["datasets"][0]["coordinateTransformations"]
+    }  # fmt: skip
+    written["dataset"] = {key: value for key, value in multiscale["datasets"][0].items() if key in further}
+    if changed := {key: carried[key] for key in written if carried.get(key) not in (None, written[key])}:
+        kept["stated"] = changed
     note = {**(provenance or {}), "metadata": kept}
     if like.metadata.earlier:
         note["earlier"] = [dict(earlier) for earlier in like.metadata.earlier]
@@ -134,19 +145,45 @@ def write_arrays_v2(folder: Path, levels: Sequence[Bands]) -> None:
             raise OutputError(f"{folder.name}: {found} of {wanted} chunks of level {number} are on the disk; run again")
 
 
-def _add_where_valid(image: dict[str, Any], carried: Mapping[str, Any], version: Version) -> dict[str, Any]:
+def _image(
+    name: str, levels: Sequence[Bands], *, like: Stack, reduction: Reduction, carried: Mapping[str, Any],
+    version: Version,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the metadata of a multiscale image; axes and transformations as they were where they are the same."""
+    datasets = [
+        {"path": str(number), "coordinateTransformations": _transformations(level, number, like, carried)}
+        for number, level in enumerate(levels)
+    ]
+    multiscale = {
+        "name": name, "type": reduction, "axes": _axes(levels[0].axes, like, carried), "datasets": datasets,
+        "metadata": {"description": f"each level is the {reduction} of 2 x 2 pixels of the level above"},
+    }  # fmt: skip
+    return {"version": version, "multiscales": [multiscale]}
+
+
+def _add_where_valid(
+    image: dict[str, Any], carried: Mapping[str, Any], version: Version, *, placed: bool
+) -> dict[str, Any]:
     """Add the input's further entries of its multiscale image; return those that cannot stand as they were.
 
-    How the levels were made is ours to say, and what the format does not allow must not be said.
+    How the levels were made is ours to say, and what the format does not allow must not be said. Transformations of
+    all levels belong to the axes of the input; where these are not written (`placed` is false), they are not either.
     """
     multiscale, replaced = image["multiscales"][0], {}
     for key, value in dict(carried.get("multiscale", {})).items():
         before = multiscale.get(key)
-        if key == "type":
+        if key == "type" or (key == "coordinateTransformations" and not placed):
             replaced[key] = value
             continue
-        multiscale[key] = {**value, **before} if key == "metadata" and isinstance(value, dict) else value
-        if not _is_valid(image, version):
+        tried = [{**value, **before} if key == "metadata" and isinstance(value, dict) else value]
+        if key == "coordinateTransformations":  # without what the format does not know, sizes stay what they are
+            tried.append(
+                [one for one in value if isinstance(one, dict) and one.get("type") in ("scale", "translation")]
+            )
+        for one in tried:
+            multiscale[key] = one
+            if _is_valid(image, version):
+                break
             del multiscale[key]
             if before is not None:
                 multiscale[key] = before
@@ -156,11 +193,11 @@ def _add_where_valid(image: dict[str, Any], carried: Mapping[str, Any], version:
 
 
 def _is_valid(image: Mapping[str, Any], version: Version) -> bool:
+    model = v05.Image if version == "0.5" else v04.Image
     try:
-        if version == "0.5":
-            v05.Image.model_validate(image)
-        else:
-            v04.Image.model_validate(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # units that the format only advises against
+            model.model_validate(image)
     except ValidationError:
         return False
     return True
@@ -168,11 +205,8 @@ def _is_valid(image: Mapping[str, Any], version: Version) -> bool:
 
 def _axes(axes: str, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the axes as the input stated them, if it did and they are the same; else from the calibration."""
-    stated = carried.get("axes") or []
-    if "".join(str(axis.get("name", "")) if isinstance(axis, dict) else "" for axis in stated).upper() == axes:
-        steps = _steps(like, carried)
-        if steps is not None:
-            return [dict(axis) for axis in stated]
+    if _steps(like, carried) is not None:
+        return [dict(axis) for axis in carried["axes"]]
     found = []
     for axis in axes:
         kind = {"C": "channel", "S": "channel", "T": "time"}.get(axis, "space")
@@ -184,22 +218,26 @@ def _axes(axes: str, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
-    """Return the step of each axis in the units of the input, where these mean what `like` states."""
+    """Return the step of each axis in the units of the input, where axes and units mean what `like` states."""
     stated, scale = carried.get("axes") or [], None
+    if (
+        not all(isinstance(axis, dict) and "name" in axis for axis in stated)
+        or "".join(letters_of(stated)) != like.axes
+    ):
+        return None
     for transformation in carried.get("transformations") or []:
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
             scale = transformation.get("scale")
-    if scale is None or len(scale) != len(stated) or len(stated) != len(like.axes):
+    if not isinstance(scale, list) or len(scale) != len(stated) or len(stated) != len(like.axes):
         return None
-    overall = [1.0] * len(scale)
+    overall: Any = [1.0] * len(scale)
     for transformation in carried.get("multiscale", {}).get("coordinateTransformations") or []:
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
-            overall = transformation["scale"]
+            overall = transformation.get("scale")
+    if not isinstance(overall, list) or len(overall) != len(scale) or None in map(finite, [*scale, *overall]):
+        return None
     for axis, entry, step, factor in zip(like.axes, stated, scale, overall, strict=True):
-        if not isinstance(entry, dict):
-            return None
-        table = SECONDS if axis == "T" else MICROMETRES
-        size = step * factor * table.get(entry.get("unit") or "", 0.0)
+        size = abs(float(step) * float(factor)) * (amount_of(axis, axis_unit(entry)) or 0.0)
         known = like.time_step_s if axis == "T" else like.pixel_size_um.get(axis)
         if axis in "TZYX" and (size or None) != known:
             return None
@@ -240,9 +278,10 @@ def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_val
         if not (like.channel_names or colours or ranges):
             return None
         channels = [{"active": True} for _ in range(count)]
+    given = given_names(like.channel_names)
     for number, channel in enumerate(channels):
         channel.setdefault("color", colours[number] if colours else "FFFFFF")
-        if len(like.channel_names) == count:
+        if len(given) == count and (given[number] is not None or channel.get("label")):
             channel["label"] = like.channel_names[number]
         if "window" not in channel or not same_values:
             channel["window"] = _window(smallest, number)
