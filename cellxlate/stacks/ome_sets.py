@@ -14,6 +14,8 @@ import tifffile
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
+from cellxlate.stacks.acquisition import first_image_in, images_of
+from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.ome_limits import check_ome, declares_entities
 from cellxlate.stacks.ome_xml import parse
@@ -258,11 +260,13 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
 
 
 def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] | None:
-    """Return what tells a stack of Micro-Manager, which goes on in further files, from others; None for positions."""
+    """Return what tells a stack of Micro-Manager, a position that may go on in further files, from others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        series = file.series[0]
-    if series.kind != "mmstack" or "R" in series.axes:
+        use_own_index(file)
+        images = images_of(file)
+    number = first_image_in(file, images)
+    if images[number].kind != "mmstack":
         return None
-    pages = [page for page in series if page is not None]
-    return 0, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)
+    pages = [page for page in images[number] if page is not None]
+    return number, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)

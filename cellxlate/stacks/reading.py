@@ -70,7 +70,9 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr")
 
 
-def open_stack(path: str | Location, axes: str | None = None, *, image: int | None = None) -> Stack:
+def open_stack(
+    path: str | Location, axes: str | None = None, *, image: int | None = None, incomplete: bool = False
+) -> Stack:
     """Open a stack without reading its pixels.
 
     Parameters
@@ -85,7 +87,10 @@ def open_stack(path: str | Location, axes: str | None = None, *, image: int | No
         Letters of "TCZYXS", one per dimension, where the file does not say or says it wrongly.
     image : int, optional
         Which image of a file that holds several; of a plate, its fields in the order of its wells. By default the
-        first; of an OME-TIFF set, the first with a plane in the file that is given.
+        first; of a set of OME-TIFF or Micro-Manager files, the first with a plane in the file that is given.
+    incomplete : bool
+        Open the complete time points (depths, where there is no time) of an acquisition that was stopped, whose missing
+        planes are an error otherwise: of OME-TIFF, Micro-Manager and NDTiff sets, and of patterns of planes.
 
     Returns
     -------
@@ -108,7 +113,7 @@ def open_stack(path: str | Location, axes: str | None = None, *, image: int | No
     if isinstance(path, RemotePath):
         return open_zarr(path, axes, image or 0)
     if is_pattern(path):
-        return open_planes(path, axes, open_file=open_stack)
+        return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the name")
     if path.is_dir():
@@ -117,4 +122,4 @@ def open_stack(path: str | Location, axes: str | None = None, *, image: int | No
         raise InputError(f"{path} is empty; copy it again")
     if path.suffix.lower() in VENDOR_SUFFIXES:
         return open_vendor(path, axes, image or 0)
-    return open_tiff(path, axes, image)
+    return open_tiff(path, axes, image, incomplete=incomplete)

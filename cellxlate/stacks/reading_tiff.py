@@ -5,7 +5,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -17,8 +17,19 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.acquisition import (
+    LISTED,
+    WITH_POSITIONS,
+    complete_part,
+    first_image_in,
+    images_of,
+    plane_count,
+    position_in_xml,
+    stated_more,
+)
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
+from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.ome_sets import (
@@ -42,12 +53,10 @@ OPACITY = (1, 2)
 """What ExtraSamples says of opacity: premultiplied, or not."""
 
 DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
-LISTED = ("ome", "mmstack", "ndtiff")
-"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are; of these, the
-kinds of which it says for each plane where it lies."""
+"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are."""
 
 
-def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
+def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bool = False) -> Stack:
     """Open one image of a TIFF file, or of the set that a companion file describes.
 
     Parameters
@@ -58,6 +67,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
         As asked for.
     image : int or None
         Which of several; None takes the first that has a plane in the file.
+    incomplete : bool
+        Whether the complete time points are enough where planes are missing.
 
     Raises
     ------
@@ -70,16 +81,21 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 warnings.simplefilter("ignore")
                 opening = open_file(path, opened)
                 file, kind, document = opening.file, opening.kind, opening.document
-                image = _chosen(opening) if image is None else image
-                count = len(file.series)
-                if not 0 <= image < count:
-                    raise InputError(f"there is no image {image}, the file holds {count}; images are counted from 0")
-                series = file.series[image]
-                ome = read_ome(opening.ome_xml, opening.place_in_xml(series)) if kind == "ome-tiff" else OmeImage()
-                _check_complete(series)
+                images = images_of(file)
+                image = first_image_in(file, images) if image is None else image
+                if not 0 <= image < len(images):
+                    raise InputError(
+                        f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
+                    )
+                place = opening.place_in_xml(image, images)
+                ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
+                series, cut = complete_part(images[image], incomplete=incomplete)
+                _check_alike(series)
                 pixels = _tiff_pixels(file, series, opened)
                 calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+                calibration = cut.calibrated(calibration)
                 metadata = _tiff_metadata(file, series, kind, ome)
+                metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
                 note = read_note(shaped_description(series).get(ANNOTATION))
                 if note.kept:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
@@ -92,9 +108,10 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
-                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *metadata.lost,
-                    *differing,
+                    *_others(images, image, document), *cut.warnings, *stated_more(file, series),
+                    *_elsewhere(path, files), *_left_out(file), *metadata.lost, *differing,
                 ),
+                incomplete=incomplete,
                 release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:
@@ -118,11 +135,16 @@ class OpenTiff:
     ome_xml: str
     document: OmeDocument | None
 
-    def place_in_xml(self, series: tifffile.TiffPageSeries) -> int:
-        """Return which image of the OME-XML a series is; images without planes are no series."""
+    def place_in_xml(self, number: int, images: Sequence[tifffile.TiffPageSeries]) -> int:
+        """Return which image of the OME-XML an image is; images without planes are none."""
+        series = images[number]
         if self.document is not None and series.kind == "ome" and series.name.isdecimal():
             return int(series.name)
-        return int(self.file.series.index(series))
+        if series.kind in WITH_POSITIONS and len(images) == 1 and self.document is not None:
+            return self.document.first_in(self.file.filehandle.name)
+        if series.kind in WITH_POSITIONS:
+            return position_in_xml(self.ome_xml, number, len(images))
+        return number
 
 
 def open_file(path: Path, opened: ExitStack) -> OpenTiff:
@@ -151,19 +173,9 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
             file = opened.enter_context(tifffile.TiffFile(path, omexml=document.text))
         if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
             raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
+    use_own_index(file)
     kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
     return OpenTiff(file, kind, text or "", document)
-
-
-def _chosen(opening: OpenTiff) -> int:
-    """Return the number of the first image with a plane in the file itself, 0 where none has."""
-    if opening.document is None:
-        return 0
-    name = opening.file.filehandle.name
-    for number, series in enumerate(opening.file.series):
-        if any(page is not None and page.parent.filehandle.name == name for page in series):
-            return number
-    return 0
 
 
 def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
@@ -205,7 +217,7 @@ def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
     if first.kind in LISTED:
         taken = len({page.offset for series in images for page in series if page is not None and page.parent is file})
     else:
-        taken = sum(_planes(series) for series in images)
+        taken = sum(plane_count(series) for series in images)
     if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
         page, stated = file.pages.first, (file.imagej_metadata or {}).get("images", 1)
         stored = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
@@ -215,11 +227,6 @@ def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
         return ()
     return (f"{missed} of {pages} pages of the file are not read: its description counts {taken}; where that is "
             "wrong, correct it or save the file anew",)  # fmt: skip
-
-
-def _planes(series: tifffile.TiffPageSeries) -> int:
-    """Return how many planes of its pages' size an image has."""
-    return int(prod(series.shape)) // max(int(prod(series.keyframe.shape)), 1)
 
 
 def _check_directories(file: tifffile.TiffFile) -> None:
@@ -270,7 +277,7 @@ def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kin
     )
 
 
-def _others(file: tifffile.TiffFile, image: int, document: OmeDocument | None) -> tuple[str, ...]:
+def _others(images: Sequence[tifffile.TiffPageSeries], image: int, document: OmeDocument | None) -> tuple[str, ...]:
     """Return a line that names the images of the file that are not read, if there are any."""
 
     def name(series: tifffile.TiffPageSeries) -> str:
@@ -279,7 +286,7 @@ def _others(file: tifffile.TiffFile, image: int, document: OmeDocument | None) -
 
     others = [
         f"{number} {name(series)}".strip() + f" {tuple(series.shape)}"
-        for number, series in enumerate(file.series)
+        for number, series in enumerate(images)
         if number != image
     ]
     if not others:
@@ -305,6 +312,9 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
             raise InputError(f"the file {path.name} is cut short; copy it again")
         return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
     _check_inside(series)
+    if holder.filehandle.closed:
+        holder.filehandle.open()
+        opened.callback(holder.filehandle.close)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
@@ -410,18 +420,8 @@ def _damage_reported() -> Iterator[None]:
             raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
 
 
-def _check_complete(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where planes that are described lie in no file; tifffile would read zeros."""
-    count, missing = _planes(series), 0
-    if series.kind in LISTED:
-        missing = sum(page is None or not any(page.databytecounts) for page in series)
-    elif not series.is_truncated and series.dataoffset is None:
-        missing = count - len(series)
-    if missing > 0:
-        raise InputError(
-            f"{missing} of {count} planes are described and in no file; put all files of the set into one folder, or, "
-            "if the acquisition was stopped, save its complete time points"
-        )
+def _check_alike(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where files of a set hold planes of another size; tifffile would read them wrongly."""
     if not series.is_multifile:
         return
     keyframe = series.keyframe
