@@ -159,7 +159,8 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     first = next(iter(plan.jobs.values()))
     return BandJob(
         token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
-        incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
+        incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
+        engine=plan.translator.identity,
         levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),

@@ -162,16 +162,13 @@ def complete_part(series: tifffile.TiffPageSeries, *, incomplete: bool) -> tuple
     pages = _page_table(series)
     axis = next((axis for axis in "TZ" if _size(series, axis) > 1), "")
     kept = _complete(pages, series.axes.index(axis)) if pages is not None and axis else ()
-    if not incomplete or not kept:
+    if pages is None or not incomplete or not kept:
         words = WORDS.get(axis, "planes")
-        way = (
-            f"--incomplete takes the {len(kept)} {words} that are complete"
-            if kept
-            else f"none of its {words} is complete"
-        )
+        way = f"--incomplete takes the {len(kept)} {words} that are complete"
         raise InputError(
             f"{missing} of {count} planes are described and in no file; put all files of the set into one folder; if "
-            f"the acquisition was stopped, {way}" + ("" if kept else ", so there is nothing to enhance")
+            "the acquisition was stopped, "
+            + (way if kept else f"none of its {words} is complete, so there is nothing to enhance")
         )
     at = series.axes.index(axis)
     chosen = np.take(pages, kept, at)
@@ -181,7 +178,8 @@ def complete_part(series: tifffile.TiffPageSeries, *, incomplete: bool) -> tuple
 
 def stated_more(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[str, ...]:
     """Return a line where Micro-Manager's summary states more than the file and its set hold."""
-    summary = (file.micromanager_metadata or {}).get("Summary") if series.kind == "mmstack" else None
+    described: dict[str, Any] = (file.micromanager_metadata or {}) if series.kind == "mmstack" else {}
+    summary = described.get("Summary")
     found = []
     for axis, (name, words) in STATED_SIZES.items() if isinstance(summary, dict) else ():
         stated = summary.get(name)

@@ -1,5 +1,7 @@
-"""Stacks of Micro-Manager, whose index says in which file each plane lies; tifffile's own search takes any TIFF beside
-them for a part, such as a result of ours."""
+"""Stacks of Micro-Manager, whose index says in which file each plane lies.
+
+tifffile's own search takes any TIFF beside them for a part, such as a result of ours.
+"""
 
 import glob
 from collections.abc import Iterable
