@@ -178,8 +178,8 @@ def complete_part(series: tifffile.TiffPageSeries, *, incomplete: bool) -> tuple
 
 def stated_more(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[str, ...]:
     """Return a line where Micro-Manager's summary states more than the file and its set hold."""
-    described: dict[str, Any] = (file.micromanager_metadata or {}) if series.kind == "mmstack" else {}
-    summary = described.get("Summary")
+    described: Any = file.micromanager_metadata if series.kind == "mmstack" else None
+    summary: Any = described.get("Summary") if isinstance(described, dict) else None
     found = []
     for axis, (name, words) in STATED_SIZES.items() if isinstance(summary, dict) else ():
         stated = summary.get(name)

@@ -54,8 +54,8 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int | N
 
 def _zarr_levels(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
-    path = path / place if place else path
-    group = open_node(path)
+    node = open_node(path)
+    group = node[place] if place and isinstance(node, zarr.Group) else node
     if not isinstance(group, zarr.Group):
         raise InputError(f"{path} is an array, not an image")
     datasets = ome_attributes(group)["multiscales"][0]["datasets"]
