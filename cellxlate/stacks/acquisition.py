@@ -53,13 +53,13 @@ class Cut:
         if not self.axis:
             return ()
         gone = [number for number in range(self.count) if number not in self.kept]
+        there = f", with {self.lost_planes} of their planes that are there" if self.lost_planes else ""
         apart = "" if self.stride == 1 else "; the others are not evenly spaced, so no step between them is stated"
         if self.stride and self.stride > 1:
             apart = f"; of the others only each {self.stride}th is there, the step between them is stated so"
         return (
             f"the acquisition was stopped or has gaps: {len(gone)} of {self.count} {WORDS[self.axis]} are not complete "
-            f"and left out, numbers {ranges_in_words(gone)} (counted from 0), with {self.lost_planes} planes that are "
-            f"there{apart}",
+            f"and left out, numbers {ranges_in_words(gone)} (counted from 0){there}{apart}",
         )
 
     @property

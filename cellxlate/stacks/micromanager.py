@@ -13,15 +13,26 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from cellxlate.errors import InputError
+
 INDEX_COLUMNS = {"C": 0, "Z": 1, "T": 2, "R": 3}
 PLANE_HEADER_BYTES = 162
 """From the directory of a page to its pixels; the first page may have more tags, and is read as a TIFF page."""
 
+NDTIFF_INDEX = "NDTiff.index"
 MOST_INDEXED = 10_000_000
 
 
 def use_own_index(file: tifffile.TiffFile) -> None:
-    """Make a stack file of Micro-Manager have the image that its index, and those of its further files, describe."""
+    """Make a stack file of Micro-Manager have the image that its index, and those of its further files, describe.
+
+    Raises
+    ------
+    InputError
+        The index of an NDTiff set names a file outside its folder.
+    """
+    if file.is_ndtiff:
+        _check_inside(Path(file.filehandle.dirname) / NDTIFF_INDEX)
     if not file.is_mmstack:
         return
     described = file.micromanager_metadata or {}
@@ -93,6 +104,16 @@ def _with_further_files(file: tifffile.TiffFile, summary: dict[str, Any], index:
         except (ValueError, OSError):  # no file of Micro-Manager
             continue
     return found
+
+
+def _check_inside(index: Path) -> None:
+    """Raise InputError where an index names what lies outside its folder, or is no file; tifffile would open it."""
+    if not index.is_file():
+        return
+    names = {str(entry[1]) for entry in tifffile.read_ndtiff_index(index)}
+    for name in sorted(names):
+        if name != Path(name).name or not (index.parent / name).is_file():
+            raise InputError(f"{index.name} names {name[:200]!r}, which is no file of its folder; copy the set again")
 
 
 def _is_same(stated: dict[str, Any], summary: dict[str, Any]) -> bool:

@@ -49,6 +49,10 @@ from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
+KNOWN_AXES: dict[str, str] = tifffile.TIFF.AXES_NAMES
+UNKNOWN = ("other", "sequence", "image", "unknown")
+"""What tifffile calls axes of which nobody knows what they are."""
+
 OPACITY = (1, 2)
 """What ExtraSamples says of opacity: premultiplied, or not."""
 
@@ -215,7 +219,8 @@ def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
     pages, taken = len(file.pages), 0
     images = [level for series in file.series for level in series.levels]
     if first.kind in LISTED:
-        taken = len({page.offset for series in images for page in series if page is not None and page.parent is file})
+        own = [page for series in images for page in series if page is not None and page.parent is file]
+        taken = len({page.offset or tuple(page.dataoffsets) for page in own})  # frames of an index have no offset
     else:
         taken = sum(plane_count(series) for series in images)
     if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
@@ -460,5 +465,12 @@ def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
     )
     if set(named) <= set(AXES):
         return named
+    known = [letter for letter in axes if letter not in AXES and KNOWN_AXES.get(letter, "other") not in UNKNOWN]
+    if known:
+        words = " and ".join(KNOWN_AXES[letter] for letter in known)
+        raise InputError(
+            f"the shape {shape} has the axes {axes}, of which {words} can be none of T, C, Z; save the images along it "
+            "as stacks of their own"
+        )
     example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
     raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")

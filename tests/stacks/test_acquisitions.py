@@ -1,14 +1,13 @@
 """Acquisitions of Micro-Manager, NDTiff and OME sets: positions are images, and of stopped ones the complete part."""
 
 import json
-import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from file_writers import acquisition, ndtiff, random_pixels
 
 from cellxlate.cli import main
 from cellxlate.enhancement.job import enhance_file
@@ -19,36 +18,6 @@ from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.reading import open_stack
 
 PLACES = [(c, 0, t, 0) for t in range(3) for c in range(2)]
-
-
-def random_pixels(*shape: int) -> np.ndarray:
-    return np.random.default_rng(len(shape)).integers(0, 60_000, shape).astype(np.uint16)
-
-
-def acquisition(path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int, ...]], **stated: int) -> None:
-    """A stack file as Micro-Manager writes it: a header, pages of 13 tags, an index (c, z, t, position, offset)."""
-    rows, columns = planes[0].shape
-    summary = json.dumps(
-        {"MicroManagerVersion": "2.0", "Prefix": "a", "Frames": 1, "Channels": 2, "Slices": 1, "Positions": 1,
-         "SlicesFirst": False, "TimeFirst": False} | stated
-    ).encode()  # fmt: skip
-    summary += b" " * (len(summary) % 2)
-    content, index = bytearray(40 + len(summary)), []
-    for number, (plane, place) in enumerate(zip(planes, at, strict=True)):
-        start, end = len(content), len(content) + 162 + plane.nbytes + 8
-        short, long = 3, 4
-        tags = [(256, long, columns), (257, long, rows), (258, short, 16), (259, short, 1), (262, short, 1),
-                (273, long, start + 162), (274, short, 1), (277, short, 1), (278, long, rows),
-                (279, long, plane.nbytes), (284, short, 1), (296, short, 1)]  # fmt: skip
-        content += struct.pack("<H", 13) + b"".join(struct.pack("<HHII", code, kind, 1, v) for code, kind, v in tags)
-        content += struct.pack("<HHII", 51123, 2, 8, end - 8)
-        content += struct.pack("<I", 0 if number == len(planes) - 1 else end) + plane.tobytes() + b'{"a": 1}'
-        index.append(struct.pack("<5I", *place, start))
-    content[:40] = b"II*\0" + struct.pack(
-        "<9I", 40 + len(summary), 54773648, len(content), 483765892, 0, 99384722, 0, 2355492, len(summary)
-    )
-    content[40 : 40 + len(summary)] = summary
-    path.write_bytes(bytes(content) + struct.pack("<II", 3453623, len(index)) + b"".join(index))
 
 
 def read(path: Path, **options: Any) -> np.ndarray:
@@ -159,25 +128,6 @@ def test_a_position_that_was_stopped_is_refused_and_the_others_are_read(tmp_path
 # --- NDTiff
 
 
-def ndtiff(folder: Path, planes: Sequence[np.ndarray], at: Sequence[dict[str, Any]]) -> Path:
-    """One file of NDTiff 3 and its index, which names the place of each plane."""
-    path = folder / "a_NDTiffStack.tif"
-    tifffile.imwrite(path, np.stack(planes), metadata=None, photometric="minisblack")
-    with tifffile.TiffFile(path) as file:
-        offsets = [page.dataoffsets[0] for page in file.pages]
-    summary = b'{"a": 1}'
-    content = bytearray(path.read_bytes())
-    first = struct.unpack("<I", content[4:8])[0]
-    assert first >= 8
-    entries = b""
-    for plane, place, offset in zip(planes, at, offsets, strict=True):
-        axes, name = json.dumps(place).encode(), path.name.encode()
-        entries += struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(name)) + name
-        entries += struct.pack("<IiiIIIII", offset, plane.shape[1], plane.shape[0], 1, 0, offset, len(summary), 0)
-    (folder / "NDTiff.index").write_bytes(entries)
-    return path
-
-
 def test_positions_and_complete_time_points_of_ndtiff_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)  # its header is not written here
     pixels = random_pixels(2, 3, 2, 20, 30)
@@ -190,6 +140,29 @@ def test_positions_and_complete_time_points_of_ndtiff_are_read(tmp_path: Path, m
     with pytest.raises(InputError, match="1 of 6 planes"):
         open_stack(path, image=1)
     np.testing.assert_array_equal(read(path, image=1, incomplete=True), pixels[1, :2])
+
+
+def test_an_index_of_ndtiff_that_leads_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)
+    (tmp_path / "inner").mkdir()
+    pixels = random_pixels(2, 20, 30)
+    path = ndtiff(tmp_path / "inner", list(pixels), [{"time": t} for t in range(2)])
+    np.testing.assert_array_equal(read(path), pixels)
+    index = path.with_name("NDTiff.index")
+    content = index.read_bytes()
+    for other in ("../NDTiffStack1.tif", "b_NDTiffStack.tif"):
+        name = other.encode().ljust(len(path.name), b"x")[: len(path.name)]
+        index.write_bytes(content.replace(path.name.encode(), name))
+        with pytest.raises(InputError, match="is no file of its folder"):
+            open_stack(path)
+
+
+def test_letters_are_not_advised_for_axes_that_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, random_pixels(2, 3, 20, 30), photometric="minisblack", metadata={"axes": "AZYX"})
+    with pytest.raises(InputError, match="of which angle can be none of T, C, Z; save the images along it") as caught:
+        open_stack(path)
+    assert "--axes" not in str(caught.value)
 
 
 # --- OME sets and patterns

@@ -4,8 +4,6 @@ import json
 import struct
 import sys
 import zipfile
-import zlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from file_writers import chunk, imaris, png, random_pixels, text, zipped
 
 from cellxlate.cli import main
 from cellxlate.enhancement.job import enhance_file
@@ -24,20 +23,6 @@ from cellxlate.stacks.levels import open_levels
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
-
-
-def random_pixels(*shape: int, dtype: type = np.uint16) -> np.ndarray:
-    return np.random.default_rng(len(shape)).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(columns: int, rows: int, bits: int, kind: int, raw: bytes, *further: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, bits, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(further) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-
 
 # --- PNG
 
@@ -169,38 +154,6 @@ def test_pictures_are_images_of_a_folder_that_holds_no_others(tmp_path: Path) ->
 # --- Imaris
 
 
-def text(value: object) -> np.ndarray:
-    """Text as Imaris writes it: an array of single characters."""
-    return np.array([letter.encode() for letter in str(value)], "S1")
-
-
-def imaris(h5py: Any, path: Path, pixels: np.ndarray, *, seconds: float = 30.0, **options: Any) -> None:
-    """TCZYX in an Imaris file: voxels are padded to whole chunks with 7, which is no pixel of the image."""
-    times, channels, *sizes = pixels.shape
-    stored = [-(-size // part) * part for size, part in zip(sizes, (2, 16, 16), strict=True)]
-    with h5py.File(path, "w") as file:
-        image = file.create_group("DataSetInfo/Image")
-        for axis, number, size, step in zip("XYZ", "012", sizes[::-1], (0.1, 0.2, 0.5), strict=True):
-            image.attrs[axis] = text(size)
-            image.attrs[f"ExtMin{number}"], image.attrs[f"ExtMax{number}"] = text(-3), text(-3 + size * step)
-        image.attrs["Unit"] = text("um")
-        info = file.create_group("DataSetInfo/TimeInfo")
-        for t in range(times):
-            date = datetime(2020, 2, 3, 23, 59, tzinfo=UTC) + timedelta(seconds=seconds * t)
-            info.attrs[f"TimePoint{t + 1}"] = text(date.strftime("%Y-%m-%d %H:%M:%S.000"))
-        for c in range(channels):
-            channel = file.create_group(f"DataSetInfo/Channel {c}")
-            channel.attrs["Name"], channel.attrs["Color"] = text(f"dye {c}"), text("1.000 0.502 0.000")
-        for t in range(times):
-            for c in range(channels):
-                group = file.create_group(f"DataSet/ResolutionLevel 0/TimePoint {t}/Channel {c}")
-                for axis, size in zip("ZYX", sizes, strict=True):
-                    group.attrs[f"ImageSize{axis}"] = text(size)
-                data = np.full(stored, 7, pixels.dtype)
-                data[tuple(slice(size) for size in sizes)] = pixels[t, c]
-                group.create_dataset("Data", data=data, chunks=(2, 16, 16), compression="gzip", **options)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_an_imaris_file_is_read_in_its_real_size(tmp_path: Path, h5py: Any, dtype: type) -> None:
     pixels, path = (random_pixels(3, 2, 5, 20, 37) / 300).astype(dtype), tmp_path / "a.ims"
@@ -286,13 +239,6 @@ def test_an_imaris_file_without_h5py_is_refused_with_what_helps(
 
 
 # --- zipped Zarr
-
-
-def zipped(folder: Path, path: Path, inside: str = "", how: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", how) as file:
-        for item in sorted(folder.rglob("*")):
-            if item.is_file():
-                file.write(item, inside + item.relative_to(folder).as_posix())
 
 
 def written(path: Path, pixels: np.ndarray) -> np.ndarray:
