@@ -21,7 +21,7 @@ from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.remote_store import store_of
-from cellxlate.stacks.stack import READ_FAULTS, Stack, _nothing, check_axes, fitting
+from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
 from cellxlate.stacks.zarr_codecs import bounded
 from cellxlate.stacks.zip_store import ZippedStore, is_zipped_zarr, open_zip
 
@@ -117,9 +117,9 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             node = open_node(path)
-            release = node.store.close if isinstance(node.store, ZippedStore) else _nothing
+            closing: dict[str, Any] = {"release": node.store.close} if isinstance(node.store, ZippedStore) else {}
             if isinstance(node, zarr.Array):
-                return replace(_plain_array(path, node, axes), release=release)
+                return replace(_plain_array(path, node, axes), **closing)
             places = _images(node)
             if not 0 <= image < len(places):
                 raise InputError(
@@ -129,7 +129,7 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
             found = _open_multiscale(path, group, axes, _others(places, image))
-            return replace(found, image=image, release=release)
+            return replace(found, image=image, **closing)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
@@ -360,7 +360,7 @@ def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> It
     """Return the names of the files below an array, None where they cannot be listed, or are too many to be."""
     if isinstance(array.store, ZippedStore):
         start = f"{array.path}/" if array.path else ""
-        return [name.removeprefix(start) for name in array.store.names() if name.startswith(start)]
+        return [name.removeprefix(start) for name in array.store.names if name.startswith(start)]
     folder = path / array.path if array.path else path
     if isinstance(folder, RemotePath):
         if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time
