@@ -1,9 +1,10 @@
 """OME-TIFF sets, whose images or planes lie in several files: which file holds what, and which files are one stack."""
 
+import logging
 import re
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
@@ -243,7 +244,7 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
             text = read_companion(path)
             path = first_file(path, text)
         else:
-            with tifffile.TiffFile(path) as file:
+            with _quietly(), tifffile.TiffFile(path) as file:
                 if file.is_mmstack:
                     return _micromanager_stack(file)
                 text = (file.ome_metadata or "") if file.is_ome else ""
@@ -257,6 +258,17 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
         return None
     image = document.first_in(path.name)
     return image, frozenset(path.parent.absolute() / name.lower() for name in document.files[image])
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep tifffile's log off the terminal; opening a file says what is wrong with it."""
+    handler, logger = logging.NullHandler(), logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] | None:
