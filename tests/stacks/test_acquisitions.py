@@ -125,6 +125,35 @@ def test_a_position_that_was_stopped_is_refused_and_the_others_are_read(tmp_path
     np.testing.assert_array_equal(read(paths[0], image=1, incomplete=True), pixels[1][:1])
 
 
+def test_a_position_has_its_own_part_of_the_ome_xml(tmp_path: Path) -> None:
+    pixels = random_pixels(2, 3, 20, 30)
+    images = [
+        f'<Image ID="Image:{p}"><Pixels ID="Pixels:{p}" DimensionOrder="XYCZT" Type="uint16" SizeX="30" SizeY="20" '
+        f'SizeC="1" SizeZ="1" SizeT="3" PhysicalSizeX="0.{p + 1}"><Channel ID="Channel:{p}:0" Name="dye {p}" '
+        'SamplesPerPixel="1"/>'
+        + "".join(
+            f'<TiffData FirstT="{t}" IFD="{t}" PlaneCount="1"><UUID FileName="a_MMStack_Pos{p}.ome.tif">urn:uuid:{p}'
+            "</UUID></TiffData>"
+            for t in range(3)
+        )
+        + "</Pixels></Image>"
+        for p in range(2)
+    ]
+    text = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">' + "".join(images) + "</OME>"
+    paths = [tmp_path / f"a_MMStack_Pos{p}.ome.tif" for p in range(2)]
+    for p, path in enumerate(paths):
+        acquisition(path, pixels[p], [(0, 0, t, p) for t in range(3)], text, Frames=3, Channels=1, Positions=2)
+    for path in paths:
+        for p in range(2):
+            with open_stack(path, image=p) as stack:
+                np.testing.assert_array_equal(np.asarray(stack), pixels[p])
+                assert (stack.channel_names, stack.pixel_size_um) == ((f"dye {p}",), {"X": (p + 1) / 10})
+    paths[0].unlink()
+    with open_stack(paths[1]) as stack:
+        np.testing.assert_array_equal(np.asarray(stack), pixels[1])
+        assert stack.channel_names == ("dye 1",)
+
+
 # --- NDTiff
 
 

@@ -17,8 +17,13 @@ def random_pixels(*shape: int, dtype: type = np.uint16) -> np.ndarray:
     return np.random.default_rng(len(shape)).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
 
 
-def acquisition(path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int, ...]], **stated: int) -> None:
-    """A stack file as Micro-Manager writes it: a header, pages of 13 tags, an index (c, z, t, position, offset)."""
+def acquisition(
+    path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int, ...]], description: str = "", **stated: int
+) -> None:
+    """A stack file as Micro-Manager writes it: a header, pages of 13 tags, an index (c, z, t, position, offset).
+
+    A description, OME-XML, is one tag more of the first page.
+    """
     rows, columns = planes[0].shape
     summary = json.dumps(
         {"MicroManagerVersion": "2.0", "Prefix": "a", "Frames": 1, "Channels": 2, "Slices": 1, "Positions": 1,
@@ -27,14 +32,19 @@ def acquisition(path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int
     summary += b" " * (len(summary) % 2)
     content, index = bytearray(40 + len(summary)), []
     for number, (plane, place) in enumerate(zip(planes, at, strict=True)):
-        start, end = len(content), len(content) + 162 + plane.nbytes + 8
+        text = description.encode() + b"\0" if description and number == 0 else b""
+        start, header = len(content), 174 if text else 162
+        end = start + header + plane.nbytes + 8 + len(text)
         short, long = 3, 4
         tags = [(256, long, columns), (257, long, rows), (258, short, 16), (259, short, 1), (262, short, 1),
-                (273, long, start + 162), (274, short, 1), (277, short, 1), (278, long, rows),
+                (273, long, start + header), (274, short, 1), (277, short, 1), (278, long, rows),
                 (279, long, plane.nbytes), (284, short, 1), (296, short, 1)]  # fmt: skip
-        content += struct.pack("<H", 13) + b"".join(struct.pack("<HHII", code, kind, 1, v) for code, kind, v in tags)
-        content += struct.pack("<HHII", 51123, 2, 8, end - 8)
-        content += struct.pack("<I", 0 if number == len(planes) - 1 else end) + plane.tobytes() + b'{"a": 1}'
+        entries = [struct.pack("<HHII", code, kind, 1, value) for code, kind, value in tags]
+        if text:
+            entries.insert(5, struct.pack("<HHII", 270, 2, len(text), end - len(text)))
+        entries.append(struct.pack("<HHII", 51123, 2, 8, end - len(text) - 8))
+        content += struct.pack("<H", len(entries)) + b"".join(entries)
+        content += struct.pack("<I", 0 if number == len(planes) - 1 else end) + plane.tobytes() + b'{"a": 1}' + text
         index.append(struct.pack("<5I", *place, start))
     content[:40] = b"II*\0" + struct.pack(
         "<9I", 40 + len(summary), 54773648, len(content), 483765892, 0, 99384722, 0, 2355492, len(summary)
