@@ -258,11 +258,11 @@ def located(place: "str | Path | RemotePath") -> Location:
     text = str(place)
     if isinstance(place, Path):
         if not FLATTENED.match(text):
-            return place
+            return _named(place)
         text = FLATTENED.sub(r"\1://", text)
     found = ADDRESS.match(text)
     if not found:
-        return Path(text)
+        return _named(Path(text))
     scheme = found[1].lower()
     if scheme not in ("s3", "http", "https", "file"):
         raise OptionError(f"{scheme}:// is not known; give s3://, http://, https:// or a path")
@@ -282,6 +282,11 @@ def located(place: "str | Path | RemotePath") -> Location:
             f"{scheme}://{rest} is no whole address; give {scheme}://{'bucket' if scheme == 's3' else 'host'}/name"
         )
     return RemotePath(scheme, parts)
+
+
+def _named(path: Path) -> Path:
+    """Return a path whose last part is a name, as outputs are named after it: "." and ".." are looked up."""
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def connection(scheme: str, *, asynchronous: bool = False) -> Any:

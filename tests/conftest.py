@@ -7,6 +7,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,16 @@ def remote_packages() -> None:
             import s3fs  # noqa: F401
     except ImportError as fault:
         skip_or_fail(f'a package is missing ({fault}; pip install "cellxlate[remote]" "moto[server]")')
+
+
+@pytest.fixture(scope="session")
+def h5py() -> Any:
+    """What reads and writes Imaris files."""
+    try:
+        import h5py
+    except ImportError as fault:
+        skip_or_fail(f'a package is missing ({fault}; pip install "cellxlate[vendor]")')
+    return h5py
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from cellxlate.quality.report import RunReport
 
 
+OPENING = ("axes", "image", "incomplete")
+
+
 def run_demo(options: argparse.Namespace) -> int:
     """Simulate, enhance, report."""
     from cellxlate.enhancement.job import enhance_file
@@ -113,7 +116,7 @@ def _request(options: argparse.Namespace) -> Request:
         "attention": not options.no_attention, "report": not options.no_report,
     }  # fmt: skip
     running: dict[str, Any] = {
-        "axes": options.axes, "image": options.image, "channels": options.channel,
+        "axes": options.axes, "image": options.image, "incomplete": options.incomplete, "channels": options.channel,
         "settings": EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
         "levels_from": options.levels_from,
         "engine": options.engine, "device": options.device, "precision": options.precision,
@@ -222,9 +225,14 @@ def _exact(path: Location, naming: dict[str, Any], running: dict[str, Any]) -> "
     from cellxlate.enhancement.outputs import format_of, name_outputs
     from cellxlate.stacks.reading import is_zarr, open_stack
 
-    with open_stack(path, running["axes"], image=running["image"]) as stack:
+    with open_stack(path, **_opening(running)) as stack:
         found = format_of(stack, is_zarr=is_zarr(path), asked=naming["format"])
     return name_outputs(path, is_zarr=is_zarr(path), **(naming | {"format": found}))
+
+
+def _opening(running: dict[str, Any]) -> dict[str, Any]:
+    """Return what `open_stack` is told, of all that a run is told."""
+    return {name: running[name] for name in OPENING}
 
 
 @contextmanager
@@ -282,9 +290,8 @@ def _write_confidence(
     from cellxlate.enhancement.plan import make_plan
     from cellxlate.stacks.reading import open_stack
 
-    opening = {name: running[name] for name in ("axes", "image")}
-    planning = {name: value for name, value in running.items() if name not in opening}
-    with open_stack(path, **opening) as stack, progress_bar(options, "planes") as show:
+    planning = {name: value for name, value in running.items() if name not in OPENING}
+    with open_stack(path, **_opening(running)) as stack, progress_bar(options, "planes") as show:
         plan = make_plan(stack, model, **planning)
         write_confidence(
             plan, outputs.attention, sure, overwrite=options.overwrite, resume=options.resume, progress=show
@@ -324,10 +331,8 @@ def _dry_run(
     from cellxlate.stacks.reading import open_stack
 
     processes, started = _processes(options), time.perf_counter()
-    with open_stack(path, running["axes"], image=running["image"]) as stack:
-        plan = make_plan(
-            stack, model, **{name: value for name, value in running.items() if name not in ("axes", "image")}
-        )
+    with open_stack(path, **_opening(running)) as stack:
+        plan = make_plan(stack, model, **{name: value for name, value in running.items() if name not in OPENING})
         expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),

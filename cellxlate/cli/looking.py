@@ -77,7 +77,7 @@ def run_info(options: argparse.Namespace) -> int:
             raise OptionError(f"{options.path} is a model; --noise measures a stack: leave it out, or give a stack")
         answer = describe_model(options.path)
     else:
-        with open_stack(place, options.axes, image=options.image) as stack:
+        with open_stack(place, options.axes, image=options.image, incomplete=options.incomplete) as stack:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),

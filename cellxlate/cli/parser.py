@@ -95,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
     info.add_argument("--axes", metavar="TCZYX")
     info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several")
+    info.add_argument(
+        "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
+    )
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
@@ -147,6 +150,9 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
     enhance.add_argument("--levels-from", type=Path, metavar="FILE", help="intensity levels of an earlier run's report")
     enhance.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
+    enhance.add_argument(
+        "--incomplete", action="store_true", help="of an acquisition that was stopped, take the complete time points"
+    )
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
     enhance.add_argument(

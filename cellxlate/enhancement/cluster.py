@@ -153,7 +153,13 @@ class Cluster:
         if stack.path is None or image.path is None or selected.path is None:
             raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
         job = CompareJob(
-            stack.path.absolute(), stack.axes, stack.image, image.path.absolute(), selected.path.absolute(), tile_px
+            stack.path.absolute(),
+            stack.axes,
+            stack.image,
+            stack.incomplete,
+            image.path.absolute(),
+            selected.path.absolute(),
+            tile_px,
         )
         threads = max(sum(self.client.nthreads().values()), 1)
         part_px = min(max(prod(stack.shape) // (4 * threads), LEAST_PART_PX), MOST_PART_PX)
@@ -174,7 +180,7 @@ class Cluster:
             [place for place in part if place[0] in wanted]
             for part in parts_of(stack, channels, tile_px=0, part_px=LEAST_PART_PX)
         )
-        summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image)
+        summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image, stack.incomplete)
         for seen in self.share(summed, (part for part in parts if part)):
             for one in seen:
                 see(*one)

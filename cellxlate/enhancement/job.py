@@ -103,6 +103,7 @@ def enhance_file(
     format: Format | None = None,
     axes: str | None = None,
     image: int | None = None,
+    incomplete: bool = False,
     channels: Sequence[str | int] | None = None,
     levels_from: Path | None = None,
     settings: EnhanceSettings | None = None,
@@ -135,6 +136,8 @@ def enhance_file(
         Axes of the input, where the file does not say.
     image : int, optional
         Which image of a file that holds several; the one that `open_stack` takes by default.
+    incomplete : bool
+        Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
     channels : sequence of str or int, optional
         Names or numbers of the channels to enhance; all by default. Others are copied.
     levels_from : Path, optional
@@ -176,7 +179,7 @@ def enhance_file(
     """
     started, path = time.perf_counter(), located(path)
     folder = _located(output_dir)
-    with open_stack(path, axes, image=image) as stack:
+    with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
         outputs = outputs or name_outputs(
             path, is_zarr=is_zarr(path), output=_located(output), output_dir=folder,
             format=format_of(stack, is_zarr=is_zarr(path), asked=format) if output is None else format,

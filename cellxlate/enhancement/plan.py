@@ -98,6 +98,7 @@ class Plan:
             "input": input_identity(self.stack.path, self.stack.files),
             "axes": self.stack.axes,
             **({"image": self.stack.image} if self.stack.image else {}),
+            **({"incomplete": True} if self.stack.incomplete else {}),
             "model": self.bundle.name,
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
@@ -131,6 +132,8 @@ class Plan:
             words += ["--levels-from", str(self.levels_from)]
         if self.stack.image:
             words += ["--image", str(self.stack.image)]
+        if self.stack.incomplete:
+            words.append("--incomplete")
         engine, device, precision = self.translator.identity.split()
         words += ["--engine", engine, "--device", device, "--precision", precision]
         if len(self.jobs) < self.stack.channel_count:

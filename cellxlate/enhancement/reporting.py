@@ -70,7 +70,7 @@ def rebuild_report(
         facts = {**_mapping(earlier.get("provenance")), **_provenance(image)}
         selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
         source_path = Path(source) if source is not None else _input_of(path, base, facts)
-        with _open_input(source_path, image.axes) as stack, open_stack(selected_path) as selected:
+        with _open_input(source_path, image.axes, facts) as stack, open_stack(selected_path) as selected:
             channels, settings = _channels(facts, stack), _mapping(facts.get("settings"))
             tile_px = int(_number(settings.get("tile_px")))
             tally, figures, warnings = read_back(stack, image, selected, channels=channels, tile_px=tile_px), "", []
@@ -195,14 +195,16 @@ def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
 
 
-def _open_input(path: Path, axes: str) -> Stack:
-    """Open the input, with the axes of the result where it does not say its own."""
+def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:
+    """Open the input as the run did, with the axes of the result where it does not say its own."""
+    stated = facts.get("image")
+    image, incomplete = stated if type(stated) is int else None, facts.get("incomplete") is True
     with suppress(InputError):
-        stack = open_stack(path)
+        stack = open_stack(path, image=image, incomplete=incomplete)
         if stack.axes == axes:
             return stack
         stack.close()
-    return open_stack(path, axes)
+    return open_stack(path, axes, image=image, incomplete=incomplete)
 
 
 def _considered(facts: Mapping[str, Any]) -> dict[str, float | None]:

@@ -176,7 +176,7 @@ def opened_again(stack: Stack) -> Iterator[Stack]:
         return
     for axes in (stack.axes, None):
         try:
-            now = open_stack(stack.path, axes, image=stack.image)
+            now = open_stack(stack.path, axes, image=stack.image, incomplete=stack.incomplete)
         except (InputError, OSError):
             continue
         with now:

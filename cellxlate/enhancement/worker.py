@@ -50,8 +50,8 @@ class BandJob:
         Tells one run from another.
     version : str
         Of the program that asks.
-    path, axes, image
-        Of the input, as `open_stack` takes them.
+    path, axes, number, incomplete
+        Of the input, as `open_stack` takes them; `number` is that of the image.
     identity : mapping
         `input_identity` of the input where the job was planned.
     digest : str
@@ -75,6 +75,7 @@ class BandJob:
     path: Location
     axes: str
     number: int
+    incomplete: bool
     identity: dict[str, Any]
     digest: str
     engine: str
@@ -158,7 +159,8 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     first = next(iter(plan.jobs.values()))
     return BandJob(
         token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
-        identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
+        incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
+        engine=plan.translator.identity,
         levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
@@ -172,6 +174,7 @@ class CompareJob:
     path: Location
     axes: str
     number: int
+    incomplete: bool
     enhanced: Location
     attention: Location
     tile_px: int
@@ -185,7 +188,7 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
     """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
     seen: SeenRows = []
     with (
-        open_stack(job.path, job.axes, image=job.number) as stack,
+        open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete) as stack,
         open_stack(job.enhanced) as enhanced,
         open_stack(job.attention) as attention,
     ):
@@ -200,9 +203,11 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
         return tally, seen
 
 
-def sum_parts(path: Location, axes: str, image: int, parts: Sequence[tuple[PlaneIndex, slice]]) -> SeenRows:
+def sum_parts(
+    path: Location, axes: str, image: int, incomplete: bool, parts: Sequence[tuple[PlaneIndex, slice]]
+) -> SeenRows:
     """Read rows of some planes of an input, and return their checksums."""
-    with open_stack(path, axes, image=image) as stack:
+    with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
         return [(index, rows.start, row_sums(stack.read(index, rows))) for index, rows in parts]
 
 
@@ -330,7 +335,7 @@ def _checked(job: BandJob) -> Iterator[Stack]:
         is_here = (folder / "zarr.json").is_file()
         if not is_here or (isinstance(folder, Path) and not os.access(folder, os.W_OK)):
             raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
-    stack = open_stack(job.path, job.axes, image=job.number)
+    stack = open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete)
     try:
         found = input_identity(job.path, stack.files)
         if any(found.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):

@@ -9,6 +9,7 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.stacks.acquisition import images_of
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
 from cellxlate.stacks.reading_tiff import open_file
@@ -53,8 +54,8 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int | N
 
 def _zarr_levels(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
-    path = path / place if place else path
-    group = open_node(path)
+    node = open_node(path)
+    group = node[place] if place and isinstance(node, zarr.Group) else node
     if not isinstance(group, zarr.Group):
         raise InputError(f"{path} is an array, not an image")
     datasets = ome_attributes(group)["multiscales"][0]["datasets"]
@@ -65,7 +66,7 @@ def _zarr_levels(path: Location, image: int) -> list[Any]:
 
 
 def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
-    store = open_file(path, opened).file.series[image].aszarr()
+    store = images_of(open_file(path, opened).file)[image].aszarr()
     opened.callback(store.close)
     group: Any = zarr.open(store, mode="r")
     return [group[key] for key in sorted(group.array_keys(), key=int)]

@@ -9,7 +9,9 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
-VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
+VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".ims")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ZIPPED_ENDINGS = (".zarr.zip", ".ozx")
 PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
 """What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
 
@@ -30,7 +32,7 @@ PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     """Return the image files and OME-Zarr folders among some paths and directly inside some folders, sorted.
 
-    What is hidden in a folder, by a name that begins with a dot, is none.
+    What is hidden in a folder, by a name that begins with a dot, is none; PNG and JPEG are where there are no others.
 
     Raises
     ------
@@ -44,19 +46,24 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
         if path.is_file() or is_zarr(path):
             found.append(path)
             continue
-        suffixes = TIFF_SUFFIXES + VENDOR_SUFFIXES
-        inside = [
-            item
-            for item in sorted(path.iterdir())
-            if not item.name.startswith(".") and (item.suffix.lower() in suffixes or is_zarr(item))
-        ]
-        inside += sorted(  # after their files
-            item for item in path.iterdir() if item.name.lower().endswith(COMPANION) and not item.name.startswith(".")
-        )
+        shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]
+        inside = [item for item in shown if is_image_name(item) or is_zarr(item)]
+        inside += [item for item in shown if item.name.lower().endswith(COMPANION)]  # after their files
+        inside = inside or [item for item in shown if is_picture_name(item)]
         if not inside:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
         found += inside
     return found
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a name ends as those of microscope files do."""
+    return path.suffix.lower() in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES) or path.name.lower().endswith(ZIPPED_ENDINGS)
+
+
+def is_picture_name(path: Path) -> bool:
+    """Return whether a name ends as those of PNG and JPEG files do."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def is_zarr(path: Location) -> bool:
@@ -80,6 +87,10 @@ def stack_name(path: Location) -> str:
     if root != path:
         return "_".join([stack_name(root), *path.relative_to(root).parts])  # type: ignore[arg-type]
     name = PLACEHOLDERS.sub("", path.name)
+    for suffix in (*ZIPPED_ENDINGS, ".zip", *PICTURE_SUFFIXES):  # of the file itself alone
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
     for suffix in (*TIFF_SUFFIXES, *VENDOR_SUFFIXES, ".zarr", COMPANION, ".ome"):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]

@@ -1,9 +1,10 @@
 """OME-TIFF sets, whose images or planes lie in several files: which file holds what, and which files are one stack."""
 
+import logging
 import re
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
@@ -14,6 +15,8 @@ import tifffile
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
+from cellxlate.stacks.acquisition import first_image_in, images_of
+from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.ome_limits import check_ome, declares_entities
 from cellxlate.stacks.ome_xml import parse
@@ -241,7 +244,7 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
             text = read_companion(path)
             path = first_file(path, text)
         else:
-            with tifffile.TiffFile(path) as file:
+            with _quietly(), tifffile.TiffFile(path) as file:
                 if file.is_mmstack:
                     return _micromanager_stack(file)
                 text = (file.ome_metadata or "") if file.is_ome else ""
@@ -257,12 +260,25 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
     return image, frozenset(path.parent.absolute() / name.lower() for name in document.files[image])
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep tifffile's log off the terminal; opening a file says what is wrong with it."""
+    handler, logger = logging.NullHandler(), logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] | None:
-    """Return what tells a stack of Micro-Manager, which goes on in further files, from others; None for positions."""
+    """Return what tells a stack of Micro-Manager, a position that may go on in further files, from others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        series = file.series[0]
-    if series.kind != "mmstack" or "R" in series.axes:
+        use_own_index(file)
+        images = images_of(file)
+    number = first_image_in(file, images)
+    if images[number].kind != "mmstack":
         return None
-    pages = [page for page in series if page is not None]
-    return 0, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)
+    pages = [page for page in images[number] if page is not None]
+    return number, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.acquisition import WORDS, Cut
+from cellxlate.stacks.calibration import Calibration
 from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.pixels import as_slice, picked
@@ -30,7 +32,7 @@ def is_pattern(path: Path) -> bool:
     return bool(PLACEHOLDER.search(path.name)) and not path.exists()
 
 
-def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
+def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete: bool = False) -> Stack:
     """Open the files that fit a pattern as one stack.
 
     Parameters
@@ -42,6 +44,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
         Axes of the whole stack: those of the pattern in the order TCZ, then those of each file.
     open_file : callable
         Opens one file.
+    incomplete : bool
+        Whether the complete time points (depths, where no times are counted) are enough where files are missing.
 
     Returns
     -------
@@ -61,9 +65,19 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
     files, parts, left_out = _matching(path, outer, open_file)
     places = list(product(*(parts[axis] for axis in outer)))
     absent = [place for place in places if place not in files]
+    cut = Cut()
     if absent:
-        named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
-        raise InputError(f"{path}: {len(absent)} of {len(places)} files are missing, the first at {named}")
+        axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
+        gone = {place[outer.index(axis)] for place in absent} if axis else set()
+        kept = [part for part in parts.get(axis, ()) if part not in gone]
+        if not incomplete or not kept:
+            named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
+            way = f"; --incomplete takes the {len(kept)} {WORDS[axis]} that are complete" if kept else ""
+            raise InputError(f"{path}: {len(absent)} of {len(places)} files are missing, the first at {named}{way}")
+        numbers = tuple(parts[axis].index(part) for part in kept)
+        parts = {**parts, axis: kept}
+        places = list(product(*(parts[axis] for axis in outer)))
+        cut = Cut(axis, numbers, len(gone) + len(kept), len(files) - len(places))
     ordered = tuple(files[place] for place in places)
     inner = None if axes is None else axes.removeprefix(outer)
     if axes is not None and not axes.startswith(outer):
@@ -91,9 +105,13 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile) -> Stack:
             colours = stated.of_channels("colours")
             shown = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
             metadata = replace(metadata, colours=shown, ranges=())
+        metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
+        calibration = cut.calibrated(Calibration(dict(stated.pixel_size_um), time_step_s=stated.time_step_s))
         return Stack(
-            pixels, outer + first.axes, stack_name(path), path, stated.pixel_size_um, names, stated.time_step_s,
-            kind="planes", metadata=metadata, warnings=(*first.warnings, *stated.warnings, *left_out), files=ordered,
+            pixels, outer + first.axes, stack_name(path), path, calibration.pixel_size_um, names,
+            calibration.time_step_s, kind="planes", metadata=metadata,
+            warnings=(*first.warnings, *stated.warnings, *cut.warnings, *left_out), files=ordered,
+            incomplete=incomplete,
         )  # fmt: skip
 
 

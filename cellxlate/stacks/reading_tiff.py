@@ -5,7 +5,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -17,8 +17,19 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.acquisition import (
+    LISTED,
+    WITH_POSITIONS,
+    complete_part,
+    first_image_in,
+    images_of,
+    plane_count,
+    position_in_xml,
+    stated_more,
+)
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
+from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.ome_sets import (
@@ -38,16 +49,18 @@ from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
 
+KNOWN_AXES: dict[str, str] = tifffile.TIFF.AXES_NAMES
+UNKNOWN = ("other", "sequence", "image", "unknown")
+"""What tifffile calls axes of which nobody knows what they are."""
+
 OPACITY = (1, 2)
 """What ExtraSamples says of opacity: premultiplied, or not."""
 
 DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
-LISTED = ("ome", "mmstack", "ndtiff")
-"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are; of these, the
-kinds of which it says for each plane where it lies."""
+"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are."""
 
 
-def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
+def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bool = False) -> Stack:
     """Open one image of a TIFF file, or of the set that a companion file describes.
 
     Parameters
@@ -58,6 +71,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
         As asked for.
     image : int or None
         Which of several; None takes the first that has a plane in the file.
+    incomplete : bool
+        Whether the complete time points are enough where planes are missing.
 
     Raises
     ------
@@ -70,16 +85,21 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 warnings.simplefilter("ignore")
                 opening = open_file(path, opened)
                 file, kind, document = opening.file, opening.kind, opening.document
-                image = _chosen(opening) if image is None else image
-                count = len(file.series)
-                if not 0 <= image < count:
-                    raise InputError(f"there is no image {image}, the file holds {count}; images are counted from 0")
-                series = file.series[image]
-                ome = read_ome(opening.ome_xml, opening.place_in_xml(series)) if kind == "ome-tiff" else OmeImage()
-                _check_complete(series)
+                images = images_of(file)
+                image = first_image_in(file, images) if image is None else image
+                if not 0 <= image < len(images):
+                    raise InputError(
+                        f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
+                    )
+                place = opening.place_in_xml(image, images)
+                ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
+                series, cut = complete_part(images[image], incomplete=incomplete)
+                _check_alike(series)
                 pixels = _tiff_pixels(file, series, opened)
                 calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+                calibration = cut.calibrated(calibration)
                 metadata = _tiff_metadata(file, series, kind, ome)
+                metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
                 note = read_note(shaped_description(series).get(ANNOTATION))
                 if note.kept:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
@@ -95,9 +115,11 @@ def open_tiff(path: Path, axes: str | None, image: int | None) -> Stack:
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
-                    *_others(file, image, document), *_elsewhere(path, files), *_left_out(file), *opening.doubts,
-                    *calibration.lost, *misfit, *metadata.lost, *differing,
+                    *_others(images, image, document), *cut.warnings, *stated_more(file, series),
+                    *_elsewhere(path, files), *_left_out(file), *opening.doubts, *calibration.lost, *misfit,
+                    *metadata.lost, *differing,
                 ),
+                incomplete=incomplete,
                 release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:
@@ -122,11 +144,16 @@ class OpenTiff:
     document: OmeDocument | None
     doubts: tuple[str, ...] = ()
 
-    def place_in_xml(self, series: tifffile.TiffPageSeries) -> int:
-        """Return which image of the OME-XML a series is; images without planes are no series."""
+    def place_in_xml(self, number: int, images: Sequence[tifffile.TiffPageSeries]) -> int:
+        """Return which image of the OME-XML an image is; images without planes are none."""
+        series = images[number]
         if self.document is not None and series.kind == "ome" and series.name.isdecimal():
             return int(series.name)
-        return int(self.file.series.index(series))
+        if series.kind in WITH_POSITIONS and len(images) == 1 and self.document is not None:
+            return self.document.first_in(self.file.filehandle.name)
+        if series.kind in WITH_POSITIONS:
+            return position_in_xml(self.ome_xml, number, len(images))
+        return number
 
 
 def open_file(path: Path, opened: ExitStack) -> OpenTiff:
@@ -157,19 +184,9 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
             file = opened.enter_context(tifffile.TiffFile(path, omexml=document.text))
         if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
             raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
+    use_own_index(file)
     kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
     return OpenTiff(file, kind, text or "", document, doubts)
-
-
-def _chosen(opening: OpenTiff) -> int:
-    """Return the number of the first image with a plane in the file itself, 0 where none has."""
-    if opening.document is None:
-        return 0
-    name = opening.file.filehandle.name
-    for number, series in enumerate(opening.file.series):
-        if any(page is not None and page.parent.filehandle.name == name for page in series):
-            return number
-    return 0
 
 
 def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
@@ -209,9 +226,10 @@ def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
     pages, taken = len(file.pages), 0
     images = [level for series in file.series for level in series.levels]
     if first.kind in LISTED:
-        taken = len({page.offset for series in images for page in series if page is not None and page.parent is file})
+        own = [page for series in images for page in series if page is not None and page.parent is file]
+        taken = len({page.offset or tuple(page.dataoffsets) for page in own})  # frames of an index have no offset
     else:
-        taken = sum(_planes(series) for series in images)
+        taken = sum(plane_count(series) for series in images)
     if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
         page, stated = file.pages.first, (file.imagej_metadata or {}).get("images", 1)
         stored = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
@@ -221,11 +239,6 @@ def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
         return ()
     return (f"{missed} of {pages} pages of the file are not read: its description counts {taken}; where that is "
             "wrong, correct it or save the file anew",)  # fmt: skip
-
-
-def _planes(series: tifffile.TiffPageSeries) -> int:
-    """Return how many planes of its pages' size an image has."""
-    return int(prod(series.shape)) // max(int(prod(series.keyframe.shape)), 1)
 
 
 def _check_directories(file: tifffile.TiffFile) -> None:
@@ -278,7 +291,7 @@ def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kin
     )
 
 
-def _others(file: tifffile.TiffFile, image: int, document: OmeDocument | None) -> tuple[str, ...]:
+def _others(images: Sequence[tifffile.TiffPageSeries], image: int, document: OmeDocument | None) -> tuple[str, ...]:
     """Return a line that names the images of the file that are not read, if there are any."""
 
     def name(series: tifffile.TiffPageSeries) -> str:
@@ -287,7 +300,7 @@ def _others(file: tifffile.TiffFile, image: int, document: OmeDocument | None) -
 
     others = [
         f"{number} {name(series)}".strip() + f" {tuple(series.shape)}"
-        for number, series in enumerate(file.series)
+        for number, series in enumerate(images)
         if number != image
     ]
     if not others:
@@ -313,6 +326,9 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
             raise InputError(f"the file {path.name} is cut short; copy it again")
         return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
     _check_inside(series)
+    if holder.filehandle.closed:
+        holder.filehandle.open()
+        opened.callback(holder.filehandle.close)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
@@ -418,18 +434,8 @@ def _damage_reported() -> Iterator[None]:
             raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
 
 
-def _check_complete(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where planes that are described lie in no file; tifffile would read zeros."""
-    count, missing = _planes(series), 0
-    if series.kind in LISTED:
-        missing = sum(page is None or not any(page.databytecounts) for page in series)
-    elif not series.is_truncated and series.dataoffset is None:
-        missing = count - len(series)
-    if missing > 0:
-        raise InputError(
-            f"{missing} of {count} planes are described and in no file; put all files of the set into one folder, or, "
-            "if the acquisition was stopped, save its complete time points"
-        )
+def _check_alike(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where files of a set hold planes of another size; tifffile would read them wrongly."""
     if not series.is_multifile:
         return
     keyframe = series.keyframe
@@ -468,11 +474,12 @@ def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
     )
     if set(named) <= set(AXES):
         return named
+    known = [letter for letter in axes if letter not in AXES and KNOWN_AXES.get(letter, "other") not in UNKNOWN]
+    if known:
+        words = " and ".join(KNOWN_AXES[letter] for letter in known)
+        raise InputError(
+            f"the shape {shape} has the axes {axes}, of which {words} can be none of T, C, Z; save the images along it "
+            "as stacks of their own"
+        )
     example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
-    names = tifffile.TIFF.AXES_NAMES
-    meant = "".join(
-        f", {letter} is {names[letter]}" for letter in axes if letter in names and letter not in f"{AXES}QI"
-    )
-    raise InputError(
-        f"the axes of shape {shape} are not known ({axes}{meant}); name them, for example --axes {example}"
-    )
+    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")

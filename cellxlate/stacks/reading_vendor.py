@@ -1,4 +1,4 @@
-"""CZI, ND2 and LIF files through pylibCZIrw, nd2 and liffile, where the extra `vendor` is installed."""
+"""CZI, ND2, LIF and IMS files through pylibCZIrw, nd2, liffile and h5py, where the extra `vendor` is installed."""
 
 import threading
 import warnings
@@ -18,6 +18,7 @@ from cellxlate.stacks.metadata import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.pixels import picked
+from cellxlate.stacks.reading_imaris import ImarisFile
 from cellxlate.stacks.stack import Stack, all_named, check_axes, fitting
 
 ReadWindow = Callable[[tuple[int, ...], slice, slice], Any]
@@ -94,17 +95,22 @@ class LazyPixels:
 
 @dataclass(frozen=True)
 class VendorImage:
-    """One image of a vendor's file; `count` is how many the file holds, `ome` what OME-XML its reader offers."""
+    """One image of a vendor's file; `count` is how many the file holds, `ome` what OME-XML its reader offers.
+
+    `colours` are those of the channels where the file states them apart from OME-XML, `warnings` what is odd.
+    """
 
     pixels: WindowPixels | LazyPixels
     axes: str
     calibration: Calibration
     count: int
     ome: OmeImage | None = None
+    colours: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def open_vendor(path: Path, axes: str | None, image: int) -> Stack:
-    """Open one image of a CZI, ND2 or LIF file: a scene, a position, an image.
+    """Open one image of a CZI, ND2, LIF or IMS file: a scene, a position, an image.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def open_vendor(path: Path, axes: str | None, image: int) -> Stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with ExitStack() as opened:
-                found = {"czi": _open_czi, "nd2": _open_nd2, "lif": _open_lif}[kind](path, image, opened)
+                found = OPENING[kind](path, image, opened)
                 stack = _as_stack(path, kind, found, axes, image)
                 return replace(stack, release=opened.pop_all().close)
     except ImportError:
@@ -143,7 +149,9 @@ def _as_stack(path: Path, kind: str, found: VendorImage, asked: str | None, imag
         if found.count > 1
         else ()
     )
-    metadata = Metadata(lost=(f"of the {kind.upper()} file's own metadata only sizes and names are carried",))
+    words = "sizes, names and colours" if found.colours else "sizes and names"
+    lost = (f"of the {kind.upper()} file's own metadata only {words} are carried",)
+    metadata = Metadata(colours=found.colours, lost=lost)
     if found.ome is not None and found.ome.xml:
         bits = {"bits": found.ome.bits} if (found.ome.bits or 99) < 8 * pixels.dtype.itemsize else {}
         metadata = Metadata(ome_xml=found.ome.xml, tiff=bits, colours=found.ome.colours, lost=found.ome.lost)
@@ -156,7 +164,7 @@ def _as_stack(path: Path, kind: str, found: VendorImage, asked: str | None, imag
     names, misfit = fitting(stated.channel_names, axes, pixels.shape, asked=asked)
     return Stack(
         pixels, axes, stack_name(path), path, sizes_um, names, stated.time_step_s, kind=kind, metadata=metadata,
-        warnings=(*others, *stated.lost, *misfit, *metadata.lost), image=image,
+        warnings=(*others, *found.warnings, *stated.lost, *misfit, *metadata.lost), image=image,
     )  # fmt: skip
 
 
@@ -273,3 +281,15 @@ def _open_lif(path: Path, image: int, opened: ExitStack) -> VendorImage:
     if len(set(filter(None, names))) == len(list(filter(None, names))):  # the names of lookup tables
         found.channel_names = all_named(names)
     return VendorImage(pixels, axes, found, len(file.images))
+
+
+def _open_ims(path: Path, image: int, opened: ExitStack) -> VendorImage:
+    """Open the one image of an Imaris file."""
+    _check_image(image, 1)
+    file = ImarisFile(path, opened)
+    pixels = WindowPixels(file.shape, file.dtype, 3, file.read)
+    calibration = file.calibration()
+    return VendorImage(pixels, "TCZYX", calibration, 1, colours=file.colours(), warnings=file.warnings)
+
+
+OPENING = {"czi": _open_czi, "nd2": _open_nd2, "lif": _open_lif, "ims": _open_ims}

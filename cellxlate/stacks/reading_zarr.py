@@ -25,6 +25,7 @@ from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Stack, all_named, check_axes, fitting
 from cellxlate.stacks.zarr_axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
 from cellxlate.stacks.zarr_codecs import bounded
+from cellxlate.stacks.zip_store import ZippedStore, is_zipped_zarr, open_zip
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
@@ -48,6 +49,9 @@ def open_node(path: Location) -> "zarr.Group | zarr.Array[Any]":
     Consolidated metadata are a copy, which does not know what was appended later. They are used only where the parts
     cannot be listed, on the web.
     """
+    if isinstance(path, Path) and is_zipped_zarr(path):
+        zipped = open_zip(path)
+        return zarr.open(zipped, mode="r", path=zipped.root, use_consolidated=False)
     store = store_of(path)
     if isinstance(path, RemotePath) and not path.writable:
         return zarr.open(store, mode="r")
@@ -102,14 +106,14 @@ def zarr_images(path: Location) -> list[str]:
 
 
 def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
-    """Open one image of an OME-Zarr folder, or a plain array with the axes the user gives.
+    """Open one image of an OME-Zarr folder or zip file, or a plain array with the axes the user gives.
 
     Raises
     ------
     InputError
         The folder is no Zarr image, is damaged, has no such image, or its axes are not known.
     """
-    if not is_zarr(path):
+    if not is_zarr(path) and not (isinstance(path, Path) and is_zipped_zarr(path)):
         raise InputError(
             f"{path} is a folder but no Zarr image; give a TIFF file, an OME-Zarr folder, or a pattern of planes such "
             "as img_{T}_{Z}.tif"
@@ -118,8 +122,9 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             node = open_node(path)
+            closing: dict[str, Any] = {"release": node.store.close} if isinstance(node.store, ZippedStore) else {}
             if isinstance(node, zarr.Array):
-                return _plain_array(path, node, axes)
+                return replace(_plain_array(path, node, axes), **closing)
             places = _images(node)
             if not 0 <= image < len(places):
                 raise InputError(
@@ -129,8 +134,8 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
             plate = "plate" in ome_attributes(node)
-            stack = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
-            return replace(_with_document(stack, _document_of_set(path, node, image), axes), image=image)
+            found = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
+            return replace(_with_document(found, _document_of_set(path, node, image), axes), image=image, **closing)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
     except READ_FAULTS as fault:
@@ -439,6 +444,9 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
 
 def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> Iterable[str] | None:
     """Return the names of the files below an array, None where they cannot be listed, or are too many to be."""
+    if isinstance(array.store, ZippedStore):
+        start = f"{array.path}/" if array.path else ""
+        return [name.removeprefix(start) for name in array.store.names if name.startswith(start)]
     folder = path / array.path if array.path else path
     if isinstance(folder, RemotePath):
         if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time

@@ -89,6 +89,8 @@ class Stack:
         never enhanced. By default the fourth of four samples and the second of two.
     files : tuple of Path
         The files of a stack whose planes lie in several; empty otherwise.
+    incomplete : bool
+        Whether it was opened so that missing planes leave their time points out.
     """
 
     pixels: Pixels
@@ -105,6 +107,7 @@ class Stack:
     files: tuple[Path, ...] = ()
     image: int = 0
     alpha: tuple[int, ...] | None = None
+    incomplete: bool = False
     release: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:

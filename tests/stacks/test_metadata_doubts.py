@@ -461,7 +461,7 @@ def test_angles_of_ome_xml_are_no_depth(tmp_path: Path) -> None:
     text = OME.format(sizes="", channels="", z=3, c=1).replace("</OME>", modulo)
     text = text.replace("</Pixels>", '</Pixels><AnnotationRef ID="Annotation:3"/>')
     tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, photometric="minisblack", metadata=None, description=text.encode())
-    with pytest.raises(InputError, match="AYX, A is angle"):
+    with pytest.raises(InputError, match="AYX, of which angle can be none of T, C, Z"):
         open_stack(tmp_path / "a.ome.tif")
     with open_stack(tmp_path / "a.ome.tif", "CYX") as stack:
         assert stack.shape == (3, 20, 30)

@@ -1,7 +1,5 @@
 """OME-TIFF sets of several files, and descriptions that do not count what is there: the pixels are the right ones."""
 
-import json
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -221,61 +219,6 @@ def test_complete_files_warn_of_no_page(tmp_path: Path, options: dict[str, objec
     with open_stack(path, axes) as stack:
         np.testing.assert_array_equal(np.asarray(stack).reshape(pixels.shape), pixels)
         assert not any("not read" in line for line in stack.warnings)
-
-
-# --- acquisitions of Micro-Manager
-
-
-def acquisition(path: Path, planes: Sequence[np.ndarray], at: Sequence[tuple[int, int]], frames: int) -> None:
-    """A stack file as Micro-Manager writes it: a header, pages of 13 tags, an index of (channel, time) by offset."""
-    rows, columns = planes[0].shape
-    summary = json.dumps(
-        {"MicroManagerVersion": "2.0", "Prefix": "a", "Frames": frames, "Channels": 2, "Slices": 1, "Positions": 1,
-         "SlicesFirst": False, "TimeFirst": False}
-    ).encode()  # fmt: skip
-    summary += b" " * (len(summary) % 2)
-    content, index = bytearray(40 + len(summary)), []
-    for number, (plane, (c, t)) in enumerate(zip(planes, at, strict=True)):
-        start, end = len(content), len(content) + 162 + plane.nbytes + 8
-        short, long = 3, 4
-        tags = [(256, long, columns), (257, long, rows), (258, short, 16), (259, short, 1), (262, short, 1),
-                (273, long, start + 162), (274, short, 1), (277, short, 1), (278, long, rows),
-                (279, long, plane.nbytes), (284, short, 1), (296, short, 1)]  # fmt: skip
-        content += struct.pack("<H", 13) + b"".join(struct.pack("<HHII", code, kind, 1, v) for code, kind, v in tags)
-        content += struct.pack("<HHII", 51123, 2, 8, end - 8)
-        content += struct.pack("<I", 0 if number == len(planes) - 1 else end) + plane.tobytes() + b'{"a": 1}'
-        index.append(struct.pack("<5I", c, 0, t, 0, start))
-    content[:40] = b"II*\0" + struct.pack(
-        "<9I", 40 + len(summary), 54773648, len(content), 483765892, 0, 99384722, 0, 2355492, len(summary)
-    )
-    content[40 : 40 + len(summary)] = summary
-    path.write_bytes(bytes(content) + struct.pack("<II", 3453623, len(index)) + b"".join(index))
-
-
-PLACES = [(c, t) for t in range(3) for c in range(2)]
-
-
-@pytest.mark.parametrize("lost", [2, 5])
-def test_a_plane_that_was_never_acquired_is_not_invented(tmp_path: Path, lost: int) -> None:
-    pixels, path = random_pixels(6, 20, 30), tmp_path / "a_MMStack_Pos0.ome.tif"
-    acquisition(path, pixels, PLACES, frames=9)
-    with open_stack(path) as stack:
-        np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
-    kept = [number for number in range(6) if number != lost]
-    acquisition(path, pixels[kept], [PLACES[number] for number in kept], frames=9)
-    with pytest.raises(InputError, match=r"1 of 6 planes are described and in no file.*complete time points"):
-        open_stack(path)
-
-
-def test_an_acquisition_that_goes_on_in_a_second_file_is_one_stack(tmp_path: Path) -> None:
-    pixels, paths = random_pixels(6, 20, 30), [tmp_path / f"a_MMStack_Pos0{end}.ome.tif" for end in ("", "_1")]
-    acquisition(paths[0], pixels[:4], PLACES[:4], frames=3)
-    acquisition(paths[1], pixels[4:], PLACES[4:], frames=3)
-    assert find_inputs([tmp_path]) == paths[:1]
-    for path in paths:
-        with open_stack(path) as stack:
-            np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
-            assert set(stack.files) == set(paths)
 
 
 def test_a_file_under_another_spelling_or_a_link_is_no_other_file(tmp_path: Path) -> None:
