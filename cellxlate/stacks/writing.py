@@ -35,7 +35,7 @@ __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "outp
 PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
 ORIGINS_FOLDER = "input"
-JOB_VERSION = 3
+JOB_VERSION = 4
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
@@ -155,8 +155,9 @@ class Writer:
         self._finished, self._replaces = False, replaces
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(
-            self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
-        )
+            self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff",
+            flat=kind not in ("zarr", "ome-zarr"),
+        )  # fmt: skip
         self.origins = Origins(self.partial / ORIGINS_FOLDER)
         self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else level_count(like.plane_shape))
 
@@ -180,6 +181,12 @@ class Writer:
     def _resume(self, job: Mapping[str, Any]) -> None:
         found = _read_job(self.partial / JOB_FILE)
         found |= found.pop("fingerprint")
+        if found.get("cellxlate_partial") != JOB_VERSION:
+            raise OutputError(
+                f"{self.partial} was begun by another version of cellxlate (its layout is number "
+                f"{found.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or give "
+                "--overwrite to start again"
+            )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
