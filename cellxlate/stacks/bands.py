@@ -43,6 +43,14 @@ REMOTE_THREADS = 16
 """That look at objects at once; each waits for its answers."""
 
 
+Tell = Callable[[float], object]
+"""Is told how many planes are done."""
+
+
+def no_news(planes: float) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class Bands:
     """A Zarr v3 array on disk that is written and read in bands.

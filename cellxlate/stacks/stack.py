@@ -230,6 +230,8 @@ class Stack:
         import dask.array
 
         chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+        if isinstance(self.pixels, dask.array.Array):
+            return self.pixels.rechunk(chunks).astype(self.dtype)
         lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
         return lazy.astype(self.dtype)
 
@@ -249,24 +251,44 @@ class Stack:
         self.close()
 
     @classmethod
-    def from_array(cls, array: npt.ArrayLike, axes: str | None = None, *, name: str = "array") -> "Stack":
-        """Wrap an array in memory.
+    def from_array(cls, array: npt.ArrayLike | Pixels, axes: str | None = None, *, name: str = "array") -> "Stack":
+        """Wrap an array, in memory or lazy.
 
         Parameters
         ----------
         array : array-like
-            At least two-dimensional.
+            At least two-dimensional. One of dask, zarr or h5py stays lazy: a window of a plane is computed when it is
+            read, so a chunk should not hold more planes than memory does.
         axes : str, optional
-            Its axes; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
+            Its axes, in upper or lower case; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
         name : str
-            Used in messages.
+            Used in messages, and in names of files.
+
+        Raises
+        ------
+        InputError
+            The axes do not fit; without any, the last is 3 or 4 long, so that it may be columns or colour samples.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Stack.from_array(np.zeros((160, 192, 3)), "yxs").axes
+        'YXS'
         """
-        pixels = np.asarray(array)
+        is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
+        pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        shape, dimensions = tuple(pixels.shape), len(pixels.shape)
         if axes is None:
-            if not 2 <= pixels.ndim <= 5:
-                raise InputError(f"an array of shape {pixels.shape} needs axes, for example axes='TCZYX'")
-            axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[pixels.ndim]
-        return cls(pixels=pixels, axes=axes, name=name)
+            if not 2 <= dimensions <= 5:
+                raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
+            axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[dimensions]
+            if dimensions > 2 and shape[-1] in (3, 4):
+                coloured = {3: "YXS", 4: "ZYXS", 5: "TZYXS"}[dimensions]
+                raise InputError(
+                    f"the last axis of an array of shape {shape} may be colour samples or columns; "
+                    f"give axes='{coloured}' for colour, axes='{axes}' for planes of {shape[-1]} columns"
+                )
+        return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 
 class ReadPart(Protocol):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.stacks.bands import BAND_PX, METADATA, Bands
+from cellxlate.stacks.bands import BAND_PX, METADATA, Bands, Tell, no_news
 from cellxlate.stacks.naming import PLAIN, Format, output_format
 from cellxlate.stacks.origins import Origins
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
@@ -272,13 +272,15 @@ class Writer:
         with _disk_faults(self.path):
             return self.bands.read(index, rows)
 
-    def finish(self, share: Share = map) -> Location:
+    def finish(self, share: Share = map, tell: Tell = no_news) -> Location:
         """Build the finished file inside the partial.
 
         Parameters
         ----------
         share : callable
             Like `map`; halves the bands of a level of the pyramid.
+        tell : callable
+            Is told how many planes have been put together.
 
         Returns
         -------
@@ -294,26 +296,26 @@ class Writer:
         if missing:
             raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
         with _disk_faults(self.path):
-            self._assemble(share)
+            self._assemble(share, tell)
         self._finished = True
         return self._result
 
-    def _assemble(self, share: Share) -> None:
+    def _assemble(self, share: Share, tell: Tell) -> None:
         """Make of complete bands what the format wants."""
         result, like, provenance, same_values = self._result, self._like, self._provenance, self._same_values
         if self.kind == "tiff" and isinstance(result, Path):
-            write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values)
+            write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values, tell=tell)
             return
         if self.kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
         levels = self.pyramid.complete(share)
         if self.kind == "ome-tiff" and isinstance(result, Path):
-            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
+            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values, tell=tell)
             return
         version: Version = "0.5" if self.kind == "ome-zarr" else "0.4"
         if version == "0.4" and isinstance(result, Path):
-            write_arrays_v2(result, levels)
+            write_arrays_v2(result, levels, tell)
         write_group(
             result, levels, like=like, reduction=self.pyramid.reduction, provenance=provenance, same_values=same_values,
             version=version,
