@@ -148,13 +148,29 @@ class Stack:
         """Number of planes."""
         return prod(self.size(axis) for axis in self.plane_axes)
 
+    @property
+    def _light_samples(self) -> tuple[int, ...]:
+        """Positions along S that are no opacity, where channels lie along another axis; one where there is no S."""
+        if "S" not in self.axes or "C" not in self.axes:
+            return (0,)
+        return tuple(sample for sample in range(self.size("S")) if sample not in self.alpha_samples)
+
+    @property
+    def planes_per_channel(self) -> int:
+        """Number of planes of a channel, those of opacity left out."""
+        other = prod(self.size(axis) for axis in self.plane_axes if axis not in "CS")
+        return other * len(self._light_samples)
+
     def plane_of(self, number: int, channel: int) -> PlaneIndex:
-        """Return the position of the plane that is number `number` of a channel, in the order of `plane_indices`."""
+        """Return the position of plane `number` of a channel, of those that `planes_per_channel` counts."""
         channel_axis = next((axis for axis in "CS" if axis in self.plane_axes), None)
         index = []
         for axis in reversed(self.plane_axes):
             if axis == channel_axis:
                 index.append(channel)
+            elif axis == "S":
+                number, position = divmod(number, len(self._light_samples))
+                index.append(self._light_samples[position])
             else:
                 number, position = divmod(number, self.size(axis))
                 index.append(position)
