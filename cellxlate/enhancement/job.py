@@ -390,11 +390,9 @@ def _written(
     writers = image_writer, attention_writer
 
     def finish() -> tuple[Location, Location]:
-        image, selected = (
-            writer.finish(where.share, lambda planes, at=at: tell("writing", (at + planes) / 2))
-            for at, writer in ((0, image_writer), (plan.stack.plane_count, attention_writer))
-        )
-        return image, selected
+        count = plan.stack.plane_count
+        image = image_writer.finish(where.share, lambda planes: tell("writing", planes / 2))
+        return image, attention_writer.finish(where.share, lambda planes: tell("writing", (count + planes) / 2))
 
     yield from where.write_bands(plan, image_writer, attention_writer, started)
     tell("writing", 0)

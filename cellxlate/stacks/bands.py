@@ -250,7 +250,7 @@ class Bands:
 
         Notes
         -----
-        It is what zarr makes of the band (sharding in the Zarr 3 specification), in a tenth of the time for planes of
+        It is what zarr makes of the band (sharding in the Zarr 3 specification), in a seventh of the time for planes of
         64 x 64 px: zarr takes 3 ms for each file, however small.
         """
         (rows, columns), (height, width) = self.chunk_shape, band.shape

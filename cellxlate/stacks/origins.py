@@ -103,14 +103,16 @@ class Origin:
     def named(cls, name: str) -> "Origin | None":
         """Return what a name states; None where it is no name of an origin."""
         try:
-            places, *rows = name.split(".")
-            made, read = (
-                RowsHeld(*map(int, place.split("-")), digest)
-                for place, digest in zip(rows[::2], rows[1::2], strict=True)
-            )
-            return cls(tuple(map(int, places.split("-")[1:])), read, made)
-        except (TypeError, ValueError):
+            places, made, made_digest, read, read_digest = name.split(".")
+            index = tuple(map(int, places.split("-")[1:]))
+            return cls(index, _held(read, read_digest), _held(made, made_digest))
+        except ValueError:
             return None
+
+
+def _held(rows: str, digest: str) -> RowsHeld:
+    first, last = map(int, rows.split("-"))
+    return RowsHeld(first, last, digest)
 
 
 @dataclass(frozen=True)
