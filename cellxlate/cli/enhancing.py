@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.cluster import Cluster
+    from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.enhancement.outputs import Outputs
     from cellxlate.enhancement.plates import Plate
     from cellxlate.model.bundle import Bundle
@@ -39,7 +40,8 @@ def run_demo(options: argparse.Namespace) -> int:
     faint, truth = folder / "demo.ome.tif", folder / "demo_truth.ome.tif"
     with progress_bar(options, "planes") as show:
         write_stacks([(sample.stack, faint), (sample.truth, truth)], overwrite=options.overwrite, progress=show)
-        report = enhance_file(faint, overwrite=options.overwrite, progress=lambda news: show(news.done, news.total))
+        follow = followed(show)
+        report = enhance_file(faint, overwrite=options.overwrite, progress=follow, phases=follow)
     say(options, report.as_dict(), [f"input      {faint}", *enhanced_lines(report)])
     return 0
 
@@ -156,7 +158,7 @@ def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: 
         report = enhance_file(
             path, request.model, **request.naming, **request.running,
             overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
-            where=cluster.place if cluster else HERE, progress=lambda news: show(news.done, news.total),
+            where=cluster.place if cluster else HERE, progress=followed(show), phases=followed(show),
         )  # fmt: skip
     answer = report.as_dict()
     if sure:
@@ -165,6 +167,11 @@ def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: 
     if not options.json:
         say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
     return answer
+
+
+def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
+    """Return what shows the news of a run on a progress bar."""
+    return lambda news: show(news.done, news.total, news.phase)
 
 
 def _attempt(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:

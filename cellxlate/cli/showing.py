@@ -48,16 +48,25 @@ def complain(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[[float, int], None]]:
-    """Give a function (done, total) that moves a progress bar on standard error; nothing happens without a terminal."""
+def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[..., None]]:
+    """Give a function (done, total, phase) that moves a progress bar on standard error; each phase begins at 0.
+
+    Nothing happens without a terminal.
+    """
     if options.quiet or not sys.stderr.isatty():
-        yield lambda done, total: None  # noqa: ARG005
+        yield lambda done, total, phase="": None  # noqa: ARG005
         return
     from tqdm import tqdm
 
     with tqdm(unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        shown = ""
 
-        def show(done: float, total: int) -> None:
+        def show(done: float, total: int, phase: str = "") -> None:
+            nonlocal shown
+            if phase != shown:
+                shown = phase
+                bar.reset(total)
+                bar.set_description(phase)
             bar.total = total
             bar.update(round(done, 2) - bar.n)
 

@@ -13,6 +13,7 @@ from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.same_input import (
     ChangedInputError,
     file_states,
+    named_bands,
     opened_again,
     read_again,
     require_same,
@@ -23,7 +24,7 @@ from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
 from cellxlate.quality.report import RunReport, write_page, write_record
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.network_input import remarks
-from cellxlate.stacks.origins import Origin, SeeRows
+from cellxlate.stacks.origins import Origin, RowSums, SeeRows
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.writing import PARTIAL_ENDING
@@ -35,8 +36,12 @@ last is told the checksums of the input's rows."""
 MOST_READ_BACK = 2
 """Once more where a file of the input was written to meanwhile, as what changed may have been read before."""
 
-INPUT_DIGEST = "input_rows_blake2b"
-"""In a report's provenance: of all rows of the input, as they were when the result was verified."""
+INPUT_DIGEST, OUTPUT_DIGEST = "input_rows_blake2b", "output_rows_blake2b"
+"""In a report's provenance: of all rows of the input, and of the result and its attention, as they were verified."""
+
+
+class DamagedResultError(PromiseError):
+    """The written file does not hold what was computed."""
 
 
 def compare_here(
@@ -44,6 +49,24 @@ def compare_here(
 ) -> Tally:
     """Compare in this process."""
     return read_back(plan.stack, image, selected, channels=channels, tile_px=tile_px, see=see)
+
+
+def told(compare: Compare, tell: Callable[[float], object]) -> Compare:
+    """Return the same, which tells how many planes have been read, copied channels among them."""
+    rows = 0
+
+    def compare_and_tell(
+        plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int, see: SeeRows
+    ) -> Tally:
+        def see_and_tell(index: PlaneIndex, first_row: int, sums: RowSums, made: RowSums | None) -> None:
+            nonlocal rows
+            see(index, first_row, sums, made)
+            rows += len(sums)
+            tell(rows / plan.stack.plane_shape[0])
+
+        return compare(plan, image, selected, channels, tile_px, see_and_tell)
+
+    return compare_and_tell
 
 
 def verify(
@@ -54,6 +77,7 @@ def verify(
     *,
     origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None,
     digest: str = "",
+    made_digest: str = "",
 ) -> Tally:
     """Open the input again, read it, result and attention, and count what differs: here, or where `compare` does it.
 
@@ -66,9 +90,9 @@ def verify(
     compare : callable
         Where it is done.
     origins : mapping, optional
-        What the bands were made from, by plane; a run that was finished earlier has none any more.
-    digest : str
-        Of the input, as the report of such a run states it.
+        What the bands were made from, and what they are, by plane; a run that was finished earlier has none any more.
+    digest, made_digest : str
+        Of the input and of the output, as the report of such a run states them.
 
     Whether the result should be believed is looked at too; where that fails, the tally says so in its `failures`.
 
@@ -78,6 +102,8 @@ def verify(
         The input holds something else than what bands, levels or the earlier run were made from.
     PromiseError
         A pixel whose attention is 0 differs from the input in any bit, or the shape is another.
+    DamagedResultError
+        Any other pixel, or attention, is not as it was computed.
     """
     stack = plan.stack
     for written in (image, selected):
@@ -97,13 +123,20 @@ def verify(
             if digest not in ("", check.digest):
                 raise ChangedInputError(f"{stack.path or stack.name} was changed after the run")
             require_same(plan, check, now)
-        tally.input_digest = check.digest
+        tally.input_digest, tally.output_digest = check.digest, check.made_digest
+        tally.input_states = before
         if file_states(stack) == before:
             break
     if broken:
         raise PromiseError(
             f"{stack.name}: {broken} kept pixels differ from the input in the written file, which therefore does not "
             "appear under its name; run again, and check the disk if it happens twice"
+        )
+    if check.damaged or made_digest not in ("", check.made_digest):
+        where = f" ({named_bands(plan, check.damaged)})" if check.damaged else ""
+        raise DamagedResultError(
+            f"{stack.name}: the written file does not hold what was computed{where}, and therefore does not appear "
+            "under its name; run again, and check the disk if it happens twice"
         )
     domain = plan.bundle.card.get("domain")
     with spared("judging whether the result should be believed", tally.failures):
@@ -126,6 +159,7 @@ def run_report(
     found += failures
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+    digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
     written = (
@@ -156,7 +190,7 @@ def run_report(
         peak_rss_mb=peak_rss_mb(),
         engine=plan.engine,
         warnings=found,
-        provenance=plan.provenance | ({INPUT_DIGEST: tally.input_digest} if tally.input_digest else {}),
+        provenance=plan.provenance | digests,
         command=plan.command,
     )
 
@@ -213,7 +247,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
     if partial.exists() or not all(path.exists() for path in outputs.wanted):
         return None
-    note, digest = "this run was finished before; nothing was written", ""
+    note, digest, made_digest = "this run was finished before; nothing was written", "", ""
     if outputs.report_json:
         stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
@@ -222,7 +256,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
             raise OutputError(
                 f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
             )
-        digest = str(stored.get(INPUT_DIGEST, ""))
+        digest, made_digest = str(stored.get(INPUT_DIGEST, "")), str(stored.get(OUTPUT_DIGEST, ""))
     else:
         note += "; without a report it is not known whether with the same settings"
     changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels; give --overwrite to replace it")
@@ -235,9 +269,13 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
-            tally = verify(plan, image, selected, digest=digest)
+            tally = verify(plan, image, selected, digest=digest, made_digest=made_digest)
         except ChangedInputError as fault:
             raise changed from fault
+        except DamagedResultError as fault:
+            raise PromiseError(
+                f"{outputs.enhanced} or its attention was changed after the run; give --overwrite to make it again"
+            ) from fault
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 

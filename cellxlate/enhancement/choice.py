@@ -140,7 +140,7 @@ def looks_of(stack: Stack, channel: int) -> Iterator[Look]:
 def _spread_windows(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
     """Yield different windows of a channel, any first few of which are spread over its planes (golden section)."""
     windows = windows_of(stack.plane_shape, sys.maxsize)
-    total = len(windows) * (stack.plane_count // stack.channel_count)
+    total = len(windows) * stack.planes_per_channel
     spread = (int((turn + 0.5) * GOLDEN % 1.0 * total) for turn in range(MOST_WINDOWS))
     for place in range(total) if total <= ENOUGH_WINDOWS else dict.fromkeys(spread):
         plane, window = divmod(place, len(windows))

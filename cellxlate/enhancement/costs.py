@@ -161,7 +161,7 @@ def sample_of(stack: Stack) -> Iterator[Any]:
     Planes of which two fit, or all, are yielded whole: their border costs what it costs in the stack.
     """
     height, width = stack.plane_shape
-    count = stack.plane_count // stack.channel_count
+    count = stack.planes_per_channel
     rows, columns, most_px = height, width, SAMPLE_PX // stack.channel_count
     if min(count, 2) * rows * columns > most_px:
         columns = min(width, WINDOW_PX)
@@ -178,7 +178,7 @@ def sample_of(stack: Stack) -> Iterator[Any]:
 
 def _levels_of(plan: Plan, job: PlaneJob, windows: int) -> Levels:
     """Return the levels of a channel with the drift that each window of a sample has, as if it were a time point."""
-    count = plan.stack.plane_count // plan.stack.channel_count
+    count = plan.stack.planes_per_channel
     middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
     times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
     drift = ((number, job.levels.at(time).black - job.levels.black) for number, time in enumerate(times))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Literal
 
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
@@ -27,16 +28,24 @@ WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"
 """Writes every band that is not there yet: in this process (`write_bands`), or on a cluster."""
 
 
+Phase = Literal["levels", "checking", "enhancing", "writing", "verifying", "report", "publishing"]
+"""What a run does: it measures levels, looks at what an earlier run has done, enhances, puts the files together, reads
+them back, writes the report, and gives the files their names."""
+
+
 @dataclass(frozen=True)
 class EnhanceProgress:
-    """How far an enhancement has come: planes that are done, and seconds so far."""
+    """How far an enhancement has come: what it does now, planes that are done with it, and seconds so far."""
 
     name: str
     done: float
     total: int
     seconds: float
+    phase: Phase = "enhancing"
 
     def __str__(self) -> str:
+        if self.phase != "enhancing":
+            return f"{self.name}: {self.phase}, {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s"
         left_s = self.seconds / self.done * (self.total - self.done) if self.done else 0.0
         return f"{self.name}: {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s  about {left_s:.0f} s left"
 
@@ -59,9 +68,10 @@ def write_bands(
     """
 
     def write(index: PlaneIndex, band: Band) -> None:
+        origin = band.origin(index)
         image_writer.write(index, band.first_row, band.enhanced)
         attention_writer.write(index, band.first_row, band.attention)
-        image_writer.origins.add(Origin(index, band.first_row, band.read))
+        image_writer.origins.add(origin)
 
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "cellxlate-write") as pool:

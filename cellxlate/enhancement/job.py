@@ -2,18 +2,27 @@
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import Compare, account_of_finished, compare_here, run_report, store_report, verify
-from cellxlate.enhancement.flow import EnhanceProgress, WriteBands, enhanced_bands, write_bands
+from cellxlate.enhancement.account import (
+    Compare,
+    DamagedResultError,
+    account_of_finished,
+    compare_here,
+    run_report,
+    store_report,
+    told,
+    verify,
+)
+from cellxlate.enhancement.flow import EnhanceProgress, Phase, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs import (
     Outputs,
     format_of,
@@ -29,8 +38,9 @@ from cellxlate.enhancement.same_input import (
     changed_meanwhile,
     read_again,
     require_same_bands,
+    require_still_same,
 )
-from cellxlate.errors import InputError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
@@ -42,7 +52,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.origins import Origin
 from cellxlate.stacks.pyramid import Share
 from cellxlate.stacks.reading import is_zarr, open_stack
-from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
+from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
 from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial
 
 __all__ = [
@@ -53,6 +63,12 @@ __all__ = [
 
 Progress = Callable[[EnhanceProgress], object]
 Result = TypeVar("Result")
+Tell = Callable[[Phase, float], object]
+"""Is told what a run does now, and with how many planes it is done."""
+
+
+def _no_news(phase: Phase, planes: float) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class EnhancedStack:
 
 
 def enhance_file(
-    path: str | Location,
+    path: str | Location | Stack | npt.NDArray[Any] | Pixels,
     model: str | Path | Bundle = AUTO,
     *,
     output: str | Location | None = None,
@@ -117,13 +133,15 @@ def enhance_file(
     outputs: Outputs | None = None,
     where: Place = HERE,
     progress: Callable[[EnhanceProgress], object] | None = None,
+    phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:
     """Enhance a stack and write the result, the attention map and a report beside it.
 
     Parameters
     ----------
-    path : path
-        Whatever `open_stack` reads.
+    path : path, Stack or array
+        Whatever `open_stack` reads. Stacks and arrays that lie nowhere want `output` or `output_dir`; arrays of dask,
+        zarr or h5py are read plane by plane, so memory does not grow with them.
     model : str, Path or Bundle
         Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
     output : path, optional
@@ -133,7 +151,7 @@ def enhance_file(
     format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
         Where no output name decides.
     axes : str, optional
-        Axes of the input, where the file does not say.
+        Axes of the input, where the file does not say, in upper or lower case; of an array as in `enhance`.
     image : int, optional
         Which image of a file that holds several; the one that `open_stack` takes by default.
     incomplete : bool
@@ -159,6 +177,9 @@ def enhance_file(
         This process, or `Cluster.place`.
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
+    phases : callable, optional
+        The same for the other phases of the run: when levels are measured, earlier work is checked, files are put
+        together, read back, and given their names, and the report is written.
 
     Returns
     -------
@@ -176,18 +197,25 @@ def enhance_file(
     --------
     >>> import cellxlate
     >>> report = cellxlate.enhance_file("stack.tif", output="out.ome.zarr", progress=print)  # doctest: +SKIP
+    >>> import dask.array
+    >>> movie = dask.array.zeros((500, 2048, 2048), chunks=(1, 2048, 2048), dtype="uint16")
+    >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
-    started, path = time.perf_counter(), located(path)
-    folder = _located(output_dir)
-    with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
-        outputs = outputs or name_outputs(
-            path, is_zarr=is_zarr(path), output=_located(output), output_dir=folder,
-            format=format_of(stack, is_zarr=is_zarr(path), asked=format) if output is None else format,
-            attention=attention, report=report,
-        )  # fmt: skip
+    started, folder = time.perf_counter(), _located(output_dir)
+    with _opened(path, axes, image, incomplete) as stack:
+        if outputs is None:
+            source = _source(path, stack, to=output or folder)
+            zarr_in = is_zarr(source)
+            outputs = name_outputs(
+                source, is_zarr=zarr_in, output=_located(output), output_dir=folder,
+                format=format_of(stack, is_zarr=zarr_in, asked=format) if output is None else format,
+                attention=attention, report=report,
+            )  # fmt: skip
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
+        tell = _teller(stack, started, phases)
+        tell("levels", 0)
         plan = make_plan(
             stack,
             model,
@@ -198,12 +226,14 @@ def enhance_file(
             device=device,
             precision=precision,
         )
-        steps = steps_to_files(plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where)
+        steps = steps_to_files(
+            plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
+        )
         return _follow(steps, progress)
 
 
 def enhance(
-    stack: Stack | npt.NDArray[Any],
+    stack: str | Location | Stack | npt.NDArray[Any] | Pixels,
     model: str | Path | Bundle = AUTO,
     *,
     axes: str | None = None,
@@ -213,18 +243,21 @@ def enhance(
     device: Device = "auto",
     precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
+    phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> EnhancedStack:
     """Enhance a stack in memory.
 
     Parameters
     ----------
-    stack : Stack or ndarray
-        At least two-dimensional.
+    stack : path, Stack or array
+        A path is opened as `open_stack` does, and the result is arrays here too: `enhance_file` is what writes files,
+        and what suits stacks that memory does not hold. An array has two dimensions or more.
     model : str, Path or Bundle
         Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
     axes : str, optional
-        Of an array; YX, ZYX, TZYX or TCZYX by default.
-    channels, settings, engine, device, precision, progress
+        In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
+        may be colour samples, so the axes have to be said then. Of a file that does not say.
+    channels, settings, engine, device, precision, progress, phases
         As in `enhance_file`.
 
     Returns
@@ -247,12 +280,13 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    if not isinstance(stack, Stack):
-        stack = Stack.from_array(stack, axes)
-    plan = make_plan(
-        stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
-    )
-    return _follow(steps_in_memory(plan, started=started), progress)
+    with _opened(stack, axes) as opened:
+        tell = _teller(opened, started, phases)
+        tell("levels", 0)
+        plan = make_plan(
+            opened, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+        )
+        return _follow(steps_in_memory(plan, started=started, tell=tell), progress)
 
 
 def steps_to_files(
@@ -263,14 +297,19 @@ def steps_to_files(
     resume: bool = False,
     started: float | None = None,
     where: Place = HERE,
+    tell: Tell = _no_news,
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
+
+    `tell` is told how far the other phases are, while they are under way.
 
     Closing it leaves a partial that can be resumed, and nothing under a final name. With `resume`, a run that is
     finished is verified again and reported; nothing is written. Once the promise is verified, no failure of a picture,
     a check or the report keeps the result from its name: the report that is returned warns of it.
     """
     started = started or time.perf_counter()
+    if resume:
+        tell("checking", 0)
     if resume and (finished := account_of_finished(plan, outputs, started=started)):
         return finished
     require_still_free(outputs, overwrite=overwrite, resume=resume)
@@ -281,26 +320,32 @@ def steps_to_files(
             require_same_bands(plan, image_writer.origins.found(), where.read_again)
         try:
             tally, figures = yield from _verified(
-                plan, image_writer, attention_writer, started, where, before=before, draw=bool(outputs.report_html)
-            )
+                plan, image_writer, attention_writer, started, where, tell, before=before,
+                draw=bool(outputs.report_html),
+            )  # fmt: skip
+            yield None
+            tell("report", 0)
+            report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
+            require_still_same(plan, states=tally.input_states, digest=tally.input_digest, read=where.read_again)
         except ChangedInputError:
             for writer in (image_writer, attention_writer):
                 writer.discard()  # its bands must not be resumed
             raise
-        yield None
-        report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
         require_still_free(outputs, overwrite=overwrite, resume=resume)  # before any of them gets its name
         report = store_report(report, figures, outputs, overwrite=overwrite, resume=resume)
+        tell("publishing", 0)
         for path, writer in ((outputs.attention, attention_writer), (outputs.enhanced, image_writer)):
             if writer is attention_writer and not outputs.keep_attention:
                 writer.discard()
             else:
                 writer.publish(replaces=may_replace(path, overwrite=overwrite, resume=resume))
-    return report
+    total_s = time.perf_counter() - started
+    io_s = report.seconds["io"] + total_s - report.seconds["total"]
+    return replace(report, seconds={**report.seconds, "io": round(io_s, 3), "total": round(total_s, 3)})
 
 
 def _verified(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, *,
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, tell: Tell, *,
     before: Mapping[str, Any], draw: bool,
 ) -> Generator[EnhanceProgress, None, tuple[Tally, str]]:  # fmt: skip
     """Write all bands, build the two files, and verify them; what turns out to be damaged is made again, once."""
@@ -308,22 +353,22 @@ def _verified(
     def read_back(files: tuple[Location, Location]) -> tuple[Tally, str]:
         if was_changed(plan, before):
             raise changed_meanwhile(plan.stack)
-        return _read_back(plan, *files, image_writer.origins.found(), where, draw=draw)
+        return _read_back(plan, *files, image_writer.origins.found(), where, tell, draw=draw)
 
-    files = yield from _written(plan, image_writer, attention_writer, started, where)
+    files = yield from _written(plan, image_writer, attention_writer, started, where, tell)
     try:
         return read_back(files)
     except ChangedInputError:
         raise
-    except InputError:  # one of the two files cannot be read
+    except (InputError, DamagedResultError):  # one of the two files cannot be read, or is not as it was computed
         for writer in (image_writer, attention_writer):
             writer.mend()
-    return read_back((yield from _written(plan, image_writer, attention_writer, started, where)))
+    return read_back((yield from _written(plan, image_writer, attention_writer, started, where, tell)))
 
 
 def _read_back(
     plan: Plan, image_file: Location, attention_file: Location, origins: Mapping[PlaneIndex, Sequence[Origin]],
-    where: Place, *, draw: bool,
+    where: Place, tell: Tell, *, draw: bool,
 ) -> tuple[Tally, str]:  # fmt: skip
     """Verify the two files, and draw planes of them at the same time."""
     with (
@@ -333,25 +378,34 @@ def _read_back(
     ):
         channels = sorted(plan.jobs) if draw else []
         drawing = pool.submit(draw_planes, plan.stack, image, selected, channels=channels)
-        tally, figures = verify(plan, image, selected, where.compare, origins=origins), ""
+        tell("verifying", 0)
+        compare = told(where.compare, lambda planes: tell("verifying", planes))
+        tally, figures = verify(plan, image, selected, compare, origins=origins), ""
         with spared("drawing the pictures of the report", tally.failures):
             figures = drawing.result()
         return tally, figures
 
 
 def _written(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, tell: Tell
 ) -> Generator[EnhanceProgress, None, tuple[Location, Location]]:
     """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
     writers = image_writer, attention_writer
+
+    def finish() -> tuple[Location, Location]:
+        count = plan.stack.plane_count
+        image = image_writer.finish(where.share, lambda planes: tell("writing", planes / 2))
+        return image, attention_writer.finish(where.share, lambda planes: tell("writing", (count + planes) / 2))
+
     yield from where.write_bands(plan, image_writer, attention_writer, started)
+    tell("writing", 0)
     try:
-        return image_writer.finish(where.share), attention_writer.finish(where.share)
+        return finish()
     except OutputError:
         if not any(level.missing() for writer in writers for level in writer.pyramid.all_levels):
             raise
     yield from where.write_bands(plan, image_writer, attention_writer, started)
-    return image_writer.finish(where.share), attention_writer.finish(where.share)
+    return finish()
 
 
 def withdraw(outputs: Outputs, report: RunReport | None) -> None:
@@ -372,19 +426,20 @@ def withdraw(outputs: Outputs, report: RunReport | None) -> None:
 
 
 def steps_in_memory(
-    plan: Plan, *, started: float | None = None
+    plan: Plan, *, started: float | None = None, tell: Tell = _no_news
 ) -> Generator[EnhanceProgress | None, None, EnhancedStack]:
-    """Enhance a stack in memory; yields after each band of rows."""
+    """Enhance a stack in memory; yields after each band of rows, and `tell` is told of other phases."""
     started, stack = started or time.perf_counter(), plan.stack
     image = Stack(np.empty(stack.shape, stack.dtype), stack.axes, stack.name)
     selected = Stack(np.zeros(stack.shape, np.uint8), stack.axes, stack.name)
     origins: dict[PlaneIndex, list[Origin]] = {}
     for index, band, news in enhanced_bands(plan, started=started):
-        origins.setdefault(index, []).append(Origin(index, band.first_row, band.read))
+        origins.setdefault(index, []).append(band.origin(index))
         _put(image, index, band.first_row, band.enhanced)
         _put(selected, index, band.first_row, band.attention)
         yield news
-    tally = verify(plan, image, selected, origins=origins)
+    tell("verifying", 0)
+    tally = verify(plan, image, selected, told(compare_here, lambda planes: tell("verifying", planes)), origins=origins)
     found = run_report(plan, tally, None, total_s=time.perf_counter() - started)
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), found)
 
@@ -431,6 +486,44 @@ def _follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Pr
                 return result
             if progress and news:
                 progress(news)
+
+
+def _teller(stack: Stack, started: float, progress: Progress | None) -> Tell:
+    """Return what passes on how far a phase is."""
+
+    def tell(phase: Phase, planes: float) -> None:
+        if progress:
+            progress(EnhanceProgress(stack.name, planes, stack.plane_count, time.perf_counter() - started, phase))
+
+    return tell
+
+
+@contextmanager
+def _opened(
+    what: str | Location | Stack | npt.NDArray[Any] | Pixels,
+    axes: str | None,
+    image: int | None = None,
+    incomplete: bool = False,
+) -> Iterator[Stack]:
+    """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
+    if isinstance(what, Stack):
+        yield what
+    elif isinstance(what, str | Path | RemotePath):
+        with open_stack(what, axes, image=image, incomplete=incomplete) as stack:
+            yield stack
+    else:
+        yield Stack.from_array(what, axes)
+
+
+def _source(what: object, stack: Stack, *, to: str | Location | None) -> Location:
+    """Return the path that outputs are named after: as it was given, that of the stack, or its name."""
+    if isinstance(what, str | Path | RemotePath):
+        return located(what)
+    if stack.path is not None:
+        return stack.path
+    if to is None:
+        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
+    return Path(stack.name)
 
 
 def _located(place: str | Location | None) -> Location | None:

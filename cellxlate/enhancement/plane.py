@@ -17,7 +17,8 @@ from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_i
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
 from cellxlate.stacks.network_input import REACH_PX, network_input
-from cellxlate.stacks.origins import RowsRead
+from cellxlate.stacks.origins import Origin, RowsHeld, made_sums, row_sums
+from cellxlate.stacks.stack import PlaneIndex
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]
@@ -78,7 +79,7 @@ class Band:
         In the dtype of the file.
     attention : ndarray (rows, X) of uint8
         0 exactly where the pixel was kept, 1-255 in proportion to the gate elsewhere.
-    read : RowsRead
+    read : RowsHeld
         What it was made from: these rows and those around them, as they were read.
     """
 
@@ -86,12 +87,16 @@ class Band:
     raw: npt.NDArray[Any]
     enhanced: npt.NDArray[Any]
     attention: npt.NDArray[np.uint8]
-    read: RowsRead
+    read: RowsHeld
 
     @classmethod
     def copied(cls, raw: npt.NDArray[Any], first_row: int) -> "Band":
         """Return rows that stay as they are."""
-        return cls(first_row, raw, raw, np.zeros(raw.shape, np.uint8), RowsRead.of(raw, first_row))
+        return cls(first_row, raw, raw, np.zeros(raw.shape, np.uint8), RowsHeld.of(row_sums(raw), first_row))
+
+    def origin(self, index: PlaneIndex) -> Origin:
+        """Return what the band was made from, and checksums of what it is."""
+        return Origin(index, self.read, RowsHeld.of(made_sums(self.enhanced, self.attention), self.first_row))
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
         steps = band_attention(rows, area, job)
         enhanced = enhanced_band(rows, area, steps, gates, job)
         raw = counts[area.top - first_row : area.bottom - first_row]
-        yield Band(area.top, raw, enhanced, shown.take(steps), RowsRead.of(counts, first_row))
+        yield Band(area.top, raw, enhanced, shown.take(steps), RowsHeld.of(row_sums(counts), first_row))
 
 
 def rows_around(

@@ -7,7 +7,7 @@ that has changed may mean another result anywhere.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,9 @@ class SameInput:
     partly : bool
         Whether planes may have bands without an origin, which are not made yet.
     changed : list of (plane, row)
-        Bands whose rows hold something else now, by the first row.
+        Bands whose rows of the input hold something else now, by the first row.
+    damaged : list of (plane, row)
+        Bands that the output, where it was read too, holds otherwise than they were computed.
     """
 
     rows: int
@@ -54,33 +56,53 @@ class SameInput:
     origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None
     partly: bool = False
     changed: list[tuple[PlaneIndex, int]] = field(default_factory=list)
+    damaged: list[tuple[PlaneIndex, int]] = field(default_factory=list)
     _digests: dict[PlaneIndex, str] = field(default_factory=dict)
-    _begun: dict[PlaneIndex, RowSums] = field(default_factory=dict)
+    _made_digests: dict[PlaneIndex, str] = field(default_factory=dict)
+    _begun: dict[PlaneIndex, tuple[RowSums, RowSums]] = field(default_factory=dict)
     _left: dict[PlaneIndex, int] = field(default_factory=dict)
 
-    def see(self, index: PlaneIndex, first_row: int, sums: RowSums) -> None:
+    def see(self, index: PlaneIndex, first_row: int, sums: RowSums, made: RowSums | None = None) -> None:
         """Take the checksums of some rows; those of a plane are let go once it is complete."""
-        plane = self._begun.setdefault(index, np.zeros(self.rows, np.uint64))
+        fresh = np.zeros(self.rows, np.uint64), np.zeros(self.rows if made is not None else 0, np.uint64)
+        plane, output = self._begun.setdefault(index, fresh)
         plane[first_row : first_row + len(sums)] = sums
+        if made is not None:
+            output[first_row : first_row + len(made)] = made
         self._left[index] = self._left.get(index, self.rows) - len(sums)
         if self._left[index] == 0:
             del self._begun[index], self._left[index]
             self._digests[index] = sums_digest(plane)
-            self._compare(index, plane)
+            if len(output):
+                self._made_digests[index] = sums_digest(output)
+            self._compare(index, plane, output)
 
-    def _compare(self, index: PlaneIndex, plane: RowSums) -> None:
+    def _compare(self, index: PlaneIndex, plane: RowSums, output: RowSums) -> None:
         if self.origins is None:
             return
         origins = self.origins.get(index, ())
+        tops = {origin.top for origin in origins}
         self.changed += [(index, origin.top) for origin in origins if not origin.read.agrees(plane)]
-        if not self.partly and len({origin.top for origin in origins}) < self.bands:
+        if not self.partly and len(tops) < self.bands:
             self.changed.append((index, 0))
+        if len(output):  # a band that was made twice may differ in rounding
+            right = {origin.top for origin in origins if origin.made.agrees(output)}
+            self.damaged += [(index, top) for top in sorted(tops - right)]
 
     @property
     def digest(self) -> str:
-        """One for all planes that were seen; the same in whatever order they were read."""
-        parts = (f"{index} {digest}\n".encode() for index, digest in sorted(self._digests.items()))
-        return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+        """One for all planes of the input that were seen; the same in whatever order they were read."""
+        return _digest_of(self._digests)
+
+    @property
+    def made_digest(self) -> str:
+        """One for all planes of the output that were seen."""
+        return _digest_of(self._made_digests)
+
+
+def _digest_of(planes: Mapping[PlaneIndex, str]) -> str:
+    parts = (f"{index} {digest}\n".encode() for index, digest in sorted(planes.items()))
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
 def same_input(
@@ -99,7 +121,7 @@ def read_again(plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
     tops = range(0, stack.plane_shape[0], height)
     places = ((index, top) for index in planes for top in tops)
     for index, top, sums in ahead(lambda place: _summed(stack, *place, height), places):
-        see(index, top, sums)
+        see(index, top, sums, None)
 
 
 def _summed(stack: Stack, index: PlaneIndex, top: int, height: int) -> tuple[PlaneIndex, int, RowSums]:
@@ -113,8 +135,9 @@ def require_same_bands(
     check = same_input(plan, origins, partly=True)
     read(plan, sorted(origins), check.see)
     if check.changed:
+        where = named_bands(plan, check.changed)
         raise ChangedInputError(
-            f"{plan.stack.path or plan.stack.name} was changed after the run began ({_named(plan, check.changed)}); "
+            f"{plan.stack.path or plan.stack.name} was changed after the run began ({where}); "
             "give --overwrite to start again, or bring the stack back as it was and give --resume"
         )
 
@@ -131,11 +154,32 @@ def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
     now : Stack
         The input, opened again.
     """
-    where = _named(plan, check.changed) if check.changed else ""
+    where = named_bands(plan, check.changed) if check.changed else ""
     if not where and plan.sampled and not plan.sampled.agree(now.pixels if now is not plan.stack else None):
         where = "before its first band was read"
     if where:
         raise changed_meanwhile(plan.stack, where)
+
+
+def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain = read_again) -> None:
+    """Raise ChangedInputError where the input was written to since it was verified, and holds something else now.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    states, digest : str
+        Of its files (`file_states`) and of all its rows when it was verified.
+    read : callable
+        Reads the input again, where its files are in another state.
+    """
+    if file_states(plan.stack) == states:
+        return
+    check = same_input(plan)
+    with opened_again(plan.stack) as now:
+        read(replace(plan, stack=now), list(plan.stack.plane_indices()), check.see)
+    if check.digest != digest:
+        raise changed_meanwhile(plan.stack)
 
 
 def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:
@@ -186,8 +230,8 @@ def opened_again(stack: Stack) -> Iterator[Stack]:
     raise changed_meanwhile(stack)
 
 
-def _named(plan: Plan, places: Iterable[tuple[PlaneIndex, int]], most: int = 3) -> str:
-    """Name the bands that differ."""
+def named_bands(plan: Plan, places: Iterable[tuple[PlaneIndex, int]], most: int = 3) -> str:
+    """Name some bands, by plane and first row."""
     listed = sorted(set(places))
     named = [f"{plane_label(index, plan.stack.plane_axes)} from row {top}" for index, top in listed[:most]]
     return ", ".join(named) + (f" and {len(listed) - most} more bands" if len(listed) > most else "")

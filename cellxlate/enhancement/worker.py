@@ -26,7 +26,7 @@ from cellxlate.model.engines import open_engine
 from cellxlate.quality.checks import Tally, read_back_part
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity import Levels
-from cellxlate.stacks.origins import Origin, Origins, RowSums, row_sums
+from cellxlate.stacks.origins import Origins, RowSums, row_sums
 from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -180,8 +180,8 @@ class CompareJob:
     tile_px: int
 
 
-SeenRows = list[tuple[PlaneIndex, int, RowSums]]
-"""Of rows that were read: plane, first row, and their checksums."""
+SeenRows = list[tuple[PlaneIndex, int, RowSums, RowSums | None]]
+"""Of rows that were read: plane, first row, and the checksums of the input's and of the output's."""
 
 
 def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> tuple[Tally, SeenRows]:
@@ -208,7 +208,7 @@ def sum_parts(
 ) -> SeenRows:
     """Read rows of some planes of an input, and return their checksums."""
     with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
-        return [(index, rows.start, row_sums(stack.read(index, rows))) for index, rows in parts]
+        return [(index, rows.start, row_sums(stack.read(index, rows)), None) for index, rows in parts]
 
 
 def keep_model(bundle: Bundle, threads: int) -> None:
@@ -277,9 +277,10 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
         folder = opened.image.full.folder
         if not (folder / "zarr.json").exists():  # writing would bring a folder back that was removed
             raise OutputError(f"{folder} is gone, the job has ended; nothing was written")
+        origin = band.origin(index)
         opened.image.write(index, band.first_row, band.enhanced)
         opened.attention.write(index, band.first_row, band.attention)
-        job.origins.add(Origin(index, band.first_row, band.read))
+        job.origins.add(origin)
         ended = time.perf_counter()
         return BandDone(
             worker or worker_address(), band.raw.size, work, read_s=opened.read_s,

@@ -11,7 +11,7 @@ from cellxlate.quality.domain import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.origins import SeeRows, row_sums
+from cellxlate.stacks.origins import SeeRows, made_sums, row_sums
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 __all__ = [
@@ -250,7 +250,7 @@ def read_back(
     tile_px : int
         Side of the tiles whose borders are looked at for seams; 0 looks at none.
     see : callable, optional
-        Is told the checksums of the rows of the input, in the order of the stack.
+        Is told the checksums of the rows of input and output, in the order of the stack.
 
     Raises
     ------
@@ -297,4 +297,4 @@ def _count(
     for index, first_row, (raw, enhanced, attention) in ahead(read, bands):
         tally.add(index, first_row, raw=raw, enhanced=enhanced, attention=attention)
         if see:
-            see(index, first_row, row_sums(raw))
+            see(index, first_row, row_sums(raw), made_sums(enhanced, attention))

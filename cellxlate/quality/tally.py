@@ -172,6 +172,10 @@ class Tally:
         Checks that could not be made, and why; what counts for the promise is never among them.
     input_digest : str
         Of all rows of the input, where they were read.
+    output_digest : str
+        Of all rows of the output and its attention.
+    input_states : str
+        Which files the input was, with their sizes and times, before it was read.
 
     Examples
     --------
@@ -197,6 +201,8 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
     input_digest: str = ""
+    output_digest: str = ""
+    input_states: str = ""
 
     def __post_init__(self) -> None:
         self.seams.tile_px = self.tile_px

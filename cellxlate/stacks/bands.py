@@ -1,5 +1,6 @@
 """Bands: the pixels of a stack kept as one checksummed file per 512 rows of a plane."""
 
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import google_crc32c
+import numcodecs
 import numcodecs.checksum32
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +36,19 @@ NOTHING = 2**64 - 1
 
 METADATA = "zarr.json"
 
+UNFINISHED = ".partial"
+"""Ends the name of a file that is being written."""
+
 REMOTE_THREADS = 16
 """That look at objects at once; each waits for its answers."""
+
+
+Tell = Callable[[float], object]
+"""Is told how many planes are done."""
+
+
+def no_news(planes: float) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,9 @@ class Bands:
     tiles : bool
         Whether chunks are compressed as the tiles of a TIFF file are, so that they may be copied into one (`packed`).
         Otherwise the bytes of a pixel are sorted by significance first, which TIFF does not know: a fifth smaller.
+    flat : bool
+        Whether all files lie in the folder itself, as `c.0.0.0` in place of `c/0/0/0`: folders for each plane take
+        longer to make and to remove than the files in them. What others read as a Zarr array has folders.
     """
 
     folder: Location
@@ -64,6 +81,7 @@ class Bands:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     tiles: bool = False
+    flat: bool = False
 
     @property
     def chunk_shape(self) -> tuple[int, int]:
@@ -97,14 +115,18 @@ class Bands:
             compressors=[self._compressor(), Crc32cCodec()],
             fill_value=0,
             dimension_names=[axis.lower() for axis in self.axes],
-            config={"write_empty_chunks": True},
+            chunk_key_encoding={"name": "default", "separator": self._separator},
             overwrite=True,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs, which may stand in another folder and opens the array itself."""
         return {"folder": self.folder.absolute(), "axes": self.axes, "shape": self.shape, "dtype": self.dtype,
-                "tiles": self.tiles}  # fmt: skip
+                "tiles": self.tiles, "flat": self.flat}  # fmt: skip
+
+    @property
+    def _separator(self) -> Literal[".", "/"]:
+        return "." if self.flat else "/"
 
     def _compressor(self) -> BloscCodec | ZstdCodec:
         size = self.dtype.itemsize
@@ -113,9 +135,18 @@ class Bands:
         return BloscCodec(typesize=size, cname="zstd", clevel=LEVEL, shuffle="shuffle")
 
     @cached_property
+    def _compress(self) -> Callable[[Any], bytes]:
+        """What `_compressor` does, without zarr around it."""
+        size = self.dtype.itemsize
+        if self.tiles or size == 1:
+            compress: Callable[[Any], bytes] = numcodecs.Zstd(level=BYTE_LEVEL if size == 1 else LEVEL).encode
+        else:
+            compress = numcodecs.Blosc(cname="zstd", clevel=LEVEL, shuffle=numcodecs.Blosc.SHUFFLE).encode
+        return compress
+
+    @cached_property
     def _array(self) -> zarr.Array[Any]:
-        with zarr.config.set({"array.write_empty_chunks": True}):  # open_array of zarr 3.1 drops its own option
-            return zarr.open_array(store_of(self.folder), mode="r+", zarr_format=3)
+        return zarr.open_array(store_of(self.folder), mode="r", zarr_format=3)
 
     def size(self, axis: str) -> int:
         """Return the size along one of the axes."""
@@ -142,7 +173,8 @@ class Bands:
     def file(self, index: PlaneIndex, band: int) -> Location:
         """Return the file of a band, or its object."""
         key = plane_key(self.axes, index, slice(band, band + 1), slice(0, 1))
-        return self.folder.joinpath("c", *(str(part.start if isinstance(part, slice) else part) for part in key))
+        places = ["c", *(str(part.start if isinstance(part, slice) else part) for part in key)]
+        return self.folder.joinpath(*self._separator.join(places).split("/"))
 
     def is_done(self, index: PlaneIndex, band: int) -> bool:
         """Return whether a band has been written."""
@@ -164,8 +196,10 @@ class Bands:
 
     def is_begun(self) -> bool:
         """Return whether any band is there."""
-        folder = self.folder / "c"
-        return folder.is_dir() if isinstance(folder, RemotePath) else any(item.is_file() for item in folder.rglob("*"))
+        folder = self.folder if self.flat else self.folder / "c"
+        if isinstance(folder, RemotePath):
+            return folder.is_dir()
+        return any(item.is_file() and item.name != METADATA for item in folder.rglob("*"))
 
     def missing(self) -> int:
         """Count the bands that have not been written."""
@@ -204,8 +238,53 @@ class Bands:
         for start in range(first_row, last_row, BAND_PX):
             stop = min(start + BAND_PX, last_row)
             band = pixels[start - first_row : stop - first_row]
-            key = plane_key(self.axes, index, slice(start, stop), slice(0, width))
-            self._array[key] = band if self._rows_first else band.T
+            self._store(self.file(index, start // BAND_PX), self._shard(band))
+
+    def _shard(self, band: npt.NDArray[Any]) -> bytes:
+        """Return the file of a band: its chunks, and at the end the index of them.
+
+        Parameters
+        ----------
+        band : ndarray (rows, X)
+            At most 512 rows.
+
+        Notes
+        -----
+        It is what zarr makes of the band (sharding in the Zarr 3 specification), in a seventh of the time for planes of
+        64 x 64 px: zarr takes 3 ms for each file, however small.
+        """
+        (rows, columns), (height, width) = self.chunk_shape, band.shape
+        grid = BAND_PX // CHUNK_PX, -(-width // columns)  # of chunks; those below the last row are not there
+        places = np.full((*grid, 2), NOTHING, "<u8")
+        parts, length = list[bytes](), 0
+        for row, column in np.ndindex(-(-height // rows), grid[1]):
+            chunk = np.zeros((rows, columns), self.dtype.newbyteorder("<"))
+            window = band[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+            chunk[: window.shape[0], : window.shape[1]] = window
+            stored = _with_checksum(self._compress(chunk if self._rows_first else np.ascontiguousarray(chunk.T)))
+            places[row, column] = length, len(stored)
+            parts.append(stored)
+            length += len(stored)
+        index = places if self._rows_first else places.transpose(1, 0, 2)
+        return b"".join([*parts, _with_checksum(index.tobytes())])
+
+    @staticmethod
+    def _store(file: Location, content: bytes) -> None:
+        """Let a file appear with all that it holds."""
+        if isinstance(file, RemotePath):
+            file.write_bytes(content)
+            return
+        unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}{UNFINISHED}")
+        try:
+            try:
+                unfinished.write_bytes(content)
+            except FileNotFoundError:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.write_bytes(content)
+            unfinished.replace(file)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
         """Read rows of one plane that have been written.
@@ -292,7 +371,7 @@ class Bands:
             is_there = self.found()
             with ThreadPoolExecutor(REMOTE_THREADS) as pool:
                 return sum(pool.map(self._drop_if_damaged, [place for place in places if is_there(*place)]))
-        for unfinished in self.folder.rglob("*.partial"):  # zarr's name for a file before its rename
+        for unfinished in self.folder.rglob(f"*{UNFINISHED}"):
             unfinished.unlink()
         return sum(self._drop_if_damaged(place) for place in places if self.file(*place).exists())
 
@@ -310,6 +389,11 @@ class Bands:
         return tuple(
             -(-size // 2**level) if axis in "YX" else size for axis, size in zip(self.axes, self.shape, strict=True)
         )
+
+
+def _with_checksum(content: bytes) -> bytes:
+    """Return bytes with their CRC-32C behind them."""
+    return bytes(content) + int(google_crc32c.value(bytes(content))).to_bytes(4, "little")
 
 
 def _checked(stored: bytes) -> bytes:

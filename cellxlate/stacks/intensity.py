@@ -392,7 +392,7 @@ def sample_places(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slic
         All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
         over the planes and over their rows and columns.
     """
-    count = stack.plane_count // stack.channel_count
+    count = stack.planes_per_channel
     height, width = stack.plane_shape
     if count * height * width <= SAMPLE_PX:
         for number in range(count):

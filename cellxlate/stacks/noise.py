@@ -60,7 +60,7 @@ def _pairs(stack: Stack, channel: int) -> list[tuple[npt.NDArray[Any], npt.NDArr
         slice(max((size - PAIR_SIDE_PX) // 2, 0), max((size - PAIR_SIDE_PX) // 2, 0) + PAIR_SIDE_PX)
         for size in stack.plane_shape
     )
-    per_frame = stack.plane_count // stack.channel_count // frames
+    per_frame = stack.planes_per_channel // frames
     count = min(frames - 1, MOST_PAIRS)
     firsts = [(2 * number + 1) * (frames - 1) // (2 * count) for number in range(count)]
     return [

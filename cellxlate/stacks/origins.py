@@ -1,7 +1,8 @@
-"""What the bands of an output were made from: which rows of the input, and checksums of what these rows held.
+"""What the bands of an output were made from, and what was made: checksums of rows of the input, and of the band.
 
 A band depends on its own rows and on those around it that the networks see, so its origin covers both. Reading the
-input again tells whether each band was made from what the file holds now.
+input again tells whether each band was made from what the file holds now; reading the output, whether it holds what was
+computed.
 """
 
 import hashlib
@@ -20,8 +21,9 @@ from cellxlate.stacks.stack import PlaneIndex
 RowSums = npt.NDArray[np.uint64]
 """(rows,): the CRC-32 of each row's bytes in the upper half, its CRC-32C in the lower."""
 
-SeeRows = Callable[[PlaneIndex, int, RowSums], object]
-"""Is told the checksums of rows of a plane that were read: its index, the first row, the checksums."""
+SeeRows = Callable[[PlaneIndex, int, RowSums, RowSums | None], object]
+"""Is told the checksums of rows of a plane that were read: its index, the first row, the checksums of the input's rows,
+and, where the output was read too, those of the output's (`made_sums`)."""
 
 
 def row_sums(pixels: npt.NDArray[Any]) -> RowSums:
@@ -40,16 +42,22 @@ def row_sums(pixels: npt.NDArray[Any]) -> RowSums:
     return np.fromiter((_sum(row.tobytes()) for row in pixels), np.uint64, len(pixels))
 
 
+def made_sums(enhanced: npt.NDArray[Any], attention: npt.NDArray[np.uint8]) -> RowSums:
+    """Return a checksum of each row of an output and of its attention together, both (rows, X)."""
+    rows = zip(enhanced, attention, strict=True)
+    return np.fromiter((_sum(image.tobytes() + gate.tobytes()) for image, gate in rows), np.uint64, len(enhanced))
+
+
 @dataclass(frozen=True)
-class RowsRead:
-    """Rows of a plane of the input, as they were when a band was made from them.
+class RowsHeld:
+    """Rows of a plane, and what they held: of the input, when a band was made from them; or of the band.
 
     Attributes
     ----------
     first, last : int
         Of the plane; `last` is excluded.
     digest : str
-        BLAKE2b of 128 bits over their `row_sums`, in hexadecimal digits.
+        BLAKE2b of 128 bits over their `row_sums` or `made_sums`, in hexadecimal digits.
     """
 
     first: int
@@ -57,9 +65,9 @@ class RowsRead:
     digest: str
 
     @classmethod
-    def of(cls, pixels: npt.NDArray[Any], first_row: int) -> "RowsRead":
-        """Describe rows (rows, X) that were read from `first_row` on."""
-        return cls(first_row, first_row + len(pixels), sums_digest(row_sums(pixels)))
+    def of(cls, sums: RowSums, first_row: int) -> "RowsHeld":
+        """Describe rows from `first_row` on by their checksums (rows,)."""
+        return cls(first_row, first_row + len(sums), sums_digest(sums))
 
     def agrees(self, sums: RowSums) -> bool:
         """Return whether the checksums (Y,) of a whole plane are those of the rows then."""
@@ -73,27 +81,38 @@ def sums_digest(sums: RowSums) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """A band, by its plane and the plane's row that it begins with, and what it was made from."""
+    """A band of a plane: what it was made from, and what it is, image and attention."""
 
     index: PlaneIndex
-    top: int
-    read: RowsRead
+    read: RowsHeld
+    made: RowsHeld
+
+    @property
+    def top(self) -> int:
+        """The row of the plane that the band begins with."""
+        return self.made.first
 
     @property
     def name(self) -> str:
         """All of it as the name of a file."""
         places = "-".join(("plane", *map(str, self.index)))
-        return f"{places}.{self.top}.{self.read.first}-{self.read.last}.{self.read.digest}"
+        rows = (f"{held.first}-{held.last}.{held.digest}" for held in (self.made, self.read))
+        return ".".join((places, *rows))
 
     @classmethod
     def named(cls, name: str) -> "Origin | None":
         """Return what a name states; None where it is no name of an origin."""
         try:
-            places, top, rows, digest = name.split(".")
-            first, last = map(int, rows.split("-"))
-            return cls(tuple(map(int, places.split("-")[1:])), int(top), RowsRead(first, last, digest))
+            places, made, made_digest, read, read_digest = name.split(".")
+            index = tuple(map(int, places.split("-")[1:]))
+            return cls(index, _held(read, read_digest), _held(made, made_digest))
         except ValueError:
             return None
+
+
+def _held(rows: str, digest: str) -> RowsHeld:
+    first, last = map(int, rows.split("-"))
+    return RowsHeld(first, last, digest)
 
 
 @dataclass(frozen=True)

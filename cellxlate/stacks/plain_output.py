@@ -11,7 +11,7 @@ import zarr
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
-from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.bands import Bands, Tell, no_news
 from cellxlate.stacks.calibration import CENTIMETRE_UM
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.naming import Format
@@ -41,8 +41,9 @@ def natural_format(plain: Literal["tiff", "zarr"], like: Stack, dtype: np.dtype[
 
 
 def write_plain_tiff(
-    path: Path, full: Bands, *, like: Stack, provenance: Mapping[str, Any] | None, same_values: bool = True
-) -> None:
+    path: Path, full: Bands, *, like: Stack, provenance: Mapping[str, Any] | None, same_values: bool = True,
+    tell: Tell = no_news,
+) -> None:  # fmt: skip
     """Assemble an uncompressed TIFF from complete bands, with its axes in the JSON description that tifffile reads.
 
     Parameters
@@ -57,6 +58,8 @@ def write_plain_tiff(
         Part of the description.
     same_values : bool
         Whether the values mean what those of `like` mean; its palette and display tables are written then.
+    tell : callable
+        Is told how many planes have been put together.
 
     Notes
     -----
@@ -76,7 +79,7 @@ def write_plain_tiff(
         metadata={"axes": full.axes, ANNOTATION: compose_note(like, provenance)}, **options,
     )  # fmt: skip
     turned = full.axes.index("X") < full.axes.index("Y")
-    for index in full.plane_indices():
+    for number, index in enumerate(full.plane_indices(), 1):
         pixels: Any = tifffile.memmap(path, mode="r+")  # anew for each plane, so that none stays in memory
         for band in range(full.per_plane):
             rows = full.rows(band)
@@ -84,6 +87,7 @@ def write_plain_tiff(
             pixels.reshape(full.shape)[plane_key(full.axes, index, rows, slice(None))] = window.T if turned else window
         pixels.flush()
         del pixels
+        tell(number)
 
 
 def write_plain_attributes(folder: Path, *, like: Stack, provenance: Mapping[str, Any] | None) -> None:

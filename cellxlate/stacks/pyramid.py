@@ -1,7 +1,7 @@
 """The lower levels of a pyramid: 2 x 2 pixels become one, band by band, from memory or from the level above."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class Pyramid:
         """The levels, `full` first."""
         full = self.full
         return [full] + [
-            Bands(full.folder.with_name(str(level)), full.axes, full.level_shape(level), full.dtype, full.tiles)
+            replace(full, folder=full.folder.with_name(str(level)), shape=full.level_shape(level))
             for level in range(1, self.levels)
         ]
 

@@ -151,13 +151,29 @@ class Stack:
         """Number of planes."""
         return prod(self.size(axis) for axis in self.plane_axes)
 
+    @property
+    def _light_samples(self) -> tuple[int, ...]:
+        """Positions along S that are no opacity, where channels lie along another axis; one where there is no S."""
+        if "S" not in self.axes or "C" not in self.axes:
+            return (0,)
+        return tuple(sample for sample in range(self.size("S")) if sample not in self.alpha_samples)
+
+    @property
+    def planes_per_channel(self) -> int:
+        """Number of planes of a channel, those of opacity left out."""
+        other = prod(self.size(axis) for axis in self.plane_axes if axis not in "CS")
+        return other * len(self._light_samples)
+
     def plane_of(self, number: int, channel: int) -> PlaneIndex:
-        """Return the position of the plane that is number `number` of a channel, in the order of `plane_indices`."""
+        """Return the position of plane `number` of a channel, of those that `planes_per_channel` counts."""
         channel_axis = next((axis for axis in "CS" if axis in self.plane_axes), None)
         index = []
         for axis in reversed(self.plane_axes):
             if axis == channel_axis:
                 index.append(channel)
+            elif axis == "S":
+                number, position = divmod(number, len(self._light_samples))
+                index.append(self._light_samples[position])
             else:
                 number, position = divmod(number, self.size(axis))
                 index.append(position)
@@ -233,6 +249,8 @@ class Stack:
         import dask.array
 
         chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+        if isinstance(self.pixels, dask.array.Array):
+            return self.pixels.rechunk(chunks).astype(self.dtype)
         lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
         return lazy.astype(self.dtype)
 
@@ -252,24 +270,44 @@ class Stack:
         self.close()
 
     @classmethod
-    def from_array(cls, array: npt.ArrayLike, axes: str | None = None, *, name: str = "array") -> "Stack":
-        """Wrap an array in memory.
+    def from_array(cls, array: npt.ArrayLike | Pixels, axes: str | None = None, *, name: str = "array") -> "Stack":
+        """Wrap an array, in memory or lazy.
 
         Parameters
         ----------
         array : array-like
-            At least two-dimensional.
+            At least two-dimensional. One of dask, zarr or h5py stays lazy: a window of a plane is computed when it is
+            read, so a chunk should not hold more planes than memory does.
         axes : str, optional
-            Its axes; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
+            Its axes, in upper or lower case; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
         name : str
-            Used in messages.
+            Used in messages, and in names of files.
+
+        Raises
+        ------
+        InputError
+            The axes do not fit; without any, the last is 3 or 4 long, so that it may be columns or colour samples.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Stack.from_array(np.zeros((160, 192, 3)), "yxs").axes
+        'YXS'
         """
-        pixels = np.asarray(array)
+        is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
+        pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        shape, dimensions = tuple(pixels.shape), len(pixels.shape)
         if axes is None:
-            if not 2 <= pixels.ndim <= 5:
-                raise InputError(f"an array of shape {pixels.shape} needs axes, for example axes='TCZYX'")
-            axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[pixels.ndim]
-        return cls(pixels=pixels, axes=axes, name=name)
+            if not 2 <= dimensions <= 5:
+                raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
+            axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[dimensions]
+            if dimensions > 2 and shape[-1] in (3, 4):
+                coloured = {3: "YXS", 4: "ZYXS", 5: "TZYXS"}[dimensions]
+                raise InputError(
+                    f"the last axis of an array of shape {shape} may be colour samples or columns; "
+                    f"give axes='{coloured}' for colour, axes='{axes}' for planes of {shape[-1]} columns"
+                )
+        return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 
 class ReadPart(Protocol):

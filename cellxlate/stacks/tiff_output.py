@@ -12,7 +12,7 @@ import tifffile
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.bands import Bands
+from cellxlate.stacks.bands import Bands, Tell, no_news
 from cellxlate.stacks.ome_xml import compose_ome
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.tiff_tags import tag_options
@@ -48,6 +48,7 @@ def write_tiff(
     like: Stack,
     provenance: Mapping[str, Any] | None,
     same_values: bool = True,
+    tell: Tell = no_news,
 ) -> None:
     """Assemble an OME-TIFF from complete bands.
 
@@ -63,6 +64,8 @@ def write_tiff(
         Becomes an OME MapAnnotation; values that are not text are written as JSON.
     same_values : bool
         Whether the values mean what those of `like` mean; its palette and display tables are written then.
+    tell : callable
+        Is told how many planes have been put together.
 
     Notes
     -----
@@ -79,7 +82,7 @@ def write_tiff(
             if number:
                 first = {key: first[key] for key in ("photometric", "colormap", "software") if key in first}
             file.write(
-                _tiles(level),
+                _tiles(level, no_news if number else tell),
                 shape=level.shape,
                 dtype=level.dtype,
                 tile=level.chunk_shape,
@@ -96,15 +99,17 @@ def write_tiff(
             )
 
 
-def _tiles(level: Bands) -> Iterator[Any]:
+def _tiles(level: Bands, tell: Tell) -> Iterator[Any]:
     """Yield tiles in the order of the file: compressed bytes, or pixels (rows, X, S) where samples are interleaved."""
     planes, bands = level.plane_indices(), range(level.per_plane)
     if not level.axes.endswith("S"):
-        for tiles in ahead(lambda place: level.packed(*place), product(planes, bands)):
+        for number, tiles in enumerate(ahead(lambda place: level.packed(*place), product(planes, bands)), 1):
+            tell(number / level.per_plane)  # who takes the tiles may not ask again after the last
             yield from tiles
         return
     samples, (rows, columns) = level.size("S"), level.chunk_shape
     for first, band in product(range(0, len(planes), samples), bands):
+        tell(first + samples * (band + 1) / level.per_plane)
         pixels = np.stack([level.read(index, level.rows(band)) for index in planes[first : first + samples]], axis=-1)
         for top, left in product(range(0, pixels.shape[0], rows), range(0, pixels.shape[1], columns)):
             yield np.ascontiguousarray(pixels[top : top + rows, left : left + columns])

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.stacks.bands import BAND_PX, METADATA, Bands
+from cellxlate.stacks.bands import BAND_PX, METADATA, Bands, Tell, no_news
 from cellxlate.stacks.naming import PLAIN, Format, output_format
 from cellxlate.stacks.origins import Origins
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
@@ -35,7 +35,7 @@ __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "outp
 PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
 ORIGINS_FOLDER = "input"
-JOB_VERSION = 3
+JOB_VERSION = 4
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
@@ -155,8 +155,9 @@ class Writer:
         self._finished, self._replaces = False, replaces
         group = self._result if kind == "ome-zarr" else self.partial / PIXELS_FOLDER
         self.bands = Bands(
-            self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff"
-        )
+            self._result if kind == "zarr" else group / "0", like.axes, like.shape, dtype, tiles=kind == "ome-tiff",
+            flat=kind not in ("zarr", "ome-zarr"),
+        )  # fmt: skip
         self.origins = Origins(self.partial / ORIGINS_FOLDER)
         self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else level_count(like.plane_shape))
 
@@ -180,6 +181,12 @@ class Writer:
     def _resume(self, job: Mapping[str, Any]) -> None:
         found = _read_job(self.partial / JOB_FILE)
         found |= found.pop("fingerprint")
+        if found.get("cellxlate_partial") != JOB_VERSION:
+            raise OutputError(
+                f"{self.partial} was begun by another version of cellxlate (its layout is number "
+                f"{found.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or give "
+                "--overwrite to start again"
+            )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
@@ -265,13 +272,15 @@ class Writer:
         with _disk_faults(self.path):
             return self.bands.read(index, rows)
 
-    def finish(self, share: Share = map) -> Location:
+    def finish(self, share: Share = map, tell: Tell = no_news) -> Location:
         """Build the finished file inside the partial.
 
         Parameters
         ----------
         share : callable
             Like `map`; halves the bands of a level of the pyramid.
+        tell : callable
+            Is told how many planes have been put together.
 
         Returns
         -------
@@ -287,26 +296,26 @@ class Writer:
         if missing:
             raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
         with _disk_faults(self.path):
-            self._assemble(share)
+            self._assemble(share, tell)
         self._finished = True
         return self._result
 
-    def _assemble(self, share: Share) -> None:
+    def _assemble(self, share: Share, tell: Tell) -> None:
         """Make of complete bands what the format wants."""
         result, like, provenance, same_values = self._result, self._like, self._provenance, self._same_values
         if self.kind == "tiff" and isinstance(result, Path):
-            write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values)
+            write_plain_tiff(result, self.bands, like=like, provenance=provenance, same_values=same_values, tell=tell)
             return
         if self.kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
         levels = self.pyramid.complete(share)
         if self.kind == "ome-tiff" and isinstance(result, Path):
-            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values)
+            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values, tell=tell)
             return
         version: Version = "0.5" if self.kind == "ome-zarr" else "0.4"
         if version == "0.4" and isinstance(result, Path):
-            write_arrays_v2(result, levels)
+            write_arrays_v2(result, levels, tell)
         write_group(
             result, levels, like=like, reduction=self.pyramid.reduction, provenance=provenance, same_values=same_values,
             version=version,

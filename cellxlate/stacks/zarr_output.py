@@ -16,7 +16,7 @@ from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
-from cellxlate.stacks.bands import BAND_PX, Bands
+from cellxlate.stacks.bands import BAND_PX, Bands, Tell, no_news
 from cellxlate.stacks.calibration import amount_of, finite
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.pyramid import Reduction
@@ -120,7 +120,7 @@ def write_group(
         group["0"].update_attributes(carried["array"])
 
 
-def write_arrays_v2(folder: Path, levels: Sequence[Bands]) -> None:
+def write_arrays_v2(folder: Path, levels: Sequence[Bands], tell: Tell = no_news) -> None:
     """Write the levels of a pyramid as the Zarr 2 arrays that OME-Zarr 0.4 wants: "0", "1", ... with chunks of 512 px.
 
     Notes
@@ -135,10 +135,12 @@ def write_arrays_v2(folder: Path, levels: Sequence[Bands]) -> None:
             chunk_key_encoding={"name": "v2", "separator": "/"}, config={"write_empty_chunks": True},
         )  # fmt: skip
         turned = level.axes.index("X") < level.axes.index("Y")
-        for index, band in product(level.plane_indices(), range(level.per_plane)):
+        for done, (index, band) in enumerate(product(level.plane_indices(), range(level.per_plane)), 1):
             rows = level.rows(band)
             window = level.read(index, rows)
             array[plane_key(level.axes, index, rows, slice(None))] = window.T if turned else window
+            if number == 0:
+                tell(done / level.per_plane)
         wanted = prod(-(-size // chunk) for size, chunk in zip(level.shape, chunks, strict=True))
         found = sum(item.is_file() and not item.name.startswith(".") for item in (folder / str(number)).rglob("*"))
         if found != wanted:

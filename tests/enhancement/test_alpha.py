@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from cellxlate.enhancement.choice import looks_of
 from cellxlate.enhancement.job import enhance, enhance_file
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity import stack_levels
+from cellxlate.stacks.noise import stack_noise
 from cellxlate.stacks.reading import open_stack
 from cellxlate.stacks.stack import Stack
 
@@ -85,3 +88,26 @@ def test_opacity_is_copied_to_a_file_that_says_so(tmp_path: Path, tiny_model: Pa
 
 def test_two_channels_of_an_array_are_not_opacity() -> None:
     assert Stack.from_array(np.zeros((2, 8, 8), np.uint8), "CYX").alpha_samples == ()
+
+
+def test_levels_noise_and_domain_leave_opacity_out_beside_channels() -> None:
+    """Opacity of one bright value, then of noise, tells nothing of the light."""
+    light = np.stack([np.stack([samples(3), samples(3)]) for _ in range(2)])  # T C Y X S
+    expected = Stack.from_array(light, "TCYXS")
+    for opacity in (np.full((2, 2, 64, 64, 1), 255), np.random.default_rng(1).integers(0, 255, (2, 2, 64, 64, 1))):
+        stack = Stack.from_array(np.concatenate([light, opacity.astype(np.uint8)], axis=-1), "TCYXS")
+        assert stack.planes_per_channel == expected.planes_per_channel == 6
+        assert not any(stack.is_alpha(stack.plane_of(number, 1)) for number in range(6))
+        assert stack_levels(stack, [0, 1]) == stack_levels(expected, [0, 1])
+        assert str(stack_noise(stack, 1)) == str(stack_noise(expected, 1))  # holds an array
+        assert [look.quantities for look in looks_of(stack, 0)] == [look.quantities for look in looks_of(expected, 0)]
+
+
+@pytest.mark.parametrize("axes", ["TCZYX", "CTYX", "ZYX", "YXS", "SCYX", "TYXS"])
+def test_planes_of_a_channel_are_numbered_in_the_order_of_the_stack(axes: str) -> None:
+    stack = Stack.from_array(
+        np.zeros([dict(zip("TCZYXS", (2, 3, 4, 5, 6, 3), strict=True))[axis] for axis in axes]), axes
+    )
+    for channel in range(stack.channel_count):
+        planes = [index for index in stack.plane_indices() if stack.channel_of(index) == channel]
+        assert [stack.plane_of(number, channel) for number in range(stack.planes_per_channel)] == planes

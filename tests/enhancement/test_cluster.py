@@ -39,7 +39,7 @@ from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.bands import Bands
 from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.origins import Origin, Origins
+from cellxlate.stacks.origins import Origins
 from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.stack import Stack
 
@@ -368,10 +368,10 @@ def test_an_input_that_changes_is_refused_on_a_cluster_too(
     if when == "before resume":
         [partial_folder] = stack.parent.glob("cells_enhanced*.partial")
         origins = Origins(partial_folder / "input")
-        for index, noted in origins.found().items():  # as if they had been made from other rows
+        for noted in origins.found().values():  # as if they had been made from other rows
             for origin in noted:
                 origins.remove([origin])
-                origins.add(Origin(index, origin.top, replace(origin.read, digest="0" * 32)))
+                origins.add(replace(origin, read=replace(origin.read, digest="0" * 32)))
         with pytest.raises(InputError, match=r"was changed after the run began \(T=0 C=0 from row 0"):
             cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()

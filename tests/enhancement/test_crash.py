@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import zarr
 
 import cellxlate
 from cellxlate import cli
@@ -190,7 +192,7 @@ def interrupted(stack: Path, model: Path, planes: float = 2) -> None:
 
 def test_a_corrupted_partial_is_detected_and_redone(stack: Path, tiny_model: Path, unbroken: list[Any]) -> None:
     interrupted(stack, tiny_model)
-    bands = sorted(file for file in stack.parent.glob("cells_enhanced*.partial/**/c/**/*") if file.is_file())
+    bands = sorted(file for file in stack.parent.glob("cells_enhanced*.partial/**/c.*") if file.is_file())
     assert len(bands) == 4
     damaged, cut = bands[0], bands[3]
     content = bytearray(damaged.read_bytes())
@@ -330,7 +332,7 @@ def test_a_band_that_is_damaged_when_the_file_is_put_together_is_made_again(
 
     def finish(writer: Writer, *arguments: Any) -> Any:
         if not damaged:
-            band = next(file for file in (writer.partial / PIXELS_FOLDER / level / "c").rglob("*") if file.is_file())
+            band = next(file for file in (writer.partial / PIXELS_FOLDER / level).glob("c.*"))
             content = bytearray(band.read_bytes())
             content[len(content) // 3] ^= 0xFF
             band.write_bytes(bytes(content))
@@ -378,7 +380,7 @@ def test_one_flipped_bit_in_a_partial_is_mended_by_resume(
     with pytest.raises(Stop):
         cellxlate.enhance_file(stack, tiny_model, progress=stop, **options)
     [partial] = [item for item in stack.parent.glob("*.partial") if ("attention" in item.name) == (of == "attention")]
-    written = files_below(partial, "c/*/*/*")
+    written = files_below(partial, "c/*/*/*") or files_below(partial, "c.*")
     assert len(written) >= 5
     for file, share in zip(written, (0.1, 0.5, 0.97), strict=False):
         flip(file, share)
@@ -410,3 +412,44 @@ def test_a_result_that_is_damaged_before_it_is_read_back_is_made_again(
     report = cellxlate.enhance_file(stack, tiny_model, **options)
     for found, expected in zip(pixels_of(report), unbroken, strict=True):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("of", ["enhanced", "attention"])
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr-0.4"])
+def test_one_flipped_bit_of_a_selected_pixel_in_the_finished_file_is_noticed(
+    stack: Path, tiny_model: Path, unbroken: list[Any], form: Any, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between writing and reading back, in formats without checksums: first it is mended, the second time refused."""
+    where = tuple(int(axis[0]) for axis in np.nonzero(unbroken[1] > 8))
+    honest, damaged, times = Writer.finish, [], 1
+
+    def finish(writer: Writer, *arguments: Any) -> Any:
+        result = honest(writer, *arguments)
+        if ("attention" in result.name) == (of == "attention") and len(damaged) < times:
+            pixels = tifffile.memmap(result, mode="r+") if form == "tiff" else zarr.open_array(result / "0", mode="r+")
+            pixels[where] ^= pixels.dtype.type(4)
+            damaged.append(where)
+        return result
+
+    monkeypatch.setattr(Writer, "finish", finish)
+    options = {"settings": TILES, "format": form, "output": stack.parent / FORMATS[form], "report": False}
+    report = cellxlate.enhance_file(stack, tiny_model, **options)
+    assert damaged == [where]
+    for found, expected in zip(pixels_of(report), unbroken, strict=True):
+        assert np.array_equal(found, expected)
+    times = 3
+    with pytest.raises(PromiseError, match=r"does not hold what was computed \(Z=0 from row 0\)"):
+        cellxlate.enhance_file(stack, tiny_model, overwrite=True, **options)
+
+
+def test_a_finished_result_whose_selected_pixel_has_changed_is_not_called_finished(
+    stack: Path, tiny_model: Path, unbroken: list[Any]
+) -> None:
+    where = tuple(int(axis[0]) for axis in np.nonzero(unbroken[1] > 8))
+    output = stack.parent / "a.tif"
+    options = {"settings": TILES, "format": "tiff", "output": output}
+    cellxlate.enhance_file(stack, tiny_model, **options)
+    cellxlate.enhance_file(stack, tiny_model, resume=True, **options)
+    tifffile.memmap(output, mode="r+")[where] ^= np.uint16(4)
+    with pytest.raises(PromiseError, match="was changed after the run"):
+        cellxlate.enhance_file(stack, tiny_model, resume=True, **options)

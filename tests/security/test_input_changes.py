@@ -172,6 +172,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "when it is opened again": (account, "opened_again", 1),
     "while it is verified": (account, "read_back", 1),
     "while its samples are compared": (account, "require_same", 1),
+    "after it is verified": (job, "run_report", 1),
 }
 
 

@@ -714,3 +714,33 @@ def test_a_full_disk_is_reported_and_the_bands_are_kept(tmp_path: Path, monkeypa
 def test_a_fingerprint_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="fingerprint"):
         open_writer(tmp_path / "a.ome.tif", like=stack_of(random_pixels((8, 8)), "YX"), fingerprint={"a": object()})
+
+
+@pytest.mark.parametrize("axes", ["YX", "TYX", "XTY", "YXC"])
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_bands_are_what_zarr_reads(tmp_path, axes, flat, dtype):
+    """Shards are made without zarr: it has to find every pixel in them, at the borders of chunks too."""
+    shape = tuple({"Y": 700, "X": 513}.get(axis, 2) for axis in axes)
+    made = Bands(tmp_path / "bands", axes, shape, np.dtype(dtype), flat, flat)
+    made.create()
+    pixels = np.random.default_rng(0).integers(0, 99, shape).astype(dtype)
+    wrapped = Stack.from_array(pixels, axes)
+    for index in made.plane_indices():
+        for band in range(made.per_plane):
+            made.write(index, made.rows(band).start, wrapped.read(index, made.rows(band)))
+    assert made.missing() == made.drop_damaged() == 0
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "bands", mode="r")[...], pixels)
+    assert any(item.is_dir() for item in (tmp_path / "bands").iterdir()) != flat
+
+
+def test_a_partial_of_another_version_is_named(tmp_path):
+    like = Stack.from_array(np.ones((3, 20, 20), np.uint16))
+    with open_writer(tmp_path / "out.ome.tif", like=like) as writer:
+        writer.write((0,), 0, np.ones((20, 20), np.uint16))
+    record = tmp_path / "out.ome.tif.partial" / "job.json"
+    record.write_text(record.read_text().replace('"cellxlate_partial": 4', '"cellxlate_partial": 3'))
+    with pytest.raises(OutputError, match=r"another version of cellxlate .* number 3, .* is 4.* --overwrite"):
+        open_writer(tmp_path / "out.ome.tif", like=like, resume=True)
+    with open_writer(tmp_path / "out.ome.tif", like=like, overwrite=True) as writer:
+        assert not writer.is_done((0,), 0)
