@@ -1,6 +1,5 @@
 """OME-Zarr images, sets and plates, and plain arrays, lazily."""
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ran
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
+from cellxlate.stacks.regular_files import files_below
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, fitting
 from cellxlate.stacks.zarr_codecs import bounded
@@ -359,9 +359,12 @@ def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> It
         return folder.below()
     if expected > MOST_COUNTED:
         return None
-    return (
-        (Path(place) / file).relative_to(folder).as_posix() for place, _, files in os.walk(folder) for file in files
-    )
+    return files_below(folder, _tree(path))
+
+
+def _tree(path: Location) -> Path:
+    """Return the folder that no link of an image may lead out of."""
+    return store_of(path).tree  # type: ignore[union-attr]
 
 
 def _key_kinds(array: "zarr.Array[Any]", dimensions: int) -> list[tuple[re.Pattern[str], Any]]:
@@ -402,8 +405,7 @@ def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -
         tried = [(encoding, place) for _, encoding in kinds for place in dict.fromkeys(corners)]
         found = (encoding for encoding, place in tried if (folder / _key(array, encoding, place)).is_file())
     else:
-        names = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
-        keys = (name.relative_to(folder).as_posix() for name in names)
+        keys = files_below(folder, _tree(path))
         found = (encoding for key in keys for expression, encoding in kinds if expression.fullmatch(key))
     used = next(found, None)
     if used is None and isinstance(folder, RemotePath):
