@@ -18,6 +18,7 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
+from cellxlate.stacks.image_streams import guard_decoders
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.ome_limits import MOST_PLANES, check_ome, declares_entities
@@ -33,6 +34,7 @@ from cellxlate.stacks.ome_xml import OmeImage, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
+from cellxlate.stacks.tiff_limits import check_first_directory, check_tags
 from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
@@ -40,6 +42,9 @@ DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-
 
 OPACITY = (1, 2)
 """What ExtraSamples says of opacity: premultiplied, or not."""
+
+WIDENED = (33003, 33004, 33005, 34712)
+"""Compressions whose decoder keeps four bytes for each sample: JPEG 2000."""
 
 DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
 LISTED = ("ome", "mmstack", "ndtiff")
@@ -134,6 +139,7 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
         path = first_file(path, text)
         if not path.is_file():
             raise InputError(f"it names {path.name}, which is not there; put all files of the set into one folder")
+    check_first_directory(path)
     file = opened.enter_context(tifffile.TiffFile(path))
     _check_directories(file)
     if not all(isinstance(size, int) for size in file.pages.first.shape):
@@ -244,7 +250,11 @@ def _check_directories(file: tifffile.TiffFile) -> None:
         stored = handle.read(tiff.tagnosize)
         if len(stored) < tiff.tagnosize:
             return
-        place = directory + tiff.tagnosize + struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
+        entries_bytes = struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
+        if tiff.tagsize in (12, 20):
+            entries = handle.read(min(entries_bytes, 2**20))
+            check_tags(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
+        place = directory + tiff.tagnosize + entries_bytes
 
 
 def _tiff_stack(
@@ -305,11 +315,13 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
             raise InputError(f"the file {path.name} is cut short; copy it again")
         return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
     _check_inside(series)
+    guard_decoders(series)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
-    check_blocks(array.chunks, array.dtype)
+    wide = series.keyframe.compression in WIDENED
+    check_blocks(array.chunks, np.promote_types(array.dtype, np.int32) if wide else array.dtype)
     return PagePixels(array, series) if holder is file and _planes_are_pages(series, array) else array
 
 

@@ -26,6 +26,8 @@ PER_IMAGE = frozenset((270, 282, 283, 296, 320))
 """Those of them that a page may state for itself: description, resolution, palette."""
 
 PAGES_COMPARED = 16
+LONGEST_DESCRIPTION = 2**23
+"""Of a file that is no OME-TIFF, in letters, so that the output's own description can be read again."""
 
 VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", "andor", "nih", "fei", "sem", "sis",
            "tvips", "mdgel", "astrotiff")  # fmt: skip
@@ -33,7 +35,7 @@ VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", 
 
 def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what the tags of a page state, as JSON values, and one line for each thing that is not carried."""
-    tags = page.tags
+    tags, lost = page.tags, list[str]()
     found: dict[str, Any] = {}
     text = {name: tags[code].value for code, name in TEXT_TAGS.items() if code in tags}
     found["text"] = {name: value.strip("\x00") for name, value in text.items() if isinstance(value, str)}
@@ -42,7 +44,10 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
     shaped = parse_shaped(page.description)
     if page.description and kind != "ome-tiff" and (not shaped or shaped.keys() - SHAPED_KEYS):
-        found["description"] = page.description
+        if len(page.description) <= LONGEST_DESCRIPTION:
+            found["description"] = page.description
+        else:
+            lost.append(f"its description of {len(page.description) / 1e6:.0f} MB is too long to be carried")
     if page.photometric.name in ("MINISWHITE", "PALETTE"):
         found["photometric"] = page.photometric.name.lower()
     if page.colormap is not None:
@@ -55,7 +60,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["icc"] = as_json(page.iccprofile)
     if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):
         found["imagej"] = as_json(tags["IJMetadata"].value)
-    lost = _vendor_metadata(file, found)
+    lost += _vendor_metadata(file, found)
     names = [tag.name for tag in tags if tag.code not in STRUCTURE and tag.code not in TEXT_TAGS]
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
