@@ -22,6 +22,15 @@ TIDY_S, LEAVE_S = 25.0, 5.0
 scheduler kills it after 30 s."""
 
 
+NO_MEMORY = (
+    "there is not enough memory; give a smaller --tile, or in training a smaller batch, or close other programs, and "
+    "run again"
+)
+MEMORY_SIGNS = ("allocate memory", "out of memory", "can't allocate", "bad_alloc", "can't start new thread",
+                "failed to map segment")  # fmt: skip
+"""How libraries say it that raise exceptions of their own for it."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM), as a scheduler does when the time is up; what it does follows Ctrl-C."""
 
@@ -69,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         if options.debug:
             raise
-        complain("there is not enough memory; give a smaller --tile, or close other programs, and run again")
+        complain(NO_MEMORY)
         return 1
     except OSError as fault:
         if options.debug:
@@ -80,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:
             raise
+        if any(sign in str(fault) for sign in MEMORY_SIGNS):
+            complain(NO_MEMORY)
+            return 1
         complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
         return 1
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -200,9 +201,10 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
     save_checkpoint(partial, run.state, notes)
     run.saved = run.done
     previews = partial / "previews"
-    previews.mkdir(exist_ok=True)
-    picture = preview(run.average, domains[0], run.settings.threshold)
-    (previews / f"step-{run.done:06d}.png").write_bytes(picture)
+    with suppress(OSError):  # the checkpoint is what counts
+        previews.mkdir(exist_ok=True)
+        picture = preview(run.average, domains[0], run.settings.threshold)
+        (previews / f"step-{run.done:06d}.png").write_bytes(picture)
 
 
 def fingerprint(domains: Sequence[Domain]) -> str:
