@@ -167,7 +167,8 @@ def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:
     try:
         settings = network_settings(card["networks"])
     except (KeyError, TypeError, ValueError) as fault:
-        raise ModelError(f"{folder}/card.json describes no network that can be built ({fault!r})") from fault
+        what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
+        raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
     with torch.device("meta"):
         return Translator(settings)
 

@@ -100,15 +100,21 @@ def _resolution_um(tags: tifffile.TiffTags, unit_um: float) -> dict[str, float]:
     size_um = {}
     for axis, tag in (("Y", "YResolution"), ("X", "XResolution")):
         value = tags[tag].value if tag in tags else None
-        if isinstance(value, tuple) and value[0] > 0 and value[1] > 0:
-            size_um[axis] = unit_um * value[1] / value[0]
+        if isinstance(value, tuple) and len(value) == 2 and (size := positive_ratio(value[1], value[0])):
+            size_um[axis] = unit_um * size
     return size_um
+
+
+def positive_ratio(above: Any, below: Any) -> float | None:
+    """Return the ratio of two positive numbers, or None."""
+    first, second = positive(above), positive(below)
+    return positive(first / second) if first and second else None
 
 
 def positive(value: Any) -> float | None:
     """Return a finite positive number, or None."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if isfinite(number) and number > 0 else None

@@ -15,7 +15,15 @@ from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.calibration import MICROMETRES, SECONDS, Calibration, positive
-from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
+from cellxlate.stacks.metadata import (
+    ANNOTATION,
+    Metadata,
+    as_json,
+    display_ranges,
+    restored,
+    valid_colours,
+    valid_notes,
+)
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
@@ -265,10 +273,8 @@ def _zarr_metadata(
         lost.append(f"what lies beside the image is not copied: {', '.join(beside[:8])}")
     if "image-label" in attributes:
         lost.append("the attribute image-label is not carried")
-    earlier = (
-        *own.get("earlier", ()),
-        {key: value for key, value in own.items() if key not in ("metadata", "earlier")},
-    )
+    own_note = {key: value for key, value in own.items() if key not in ("metadata", "earlier")}
+    earlier = valid_notes([*valid_notes(own.get("earlier")), own_note])
     colours = valid_colours([channel.get("color", "FFFFFF") for channel in channels])
     windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_json, hex_colour, short_enough
+from cellxlate.stacks.metadata import (
+    ANNOTATION,
+    as_json,
+    display_ranges,
+    from_json,
+    hex_colour,
+    short_enough,
+    valid_tiff,
+)
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
@@ -65,7 +73,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
-    return {name: value for name, value in found.items() if value}, tuple(lost)
+    return valid_tiff({name: value for name, value in found.items() if value}), tuple(lost)
 
 
 def differing_tags(series: tifffile.TiffPageSeries, kind: str) -> tuple[str, ...]:

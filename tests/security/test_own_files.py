@@ -36,7 +36,8 @@ EACH = VALUES == 20
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**70, -1.5, 1e308, 1e-320, math.nan, math.inf, -math.inf, "", "x", "NaN", "1e999",
-    "/", "../..", "\0", "\ud800", "a" * 3000, "{", [], {}, [None], [[]], {"": None}, [1, 2, 3], [[1, 2], [3, 4]], ["a", 1],
+    "/", "../..", "\0", "\ud800", "a" * 3000, "{", [], {}, [None], [[]], {"": None}, [1, 2, 3],
+    [[1, 2], [3, 4]], ["a", 1],
     {"path": 7}, {"type": "scale", "scale": ["a"]}, [math.nan] * 5, list(range(200)),
     {"base64": "!", "dtype": "object"},
     {"base64": "AAAA", "dtype": "uint16", "shape": [7]}, [[]] * 5,
@@ -65,8 +66,8 @@ def spoiled(tree: Any, seed: int, *, below: tuple[Any, ...] = ()) -> Iterator[tu
     for place in places(tree):
         if place[: len(below)] != below:
             continue
-        odd = [random.choice((*ODD, GONE, deep(900))) for _ in range(VALUES)]
-        for value in (*ODD, GONE, deep(900)) if EACH else odd:
+        odd = [random.choice((*ODD, GONE, deep(600))) for _ in range(VALUES)]
+        for value in (*ODD, GONE, deep(600)) if EACH else odd:
             changed = copy.deepcopy(tree)
             node = changed
             for key in place[:-1]:
@@ -74,7 +75,7 @@ def spoiled(tree: Any, seed: int, *, below: tuple[Any, ...] = ()) -> Iterator[tu
             if value is GONE:
                 del node[place[-1]]
             else:
-                node[place[-1]] = copy.deepcopy(value)
+                node[place[-1]] = value
             yield f"{place} = {'gone' if value is GONE else repr(value)[:60]}", changed
 
 
@@ -94,15 +95,15 @@ def _none_unexpected() -> Iterator[None]:
 
 
 def harmless(what: str, act: Callable[[], object]) -> bool:
-    """Return whether something was done; if not, it was refused, and what was said otherwise than in one line is kept."""
+    """Return whether something was done; if not, it was refused, and what was not said in one line is kept."""
     try:
         act()
     except (CellxlateError, OSError, MemoryError) as fault:
         if "\n" in str(fault) or "unexpected" in str(fault):
-            FOUND.append(f"{ascii(what)}: {fault!r}")
+            FOUND.append(f"{what!a}: {fault!r}")
         return False
     except Exception as fault:  # noqa: BLE001 (this is what is looked for)
-        FOUND.append(f"{ascii(what)}: {ascii(repr(fault))} at {fault.__traceback__ and _last(fault)}")
+        FOUND.append(f"{what!a}: {repr(fault)!a} at {fault.__traceback__ and _last(fault)}")
         return False
     return True
 
@@ -117,8 +118,10 @@ def copied(path: Path, output: Path) -> Callable[[], None]:
     """Return what opens a stack and writes it again with all that it states; the pixels must be the same."""
 
     def act() -> None:
-        shutil.rmtree(output, ignore_errors=True)
-        output.unlink(missing_ok=True)
+        for place in (output, output.with_name(f"{output.name}.partial")):
+            shutil.rmtree(place, ignore_errors=True)
+        if output.is_file():
+            output.unlink()
         with open_stack(path) as stack:
             write_stacks([(stack, output)])
             with open_stack(output) as written:
@@ -347,9 +350,10 @@ def test_checkpoints_of_nonsense_are_refused_or_used(tmp_path):
     from cellxlate.training.run import has_checkpoint, resumed_precision, resumed_seed
 
     notes = {"step": 3, "seconds": 1.0, "precision": "float32", "settings": {"seed": 0, "steps": 5}, "data": "a",
-             "attention": [{"area": 0.5}]}  # fmt: skip
+             "attention": [dict.fromkeys(("area", "entropy", "inside", "outside", "agreement", "spread"), 0.5)]}  # fmt: skip
     import torch
 
+    done = 0
     for what, tree in spoiled(notes, 13):
         content = json.dumps(tree)
         try:
@@ -357,5 +361,44 @@ def test_checkpoints_of_nonsense_are_refused_or_used(tmp_path):
         except (ValueError, TypeError, UnicodeError):  # what safetensors itself cannot hold
             continue
         assert has_checkpoint(tmp_path)
-        harmless(what, lambda: resumed_seed(tmp_path, [0, 1]))
+        done += harmless(what, lambda: resumed_seed(tmp_path, [0, 1]))
         harmless(what, lambda: resumed_precision(tmp_path, torch.device("cpu")))
+    assert done
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e308, 1e-320])
+@pytest.mark.parametrize("level", ["dataset", "image"])
+def test_a_scale_that_is_no_size_is_enhanced(value, level, tmp_path, command):
+    import zarr
+
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", shape=(32, 32), dtype="uint16", chunks=(32, 32))[:] = PIXELS[0]
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    scale = [{"type": "scale", "scale": [value, value]}]
+    dataset = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0]}]}
+    image: dict[str, Any] = {"axes": axes, "datasets": [dataset]}
+    (dataset if level == "dataset" else image)["coordinateTransformations"] = scale
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    code, _, err = command.enhance(tmp_path / "a.zarr")
+    assert (code, err) == (0, "")
+    with open_stack(tmp_path / "a_enhanced.ome.zarr") as stack:
+        assert all(0 < size < math.inf for size in stack.pixel_size_um.values())
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18])
+def test_resolutions_of_every_type_are_enhanced_or_refused(kind, tmp_path, command):
+    """The tags XResolution and YResolution, and then their unit, are said to be of another type."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS[0], photometric="minisblack", resolution=(2, 3), resolutionunit=3, metadata=None)
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        (code,) = struct.unpack_from("<H", content, entry)
+        if code in (282, 283) or (code == 296 and kind % 2):
+            struct.pack_into("<H", content, entry + 2, kind)
+    path.write_bytes(content)
+    code, _, err = command.enhance(path)
+    assert code in (0, 2)
+    assert "unexpected" not in err
+    assert err.count("\n") == (code == 2)
