@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ LOOK_S = 2.0
 WAIT_FOR_WORKERS_S = 600.0
 CONNECT_S = 12.0
 """A scheduler that has not answered within this time is none."""
+
+QUIET_TRACKER = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 GREETING, MOST_GREETING_BYTES = (b"compression", b"pickle-protocol"), 2**16
 """Words in the first message of a scheduler, which is some hundred bytes long."""
@@ -101,6 +105,7 @@ def _local(workers: int, threads: int) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     }
+    _start_silent_tracker()
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -110,6 +115,19 @@ def _local(workers: int, threads: int) -> Iterator[Any]:
         Client(local, set_as_default=False) as client,
     ):  # fmt: skip
         yield client
+
+
+def _start_silent_tracker() -> None:
+    """Start Python's tracker of what processes share, which would warn of all that a killed worker has left."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join([*([before] if before else []), QUIET_TRACKER])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextmanager

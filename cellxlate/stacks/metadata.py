@@ -126,7 +126,7 @@ def valid_notes(notes: Any) -> tuple[Mapping[str, Any], ...]:
 
 def valid_zarr(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an OME-Zarr group states, without what is of another type than it may have."""
-    kinds: dict[str, type] = {"axes": list, "transformations": list}
+    kinds: dict[str, Any] = {"axes": list, "transformations": list}
     return {
         name: value
         for name, value in stated.items()

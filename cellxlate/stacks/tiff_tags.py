@@ -73,7 +73,11 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])} are not carried{text_of}")
-    return valid_tiff({name: value for name, value in found.items() if value}), tuple(lost)
+    stated = {name: value for name, value in found.items() if value}
+    valid = valid_tiff(stated)
+    if len(valid) < len(stated):
+        lost.append(f"of its TIFF tags {', '.join(stated.keys() - valid.keys())} has another type than it may have")
+    return valid, tuple(lost)
 
 
 def differing_tags(series: tifffile.TiffPageSeries, kind: str) -> tuple[str, ...]:

@@ -350,7 +350,8 @@ def test_checkpoints_of_nonsense_are_refused_or_used(tmp_path):
     from cellxlate.training.run import has_checkpoint, resumed_precision, resumed_seed
 
     notes = {"step": 3, "seconds": 1.0, "precision": "float32", "settings": {"seed": 0, "steps": 5}, "data": "a",
-             "attention": [dict.fromkeys(("area", "entropy", "inside", "outside", "agreement", "spread"), 0.5)]}  # fmt: skip
+             "attention": [dict.fromkeys(("area", "entropy", "inside", "outside", "agreement", "spread"), 0.5)],
+             }  # fmt: skip
     import torch
 
     done = 0
