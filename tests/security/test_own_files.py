@@ -342,7 +342,7 @@ def test_names_of_origins_are_refused_or_used(tmp_path, command, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(Writer, "finish", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error")))
         command.enhance_refused(path)
-    folder = next(item for item in (tmp_path / "cells_enhanced.ome.tif.partial").iterdir() if item.name == "origins")
+    folder = next(item for item in (tmp_path / "cells_enhanced.ome.tif.partial").iterdir() if item.name == "input")
     for name in ("plane.7.0-1.abc", "plane-9-9-9.0.0-1.abc", "plane.-1.-5-2.x", "plane.0.5-1.x", "plane.0.0-99999.x",
                  "plane..0.", "plane-x.0.0-1.a", "plane.512.0-32.a", f"plane.{'9' * 60}.0-1.a"):  # fmt: skip
         (folder / name).touch()
