@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,19 @@ from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.model.malloc import keep_freed_memory
 
 INTERRUPTED, TERMINATED = 130, 143
+
+TIDY_S, LEAVE_S = 25.0, 5.0
+"""A process that was asked to end may take so long to save what is done, and so long for its threads after that; a
+scheduler kills it after 30 s."""
+
+
+NO_MEMORY = (
+    "there is not enough memory; give a smaller --tile, or in training a smaller batch, or close other programs, and "
+    "run again"
+)
+MEMORY_SIGNS = ("allocate memory", "out of memory", "can't allocate", "bad_alloc", "can't start new thread",
+                "failed to map segment")  # fmt: skip
+"""How libraries say it that raise exceptions of their own for it."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,12 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
     keep_freed_memory()
     try:
-        with _terminable():
+        with _terminable(leaves=arguments is None):
             code: int = options.run(options)
         return code
     except KeyboardInterrupt as ended:
         complain("interrupted; what is done is kept beside the output, give --resume to go on")
-        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
+        code = TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
+        if arguments is None:  # this process is the command
+            _leave_within(LEAVE_S, code)
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; nothing to say
         return 0
@@ -61,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         if options.debug:
             raise
-        complain("there is not enough memory; give a smaller --tile, or close other programs, and run again")
+        complain(NO_MEMORY)
         return 1
     except OSError as fault:
         if options.debug:
@@ -72,15 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:
             raise
+        if any(sign in str(fault) for sign in MEMORY_SIGNS):
+            complain(NO_MEMORY)
+            return 1
         complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
         return 1
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does."""
+def _terminable(*, leaves: bool) -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, and the process where it `leaves`, whatever its threads wait for."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
+        if leaves:
+            _leave_within(TIDY_S, TERMINATED)
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # only that one may ask
@@ -91,3 +113,13 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave_within(seconds: float, code: int) -> None:
+    """End the process after some time, though threads of it wait for a disk or a server that does not answer."""
+
+    def leave() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=leave, daemon=True).start()

@@ -1,13 +1,20 @@
 """Workers: started on this machine, or reached on a cluster that runs; and whether they are still there."""
 
+import json
 import logging
+import os
+import queue
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import ClusterError, OptionError
+from cellxlate.stacks.regular_files import read_small_file
 
 try:
     import dask
@@ -20,7 +27,13 @@ __all__ = ["ATTEMPTS", "KilledWorker", "Watch", "WorkerPlugin", "connected_clien
 ATTEMPTS = 3
 LOOK_S = 2.0
 WAIT_FOR_WORKERS_S = 600.0
-CONNECT_S = 30.0
+CONNECT_S = 12.0
+"""A scheduler that has not answered within this time is none."""
+
+QUIET_TRACKER = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+GREETING, MOST_GREETING_BYTES = (b"compression", b"pickle-protocol"), 2**16
+"""Words in the first message of a scheduler, which is some hundred bytes long."""
 
 
 class Watch:
@@ -92,6 +105,7 @@ def _local(workers: int, threads: int) -> Iterator[Any]:
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     }
+    _start_silent_tracker()
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -103,23 +117,132 @@ def _local(workers: int, threads: int) -> Iterator[Any]:
         yield client
 
 
+def _start_silent_tracker() -> None:
+    """Start Python's tracker of what processes share, which would warn of all that a killed worker has left."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join([*([before] if before else []), QUIET_TRACKER])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
-    is_file = Path(scheduler).is_file()
-    if not is_file and ":" not in scheduler:
-        raise OptionError(f"--scheduler {scheduler} is neither a file nor an address such as tcp://host:8786")
-    where = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
-    try:
-        client = Client(**where, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as fault:
-        raise OptionError(
-            f"no scheduler answers at {scheduler} ({' '.join(str(fault).split())[:200]}); start one, or check the name"
-        ) from fault
-    log = logging.getLogger("distributed.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # what it says is raised as ClusterError
+    client, heard_again = _client(scheduler, time.monotonic() + CONNECT_S)
     try:
         yield client
     finally:
         client.close(timeout=CONNECT_S)
-        log.setLevel(level)
+        heard_again()
+
+
+def _silenced() -> Callable[[], None]:
+    """Keep dask's log off the terminal, since what it says is raised; return what lets it be heard again."""
+    known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    before = {name: logging.getLogger(name).level for name in known}
+    for name in known:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+    def again() -> None:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+    return again
+
+
+def _client(scheduler: str, deadline_s: float) -> tuple[Any, Callable[[], None]]:
+    """Return a client of a scheduler that has answered it, and what lets dask's log be heard again.
+
+    Whatever is at the address may be silent, or answer anything; dask waits for it without end. So a look at its first
+    words comes first, and the client is made by a thread that need not come back.
+
+    Raises
+    ------
+    OptionError
+        There is none at the address, or none that answers in time.
+    """
+    address, made = _address(scheduler), queue.SimpleQueue[Any]()
+    given_up = threading.Event()
+    heard_again = _silenced()
+
+    def make() -> None:
+        try:
+            client = Client(address, timeout=max(deadline_s - time.monotonic(), 0.1), set_as_default=False)
+            client.nthreads()  # it answers still
+            made.put(client)
+        except Exception as fault:  # noqa: BLE001 (whatever it is, the one who waits is told)
+            made.put(fault)
+        if given_up.is_set():
+            heard_again()
+
+    try:
+        _look_at(address, deadline_s)
+        threading.Thread(target=make, daemon=True).start()
+        found = made.get(timeout=max(deadline_s - time.monotonic(), 0.1))
+    except queue.Empty:
+        given_up.set()
+        found = TimeoutError(f"nothing came of it in {CONNECT_S:.0f} s")
+    except OSError as fault:
+        found = fault
+    if isinstance(found, Exception):
+        if not given_up.is_set():
+            heard_again()
+        what = " ".join(str(found).split())[:200] or type(found).__name__
+        raise OptionError(f"no scheduler answers at {scheduler} ({what}); start one, or check the name") from found
+    return found, heard_again
+
+
+def _address(scheduler: str) -> str:
+    """Return the address that is given, or that a scheduler has written into a file."""
+    if not Path(scheduler).is_file():
+        if ":" not in scheduler:
+            raise OptionError(f"--scheduler {scheduler} is neither a file nor an address such as tcp://host:8786")
+        return scheduler
+    try:
+        stated = json.loads(read_small_file(Path(scheduler)))
+    except (OSError, ValueError, RecursionError):
+        stated = None
+    found = stated.get("address") if isinstance(stated, dict) else None
+    if not isinstance(found, str) or ":" not in found:
+        raise OptionError(f"--scheduler {scheduler} is no file that a dask scheduler has written; give its address")
+    return found
+
+
+def _look_at(address: str, deadline_s: float) -> None:
+    """Raise OSError unless what listens at a TCP address begins to speak as a scheduler of dask does."""
+    scheme, _, place = address.rpartition("://")
+    if scheme not in ("", "tcp"):
+        return
+    host, port = _host_and_port(place)
+
+    def left_s() -> float:
+        left = min(deadline_s - time.monotonic(), CONNECT_S / 2)
+        if left <= 0:
+            raise TimeoutError("it is silent")
+        return left
+
+    with socket.create_connection((host, port), left_s()) as opened:
+        heard = b""
+        while len(heard) < 8 or len(heard) < min(8 + int.from_bytes(heard[:8], "little"), MOST_GREETING_BYTES):
+            opened.settimeout(left_s())
+            try:
+                part = opened.recv(2**16)
+            except TimeoutError:
+                raise TimeoutError("it is silent") from None
+            if not part:
+                break
+            heard += part
+    if not all(word in heard[:MOST_GREETING_BYTES] for word in GREETING):
+        raise OSError("what listens there is no dask scheduler")
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    try:
+        return host.strip("[]"), int(port.strip("/"))
+    except ValueError:
+        raise OSError(f"{place!r} is no host with a port") from None

@@ -18,6 +18,7 @@ from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack, without_results
 from cellxlate.stacks.reading_planes import is_pattern
 from cellxlate.stacks.reading_zarr import zarr_images
+from cellxlate.stacks.regular_files import read_small_file
 from cellxlate.stacks.remote_output import check_remote
 from cellxlate.stacks.results import images_among, is_hidden, states_enhancement
 from cellxlate.stacks.stack import Stack
@@ -226,7 +227,7 @@ def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
         return bool(recorded_provenance(path))
     if path.name.endswith("_report.html"):
         with suppress(OSError, ValueError):
-            return "Made by cellxlate" in path.read_text(encoding="utf-8")
+            return "Made by cellxlate" in read_small_file(path).decode("utf-8")
         return False
     if isinstance(path, RemotePath) and is_half_published(path):
         return True
@@ -254,7 +255,7 @@ def is_there(path: Location) -> bool:
 def recorded_provenance(report: Location) -> Mapping[str, Any]:
     """Return the provenance that a report's JSON states; nothing where it cannot be read."""
     try:
-        stored = json.loads(report.read_text(encoding="utf-8"))["provenance"]
+        stored = json.loads(read_small_file(report))["provenance"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}

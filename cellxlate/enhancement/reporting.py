@@ -14,6 +14,7 @@ from cellxlate.quality.report import RunReport, draw_planes, write_report
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.naming import find_stacks, stack_name
 from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.regular_files import read_small_file
 from cellxlate.stacks.stack import Stack
 
 MOST_DEEP = 50
@@ -120,7 +121,7 @@ def rebuild_report(
 def _earlier_report(path: Path) -> dict[str, Any]:
     """Return what an earlier report says; nothing where there is none that can be read."""
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_small_file(path))
         if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and _depth(found) <= MOST_DEEP:
             return found
     return {}

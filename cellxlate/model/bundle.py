@@ -19,6 +19,7 @@ from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
 from cellxlate.model.networks import Translator, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
@@ -102,8 +103,8 @@ def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], p
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
         rename_free(partial, folder)
-    except OSError as fault:
-        raise OutputError(f"{folder} cannot be written: {fault}") from fault
+    except (OSError, SafetensorError) as fault:
+        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return load_model(folder)
@@ -166,7 +167,8 @@ def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:
     try:
         settings = network_settings(card["networks"])
     except (KeyError, TypeError, ValueError) as fault:
-        raise ModelError(f"{folder}/card.json describes no network that can be built ({fault!r})") from fault
+        what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
+        raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
     with torch.device("meta"):
         return Translator(settings)
 

@@ -156,8 +156,8 @@ def _resolution_um(tags: tifffile.TiffTags, unit_um: float) -> dict[str, float]:
     size_um = {}
     for axis, tag in (("Y", "YResolution"), ("X", "XResolution")):
         value = tags[tag].value if tag in tags else None
-        if isinstance(value, tuple) and value[0] > 0 and value[1] > 0:
-            size_um[axis] = unit_um * value[1] / value[0]
+        if isinstance(value, tuple) and len(value) == 2 and (size := positive_ratio(value[1], value[0])):
+            size_um[axis] = unit_um * size
     return size_um
 
 
@@ -171,6 +171,12 @@ def is_known(axis: str, unit: str) -> bool:
     """Return whether a unit is one of `amount_of`, or known to be none, as pixels are."""
     table = SECONDS if axis == "T" else MICROMETRES
     return unit in table or unit.lower() in table
+
+
+def positive_ratio(above: Any, below: Any) -> float | None:
+    """Return the ratio of two positive numbers, or None."""
+    first, second = positive(above), positive(below)
+    return positive(first / second) if first and second else None
 
 
 def finite(value: Any) -> float | None:

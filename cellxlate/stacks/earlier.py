@@ -11,6 +11,7 @@ import numpy as np
 from cellxlate.errors import InputError
 from cellxlate.stacks.intensity import Levels
 from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.regular_files import read_small_file
 
 
 def saved_levels(path: Path) -> dict[int, Levels]:
@@ -28,8 +29,8 @@ def saved_levels(path: Path) -> dict[int, Levels]:
     """
     facts: Mapping[str, Any] = {}
     if path.suffix.lower() == ".json":
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            facts = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            facts = json.loads(read_small_file(path))["provenance"]
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}

@@ -10,6 +10,7 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.acquisition import images_of
+from cellxlate.stacks.image_streams import guard_decoders
 from cellxlate.stacks.pixels import Expanded
 from cellxlate.stacks.reading import one_line, open_stack
 from cellxlate.stacks.reading_tiff import open_file
@@ -66,7 +67,9 @@ def _zarr_levels(path: Location, image: int) -> list[Any]:
 
 
 def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
-    store = images_of(open_file(path, opened).file)[image].aszarr()
+    series = images_of(open_file(path, opened).file)[image]
+    guard_decoders(page for level in series.levels for page in level)
+    store = series.aszarr()
     opened.callback(store.close)
     group: Any = zarr.open(store, mode="r")
     return [group[key] for key in sorted(group.array_keys(), key=int)]

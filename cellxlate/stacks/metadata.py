@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 
 ANNOTATION = "cellxlate"
 """Namespace of our annotation in OME-XML, and name of our attribute in OME-Zarr."""
+
+MOST_DEEP = 60
+"""Levels of mappings and lists in one another; JSON of hundreds ends in a full stack somewhere."""
 
 TEXT_BYTES = 2**20
 """Metadata of a vendor that is longer as text is not carried."""
@@ -68,13 +72,81 @@ def restored(kept: Any) -> dict[str, Any]:
     """Return the fields of Metadata that `Metadata.stored` has put into an annotation; none from anything else."""
     if not isinstance(kept, Mapping):
         return {}
-    fields: dict[str, Any] = {name: kept[name] for name in ("tiff", "zarr") if isinstance(kept.get(name), Mapping)}
+    fields: dict[str, Any] = {}
+    for name, check in (("tiff", valid_tiff), ("zarr", valid_zarr)):
+        if isinstance(kept.get(name), Mapping):
+            fields[name] = check(kept[name])
     if isinstance(kept.get("ome_xml"), str):
         fields["ome_xml"] = kept["ome_xml"]
     if isinstance(kept.get("colours"), list):
         fields["colours"] = valid_colours(kept["colours"])
     fields["ranges"] = display_ranges(kept.get("ranges"))
     return fields
+
+
+def valid_tiff(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tags state, without what is of another type than `read_tags` gives, and so could not be written."""
+    return {name: value for name, value in stated.items() if _is_valid_tag(name, value)}
+
+
+def _is_valid_tag(name: str, value: Any) -> bool:
+    if is_too_deep(value):
+        return False
+    if name == "text":
+        return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+    if name == "resolution":
+        return _is_resolution(value)
+    if name == "bits":
+        return type(value) is int and 1 < value < 64
+    if name == "orientation":
+        return type(value) is int and 1 <= value <= 8
+    if name in ("description", "photometric", "alpha"):
+        return isinstance(value, str)
+    stored = from_json(value)
+    if name == "icc":
+        return isinstance(stored, bytes)
+    if name == "colormap":
+        return isinstance(stored, np.ndarray) and stored.dtype == np.uint16 and stored.ndim == 2
+    return name == "vendor" or (name == "imagej" and isinstance(stored, Mapping))
+
+
+def _is_resolution(value: Any) -> bool:
+    """Return whether a value is two fractions of numbers that TIFF can hold, and a unit."""
+    if not isinstance(value, list) or len(value) != 3 or type(value[2]) is not int:
+        return False
+    return all(
+        isinstance(step, list) and len(step) == 2 and all(type(one) is int and 0 <= one < 2**32 for one in step)
+        for step in value[:2]
+    )
+
+
+def valid_notes(notes: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return those of some notes of earlier enhancements that are mappings."""
+    listed = notes if isinstance(notes, list | tuple) else ()
+    return tuple(note for note in listed if isinstance(note, Mapping) and not is_too_deep(note))
+
+
+def valid_zarr(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an OME-Zarr group states, without what is of another type than it may have."""
+    kinds: dict[str, Any] = {"axes": list, "transformations": list}
+    return {
+        name: value
+        for name, value in stated.items()
+        if isinstance(value, kinds.get(name, Mapping))
+        and not is_too_deep(value)
+        and (name not in kinds or all(isinstance(one, Mapping | str) for one in value))
+    }
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return whether mappings and lists lie in one another more deeply than any metadata do."""
+    level: list[Any] = [value]
+    for _ in range(MOST_DEEP):
+        mappings = [inner for one in level if isinstance(one, Mapping) for inner in one.values()]
+        level = mappings + [inner for one in level if isinstance(one, list | tuple) for inner in one]
+        if not level:
+            return False
+    return True
 
 
 def valid_colours(colours: Sequence[Any]) -> tuple[str, ...]:
@@ -117,13 +189,14 @@ def as_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Return what `as_json` was given: bytes and arrays again."""
+    """Return what `as_json` was given: bytes and arrays again; a mapping that only looks like one stays a mapping."""
     if isinstance(value, Mapping) and "base64" in value:
-        content = base64.b64decode(value["base64"])
-        if "dtype" not in value:
-            return content
-        dtype = np.dtype(value["dtype"])
-        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(value["shape"]).astype(dtype)
+        with suppress(ValueError, TypeError, LookupError, OverflowError):
+            content = base64.b64decode(value["base64"], validate=True)
+            if "dtype" not in value:
+                return content
+            dtype = np.dtype(value["dtype"])
+            return np.frombuffer(content, dtype.newbyteorder("<")).reshape(value["shape"]).astype(dtype)
     if isinstance(value, Mapping):
         return {key: from_json(item) for key, item in value.items()}
     return [from_json(item) for item in value] if isinstance(value, list) else value

@@ -67,8 +67,14 @@ def is_picture_name(path: Path) -> bool:
 
 
 def is_zarr(path: Location) -> bool:
-    """Return whether a path is the folder of a Zarr array or group; whatever lies at an address is taken for one."""
-    return isinstance(path, RemotePath) or (path.is_dir() and any((path / name).is_file() for name in ZARR_MARKS))
+    """Return whether a path is the folder of a Zarr array or group; whatever lies at an address is taken for one.
+
+    So is a folder with a pipe or a device in place of its metadata, which is refused when it is opened.
+    """
+    if isinstance(path, RemotePath):
+        return True
+    marks = (path / name for name in ZARR_MARKS)
+    return path.is_dir() and any(mark.exists() and not mark.is_dir() for mark in marks)
 
 
 def zarr_root(path: Location) -> Location:

@@ -20,6 +20,7 @@ from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.ome_limits import check_ome, declares_entities
 from cellxlate.stacks.ome_xml import parse
+from cellxlate.stacks.tiff_limits import check_first_directory
 
 MOST_COMPANION_BYTES = 2**28
 AnyPlace = TypeVar("AnyPlace", bound=Location)
@@ -136,6 +137,7 @@ def _referred(only: Element, path: Path) -> tuple[str, Element]:
     else:
         if not named.is_file():
             raise InputError(f"the OME-XML of this set, {name}, is not there; put all its files into one folder")
+        check_first_directory(named)
         with tifffile.TiffFile(named) as file:
             text = file.pages.first.description
     check_ome(text, path.parent)
@@ -244,6 +246,7 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
             text = read_companion(path)
             path = first_file(path, text)
         else:
+            check_first_directory(path)
             with _quietly(), tifffile.TiffFile(path) as file:
                 if file.is_mmstack:
                     return _micromanager_stack(file)

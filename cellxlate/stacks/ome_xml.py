@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from cellxlate.stacks.calibration import Calibration, finite, positive
-from cellxlate.stacks.metadata import ANNOTATION, hex_colour
+from cellxlate.stacks.metadata import ANNOTATION, hex_colour, is_too_deep, valid_notes
 from cellxlate.stacks.stack import Stack, all_named, given_names
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -213,7 +213,7 @@ def _describe_pixels(pixels: Element, like: Stack, dtype: np.dtype[Any]) -> None
     first_after = next((at for at, child in enumerate(pixels) if child.tag not in ("Channel",)), len(pixels))
     pixels.insert(first_after, Element("TiffData", {"IFD": "0", "PlaneCount": str(like.plane_count // samples)}))
     for plane in pixels.findall("Plane"):
-        if any(not 0 <= int(plane.get(f"The{axis}", 0)) < like.size(axis) for axis in "ZCT"):
+        if any(not 0 <= _place(plane.get(f"The{axis}", 0)) < like.size(axis) for axis in "ZCT"):
             pixels.remove(plane)
 
 
@@ -302,6 +302,14 @@ def _pairs(root: Element) -> Iterator[tuple[Element, Element]]:
             yield parent, child
 
 
+def _place(text: str | int) -> int:
+    """Return a whole number that counts from 0, -1 for what is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return -1
+
+
 def _local(element: Element) -> str:
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
@@ -338,17 +346,17 @@ def _written_colour(colour: str) -> str:
 def _json_mapping(text: Any) -> Mapping[str, Any]:
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not is_too_deep(value) else {}
 
 
 def _json_list(text: Any) -> list[Mapping[str, Any]]:
     try:
         value = json.loads(text or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return list(valid_notes(value))
 
 
 def _note(value: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cellxlate.stacks.calibration import Calibration, positive
-from cellxlate.stacks.metadata import as_json, restored
+from cellxlate.stacks.metadata import as_json, restored, valid_notes
 from cellxlate.stacks.stack import Stack
 
 
@@ -50,9 +50,9 @@ def read_note(note: Any) -> PlainNote:
             found.pixel_size_um[axis] = size
     found.time_step_s = positive(note.get("time_step_s"))
     found.channel_names = tuple(str(name) for name in _list(note.get("channel_names")))
-    earlier = [one for one in _list(note.get("earlier")) if isinstance(one, Mapping)]
+    earlier = valid_notes(note.get("earlier"))
     own = {key: value for key, value in note.items() if key not in STATED}
-    return PlainNote(found, restored(note["metadata"]), (*earlier, *([own] if own else ())))
+    return PlainNote(found, restored(note["metadata"]), (*earlier, *(valid_notes([own]) if own else ())))
 
 
 def _list(value: Any) -> Sequence[Any]:

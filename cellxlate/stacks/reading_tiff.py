@@ -28,6 +28,7 @@ from cellxlate.stacks.acquisition import (
     stated_more,
 )
 from cellxlate.stacks.calibration import Calibration, tiff_calibration
+from cellxlate.stacks.image_streams import guard_decoders
 from cellxlate.stacks.metadata import ANNOTATION, Metadata, restored
 from cellxlate.stacks.micromanager import use_own_index
 from cellxlate.stacks.naming import one_line, stack_name
@@ -44,6 +45,7 @@ from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
+from cellxlate.stacks.tiff_limits import check_first_directory, check_tags
 from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
@@ -55,6 +57,9 @@ UNKNOWN = ("other", "sequence", "image", "unknown")
 
 OPACITY = (1, 2)
 """What ExtraSamples says of opacity: premultiplied, or not."""
+
+WIDENED = (33003, 33004, 33005, 34712)
+"""Compressions whose decoder keeps four bytes for each sample: JPEG 2000."""
 
 DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
 """Kinds of images whose pages are counted by a description, which may count fewer or more than there are."""
@@ -165,6 +170,7 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
         path = first_file(path, text)
         if not path.is_file():
             raise InputError(f"it names {path.name}, which is not there; put all files of the set into one folder")
+    check_first_directory(path)
     file = opened.enter_context(tifffile.TiffFile(path))
     _check_directories(file)
     if not all(isinstance(size, int) for size in file.pages.first.shape):
@@ -263,7 +269,11 @@ def _check_directories(file: tifffile.TiffFile) -> None:
         stored = handle.read(tiff.tagnosize)
         if len(stored) < tiff.tagnosize:
             return
-        place = directory + tiff.tagnosize + struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
+        entries_bytes = struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
+        if tiff.tagsize in (12, 20):
+            entries = handle.read(min(entries_bytes, 2**20))
+            check_tags(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
+        place = directory + tiff.tagnosize + entries_bytes
 
 
 def _tiff_stack(
@@ -329,11 +339,13 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
     if holder.filehandle.closed:
         holder.filehandle.open()
         opened.callback(holder.filehandle.close)
+    guard_decoders(series)
     store = series.aszarr()
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
-    check_blocks(array.chunks, array.dtype)
+    wide = series.keyframe.compression in WIDENED
+    check_blocks(array.chunks, np.promote_types(array.dtype, np.int32) if wide else array.dtype)
     return PagePixels(array, series) if holder is file and _planes_are_pages(series, array) else array
 
 

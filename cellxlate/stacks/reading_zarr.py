@@ -1,6 +1,5 @@
 """OME-Zarr images, sets and plates, and plain arrays, lazily."""
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +15,20 @@ from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.calibration import Calibration
-from cellxlate.stacks.metadata import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours
+from cellxlate.stacks.metadata import (
+    ANNOTATION,
+    Metadata,
+    as_json,
+    display_ranges,
+    restored,
+    valid_colours,
+    valid_notes,
+)
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import check_blocks
 from cellxlate.stacks.plain_note import read_note
+from cellxlate.stacks.regular_files import files_below
 from cellxlate.stacks.remote_store import store_of
 from cellxlate.stacks.stack import READ_FAULTS, Stack, all_named, check_axes, fitting
 from cellxlate.stacks.zarr_axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
@@ -347,10 +355,8 @@ def _zarr_metadata(
         lost.append(f"what lies beside the image is not copied: {_listed(beside)}")
     if "image-label" in attributes:
         lost.append("the attribute image-label is not carried")
-    earlier = (
-        *own.get("earlier", ()),
-        {key: value for key, value in own.items() if key not in ("metadata", "earlier")},
-    )
+    own_note = {key: value for key, value in own.items() if key not in ("metadata", "earlier")}
+    earlier = valid_notes([*valid_notes(own.get("earlier")), own_note])
     colours = tuple((valid_colours([channel.get("color", "")]) or ("",))[0] for channel in channels)
     colours = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
     windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
@@ -454,9 +460,12 @@ def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> It
         return folder.below()
     if expected > MOST_COUNTED:
         return None
-    return (
-        (Path(place) / file).relative_to(folder).as_posix() for place, _, files in os.walk(folder) for file in files
-    )
+    return files_below(folder, _tree(path))
+
+
+def _tree(path: Location) -> Path:
+    """Return the folder that no link of an image may lead out of."""
+    return store_of(path).tree  # type: ignore[union-attr]
 
 
 def _key_kinds(array: "zarr.Array[Any]", dimensions: int) -> list[tuple[re.Pattern[str], Any]]:
@@ -497,8 +506,7 @@ def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -
         tried = [(encoding, place) for _, encoding in kinds for place in dict.fromkeys(corners)]
         found = (encoding for encoding, place in tried if (folder / _key(array, encoding, place)).is_file())
     else:
-        names = (Path(place) / file for place, _, files in os.walk(folder) for file in files)
-        keys = (name.relative_to(folder).as_posix() for name in names)
+        keys = files_below(folder, _tree(path))
         found = (encoding for key in keys for expression, encoding in kinds if expression.fullmatch(key))
     used = next(found, None)
     if used is None and isinstance(folder, RemotePath):

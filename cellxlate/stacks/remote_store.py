@@ -1,14 +1,19 @@
 """Where a location becomes a Zarr store: the one place. Folders are zarr's own, addresses go through fsspec."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cellxlate.locations import Location, RemotePath, connection, remote_faults
+from cellxlate.stacks.naming import zarr_root
+from cellxlate.stacks.regular_files import open_regular
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 MOST_METADATA_BYTES = 2**26
@@ -31,24 +36,70 @@ def store_of(place: Location) -> "FolderStore | RemoteStore":
 
 
 class FolderStore(LocalStore):
-    """zarr's store in a folder, which reads no metadata of gigabytes."""
+    """zarr's store in a folder, which reads regular files inside it alone, and no metadata of gigabytes.
 
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    "Inside" is the outermost Zarr folder that it lies in: links within a plate may lead from one field to another.
+    """
+
+    @cached_property
+    def tree(self) -> Path:
+        """What no link may lead out of; the folder itself may be a link."""
+        return Path(zarr_root(self.root.absolute())).resolve()  # type: ignore[arg-type]
+
+    @cached_property
+    def _place(self) -> str:
+        """Of the root in the tree; where a link leads out of that, opening a file says so."""
+        resolved = self.root.resolve()
+        return str(resolved.relative_to(self.tree)) if resolved.is_relative_to(self.tree) else str(resolved)
+
+    def open_file(self, key: str) -> BinaryIO:
+        """Open a file to be read.
+
+        Raises
+        ------
+        InputError
+            It is no regular file, or a link leads out of the tree.
+        OSError
+            It is not there, or cannot be read.
+        """
+        return open_regular(self.tree, f"{self._place}/{key}")
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return a file, or a part of it; None where it is not there.
 
         Raises
         ------
+        InputError
+            It is no regular file, or a link leads out of the tree.
         ValueError
             It is metadata, of more than 64 MB.
         """
-        if key.rpartition("/")[2] in METADATA:
-            with suppress(OSError):  # as the store has it
-                size_bytes = (self.root / key).stat().st_size
-                if size_bytes > MOST_METADATA_BYTES:
+        try:
+            with self.open_file(key) as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                if key.rpartition("/")[2] in METADATA and size_bytes > MOST_METADATA_BYTES:
                     raise ValueError(f"{key} takes {size_bytes} bytes, at most {MOST_METADATA_BYTES} were expected")
-        return await super().get(key, prototype, byte_range)
+                part = slice(0, size_bytes) if byte_range is None else _slice(byte_range, size_bytes)
+                first, last, _ = part.indices(size_bytes)
+                file.seek(first)
+                content = file.read(max(last - first, 0))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(content)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return what `get_sync` returns, read by another thread."""
+        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of files."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
 
 
 class RemoteStore(WrapperStore[FsspecStore]):
@@ -99,8 +150,6 @@ class RemoteStore(WrapperStore[FsspecStore]):
 
     async def exists(self, key: str) -> bool:
         """Return whether an object is there."""
-        from zarr.core.buffer import default_buffer_prototype
-
         return await self.get(key, default_buffer_prototype()) is not None
 
     async def set(self, key: str, value: Buffer) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from cellxlate.stacks.metadata import ANNOTATION, as_json, display_ranges, from_json, hex_colour, short_enough
+from cellxlate.stacks.metadata import (
+    ANNOTATION,
+    as_json,
+    display_ranges,
+    from_json,
+    hex_colour,
+    short_enough,
+    valid_tiff,
+)
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
@@ -32,6 +40,8 @@ OTHER_COLOURS = {"SEPARATED": "CMYK", "CIELAB": "CIELAB", "ICCLAB": "ICCLAB", "I
 """Kinds of colour that are read as they are stored and written as red, green and blue."""
 
 PAGES_COMPARED = 16
+LONGEST_DESCRIPTION = 2**23
+"""Of a file that is no OME-TIFF, in letters, so that the output's own description can be read again."""
 
 VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", "andor", "nih", "fei", "sem", "sis",
            "tvips", "mdgel", "astrotiff")  # fmt: skip
@@ -39,7 +49,7 @@ VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", 
 
 def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what the tags of a page state, as JSON values, and one line for each thing that is not carried."""
-    tags = page.tags
+    tags, lost = page.tags, list[str]()
     found: dict[str, Any] = {}
     text = {name: tags[code].value for code, name in TEXT_TAGS.items() if code in tags}
     found["text"] = {name: value.strip("\x00") for name, value in text.items() if isinstance(value, str)}
@@ -48,7 +58,10 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
     shaped = parse_shaped(page.description)
     if page.description and kind != "ome-tiff" and (not shaped or shaped.keys() - SHAPED_KEYS):
-        found["description"] = page.description
+        if len(page.description) <= LONGEST_DESCRIPTION:
+            found["description"] = page.description
+        else:
+            lost.append(f"its description of {len(page.description) / 1e6:.0f} MB is too long to be carried")
     if page.photometric.name in ("MINISWHITE", "PALETTE"):
         found["photometric"] = page.photometric.name.lower()
     if page.colormap is not None:
@@ -61,7 +74,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         found["icc"] = as_json(page.iccprofile)
     if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):
         found["imagej"] = as_json(tags["IJMetadata"].value)
-    lost = _vendor_metadata(file, found)
+    lost += _vendor_metadata(file, found)
     orientation = tags[274].value if 274 in tags else 1
     if orientation in ORIENTATIONS:
         found["orientation"] = int(orientation)
@@ -79,7 +92,11 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
         text_of = ", only what could be read of them, as text" if "vendor" in found else ""
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])}{more} are not carried{text_of}")
-    return {name: value for name, value in found.items() if value}, tuple(lost)
+    stated = {name: value for name, value in found.items() if value}
+    valid = valid_tiff(stated)
+    if len(valid) < len(stated):
+        lost.append(f"of its TIFF tags {', '.join(stated.keys() - valid.keys())} has another type than it may have")
+    return valid, tuple(lost)
 
 
 def _is_lost(tag: tifffile.TiffTag, found: Mapping[str, Any]) -> bool:

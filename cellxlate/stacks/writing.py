@@ -25,6 +25,7 @@ from cellxlate.stacks.origins import Origins
 from cellxlate.stacks.placing import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.plain_output import check_format, natural_format, write_plain_attributes, write_plain_tiff
 from cellxlate.stacks.pyramid import Pyramid, Reduction, Share, level_count
+from cellxlate.stacks.regular_files import read_small_file
 from cellxlate.stacks.remote_output import PUBLISHING, check_remote
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.tiff_output import write_tiff
@@ -390,8 +391,8 @@ def is_half_published(path: RemotePath) -> bool:
 
 def _read_job(file: Location) -> dict[str, Any]:
     try:
-        job = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        job = json.loads(read_small_file(file))
+    except (ValueError, RecursionError):
         job = None
     if not isinstance(job, dict) or not isinstance(job.get("fingerprint"), dict):
         raise OutputError(f"{file} is damaged; start again with --overwrite")

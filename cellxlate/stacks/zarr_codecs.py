@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -28,9 +27,9 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
 from zarr.core.buffer.cpu import as_numpy_array_wrapper
 from zarr.core.codec_pipeline import BatchedCodecPipeline
-from zarr.storage import LocalStore
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.remote_store import FolderStore
 
 OBJECT_CODECS = (
     "pickle",
@@ -269,16 +268,16 @@ class _LimitedGetter:
 
     async def get(self, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         store = self.getter.store
-        if byte_range is None and isinstance(store, LocalStore):
-            return await asyncio.to_thread(self._whole, store.root / self.getter.path, prototype)
+        if byte_range is None and isinstance(store, FolderStore):
+            return await asyncio.to_thread(self._whole, store, prototype)
         if isinstance(byte_range, RangeByteRequest):
             self._check(byte_range.end - byte_range.start)
         found: Buffer | None = await self.getter.get(prototype, byte_range)
         return found
 
-    def _whole(self, path: Path, prototype: BufferPrototype) -> Buffer | None:
+    def _whole(self, store: FolderStore, prototype: BufferPrototype) -> Buffer | None:
         try:
-            with path.open("rb") as file:
+            with store.open_file(self.getter.path) as file:
                 self._check(os.fstat(file.fileno()).st_size)
                 return prototype.buffer.from_bytes(file.read())
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -17,7 +17,7 @@ from yaozarrs import v04, v05
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.stacks.bands import BAND_PX, Bands, Tell, no_news
-from cellxlate.stacks.calibration import amount_of, finite
+from cellxlate.stacks.calibration import amount_of
 from cellxlate.stacks.metadata import ANNOTATION, from_json
 from cellxlate.stacks.pyramid import Reduction
 from cellxlate.stacks.remote_store import store_of
@@ -27,6 +27,9 @@ from cellxlate.stacks.zarr_axes import axis_unit, letters_of
 Version = Literal["0.4", "0.5"]
 SAMPLE_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF")
 """Red, green, blue, and what is not one of these."""
+
+LARGEST_STEP = 1e300
+"""Of an axis, in whatever unit; what is larger is no number that steps can be counted with."""
 
 
 def check_zarr(path: Location, axes: str) -> None:
@@ -229,14 +232,14 @@ def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
         return None
     for transformation in carried.get("transformations") or []:
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
-            scale = transformation.get("scale")
-    if not isinstance(scale, list) or len(scale) != len(stated) or len(stated) != len(like.axes):
+            scale = _numbers(transformation.get("scale"), len(like.axes))
+    if scale is None or len(stated) != len(like.axes):
         return None
-    overall: Any = [1.0] * len(scale)
-    for transformation in carried.get("multiscale", {}).get("coordinateTransformations") or []:
+    overall: list[float] | None = [1.0] * len(scale)
+    for transformation in _list(carried.get("multiscale", {}).get("coordinateTransformations")):
         if isinstance(transformation, dict) and transformation.get("type") == "scale":
-            overall = transformation.get("scale")
-    if not isinstance(overall, list) or len(overall) != len(scale) or None in map(finite, [*scale, *overall]):
+            overall = _numbers(transformation.get("scale"), len(like.axes))
+    if overall is None:
         return None
     for axis, entry, step, factor in zip(like.axes, stated, scale, overall, strict=True):
         size = abs(float(step) * float(factor)) * (amount_of(axis, axis_unit(entry)) or 0.0)
@@ -244,6 +247,19 @@ def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
         if axis in "TZYX" and (size or None) != known:
             return None
     return [float(step) for step in scale]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _numbers(values: Any, count: int) -> list[float] | None:
+    """Return so many finite numbers, as floats; None where they are none."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    if not all(isinstance(value, int | float) and abs(value) < LARGEST_STEP for value in values):
+        return None
+    return [float(value) for value in values]
 
 
 def _transformations(level: Bands, number: int, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -255,8 +271,8 @@ def _transformations(level: Bands, number: int, like: Stack, carried: Mapping[st
         full = [steps.get(axis, 1.0) for axis in level.axes]
     else:
         for stated in carried.get("transformations") or []:
-            if stated.get("type") == "translation" and len(stated.get("translation", [])) == len(shift):
-                shift = [float(value) for value in stated["translation"]]
+            if isinstance(stated, dict) and stated.get("type") == "translation":
+                shift = _numbers(stated.get("translation"), len(shift)) or shift
     factors = [2**number if axis in "YX" else 1 for axis in level.axes]
     found: list[dict[str, Any]] = [
         {"type": "scale", "scale": [step * factor for step, factor in zip(full, factors, strict=True)]}
@@ -271,7 +287,7 @@ def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_val
     """Return how channels are shown: as the input stated it, else from names, colours and display ranges."""
     count = like.channel_count
     stated = carried.get("omero") or {}
-    channels = [dict(channel) for channel in stated.get("channels", []) if isinstance(channel, dict)]
+    channels = [dict(channel) for channel in _list(stated.get("channels")) if isinstance(channel, dict)]
     colours = like.metadata.colours if len(like.metadata.colours) == count else ()
     if "S" in like.axes and count in (3, 4):
         colours = SAMPLE_COLOURS[:count]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OutputError
+from cellxlate.stacks.naming import one_line
 from cellxlate.training.losses import HistoryPool
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -37,7 +39,13 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> None:
-    """Write the state and some notes (step, settings) so that a crash leaves the old or the new checkpoint."""
+    """Write the state and some notes (step, settings) so that a crash leaves the old or the new checkpoint.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or refuses; the old checkpoint is kept, and nothing of the new one.
+    """
     tensors: dict[str, Tensor] = {}
     for name, module in state.modules.items():
         tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
@@ -47,16 +55,23 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     for name, pool in state.pools.items():
         for place, (image, mask) in enumerate(pool.pairs):
             tensors |= {f"pool/{name}/{place}/image": image, f"pool/{name}/{place}/mask": mask}
-    folder.mkdir(parents=True, exist_ok=True)
+    stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     partial = folder / "checkpoint.partial"
-    save_file(
-        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
-        partial,
-        metadata={"notes": json.dumps(notes)},
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(folder / CHECKPOINT)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata={"notes": json.dumps(notes)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(folder / CHECKPOINT)
+    except (OSError, SafetensorError) as fault:
+        kept = "the one before is kept" if (folder / CHECKPOINT).exists() else "there is none before"
+        raise OutputError(
+            f"the checkpoint cannot be written to {folder} ({one_line(fault)}); {kept}: free some space, then go on "
+            "with --resume"
+        ) from fault
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
@@ -71,7 +86,7 @@ def read_notes(folder: Path) -> dict[str, Any]:
         with safe_open(folder / CHECKPOINT, framework="pt") as file:
             notes: dict[str, Any] = json.loads(file.metadata()["notes"])
             return notes
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as fault:
         raise ModelError(
             f"{folder} holds no checkpoint that can be resumed ({fault}); remove it and train again"
         ) from fault

@@ -5,8 +5,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -167,7 +167,7 @@ def train(
     partial = output.with_name(output.name + ".partial")
     require_free(output, partial, resume)
     place = choose_device(device)
-    with ExitStack() as files:
+    with _nothing_left_of_nothing(partial), ExitStack() as files:
         domains = open_domains(paths, chosen, channel, mask_folders, files)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
@@ -185,9 +185,22 @@ def train(
             description=description,
         )  # fmt: skip
         bundle = save_bundle(output, final, card, preview(final, domains[0], run.settings.threshold))
-    shutil.copyfile(partial / "curves.csv", output / "curves.csv")
-    shutil.rmtree(partial)
+    with suppress(OSError):  # the model is there
+        shutil.copyfile(partial / "curves.csv", output / "curves.csv")
+    shutil.rmtree(partial, ignore_errors=True)
     return bundle
+
+
+@contextmanager
+def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
+    """Remove what a run leaves that had not saved anything when the disk or the memory was full."""
+    was_there = partial.exists()
+    try:
+        yield
+    except (OutputError, OSError, MemoryError, RuntimeError):
+        if not was_there and not has_checkpoint(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def require_free(output: Path, partial: Path, resume: bool) -> None:

@@ -11,6 +11,7 @@ from imagecodecs import PngError, png_decode
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.reading import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
+from cellxlate.stacks.regular_files import open_regular
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.patches import LARGEST_KEPT_PX, Domain, Field, Mask, in_memory
 
@@ -137,13 +138,20 @@ def open_mask(path: Path) -> Stack:
         )
         return Stack.from_array(marked, stack.axes.replace("S", ""), name=stack.name)
     try:
-        pixels = np.asarray(png_decode(path.read_bytes()))
+        pixels = np.asarray(png_decode(_stored(path)))
     except (OSError, PngError, ValueError) as fault:
         raise InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF") from fault
     if pixels.ndim == 3:
         colours = pixels.shape[2] - 1 if pixels.shape[2] in (2, 4) else pixels.shape[2]
         pixels = np.asarray(pixels[..., :colours].max(axis=2))
     return Stack.from_array((pixels > 0).astype(np.uint8), "YX", name=path.stem)
+
+
+def _stored(path: Path) -> bytes:
+    """Return the content of a file that somebody gave, which may be a link."""
+    place = path.resolve()
+    with open_regular(place.parent, place.name) as file:
+        return file.read()
 
 
 def planes_of(mask: Stack, path: Path, fields: Sequence[Field]) -> list[Mask]:

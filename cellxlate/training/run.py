@@ -5,14 +5,16 @@ import hashlib
 import json
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from cellxlate.errors import OptionError
+from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.networks import Translator
 from cellxlate.settings import TrainSettings
@@ -29,6 +31,8 @@ from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
 LOOK_EVERY = 50
 LEAST_LOOK_EVERY = 10
 NOISE_FIELDS = 64
+MOST_STEPS = 2**40
+"""No run has so many; a checkpoint that states more is damaged."""
 
 
 @dataclass
@@ -224,9 +228,10 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
     save_checkpoint(partial, run.state, notes)
     run.saved = run.done
     previews = partial / "previews"
-    previews.mkdir(exist_ok=True)
-    picture = preview(run.average, domains[0], run.settings.threshold)
-    (previews / f"step-{run.done:06d}.png").write_bytes(picture)
+    with suppress(OSError):  # the checkpoint is what counts
+        previews.mkdir(exist_ok=True)
+        picture = preview(run.average, domains[0], run.settings.threshold)
+        (previews / f"step-{run.done:06d}.png").write_bytes(picture)
 
 
 def fingerprint(domains: Sequence[Domain]) -> str:
@@ -239,6 +244,30 @@ def fingerprint(domains: Sequence[Domain]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def run_notes(partial: Path) -> dict[str, Any]:
+    """Return the notes of a checkpoint, whose parts are of the kinds that `save` writes.
+
+    Raises
+    ------
+    ModelError
+        They are not, or there is no checkpoint.
+    """
+    notes, known = read_notes(partial), {one.name for one in fields(AttentionState)}
+    kinds: dict[str, Any] = {"step": int, "seconds": int | float, "settings": dict, "data": str, "attention": list}
+    sound = isinstance(notes, dict) and all(
+        isinstance(notes.get(name), kind) and not isinstance(notes[name], bool) for name, kind in kinds.items()
+    )
+    sound = sound and math.isfinite(notes["seconds"]) and 0 <= notes["step"] < MOST_STEPS
+    sound = sound and notes.get("precision", "float32") in ("float32", "bfloat16")
+    sound = sound and all(
+        isinstance(look, dict) and set(look) == known and all(isinstance(one, int | float) for one in look.values())
+        for look in notes["attention"]
+    )
+    if not sound:
+        raise ModelError(f"the notes of the checkpoint in {partial} are damaged; remove it and train again")
+    return notes
+
+
 def has_checkpoint(partial: Path) -> bool:
     """Return whether there is anything to continue from; a run that was killed early has none."""
     return (partial / CHECKPOINT).exists()
@@ -246,14 +275,14 @@ def has_checkpoint(partial: Path) -> bool:
 
 def resumed_seed(partial: Path, seeds: Sequence[int]) -> int:
     """Return which of the seeds that may be tried a checkpoint belongs to; the first where it is none of them."""
-    seed = read_notes(partial)["settings"].get("seed")
+    seed = run_notes(partial)["settings"].get("seed")
     return seed if seed in seeds else seeds[0]
 
 
 def resumed_precision(partial: Path, device: torch.device) -> Precision | None:
     """Return what a checkpoint's networks computed in; None where it does not say and the device decides."""
     on_cpu: Precision | None = "float32" if device.type == "cpu" else None  # of all checkpoints that do not say
-    kept: Precision | None = read_notes(partial).get("precision", on_cpu)
+    kept: Precision | None = run_notes(partial).get("precision", on_cpu)
     return kept
 
 
@@ -267,7 +296,7 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
     ModelError
         It is damaged.
     """
-    notes = read_notes(partial)
+    notes = run_notes(partial)
     if notes.get("start") != run.start:
         raise OptionError(f"{partial} was begun from another model, or from none; give the same --from or remove it")
     wanted = json.loads(json.dumps(run.settings.as_dict()))

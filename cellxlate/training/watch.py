@@ -1,8 +1,10 @@
 """Watching attention while it learns: curves, and the ways it collapses."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError, TrainingError
+from cellxlate.whole_file import write_whole_file
 
 Collapse = Literal["ones", "zeros", "grey"]
 
@@ -135,10 +138,11 @@ class Curves:
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole_file(self.path, table.getvalue())
 
 
 class Board(Protocol):
@@ -180,6 +184,11 @@ def log(board: Board | None, step: int, terms: Mapping[str, float], state: Atten
     """Write one look to a TensorBoard log, if there is one."""
     if board is None:
         return
+    with suppress(OSError):  # a full disk ends no run for its log
+        _add(board, step, terms, state)
+
+
+def _add(board: Board, step: int, terms: Mapping[str, float], state: AttentionState) -> None:
     for name, value in terms.items():
         board.add_scalar(f"objective/{name}", value, step)
     for name, value in asdict(state).items():

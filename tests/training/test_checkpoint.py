@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OutputError
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.losses import HistoryPool
 
@@ -84,7 +84,7 @@ def test_a_new_checkpoint_replaces_the_old_one_at_once(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("cellxlate.training.checkpoint.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         save_checkpoint(tmp_path, state(1), {"step": 2})
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     monkeypatch.undo()

@@ -1,0 +1,69 @@
+"""What the directories of a TIFF file may ask for, looked at before a library reads it."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import InputError
+
+MOST_TAG_BYTES = 2**26
+"""Of one tag that is no table of strips: an OME-XML of 190,000 planes; such text takes a dozen times as much memory."""
+
+TABLES = (273, 279, 288, 289, 324, 325, 330)
+"""Where strips, tiles and further directories lie, and how long they are."""
+
+KIND_BYTES = np.array([1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8])
+"""Of one value, by the number of its kind (TIFF 6.0, page 15, and BigTIFF)."""
+
+
+def check_first_directory(path: Path) -> None:
+    """Raise InputError where the first directory of a TIFF file has a tag of more than 64 MB.
+
+    Files of another kind, or cut short, are left to tifffile to refuse.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 16:
+            return
+        is_big = head[2:4] in (b"\x2b\0", b"\0\x2b")
+        file.seek(0, 2)
+        if not is_big and file.tell() >= 2**32:  # Hamamatsu's, whose offsets take 8 bytes
+            return
+        file.seek(
+            struct.unpack_from(f"{order}Q", head, 8)[0] if is_big else struct.unpack_from(f"{order}I", head, 4)[0]
+        )
+        counted = file.read(8 if is_big else 2)
+        if len(counted) < (8 if is_big else 2):
+            return
+        (count,) = struct.unpack(f"{order}{'Q' if is_big else 'H'}", counted)
+        check_tags(file.read(min(count, 2**16) * (20 if is_big else 12)), order, is_big=is_big)
+
+
+def check_tags(entries: bytes, order: str, *, is_big: bool) -> None:
+    """Raise InputError where an entry of a directory states more than 64 MB.
+
+    Parameters
+    ----------
+    entries : bytes
+        The directory as it is stored, without its count.
+    order : {"<", ">"}
+        Of bytes.
+    is_big : bool
+        Whether it is a BigTIFF, or another whose entries have 20 bytes.
+    """
+    wide = f"{order}u8" if is_big else f"{order}u4"
+    kind: Any = np.dtype([("code", f"{order}u2"), ("kind", f"{order}u2"), ("count", wide), ("value", wide)])
+    found: npt.NDArray[Any] = np.frombuffer(entries[: len(entries) // kind.itemsize * kind.itemsize], kind)
+    each = KIND_BYTES[np.minimum(found["kind"], len(KIND_BYTES) - 1)]
+    long = (found["count"] > MOST_TAG_BYTES // each) & ~np.isin(found["code"], TABLES)
+    if long.any():
+        first = int(np.flatnonzero(long)[0])
+        code, size = int(found["code"][first]), int(found["count"][first]) * int(each[first])
+        raise InputError(
+            f"its TIFF tag {code}{' (ImageDescription)' if code == 270 else ''} takes {size / 1e6:.0f} MB, at most "
+            f"{MOST_TAG_BYTES / 1e6:.0f} are read; save the file without it, or copy it again"
+        )
