@@ -3,7 +3,7 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,6 +24,7 @@ from cellxlate.stacks.tiff_limits import check_first_directory
 
 MOST_COMPANION_BYTES = 2**28
 AnyPlace = TypeVar("AnyPlace", bound=Location)
+OWN_UUID = re.compile(r"""<(?:\w+:)?OME\s[^>]*?\bUUID\s*=\s*["']([^"']+)""")
 AN_IMAGE = re.compile(r"<(?:\w+:)?Image[\s>]")
 
 
@@ -41,12 +42,15 @@ class OmeDocument:
         For each image, the names of the files that its planes lie in; empty where the document names none.
     stated : str
         The document as it was written.
+    uuids : mapping
+        Which UUID the document states for each file, by its name in lower case.
     """
 
     text: str
     names: tuple[str, ...]
     files: tuple[tuple[str, ...], ...]
     stated: str
+    uuids: Mapping[str, str]
 
     def first_in(self, name: str) -> int:
         """Return the position of the first image with a plane in a file, 0 where none has."""
@@ -117,12 +121,13 @@ def document_of(text: str, path: Path) -> OmeDocument | None:
     if only is not None:
         text, root = _referred(only, path)
     images = root.findall("{*}Image")
+    uuids = _stated_uuids(images)
     _name_by_file(root, images, path)
     files = tuple(_files_of(image, path.name) for image in images)
     names = tuple(image.get("Name") or "" for image in images)
     for number, image in enumerate(images):
         image.set("Name", str(number))
-    return OmeDocument(ElementTree.tostring(root, encoding="unicode"), names, files, text)
+    return OmeDocument(ElementTree.tostring(root, encoding="unicode"), names, files, text, uuids)
 
 
 def _referred(only: Element, path: Path) -> tuple[str, Element]:
@@ -151,6 +156,67 @@ def _check_inside(name: str) -> None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in name:
         raise InputError(f"its OME-XML names a file outside its folder ({name[:200]!r}); it is not opened")
+
+
+def foreign_files(document: OmeDocument, files: Sequence[Path]) -> tuple[str, ...]:
+    """Return a line where no file of a set has the UUID that the document states for its name.
+
+    Parameters
+    ----------
+    document : OmeDocument
+        Of the set.
+    files : sequence of Path
+        Those that the planes of an image lie in.
+
+    Raises
+    ------
+    InputError
+        Some files have their UUID and others do not, or have that of another name: files were swapped, or one is of
+        another acquisition.
+
+    Notes
+    -----
+    Writers that put the same document into every file leave one UUID in all of them, which says nothing.
+    """
+    if all(_is_itself(document, file) for file in files):
+        return ()
+    folder = files[0].parent
+    own = {name: uuid for name in document.uuids if (uuid := _own_uuid(folder / name)) is not None}
+    own |= {file.name.lower(): uuid for file in files if (uuid := _own_uuid(file)) is not None}
+    if len(own) > 1 and len(set(own.values())) == 1:
+        return ()
+    wrong = [file.name for file in files if not _is_itself(document, file)]
+    if len(own) > len(wrong) or set(own.values()) & set(document.uuids.values()):
+        raise InputError(
+            f"the OME-XML of the set states another UUID than {' and '.join(wrong[:5])} has: files were exchanged, or "
+            "one is of another acquisition; copy the set again"
+        )
+    return ("the files of the set have other UUIDs than its OME-XML states, so they are told apart by their names",)
+
+
+def _is_itself(document: OmeDocument, file: Path) -> bool:
+    stated = document.uuids.get(file.name.lower())
+    own = _own_uuid(file) if stated else None
+    return own is None or own == stated
+
+
+def _own_uuid(path: Path) -> str | None:
+    """Return the UUID that the OME-XML inside a file states for it, or None."""
+    with suppress(InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError), _quietly():
+        check_first_directory(path)
+        with tifffile.TiffFile(path) as file:
+            found = OWN_UUID.search(file.pages.first.description)
+            return found[1].lower() if found else None
+    return None
+
+
+def _stated_uuids(images: Sequence[Element]) -> dict[str, str]:
+    """Return the UUID of each file that is named, by its name; files that are given several have none."""
+    found: dict[str, set[str]] = {}
+    for place in (place for image in images for place in _places(image)):
+        if place.get("FileName") and place.text:
+            found.setdefault(str(place.get("FileName")).lower(), set()).add(place.text.strip().lower())
+    return {name: uuids.pop() for name, uuids in found.items() if len(uuids) == 1}
 
 
 def _places(image: Element) -> list[Element]:

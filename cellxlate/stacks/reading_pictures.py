@@ -133,6 +133,8 @@ def _png(path: Path, content: bytes) -> tuple[PicturePixels, tuple[str, ...]]:
     lines = []
     if kind == PALETTE:
         lines.append("the colours of its palette are read as red, green and blue samples")
+    if "tRNS" in chunks:
+        lines.append("what its tRNS chunk makes transparent is read as a last sample of opacity")
     if "acTL" in chunks:
         lines.append("it is animated; the picture that other programs show still is read, the frames are not")
     lost = sorted({name for name in chunks if name not in PNG_OF_PIXELS})
@@ -170,6 +172,8 @@ def _jpeg(path: Path, content: bytes) -> tuple[PicturePixels, tuple[str, ...]]:
             raise InputError("it is lossless, hierarchical or arithmetic JPEG, which is not read; convert it to TIFF")
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0") and (turned := _orientation(segment[6:])) > 1:
             lines.append(f"its EXIF says to show it turned or mirrored (orientation {turned}); it is read as stored")
+        elif marker == 0xE2 and segment.startswith(b"MPF\0"):
+            lines.append("it holds further pictures (MPF), which are not read")
         ended = marker == 0xD9
     if shape is None or not ended:
         raise InputError("the file is cut short or damaged; copy it again")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
     Raises
     ------
     InputError
-        No file fits, a combination is missing or there twice, or the files differ in shape, dtype or axes.
+        No file fits, a combination is missing or there twice (a number as 1 and as 01), or the files differ in shape,
+        dtype or axes.
     """
     counted = PLACEHOLDER.findall(path.name)
     if len(set(counted)) < len(counted):
@@ -219,7 +220,26 @@ def _matching(
     if not files:
         raise InputError(f"{path} fits no file; {{T}}, {{C}}, {{Z}} stand for parts of the names of files in {folder}")
     parts = {axis: sorted({place[at] for place in files}, key=_order) for at, axis in enumerate(outer)}
+    for axis, named in parts.items():
+        left_out += _check_numbers(path, axis, [part for part in named if part.isdecimal()])
     return files, parts, left_out
+
+
+def _check_numbers(path: Path, axis: str, named: list[str]) -> list[str]:
+    """Return a line where numbers are skipped, as where a file is lost; raise InputError where one is there twice."""
+    numbers = [int(part) for part in named]
+    steps = [after - before for before, after in pairwise(numbers)]
+    if 0 in steps:
+        first = steps.index(0)
+        raise InputError(
+            f"{path}: {axis}={named[first]} and {axis}={named[first + 1]} are one number; remove the files that do not "
+            "belong to the stack, or make the pattern narrower"
+        )
+    if len(set(steps)) < 2:
+        return []
+    skipped = next(before + min(steps) for before, step in zip(numbers, steps, strict=False) if step > min(steps))
+    return [f"the numbers along {axis} are not evenly spaced: there is no {axis}={skipped}; if a file is lost, its "
+            "place is closed up"]  # fmt: skip
 
 
 def _order(part: str) -> tuple[int, str]:

@@ -37,6 +37,7 @@ from cellxlate.stacks.ome_sets import (
     OmeDocument,
     document_of,
     first_file,
+    foreign_files,
     is_companion,
     read_companion,
     speaks_of_several,
@@ -115,13 +116,14 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {found.size('C')} that "
                           "are read, so what it says of them is not carried",)  # fmt: skip
             files = _files_of(series)
+            foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
             return replace(
                 found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
                     *_others(images, image, document), *cut.warnings, *stated_more(file, series),
-                    *_elsewhere(path, files), *_left_out(file), *opening.doubts, *calibration.lost, *misfit,
+                    *_elsewhere(path, files), *foreign, *_left_out(file), *opening.doubts, *calibration.lost, *misfit,
                     *metadata.lost, *differing,
                 ),
                 incomplete=incomplete,
@@ -447,16 +449,18 @@ def _damage_reported() -> Iterator[None]:
 
 
 def _check_alike(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where files of a set hold planes of another size; tifffile would read them wrongly."""
+    """Raise InputError where files of a set hold planes of another size or type; tifffile would read them wrongly."""
     if not series.is_multifile:
         return
     keyframe = series.keyframe
     for page in series:
-        if page is not None and page.parent is not keyframe.parent and page.keyframe.shape != keyframe.shape:
-            name = page.parent.filehandle.name
+        if page is None or page.parent is keyframe.parent:
+            continue
+        own, expected = ((one.shape, one.dtype) for one in (page.keyframe, keyframe))
+        if own != expected:
             raise InputError(
-                f"{name}, named as a part of this image, holds planes of {page.keyframe.shape}, not {keyframe.shape}; "
-                "put the files of one set, and no others, into one folder"
+                f"{page.parent.filehandle.name}, named as a part of this image, holds planes of {own[0]} {own[1]}, not "
+                f"{expected[0]} {expected[1]}; put the files of one set, and no others, into one folder"
             )
 
 

@@ -286,7 +286,8 @@ class Stack:
         Raises
         ------
         InputError
-            The axes do not fit; without any, the last is 3 or 4 long, so that it may be columns or colour samples.
+            The axes do not fit; without any, the last is 3 or 4 long, so that it may be columns or colour samples. The
+            array has a mask, which would be lost, or is a lazy one whose shape is not known.
 
         Examples
         --------
@@ -295,8 +296,12 @@ class Stack:
         'YXS'
         """
         is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
+        if isinstance(array, np.ma.MaskedArray):
+            raise InputError(f"{name} has a mask, which would be lost; give its .data, or .filled(value)")
         pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
         shape, dimensions = tuple(pixels.shape), len(pixels.shape)
+        if not all(float(size).is_integer() for size in shape):
+            raise InputError(f"{name} has the shape {shape}, which is not known; call its compute_chunk_sizes() first")
         if axes is None:
             if not 2 <= dimensions <= 5:
                 raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")

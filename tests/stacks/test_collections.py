@@ -156,6 +156,23 @@ def test_files_that_do_not_make_a_stack_are_refused(tmp_path: Path) -> None:
         open_stack(tmp_path / "img_t{T}_z{Z}_{C}.tif")
 
 
+def test_a_number_that_is_skipped_is_named_and_one_that_is_there_twice_refused(tmp_path: Path) -> None:
+    for number in (0, 2, 4, 6, 7, 10):
+        tifffile.imwrite(tmp_path / f"t{number}.tif", np.full((8, 8), number, np.uint16))
+    with open_stack(tmp_path / "t{T}.tif") as stack:
+        assert np.asarray(stack)[:, 0, 0].tolist() == [0, 2, 4, 6, 7, 10]
+        assert any("there is no T=1;" in line for line in stack.warnings)
+    (tmp_path / "t7.tif").unlink()
+    with open_stack(tmp_path / "t{T}.tif") as stack:
+        assert any("there is no T=8;" in line for line in stack.warnings)
+    (tmp_path / "t10.tif").unlink()
+    with open_stack(tmp_path / "t{T}.tif") as stack:
+        assert stack.warnings == ()
+    tifffile.imwrite(tmp_path / "t04.tif", np.zeros((8, 8), np.uint16))
+    with pytest.raises(InputError, match="T=04 and T=4 are one number"):
+        open_stack(tmp_path / "t{T}.tif")
+
+
 def counted(folder: Path, states: dict[str, dict[str, Any]]) -> Path:
     """Files {C}_{Z}.tif as OME-TIFF, each of which states what it is given."""
     for name, metadata in states.items():

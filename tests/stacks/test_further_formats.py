@@ -57,6 +57,7 @@ def test_few_bits_are_stored_values_and_a_palette_is_colours(tmp_path: Path) -> 
             np.testing.assert_array_equal(np.asarray(stack), np.array(expected))
             assert stack.dtype == (bool if expected[0][0] is False else np.uint8)
             assert any("palette" in line for line in stack.warnings) == (colours in content)
+            assert any("tRNS" in line for line in stack.warnings) == (b"tRNS" in content)
 
 
 def test_what_a_png_holds_beside_pixels_is_named(tmp_path: Path) -> None:
@@ -127,6 +128,13 @@ def test_a_jpeg_that_is_cut_short_or_of_another_kind_is_refused(tmp_path: Path) 
         path.write_bytes(content)
         with pytest.raises(InputError, match=said):
             open_stack(path)
+
+
+def test_further_pictures_of_a_jpeg_are_named(tmp_path: Path) -> None:
+    whole = imagecodecs.jpeg8_encode(random_pixels(20, 30, dtype=np.uint8), level=90)
+    (tmp_path / "a.jpg").write_bytes(whole[:2] + b"\xff\xe2\0\x0aMPF\0II*\0" + whole[2:] + whole)
+    with open_stack(tmp_path / "a.jpg") as stack:
+        assert any("further pictures" in line for line in stack.warnings)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -229,3 +229,61 @@ def test_a_file_under_another_spelling_or_a_link_is_no_other_file(tmp_path: Path
         with open_stack(path) as stack:
             assert not stack.warnings
             assert stack.files == ()
+
+
+def a_set(folder: Path, ids: Sequence[str], own: Sequence[str] | None = None) -> np.ndarray:
+    """Two time points of one image, each in its file; the document states `ids`, the files have the UUIDs `own`."""
+    folder.mkdir(exist_ok=True)
+    pixels = random_pixels(2, 20, 30)
+    places = [(f"p{n}.ome.tif", one) for n, one in enumerate(ids)]
+    for n, one in enumerate(own or ids):
+        write(folder / f"p{n}.ome.tif", pixels[n], document(one, [places]))
+    return pixels
+
+
+def test_files_of_a_set_that_were_exchanged_are_refused(tmp_path: Path) -> None:
+    a_set(tmp_path, ("urn:uuid:a", "urn:uuid:b"))
+    for old, new in (("p0", "t"), ("p1", "p0"), ("t", "p1")):
+        (tmp_path / f"{old}.ome.tif").rename(tmp_path / f"{new}.ome.tif")
+    for given in range(2):
+        with pytest.raises(InputError, match="files were exchanged"):
+            open_stack(tmp_path / f"p{given}.ome.tif")
+
+
+def test_the_images_of_a_set_that_were_exchanged_are_refused(tmp_path: Path) -> None:
+    one_file_per_image(tmp_path, None, UUIDS["each its own"])
+    for old, new in (("p0", "t"), ("p1", "p0"), ("t", "p1")):
+        (tmp_path / f"{old}.ome.tif").rename(tmp_path / f"{new}.ome.tif")
+    with pytest.raises(InputError, match="files were exchanged"):
+        open_stack(tmp_path / "p0.ome.tif")
+    with open_stack(tmp_path / "p2.ome.tif") as stack:
+        np.testing.assert_array_equal(np.asarray(stack), random_pixels(3, 20, 30)[2])
+
+
+def test_a_file_of_another_acquisition_in_a_set_is_refused(tmp_path: Path) -> None:
+    a_set(tmp_path, ("urn:uuid:a", "urn:uuid:b"))
+    a_set(tmp_path / "other", ("urn:uuid:c", "urn:uuid:d"))
+    (tmp_path / "other" / "p1.ome.tif").replace(tmp_path / "p1.ome.tif")
+    for given in range(2):
+        with pytest.raises(InputError, match="of another acquisition"):
+            open_stack(tmp_path / f"p{given}.ome.tif")
+
+
+@pytest.mark.parametrize("own", [("urn:uuid:a", "urn:uuid:a"), ("urn:uuid:x", "urn:uuid:y"), ("", "")])
+def test_a_set_whose_uuids_say_nothing_is_read_by_its_names(tmp_path: Path, own: Sequence[str]) -> None:
+    pixels = a_set(tmp_path, ("urn:uuid:a", "urn:uuid:b"), own)
+    for given in range(2):
+        with open_stack(tmp_path / f"p{given}.ome.tif") as stack:
+            np.testing.assert_array_equal(np.asarray(stack), pixels)
+            assert any("told apart by their names" in line for line in stack.warnings) == ("urn:uuid:x" in own)
+
+
+@pytest.mark.parametrize("types", [(np.uint16, np.uint8), (np.uint8, np.uint16)])
+def test_files_of_a_set_with_other_types_are_refused(tmp_path: Path, types: Sequence[type]) -> None:
+    places = [("p0.ome.tif", "urn:uuid:a"), ("p1.ome.tif", "urn:uuid:b")]
+    for n, dtype in enumerate(types):
+        pixels = random_pixels(20, 30).astype(dtype)
+        write(tmp_path / f"p{n}.ome.tif", pixels, document(places[n][1], [places]))
+    for name, _ in places:
+        with pytest.raises(InputError, match=r"p1.ome.tif.* holds planes of \(20, 30\)"):
+            open_stack(tmp_path / name)

@@ -138,3 +138,19 @@ def test_closing_releases_once_and_by_with(tmp_path: Path) -> None:
     with Stack(np.zeros((2, 2), np.uint8), "YX", release=lambda: calls.append(1)):
         assert calls == []
     assert calls == [1]
+
+
+def test_the_mask_of_an_array_is_not_dropped_in_silence() -> None:
+    pixels = np.ma.masked_greater(np.arange(12, dtype=np.uint16).reshape(3, 4), 5)
+    with pytest.raises(InputError, match="has a mask"):
+        Stack.from_array(pixels)
+    np.testing.assert_array_equal(np.asarray(Stack.from_array(pixels.filled(0)))[1], [4, 5, 0, 0])
+
+
+def test_a_lazy_array_of_unknown_shape_is_refused() -> None:
+    dask_array = pytest.importorskip("dask.array")
+    lazy = dask_array.from_array(np.arange(24, dtype=np.uint16).reshape(2, 3, 4), chunks=(1, 3, 4))
+    chosen = lazy[lazy[:, 0, 0] > 5]
+    with pytest.raises(InputError, match="compute_chunk_sizes"):
+        Stack.from_array(chosen, "ZYX")
+    np.testing.assert_array_equal(np.asarray(Stack.from_array(chosen.compute_chunk_sizes(), "ZYX")), lazy[1:].compute())
