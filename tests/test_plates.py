@@ -13,6 +13,7 @@ import zarr
 from cellxlate.cli import main
 from cellxlate.enhancement import plates
 from cellxlate.enhancement.plates import Plate
+from cellxlate.errors import InputError
 from cellxlate.stacks.reading import open_stack
 from cellxlate.whole_file import rename_free
 
@@ -222,3 +223,10 @@ def test_a_folder_that_appears_under_a_name_of_a_plate_stays(
     assert main([*command, "--resume"]) == 0
     assert names(tmp_path) == {"elsewhere", path.name, "screen_enhanced.ome.zarr", "screen_attention.ome.zarr",
                                "screen_reports"}  # fmt: skip
+
+
+def test_a_plate_that_lists_a_well_which_is_not_there_names_it(tmp_path: Path) -> None:
+    path = plate(tmp_path / "p.zarr")
+    shutil.rmtree(path / "B")
+    with pytest.raises(InputError, match="lists 2 wells, of which B/2 are not there"):
+        open_stack(path)

@@ -62,10 +62,15 @@ class Calibration:
     def add_size(self, axis: str, size: Any, unit: str) -> None:
         """Take in the size of a pixel along Z, Y or X, or the step in time along T.
 
-        What runs backwards has a size all the same. What has no unit, or no number, states nothing.
+        What runs backwards has a size all the same. What has no unit, or is no size, states nothing.
         """
         unit, number = unit.replace("\\u00B5", "µ").strip("\x00 "), finite(size)
         if not number:
+            if size not in (None, "") and (
+                axis != "T" or number is None
+            ):  # a time step of 0 is what single images have
+                what = "time step" if axis == "T" else f"pixel size along {axis}"
+                self.doubts.append(f"the {what} is {one_line(size)[:40]!r}, which is none, and not stated")
             return
         factor = amount_of(axis, unit)
         if factor is None:

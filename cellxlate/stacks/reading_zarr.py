@@ -209,6 +209,12 @@ def _images(group: zarr.Group) -> list[str]:
         return [""]
     if "plate" in attributes:
         wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
+        missing = [well for well in wells if well not in group]
+        if missing:
+            raise InputError(
+                f"its plate lists {len(wells)} wells, of which {_listed(missing)} are not there; copy the plate again, "
+                "or give the folders of its images"
+            )
         return [f"{well}/{field}" for well in wells for field in _images(_subgroup(group, well))]
     if "well" in attributes:
         return [str(field["path"]) for field in attributes["well"]["images"]]
@@ -287,6 +293,7 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     image: Mapping[str, Any] = attributes["multiscales"][0]
     first = image["datasets"][0]
     array = image_array(path, group, first["path"])
+    _check_first_is_largest(group, image, array)
     absent = found_chunks(path, array)
     found_axes, calibration = _zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
@@ -296,6 +303,23 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
         array, found_axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
         len(image["datasets"]), "ome-zarr", metadata, (*others, *calibration.lost, *misfit, *metadata.lost, *absent),
     )  # fmt: skip
+
+
+def _check_first_is_largest(group: zarr.Group, image: Mapping[str, Any], array: "zarr.Array[Any]") -> None:
+    """Raise InputError where a further level, whose scale is finer, is larger than the first."""
+    first = _steps(image, image["datasets"][0], array.ndim)
+    for level in image["datasets"][1:]:
+        if prod(_steps(image, level, array.ndim)) < prod(first):
+            shape = tuple(getattr(group[level["path"]], "shape", ()))
+            if prod(shape) > prod(array.shape):
+                raise InputError(
+                    f"its levels are not listed from the largest: {one_line(level['path'])} has {shape}, the first "
+                    f"{array.shape}; correct the order of its datasets, or give the folder of that array with --axes"
+                )
+
+
+def _steps(image: Mapping[str, Any], dataset: Mapping[str, Any], dimensions: int) -> list[float]:
+    return [abs(step) for step in _scale(image, dataset, dimensions)[0]]
 
 
 def _zarr_axes(attributes: Mapping[str, Any], shape: tuple[int, ...], asked: str | None) -> tuple[str, Calibration]:
@@ -423,7 +447,7 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
     used = max(inside, key=lambda kind: (inside[kind], -kind))
     where = array.path or path.name
     if not inside[used]:
-        raise InputError(NONE_THERE.format(expected, where, array.fill_value))
+        raise InputError(NONE_THERE.format(expected, where, _fill(array)))
     others = sum(count for kind, count in inside.items() if kind != used)
     if others:
         raise InputError(
@@ -437,7 +461,7 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
         lines.append(OTHER_KEYS)
     if inside[used] < expected:
         lines.append(
-            f"{expected - inside[used]} of {expected} chunks have no file and read as {array.fill_value}; if the stack "
+            f"{expected - inside[used]} of {expected} chunks have no file and read as {_fill(array)}; if the stack "
             "was copied, compare it with its source"
         )
     if len(places[used]) > inside[used]:
@@ -446,6 +470,11 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
             "something was appended, correct the shape"
         )
     return tuple(lines)
+
+
+def _fill(array: "zarr.Array[Any]") -> str:
+    """Return what absent chunks read as, in words; Zarr 2 may state null, of which zarr makes 0."""
+    return "0, though no fill value is stated" if array.fill_value is None else str(array.fill_value)
 
 
 def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> Iterable[str] | None:
@@ -511,9 +540,9 @@ def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -
     used = next(found, None)
     if used is None and isinstance(folder, RemotePath):
         return ("of its chunks those that were looked for are not there; what is not there reads as "
-                f"{array.fill_value}: compare the image with its source",)  # fmt: skip
+                f"{_fill(array)}: compare the image with its source",)  # fmt: skip
     if used is None:
-        raise InputError(NONE_THERE.format(prod(counts), array.path or path.name, array.fill_value))
+        raise InputError(NONE_THERE.format(prod(counts), array.path or path.name, _fill(array)))
     if used == kinds[0][1]:
         return ()
     _use_keys(array, used)
@@ -535,6 +564,8 @@ def _zarr_calibration(image: Mapping[str, Any], letters: Sequence[str], units: S
     for axis, unit, step in zip(letters, units, steps, strict=True):
         if axis and axis in "TZYX":
             found.add_size(axis, step, unit)
+        if axis and axis in "ZYX" and not unit and step not in (0.0, 1.0):
+            found.doubts.append(f"the scale along {axis}, {step:.6g}, has no unit, so no pixel size is stated")
     if others:
         found.doubts.append(f"the transformations {', '.join(others)} are not applied, but kept as text")
     return found

@@ -445,9 +445,17 @@ def test_units(unit: str, axis: str, size: float | None) -> None:
 
 
 @pytest.mark.parametrize("size", [None, "", "wide", float("nan"), float("inf"), 0, "0.0", "1e999"])
-def test_sizes_that_are_no_numbers_state_nothing(size: Any) -> None:
+def test_sizes_that_are_no_numbers_are_not_taken_and_named(size: Any) -> None:
     found = Calibration()
     found.add_size("X", size, "nm")
+    assert (found.pixel_size_um, found.time_step_s) == ({}, None)
+    named = [f"the pixel size along X is {str(size)!r}, which is none, and not stated"]
+    assert found.doubts == ([] if size in (None, "") else named)
+
+
+def test_a_time_step_of_zero_is_what_single_images_have() -> None:
+    found = Calibration()
+    found.add_size("T", 0, "s")
     assert found == Calibration()
 
 

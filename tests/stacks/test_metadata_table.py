@@ -497,7 +497,10 @@ def of_image(**changes: Any) -> Any:
 def of_axes(*kinds: tuple[str, str]) -> Any:
     def change(attributes: dict[str, Any]) -> None:
         image = attributes["multiscales"][0]
-        image["axes"] = [{"name": name, "type": kind} if kind else {"name": name} for name, kind in kinds]
+        image["axes"] = [
+            {"name": name} | ({"type": kind} if kind else {}) | ({"unit": "micrometer"} if kind == "space" else {})
+            for name, kind in kinds
+        ]
 
     return change
 
@@ -525,6 +528,7 @@ ODD_NGFF: dict[str, tuple[Any, tuple[str, ...]]] = {
     "axes of other types (`angle`), longer than 1": (of_axes(("angle", "angle"), *SPACE), ()),
     "units that are not known": (
         of_image(axes=[{"name": one, "type": "space", "unit": "ell"} for one in "zyx"]), ('"ell"',)),
+    "a `scale` without a unit": (of_image(axes=[{"name": one, "type": "space"} for one in "zyx"]), ("1112.25",)),
     "negative `scale`": (of_first_level({"type": "scale", "scale": [-1113.25, 1.0, 1.0]}), ("-1113.25",)),
     "`affine`, `rotation`, `sequence` and others, or by `path`": (of_first_level(SCALE, AFFINE), ("1.625",)),
     "a second multiscale image": (

@@ -152,3 +152,41 @@ def test_what_was_appended_after_consolidation_is_read(tmp_path: Path, version: 
     for stack in levels:
         np.testing.assert_array_equal(np.asarray(stack), np.concatenate([PIXELS, PIXELS[:2]]))
     levels[0].close()
+
+
+def test_levels_that_are_not_listed_from_the_largest_are_refused(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="w", zarr_format=3)
+    datasets = []
+    for place, step in (("small", 2), ("large", 1)):
+        group.create_array(place, data=PIXELS[:, ::step, ::step])
+        datasets.append({"path": place, "coordinateTransformations": [{"type": "scale", "scale": [1, step, step]}]})
+    for listed, is_right in ((datasets[::-1], True), (datasets, False)):
+        group.update_attributes({"ome": {"version": "0.5", "multiscales": [{"axes": AXES, "datasets": listed}]}})
+        if is_right:
+            np.testing.assert_array_equal(np.asarray(open_stack(tmp_path / "a.ome.zarr")), PIXELS)
+        else:
+            with pytest.raises(InputError, match=r"not listed from the largest: large has \(3, 20, 30\)"):
+                open_stack(tmp_path / "a.ome.zarr")
+
+
+def test_absent_chunks_without_a_fill_value_are_said_to_read_as_zero(tmp_path: Path) -> None:
+    path = image(tmp_path / "a.ome.zarr", 2, V2_NESTED)
+    stated = json.loads(metadata(path).read_text())
+    metadata(path).write_text(json.dumps(stated | {"fill_value": None}))
+    chunks(path)[0].unlink()
+    with open_stack(path) as stack:
+        assert not np.asarray(stack)[0, :16, :16].any()
+        assert any("read as 0, though no fill value is stated" in line for line in stack.warnings)
+
+
+def test_a_scale_without_a_unit_is_named(tmp_path: Path) -> None:
+    path = image(tmp_path / "a.ome.zarr", 3, DEFAULT)
+    file = path / "zarr.json"
+    stated = json.loads(file.read_text())
+    dataset = stated["attributes"]["ome"]["multiscales"][0]["datasets"][0]
+    for scale, named in (([1, 1, 1], False), ([1, 0.2, 0.2], True)):
+        dataset["coordinateTransformations"][0]["scale"] = scale
+        file.write_text(json.dumps(stated))
+        with open_stack(path) as stack:
+            assert stack.pixel_size_um == {}
+            assert any("scale along Y, 0.2, has no unit" in line for line in stack.warnings) == named
