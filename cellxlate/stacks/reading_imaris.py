@@ -12,6 +12,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.calibration import Calibration, amount_of, positive
 from cellxlate.stacks.metadata import hex_colour
 from cellxlate.stacks.pixels import check_blocks
+from cellxlate.stacks.stack import all_named
 
 LEVEL = "DataSet/ResolutionLevel 0"
 DATA = LEVEL + "/TimePoint {}/Channel {}/Data"
@@ -92,20 +93,21 @@ class ImarisFile:
                     found.pixel_size_um[axis] = float(f"{step:.12g}")
         found.time_step_s = self._time_step_s()
         names = [self._channel(number).get("Name", "") for number in range(self.shape[1])]
-        found.channel_names = tuple(names) if all(names) else ()
+        found.channel_names = all_named(names)
         return found
 
     def colours(self) -> tuple[str, ...]:
-        """Return the colour of each channel as "RRGGBB"; none where one is not stated."""
+        """Return the colour of each channel as "RRGGBB", white for those that state none; none where none does."""
         found = []
         for number in range(self.shape[1]):
             try:
                 parts = [float(part) for part in self._channel(number).get("Color", "").split()]
                 red, green, blue = (round(255 * min(max(part, 0.0), 1.0)) for part in parts)
             except ValueError:
-                return ()
-            found.append(hex_colour(red, green, blue))
-        return tuple(found)
+                found.append("")
+            else:
+                found.append(hex_colour(red, green, blue))
+        return tuple(colour or "FFFFFF" for colour in found) if any(found) else ()
 
     def _channel(self, number: int) -> dict[str, str]:
         return _attributes(self._node(f"DataSetInfo/Channel {number}"))
