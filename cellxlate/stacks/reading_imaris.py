@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.calibration import Calibration, amount_of, positive
+from cellxlate.stacks.calibration import Calibration, positive
 from cellxlate.stacks.metadata import hex_colour
 from cellxlate.stacks.pixels import check_blocks
+from cellxlate.stacks.stack import all_named
 
 LEVEL = "DataSet/ResolutionLevel 0"
 DATA = LEVEL + "/TimePoint {}/Channel {}/Data"
@@ -84,28 +85,28 @@ class ImarisFile:
     def calibration(self) -> Calibration:
         """Return voxel size, interval and channel names."""
         found, info = Calibration(), _attributes(self._node("DataSetInfo/Image"))
-        unit_um = amount_of("X", info.get("Unit", "um")) or 0.0
+        unit = info.get("Unit", "um")
         for axis, number, size in zip("XYZ", "012", self.shape[:1:-1], strict=True):
             with suppress(KeyError, ValueError):
                 extent = abs(float(info[f"ExtMax{number}"]) - float(info[f"ExtMin{number}"]))
-                if step := positive(extent / size * unit_um):
-                    found.pixel_size_um[axis] = float(f"{step:.12g}")
+                found.add_size(axis, float(f"{extent / size:.12g}"), unit)
         found.time_step_s = self._time_step_s()
         names = [self._channel(number).get("Name", "") for number in range(self.shape[1])]
-        found.channel_names = tuple(names) if all(names) else ()
+        found.channel_names = all_named(names)
         return found
 
     def colours(self) -> tuple[str, ...]:
-        """Return the colour of each channel as "RRGGBB"; none where one is not stated."""
+        """Return the colour of each channel as "RRGGBB", white for those that state none; none where none does."""
         found = []
         for number in range(self.shape[1]):
             try:
                 parts = [float(part) for part in self._channel(number).get("Color", "").split()]
                 red, green, blue = (round(255 * min(max(part, 0.0), 1.0)) for part in parts)
             except ValueError:
-                return ()
-            found.append(hex_colour(red, green, blue))
-        return tuple(found)
+                found.append("")
+            else:
+                found.append(hex_colour(red, green, blue))
+        return tuple(colour or "FFFFFF" for colour in found) if any(found) else ()
 
     def _channel(self, number: int) -> dict[str, str]:
         return _attributes(self._node(f"DataSetInfo/Channel {number}"))

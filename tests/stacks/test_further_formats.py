@@ -237,6 +237,27 @@ def test_an_imaris_file_that_does_not_state_its_size_or_its_times(tmp_path: Path
         assert any("not evenly spaced" in line for line in stack.warnings)
 
 
+def test_an_imaris_channel_without_name_and_colour_takes_none_from_the_others(tmp_path: Path, h5py: Any) -> None:
+    path = tmp_path / "a.ims"
+    imaris(h5py, path, random_pixels(1, 3, 1, 20, 30))
+    with h5py.File(path, "a") as file:
+        for name in ("Name", "Color"):
+            del file["DataSetInfo/Channel 1"].attrs[name]
+    with open_stack(path) as stack:
+        assert stack.channel_names == ("dye 0", "channel 1", "dye 2")
+        assert stack.metadata.colours == ("FF8000", "FFFFFF", "FF8000")
+
+
+def test_sizes_in_a_unit_that_is_not_known_are_not_stated_and_that_is_said(tmp_path: Path, h5py: Any) -> None:
+    path = tmp_path / "a.ims"
+    imaris(h5py, path, random_pixels(1, 1, 2, 20, 30))
+    with h5py.File(path, "a") as file:
+        file["DataSetInfo/Image"].attrs["Unit"] = text("furlong")
+    with open_stack(path) as stack:
+        assert stack.pixel_size_um == {}
+        assert any("'furlong' is not known" in line for line in stack.warnings)
+
+
 def test_an_imaris_file_without_h5py_is_refused_with_what_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
