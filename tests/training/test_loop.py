@@ -23,7 +23,17 @@ from cellxlate.training.checkpoint import CHECKPOINT, read_notes, save_checkpoin
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.loop import loop, train
 from cellxlate.training.patches import Domain, open_domain
-from cellxlate.training.run import begin, continue_from, draw, drawn_ahead, epoch_of, one_step, rate, resumed_precision
+from cellxlate.training.run import (
+    begin,
+    continue_from,
+    draw,
+    drawn_ahead,
+    epoch_of,
+    fingerprint,
+    one_step,
+    rate,
+    resumed_precision,
+)
 from cellxlate.training.watch import AttentionState
 
 
@@ -323,7 +333,7 @@ def test_a_processor_without_bfloat16_goes_on_in_float32_and_says_so(images, tin
 def test_a_checkpoint_of_before_precisions_goes_on_in_float32_on_a_cpu(images, tiny_fast, tmp_path):
     domains = opened(images, tiny_fast)
     run = begin(tiny_fast, domains, torch.device("cpu"))
-    notes = {"step": 0, "settings": tiny_fast.as_dict()}
+    notes = {"step": 0, "seconds": 0.0, "settings": tiny_fast.as_dict(), "data": fingerprint(domains), "attention": []}
     save_checkpoint(tmp_path, run.state, notes)
     assert resumed_precision(tmp_path, torch.device("cpu")) == "float32"
     assert resumed_precision(tmp_path, torch.device("cuda")) is None
