@@ -21,9 +21,9 @@ from cellxlate.training.losses import HistoryPool
 MAX_GRADIENT = 1.0
 EMPTY_EVERY = 3
 CELL_WEIGHT, DECISION, LEAN, GROWN = 1.5, 16.0, 0.25, (0.33, 0.12)
-"""How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves half
-of the noise: cells count 1.5 times, and logits are 16 times those of the probability, a quarter added to them, so that it
-decides, and rather for cells. Outlines fade faster than a specialist's, since that widens them."""
+"""How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves
+half of the noise: cells count 1.5 times, and logits are 16 times those of the probability, a quarter added to them,
+so that it decides, and rather for cells. Outlines fade faster than a specialist's, since that widens them."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
