@@ -328,6 +328,10 @@ def remote_faults(place: object) -> Iterator[None]:
         raise
     except OptionError:
         raise
+    except RuntimeError as fault:
+        if str(fault) == "Event loop is closed":  # a request that another's failure left behind: nobody waits for it
+            raise GeneratorExit from fault
+        raise OSError(f"{place} does not answer as it should: {fault}") from fault
     except Exception as fault:  # of s3fs, aiobotocore, aiohttp and fsspec, which share no base
         words = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise OSError(f"{place} does not answer as it should: {words}") from fault

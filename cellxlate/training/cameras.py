@@ -29,6 +29,8 @@ STEEP_SHARE, STEEPNESS, CORNERS = 0.5, (1.5, 8.0), (1.0, 2.0, 6.0)
 """How often the filter's spectrum falls otherwise than a Gaussian's, by which power of the frequency, and over what: a
 diamond, a disc or a square."""
 WIDER_SHARE, LINES_SHARE, COARSE_SHARE, CLIPPED_SHARE, SATURATED_SHARE = 0.3, 0.1, 0.35, 0.25, 0.15
+STEEPEST_EMPTY = 0.95
+"""Of the illumination of fields without cells, which must not pass for haze."""
 BLUR_PX, SHARP_SHARE = (0.0, 0.8), 0.5
 """Of half of the clear images; the others stay as sharp as they are, or sharp recordings would come out smoothed."""
 SMOOTHING_BOX_PX = 7
@@ -62,7 +64,7 @@ def by_any_camera(targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor
 
 def without_cells(shape: torch.Size, rng: torch.Generator) -> Tensor:
     """Record fields (B, 1, Y, X) that show nothing but uneven illumination."""
-    light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng)
+    light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng, steepest=STEEPEST_EMPTY)
     faint, noise = recorded(light, rng)
     return releveled(faint, light, noise, rng)[0]
 
@@ -196,10 +198,10 @@ def releveled(faint: Tensor, light: Tensor, noise: Tensor, rng: torch.Generator)
     return (faint - black) / span, (light - black) / span
 
 
-def shading(shape: torch.Size, rng: torch.Generator) -> Tensor:
-    """Return uneven illumination (B, 1, Y, X), about 1: a ramp of any direction and strength up to a half."""
+def shading(shape: torch.Size, rng: torch.Generator, *, steepest: float = 0.5) -> Tensor:
+    """Return uneven illumination (B, 1, Y, X), about 1: a ramp of any direction, of at most `steepest` to a corner."""
     count, _, rows, columns = shape
-    slope, direction = (per_image(uniform(count, 0, most, rng)) for most in (0.5, 2 * math.pi))
+    slope, direction = (per_image(uniform(count, 0, most, rng)) for most in (steepest, 2 * math.pi))
     down, across = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, columns)
     ramp: Tensor = 1 + slope * (torch.cos(direction) * down + torch.sin(direction) * across) / math.sqrt(2)
     return ramp

@@ -19,7 +19,7 @@ from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_dista
 from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0
-EMPTY_EVERY = 3
+EMPTY_EVERY = 2
 CELL_WEIGHT, DECISION, LEAN, GROWN = 1.5, 16.0, 0.25, (0.33, 0.12)
 """How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves
 half of the noise: cells count 1.5 times, and logits are 16 times those of the probability, a quarter added to them,
@@ -295,7 +295,7 @@ class AnyCameraStep:
     """The backward direction is the imaging process of any camera; the target cycle teaches generator and attention.
 
     The generator sees a part of each patch, attention the whole: it needs more surroundings and costs less. A further
-    recording for every third patch, of a field without cells, tells attention what noise alone looks like.
+    recording for every second patch, of a field without cells, tells attention what noise alone looks like.
     """
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:

@@ -106,7 +106,7 @@ def test_files_of_one_image_are_one_stack(tmp_path: Path) -> None:
         assert set(stack.files) == set(paths)
         assert any("t0.ome.tif, t2.ome.tif; the others lie in it" in line for line in stack.warnings)
     write(paths[2], random_pixels(20, 32), document("urn:uuid:2", [places]))
-    with pytest.raises(InputError, match=r"t2.ome.tif.* holds planes of \(20, 32\), not \(20, 30\)"):
+    with pytest.raises(InputError, match=r"t2.ome.tif.* holds planes of \(20, 32\) uint16, not \(20, 30\)"):
         open_stack(paths[0])
 
 
