@@ -419,6 +419,26 @@ def test_ome_xml_of_a_bioformats2raw_set_is_that_of_its_image(tmp_path: Path) ->
         assert (pixels.channels[0].name, pixels.significant_bits, pixels.physical_size_x) == (names, 12, 1.0)
 
 
+def test_ome_xml_of_a_set_without_a_list_is_that_of_the_number(tmp_path: Path) -> None:
+    """Group 1 was not copied: what lies second is still the image 2 of the OME-XML."""
+    raw = tmp_path / "set.zarr"
+    zarr.open_group(raw, mode="w", zarr_format=3).update_attributes(
+        {"ome": {"version": "0.5", "bioformats2raw.layout": 3}}
+    )
+    images = ""
+    for number in range(3):
+        described = "".join(f'<Channel ID="Channel:{number}:{at}" Name="dye {number}-{at}"/>' for at in range(3))
+        image = OME.format(sizes="", channels=described, z=1, c=3)
+        images += image.partition('06">')[2].removesuffix("</OME>").replace('<TiffData IFD="0" PlaneCount="3"/>', "")
+        if number != 1:
+            zarr_image(raw / str(number), [CHANNEL, *space("y", "x")])
+    (raw / "OME").mkdir()
+    (raw / "OME" / "METADATA.ome.xml").write_text(f"{OME.partition('<Image')[0]}{images}</OME>", encoding="utf-8")
+    for place, number in ((raw, 1), (raw / "2", 0)):
+        with open_stack(place, image=number) as stack:
+            assert stack.channel_names == ("dye 2-0", "dye 2-1", "dye 2-2")
+
+
 def test_ome_xml_that_declares_entities_is_named_and_not_parsed(tmp_path: Path) -> None:
     text = '<!DOCTYPE OME [<!ENTITY a "b">]>' + OME.format(sizes='PhysicalSizeX="9"', channels="", z=1, c=1)
     tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS[0], metadata=None, description=text.encode())
