@@ -125,8 +125,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
                     *_others(images, image, document), *cut.warnings, *stated_more(file, series),
-                    *_elsewhere(path, files), *_without_data(series), *foreign, *_left_out(file), *opening.doubts, *calibration.lost, *misfit,
-                    *metadata.lost, *differing,
+                    *_elsewhere(path, files), *foreign, *_without_data(series), *_left_out(file), *opening.doubts,
+                    *calibration.lost, *misfit, *metadata.lost, *differing,
                 ),
                 incomplete=incomplete,
                 release=opened.pop_all().close,

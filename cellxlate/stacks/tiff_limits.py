@@ -18,7 +18,8 @@ TABLES = (273, 279, 288, 289, 324, 325, 330)
 STORAGE = {
     256: ("ImageWidth", 0), 257: ("ImageLength", 0), 258: ("BitsPerSample", 1), 259: ("Compression", 1),
     266: ("FillOrder", 1), 277: ("SamplesPerPixel", 1), 278: ("RowsPerStrip", 2**32 - 1),
-    284: ("PlanarConfiguration", 1), 317: ("Predictor", 1), 322: ("TileWidth", 0), 323: ("TileLength", 0), 339: ("SampleFormat", 1),
+    284: ("PlanarConfiguration", 1), 317: ("Predictor", 1), 322: ("TileWidth", 0), 323: ("TileLength", 0),
+    339: ("SampleFormat", 1),
 }  # fmt: skip
 """Tags that say how pixels are stored, and what is meant where they are absent."""
 
