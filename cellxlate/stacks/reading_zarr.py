@@ -305,6 +305,12 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     absent = found_chunks(path, array)
     found_axes, calibration = _zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
+    named = [str(name or "") for name in getattr(array.metadata, "dimension_names", None) or ()]
+    if axes is None and named and all(letters_of(named)) and "".join(letters_of(named)) != found_axes:
+        calibration.doubts.append(
+            f"its array names its dimensions {', '.join(named)[:80]}, its multiscales otherwise; they are read as "
+            f"{found_axes}"
+        )
     labels, metadata = _zarr_metadata(group, attributes, array)
     names, misfit = fitting(labels, found_axes, array.shape, asked=axes)
     return Stack(

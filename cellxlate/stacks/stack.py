@@ -300,7 +300,10 @@ class Stack:
         is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} has a mask, which would be lost; give its .data, or .filled(value)")
-        pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        try:
+            pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        except ValueError as fault:
+            raise InputError(f"{name} is a list whose parts differ in shape; give planes of one size") from fault
         shape, dimensions = tuple(pixels.shape), len(pixels.shape)
         if not all(float(size).is_integer() for size in shape):
             raise InputError(f"{name} has the shape {shape}, which is not known; call its compute_chunk_sizes() first")

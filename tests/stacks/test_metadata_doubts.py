@@ -1,5 +1,6 @@
 """Metadata that other programs read wrongly or drop: carried, or named in one line, never taken for something else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,17 @@ def test_a_type_that_belies_the_name_is_said(tmp_path: Path, name: str) -> None:
     path = zarr_image(tmp_path / "a.ome.zarr", [{"name": name, "type": "channel"}, *space("y", "x")])
     with open_stack(path) as stack:
         assert stack.warnings == (f"the axis '{name}' of type channel is read as C",)
+
+
+def test_dimensions_that_the_array_names_otherwise_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    zarr_image(path, [CHANNEL, *space("y", "x")])
+    (array,) = (one for one in path.glob("*/zarr.json") if json.loads(one.read_bytes())["node_type"] == "array")
+    for names, said in ((["c", "y", "x"], False), (["y", "c", "x"], True), ([None, "y", "x"], False)):
+        array.write_text(json.dumps(json.loads(array.read_bytes()) | {"dimension_names": names}), encoding="utf-8")
+        with open_stack(path) as stack:
+            assert stack.axes == "CYX"
+            assert any("names its dimensions y, c, x" in line for line in stack.warnings) == said
 
 
 def test_axes_of_unknown_types_are_refused_and_can_be_named(tmp_path: Path) -> None:

@@ -180,3 +180,8 @@ def test_the_dimensions_that_an_array_names_are_its_axes(dims: tuple[Any, ...], 
 def test_the_dimensions_that_a_zarr_array_names_are_its_axes() -> None:
     array = zarr.create_array({}, shape=(5, 6, 7), dtype="u1", dimension_names=("c", "y", "x"))
     assert Stack.from_array(array).axes == "CYX"
+
+
+def test_planes_of_several_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match="parts differ in shape"):
+        Stack.from_array([np.zeros((4, 5)), np.zeros((4, 6))])
