@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -46,7 +46,7 @@ from cellxlate.stacks.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.pixels import Expanded, FilePixels, check_blocks, first_level, picked
 from cellxlate.stacks.plain_note import read_note
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
-from cellxlate.stacks.tiff_limits import check_first_directory, check_tags
+from cellxlate.stacks.tiff_limits import check_first_directory, check_tags, storage_of
 from cellxlate.stacks.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
@@ -92,6 +92,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 opening = open_file(path, opened)
                 file, kind, document = opening.file, opening.kind, opening.document
                 images = images_of(file)
+                _check_imagej_counts(file, images)
                 image = first_image_in(file, images) if image is None else image
                 if not 0 <= image < len(images):
                     raise InputError(
@@ -101,6 +102,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
                 series, cut = complete_part(images[image], incomplete=incomplete)
                 _check_alike(series)
+                _check_storage(series)
                 pixels = _tiff_pixels(file, series, opened)
                 calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
                 calibration = cut.calibrated(calibration)
@@ -123,8 +125,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
                     *_others(images, image, document), *cut.warnings, *stated_more(file, series),
-                    *_elsewhere(path, files), *foreign, *_left_out(file), *opening.doubts, *calibration.lost, *misfit,
-                    *metadata.lost, *differing,
+                    *_elsewhere(path, files), *foreign, *_without_data(series), *_left_out(file), *opening.doubts,
+                    *calibration.lost, *misfit, *metadata.lost, *differing,
                 ),
                 incomplete=incomplete,
                 release=opened.pop_all().close,
@@ -224,6 +226,25 @@ def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
     which = "none of them lies in it" if path.resolve() not in files else "the others lie in it"
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
     return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
+
+
+def _check_imagej_counts(file: tifffile.TiffFile, images: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Raise InputError where ImageJ's description counts what the file does not have; tifffile then drops it."""
+    if not file.is_imagej or any(series.kind == "imagej" for series in images):
+        return
+    stated = file.imagej_metadata or {}
+    names = [name for name in ("images", "channels", "slices", "frames") if name in stated]
+    if names:
+        counted = ", ".join(f"{name}={str(stated[name])[:20]}" for name in names)
+        page, pages = file.pages.first, len(file.pages)
+        if pages == 1 and page.is_contiguous:  # further planes may follow without directories
+            pages = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
+        if pages < 1:  # cut short, which is said further on
+            return
+        raise InputError(
+            f"its ImageJ description counts {counted}, the file has {pages} pages; save the stack anew in ImageJ, or, "
+            "where planes are missing, copy the file again"
+        )
 
 
 def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
@@ -342,7 +363,8 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
         holder.filehandle.open()
         opened.callback(holder.filehandle.close)
     guard_decoders(series)
-    store = series.aszarr()
+    alike = len({page.keyframe.chunks for page in series if page is not None}) < 2 or not series.is_multifile
+    store = series.aszarr(chunkmode=None if alike else tifffile.CHUNKMODE.PAGE)
     opened.callback(store.close)
     node = zarr.open(store, mode="r")
     array = node if isinstance(node, zarr.Array) else first_level(node)
@@ -425,6 +447,17 @@ def _check_inside(series: tifffile.TiffPageSeries) -> None:
                 raise InputError("the file is cut short or its tables are damaged; copy it again")
 
 
+def _without_data(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
+    """Return a line that counts the strips and tiles of an image whose data are left out, as sparse files do."""
+    if series.dataoffset is not None:
+        return ()
+    counts = [count for page in series if page is not None for count in page.databytecounts]
+    if all(counts):
+        return ()
+    return (f"{counts.count(0)} of {len(counts)} strips or tiles hold no data and read as {series.keyframe.nodata}; "
+            "if the file was copied, compare it with its source",)  # fmt: skip
+
+
 @contextmanager
 def _damage_reported() -> Iterator[None]:
     """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
@@ -462,6 +495,44 @@ def _check_alike(series: tifffile.TiffPageSeries) -> None:
                 f"{page.parent.filehandle.name}, named as a part of this image, holds planes of {own[0]} {own[1]}, not "
                 f"{expected[0]} {expected[1]}; put the files of one set, and no others, into one folder"
             )
+
+
+def _check_storage(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where pixels are stored in a way that is not read, or later pages in another than the first.
+
+    tifffile decodes all pages of an image as it does their first; another predictor would give other pixels.
+    """
+    first = series.keyframe
+    bits = first.bitspersample
+    if isinstance(bits, int) and 16 < bits < 32 and np.dtype(first.dtype).kind != "f":
+        raise InputError(f"its pixels are whole numbers of {bits} bits, which are not read; save them with 32")
+    pages = [page for page in series if page is not None and page.offset]
+    for parent in {id(page.parent): page.parent for page in pages}.values():
+        with Path(parent.filehandle.path).open("rb") as file:
+            stored: dict[int, dict[str, int]] = {}
+            for page in pages:
+                if page.parent is not parent or page is page.keyframe:
+                    continue
+                for offset in (page.keyframe.offset, page.offset):
+                    if offset not in stored:
+                        stored[offset] = _storage(file, parent.tiff, offset)
+                own, expected = stored[page.offset], stored[page.keyframe.offset]
+                names = [name for name in own if own[name] != expected.get(name)]
+                if names:
+                    said = ", ".join(f"{name} {expected.get(name)}, then {own[name]}" for name in names)
+                    raise InputError(f"the pages of one image are stored in different ways ({said}); save them alike")
+
+
+def _storage(file: BinaryIO, tiff: Any, offset: int) -> dict[str, int]:
+    """Return how the pixels of the directory at an offset are stored; nothing where it cannot be known."""
+    if tiff.tagsize not in (12, 20):
+        return {}
+    file.seek(offset)
+    counted = file.read(tiff.tagnosize)
+    if len(counted) < tiff.tagnosize:
+        return {}
+    entries = file.read(min(struct.unpack(tiff.tagnoformat, counted)[0] * tiff.tagsize, 2**20))
+    return storage_of(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
 
 
 def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:

@@ -219,11 +219,17 @@ def _images(group: zarr.Group) -> list[str]:
     if "well" in attributes:
         return [str(field["path"]) for field in attributes["well"]["images"]]
     if "bioformats2raw.layout" in attributes:
-        listed = ome_attributes(_subgroup(group, "OME")).get("series") if "OME" in group else None
-        found = [str(place) for place in listed or sorted((k for k in group.group_keys() if k.isdecimal()), key=int)]
+        listed = _listed_series(group)
+        found = listed or sorted((key for key in group.group_keys() if key.isdecimal()), key=int)
         if found:
             return found
     raise InputError("it holds no multiscale image; give the folder of one image inside it")
+
+
+def _listed_series(group: zarr.Group) -> list[str]:
+    """Return the images that a bioformats2raw set lists, in the order of its OME-XML; none where it has no list."""
+    listed = ome_attributes(_subgroup(group, "OME")).get("series") if "OME" in group else None
+    return [str(place) for place in listed or ()]
 
 
 def _subgroup(group: zarr.Group, place: str) -> zarr.Group:
@@ -244,17 +250,19 @@ def _others(places: Sequence[str], image: int, *, plate: bool) -> tuple[str, ...
 
 def _document_of_set(path: Location, node: zarr.Group, image: int) -> OmeImage | None:
     """Return what the OME-XML of a bioformats2raw set says of one of its images, None where there is none."""
-    folder = path
+    folder, parent = path, node
     if "bioformats2raw.layout" not in ome_attributes(node):
         if isinstance(path, RemotePath) or not is_zarr(path.parent):  # on the web, each look costs a request
             return None
-        parent = open_node(path.parent)
-        if not isinstance(parent, zarr.Group) or "bioformats2raw.layout" not in ome_attributes(parent):
+        above = open_node(path.parent)
+        if not isinstance(above, zarr.Group) or "bioformats2raw.layout" not in ome_attributes(above):
             return None
-        places = _images(parent)
+        places = _images(above)
         if path.name not in places:
             return None
-        folder, image = path.parent, places.index(path.name)
+        folder, parent, image = path.parent, above, places.index(path.name)
+    if not _listed_series(parent):  # then the names of the groups are the numbers, be some of them not there
+        image = int(_images(parent)[image])
     document = folder.joinpath("OME", "METADATA.ome.xml")
     try:
         if isinstance(document, Path) and (document.is_symlink() or not document.is_file()):
@@ -297,6 +305,12 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     absent = found_chunks(path, array)
     found_axes, calibration = _zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
+    named = [str(name or "") for name in getattr(array.metadata, "dimension_names", None) or ()]
+    if axes is None and named and all(letters_of(named)) and "".join(letters_of(named)) != found_axes:
+        calibration.doubts.append(
+            f"its array names its dimensions {', '.join(named)[:80]}, its multiscales otherwise; they are read as "
+            f"{found_axes}"
+        )
     labels, metadata = _zarr_metadata(group, attributes, array)
     names, misfit = fitting(labels, found_axes, array.shape, asked=axes)
     return Stack(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.metadata import Metadata
+from cellxlate.stacks.zarr_axes import letters_of
 
 if TYPE_CHECKING:
     import dask.array
@@ -279,7 +280,8 @@ class Stack:
             At least two-dimensional. One of dask, zarr or h5py stays lazy: a window of a plane is computed when it is
             read, so a chunk should not hold more planes than memory does.
         axes : str, optional
-            Its axes, in upper or lower case; (Y, X), (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X) by default.
+            Its axes, in upper or lower case; by default those that an xarray or Zarr array names, else (Y, X),
+            (Z, Y, X), (T, Z, Y, X) or (T, C, Z, Y, X).
         name : str
             Used in messages, and in names of files.
 
@@ -298,10 +300,15 @@ class Stack:
         is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} has a mask, which would be lost; give its .data, or .filled(value)")
-        pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        try:
+            pixels: Any = array if is_lazy and hasattr(array, "__getitem__") else np.asarray(array)
+        except ValueError as fault:
+            raise InputError(f"{name} is a list whose parts differ in shape; give planes of one size") from fault
         shape, dimensions = tuple(pixels.shape), len(pixels.shape)
         if not all(float(size).is_integer() for size in shape):
             raise InputError(f"{name} has the shape {shape}, which is not known; call its compute_chunk_sizes() first")
+        if axes is None:
+            axes = _named_axes(array)
         if axes is None:
             if not 2 <= dimensions <= 5:
                 raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
@@ -313,6 +320,15 @@ class Stack:
                     f"give axes='{coloured}' for colour, axes='{axes}' for planes of {shape[-1]} columns"
                 )
         return cls(pixels=pixels, axes=axes.upper(), name=name)
+
+
+def _named_axes(array: Any) -> str | None:
+    """Return the letters of the dimensions that an xarray or Zarr array names; None where it names not all of them."""
+    names = getattr(array, "dims", None) or getattr(getattr(array, "metadata", None), "dimension_names", None)
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        return None
+    letters = letters_of(names)
+    return "".join(letters) if all(letters) else None
 
 
 class ReadPart(Protocol):

@@ -15,6 +15,17 @@ MOST_TAG_BYTES = 2**26
 TABLES = (273, 279, 288, 289, 324, 325, 330)
 """Where strips, tiles and further directories lie, and how long they are."""
 
+STORAGE = {
+    256: ("ImageWidth", 0), 257: ("ImageLength", 0), 258: ("BitsPerSample", 1), 259: ("Compression", 1),
+    266: ("FillOrder", 1), 277: ("SamplesPerPixel", 1), 278: ("RowsPerStrip", 2**32 - 1),
+    284: ("PlanarConfiguration", 1), 317: ("Predictor", 1), 322: ("TileWidth", 0), 323: ("TileLength", 0),
+    339: ("SampleFormat", 1),
+}  # fmt: skip
+"""Tags that say how pixels are stored, and what is meant where they are absent."""
+
+ADOBE_DEFLATE, DEFLATE = 8, 32946
+"""Two numbers of one compression."""
+
 KIND_BYTES = np.array([1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8])
 """Of one value, by the number of its kind (TIFF 6.0, page 15, and BigTIFF)."""
 
@@ -67,3 +78,20 @@ def check_tags(entries: bytes, order: str, *, is_big: bool) -> None:
             f"its TIFF tag {code}{' (ImageDescription)' if code == 270 else ''} takes {size / 1e6:.0f} MB, at most "
             f"{MOST_TAG_BYTES / 1e6:.0f} are read; save the file without it, or copy it again"
         )
+
+
+def storage_of(entries: bytes, order: str, *, is_big: bool) -> dict[str, int]:
+    """Return how the pixels of a directory are stored, by the names of tags; parameters as of `check_tags`."""
+    step, found = 20 if is_big else 12, dict(STORAGE.values())
+    for at in range(0, len(entries) - step + 1, step):
+        code, kind = struct.unpack_from(f"{order}HH", entries, at)
+        if code not in STORAGE or kind not in (1, 3, 4):
+            continue
+        (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", entries, at + 4)
+        letter = {1: "B", 3: "H", 4: "I"}[kind]
+        if count * int(KIND_BYTES[kind]) <= (8 if is_big else 4):  # else its place stands here, not its values
+            (found[STORAGE[code][0]],) = struct.unpack_from(order + letter, entries, at + (12 if is_big else 8))
+    if found["Compression"] == DEFLATE:
+        found["Compression"] = ADOBE_DEFLATE
+    found["RowsPerStrip"] = min(found["RowsPerStrip"], found["ImageLength"])
+    return found

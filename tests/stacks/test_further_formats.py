@@ -60,6 +60,38 @@ def test_few_bits_are_stored_values_and_a_palette_is_colours(tmp_path: Path) -> 
             assert any("tRNS" in line for line in stack.warnings) == (b"tRNS" in content)
 
 
+PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def scan_lines(values: np.ndarray, bits: int) -> bytes:
+    """Rows of a PNG without filter."""
+    if bits == 16:
+        return b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    each = ((values.reshape(len(values), -1, 1) >> np.arange(bits)[::-1]) & 1).reshape(len(values), -1)
+    return b"".join(b"\0" + np.packbits(row.astype(np.uint8)).tobytes() for row in each)
+
+
+@pytest.mark.parametrize("shape", [(13, 21), (1, 1), (3, 2), (8, 5)])
+@pytest.mark.parametrize(
+    ("bits", "kind", "samples"),
+    [(1, 0, 1), (2, 0, 1), (4, 0, 1), (8, 0, 1), (16, 0, 1), (8, 2, 3), (16, 4, 2), (16, 6, 4), (4, 3, 1)],
+)
+def test_an_interlaced_png_is_read_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], shape: tuple[int, int], bits: int, kind: int, samples: int
+) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, (*shape, samples))
+    further = [chunk(b"PLTE", bytes(range(48)))] if kind == 3 else []
+    raw = b"".join(scan_lines(part, bits) for y, x, dy, dx in PASSES if (part := values[y::dy, x::dx]).size)
+    plain, interlaced = tmp_path / "a.png", tmp_path / "b.png"
+    plain.write_bytes(png(shape[1], shape[0], bits, kind, scan_lines(values, bits), *further))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], bits, kind, 0, 0, 1))
+    content = png(shape[1], shape[0], bits, kind, raw, *further)
+    interlaced.write_bytes(content[:8] + header + content[8 + len(header) :])
+    with open_stack(plain) as expected, open_stack(interlaced) as stack:
+        np.testing.assert_array_equal(np.asarray(stack), np.asarray(expected))
+    assert capfd.readouterr().err == ""
+
+
 def test_what_a_png_holds_beside_pixels_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(2, 1, 8, 0, b"\0\1\2", chunk(b"pHYs", struct.pack(">IIB", 9, 9, 1)), chunk(b"tEXt", b"a\0b")))

@@ -1,5 +1,6 @@
 """Metadata that other programs read wrongly or drop: carried, or named in one line, never taken for something else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,17 @@ def test_a_type_that_belies_the_name_is_said(tmp_path: Path, name: str) -> None:
         assert stack.warnings == (f"the axis '{name}' of type channel is read as C",)
 
 
+def test_dimensions_that_the_array_names_otherwise_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    zarr_image(path, [CHANNEL, *space("y", "x")])
+    (array,) = (one for one in path.glob("*/zarr.json") if json.loads(one.read_bytes())["node_type"] == "array")
+    for names, said in ((["c", "y", "x"], False), (["y", "c", "x"], True), ([None, "y", "x"], False)):
+        array.write_text(json.dumps(json.loads(array.read_bytes()) | {"dimension_names": names}), encoding="utf-8")
+        with open_stack(path) as stack:
+            assert stack.axes == "CYX"
+            assert any("names its dimensions y, c, x" in line for line in stack.warnings) == said
+
+
 def test_axes_of_unknown_types_are_refused_and_can_be_named(tmp_path: Path) -> None:
     axes = [{"name": "angle", "type": "angle"}, *space("y", "x")]
     path = zarr_image(tmp_path / "a.ome.zarr", axes)
@@ -417,6 +429,26 @@ def test_ome_xml_of_a_bioformats2raw_set_is_that_of_its_image(tmp_path: Path) ->
             write_stacks([(stack, tmp_path / "b.ome.tif")], overwrite=True)
         pixels = ome_types.from_tiff(tmp_path / "b.ome.tif", validate=True).images[0].pixels
         assert (pixels.channels[0].name, pixels.significant_bits, pixels.physical_size_x) == (names, 12, 1.0)
+
+
+def test_ome_xml_of_a_set_without_a_list_is_that_of_the_number(tmp_path: Path) -> None:
+    """Group 1 was not copied: what lies second is still the image 2 of the OME-XML."""
+    raw = tmp_path / "set.zarr"
+    zarr.open_group(raw, mode="w", zarr_format=3).update_attributes(
+        {"ome": {"version": "0.5", "bioformats2raw.layout": 3}}
+    )
+    images = ""
+    for number in range(3):
+        described = "".join(f'<Channel ID="Channel:{number}:{at}" Name="dye {number}-{at}"/>' for at in range(3))
+        image = OME.format(sizes="", channels=described, z=1, c=3)
+        images += image.partition('06">')[2].removesuffix("</OME>").replace('<TiffData IFD="0" PlaneCount="3"/>', "")
+        if number != 1:
+            zarr_image(raw / str(number), [CHANNEL, *space("y", "x")])
+    (raw / "OME").mkdir()
+    (raw / "OME" / "METADATA.ome.xml").write_text(f"{OME.partition('<Image')[0]}{images}</OME>", encoding="utf-8")
+    for place, number in ((raw, 1), (raw / "2", 0)):
+        with open_stack(place, image=number) as stack:
+            assert stack.channel_names == ("dye 2-0", "dye 2-1", "dye 2-2")
 
 
 def test_ome_xml_that_declares_entities_is_named_and_not_parsed(tmp_path: Path) -> None:

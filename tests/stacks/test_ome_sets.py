@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,3 +288,80 @@ def test_files_of_a_set_with_other_types_are_refused(tmp_path: Path, types: Sequ
     for name, _ in places:
         with pytest.raises(InputError, match=r"p1.ome.tif.* holds planes of \(20, 30\)"):
             open_stack(tmp_path / name)
+
+
+LAYOUTS = [
+    ({"tile": (16, 48)}, {"tile": (48, 16)}),
+    ({"rowsperstrip": 7}, {"tile": (16, 16)}),
+    ({"rowsperstrip": 5}, {}),
+]
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS)
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_files_of_a_set_with_other_tiles_or_strips_are_read(
+    tmp_path: Path, layouts: Sequence[dict[str, Any]], compression: str | None
+) -> None:
+    pixels, places = random_pixels(2, 20, 30), [("p0.ome.tif", "urn:uuid:a"), ("p1.ome.tif", "urn:uuid:b")]
+    for n, layout in enumerate(layouts):
+        write(tmp_path / places[n][0], pixels[n], document(places[n][1], [places]), compression=compression, **layout)
+    for name, _ in places:
+        with open_stack(tmp_path / name) as stack:
+            np.testing.assert_array_equal(np.asarray(stack), pixels)
+            np.testing.assert_array_equal(stack.read((1,), slice(3, 9)), pixels[1, 3:9])
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+@pytest.mark.parametrize("in_a_set", [False, True])
+def test_pages_stored_otherwise_than_the_first_are_refused(tmp_path: Path, kind: str, in_a_set: bool) -> None:
+    pixels = random_pixels(4, 20, 30)
+    text = OME.format(uuid="", images=IMAGE.format(n=0, t=2, size=5, planes="<TiffData/>"))
+    if in_a_set:
+        planes = "".join(
+            f'<TiffData FirstT="{t}" IFD="{t % 2}" PlaneCount="1"><UUID FileName="p{t // 2}.tif">urn:uuid:{t // 2}'
+            "</UUID></TiffData>"
+            for t in range(4)
+        )
+        text = OME.format(uuid=' UUID="urn:uuid:{}"', images=IMAGE.format(n=0, t=4, size=5, planes=planes))
+    if kind == "imagej":
+        text = IMAGEJ.format(images=2, channels=1, slices=2)
+    for n in range(2):
+        with tifffile.TiffWriter(tmp_path / f"p{n}.tif") as file:
+            for page in range(2):
+                file.write(
+                    pixels[2 * n + page], description=text.replace("{}", str(n)) if page == 0 else None, metadata=None,
+                    compression="zlib", predictor=2 if page else None, photometric="minisblack", contiguous=False,
+                )  # fmt: skip
+    with pytest.raises(InputError, match=r"stored in different ways \(Predictor 1, then 2\)"):
+        open_stack(tmp_path / "p0.tif")
+
+
+def test_strips_that_were_left_out_are_named(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", random_pixels(20, 30)
+    write(path, pixels, rowsperstrip=5, compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        tags = file.pages.first.tags
+        tags["StripOffsets"].overwrite((tags["StripOffsets"].value[0], 0, *tags["StripOffsets"].value[2:]))
+        tags["StripByteCounts"].overwrite((tags["StripByteCounts"].value[0], 0, *tags["StripByteCounts"].value[2:]))
+    with open_stack(path) as stack:
+        assert stack.warnings[0].startswith("1 of 4 strips or tiles hold no data and read as 0")
+
+
+def test_whole_numbers_of_24_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write(path, random_pixels(20, 45).astype(np.uint16))  # 20 x 30 x 3 bytes
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["ImageWidth"].overwrite(30)
+        file.pages.first.tags["BitsPerSample"].overwrite(24)
+    with pytest.raises(InputError, match="whole numbers of 24 bits"):
+        open_stack(path)
+
+
+@pytest.mark.parametrize("images", [(7, 1, 7), (5, 2, 3)])
+def test_imagej_counts_that_do_not_fit_are_told(tmp_path: Path, images: tuple[int, int, int]) -> None:
+    count, channels, slices = images
+    path = tmp_path / "a.tif"
+    write(path, random_pixels(5, 20, 30), IMAGEJ.format(images=count, channels=channels, slices=slices))
+    counted = f"images={count}, channels={channels}, slices={slices}"
+    with pytest.raises(InputError, match=f"description counts {counted}, the file has 5 pages"):
+        open_stack(path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.pixels import Expanded
@@ -154,3 +155,33 @@ def test_a_lazy_array_of_unknown_shape_is_refused() -> None:
     with pytest.raises(InputError, match="compute_chunk_sizes"):
         Stack.from_array(chosen, "ZYX")
     np.testing.assert_array_equal(np.asarray(Stack.from_array(chosen.compute_chunk_sizes(), "ZYX")), lazy[1:].compute())
+
+
+class Named(np.ndarray):
+    """An array that names its dimensions, as those of xarray do."""
+
+    dims: tuple[Any, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("dims", "axes"),
+    [
+        (("c", "y", "x"), "CYX"), (("channel", "row", "column"), "CYX"), (("x", "y", "c"), "XYC"),
+        (("dim_0", "y", "x"), "ZYX"), ((None, "y", "x"), "ZYX"), ((), "ZYX"),
+    ],
+)  # fmt: skip
+def test_the_dimensions_that_an_array_names_are_its_axes(dims: tuple[Any, ...], axes: str) -> None:
+    pixels = np.zeros((5, 6, 7), np.uint8).view(Named)
+    pixels.dims = dims
+    assert Stack.from_array(pixels).axes == axes
+    assert Stack.from_array(pixels, "TYX").axes == "TYX"  # as the user says
+
+
+def test_the_dimensions_that_a_zarr_array_names_are_its_axes() -> None:
+    array = zarr.create_array({}, shape=(5, 6, 7), dtype="u1", dimension_names=("c", "y", "x"))
+    assert Stack.from_array(array).axes == "CYX"
+
+
+def test_planes_of_several_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match="parts differ in shape"):
+        Stack.from_array([np.zeros((4, 5)), np.zeros((4, 6))])
