@@ -12,6 +12,7 @@ from imagecodecs import PngError, png_decode
 from cellxlate.errors import InputError
 from cellxlate.stacks.reading import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
 from cellxlate.stacks.regular_files import open_regular
+from cellxlate.stacks.results import is_hidden
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.patches import LARGEST_KEPT_PX, Domain, Field, Mask, in_memory
 
@@ -87,7 +88,7 @@ def find_masks(paths: Sequence[Path]) -> Iterator[tuple[Path, int | None]]:
             for folder, number in folders
             if folder.is_dir() and not is_zarr(folder)
             for file in sorted(folder.iterdir())
-            if not file.name.startswith(".") and (file.suffix.lower() in (*TIFF_SUFFIXES, ".png") or is_zarr(file))
+            if not is_hidden(file) and (file.suffix.lower() in (*TIFF_SUFFIXES, ".png") or is_zarr(file))
         ]
         if not inside:
             raise InputError(f"the folder {path} holds no mask; expected TIFF, PNG or Zarr files named like the images")
