@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES
-from cellxlate.stacks.ahead import ahead
+from cellxlate.model.threads import ahead_with_share
 
 MOST_STREAMS = 4
 BAND_BYTES_PER_PX = 24
@@ -44,9 +44,4 @@ def in_streams(function: Callable[[Item], Result], items: Iterable[Item], *, str
     if streams == 1:
         yield from map(function, items)
         return
-    threads = torch.get_num_threads()
-    share = max(threads // streams, 1)
-    try:
-        yield from ahead(function, items, threads=streams, at_start=lambda: torch.set_num_threads(share))
-    finally:
-        torch.set_num_threads(threads)  # new threads of this process begin with what was set last
+    yield from ahead_with_share(function, items, threads=streams, share=max(torch.get_num_threads() // streams, 1))

@@ -17,8 +17,8 @@ import torch
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.networks import Translator
+from cellxlate.model.threads import ahead_with_share
 from cellxlate.settings import TrainSettings
-from cellxlate.stacks.ahead import ahead
 from cellxlate.training.acceleration import Precision, accelerate, choose_precision
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.finishing import preview
@@ -137,12 +137,7 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
 
 def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Draw, Draw], None, None]:
     """Yield the patches of each remaining step, source and target; a thread draws those of the next step meanwhile."""
-    threads = torch.get_num_threads()
-    alone = partial(torch.set_num_threads, 1)  # beside the networks' own
-    try:
-        yield from ahead(partial(patches_of, run, domains), range(run.done, run.steps), at_start=alone)
-    finally:
-        torch.set_num_threads(threads)  # new threads of this process begin with what was set last
+    return ahead_with_share(partial(patches_of, run, domains), range(run.done, run.steps), threads=1, share=1)
 
 
 def patches_of(run: Run, domains: Sequence[Domain], step: int) -> tuple[Draw, Draw]:
