@@ -177,11 +177,11 @@ def test_a_pipe_in_place_of_an_earlier_report_is_not_waited_for(name, tmp_path, 
 
 
 STUCK = """
-import sys, threading
+import os, sys, threading
 import cellxlate.cli as cli
 from cellxlate.stacks import zarr_codecs
 def wait(*_):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")  # whole at once: several threads read
     threading.Event().wait()
 zarr_codecs._LimitedGetter._whole = wait
 cli.TIDY_S, cli.LEAVE_S = 2.0, 0.5
