@@ -13,7 +13,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.choice import choose, choose_model, looks_of, nearest
+from cellxlate.choice import choose, choose_model, looks_of, nearest
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.stacks.stack import Stack

@@ -62,7 +62,12 @@ def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]
         The stack cannot be read.
     """
     choice = choose(stack, channels)
-    return load_model(cards.SHIPPED / choice.name), choice
+    return shipped_model(choice), choice
+
+
+def shipped_model(choice: Choice) -> Bundle:
+    """Load the model that was chosen."""
+    return load_model(cards.SHIPPED / choice.name)
 
 
 def choose(stack: Stack, channels: Sequence[int]) -> Choice:
@@ -73,10 +78,20 @@ def choose(stack: Stack, channels: Sequence[int]) -> Choice:
     The same pixels always lead to the same model, whatever their gain, offset or data type. With several channels the
     distance is that of the channel which is farthest, because one model enhances all.
     """
+    return choose_by([list(looks_of(stack, channel)) for channel in channels])
+
+
+def choose_by(looks: Sequence[Sequence[Look]]) -> Choice:
+    """Choose a model as `choose_model` does, by what was seen of each channel, or of each kind of image.
+
+    Raises
+    ------
+    ModelError
+        No model is shipped, or a card is damaged.
+    """
     shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
     if not shipped:
         raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
-    looks = [list(looks_of(stack, channel)) for channel in channels]
     distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
     generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
     name, reason = nearest(distances, generalists)
