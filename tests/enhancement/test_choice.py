@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 import cellxlate
-from cellxlate.cli import main
 from cellxlate.choice import choose, choose_model, looks_of, nearest
+from cellxlate.cli import main
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.stacks.stack import Stack
