@@ -30,7 +30,15 @@ STRENGTH, DRAWS = 0.25, 2
 BLOCK_PX, LEVEL_PX = 32, 2.0
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
 MOST_SHIFTED = 0.15
-MOST_DB = 60.0
+MOST_DB, SURE_ERRORS = 60.0, 2.0
+
+
+def _quoted(name: str) -> str:
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + "".join(parts[-1:])
 
 
 def _gaussian(sigma_px: float) -> Candidate:
@@ -103,6 +111,40 @@ class Ranking:
         """
         first, second = self._place(name), self._place(other)
         return self.risks[first].gain_db - self.risks[second].gain_db, self.errors_db[first][second]
+
+    def stated(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        candidates = [{"name": one.name, "gain_db": one.gain_db, "error_db": one.error} for one in self.risks]
+        return {"trusted": self.trusted, "doubt": self.doubt, "candidates": candidates}
+
+    def words(self, name: str | None = None) -> str:
+        """Return one sentence: how much better one candidate is than the models and the best filter, or why not told.
+
+        Parameters
+        ----------
+        name : str, optional
+            The candidate that was taken; the best by default, and where no candidate has the name.
+        """
+        if not self.trusted:
+            return f"Without a truth it cannot be told which is best: {self.doubt}."
+        names = [risk.name for risk in self.risks]
+        chosen = name if name in names else names[0]
+        models = [other for other in names if other not in CLASSICAL and other != chosen]
+        filters = [other for other in names if other in CLASSICAL and other not in (INPUT, chosen)]
+        others = [*models, *filters[:1], *([INPUT] if chosen in CLASSICAL and chosen != INPUT else [])]
+        return (
+            f"Without a truth: {_quoted(chosen)} is estimated {_listed([self._than(chosen, one) for one in others])}."
+        )
+
+    def _than(self, name: str, other: str) -> str:
+        """Return how one compares with another, in words; what is below two standard errors is not told apart."""
+        gain, error = self.better(name, other)
+        than = (
+            "the input" if other == INPUT else f"the best filter ({other} px)" if other in CLASSICAL else _quoted(other)
+        )
+        if abs(gain) < SURE_ERRORS * error:
+            return f"as good as {than}, as far as can be told ({gain:+.1f} ± {error:.1f} dB)"
+        return f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than {than}"
 
     def _place(self, name: str) -> int:
         names = [risk.name for risk in self.risks]
