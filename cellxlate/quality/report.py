@@ -160,8 +160,8 @@ class RunReport:
                 "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
-            "ranking": self.ranking.stated() if self.ranking else None,
             "warnings": list(self.warnings),
+            **({"ranking": self.ranking.stated()} if self.ranking else {}),
         }  # fmt: skip
 
     def as_full_dict(self) -> dict[str, Any]:

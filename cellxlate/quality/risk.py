@@ -26,6 +26,7 @@ Candidate = Callable[[Plane], npt.NDArray[Any]]
 
 INPUT = "input"
 GAUSSIANS_PX = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+LINEAR = (INPUT, *(f"gaussian {sigma_px:g}" for sigma_px in GAUSSIANS_PX))
 STRENGTH, DRAWS = 0.25, 2
 BLOCK_PX, LEVEL_PX = 32, 2.0
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
@@ -351,12 +352,14 @@ def _losses(sums: _Sums, variance_times: float = 1.0) -> _Losses:
 def _decibels(sums: _Sums, variance_times: float = 1.0) -> tuple[Floats, Floats, float]:
     """Return level in dB per candidate, its share per block (sums to 0), and what was added to every error.
 
-    No error is less than what the noise makes of it; where estimates say so, the noise was taken for too strong, and
-    the same is added to all, which leaves differences as they are.
+    No error is less than what the noise makes of it. Where estimates say so, the noise was taken for too strong, and
+    the same is added to all, which leaves differences as they are. What linear filters make of noise is known exactly,
+    what others do is taken by half: a median follows a little noise more than it follows all of it.
     """
     losses = _losses(sums, variance_times)
     variance = float(sums.variance.sum() / sums.pixels.sum())
-    added = max(float((losses.made_by_noise - losses.mse).max()), 0.0)
+    certain = np.array([1.0 if name in LINEAR else 0.0 if name in CLASSICAL else 0.5 for name in sums.names])
+    added = max(float((certain * losses.made_by_noise - losses.mse).max()), 0.0)
     mse = np.maximum(losses.mse + added, 10 ** (-MOST_DB / 10) * variance)
     shares = (losses.blocks + added * sums.pixels) / mse[:, None] - sums.pixels * ((losses.mse + added) / mse)[:, None]
     return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / variance
