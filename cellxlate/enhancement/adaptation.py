@@ -124,11 +124,12 @@ class Adaptation:
             shutil.rmtree(self.leftover, ignore_errors=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `enhance --json` and the report say."""
+        """Return what `enhance --json` and the report say; risks in counts squared."""
         return {
             "kept": self.kept, "reason": self.reason, "seconds": round(self.seconds, 1), "steps": self.steps,
             "risk_before": self.before and self.before.mse, "risk_after": self.after and self.after.mse,
-            "base": self.base, "model": str(self.model.path) if self.kept else None, "command": self.command,
+            "model": str(self.model.path) if self.kept else None, "base": self.base, "command": self.command,
+            "ranked_as": AFTER if self.kept else BEFORE,
         }  # fmt: skip
 
 
@@ -291,9 +292,9 @@ def adapt_stack(
             _remember(partial, identity, found)
             return replace(found, leftover=partial)
         card = training_card(
-            run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=found.seconds, seeds=[seed],
-            precision=run.precision, last_look=None, start=base, licence=str(base.card.get("licence")),
-            description=f"{base.name}, adapted to {stack.name}",
+            run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=found.seconds,
+            seeds=[seed], precision=run.precision, last_look=None, start=base,
+            licence=str(base.card.get("licence", "not stated")), description=f"{base.name}, adapted to {stack.name}",
         )  # fmt: skip
         card["training"]["command"] = found.command
         card["adaptation"] = _record(identity, found)

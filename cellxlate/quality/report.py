@@ -317,9 +317,12 @@ def _numbers(report: RunReport) -> str:
 
 def _ranking(report: RunReport) -> str:
     """Return how filters and models compare on this image, as far as that can be told without a truth."""
+    learned = str(report.adaptation.get("reason", ""))
+    told = f"<p>{page.text(f'{learned[:1].upper()}{learned[1:]}.', 1000)}</p>" if learned else ""
     if report.ranking is None:
-        return ""
-    words = f"<p>{page.text(report.ranking.words(report.model_name), 1000)}</p>"
+        return page.section("Learning from this stack", "", told) if told else ""
+    taken = str(report.adaptation.get("ranked_as", report.model_name))
+    words = f"{told}<p>{page.text(report.ranking.words(taken), 1000)}</p>"
     hint = (
         "Estimated from the image and its own noise, better to the right: dB above the input after the best gain and "
         "offset. Whiskers reach two standard errors."

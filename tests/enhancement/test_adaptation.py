@@ -23,12 +23,15 @@ from cellxlate.enhancement.adaptation import (
     BEFORE,
     Adaptation,
     adapt_stack,
+    model_folder,
     noise_on_scale_of,
     on_scale_of,
     verdict,
 )
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
+from cellxlate.enhancement.outputs import name_outputs
 from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import RemotePath
 from cellxlate.model.bundle import load_model
 from cellxlate.quality.risk import INPUT, Ranking, Risk
 from cellxlate.settings import PRESETS, AloneSettings
@@ -162,6 +165,8 @@ def test_enhance_adapts_first_and_says_what_became_of_it(stack, tiny_model, tmp_
     assert answer["kept_violations"] == 0
     stored = json.loads((tmp_path / "results" / "cells_report.json").read_text())
     assert stored["adaptation"] == told
+    assert [one["name"] for one in stored["ranking"]["candidates"]] == [AFTER, BEFORE, INPUT]
+    assert f"W{told['reason'][1:]}." in (tmp_path / "results" / "cells_report.html").read_text()
     expected = load_model(folder if gain_db > 0 else tiny_model).digest
     assert answer["model"]["sha256"] == expected
     plain = cellxlate.enhance(stack, folder if gain_db > 0 else tiny_model)
@@ -210,10 +215,54 @@ def test_a_time_that_makes_no_sense_is_refused(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_model_is_written_beside_results_on_this_computer_alone():
+    there = name_outputs(RemotePath("s3", ("lab", "x.ome.zarr")), is_zarr=True, output_dir=Path("here"))
+    assert model_folder(there) == Path("here/x_model")
+    with pytest.raises(OptionError, match="which must lie on this computer"):
+        model_folder(replace(there, attention=RemotePath("s3", ("lab", "x_attention.ome.zarr"))))
+
+
 def test_ninety_seconds_are_the_default():
     options: argparse.Namespace = build_parser().parse_args(["enhance", "stack.tif", "--adapt"])
     assert options.adapt == adaptation.SECONDS == 90
     assert build_parser().parse_args(["enhance", "stack.tif"]).adapt is None
+
+
+def test_each_of_several_stacks_is_adapted_to(stack, tiny_model, tmp_path, monkeypatch, capsys):
+    judged(monkeypatch, 0.5)
+    few_steps(monkeypatch)
+    write_stacks([(Stack(pixels(seed=3), "ZYX"), tmp_path / "more.ome.tif")])
+    code, answer = run(capsys, stack, tmp_path / "more.ome.tif", "-m", tiny_model, "--adapt", "60")
+    assert code == 0
+    digests = {load_model(tmp_path / f"{name}_model").digest for name in ("cells", "more")}
+    assert {one["model"]["sha256"] for one in answer["stacks"]} == digests
+    assert len(digests) == 2
+
+
+def test_an_interrupted_enhancement_goes_on_with_the_verdict_that_was_found(
+    stack, tiny_model, tmp_path, monkeypatch, capsys
+):
+    judged(monkeypatch, -0.5)
+    few_steps(monkeypatch)
+    from cellxlate.enhancement import job
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "steps_to_files", interrupted)
+        assert cli.main(["enhance", str(stack), "-m", str(tiny_model), "--adapt", "60"]) == 130
+    monkeypatch.setattr(adaptation, "begin", lambda *_, **__: pytest.fail("learned again"))
+    code, answer = run(capsys, stack, "-m", tiny_model, "--adapt", "60", "--resume")
+    assert (code, answer["adaptation"]["kept"]) == (0, False)
+    assert not list(tmp_path.glob("*model*"))
+
+
+def test_room_for_the_results_is_asked_for_before_learning(stack, tiny_model, monkeypatch, capsys):
+    stack.with_name("cells_enhanced.ome.tif").touch()
+    monkeypatch.setattr(adaptation, "begin", lambda *_, **__: pytest.fail("learned in vain"))
+    assert cli.main(["enhance", str(stack), "-m", str(tiny_model), "--adapt", "60"]) == 2
+    assert "cells_enhanced.ome.tif exists already" in capsys.readouterr().err
 
 
 # time and steps
