@@ -140,7 +140,7 @@ class AloneSettings:
 
     windows: int = 16
     window_px: int = 512
-    round_steps: int = 50
+    round_steps: int = 100
     round_windows: int = 4
     turns: int = 8
 
@@ -260,15 +260,15 @@ _ALONE = TrainSettings(
     backward="alone",
     steps=300,
     switch_epoch=0,
-    batch=4,
+    batch=8,
     load_px=None,
-    patch_px=128,
-    learning_rate=1e-4,
+    patch_px=112,
+    learning_rate=2e-4,
     adam_beta1=0.9,
     decay_from=0.3,
     lambda_cycle=1.0,
     lambda_adversarial=0.0,
-    lambda_guide=0.0,
+    lambda_guide=1.0,
     ema=0.98,
     checkpoint_minutes=0.12,
 )

@@ -1,11 +1,14 @@
-"""Learning from noisy images alone: what the model makes of them, and their own noise put on it, teaches it.
+"""Learning from noisy images alone: what the model makes of them, turned, and their own noise teach it.
 
-The paper's target cycle t -> F_TS(t) -> F_ST -> t needs no foreign target: t is the present estimate of the source, and
-F_TS the noise of its own camera, measured on it. Read `AloneStep` from top to bottom.
+The paper's target cycle t -> F_TS(t) -> F_ST -> t needs no foreign target: t is the present estimate of the source. Of
+the images that F_TS may give for it, the source itself is the true one, and noise of its own camera, measured on it,
+put on it once more, gives others (docs/decisions/0020-alone.md has what was compared). Read `AloneStep` from top to bottom.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cellxlate.errors import InputError
 from cellxlate.model.networks import Translator
@@ -28,7 +33,8 @@ from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training import losses
-from cellxlate.training.imaging import correlated
+from cellxlate.training.acceleration import Precision
+from cellxlate.training.imaging import correlated, patch_levels
 from cellxlate.training.losses import HistoryPool
 from cellxlate.training.patches import Domain, Field, check_stack
 from cellxlate.training.steps import MAX_GRADIENT, Draw, adam, placed
@@ -184,28 +190,31 @@ def _groups(places: list[Any], count: int) -> list[list[Any]]:
     return [places[first:last] for first, last in pairwise(bounds) if first < last]
 
 
-class Estimates(nn.Module):
-    """What the source is taken to show, as a checkpoint keeps it.
-
-    Attributes
-    ----------
-    steps : Tensor, int64
-        Done so far; says which round it is.
-    shown : Tensor (windows of a round, 1, Y, X)
-        The estimates of the round, in unit range; smaller windows begin at the top left.
-    """
+class StepCount(nn.Module):
+    """How many steps are done, as a checkpoint keeps it: which windows are learned from follows from it."""
 
     steps: Tensor
-    shown: Tensor
 
-    def __init__(self, windows: int, rows: int, columns: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("shown", torch.zeros(windows, 1, rows, columns))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a window is taken to show, and the gate that is wanted there: (1, 1, Y, X) in unit range, and in [0, 1]."""
+
+    shown: Tensor
+    attended: Tensor
 
 
 class AloneStep:
-    """The present estimate of the source, and its own noise put on it, teach the generator; attention stays.
+    """What the model makes of turned images, on average, teaches it, and so does the noise of the source's own camera.
+
+    The generator learns what the mean over the eight turns of a window shows, which has less error than each of them.
+    Where neighbours share noise it learns from the noisy image itself as well: with n drawn like its noise, y + a n and
+    y - n / a have independent noise, so the second is, on average, what should be made of the first. Attention learns
+    the largest of what it says of the window and of its estimate, 2 px wider.
 
     Parameters
     ----------
@@ -216,52 +225,82 @@ class AloneStep:
     device : torch.device
         Where networks run.
 
-    Attributes
+    References
     ----------
-    teacher : Translator
-        Whose generator estimates: the moving average; `begin` sets it.
+    T. Pang et al., Recorrupted-to-recorrupted: unsupervised deep learning for image denoising, CVPR 2021.
     """
-
-    teacher: Translator
 
     def __init__(self, settings: TrainSettings, source: Domain, device: torch.device) -> None:
         self.settings = settings
         self.translator = placed(Translator(settings.networks), device)
-        self.translator.attention.requires_grad_(False)
         self.teacher = self.translator
+        self.precision: Precision = "float32"
         stride = self.translator.stride
         self.images = [unit_image(one, stride).to(device) for one in source.fields]
         self.noise = UnitNoise(source, device)
         shapes = [tuple(one.shape[-2:]) for one in self.images]
-        self.side_px = min(settings.patch_px, *(side for shape in shapes for side in shape))
+        shortest = min(side for shape in shapes for side in shape)
+        self.side_px = min(settings.patch_px, shortest)
+        self.attention_px = min(ATTENTION_PX, shortest)
         self.count = min(settings.alone.round_windows, len(self.images))
-        self.estimates = Estimates(self.count, *(max(sides) for sides in zip(*shapes, strict=True))).to(device)
-        self.modules: dict[str, nn.Module] = {"translator": self.translator, "estimates": self.estimates}
-        self.optimisers = {"generator": adam(self.translator.generator.parameters(), settings)}
+        self.lessons: dict[int, Lesson] = {}
+        self.count_of_steps = StepCount().to(device)
+        self.modules: dict[str, nn.Module] = {"translator": self.translator, "count": self.count_of_steps}
+        self.optimisers = {
+            "generator": adam(self.translator.generator.parameters(), settings),
+            "attention": adam(self.translator.attention.parameters(), settings),
+        }
+        for group in self.optimisers["attention"].param_groups:
+            group["times"] = ATTENTION_RATE
         self.pools: dict[str, HistoryPool] = {}
 
+    def taught_by(self, start: Translator, precision: Precision) -> None:
+        """Take the translator as it is at the beginning as the teacher, for good."""
+        self.teacher, self.precision = copy.deepcopy(start), precision
+
     def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:  # noqa: ARG002
-        """Return what is given: the images of a step follow from the estimates of its round."""
+        """Return what is given: the images of a step follow from the windows of its round."""
         return source, target
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
-        """Draw parts of the estimates, put noise on them, and move the generator towards what they were."""
-        round_number, within = divmod(int(self.estimates.steps), self.settings.alone.round_steps)
-        windows = self.windows_of(round_number)
-        if within == 0:
-            self._estimate(windows)
-        clear, numbers = self._draw(windows, rng)
-        faint = self.noise.added(clear, numbers, rng)
-        restored = self.translator.generator(faint)
-        everywhere = -torch.ones_like(clear)
-        terms = {"cycle_target": losses.relative_cycle(restored, clear, faint, everywhere)}
-        total = self.settings.lambda_cycle * terms["cycle_target"]
-        self.optimisers["generator"].zero_grad()
+        """Draw parts of the windows and move generator and attention towards what they are taken to show."""
+        windows = self.windows_of(int(self.count_of_steps.steps) // self.settings.alone.round_steps)
+        for window in windows:
+            if window not in self.lessons:
+                self.lessons[window] = self._lesson(self.images[window])
+        batch = self.settings.batch
+        terms = {"cycle_target": self._generator_term(self._draw(windows, batch, self.side_px, rng), rng)}
+        wide = self._draw(windows, max(batch // 2, 1), self.attention_px, rng)
+        logits = self.translator.attention.logits(wide.faint)
+        inner = _inner(self.attention_px)
+        terms["guide"] = losses.follow_guide(logits[inner], wide.attended[inner], cell_weight=CELL_WEIGHT)
+        total = self.settings.lambda_cycle * terms["cycle_target"] + self.settings.lambda_guide * terms["guide"]
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.translator.generator.parameters(), MAX_GRADIENT)
-        self.optimisers["generator"].step()
-        self.estimates.steps += 1
-        return terms | {"total": total}
+        for network in (self.translator.generator, self.translator.attention):
+            nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        self.count_of_steps.steps += 1
+        return terms | {"total": total, "attention_area": torch.sigmoid(logits).mean()}
+
+    def _generator_term(self, drawn: "Squares", rng: torch.Generator) -> Tensor:
+        """Return the mean square between what the generator makes of images and what it should, cells counting most."""
+        shared = [self.noise.shared[number] for number in drawn.numbers]
+        again = [place for place, is_shared in enumerate(shared) if is_shared and place % 2]
+        once = [place for place in range(len(shared)) if place not in again]
+        faint, aim, weight = drawn.faint[once], drawn.shown[once], drawn.attended[once]
+        if again:
+            noise = self.noise.drawn(drawn.shown[again], [drawn.numbers[one] for one in again], rng)
+            recorded = drawn.faint[again]
+            faint = torch.cat([faint, recorded + RECORRUPTED * noise, recorded - RECORRUPTED * noise])
+            aim = torch.cat([aim, recorded - noise / RECORRUPTED, recorded + noise / RECORRUPTED])
+            weight = torch.cat([weight, drawn.attended[again], drawn.attended[again]])
+        weight = BACKGROUND + (1 - BACKGROUND) * (weight > 0)
+        inner = _inner(self.side_px)
+        difference: Tensor = (weight * (self.translator.generator(faint) - aim) ** 2)[inner]
+        return difference.mean()
 
     def windows_of(self, round_number: int) -> list[int]:
         """Return which windows a round learns from: all take their turns, in an order of the seed."""
@@ -276,26 +315,67 @@ class AloneStep:
         return found
 
     @torch.no_grad()
-    def _estimate(self, windows: Sequence[int]) -> None:
-        """Renew the estimates: the mean of what the teacher makes of each window, turned and reflected."""
-        for place, window in enumerate(windows):
-            image = self.images[window]
-            rows, columns = image.shape[-2:]
-            turned = (_turned(image, turn) for turn in range(self.settings.alone.turns))
-            made = [_turned_back(self.teacher.generator(one), turn) for turn, one in enumerate(turned)]
-            self.estimates.shown[place, :, :rows, :columns] = torch.stack(made).mean(dim=0)[0]
+    def _lesson(self, image: Tensor) -> Lesson:
+        """Return what the teacher makes of a window on average over its turns, and where it attends in both."""
+        turns = self.settings.alone.turns
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            shown = over_turns(self.teacher.generator, image, turns)
+            black, white = patch_levels(shown)
+            clear = (shown - black) / (white - black).clamp(min=LEAST_SPAN)
+            seen = [over_turns(self.teacher.attention, one, turns) for one in (image, clear)]
+        attended = wanted_gate(torch.maximum(*seen)[0, 0].cpu().numpy(), self.settings.threshold)
+        return Lesson(shown, torch.from_numpy(attended)[None, None].to(image.device))
 
-    def _draw(self, windows: Sequence[int], rng: torch.Generator) -> tuple[Tensor, list[int]]:
-        """Return squares of the estimates (B, 1, Y, X), turned at random, and of which window each is."""
-        squares, numbers, side = [], [], self.side_px
-        for _ in range(self.settings.batch):
+    def _draw(self, windows: Sequence[int], count: int, side_px: int, rng: torch.Generator) -> "Squares":
+        """Return squares of the windows of a round, turned at random."""
+        parts: list[list[Tensor]] = [[], [], []]
+        numbers = []
+        for _ in range(count):
             place, turn = _random(len(windows), rng), _random(8, rng)
             rows, columns = self.images[windows[place]].shape[-2:]
-            top, left = _random(rows - side + 1, rng), _random(columns - side + 1, rng)
-            square = self.estimates.shown[place : place + 1, :, top : top + side, left : left + side]
-            squares.append(_turned(square, turn))
+            top, left = _random(rows - side_px + 1, rng), _random(columns - side_px + 1, rng)
+            square = slice(None), slice(None), slice(top, top + side_px), slice(left, left + side_px)
+            lesson = self.lessons[windows[place]]
+            own = self.images[windows[place]], lesson.shown, lesson.attended
+            for part, image in zip(parts, own, strict=True):
+                part.append(_turned(image[square], turn))
             numbers.append(windows[place])
-        return torch.cat(squares), numbers
+        return Squares(*(torch.cat(part) for part in parts), numbers=numbers)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Parts of windows, (B, 1, Y, X) each: as recorded, what they are taken to show, the gate; of which windows."""
+
+    faint: Tensor
+    shown: Tensor
+    attended: Tensor
+    numbers: list[int]
+
+
+def over_turns(network: nn.Module, image: Tensor, turns: int) -> Tensor:
+    """Return the mean, over so many turns of an image (1, 1, Y, X), of what a network makes of them, turned back."""
+    beyond = functional.pad(image, (MARGIN_PX,) * 4, mode="reflect")
+    made = [_turned_back(network(_turned(beyond, turn)).float(), turn) for turn in range(turns)]
+    inner = slice(MARGIN_PX, -MARGIN_PX)
+    return torch.stack(made).mean(dim=0)[..., inner, inner]
+
+
+def wanted_gate(attention: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.float32]:
+    """Return the gate (Y, X) that is wanted where attention says so: open 2 px further, closed at specks.
+
+    A specialist is sure in noise where a generalist is not, and a gate that ends inside a cell leaves its rim noisy:
+    a pixel of one in fifty cost 2 dB in noisy nuclei. What is nowhere above a half is a speck.
+    """
+    sure = apply_hysteresis_threshold(attention, threshold, SURE)
+    opened = np.where(sure, np.clip((attention - threshold) / (1 - threshold), 0, 1), 0)
+    return np.asarray(ndimage.maximum_filter(opened, footprint=RIM), np.float32)
+
+
+def _inner(side_px: int) -> tuple[slice, slice, slice, slice]:
+    """Return what picks images without their border, where networks do not see what lies beyond."""
+    edge = min(BORDER_PX, side_px // 8)
+    return slice(None), slice(None), slice(edge, side_px - edge), slice(edge, side_px - edge)
 
 
 class UnitNoise:
@@ -309,14 +389,15 @@ class UnitNoise:
             kernels.append(noise.kernel())
         self.figures = torch.tensor(rows, dtype=torch.float32, device=device)  # (windows, 3)
         self.kernels = torch.from_numpy(np.stack(kernels)).float().to(device)  # (windows, K, K)
+        self.shared = [noise.neighbour_correlation > SHARED_NOISE for noise in source.noises]
 
-    def added(self, clear: Tensor, numbers: Sequence[int], rng: torch.Generator) -> Tensor:
-        """Return images (B, 1, Y, X) with the noise of the windows of these numbers."""
+    def drawn(self, clear: Tensor, numbers: Sequence[int], rng: torch.Generator) -> Tensor:
+        """Return noise as the windows of these numbers have it, where they show images (B, 1, Y, X)."""
         at_black, per_unit, black = self.figures[numbers].T[:, :, None, None, None]
         white = torch.randn(clear.shape, generator=rng).to(clear.device)
         spread = (at_black + per_unit * (clear - black).clamp(min=0)).sqrt()
-        faint: Tensor = clear + spread * correlated(white, self.kernels[numbers])
-        return faint
+        noise: Tensor = spread * correlated(white, self.kernels[numbers])
+        return noise
 
 
 def unit_image(field: Field, stride: int) -> Tensor:

@@ -114,9 +114,9 @@ def begin(
     if start:
         step_function.translator.load_state_dict(start.translator.state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
-    if isinstance(step_function, AloneStep):
-        step_function.teacher = average
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
+    if isinstance(step_function, AloneStep):
+        step_function.taught_by(average, precision)
     networks = [module for module in step_function.modules.values() if any(True for _ in module.parameters())]
     accelerate(networks, settings, device, precision)
     steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
@@ -167,7 +167,9 @@ def one_step(run: Run, patches: Sequence[Draw], device: torch.device) -> dict[st
     run.whole = False
     for optimiser in run.step_function.optimisers.values():
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * rate(run.done / run.steps, settings.decay_from)
+            group["lr"] = (
+                settings.learning_rate * rate(run.done / run.steps, settings.decay_from) * group.get("times", 1)
+            )
     terms = run.step_function.run(source, target, switched=epoch_of(run) >= settings.switch_epoch, rng=rng)
     decay = min(settings.ema, (1 + run.done) / (10 + run.done))
     with torch.no_grad():
