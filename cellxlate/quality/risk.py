@@ -26,11 +26,17 @@ Candidate = Callable[[Plane], npt.NDArray[Any]]
 
 INPUT = "input"
 GAUSSIANS_PX = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-LINEAR = (INPUT, *(f"gaussian {sigma_px:g}" for sigma_px in GAUSSIANS_PX))
-STRENGTH, DRAWS = 0.25, 2
+FITTED = ("gaussian 0.7", "gaussian 1", "gaussian 1.5")
+UNSTEADY = ("median 3",)
+"""What follows a little noise otherwise than all of it."""
+STRENGTH, DRAWS = 0.25, 1
 BLOCK_PX, LEVEL_PX = 32, 2.0
+FINE_PX, SIGNAL_BINS, FEWEST_BIN_PX, SCATTER_OF_VARIANCE = 1.0, 8, 100, 8.0
+RANGE_PERCENTILES, SKEW, SEEN, BRIGHT_SHARE = (0.5, 50.0, 99.5), 2.0, 5.0, 0.25
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
-MOST_SHIFTED = 0.15
+MOST_SHIFTED, MOST_REGRET_DB = 0.15, 0.3
+VARIANCE_ERROR, LEAST_ERROR_DB = 0.06, 0.05
+"""What the variance may be off by once it is fitted; below the other nothing is told apart. Of fields of our own."""
 MOST_DB, SURE_ERRORS = 60.0, 2.0
 
 
@@ -163,6 +169,7 @@ def estimate_risks(
     seed: int = 0,
     strength: float = STRENGTH,
     draws: int = DRAWS,
+    known: bool = False,
 ) -> Ranking:
     """Rank candidates by their distance to the image without noise, which nobody has.
 
@@ -175,13 +182,17 @@ def estimate_risks(
     candidates : mapping of str to callable
         By name, in addition to `CLASSICAL`. Each gets float32 counts and must give the same output for the same plane.
     inside : sequence of ndarray of bool (Y, X), optional
-        Where the error counts; everywhere by default.
+        Where the error counts: best where attention selects. By default where smoothed planes are brighter than a
+        quarter of their range, if only bright parts stand out; otherwise everywhere.
     seed : int
         Of the noise that is drawn; the same for every candidate.
     strength : float
         Standard deviation of the noise that is added, over that of the plane's own.
     draws : int
         How often noise is drawn. Each costs two calls of every candidate on every plane.
+    known : bool
+        Whether the noises are exact. Otherwise what filters take away tells gain and variance once more, which is
+        right where little is bright, and a little too much where structure is as fine as noise.
 
     Returns
     -------
@@ -214,45 +225,78 @@ def estimate_risks(
             "least one plane, and one of each for every plane"
         )
     asked = {**CLASSICAL, **candidates}
+    planes = [np.asarray(plane) for plane in planes]
+    counted = _bright(planes, noises) if inside is None else inside
+    brightest = max(
+        float(_level(plane).max(initial=0.0)) - noise.black_counts for plane, noise in zip(planes, noises, strict=True)
+    )
     parts = [
         _sums(
-            np.asarray(plane), noise, asked, None if inside is None else inside[place],
+            plane, noise, asked, counted[place], brightest=brightest,
             rng=np.random.default_rng([seed, place]), strength=strength, draws=draws,
         )
         for place, (plane, noise) in enumerate(zip(planes, noises, strict=True))
     ]  # fmt: skip
-    return _ranking(_Sums.together(parts), noises)
+    return _ranking(_Sums.together(parts), noises, known=known)
+
+
+def _bright(planes: Sequence[npt.NDArray[Any]], noises: Sequence[CameraNoise]) -> list[npt.NDArray[np.bool_]]:
+    """Return where planes are brighter than a quarter of the range that they have in common, if bright parts stand out.
+
+    Most of a field is background, where a filter may do what it likes to noise; what people look at is not. Where dark
+    parts stand out as well, as in bright field, or nothing does, all pixels count.
+    """
+    smooth = [_level(plane) for plane in planes]
+    low, middle, high = np.percentile(np.concatenate([level.ravel() for level in smooth]), RANGE_PERCENTILES)
+    noise = max(noise.after_smoothing(LEVEL_PX) for noise in noises)
+    if high - middle < max(SKEW * (middle - low), SEEN * noise):
+        return [np.ones(plane.shape, bool) for plane in planes]
+    return [level > low + BRIGHT_SHARE * (high - low) for level in smooth]
+
+
+def _level(counts: npt.NDArray[Any]) -> Floats:
+    """Return a plane without what is not finite, smoothed: where it is how bright."""
+    finite = np.isfinite(counts)
+    known = np.where(finite, counts, np.median(counts[finite]) if finite.any() else 0.0)
+    return np.asarray(ndimage.gaussian_filter(known.astype(np.float64), LEVEL_PX, mode="reflect"))
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over the judged pixels of each block (blocks,), and of each candidate and block; counts less a constant.
+    """Sums over the judged pixels of each block, of some by how bright it is there. Counts less a constant.
 
     `square` is of f², `first` of f, `product` of f y, `follows` of z (f+ - f-) / 2 a, `spread` of (f+ - f-)² / 4 a².
+    Of fine detail, over all pixels: `left` of (y - f)², `expected` of the same if nothing but noise were left.
     """
 
     names: tuple[str, ...]
     saturated: float
     """Share of the judged pixels that could hold no more."""
-    pixels: Floats
+    pixels: Floats  # (blocks,)
     plane: Floats
     plane_square: Floats
-    variance: Floats
-    square: Floats  # (candidates, blocks), as all below
+    square: Floats  # (candidates, blocks)
     first: Floats
     product: Floats
-    follows: Floats
+    at_black: Floats  # (blocks, bins): variance where nothing is
+    signal: Floats  # (blocks, bins): counts above black
+    variance: Floats  # (blocks, bins): as it was measured
+    follows: Floats  # (candidates, blocks, bins)
     spread: Floats
+    around: Floats  # (4, bins): pixels, at_black, signal, variance of all pixels
+    left: Floats  # (candidates, bins)
+    expected: Floats
 
     @classmethod
     def together(cls, parts: Sequence["_Sums"]) -> "_Sums":
-        def joined(name: str) -> Floats:
-            return np.concatenate([getattr(part, name) for part in parts], axis=-1)
+        def joined(axis: int, *names: str) -> list[Floats]:
+            return [np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in names]
 
         return cls(
-            parts[0].names, max(part.saturated for part in parts), joined("pixels"), joined("plane"),
-            joined("plane_square"), joined("variance"), joined("square"), joined("first"), joined("product"),
-            joined("follows"), joined("spread"),
+            parts[0].names, max(part.saturated for part in parts), *joined(0, "pixels", "plane", "plane_square"),
+            *joined(1, "square", "first", "product"), *joined(0, "at_black", "signal", "variance"),
+            *joined(1, "follows", "spread"),
+            *(np.sum([getattr(part, name) for part in parts], axis=0) for name in ("around", "left", "expected")),
         )  # fmt: skip
 
 
@@ -260,38 +304,58 @@ def _sums(
     counts: npt.NDArray[Any],
     noise: CameraNoise,
     candidates: Mapping[str, Candidate],
-    inside: npt.NDArray[np.bool_] | None,
+    inside: npt.NDArray[np.bool_],
     *,
+    brightest: float,
     rng: np.random.Generator,
     strength: float,
     draws: int,
 ) -> _Sums:
     finite = np.isfinite(counts)
-    judged = finite if inside is None else finite & inside
     full = np.zeros(counts.shape, bool) if noise.saturation_counts is None else counts >= noise.saturation_counts
+    judged = finite & inside
     saturated = float(full[judged].mean()) if judged.any() else 0.0
-    judged = judged & ~full
     offset = float(np.median(counts[finite])) if finite.any() else 0.0
     plane = np.where(finite, counts, offset).astype(np.float32)
-    level = ndimage.gaussian_filter(plane, LEVEL_PX, mode="reflect")
-    spread = np.sqrt(noise.sd_counts**2 + noise.gain * np.maximum(level - noise.black_counts, 0.0))
     own = plane - np.float64(offset)
-    blocks = _Blocks(judged)
-    found: dict[str, list[Floats]] = {name: [] for name in candidates}
+    above = np.maximum(_level(counts) - noise.black_counts, 0.0)
+    at_black = np.full(plane.shape, noise.sd_counts**2)
+    variance = at_black + noise.gain * above
+    bins = np.minimum((above / max(brightest, 1e-30) * SIGNAL_BINS).astype(np.int64), SIGNAL_BINS - 1)
+    groups, everywhere = _Groups(judged & ~full, bins), _Groups(finite & ~full, bins)
+    sums: dict[str, Floats] = {}
     kernel = noise.kernel()
     for _ in range(draws):
-        drawn = spread * signal.fftconvolve(rng.standard_normal([size + 8 for size in plane.shape]), kernel, "valid")
+        white = rng.standard_normal([size + kernel.shape[0] - 1 for size in plane.shape])
+        drawn = np.sqrt(variance) * signal.fftconvolve(white, kernel, "valid")
         noisier = (plane + strength * drawn).astype(np.float32), (plane - strength * drawn).astype(np.float32)
         for name, candidate in candidates.items():
             up, down = (_asked(candidate, one, name) - offset for one in noisier)
             middle, change = (up + down) / 2, (up - down) / (2 * strength)
             terms = (up**2 + down**2) / 2, middle, middle * own, drawn * change, change**2
-            found[name].append(np.stack([blocks.sums(term) for term in terms]))
-    means = np.stack([np.mean(found[name], axis=0) for name in candidates], axis=1)  # (5, candidates, blocks)
+            of_blocks = np.stack([groups.sums(one) for one in terms])
+            of_all = np.stack([everywhere.sums(_fine(one) ** 2) for one in (own - middle, drawn - change)])
+            found = np.concatenate([of_blocks.reshape(-1), of_all.sum(axis=1).reshape(-1)]) / draws
+            sums[name] = sums[name] + found if name in sums else found
+    table = np.stack([sums[name] for name in candidates])  # (candidates, values)
+    split = 5 * len(groups) * SIGNAL_BINS
+    square, first, product, follows, spread = np.moveaxis(
+        table[:, :split].reshape(len(candidates), 5, len(groups), SIGNAL_BINS), 1, 0
+    )
+    left, expected = np.moveaxis(table[:, split:].reshape(len(candidates), 2, SIGNAL_BINS), 1, 0)
+    ones = np.ones(plane.shape)
+    around = np.stack([everywhere.sums(one).sum(axis=0) for one in (ones, at_black, above, variance)])
+    of_pixels, of_plane, of_square = (groups.sums(one).sum(axis=1) for one in (ones, own, own**2))
     return _Sums(
-        tuple(candidates), saturated, blocks.pixels, blocks.sums(own), blocks.sums(own**2), blocks.sums(spread**2),
-        *means,
+        tuple(candidates), saturated, of_pixels, of_plane, of_square, square.sum(axis=2), first.sum(axis=2),
+        product.sum(axis=2), groups.sums(at_black), groups.sums(above), groups.sums(variance), follows, spread, around,
+        left, expected,
     )  # fmt: skip
+
+
+def _fine(plane: Floats) -> Floats:
+    """Return what a Gaussian of 1 px removes: nearly all noise, hardly any structure."""
+    return np.asarray(plane - ndimage.gaussian_filter(plane, FINE_PX, mode="reflect"))
 
 
 def _asked(candidate: Candidate, plane: Plane, name: str) -> Floats:
@@ -301,21 +365,62 @@ def _asked(candidate: Candidate, plane: Plane, name: str) -> Floats:
     return output
 
 
-class _Blocks:
-    """Blocks of 32 px of a plane that hold judged pixels."""
+class _Groups:
+    """Pixels of a plane by blocks of 32 px, those without any left out, and by bins of brightness."""
 
-    def __init__(self, judged: npt.NDArray[np.bool_]) -> None:
-        rows, columns = (np.arange(size) // BLOCK_PX for size in judged.shape)
-        self._number = (rows[:, None] * (columns[-1] + 1 if len(columns) else 1) + columns)[judged]
-        self._judged = judged
-        pixels = np.bincount(self._number)
-        self._kept = pixels > 0
-        self.pixels: Floats = pixels[self._kept].astype(np.float64)
+    def __init__(self, chosen: npt.NDArray[np.bool_], bins: npt.NDArray[np.int64]) -> None:
+        rows, columns = (np.arange(size) // BLOCK_PX for size in chosen.shape)
+        block = (rows[:, None] * (columns[-1] + 1 if len(columns) else 1) + columns)[chosen]
+        self._kept, self._block = np.unique(block, return_inverse=True)
+        self._number = self._block * SIGNAL_BINS + bins[chosen]
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def sums(self, values: npt.NDArray[Any]) -> Floats:
-        """Return the sum over the judged pixels of each block."""
-        sums = np.bincount(self._number, values[self._judged], len(self._kept))
-        return np.asarray(sums[self._kept], dtype=np.float64)
+        """Return the sum over the pixels of each block and bin."""
+        sums = np.bincount(self._number, values[self._chosen], len(self) * SIGNAL_BINS)
+        return np.asarray(sums, dtype=np.float64).reshape(len(self), SIGNAL_BINS)
+
+
+def _variance_times(sums: _Sums, within: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Return by what the variance measured is to be multiplied in each bin of brightness, and its standard error.
+
+    What `left` exceeds `expected` by is structure that a filter took away, so of linear filters, for which both are
+    exact, the least ratio is nearest to the noise. Through the bins goes a line: a factor of the variance at black,
+    `within` what was measured, and a gain, which may have been measured far too small where little is bright.
+    """
+    pixels, at_black, above, variance = sums.around
+    filters = [place for place, name in enumerate(sums.names) if name in FITTED]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (sums.left[filters] / sums.expected[filters]).min(axis=0)
+    seen = (pixels >= FEWEST_BIN_PX) & np.isfinite(ratio) & (variance > 0)
+    times, error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
+    if seen.sum() < 2:
+        return times, error
+    found, black, bright = (one[seen] / pixels[seen] for one in (ratio * variance, at_black, above))
+    weight = pixels[seen] / found**2
+    _, level = _line(bright / black, found / black, weight * black**2)
+    level = float(np.clip(level, *within))
+    lever = weight * bright**2
+    gains = (found - level * black) / np.maximum(bright, 1e-300)
+    gain = max(float((lever * gains).sum() / lever.sum()), 0.0)
+    scatter = float(np.sqrt((lever * (gains - gain) ** 2).sum() / lever.sum() / (len(gains) - 1)))
+    scatter = max(scatter, float(np.sqrt(SCATTER_OF_VARIANCE / lever.sum())))
+    full = variance > 0
+    times[full] = ((level * at_black + gain * above) / np.where(full, variance, 1.0))[full]
+    error[full] = (scatter * above / np.where(full, variance, 1.0))[full]
+    return times, error
+
+
+def _line(across: Floats, up: Floats, weight: Floats) -> tuple[float, float]:
+    """Return slope and value at 0 of the line that fits best."""
+    total = weight.sum()
+    middle, height = (weight * across).sum() / total, (weight * up).sum() / total
+    square = (weight * (across - middle) ** 2).sum()
+    slope = float((weight * (across - middle) * (up - height)).sum() / square) if square > 0 else 0.0
+    return slope, float(height - slope * middle)
 
 
 @dataclass(frozen=True)
@@ -325,17 +430,18 @@ class _Losses:
     blocks: Floats
     mse: Floats
     made_by_noise: Floats
+    variance: float
 
 
-def _losses(sums: _Sums, variance_times: float = 1.0) -> _Losses:
-    """Return what is left after the best gain and offset, if the noise has so many times the variance measured."""
+def _losses(sums: _Sums, times: Floats) -> _Losses:
+    """Return what is left after the best gain and offset, if the noise has so many times the variance in each bin."""
     pixels = sums.pixels.sum()
 
     def mean(values: Floats) -> Floats:
         return np.asarray(values.sum(axis=-1) / pixels)
 
     first, plane = mean(sums.first), mean(sums.plane)
-    follows = variance_times * sums.follows
+    follows, spread, variance = sums.follows @ times, sums.spread @ times, sums.variance @ times
     own_square = mean(sums.square) - first**2
     shared = mean(sums.product) - mean(follows) - first * plane
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -343,45 +449,53 @@ def _losses(sums: _Sums, variance_times: float = 1.0) -> _Losses:
     offset = plane - gain * first[:, None]
     blocks = (
         gain**2 * sums.square + 2 * gain * offset * sums.first + offset**2 * sums.pixels
-        - 2 * gain * (sums.product - follows) - 2 * offset * sums.plane + sums.plane_square
-        - variance_times * sums.variance
+        - 2 * gain * (sums.product - follows) - 2 * offset * sums.plane + sums.plane_square - variance
     )  # fmt: skip
-    return _Losses(blocks, mean(blocks), gain[:, 0] ** 2 * variance_times * mean(sums.spread))
+    return _Losses(blocks, mean(blocks), gain[:, 0] ** 2 * mean(spread), float(sums.variance.sum() / pixels))
 
 
-def _decibels(sums: _Sums, variance_times: float = 1.0) -> tuple[Floats, Floats, float]:
+def _decibels(sums: _Sums, times: Floats) -> tuple[Floats, Floats, float]:
     """Return level in dB per candidate, its share per block (sums to 0), and what was added to every error.
 
     No error is less than what the noise makes of it. Where estimates say so, the noise was taken for too strong, and
     the same is added to all, which leaves differences as they are. What linear filters make of noise is known exactly,
     what others do is taken by half: a median follows a little noise more than it follows all of it.
     """
-    losses = _losses(sums, variance_times)
-    variance = float(sums.variance.sum() / sums.pixels.sum())
-    certain = np.array([1.0 if name in LINEAR else 0.0 if name in CLASSICAL else 0.5 for name in sums.names])
+    losses = _losses(sums, times)
+    certain = np.array([0.0 if name in UNSTEADY else 1.0 if name in CLASSICAL else 0.5 for name in sums.names])
     added = max(float((certain * losses.made_by_noise - losses.mse).max()), 0.0)
-    mse = np.maximum(losses.mse + added, 10 ** (-MOST_DB / 10) * variance)
+    mse = np.maximum(losses.mse + added, 10 ** (-MOST_DB / 10) * losses.variance)
     shares = (losses.blocks + added * sums.pixels) / mse[:, None] - sums.pixels * ((losses.mse + added) / mse)[:, None]
-    return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / variance
+    return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / losses.variance
 
 
-def _ranking(sums: _Sums, noises: Sequence[CameraNoise]) -> Ranking:
+def _ranking(sums: _Sums, noises: Sequence[CameraNoise], *, known: bool = False) -> Ranking:
     if not sums.pixels.sum() or not sums.variance.sum() > 0:
         return _nothing(sums.names)
-    level, shares, added = _decibels(sums)
+    times, times_error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
+    if not known:
+        times, times_error = _variance_times(sums, _interval(noises))
+    level, shares, added = _decibels(sums, times)
     blocks = len(sums.pixels)
     scatter = (shares[:, None, :] - shares[None, :, :]) ** 2
     squared = scatter.sum(axis=2) * blocks / max(blocks - 1, 1)
-    ends = [_decibels(sums, times)[0] for times in _interval(noises)]
-    half = np.abs((ends[1][:, None] - ends[1]) - (ends[0][:, None] - ends[0])) / 2
-    errors = np.sqrt(squared + half**2)
+    sure = all(noise.reliable for noise in noises)
+    low, high = (1 - VARIANCE_ERROR, 1 + VARIANCE_ERROR) if sure else _interval(noises)
+    ends = [
+        _decibels(sums, np.maximum(factor * times + sign * 2 * times_error, 0.0))[0]
+        for factor, sign in ((low, -1), (high, 1))
+    ]
+    half = np.abs((ends[1][:, None] - ends[1]) - (ends[0][:, None] - ends[0])) / 4
+    errors = np.sqrt(squared + half**2 + LEAST_ERROR_DB**2)
+    np.fill_diagonal(errors, 0.0)
     order = np.argsort(-level, kind="stable")
-    mse, at_input = _losses(sums).mse, sums.names.index(INPUT)
+    mse, at_input = _losses(sums, times).mse, sums.names.index(INPUT)
     risks = tuple(
         Risk(sums.names[one], float(mse[one]), float(level[one] - level[at_input]), float(errors[one, at_input]))
         for one in order
     )
-    doubt = _doubt(sums, noises, added, ends, order)
+    regret = max(float(end.max() - end[order[0]]) for end in ends)
+    doubt = _doubt(sums, noises, added, regret)
     table = tuple(tuple(float(errors[one, other]) for other in order) for one in order)
     return Ranking(risks, not doubt, doubt, table)
 
@@ -399,20 +513,19 @@ def _interval(noises: Sequence[CameraNoise]) -> tuple[float, float]:
     return min(low, 1.0) ** 2, max(high, 1.0) ** 2
 
 
-def _doubt(
-    sums: _Sums, noises: Sequence[CameraNoise], added: float, ends: Sequence[Floats], order: npt.NDArray[np.intp]
-) -> str:
+def _doubt(sums: _Sums, noises: Sequence[CameraNoise], added: float, regret_db: float) -> str:
     """Return why nothing should be decided by a ranking; empty where nothing speaks against it."""
     if not all(noise.reliable for noise in noises):
         return "no place without structure was found, so structure may have been taken for noise"
     if len(sums.pixels) < FEWEST_BLOCKS:
-        return (
-            f"{len(sums.pixels)} blocks of {BLOCK_PX} px are too few to judge by, which takes {FEWEST_BLOCKS} at least"
-        )
+        return f"{len(sums.pixels)} blocks of {BLOCK_PX} px are too few to judge by; it takes {FEWEST_BLOCKS}"
     if sums.saturated > MOST_SATURATED:
         return f"{sums.saturated:.0%} of the pixels are saturated, where noise cannot be told"
     if added > MOST_SHIFTED:
         return "the noise was taken for stronger than the outputs show it to be, so structure may count as noise"
-    if {int(end.argmax()) for end in ends} != {int(order[0])}:
-        return "the noise is not known well enough: at the ends of its interval another candidate is the best"
+    if regret_db > MOST_REGRET_DB:
+        return (
+            "the noise is not known well enough: within what it may be, another candidate is better by "
+            f"{regret_db:.1f} dB"
+        )
     return ""

@@ -11,6 +11,7 @@ score does. "lost" is how many dB the candidate that the judge names is below th
 """
 
 import argparse
+import functools
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,17 +29,18 @@ from real import read_pairs
 from scipy import ndimage, signal, stats
 
 import cellxlate
-from cellxlate.enhancement.confidence_file import gated_output
 from cellxlate.enhancement.tiling import Tile, window
-from cellxlate.model.engines import open_engine
+from cellxlate.model.attention import gate, quantise
+from cellxlate.model.engines import EngineTranslator, open_engine
 from cellxlate.quality.risk import CLASSICAL, Candidate, Ranking, estimate_risks
+from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.camera import CameraNoise, measure_noise
-from cellxlate.stacks.intensity import measure_levels
+from cellxlate.stacks.intensity import Levels, measure_levels
 from cellxlate.stacks.network_input import network_input
 from cellxlate.stacks.structures import STRUCTURES, draw_structure
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-SIDE_PX, WINDOW_PX, MOST_WINDOWS = 320, 256, 4
+SIDE_PX, WINDOW_PX = 320, 256
 NOISES = {
     "white": Noise(60, 2),
     "weak": Noise(15, 2, bits=8),
@@ -78,25 +80,51 @@ def model_candidates(noisy: Image, models: Sequence[str]) -> dict[str, Candidate
     """Return the generator and the composed output of each model; levels are those of the noisy image."""
     levels, found = measure_levels([noisy]), {}
     for name in models:
-        translator = open_engine(cellxlate.load_model(name))
-
-        def run(plane: npt.NDArray[np.float32], output: Callable[[Any], Any], halo_px: int, stride: int) -> Floats:
-            rows, columns = plane.shape
-            unit = network_input(plane, levels).unit
-            around = Tile(0, rows, 0, columns).grown(halo_px, stride)
-            made = output(np.ascontiguousarray(window(unit, 0, plane.shape, around))[None, None])[0, 0]
-            margin = (around.bottom - around.top - made.shape[0]) // 2
-            top, left = -around.top - margin, -around.left - margin
-            return np.asarray(plane + (made[top : top + rows, left : left + columns] - unit) * levels.span)
-
-        stride = translator.stride
-        found[f"{name} generator"] = lambda plane, one=translator, stride=stride, run=run: run(
-            plane, one.proposal, one.generator_halo_px, stride
-        )
-        found[name] = lambda plane, one=translator, stride=stride, run=run: run(
-            plane, gated_output(one, 0.1), one.generator_halo_px + one.attention_halo_px, stride
-        )
+        networks = Networks(engine_of(name), levels)
+        found[f"{name} generator"] = networks.proposal
+        found[name] = networks.composed
     return found
+
+
+@functools.cache
+def engine_of(model: str) -> EngineTranslator:
+    """Open the engine of a model once: that takes longer than to judge an image."""
+    return open_engine(cellxlate.load_model(model), engine="torch")
+
+
+class Networks:
+    """What one model makes of whole planes; the last planes are remembered, for both outputs need the generator."""
+
+    def __init__(self, translator: EngineTranslator, levels: Levels) -> None:
+        self._translator, self._levels = translator, levels
+        self._known: dict[bytes, tuple[Floats, Floats]] = {}
+
+    def proposal(self, plane: npt.NDArray[np.float32]) -> Floats:
+        """Return what the generator proposes, in counts."""
+        return np.asarray(plane + self._run(plane)[0])
+
+    def composed(self, plane: npt.NDArray[np.float32]) -> Floats:
+        """Return the plane with the part of the change that attention lets through."""
+        change, opened = self._run(plane)
+        return np.asarray(plane + opened * change)
+
+    def _run(self, plane: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
+        key = plane.tobytes()
+        if key not in self._known:
+            seen, one = network_input(plane, self._levels).unit, self._translator
+            proposal = self._whole(seen, one.proposal, one.generator_halo_px)
+            attention = self._whole(seen, one.attention, one.attention_halo_px)
+            change = (proposal - seen) * self._levels.span
+            self._known = {**dict(list(self._known.items())[-1:]), key: (change, gate(quantise(attention), THRESHOLD))}
+        return self._known[key]
+
+    def _whole(self, unit: npt.NDArray[np.float32], network: Callable[[Any], Any], halo_px: int) -> Floats:
+        rows, columns = unit.shape
+        around = Tile(0, rows, 0, columns).grown(halo_px, self._translator.stride)
+        made = network(np.ascontiguousarray(window(unit, 0, unit.shape, around))[None, None])[0, 0]
+        margin = (around.bottom - around.top - made.shape[0]) // 2
+        top, left = -around.top - margin, -around.left - margin
+        return np.asarray(made[top : top + rows, left : left + columns])
 
 
 # Estimates that the judge is compared with. Each returns, by candidate, an error up to a constant that all share.
@@ -211,10 +239,11 @@ def agreement(estimated: Mapping[str, float], truth: Mapping[str, float]) -> tup
 
 
 def windows_of(plane: Image) -> list[tuple[slice, slice]]:
-    """Return at most four windows of 256 px, spread over a plane."""
+    """Return four windows of 256 px at the corners of a plane; all of a small one."""
+    if max(plane.shape) <= SIDE_PX:
+        return [(slice(None), slice(None))]
     starts = [sorted({0, (size - WINDOW_PX) if size > WINDOW_PX else 0}) for size in plane.shape]
-    found = [(slice(r, r + WINDOW_PX), slice(c, c + WINDOW_PX)) for r in starts[0] for c in starts[1]]
-    return found[:MOST_WINDOWS]
+    return [(slice(r, r + WINDOW_PX), slice(c, c + WINDOW_PX)) for r in starts[0] for c in starts[1]]
 
 
 def judged(pair: Pair, models: Sequence[str]) -> Judged:
