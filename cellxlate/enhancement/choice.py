@@ -8,7 +8,7 @@ from typing import Any
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, look, windows_of
+from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, departure_words, look, windows_of
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -44,6 +44,33 @@ class Choice:
         return self.considered[self.name]
 
 
+@dataclass(frozen=True)
+class Suitability:
+    """How near a stack is to the images that a model was trained on, told before anything is enhanced.
+
+    Attributes
+    ----------
+    model : str
+        Its name; where it was to be chosen, that of the shipped one that was.
+    distance : float or None
+        Of the farthest channel, in units of the limit. None where the card tells no domain, or nothing was seen.
+    differences : tuple of str
+        What is different, in words; none within the domain.
+    windows : int
+        How many windows showed something.
+    """
+
+    model: str
+    distance: float | None
+    differences: tuple[str, ...]
+    windows: int
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the stack is known not to look like the images that the model was trained on."""
+        return self.distance is not None and self.distance > LIMIT
+
+
 def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]:
     """Load the shipped model that suits a stack, and say how far the stack is from each, and why it was taken.
 
@@ -73,10 +100,46 @@ def choose(stack: Stack, channels: Sequence[int]) -> Choice:
     The same pixels always lead to the same model, whatever their gain, offset or data type. With several channels the
     distance is that of the channel which is farthest, because one model enhances all.
     """
+    return _choose([list(looks_of(stack, channel)) for channel in channels])
+
+
+def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitability:
+    """Say how near a stack is to what a model was trained on; the windows looked at are those of `choose`.
+
+    Parameters
+    ----------
+    stack : Stack
+        A bounded sample of it is read: at most 48 windows of 256 px of each channel, about 15 ms each.
+    channels : sequence of int
+        Those that are to be enhanced; the farthest counts.
+    model : str
+        Folder, archive or shipped name; "auto" takes the one that is chosen for the stack.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or its card is damaged.
+    InputError
+        The stack cannot be read.
+    """
+    place = None if model == cards.AUTO else cards.locate(model)
+    looks = [list(looks_of(stack, channel)) for channel in channels]
+    place = place or cards.SHIPPED / _choose(looks).name
+    domain, windows = cards.read_card(place).get("domain"), sum(map(len, looks))
+    found = [one for own in looks if (one := departure(own, domain))]
+    if not found:
+        return Suitability(cards.model_name(place), None, (), windows)
+    farthest = max(found, key=lambda one: one.distance)
+    return Suitability(
+        cards.model_name(place), round(farthest.distance, 4), tuple(departure_words(farthest)), windows
+    )
+
+
+def _choose(looks: Sequence[Sequence[Look]]) -> Choice:
+    """Choose by the windows of each channel."""
     shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
     if not shipped:
         raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
-    looks = [list(looks_of(stack, channel)) for channel in channels]
     distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
     generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
     name, reason = nearest(distances, generalists)
