@@ -130,9 +130,7 @@ def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitabilit
     if not found:
         return Suitability(cards.model_name(place), None, (), windows)
     farthest = max(found, key=lambda one: one.distance)
-    return Suitability(
-        cards.model_name(place), round(farthest.distance, 4), tuple(departure_words(farthest)), windows
-    )
+    return Suitability(cards.model_name(place), round(farthest.distance, 4), tuple(departure_words(farthest)), windows)
 
 
 def _choose(looks: Sequence[Sequence[Look]]) -> Choice:

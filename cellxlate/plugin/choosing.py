@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magicgui.widgets import ComboBox, Label, PushButton
+from magicgui.widgets import ComboBox, Container, Label, PushButton
 from psygnal import Signal
 from qtpy.QtWidgets import QSizePolicy
 
@@ -131,6 +131,13 @@ class LayerChoice(ComboBox):  # type: ignore[misc]
 
     def _new_pixels(self, _: Any = None) -> None:
         self.pixels_changed.emit()
+
+
+def without_label(row: Container) -> None:
+    """Let a row of a panel begin where the labels of the others do."""
+    labelled = row._labeled_widget()
+    if labelled is not None:
+        labelled._label_widget.visible = False
 
 
 def wrapped(text: Label) -> Label:

@@ -1,12 +1,16 @@
 """Work that goes on in a thread while napari stays awake."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from cellxlate.plugin.requests import Refusal
+from cellxlate.plugin.requests import Refusal, StopRequest
 
 Wanted = TypeVar("Wanted")
+News = TypeVar("News")
+Result = TypeVar("Result")
 
 
 def begin(
@@ -49,3 +53,40 @@ def await_end(worker: Any, longest_s: float = 3.0) -> None:
     end = time.monotonic() + longest_s
     while worker is not None and worker.is_running and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def in_thread(work: Callable[[Callable[[News], None]], Result], stop: StopRequest) -> Generator[News, None, Result]:
+    """Turn a function that tells of itself while it works into steps, as `begin` takes them.
+
+    Parameters
+    ----------
+    work : callable
+        Takes what it calls with its news; runs in a thread of its own. What it raises is raised here.
+    stop : StopRequest
+        Asked where the steps are closed before the end; the thread is waited for.
+    """
+    told: queue.Queue[News] = queue.Queue()
+    ended: list[Result | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work(told.put))
+        except BaseException as fault:  # noqa: BLE001  raised below, in the thread of the steps
+            ended.append(fault)
+
+    runner = threading.Thread(target=run, name="cellxlate work", daemon=True)
+    runner.start()
+    try:
+        while runner.is_alive() or not told.empty():
+            try:
+                yield told.get(timeout=0.05)
+            except queue.Empty:
+                continue
+    finally:
+        if runner.is_alive():
+            stop.ask()
+        runner.join()
+    (result,) = ended
+    if isinstance(result, BaseException):
+        raise result
+    return result
