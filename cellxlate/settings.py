@@ -15,8 +15,11 @@ from cellxlate.errors import OptionError
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
-PresetName = Literal["fast", "paper", "paper-wide", "general"]
+PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
 Intensity = Literal["source", "target"]
+
+LEAST_WINDOW_PX = 64
+"""Nothing is learned from images that are smaller."""
 
 THRESHOLD = 0.1
 """tau: attention at or below it keeps the pixel (P, section 3.2)."""
@@ -122,14 +125,36 @@ class GeneralistSettings:
 
 
 @dataclass(frozen=True)
+class AloneSettings:
+    """How a model learns from its source alone.
+
+    Attributes
+    ----------
+    windows, window_px : int
+        At most so many windows of the source are learned from, each at most so many pixels on a side.
+    round_steps, round_windows : int
+        After so many steps what the source is taken to show is estimated again, on so many of the windows.
+    turns : int
+        An estimate is the mean over so many of the eight quarter turns and reflections of the window.
+    """
+
+    windows: int = 16
+    window_px: int = 512
+    round_steps: int = 50
+    round_windows: int = 4
+    turns: int = 8
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """A training run. Weights multiply the terms of the objective; epochs count passes over the larger domain.
 
     Attributes
     ----------
-    backward : {"learned", "imaging", "any-camera"}
+    backward : {"learned", "imaging", "any-camera", "alone"}
         What F_TS is: a network, the imaging process of the source's microscope, or that of any camera, drawn anew for
-        each image; the last needs no source images.
+        each image; the last needs no source images. "alone" needs no target: the noise of the source, put on what the
+        model itself makes of it.
     switch_epoch : int
         From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
         the epochs are stretched over the steps.
@@ -149,7 +174,7 @@ class TrainSettings:
 
     preset: PresetName = "fast"
     networks: NetworkSettings = field(default_factory=NetworkSettings)
-    backward: Literal["learned", "imaging", "any-camera"] = "learned"
+    backward: Literal["learned", "imaging", "any-camera", "alone"] = "learned"
     baseline: Literal["none", "cyclegan"] = "none"
     guide: Guide = "none"
     epochs: int = 100
@@ -171,6 +196,7 @@ class TrainSettings:
     ema: float = 0.0
     imaging: ImagingSettings = field(default_factory=ImagingSettings)
     generalist: GeneralistSettings = field(default_factory=GeneralistSettings)
+    alone: AloneSettings = field(default_factory=AloneSettings)
     seed: int = 0
     checkpoint_minutes: float = 2.0
     mixed_precision: bool = True
@@ -228,7 +254,28 @@ _GENERAL = TrainSettings(
     ema=0.999,
 )
 
+_ALONE = TrainSettings(
+    preset="alone",
+    networks=_GENERAL.networks,
+    backward="alone",
+    steps=300,
+    switch_epoch=0,
+    batch=4,
+    load_px=None,
+    patch_px=128,
+    learning_rate=1e-4,
+    adam_beta1=0.9,
+    decay_from=0.3,
+    lambda_cycle=1.0,
+    lambda_adversarial=0.0,
+    lambda_guide=0.0,
+    ema=0.98,
+    checkpoint_minutes=0.12,
+)
+"""Its networks are those of the model that it starts from."""
+
 PRESETS: dict[PresetName, TrainSettings] = {
+    "alone": _ALONE,
     "fast": _FAST,
     "general": _GENERAL,
     "paper": _PAPER,
@@ -372,6 +419,12 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
          "a multiple of 16, at least 32"),
         ("generalist.source_fields", settings.generalist.source_fields, settings.generalist.source_fields >= 2,
          "at least 2"),
+        ("alone.windows", settings.alone.windows, settings.alone.windows >= 1, "at least 1"),
+        ("alone.window_px", settings.alone.window_px, settings.alone.window_px >= LEAST_WINDOW_PX,
+         f"at least {LEAST_WINDOW_PX}"),
+        ("alone.round_steps", settings.alone.round_steps, settings.alone.round_steps >= 1, "at least 1"),
+        ("alone.round_windows", settings.alone.round_windows, settings.alone.round_windows >= 1, "at least 1"),
+        ("alone.turns", settings.alone.turns, 1 <= settings.alone.turns <= 8, "from 1 to 8"),
         ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
         ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
         ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--overwrite", action="store_true")
 
     _add_enhance(command("enhance", run_enhance, "Enhance the cells of stacks; every other pixel stays as it is."))
-    _add_train(command("train", run_train, "Train a translator from two folders of unpaired images."))
+    _add_train(command("train", run_train, "Train a translator from unpaired images, or from the source alone."))
 
     evaluate = command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images.")
     evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
@@ -191,7 +191,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--target", nargs="+", type=Path, metavar="PATH", help="images as they should look")
     train.add_argument("--from", dest="base", metavar="MODEL", help="start from a model, shipped or a folder")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
-    train.add_argument("--preset", choices=tuple(PRESETS), default="fast")
+    train.add_argument("--preset", choices=tuple(PRESETS), help="alone without --target, fast with it")
     train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")
     train.add_argument("--baseline", choices=("none", "cyclegan"), default="none")
     train.add_argument("--guide", choices=("saliency", "masks", "none"), help="what attention learns from")

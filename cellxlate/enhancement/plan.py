@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import cellxlate
-from cellxlate.enhancement.choice import Choice, choose_model
+from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.enhancement.streams import stream_count
 from cellxlate.enhancement.tiling import bands_of, tile_side

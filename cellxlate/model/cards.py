@@ -16,7 +16,7 @@ FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
 AUTO = "auto"
-"""No model, but the wish for the shipped one that suits a stack (`enhancement.choice`)."""
+"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.choice import choose
+from cellxlate.choice import choose
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import Translator
 from cellxlate.enhancement.preview import attention_blocks

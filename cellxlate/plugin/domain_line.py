@@ -16,7 +16,7 @@ from cellxlate.plugin.working import await_end, begin
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from cellxlate.enhancement.choice import Suitability
+    from cellxlate.choice import Suitability
 
 SETTLED_MS = 150
 """After the last choice."""

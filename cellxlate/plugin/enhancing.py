@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from cellxlate.enhancement.choice import choose_model
+from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free

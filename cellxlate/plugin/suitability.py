@@ -5,7 +5,7 @@ Import it in the worker: it loads torch.
 
 from collections.abc import Generator
 
-from cellxlate.enhancement.choice import Suitability, suitability
+from cellxlate.choice import Suitability, suitability
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.requests import CancelledError, Refusal, SuitabilityRequest

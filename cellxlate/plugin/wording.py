@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.choice import Suitability
+    from cellxlate.choice import Suitability
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.learning import Look
     from cellxlate.plugin.requests import AdaptNews
@@ -91,7 +91,7 @@ def suitability_words(found: "Suitability") -> tuple[str, str]:
 
     Examples
     --------
-    >>> from cellxlate.enhancement.choice import Suitability
+    >>> from cellxlate.choice import Suitability
     >>> suitability_words(Suitability("cells", 2.34, ("the noise is smeared",), 8))[0]
     'Unlike what cells was trained on: distance 2.3, limit 1.'
     >>> suitability_words(Suitability("cells", 0.5, (), 8))[0]

@@ -18,6 +18,7 @@ from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.domain import describe_planes
 from cellxlate.quality.report import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
+from cellxlate.stacks.camera import CameraNoise
 from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
 from cellxlate.training.watch import AttentionState
 
@@ -77,6 +78,7 @@ def training_card(
         Of the weights; what the model is for.
     """
     patches = statistics_patches(settings, domains[0])
+    is_alone = settings.backward == "alone"
     agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
     names = [[path.name for path in own] for own in paths]
     return {
@@ -95,14 +97,15 @@ def training_card(
                 "noise_counts": float(np.median([one.levels.noise for one in domain.fields])),
             }
             for name, domain in zip(("source", "target"), domains, strict=True)
-        },
+        }
+        | _kept_target(start if is_alone else None),
         "domain": describe_planes([(one.stack, one.index) for one in domains[0].fields]),
         "training": {
             "command": command_of(settings, names[0], names[1], start.name if start else None),
             "source": names[0],
             "target": names[1],
             "source_planes": len(domains[0]),
-            "target_planes": len(domains[1]),
+            "target_planes": 0 if is_alone else len(domains[1]),
             "masks": [sum(one.mask is not None for one in domain.fields) for domain in domains],
             "steps": steps,
             "seconds": round(seconds, 1),
@@ -120,10 +123,30 @@ def training_card(
                 "licence": start.card.get("licence"),
             },
             "attention_agreement_with_guide": agreement,
+            **({"noise": noise_facts(domains[0].noises)} if is_alone else {}),
         },
         "licence": licence,
         "scores": {},
     }
+
+
+def _kept_target(start: Bundle | None) -> dict[str, Any]:
+    """Return the target intensity of the model that learning from the source alone began with; it changes none."""
+    stated = (start.card.get("intensity") or {}).get("target") if start else None
+    return {"target": stated} if stated else {}
+
+
+def noise_facts(noises: Iterable[CameraNoise]) -> list[dict[str, Any]]:
+    """Return what a card says of the noises that were measured, each once."""
+    distinct = {id(noise): noise for noise in noises}
+    return [
+        {
+            "sd_counts": noise.sd_counts, "sd_interval": list(noise.sd_interval), "gain": noise.gain,
+            "black_counts": noise.black_counts, "neighbour_correlation": noise.neighbour_correlation,
+            "reliable": noise.reliable,
+        }
+        for noise in distinct.values()
+    ]  # fmt: skip
 
 
 def steps_in_all(bundle: Bundle) -> int | None:

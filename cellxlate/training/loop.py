@@ -12,18 +12,22 @@ from pathlib import Path
 
 import torch
 
+from cellxlate.choice import choose_by, looks_of, shipped_model
 from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines import Device, choose_device
+from cellxlate.quality.domain import Look
 from cellxlate.settings import Guide, PresetName, TrainSettings
+from cellxlate.stacks.reading import find_images, open_stack
 from cellxlate.training.acceleration import has_bfloat16
+from cellxlate.training.alone import alone_domain
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.finishing import finished_translator, preview, statistics_patches, training_card
 from cellxlate.training.generalist import generalist_domains
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.masks import attach_masks
 from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
-from cellxlate.training.patches import Domain, open_domain
+from cellxlate.training.patches import Domain, check_stack, open_domain
 from cellxlate.training.run import (
     Run,
     begin,
@@ -39,6 +43,8 @@ from cellxlate.training.run import (
 from cellxlate.training.watch import AttentionState, Board, Curves, log, look, open_board, require_no_collapse
 
 PROBE_PATCHES = 8
+MOST_LOOKED_AT = 8
+"""Files, to tell which shipped model is nearest."""
 
 Progress = Callable[["TrainProgress"], object]
 
@@ -72,7 +78,7 @@ def train(
     target: str | Path | Sequence[str | Path] | None = None,
     *,
     output: str | Path,
-    preset: PresetName = "fast",
+    preset: PresetName | None = None,
     settings: TrainSettings | str | Path | None = None,
     base: Bundle | str | Path | None = None,
     guide: Guide | None = None,
@@ -97,17 +103,20 @@ def train(
     ----------
     source, target : path or paths
         Images as they come from the microscope, and images as they should look; files or folders; need not be pairs.
-        The preset "general" takes no source, and draws structures where there is no target either.
+        The preset "general" takes no source, and draws structures where there is no target either. Without a target
+        the preset "alone" learns from the source and its noise, beginning with `base`.
     output : path
         The model folder to write; must not exist. Beside it `NAME.partial` holds the checkpoint, curves and previews
         while training.
-    preset : {"fast", "general", "paper", "paper-wide"}
-        Where all settings come from that are not given; ignored if `settings` is.
+    preset : {"fast", "general", "paper", "paper-wide", "alone"}, optional
+        Where all settings come from that are not given; ignored if `settings` is. By default "alone" where a source but
+        no target is given, "fast" elsewhere.
     settings : TrainSettings or path, optional
         Full control: settings, or a TOML file of them (see `load_settings`). Other options change them.
     base : Bundle, str or path, optional
         A model to start from, in place of weights drawn from the seed: it is fitted to these images, or learns on. Its
-        networks are taken, and a learning rate of at most `BASE_RATE`. The card names it.
+        networks are taken, and a learning rate of at most `BASE_RATE`. The card names it. The preset "alone" takes the
+        shipped model that is nearest to the source where none is given.
     guide : {"none", "saliency", "masks"}, optional
         What attention is guided by.
     masks : path or paths, optional
@@ -157,15 +166,19 @@ def train(
     output = Path(output)
     paths = as_paths(source), as_paths(target)
     mask_folders = as_paths(masks) if masks is not None else []
+    preset = preset or ("alone" if paths[0] and not paths[1] else "fast")
     chosen = resolve(
         settings, preset=preset, guide=guide, masks=bool(mask_folders), baseline=baseline, epochs=epochs, steps=steps,
         seed=seed, restarts=restarts,
     )  # fmt: skip
+    require_domains(*paths, chosen)
     start = None if base is None else base if isinstance(base, Bundle) else load_model(base)
-    if start:
-        chosen = starting_from(start, chosen)
     partial = output.with_name(output.name + ".partial")
     require_free(output, partial, resume)
+    if start is None and chosen.backward == "alone":
+        start = nearest_model(paths[0], channel)
+    if start:
+        chosen = starting_from(start, chosen)
     place = choose_device(device)
     with _nothing_left_of_nothing(partial), ExitStack() as files:
         domains = open_domains(paths, chosen, channel, mask_folders, files)
@@ -227,7 +240,9 @@ def open_domains(
     InputError
         What is wrong, in one line.
     """
-    require_domains(*paths, settings)
+    if settings.backward == "alone":
+        source = alone_domain(paths[0], settings, channel)
+        return source, source
     if settings.backward == "any-camera":
         return generalist_domains(paths[1], masks, settings, channel, files)
     domains: list[Domain] = []
@@ -245,6 +260,22 @@ def open_domains(
     for domain in marked:
         files.callback(domain.close)
     return marked
+
+
+def nearest_model(source: Sequence[Path], channel: int | None) -> Bundle:
+    """Load the shipped model that is nearest to some files and folders, of which a few are looked at.
+
+    Raises
+    ------
+    InputError
+        There is nothing to read, or several channels and none is chosen.
+    """
+    files = find_images(source, "source")[0]
+    looks: list[Look] = []
+    for path in files[:: -(-len(files) // MOST_LOOKED_AT)]:
+        with open_stack(path) as stack:
+            looks += looks_of(stack, check_stack(stack, path, 1, channel))
+    return shipped_model(choose_by([looks]))
 
 
 def run_seeds(
@@ -336,7 +367,11 @@ def loop(
                 step_ends.check()
                 if after_step:
                     after_step(run.done)
+                due = time.monotonic() - saved > 60 * run.settings.checkpoint_minutes
                 if run.done % run.look_every and run.done != run.steps:
+                    if due and run.settings.backward == "alone":  # whose runs are short
+                        save(run, partial, domains)
+                        saved = time.monotonic()
                     continue
                 values = {name: float(value.detach()) for name, value in terms.items()}
                 require_finite(values, run, partial)
@@ -350,7 +385,7 @@ def loop(
                     picture = functools.partial(preview, run.average, domains[0], run.settings.threshold)
                     progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture))
                     note = ""
-                if run.settings.baseline == "none":
+                if run.settings.baseline == "none" and run.settings.backward != "alone":
                     require_no_collapse(run.attention, run.done)
                 if time.monotonic() - saved > 60 * run.settings.checkpoint_minutes:
                     save(run, partial, domains)

@@ -46,9 +46,17 @@ def resolve(
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     if "cyclegan" in (baseline, chosen.baseline):
+        if chosen.backward == "alone":
+            raise OptionError("--baseline cyclegan needs images to learn towards; give --target, or leave it out")
         if masks or guide not in (None, "none"):
             raise OptionError("--baseline cyclegan has no attention to guide; leave out --guide and --masks")
         chosen = as_cyclegan(chosen)
+    elif chosen.backward == "alone":
+        if masks or guide not in (None, "none"):
+            raise OptionError(
+                "--preset alone leaves attention as it is in the model it starts from; leave out --guide and --masks"
+            )
+        chosen = replace(chosen, guide="none")
     else:
         if chosen.backward == "any-camera" and guide is None:
             guide = "saliency"  # where an image has no mask
@@ -58,7 +66,7 @@ def resolve(
         network_settings(stored_networks(without_normalisation(chosen.networks)))
     except (ValueError, TypeError) as fault:
         raise OptionError(f"no model can be made of networks where {fault}; change the settings") from fault
-    if chosen.backward != "learned" and chosen.guide == "none":
+    if chosen.backward in ("imaging", "any-camera") and chosen.guide == "none":
         raise OptionError("the imaging process teaches attention by a guide; use --guide saliency or --preset paper")
     return chosen
 
@@ -121,6 +129,19 @@ def require_domains(source: Sequence[Path], target: Sequence[Path], settings: Tr
         if not target and not settings.generalist.drawn_fields:
             raise InputError("no target image is given and no field is to be drawn; name a folder of clear images")
         return
+    if settings.backward == "alone":
+        if target:
+            raise InputError(
+                f"{target[0]} is given as target, but the preset alone learns from the source alone; leave one out"
+            )
+        if not source:
+            raise InputError("no source image is given; name a folder of images")
+        return
+    if source and not target:
+        raise InputError(
+            "no target image is given; name a folder of images, or leave out --preset and --settings to learn from the "
+            "source alone"
+        )
     for name, paths in (("source", source), ("target", target)):
         if not paths:
             raise InputError(f"no {name} image is given; name a folder of images")

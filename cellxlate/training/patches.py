@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.settings import Guide
+from cellxlate.stacks.camera import CameraNoise
 from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, measure_levels, sample_windows
 from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack
@@ -88,7 +89,7 @@ class Domain:
     Parameters
     ----------
     fields : sequence of Field
-        At least two.
+        At least two, but for a source that is learned from alone.
     number : int
         0 for the source, 1 for the target; part of the seed of every draw.
     guide : {"none", "saliency", "masks"}
@@ -97,6 +98,8 @@ class Domain:
         Draw large fields more often, as many times per pass as they hold windows of 256 x 256 px.
     times : sequence of int, optional
         How many times as often each field takes part.
+    noises : sequence of CameraNoise
+        Of each field, where it was measured.
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class Domain:
         *,
         by_area: bool = False,
         times: Sequence[int] | None = None,
+        noises: Sequence[CameraNoise] = (),
     ) -> None:
         self.fields = list(fields)
+        self.noises = list(noises)
         self.number = number
         self.guide = guide
         turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]

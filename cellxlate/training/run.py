@@ -20,6 +20,7 @@ from cellxlate.model.networks import Translator
 from cellxlate.model.threads import ahead_with_share
 from cellxlate.settings import TrainSettings
 from cellxlate.training.acceleration import Precision, accelerate, choose_precision
+from cellxlate.training.alone import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.finishing import preview
 from cellxlate.training.guides import saliency
@@ -106,13 +107,18 @@ def begin(
             step_function = ImagingStep(settings, imaging_process(settings, domains), device)
         elif settings.backward == "any-camera":
             step_function = AnyCameraStep(settings, device)
+        elif settings.backward == "alone":
+            step_function = AloneStep(settings, domains[0], device)
         else:
             step_function = LearnedStep(settings, device)
     if start:
         step_function.translator.load_state_dict(start.translator.state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
+    if isinstance(step_function, AloneStep):
+        step_function.teacher = average
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
-    accelerate(step_function.modules.values(), settings, device, precision)
+    networks = [module for module in step_function.modules.values() if any(True for _ in module.parameters())]
+    accelerate(networks, settings, device, precision)
     steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
     steps = settings.steps or settings.epochs * steps_per_epoch
     return Run(settings, step_function, average, precision, steps, steps_per_epoch, start.digest if start else None)
@@ -143,6 +149,8 @@ def drawn_ahead(run: Run, domains: Sequence[Domain]) -> Generator[tuple[Draw, Dr
 def patches_of(run: Run, domains: Sequence[Domain], step: int) -> tuple[Draw, Draw]:
     """Draw the patches of a step, source and target, and prepare them; a generalist's source is not drawn from."""
     settings = run.settings
+    if settings.backward == "alone":
+        return NO_IMAGES, NO_IMAGES
     rng = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + step)
     guided = settings.guide != "none"
     clear = source = as_tensors(draw(domains[1], run, step, guided=guided))

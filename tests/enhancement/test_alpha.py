@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellxlate.enhancement.choice import looks_of
+from cellxlate.choice import looks_of
 from cellxlate.enhancement.job import enhance, enhance_file
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 import cellxlate
+from cellxlate.choice import choose, choose_model, looks_of, nearest, suitability
 from cellxlate.cli import main
-from cellxlate.enhancement.choice import choose, choose_model, looks_of, nearest, suitability
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.stacks.stack import Stack

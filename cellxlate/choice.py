@@ -89,7 +89,12 @@ def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]
         The stack cannot be read.
     """
     choice = choose(stack, channels)
-    return load_model(cards.SHIPPED / choice.name), choice
+    return shipped_model(choice), choice
+
+
+def shipped_model(choice: Choice) -> Bundle:
+    """Load the model that was chosen."""
+    return load_model(cards.SHIPPED / choice.name)
 
 
 def choose(stack: Stack, channels: Sequence[int]) -> Choice:
@@ -100,7 +105,24 @@ def choose(stack: Stack, channels: Sequence[int]) -> Choice:
     The same pixels always lead to the same model, whatever their gain, offset or data type. With several channels the
     distance is that of the channel which is farthest, because one model enhances all.
     """
-    return _choose([list(looks_of(stack, channel)) for channel in channels])
+    return choose_by([list(looks_of(stack, channel)) for channel in channels])
+
+
+def choose_by(looks: Sequence[Sequence[Look]]) -> Choice:
+    """Choose a model as `choose_model` does, by what was seen of each channel, or of each kind of image.
+
+    Raises
+    ------
+    ModelError
+        No model is shipped, or a card is damaged.
+    """
+    shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
+    if not shipped:
+        raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
+    distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
+    generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
+    name, reason = nearest(distances, generalists)
+    return Choice(name, distances, reason)
 
 
 def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitability:
@@ -124,24 +146,13 @@ def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitabilit
     """
     place = None if model == cards.AUTO else cards.locate(model)
     looks = [list(looks_of(stack, channel)) for channel in channels]
-    place = place or cards.SHIPPED / _choose(looks).name
+    place = place or cards.SHIPPED / choose_by(looks).name
     domain, windows = cards.read_card(place).get("domain"), sum(map(len, looks))
     found = [one for own in looks if (one := departure(own, domain))]
     if not found:
         return Suitability(cards.model_name(place), None, (), windows)
     farthest = max(found, key=lambda one: one.distance)
     return Suitability(cards.model_name(place), round(farthest.distance, 4), tuple(departure_words(farthest)), windows)
-
-
-def _choose(looks: Sequence[Sequence[Look]]) -> Choice:
-    """Choose by the windows of each channel."""
-    shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
-    if not shipped:
-        raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
-    distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
-    generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
-    name, reason = nearest(distances, generalists)
-    return Choice(name, distances, reason)
 
 
 def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:
