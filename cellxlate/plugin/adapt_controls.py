@@ -81,7 +81,7 @@ class AdaptControls:
             min=LEAST_S,
             max=MOST_S,
             step=10,
-            tooltip="How long to learn; judging comes on top.",
+            tooltip="Seconds for all of it, learning and judging.",
         )
         self.row = Container(widgets=[self.domain.text, self.adapt_button], layout="horizontal", labels=False, label="")
         self.row.margins = (0, 0, 0, 0)
@@ -123,9 +123,8 @@ class AdaptControls:
 def _verdict(adapted: Adapted) -> str:
     """Say in one sentence what the judge found, and in another what follows."""
     reason = in_panel_words(adapted.reason.rstrip(". "))
-    if adapted.folder is None:
-        return f"Not kept, nothing has changed: {reason}."
-    return f"Kept as {adapted.folder}, which is chosen now: {reason}."
+    follows = f"{adapted.folder} is chosen now." if adapted.folder else "Nothing has changed."
+    return f"{reason[:1].upper()}{reason[1:]}. {follows}"
 
 
 def _adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | Refusal | None]:

@@ -6,13 +6,13 @@ Import it in the worker: it loads torch.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cellxlate.enhancement.adaptation import Adaptation, adapt_stack
+from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.enhancing import enhance_steps
@@ -37,7 +37,8 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
         place = _place_for(run.source)
         with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=place) as folder:
             made = Path(folder) / f"{file_name(run.appearance.name)}_model"
-            found = yield from in_thread(partial(_adapt, request, made), run.stop)
+            learning = _Learning(request, made)
+            found = yield from in_thread(learning.work, run.stop, tick=learning.news)
             run.stop.check()
             if not found.kept:
                 return Adapted(None, found.reason)
@@ -58,17 +59,26 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
         return Refusal(f"adapting failed ({one_line(fault)})")
 
 
-def _adapt(request: AdaptRequest, output: Path, tell: Callable[[AdaptNews], None]) -> Adaptation:
-    run, began = request.run, time.monotonic()
+class _Learning:
+    """Adapts in one thread, and tells in another how much of the time is over."""
 
-    def progress(_: Any) -> None:
-        run.stop.check()
-        tell(AdaptNews(time.monotonic() - began, request.seconds))
+    def __init__(self, request: AdaptRequest, output: Path) -> None:
+        self._request, self._output = request, output
+        self._began, self._expected_s = time.monotonic(), request.seconds
 
-    channels = choose_channels(run.stack, request.channels)
-    return adapt_stack(
-        run.stack, run.model, seconds=request.seconds, channels=channels, output=output, progress=progress
-    )
+    def news(self) -> AdaptNews:
+        return AdaptNews(time.monotonic() - self._began, self._expected_s)
+
+    def work(self) -> Adaptation:
+        run, request = self._request.run, self._request
+        return adapt_stack(
+            run.stack, run.model, seconds=request.seconds, channels=choose_channels(run.stack, request.channels),
+            device=run.device, output=self._output, progress=self._progress,
+        )  # fmt: skip
+
+    def _progress(self, news: EnhanceProgress) -> None:
+        self._request.run.stop.check()
+        self._expected_s = max(float(news.total), 1.0)
 
 
 def _enhanced(request: AdaptRequest, model: str) -> Any:

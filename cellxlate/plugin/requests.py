@@ -118,7 +118,7 @@ class AdaptRequest:
     layer : object
         Of the image; nothing but its identity is used.
     seconds : float
-        For learning; judging comes on top.
+        For learning and judging.
     channels : tuple of int or None
         To learn from; None takes all.
     """
@@ -131,7 +131,7 @@ class AdaptRequest:
 
 @dataclass(frozen=True)
 class AdaptNews:
-    """How long a model has been adapted, of how many seconds; or what else goes on, in words."""
+    """How many seconds of how many are over; or what else goes on, in words."""
 
     spent_s: float
     seconds: float

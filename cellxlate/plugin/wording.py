@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PANEL_WORDS = {
     r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
     r"leave the model out to take the nearest of those shipped \(-m auto\)": "Model 'auto' takes the nearest",
-    "adapt to it: --adapt": "'Adapt to this image'",
+    r"adapt to it: --adapt \(cellxlate\.adapt in Python\)": "press 'Adapt to this image'",
     "--adapt": "'Adapt to this image'",
     "--axes": "Axes",
     "--channel": "Channel",

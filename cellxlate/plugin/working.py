@@ -1,6 +1,5 @@
 """Work that goes on in a thread while napari stays awake."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -55,33 +54,36 @@ def await_end(worker: Any, longest_s: float = 3.0) -> None:
         time.sleep(0.01)
 
 
-def in_thread(work: Callable[[Callable[[News], None]], Result], stop: StopRequest) -> Generator[News, None, Result]:
-    """Turn a function that tells of itself while it works into steps, as `begin` takes them.
+def in_thread(
+    work: Callable[[], Result], stop: StopRequest, *, tick: Callable[[], News], every_s: float = 0.25
+) -> Generator[News, None, Result]:
+    """Turn a function that takes long into steps, as `begin` takes them.
 
     Parameters
     ----------
     work : callable
-        Takes what it calls with its news; runs in a thread of its own. What it raises is raised here.
+        Runs in a thread of its own. What it raises is raised here.
     stop : StopRequest
         Asked where the steps are closed before the end; the thread is waited for.
+    tick : callable
+        Returns the news, again and again.
+    every_s : float
+        How often.
     """
-    told: queue.Queue[News] = queue.Queue()
     ended: list[Result | BaseException] = []
 
     def run() -> None:
         try:
-            ended.append(work(told.put))
+            ended.append(work())
         except BaseException as fault:  # noqa: BLE001  raised below, in the thread of the steps
             ended.append(fault)
 
     runner = threading.Thread(target=run, name="cellxlate work", daemon=True)
     runner.start()
     try:
-        while runner.is_alive() or not told.empty():
-            try:
-                yield told.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        while runner.is_alive():
+            yield tick()
+            runner.join(every_s)
     finally:
         if runner.is_alive():
             stop.ask()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QEvent
 
+from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.model import cards
 from cellxlate.plugin import adaptation
 from cellxlate.plugin import suitability as looking
@@ -58,7 +59,7 @@ class FakeAdaptation:
         for step in range(self.steps):
             time.sleep(self.step_s)
             self.done += 1
-            progress(SimpleNamespace(step=step))
+            progress(EnhanceProgress("cells", step, 90, step, "adapting"))
         if self.kept:
             shutil.copytree(cards.locate(model), output)
         reason = "the judge finds it 0.6 ± 0.1 dB better" if self.kept else "the judge finds it 0.1 ± 0.1 dB worse"
@@ -212,7 +213,7 @@ def test_what_is_not_better_is_said_and_changes_nothing(viewer, panel, spin, fak
     fake(kept=False)
     viewer.add_image(ramp((70, 90)), name="cells")
     adapt(panel, spin)
-    assert panel.state.value == "Not kept, nothing has changed: the judge finds it 0.1 ± 0.1 dB worse."
+    assert panel.state.value == "The judge finds it 0.1 ± 0.1 dB worse. Nothing has changed."
     assert panel.model_choice.value == str(tiny_model)
     assert len(viewer.layers) == 1
     assert list(Path.cwd().iterdir()) == []
