@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cellxlate.enhancement.adaptation import adapt
     from cellxlate.enhancement.evaluation import evaluate
     from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
     from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
@@ -28,6 +29,7 @@ _HOMES = {
     "OutputError": "cellxlate.errors",
     "PromiseError": "cellxlate.errors",
     "Stack": "cellxlate.stacks.stack",
+    "adapt": "cellxlate.enhancement.adaptation",
     "enhance": "cellxlate.enhancement.job",
     "enhance_file": "cellxlate.enhancement.job",
     "evaluate": "cellxlate.enhancement.evaluation",
@@ -47,6 +49,7 @@ __all__ = [
     "OutputError",
     "PromiseError",
     "Stack",
+    "adapt",
     "enhance",
     "enhance_file",
     "evaluate",

@@ -17,6 +17,7 @@ from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
+    from cellxlate.enhancement.adaptation import Adaptation
     from cellxlate.enhancement.cluster import Cluster
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.enhancement.outputs import Outputs
@@ -136,6 +137,10 @@ def _request(options: argparse.Namespace) -> Request:
     paths = list(dict.fromkeys([*in_plates, *found]))
     if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
         raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
+    if plates and options.adapt:
+        raise OptionError(
+            "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
+        )
     if plates and options.confidence:
         raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
     named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
@@ -155,18 +160,44 @@ def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: 
         return _dry_run(path, outputs, request.model, request.running, options)
     sure = confidence_path(outputs, options) if options.confidence else None
     with progress_bar(options, "planes") as show:
+        adaptation = _adapted(request, path, outputs, followed(show)) if options.adapt else None
+        model = adaptation.model if adaptation else request.model
         report = enhance_file(
-            path, request.model, **request.naming, **request.running,
+            path, model, **request.naming, **request.running,
             overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
+            adaptation=adaptation,
             where=cluster.place if cluster else HERE, progress=followed(show), phases=followed(show),
         )  # fmt: skip
+    if adaptation:
+        adaptation.forget()
     answer = report.as_dict()
     if sure:
-        _write_confidence(path, outputs, sure, request.model, request.running, options)
+        _write_confidence(path, outputs, sure, model, request.running, options)
         answer["outputs"] |= {"confidence": str(sure)}
     if not options.json:
         say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
     return answer
+
+
+def _adapted(
+    request: Request, path: Location, outputs: "Outputs", progress: "Callable[[EnhanceProgress], None]"
+) -> "Adaptation":
+    """Let the model learn from a stack, after making sure that there is room for the results."""
+    from cellxlate.enhancement.adaptation import adapt_stack, model_folder
+    from cellxlate.enhancement.outputs import require_free
+
+    options, running = request.options, request.running
+    if options.output is None:
+        outputs = _exact(path, request.naming, running)
+    if isinstance(options.output_dir, Path):
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    folder = model_folder(outputs)
+    require_free(outputs, overwrite=options.overwrite, resume=options.resume)
+    asked = {name: running[name] for name in (*OPENING, "channels", "settings", "levels_from", "device")}
+    return adapt_stack(
+        path, request.model, output=folder, seconds=options.adapt, overwrite=options.overwrite, resume=options.resume,
+        progress=progress, **asked,
+    )  # fmt: skip
 
 
 def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
@@ -333,6 +364,7 @@ def _dry_run(
     path: Location, outputs: "Outputs", model: "Bundle | str", running: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Return what would be done with a stack, and how long it would take."""
+    from cellxlate.enhancement.adaptation import model_folder
     from cellxlate.enhancement.costs import predict
     from cellxlate.enhancement.plan import make_plan
     from cellxlate.stacks.reading import open_stack
@@ -340,13 +372,18 @@ def _dry_run(
     processes, started = _processes(options), time.perf_counter()
     with open_stack(path, **_opening(running)) as stack:
         plan = make_plan(stack, model, **{name: value for name, value in running.items() if name not in OPENING})
-        expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
+        expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes).as_dict()
+        adapting = {}
+        if options.adapt:
+            adapting = {"adaptation": {"seconds": options.adapt, "model": str(model_folder(outputs))}}
+            expected["hours"] = round(expected["hours"] + options.adapt / 3600, 4)
+            expected["seconds"] = {"adapting": options.adapt, **expected["seconds"]}
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "outputs": [str(written) for written in outputs.wanted],
-            "expected": expected.as_dict(),
+            **adapting, "expected": expected,
         }  # fmt: skip
 
 
@@ -372,6 +409,9 @@ def enhanced_lines(report: "RunReport") -> list[str]:
     answer = report.as_dict()
     lines = [f"{name:10} {path}" for name, path in answer["outputs"].items() if path]
     lines.append(f"model      {report.model_words}")
+    if report.adaptation:
+        lines.append(f"adapted    {report.adaptation['reason']}; {report.adaptation['steps']} steps, "
+                     f"{report.adaptation['seconds']:.0f} s")  # fmt: skip
     lines.append(
         f"changed    {100 * report.changed_fraction:.2f} % of the pixels; of the others, "
         f"{report.kept_violations} differ from the input"

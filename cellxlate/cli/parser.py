@@ -16,6 +16,7 @@ from cellxlate.locations import Location, located
 from cellxlate.settings import PRESETS, THRESHOLD
 
 AUTO = "auto"
+ADAPT_S, MOST_ADAPT_S = 90.0, 86_400.0
 EXAMPLES = {
     "demo": "cellxlate demo -o demo",
     "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",
@@ -175,6 +176,10 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is faster and less exact"
     )
     enhance.add_argument("--dense", action="store_true", help="run the generator everywhere; the pixels are the same")
+    enhance.add_argument(
+        "--adapt", nargs="?", type=_seconds, const=ADAPT_S, metavar="SECONDS",
+        help="let the model learn from each stack before, for 90 s; what is not clearly better is not kept",
+    )  # fmt: skip
     computing = enhance.add_mutually_exclusive_group()
     computing.add_argument("--workers", type=int, metavar="N", help="compute in N processes of this machine")
     computing.add_argument(
@@ -208,6 +213,18 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds; name the stacks before --adapt, or give --adapt 90"
+        ) from fault
+    if not 1 <= seconds <= MOST_ADAPT_S:
+        raise argparse.ArgumentTypeError(f"{text} is no time to learn in; give 1 to {MOST_ADAPT_S:.0f} seconds")
+    return seconds
 
 
 def _place(text: str) -> Location:

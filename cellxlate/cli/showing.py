@@ -65,6 +65,7 @@ def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[..
             nonlocal shown
             if phase != shown:
                 shown = phase
+                bar.unit = "s" if phase == "adapting" else unit
                 bar.reset(total)
                 bar.set_description(phase)
             bar.total = total

@@ -28,9 +28,10 @@ WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"
 """Writes every band that is not there yet: in this process (`write_bands`), or on a cluster."""
 
 
-Phase = Literal["levels", "checking", "enhancing", "writing", "verifying", "report", "publishing"]
-"""What a run does: it measures levels, looks at what an earlier run has done, enhances, puts the files together, reads
-them back, writes the report, and gives the files their names."""
+Phase = Literal["adapting", "levels", "checking", "enhancing", "writing", "verifying", "report", "publishing"]
+"""What a run does: a model learns from the stack (`done` and `total` are seconds then), it measures levels, looks at
+what an earlier run has done, enhances, puts the files together, reads them back, writes the report, and gives the files
+their names."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class EnhanceProgress:
     phase: Phase = "enhancing"
 
     def __str__(self) -> str:
+        if self.phase == "adapting":
+            return f"{self.name}: {self.phase}, {self.done:.0f} of {self.total} s"
         if self.phase != "enhancing":
             return f"{self.name}: {self.phase}, {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s"
         left_s = self.seconds / self.done * (self.total - self.done) if self.done else 0.0

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +55,12 @@ from cellxlate.stacks.reading import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
 from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial
 
+if TYPE_CHECKING:
+    from cellxlate.enhancement.adaptation import Adaptation
+
 __all__ = [
     "HERE", "EnhanceProgress", "EnhancedStack", "Place", "Progress", "enhance", "enhance_file", "enhanced_bands",
-    "steps_in_memory",
-    "steps_to_files", "withdraw",
+    "opened", "steps_in_memory", "steps_to_files", "withdraw",
 ]  # fmt: skip
 
 Progress = Callable[[EnhanceProgress], object]
@@ -131,6 +133,7 @@ def enhance_file(
     overwrite: bool = False,
     resume: bool = False,
     outputs: Outputs | None = None,
+    adaptation: "Adaptation | None" = None,
     where: Place = HERE,
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
@@ -173,6 +176,8 @@ def enhance_file(
         nothing is written.
     outputs : Outputs, optional
         Where the results go, in place of `output`, `output_dir`, `format`, `attention` and `report`.
+    adaptation : Adaptation, optional
+        What `adaptation.adapt_stack` returned for the stack: its model is used, and the report tells of it.
     where : Place
         This process, or `Cluster.place`.
     progress : callable, optional
@@ -202,7 +207,7 @@ def enhance_file(
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
     started, folder = time.perf_counter(), _located(output_dir)
-    with _opened(path, axes, image, incomplete) as stack:
+    with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = _source(path, stack, to=output or folder)
             zarr_in = is_zarr(source)
@@ -225,6 +230,7 @@ def enhance_file(
             engine=engine,
             device=device,
             precision=precision,
+            adaptation=adaptation,
         )
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -280,11 +286,11 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    with _opened(stack, axes) as opened:
-        tell = _teller(opened, started, phases)
+    with opened(stack, axes) as found:
+        tell = _teller(found, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            opened, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+            found, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
         )
         return _follow(steps_in_memory(plan, started=started, tell=tell), progress)
 
@@ -499,7 +505,7 @@ def _teller(stack: Stack, started: float, progress: Progress | None) -> Tell:
 
 
 @contextmanager
-def _opened(
+def opened(
     what: str | Location | Stack | npt.NDArray[Any] | Pixels,
     axes: str | None,
     image: int | None = None,

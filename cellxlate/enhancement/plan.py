@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from cellxlate.stacks.origins import SampledPixels
 from cellxlate.stacks.reading_zarr import remote_metadata
 from cellxlate.stacks.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.stacks.stack import PlaneIndex, Stack
+
+if TYPE_CHECKING:
+    from cellxlate.enhancement.adaptation import Adaptation
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
@@ -56,6 +59,8 @@ class Plan:
         Why this model, where it was chosen for the stack.
     sampled : SampledPixels or None
         What was read of the stack to decide on model and levels.
+    adaptation : Adaptation or None
+        What became of learning from the stack before.
     """
 
     stack: Stack
@@ -68,6 +73,7 @@ class Plan:
     streams: int = 1
     choice: Choice | None = None
     sampled: SampledPixels | None = None
+    adaptation: "Adaptation | None" = None
 
     @property
     def engine(self) -> str:
@@ -155,12 +161,13 @@ def make_plan(
     levels_from: Path | None = None,
     streams: int | None = None,
     choice: Choice | None = None,
+    adaptation: "Adaptation | None" = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
     "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Levels come
     from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are is
-    decided here, unless it is given.
+    decided here, unless it is given. After an adaptation, its model is taken.
 
     Raises
     ------
@@ -178,6 +185,8 @@ def make_plan(
     sampled = SampledPixels(stack.pixels)
     sample = replace(stack, pixels=sampled)
     started = time.perf_counter()
+    if adaptation:
+        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     if model == AUTO:
         model, choice = choose_model(sample, chosen)
     chosen_s = time.perf_counter() - started
@@ -191,7 +200,9 @@ def make_plan(
         raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
     calibrate_s = chosen_s + time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
-    return Plan(stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled)
+    return Plan(
+        stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled, adaptation
+    )
 
 
 def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:

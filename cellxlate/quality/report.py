@@ -49,6 +49,8 @@ class RunReport:
         Where the model was chosen for the stack: the distance to each that was considered.
     model_reason : str
         Why it was taken, in words.
+    adaptation : mapping
+        Where the model was let to learn from the stack: what became of that; "reason" says it in words.
     settings, versions, seconds : mapping
         What was asked for; what made it; where the time went: "calibrate", "attention", "generator", "io", "total".
     tally : Tally
@@ -80,6 +82,7 @@ class RunReport:
     model_licence: str = ""
     model_considered: Mapping[str, float | None] = field(default_factory=dict)
     model_reason: str = ""
+    adaptation: Mapping[str, Any] = field(default_factory=dict)
     pixel_size_um: Mapping[str, float] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -156,6 +159,7 @@ class RunReport:
                 "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
+            **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
         }  # fmt: skip
 

@@ -39,6 +39,10 @@ NO_IMAGES = Draw(torch.zeros(0), torch.zeros(0))
 """What a step is given whose images are made where it is computed."""
 
 
+class NothingToLearnError(InputError):
+    """An image is too small, or shows nothing that stands out of its noise."""
+
+
 def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | None) -> Domain:
     """Take a bounded sample of some files and folders into memory, with the noise that their camera adds.
 
@@ -75,12 +79,12 @@ def sampled_domain(stack: Stack, levels: dict[int, Levels], settings: AloneSetti
 
     Raises
     ------
-    InputError
+    NothingToLearnError
         Planes are smaller than 64 px, or no channel has contrast.
     """
     if min(stack.plane_shape) < LEAST_WINDOW_PX:
         rows, columns = stack.plane_shape
-        raise InputError(
+        raise NothingToLearnError(
             f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_WINDOW_PX} px"
         )
     channels = [list(levels)[place] for place in _spread(len(levels), settings.windows)]
@@ -93,12 +97,12 @@ def domain_of(channels: Sequence[Sequence[Field]], name: str) -> Domain:
 
     Raises
     ------
-    InputError
+    NothingToLearnError
         No field has contrast.
     """
     channels = [kept for own in channels if (kept := [one for one in own if has_contrast(one)])]
     if not channels:
-        raise InputError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
+        raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
     noises = [measure_noise([_pixels(one) for one in own]) for own in channels]
     fields = [one for own in channels for one in own]
     return Domain(fields, 0, "none", noises=[noise for noise, own in zip(noises, channels, strict=True) for _ in own])
