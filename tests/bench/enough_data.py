@@ -4,7 +4,7 @@
 
 Fields of HELD_OUT are degraded as in degraded.py. The middle of each, of so many pixels on a side, is adapted to for
 the same number of steps; then the whole field is enhanced. The table tells by how many dB (affine PSNR inside the
-structures) that is better than the model as it was, and what the judge said. One thread.
+structures) what was learned is better than the model as it was, kept or not, and what the judge said. One thread.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from degraded import DATA, NOISES, degrade, structure
 from pairs import Pair, psnr_affine
 
 import cellxlate
-from cellxlate.enhancement.adaptation import adapt_stack
+from cellxlate.enhancement import adaptation
 from cellxlate.stacks.stack import Stack
 
 FIELDS = (
@@ -40,7 +40,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = cellxlate.load_model(options.model)
-    print("| field | side (px) | input (dB) | model as it was (dB) | gain of adapting (dB) | kept | s |")
+    verdict = adaptation.verdict
+    adaptation.verdict = lambda ranking: (True, "{}: {}".format(*verdict(ranking)))  # to score what is not kept, too
+    print("| field | side (px) | input (dB) | model as it was (dB) | what was learned, over it (dB) | kept: why | s |")
     print("|---|---|---|---|---|---|---|")
     for name, kind in FIELDS:
         clear = tifffile.imread(options.data / name)[:LARGEST_PX, :LARGEST_PX]
@@ -52,10 +54,11 @@ def main() -> None:
             part = Stack(noisy[top : top + side, left : left + side], "YX", "part")
             began = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
-                found = adapt_stack(part, model, steps=options.steps, output=Path(folder) / "adapted")
+                found = adaptation.adapt_stack(part, model, steps=options.steps, output=Path(folder) / "adapted")
+                took_s = time.monotonic() - began
                 after = psnr_affine(cellxlate.enhance(noisy, found.model, axes="YX").image, pair)
-            print(f"| {Path(name).stem} {kind} | {side} | {psnr_affine(noisy, pair):.2f} | {before:.2f} | {after - before:+.2f} | "
-                  f"{found.kept} | {time.monotonic() - began:.0f} |", flush=True)  # fmt: skip
+            scores = f"{psnr_affine(noisy, pair):.2f} | {before:.2f} | {after - before:+.2f}"
+            print(f"| {Path(name).stem} {kind} | {side} | {scores} | {found.reason} | {took_s:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
