@@ -6,7 +6,7 @@ F_TS the noise of its own camera, measured on it. Read `AloneStep` from top to b
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from cellxlate.errors import InputError
 from cellxlate.model.networks import Translator
 from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.camera import measure_noise
-from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, stack_levels
+from cellxlate.stacks.camera import CameraNoise, measure_noise
+from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, sample_windows, stack_levels
 from cellxlate.stacks.network_input import network_input
+from cellxlate.stacks.noise import stack_noise
 from cellxlate.stacks.ome_sets import one_of_each
 from cellxlate.stacks.reading import find_images, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -34,7 +35,7 @@ from cellxlate.training.steps import MAX_GRADIENT, Draw, adam, placed
 
 CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""
-MOST_FILES = 16
+MOST_FILES, WINDOWS_PER_FILE = 16, 2
 NO_IMAGES = Draw(torch.zeros(0), torch.zeros(0))
 """What a step is given whose images are made where it is computed."""
 
@@ -56,13 +57,16 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
     chosen = [files[place] for place in _spread(len(files), min(MOST_FILES, settings.alone.windows))]
     quota = -(-settings.alone.windows // len(chosen))
     fields: list[Field] = []
+    windows: list[npt.NDArray[Any]] = []
     for path in chosen:
         with ExitStack() as opened:
             stack = opened.enter_context(open_stack(path))
             number = check_stack(stack, path, LEAST_WINDOW_PX, channel)
             levels = stack_levels(stack, [number])
             fields += sample_of(stack, number, levels[number], settings.alone, quota)
-    return domain_of([fields], "the source images")
+            noise = stack_noise(stack, number) if len(chosen) == 1 else None
+            windows += [] if noise else islice(sample_windows(stack, number), WINDOWS_PER_FILE)
+    return domain_of([(fields, noise or measure_noise(windows))], "the source images")
 
 
 def sampled_domain(stack: Stack, levels: dict[int, Levels], settings: AloneSettings) -> Domain:
@@ -89,23 +93,23 @@ def sampled_domain(stack: Stack, levels: dict[int, Levels], settings: AloneSetti
         )
     channels = [list(levels)[place] for place in _spread(len(levels), settings.windows)]
     quota = max(settings.windows // len(channels), 1)
-    return domain_of([sample_of(stack, one, levels[one], settings, quota) for one in channels], stack.name)
+    return domain_of(
+        [(sample_of(stack, one, levels[one], settings, quota), stack_noise(stack, one)) for one in channels], stack.name
+    )
 
 
-def domain_of(channels: Sequence[Sequence[Field]], name: str) -> Domain:
-    """Return the fields of some channels as one domain, with the noise of each channel, measured on all of its fields.
+def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str) -> Domain:
+    """Return the fields of some channels as one domain, with the noise of each channel.
 
     Raises
     ------
     NothingToLearnError
-        No field has contrast.
+        No field has contrast, or none has noise.
     """
-    channels = [kept for own in channels if (kept := [one for one in own if has_contrast(one)])]
-    if not channels:
+    pairs = [(field, noise) for own, noise in channels for field in own if has_contrast(field) and noise.sd_counts > 0]
+    if not pairs:
         raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
-    noises = [measure_noise([_pixels(one) for one in own]) for own in channels]
-    fields = [one for own in channels for one in own]
-    return Domain(fields, 0, "none", noises=[noise for noise, own in zip(noises, channels, strict=True) for _ in own])
+    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
 
 
 def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSettings, count: int) -> list[Field]:
