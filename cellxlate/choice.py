@@ -58,12 +58,15 @@ class Suitability:
         What is different, in words; none within the domain.
     windows : int
         How many windows showed something.
+    adapted_from : str
+        Name of the model that it was, where it has been adapted to a stack.
     """
 
     model: str
     distance: float | None
     differences: tuple[str, ...]
     windows: int
+    adapted_from: str = ""
 
     @property
     def is_outside(self) -> bool:
@@ -147,12 +150,15 @@ def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitabilit
     place = None if model == cards.AUTO else cards.locate(model)
     looks = [list(looks_of(stack, channel)) for channel in channels]
     place = place or cards.SHIPPED / choose_by(looks).name
-    domain, windows = cards.read_card(place).get("domain"), sum(map(len, looks))
-    found = [one for own in looks if (one := departure(own, domain))]
+    card, windows = cards.read_card(place), sum(map(len, looks))
+    adaptation = card.get("adaptation")
+    base = str(adaptation.get("base", "")) if isinstance(adaptation, dict) else ""
+    found = [one for own in looks if (one := departure(own, card.get("domain")))]
     if not found:
-        return Suitability(cards.model_name(place), None, (), windows)
+        return Suitability(cards.model_name(place), None, (), windows, base)
     farthest = max(found, key=lambda one: one.distance)
-    return Suitability(cards.model_name(place), round(farthest.distance, 4), tuple(departure_words(farthest)), windows)
+    differences = tuple(departure_words(farthest))
+    return Suitability(cards.model_name(place), round(farthest.distance, 4), differences, windows, base)
 
 
 def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:

@@ -99,6 +99,8 @@ def suitability_words(found: "Suitability") -> tuple[str, str]:
     """
     if not found.windows:
         return "Nothing stands out from the noise here.", "So no model can be judged by it."
+    if found.distance is None and found.adapted_from:
+        return f"Adapted from {found.adapted_from}.", "To images like one; how near others are is not known."
     if found.distance is None:
         return f"What {found.model} was trained on is not known.", "Its card does not say what its images look like."
     beside = f"what {found.model} was trained on: distance {found.distance:.1f}, limit 1."

@@ -244,12 +244,16 @@ def test_what_is_different_is_said_for_the_channel_that_is_farthest() -> None:
     assert together.windows == near.windows + far.windows
 
 
-def test_of_what_shows_nothing_and_of_a_card_without_a_domain_nothing_is_said(tiny_model: Path) -> None:
+def test_of_what_shows_nothing_and_of_a_card_without_a_domain_nothing_is_said(tiny_model: Path, tmp_path: Path) -> None:
     blank = Stack(np.full((300, 300), 7, np.uint16), "YX", "blank")
     assert suitability(blank, [0], SPECIALIST).windows == 0
     assert suitability(blank, [0], "auto").distance is None
     unknown = suitability(Stack(nuclei(), "YX", "nuclei"), [0], str(tiny_model))
     assert (unknown.model, unknown.distance, unknown.is_outside) == ("tiny", None, False)
     assert unknown.windows > 0
+    card = json.loads((tiny_model / "card.json").read_text())
+    adapted = shutil.copytree(tiny_model, tmp_path / "adapted")
+    (adapted / "card.json").write_text(json.dumps({**card, "adaptation": {"base": "cells"}}))
+    assert suitability(blank, [0], str(adapted)).adapted_from == "cells"
     with pytest.raises(ModelError, match="there is no model"):
         suitability(blank, [0], "no-such")
