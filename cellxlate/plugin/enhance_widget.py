@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
 from cellxlate.plugin.adapt_controls import AdaptControls
-from cellxlate.plugin.choosing import ClickButton, LayerChoice, ModelChoice, without_label, wrapped
+from cellxlate.plugin.choosing import ClickButton, LayerChoice, ModelChoice, scrolled, without_label, wrapped
 from cellxlate.plugin.compare_widget import CompareControls
 from cellxlate.plugin.comparing import Pair
 from cellxlate.plugin.drawing import attention_colormap, middle_of, visible_part
@@ -125,21 +125,23 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.adapt_button = self.adapting.adapt_button
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
-        super().__init__(
+        rows = Container(
             widgets=[
                 self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
                 self.threshold, self.preview, self.selected, self.scope, self.destination, self.file, self.overwrite,
                 self.more, *self._seldom, buttons, self.progress, self.state,
             ],
         )  # fmt: skip
-        self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        self.extend(self.compare.rows)
+        rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        rows.extend(self.compare.rows)
+        super().__init__(labels=False)
         for text in (self.selected, self.state, self.notes):
             wrapped(text)
         without_label(self.adapting.row)
         for text in (self.selected, self.notes):
             text.visible = False
-        self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+        rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._rows = scrolled(self, rows)
         self.attention = AttentionPreview(
             napari_viewer,
             wanted=self._previewed,

@@ -302,7 +302,7 @@ def test_without_an_image_nothing_can_be_adapted(viewer, tiny_model):
 
 
 @pytest.mark.display
-def test_in_a_small_window_the_warning_is_whole_beside_its_button(application, spin):
+def test_in_a_small_window_every_text_is_whole_and_the_warning_beside_its_button(application, spin):
     import napari
 
     shown = napari.Viewer(show=True)
@@ -313,9 +313,16 @@ def test_in_a_small_window_the_warning_is_whole_beside_its_button(application, s
         panel.model_choice.value = "nuclei-lowexp"
         spin(lambda: panel.adapting.domain.found is not None)
         text, button = panel.adapting.domain.text.native, panel.adapt_button.native
-        spin(lambda: text.height() >= text.heightForWidth(text.width()))
         assert "Unlike" in text.text()
+        panel.engine.value = "torch"
+        panel.enhance_button.click()
+        spin(lambda: not panel.is_running)
+        panel.more.value = True
+        assert len(panel.notes.value) > 300
+        for label in (text, panel.state.native, panel.notes.native):
+            spin(lambda label=label: label.height() >= label.heightForWidth(label.width()))
         assert text.geometry().top() <= button.geometry().center().y() <= text.geometry().bottom()
         assert panel.native.width() <= 400
+        assert shown.window._qt_window.height() <= 720  # it scrolls, and makes the window no higher
     finally:
         shown.close()
