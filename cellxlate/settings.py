@@ -275,7 +275,6 @@ _ALONE = TrainSettings(
 """Its networks are those of the model that it starts from."""
 
 PRESETS: dict[PresetName, TrainSettings] = {
-    "alone": _ALONE,
     "fast": _FAST,
     "general": _GENERAL,
     "paper": _PAPER,
@@ -284,6 +283,7 @@ PRESETS: dict[PresetName, TrainSettings] = {
         preset="paper-wide",
         networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64)),
     ),
+    "alone": _ALONE,
 }
 
 

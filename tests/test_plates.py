@@ -108,6 +108,11 @@ def test_what_lies_beside_the_wells_is_named(tmp_path: Path, capsys: pytest.Capt
     assert answer["plates"][0]["warnings"] == ["what lies beside the wells is not copied: OME, tables"]
 
 
+def test_a_plate_is_not_adapted_to_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["enhance", str(plate(tmp_path / "screen.ome.zarr")), "--adapt"]) == 2
+    assert "adapt to one field of the plate, then give its model with -m for all" in capsys.readouterr().err
+
+
 def test_a_plate_with_a_broken_field_does_not_appear_until_it_is_mended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,7 @@ def run_report(
         model_considered=plan.choice.considered if plan.choice else {},
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
+        ranking=plan.adaptation.ranking if plan.adaptation else None,
         pixel_size_um=stack.pixel_size_um,
         channel_names=stack.channel_names,
         settings=asdict(plan.settings),

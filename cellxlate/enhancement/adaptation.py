@@ -29,7 +29,7 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
-from cellxlate.model.cards import AUTO
+from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines import Device, choose_device, open_engine
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
 from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
@@ -58,8 +58,8 @@ SECONDS = 90.0
 BEFORE, AFTER = "the model as it was", "the adapted model"
 """What the two are called where they are ranked."""
 FIRST_STEPS, FEWEST_STEPS = 3, 20
-JUDGING_SHARE, FINISHING_S, CALM = 0.2, 2.0, 0.9
-"""Of the time: for judging; for writing the model; and what of the rest is planned for, since computers have moods."""
+JUDGING_SHARE, FINISHING_S, FINISHING_SHARE, CALM = 0.2, 2.0, 0.05, 0.9
+"""Of the time: for judging; for writing the model, at most a share; what of the rest is planned for, to be on time."""
 CALLS, CLASSICAL_SHARE = 4, 0.3
 """How often the judge asks a candidate for a plane, and what the filters that always take part cost beside."""
 STANDARD_ERRORS = 2.0
@@ -124,11 +124,12 @@ class Adaptation:
             shutil.rmtree(self.leftover, ignore_errors=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `enhance --json` and the report say."""
+        """Return what `enhance --json` and the report say; risks in counts squared."""
         return {
             "kept": self.kept, "reason": self.reason, "seconds": round(self.seconds, 1), "steps": self.steps,
             "risk_before": self.before and self.before.mse, "risk_after": self.after and self.after.mse,
-            "base": self.base, "model": str(self.model.path) if self.kept else None, "command": self.command,
+            "model": str(self.model.path) if self.kept else None, "base": self.base, "command": self.command,
+            "ranked_as": AFTER if self.kept else BEFORE,
         }  # fmt: skip
 
 
@@ -262,10 +263,14 @@ def adapt_stack(
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
             stated = stack_levels(stack, numbers) if levels_from is None else saved_levels(levels_from)
-            domain = sampled_domain(stack, {one: stated[one] for one in numbers if one in stated}, chosen.alone)
+            if absent := [one for one in numbers if one not in stated]:
+                raise OptionError(
+                    f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel"
+                )
+            domain = sampled_domain(stack, {one: stated[one] for one in numbers}, chosen.alone)
         except NothingToLearnError as fault:
             return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)
-        identity = {"data": fingerprint((domain, domain)), "base": base.digest, "seed": seed}
+        identity = {"data": fingerprint((domain, domain)), "base_sha256": base.digest, "seed": seed}
         if resume and (known := _recalled(output, partial, base, identity, choice)):
             return known
         judge = _Judge(domain, settings, device, clock, base)
@@ -279,25 +284,17 @@ def adapt_stack(
         translator = finished_translator(run.average, run.settings, [])
         ranking = judge.ranking(replace(base, translator=translator), seed)
         kept, reason = verdict(ranking)
-        spent_s = run.seconds + clock.since_learning_s
         found = Adaptation(
-            base,
-            kept,
-            spent_s,
-            run.done,
-            reason,
-            base.name,
-            ranking,
-            choice,
-            _call(stack, base, run.done, seed, numbers),
-        )
+            base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,
+            _call(stack, base, run, numbers),
+        )  # fmt: skip
         if not kept:
             _remember(partial, identity, found)
             return replace(found, leftover=partial)
         card = training_card(
-            run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=spent_s, seeds=[seed],
-            precision=run.precision, last_look=None, start=base, licence=str(base.card.get("licence", "not stated")),
-            description=f"{base.name}, adapted to {stack.name}",
+            run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=found.seconds,
+            seeds=[seed], precision=run.precision, last_look=None, start=base,
+            licence=str(base.card.get("licence", "not stated")), description=f"{base.name}, adapted to {stack.name}",
         )  # fmt: skip
         card["training"]["command"] = found.command
         card["adaptation"] = _record(identity, found)
@@ -325,6 +322,7 @@ class _Clock:
         self._started = self._learned = time.monotonic()
         self.limit_s = math.inf if steps else seconds
         self.expected_s = seconds
+        self.finishing_s = min(FINISHING_S, FINISHING_SHARE * seconds)
 
     @property
     def spent_s(self) -> float:
@@ -362,7 +360,7 @@ def learned(
         known = run_notes(partial)["settings"].get("steps")
         settings = replace(settings, steps=known if steps is None and isinstance(known, int) else settings.steps)
     prepare(partial, settings)
-    limit_s = clock.limit_s - judge_s - FINISHING_S
+    limit_s = clock.limit_s - judge_s - clock.finishing_s
     run = begin(settings, domains, place, precision, base)
     try:
         if resume:
@@ -378,7 +376,7 @@ def learned(
             spent_s = clock.spent_s
             if steps is not None:
                 pace_s = (spent_s + 1e-9) / max(done - before, 1)
-                clock.expected_s = spent_s + pace_s * (run.steps - done) + judge_s + FINISHING_S
+                clock.expected_s = spent_s + pace_s * (run.steps - done) + judge_s + clock.finishing_s
             tell(spent_s)
             if spent_s > limit_s:
                 raise _TimeUp
@@ -556,11 +554,13 @@ def _ranking(stated: Mapping[str, Any] | None) -> Ranking | None:
     return Ranking(risks, stated["trusted"], stated["doubt"], errors)
 
 
-def _call(stack: Stack, base: Bundle, steps: int, seed: int, channels: Sequence[int]) -> str:
+def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int]) -> str:
     """Return what repeats an adaptation in Python."""
-    name = base.name if not base.path.is_dir() or base.path.parent.name == "models" else str(base.path)
+    name = base.name if not base.path.is_dir() or base.path.parent == SHIPPED else str(base.path)
     some = f", channels={list(channels)}" if len(channels) < stack.channel_count else ""
-    return f"cellxlate.adapt({str(stack.path or stack.name)!r}, {name!r}, steps={steps}, seed={seed}{some})"
+    cut = f"  # cut short after {run.done}, as its time was over" if run.done < run.steps else ""
+    what = str(stack.path or stack.name)
+    return f"cellxlate.adapt({what!r}, {name!r}, steps={run.steps}, seed={run.settings.seed}{some}){cut}"
 
 
 def _teller(stack: Stack, clock: _Clock, progress: Progress | None) -> Callable[[float], None]:

@@ -24,6 +24,7 @@ LONGEST_TEXT = 300
 FLATTEST, TALLEST = 4.0, 0.6
 """Shape of a panel, columns per row, at most and at least; longer planes are drawn with margins."""
 CHART_BINS = 96
+MOST_BARS, LONGEST_BAR_NAME = 16, 24
 
 
 def text(value: object, longest: int = LONGEST_TEXT) -> str:
@@ -314,6 +315,49 @@ def _chart(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], *, first
         f'<path class="before" d="M0,{base} L{area} L{width},{base} Z"/><path class="after" d="M{line}"/>'
         f'<line class="axis" x1="0" x2="{width}" y1="{base}" y2="{base}"/>{ticks}</svg>'
     )
+
+
+def bar_chart(bars: Sequence[tuple[str, float, float]], *, faint: bool = False) -> str:
+    """Draw bars from 0 in dB, one below the other, with whiskers of two standard errors.
+
+    Parameters
+    ----------
+    bars : sequence of (name, dB, standard error in dB)
+        At most 16 are drawn. What is not finite counts as 0.
+    faint : bool
+        Whether nothing should be read from them; they are drawn without colour.
+    """
+    shown = [(name, _or_zero(gain), _or_zero(error)) for name, gain, error in bars[:MOST_BARS]]
+    if not shown:
+        return ""
+    low = min(0.0, *(gain - 2 * error for _, gain, error in shown), 0.0)
+    high = max(0.0, *(gain + 2 * error for _, gain, error in shown), low + 1.0)
+    names, width, row, top = 150.0, 560.0, 20.0, 4.0
+    scale = (width - names - 60) / (high - low)
+    zero = names - low * scale
+    base = top + row * len(shown)
+    parts = []
+    for place, (name, gain, error) in enumerate(shown):
+        middle = top + row * (place + 0.5)
+        end, reach = zero + gain * scale, 2 * error * scale
+        whisker = f"M{end - reach:.1f},{middle} h{2 * reach:.1f}" if reach else ""
+        caps = "".join(f" M{end + side * reach:.1f},{middle - 3} v6" for side in (-1, 1)) if reach else ""
+        label = html.escape(_printable(name, LONGEST_BAR_NAME))
+        parts.append(
+            f'<text x="{names - 8}" y="{middle + 4}" text-anchor="end">{label}</text>'
+            f'<rect class="{"faint" if faint else "bar"}" x="{min(zero, end):.1f}" y="{middle - 6}" '
+            f'width="{abs(end - zero):.1f}" height="12"/><path class="whisker" d="{whisker}{caps}"/>'
+            f'<text x="{width - 4}" y="{middle + 4}" text-anchor="end">{gain:+.1f} dB</text>'
+        )
+    return (
+        f'<figure class="ranking"><svg viewBox="0 0 {width:.0f} {base + top:.0f}" role="img" '
+        f'aria-label="estimated gain of each candidate in dB">{"".join(parts)}'
+        f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="{top}" y2="{base}"/></svg></figure>'
+    )
+
+
+def _or_zero(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _round_counts(low: float, high: float) -> list[float]:

@@ -15,6 +15,7 @@ from cellxlate.locations import Location
 from cellxlate.quality import page
 from cellxlate.quality.checks import Counts, Tally, plane_label
 from cellxlate.quality.pictures import choose_planes, take_pictures
+from cellxlate.quality.risk import Ranking
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
@@ -65,6 +66,8 @@ class RunReport:
         What should make a reader doubt the result, with what to do.
     provenance : mapping
         Hashes, levels, versions: whatever is needed to know what was done.
+    ranking : Ranking or None
+        Where filters and models were judged on this very image without a truth.
     command : str
         Command line that repeats the run.
     finished : str
@@ -95,6 +98,7 @@ class RunReport:
     warnings: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    ranking: Ranking | None = None
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -161,6 +165,7 @@ class RunReport:
             },
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
+            **({"ranking": self.ranking.stated()} if self.ranking else {}),
         }  # fmt: skip
 
     def as_full_dict(self) -> dict[str, Any]:
@@ -257,7 +262,7 @@ def report_page(report: RunReport, figures: str) -> str:
                 figures,
             )
         )
-    sections += [_checks(report), _intensities(report), _places(report), _provenance(report)]
+    sections += [_ranking(report), _checks(report), _intensities(report), _places(report), _provenance(report)]
     return page.whole_page(
         report.input_name,
         kind="Enhancement report",
@@ -308,6 +313,22 @@ def _numbers(report: RunReport) -> str:
     if "total" in report.seconds:
         entries.append(("Time", f"{page.number(report.seconds['total'])} s", skipped if report.tiles_total else ""))
     return page.key_numbers(entries)
+
+
+def _ranking(report: RunReport) -> str:
+    """Return how filters and models compare on this image, as far as that can be told without a truth."""
+    learned = str(report.adaptation.get("reason", ""))
+    told = f"<p>{page.text(f'{learned[:1].upper()}{learned[1:]}.', 1000)}</p>" if learned else ""
+    if report.ranking is None:
+        return page.section("Learning from this stack", "", told) if told else ""
+    taken = str(report.adaptation.get("ranked_as", report.model_name))
+    words = f"{told}<p>{page.text(report.ranking.words(taken), 1000)}</p>"
+    hint = (
+        "Estimated from the image and its own noise, better to the right: dB above the input after the best gain and "
+        "offset. Whiskers reach two standard errors."
+    )
+    bars = [(risk.name, risk.gain_db, risk.error) for risk in report.ranking.risks]
+    return page.section("What suits this image", hint, words, page.bar_chart(bars, faint=not report.ranking.trusted))
 
 
 def _checks(report: RunReport) -> str:

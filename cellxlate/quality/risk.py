@@ -26,11 +26,20 @@ Candidate = Callable[[Plane], npt.NDArray[Any]]
 
 INPUT = "input"
 GAUSSIANS_PX = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+LINEAR = (INPUT, *(f"gaussian {sigma_px:g}" for sigma_px in GAUSSIANS_PX))
 STRENGTH, DRAWS = 0.25, 2
 BLOCK_PX, LEVEL_PX = 32, 2.0
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
 MOST_SHIFTED = 0.15
-MOST_DB = 60.0
+MOST_DB, SURE_ERRORS = 60.0, 2.0
+
+
+def _quoted(name: str) -> str:
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + "".join(parts[-1:])
 
 
 def _gaussian(sigma_px: float) -> Candidate:
@@ -103,6 +112,40 @@ class Ranking:
         """
         first, second = self._place(name), self._place(other)
         return self.risks[first].gain_db - self.risks[second].gain_db, self.errors_db[first][second]
+
+    def stated(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        candidates = [{"name": one.name, "gain_db": one.gain_db, "error_db": one.error} for one in self.risks]
+        return {"trusted": self.trusted, "doubt": self.doubt, "candidates": candidates}
+
+    def words(self, name: str | None = None) -> str:
+        """Return one sentence: how much better one candidate is than the models and the best filter, or why not told.
+
+        Parameters
+        ----------
+        name : str, optional
+            The candidate that was taken; the best by default, and where no candidate has the name.
+        """
+        if not self.trusted:
+            return f"Without a truth it cannot be told which is best: {self.doubt}."
+        names = [risk.name for risk in self.risks]
+        chosen = name if name in names else names[0]
+        models = [other for other in names if other not in CLASSICAL and other != chosen]
+        filters = [other for other in names if other in CLASSICAL and other not in (INPUT, chosen)]
+        others = [*models, *filters[:1], *([INPUT] if chosen in CLASSICAL and chosen != INPUT else [])]
+        return (
+            f"Without a truth: {_quoted(chosen)} is estimated {_listed([self._than(chosen, one) for one in others])}."
+        )
+
+    def _than(self, name: str, other: str) -> str:
+        """Return how one compares with another, in words; what is below two standard errors is not told apart."""
+        gain, error = self.better(name, other)
+        than = (
+            "the input" if other == INPUT else f"the best filter ({other} px)" if other in CLASSICAL else _quoted(other)
+        )
+        if abs(gain) < SURE_ERRORS * error:
+            return f"as good as {than}, as far as can be told ({gain:+.1f} ± {error:.1f} dB)"
+        return f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than {than}"
 
     def _place(self, name: str) -> int:
         names = [risk.name for risk in self.risks]
@@ -309,12 +352,14 @@ def _losses(sums: _Sums, variance_times: float = 1.0) -> _Losses:
 def _decibels(sums: _Sums, variance_times: float = 1.0) -> tuple[Floats, Floats, float]:
     """Return level in dB per candidate, its share per block (sums to 0), and what was added to every error.
 
-    No error is less than what the noise makes of it; where estimates say so, the noise was taken for too strong, and
-    the same is added to all, which leaves differences as they are.
+    No error is less than what the noise makes of it. Where estimates say so, the noise was taken for too strong, and
+    the same is added to all, which leaves differences as they are. What linear filters make of noise is known exactly,
+    what others do is taken by half: a median follows a little noise more than it follows all of it.
     """
     losses = _losses(sums, variance_times)
     variance = float(sums.variance.sum() / sums.pixels.sum())
-    added = max(float((losses.made_by_noise - losses.mse).max()), 0.0)
+    certain = np.array([1.0 if name in LINEAR else 0.0 if name in CLASSICAL else 0.5 for name in sums.names])
+    added = max(float((certain * losses.made_by_noise - losses.mse).max()), 0.0)
     mse = np.maximum(losses.mse + added, 10 ** (-MOST_DB / 10) * variance)
     shares = (losses.blocks + added * sums.pixels) / mse[:, None] - sums.pixels * ((losses.mse + added) / mse)[:, None]
     return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / variance

@@ -1,6 +1,7 @@
 """The report says what happened, in files that need nothing else, whatever names it is given."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,8 @@ from cellxlate.quality import page
 from cellxlate.quality.checks import Tally
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.pictures import Picture
-from cellxlate.quality.report import RunReport, finite_json, triptych_png, write_report
+from cellxlate.quality.report import RunReport, finite_json, report_page, triptych_png, write_report
+from cellxlate.quality.risk import Ranking, Risk
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\udcff.tif"
 
@@ -285,3 +287,36 @@ def test_a_preview_shows_three_images_side_by_side() -> None:
     before, attention, after = np.zeros((4, 5)), np.full((4, 5), 0.5), np.full((4, 5), 2.0)
     drawn = png_decode(triptych_png(before, attention, after))
     assert drawn[0].tolist() == [0] * 5 + [255] * 4 + [128] * 5 + [255] * 4 + [255] * 5
+
+
+def test_a_ranking_is_shown_as_bars_and_a_sentence_and_stated_in_the_record(tmp_path: Path) -> None:
+    risks = tuple(Risk(name, 1.0, gain, 0.1) for name, gain in (("<b>x", 6.0), ("gaussian 1", 5.0), ("input", 0.0)))
+    ranking = Ranking(risks, True, "", tuple((0.1,) * 3 for _ in range(3)))
+    html, record = (tmp_path / name for name in ("r.html", "r.json"))
+    write_report(report(ranking=ranking), "", html=html, json=record)
+    seen = Reader(html.read_text(encoding="utf-8"))
+    assert "1.0 dB better than the best filter (gaussian 1 px)" in " ".join(seen.words)
+    assert seen.count("b") == Reader(report_page(report(), "")).count("b")
+    bars = [attributes for element, attributes in seen.elements if element == "rect"]
+    widths = [float(bar["width"] or 0) for bar in bars]
+    assert [bar["class"] for bar in bars] == ["bar"] * 3
+    assert widths[0] / widths[1] == pytest.approx(6 / 5, rel=0.01)
+    assert widths[2] == 0
+    stated = json.loads(record.read_text())["ranking"]
+    assert stated["trusted"] is True
+    assert stated["candidates"][0] == {"name": "<b>x", "gain_db": 6.0, "error_db": 0.1}
+
+
+def test_a_ranking_that_is_not_trusted_has_no_colours_and_says_why() -> None:
+    risks = (Risk("cells", 1.0, math.nan, math.inf), Risk("input", 1.0, 0.0, 0.0))
+    doubted = Ranking(risks, False, "the noise is not known", ((0.0, 0.0), (0.0, 0.0)))
+    html = report_page(report(ranking=doubted), "")
+    assert "it cannot be told which is best: the noise is not known" in html
+    assert 'class="faint"' in html
+    assert 'class="bar"' not in html.split("<svg")[1]
+    assert "nan" not in html.split("<svg")[1].split("</svg>")[0]
+
+
+def test_a_report_without_a_ranking_says_nothing_of_one() -> None:
+    assert "What suits this image" not in report_page(report(), "")
+    assert "ranking" not in report().as_dict()
