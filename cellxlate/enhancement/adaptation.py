@@ -52,6 +52,7 @@ from cellxlate.training.run import (
     patches_of,
     resumed_precision,
     run_notes,
+    save,
 )
 
 SECONDS = 90.0
@@ -60,8 +61,8 @@ BEFORE, AFTER = "the model as it was", "the adapted model"
 FIRST_STEPS, FEWEST_STEPS = 3, 20
 JUDGING_SHARE, FINISHING_S, FINISHING_SHARE, CALM = 0.2, 2.0, 0.05, 0.9
 """Of the time: for judging; for writing the model, at most a share; what of the rest is planned for, to be on time."""
-CALLS, CLASSICAL_SHARE = 4, 0.3
-"""How often the judge asks a candidate for a plane, and what the filters that always take part cost beside."""
+CALLS, CLASSICAL_SHARE = 5, 0.3
+"""How often a candidate is asked for a plane to judge it; what the filters that always take part cost beside."""
 STANDARD_ERRORS = 2.0
 VERDICT = "verdict.json"
 
@@ -362,13 +363,15 @@ def learned(
     prepare(partial, settings)
     limit_s = clock.limit_s - judge_s - clock.finishing_s
     run = begin(settings, domains, place, precision, base)
+    renewal_s = 0.0
     try:
         if resume:
             continue_from(partial, run, domains)
         elif steps is None:
             run.seconds = clock.spent_s
-            _fix_steps(run, domains, place, limit_s - clock.spent_s, tell)
+            renewal_s = _fix_steps(run, domains, place, limit_s - clock.spent_s, tell)
             prepare(partial, run.settings)
+            save(run, partial, domains)
         run.seconds = max(run.seconds, clock.spent_s)
         before = run.done
 
@@ -378,13 +381,14 @@ def learned(
                 pace_s = (spent_s + 1e-9) / max(done - before, 1)
                 clock.expected_s = spent_s + pace_s * (run.steps - done) + judge_s + clock.finishing_s
             tell(spent_s)
-            if spent_s > limit_s:
+            renews = done % settings.alone.round_steps == 0
+            if spent_s + (renewal_s if renews else 0.0) > limit_s and done < run.steps:
                 raise _TimeUp
 
         loop(run, domains, place, partial, board=None, progress=None, after_step=after_step)
     except _TimeUp:
         pass
-    except (OutputError, OSError, MemoryError):
+    except BaseException:
         if not has_checkpoint(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -394,8 +398,11 @@ def learned(
 
 def _fix_steps(
     run: Run, domains: Sequence[Domain], device: torch.device, left_s: float, tell: Callable[[float], None]
-) -> None:
-    """Do the first steps, and fix how many there will be: as many as fit into the time that is left."""
+) -> float:
+    """Do the first steps, and fix how many there will be: as many as fit into the time that is left.
+
+    Returns the seconds that it takes to renew the estimates.
+    """
     alone, took_s = run.settings.alone, []
     run.steps = 2**31  # so that the rate is that of the beginning, whatever their number will be
     for _ in range(FIRST_STEPS):
@@ -403,12 +410,14 @@ def _fix_steps(
         one_step(run, patches_of(run, domains, run.done), device)
         took_s.append(time.monotonic() - started)
         tell(run.seconds + sum(took_s))
-    step_s = min(took_s[1:])
-    round_s = max(took_s[0] - step_s, 0.0) + alone.round_steps * step_s
+    step_s = sum(took_s[1:]) / len(took_s[1:])
+    renewal_s = max(took_s[0] - step_s, 0.0)
+    round_s = renewal_s + alone.round_steps * step_s
     steps = int(CALM * (left_s - sum(took_s)) * alone.round_steps / round_s)
     fewest = max(FEWEST_STEPS, math.ceil(FIRST_STEPS / max(run.settings.decay_from, 0.01)))
     run.steps = max(steps, fewest)
     run.settings = replace(run.settings, steps=run.steps)
+    return renewal_s
 
 
 class _Judge:

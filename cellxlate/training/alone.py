@@ -30,11 +30,12 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training import losses
 from cellxlate.training.imaging import correlated
 from cellxlate.training.losses import HistoryPool
-from cellxlate.training.patches import Domain, Field, check_stack, has_contrast
+from cellxlate.training.patches import Domain, Field, check_stack
 from cellxlate.training.steps import MAX_GRADIENT, Draw, adam, placed
 
 CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""
+CONTRAST_PER_NOISE = 1.5
 MOST_FILES, WINDOWS_PER_FILE = 16, 2
 NO_IMAGES = Draw(torch.zeros(0), torch.zeros(0))
 """What a step is given whose images are made where it is computed."""
@@ -106,10 +107,23 @@ def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str
     NothingToLearnError
         No field has contrast, or none has noise.
     """
-    pairs = [(field, noise) for own, noise in channels for field in own if has_contrast(field) and noise.sd_counts > 0]
+    pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
     if not pairs:
         raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
     return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
+
+
+def stands_out(field: Field) -> bool:
+    """Return whether a window shows more, after a Gaussian of 2 px, than what that leaves of the noise.
+
+    Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
+    """
+    return _contrast(_pixels(field), field.levels) > CONTRAST_PER_NOISE * field.levels.smooth_noise / field.levels.span
+
+
+def _contrast(counts: npt.NDArray[Any], levels: Levels) -> float:
+    """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
+    return float(np.std(ndimage.gaussian_filter(levels.to_unit(counts), SMOOTHING_PX)))
 
 
 def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSettings, count: int) -> list[Field]:
@@ -125,7 +139,7 @@ def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSetting
             if not np.isfinite(counts).all() or counts.min() == counts.max():
                 continue
             own = levels.at(stack.time_of(place[0]))
-            contrast = float(np.std(ndimage.gaussian_filter(own.to_unit(counts), SMOOTHING_PX)))
+            contrast = _contrast(counts, own)
             if best is None or contrast > best[0]:
                 best = contrast, _field(stack, channel, place, np.array(counts), own)
         if best:

@@ -182,7 +182,7 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
 
 def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
-    chosen = next(one for one in source.fields if has_contrast(one))
+    chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
     unit: npt.NDArray[np.float32] = chosen.levels.to_unit(central_window(chosen, PREVIEW_PX))
     rows, columns = (size - size % translator.stride for size in unit.shape)
     unit = np.ascontiguousarray(unit[:rows, :columns])
