@@ -8,7 +8,7 @@ from typing import Any
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, look, windows_of
+from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, departure_words, look, windows_of
 from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -42,6 +42,36 @@ class Choice:
     def distance(self) -> float | None:
         """Of the stack to the model that was taken."""
         return self.considered[self.name]
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """How near a stack is to the images that a model was trained on, told before anything is enhanced.
+
+    Attributes
+    ----------
+    model : str
+        Its name; where it was to be chosen, that of the shipped one that was.
+    distance : float or None
+        Of the farthest channel, in units of the limit. None where the card tells no domain, or nothing was seen.
+    differences : tuple of str
+        What is different, in words; none within the domain.
+    windows : int
+        How many windows showed something.
+    adapted_from : str
+        Name of the model that it was, where it has been adapted to a stack.
+    """
+
+    model: str
+    distance: float | None
+    differences: tuple[str, ...]
+    windows: int
+    adapted_from: str = ""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the stack is known not to look like the images that the model was trained on."""
+        return self.distance is not None and self.distance > LIMIT
 
 
 def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]:
@@ -96,6 +126,39 @@ def choose_by(looks: Sequence[Sequence[Look]]) -> Choice:
     generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
     name, reason = nearest(distances, generalists)
     return Choice(name, distances, reason)
+
+
+def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitability:
+    """Say how near a stack is to what a model was trained on; the windows looked at are those of `choose`.
+
+    Parameters
+    ----------
+    stack : Stack
+        A bounded sample of it is read: at most 48 windows of 256 px of each channel, about 15 ms each.
+    channels : sequence of int
+        Those that are to be enhanced; the farthest counts.
+    model : str
+        Folder, archive or shipped name; "auto" takes the one that is chosen for the stack.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or its card is damaged.
+    InputError
+        The stack cannot be read.
+    """
+    place = None if model == cards.AUTO else cards.locate(model)
+    looks = [list(looks_of(stack, channel)) for channel in channels]
+    place = place or cards.SHIPPED / choose_by(looks).name
+    card, windows = cards.read_card(place), sum(map(len, looks))
+    adaptation = card.get("adaptation")
+    base = str(adaptation.get("base", "")) if isinstance(adaptation, dict) else ""
+    found = [one for own in looks if (one := departure(own, card.get("domain")))]
+    if not found:
+        return Suitability(cards.model_name(place), None, (), windows, base)
+    farthest = max(found, key=lambda one: one.distance)
+    differences = tuple(departure_words(farthest))
+    return Suitability(cards.model_name(place), round(farthest.distance, 4), differences, windows, base)
 
 
 def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:

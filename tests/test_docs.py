@@ -81,13 +81,17 @@ ELSEWHERE = {
 }
 """Signs of a command that needs what a test has not got: it is parsed, and not run."""
 QUICKLY = {
-    "train": ["--steps", "2", "--settings", "quick.toml", "--quiet"],
+    "train": ["--steps", "2", "--quiet"],
     "enhance": ["--overwrite", "--engine", "torch", "--quiet"],
     "demo": ["--overwrite", "--quiet"],
     "export": ["--overwrite"],
 }
 """Added to a command, so that it takes seconds and may be shown on several pages."""
 OWN_TESTS = ("tutorial/first-stack.md",)
+
+
+ADAPT = ["--adapt", "1", "-m", "my-model"]
+"""In place of --adapt with the seconds of a page: a small model, for as short as it goes."""
 
 
 def shown(page: Path) -> list[list[str]]:
@@ -129,7 +133,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         put(here / f"test/{number}.tif", seed=number + 20)
         for name, what in (("truth", "truth"), ("test_truth", "truth"), ("masks", "mask"), ("test_masks", "mask")):
             put(here / name / f"{number}.tif", seed=number + 20, what=what)
-    (here / "quick.toml").write_text("batch = 1\npatch_px = 32\n[networks.generator]\nwidth = 4\nblocks = 1\n")
+    few = "batch = 1\npatch_px = 32\n"
+    (here / "quick.toml").write_text(few + "[networks.generator]\nwidth = 4\nblocks = 1\n")
+    (here / "alone.toml").write_text(f'preset = "alone"\n{few}[alone]\nwindow_px = 96\nwindows = 2\nturns = 1\n')
     before = Path.cwd()
     os.chdir(here)
     try:
@@ -141,6 +147,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "export my-model --format bioimageio --author A --licence CC0-1.0 -o my-model.zip",
         ):
             run(line.split())
+        shutil.copytree("my-model", "adapted/stack_model")
     finally:
         os.chdir(before)
     return here
@@ -150,6 +157,10 @@ def run(words: list[str]) -> None:
     """Run a command of the pages, as quickly as it goes."""
     if words[0] == "train":
         shutil.rmtree(words[words.index("-o") + 1], ignore_errors=True)
+        words = [*words, "--settings", "quick.toml" if "--target" in words else "alone.toml"]
+    if "--adapt" in words:
+        place = words.index("--adapt")
+        words = [*words[:place], *words[place + (2 if words[place + 1 : place + 2] == ["60"] else 1) :], *ADAPT]
     workers = ["--workers", "1"] if "--workers" in words else []
     assert main([*words, *QUICKLY.get(words[0], []), *workers]) == 0, words
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magicgui.widgets import ComboBox, Label, PushButton
+from magicgui.widgets import ComboBox, Container, Label, PushButton
 from psygnal import Signal
-from qtpy.QtWidgets import QSizePolicy
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy
 
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.models import SHELF
@@ -14,6 +15,10 @@ from cellxlate.plugin.models import SHELF
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
+
+
+STYLED_PX = 14
+"""What napari's style adds to the width of a panel that was measured without it."""
 
 
 class ClickButton(PushButton):  # type: ignore[misc]
@@ -133,8 +138,54 @@ class LayerChoice(ComboBox):  # type: ignore[misc]
         self.pixels_changed.emit()
 
 
+def scrolled(panel: Container, rows: Container) -> Container:
+    """Put rows into an empty panel, which scrolls where the window is too low for them; return the rows.
+
+    Notes
+    -----
+    The scrolling that magicgui offers is lost in napari, which takes `native`, the widget inside it.
+    """
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(rows.native)
+    bar_px = area.verticalScrollBar().sizeHint().width()
+    area.setMinimumWidth(rows.native.sizeHint().width() + bar_px + STYLED_PX)
+    panel.native.layout().setContentsMargins(0, 0, 0, 0)
+    panel.native.layout().addWidget(area)
+    return rows
+
+
+def without_label(row: Container) -> None:
+    """Let a row of a panel begin where the labels of the others do."""
+    labelled = row._labeled_widget()
+    if labelled is not None:
+        labelled._label_widget.visible = False
+
+
+class _WholeText(QObject):  # type: ignore[misc]
+    """Keeps a label as high as its text is at its width; layouts in layouts may give it less."""
+
+    def __init__(self, label: QLabel) -> None:
+        super().__init__(label)
+        self._label = label
+        label.installEventFilter(self)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802  the name is Qt's
+        """Follow the width."""
+        if event.type() == QEvent.Type.Resize:
+            self.fit()
+        return False
+
+    def fit(self, _: Any = None) -> None:
+        """Take the height that the text needs."""
+        self._label.setMinimumHeight(max(self._label.heightForWidth(self._label.width()), 0))
+
+
 def wrapped(text: Label) -> Label:
     """Let a text take as many lines as it needs, in place of making the panel wider."""
     text.native.setWordWrap(True)
     text.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+    text.changed.connect(_WholeText(text.native).fit)
     return text

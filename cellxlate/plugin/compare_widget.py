@@ -75,6 +75,12 @@ class CompareControls:
         self._reported = outcome, request
         self.difference_button.enabled = self.report_button.enabled = True
 
+    def show(self) -> None:
+        """Swipe over a new pair at once."""
+        self.mode.value = "off"
+        self.difference_button.enabled = True
+        self.mode.value = "swipe"
+
     def leave(self) -> None:
         """Stop without touching the viewer, whose window may be gone."""
         self.comparison.abandon()

@@ -1,6 +1,7 @@
 """Input against output: blinking, a swipe, and what differs."""
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,11 +32,21 @@ DIFFERENCE_NOW_PX = 1 << 22
 
 @dataclass(frozen=True)
 class Pair:
-    """An input and what was made of it; `axes` are those of the input."""
+    """An input and what was made of it; `axes` are those of the input.
+
+    Or two results of one input, `of`, under two models; `words` are what both are called.
+    """
 
     before: "Image"
     after: "Image"
     axes: str
+    words: tuple[str, str] = ("the input", "the result")
+    of: "Image | None" = None
+
+    @property
+    def image(self) -> "Image":
+        """The input."""
+        return self.of if self.of is not None else self.before
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class Comparison:
         self.mode: Mode = "off"
         self.position = 0.5
         self._visible: dict[Any, bool] = {}
+        self._words = ("the input", "the result")
         self._cover: Any = None
         self._part: Part | None = None
         self._pixels: npt.NDArray[Any] | None = None
@@ -105,7 +117,7 @@ class Comparison:
                 self._say("Enhance something first; then its result is compared with the input.")
                 self._ended()
             return
-        self.mode = mode
+        self.mode, self._words = mode, pair.words
         self._visible = {layer: layer.visible for layer in (pair.before, pair.after)}
         self._viewer.layers.events.removed.connect(self._removed)
         if mode == "blink":
@@ -113,7 +125,7 @@ class Comparison:
             self._blink_timer.start(BLINK_MS)
             return
         pair.after.visible = True
-        self._say("Left of the line: the input. Right: the result.")
+        self._say(f"Left of the line: {pair.words[0]}. Right: {pair.words[1]}.")
         for event in self._moves():
             event.connect(self._moved)
         self._update_timer.start(0)
@@ -135,8 +147,9 @@ class Comparison:
         mode, self.mode = self.mode, "off"
         if mode == "off":
             return
-        self._blink_timer.stop()
-        self._update_timer.stop()
+        for timer in (self._blink_timer, self._update_timer):
+            with suppress(RuntimeError):  # gone already, where the application ends
+                timer.stop()
         self._viewer.layers.events.removed.disconnect(self._removed)
         if mode == "swipe":
             for event in self._moves():
@@ -169,7 +182,7 @@ class Comparison:
         before, after = self._visible
         after.visible = not after.visible
         before.visible = not after.visible
-        self._say("Now: the result." if after.visible else "Now: the input.")
+        self._say(f"Now: {self._words[after.visible]}.")
 
     # Swipe
 
@@ -221,7 +234,7 @@ class Comparison:
             active = self._viewer.layers.selection.active
             look = appearance(part.layer, part.stack.axes).shown
             self._cover = self._viewer.add_image(
-                shown, name="the input, left of the line", metadata={OURS: True}, **look, **place
+                shown, name=f"{self._words[0]}, left of the line", metadata={OURS: True}, **look, **place
             )
             self._viewer.layers.selection.active = active
         else:

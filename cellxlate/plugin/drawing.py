@@ -84,6 +84,19 @@ def visible_part(layer: "Image", stack: Stack, ndisplay: int) -> Tile:
     return Tile(max(int(top), 0), min(ceil(bottom) + 1, rows), max(int(left), 0), min(ceil(right) + 1, columns))
 
 
+def middle_of(part: Tile, most_px: int) -> Tile:
+    """Return the middle of a part of a plane, at most so many pixels on a side.
+
+    Examples
+    --------
+    >>> middle_of(Tile(0, 100, 50, 2050), 512)
+    Tile(top=0, bottom=100, left=794, right=1306)
+    """
+    rows, columns = (min(size, most_px) for size in part.shape)
+    top, left = part.top + (part.shape[0] - rows) // 2, part.left + (part.shape[1] - columns) // 2
+    return Tile(top, top + rows, left, left + columns)
+
+
 def flat_axes(axes: str) -> str:
     """Return the axes of a layer that lies over every plane: without those before rows and columns.
 

@@ -9,10 +9,11 @@ from qtpy.QtCore import Qt
 
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
-from cellxlate.plugin.choosing import ClickButton, LayerChoice, ModelChoice, wrapped
+from cellxlate.plugin.adapt_controls import AdaptControls
+from cellxlate.plugin.choosing import ClickButton, LayerChoice, ModelChoice, scrolled, without_label, wrapped
 from cellxlate.plugin.compare_widget import CompareControls
 from cellxlate.plugin.comparing import Pair
-from cellxlate.plugin.drawing import attention_colormap
+from cellxlate.plugin.drawing import attention_colormap, middle_of, visible_part
 from cellxlate.plugin.layers import (
     appearance,
     channel_of_plane,
@@ -22,7 +23,7 @@ from cellxlate.plugin.layers import (
 )
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.overlay import AttentionPreview, Wanted, single_shot, warm_up
-from cellxlate.plugin.requests import Outcome, Refusal, Request, StopRequest
+from cellxlate.plugin.requests import Adapted, AdaptRequest, Outcome, Refusal, Request, StopRequest
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
@@ -39,6 +40,8 @@ IN_MEMORY, TO_A_FILE = "in memory", "to a file"
 PROGRESS_STEPS = 1000
 WARM_MS = 300
 """After the panel has been drawn."""
+SHOWN_BEFORE_AFTER_PX = 768
+"""Side of what is enhanced with both models after an adaptation: some seconds on one core."""
 
 
 class EnhanceWidget(Container):  # type: ignore[misc]
@@ -57,6 +60,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         What is seldom changed, and a box that shows it.
     enhance_button, cancel_button : widgets
         Start and end a run.
+    adapting : AdaptControls
+        Whether the model suits the image, and adapting it; `adapt_button` is its button.
     compare : CompareControls
         Blink, swipe and difference of input and result; the report.
     progress, state, notes : widgets
@@ -116,22 +121,27 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
         self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
         self.compare = CompareControls(napari_viewer, self._pair)
+        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
+        self.adapt_button = self.adapting.adapt_button
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
-        super().__init__(
+        rows = Container(
             widgets=[
-                self.image_layer, self.model_choice, self.model_folder, self.threshold, self.preview, self.selected,
-                self.scope, self.destination, self.file, self.overwrite, self.more, *self._seldom, buttons,
-                self.progress, self.state,
+                self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
+                self.threshold, self.preview, self.selected, self.scope, self.destination, self.file, self.overwrite,
+                self.more, *self._seldom, buttons, self.progress, self.state,
             ],
         )  # fmt: skip
-        self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        self.extend(self.compare.rows)
+        rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        rows.extend(self.compare.rows)
+        super().__init__(labels=False)
         for text in (self.selected, self.state, self.notes):
             wrapped(text)
+        without_label(self.adapting.row)
         for text in (self.selected, self.notes):
             text.visible = False
-        self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+        rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._rows = scrolled(self, rows)
         self.attention = AttentionPreview(
             napari_viewer,
             wanted=self._previewed,
@@ -146,6 +156,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._show_more(False)
         self._ready()
         self._warm_timer.start(WARM_MS)
+        self.adapting.domain.update()
 
     @property
     def is_running(self) -> bool:
@@ -166,6 +177,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
         for choice in previewed:
             choice.changed.connect(self.attention.update)
+        for choice in (self.image_layer, self.axes, self.model_choice, self.channel, self.scope):
+            choice.changed.connect(self.adapting.domain.update)
+        self.image_layer.pixels_changed.connect(self.adapting.domain.update)
         for choice in (self.model_choice, self.engine, self.device):
             choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
         self.enhance_button.changed.connect(self._start)
@@ -179,6 +193,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop = None
         self.attention.abandon()
         self.compare.leave()
+        self.adapting.leave()
         self._is_closed = True  # timers may be gone already, where the application ends
         await_end(self._worker)
         await_end(self._warming)
@@ -209,7 +224,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
     def _pair(self) -> Pair | None:
         """Return the newest result that is still there with its input; one of the chosen image first."""
         there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
-        chosen = [pair for pair in there if pair.before is self.image_layer.value]
+        chosen = [pair for pair in there if pair.image is self.image_layer.value]
         found = chosen or there
         return found[-1] if found else None
 
@@ -250,7 +265,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             missing = "Open an image to begin; File > Open Sample > cellxlate has some."
         elif self.model_choice.value is None:
             missing = "Open the folder of a model to begin."
-        self.enhance_button.enabled = not missing
+        self.enhance_button.enabled = self.adapt_button.enabled = not missing
         if missing or self.state.value.startswith("Open "):
             self._say(missing)
 
@@ -271,18 +286,24 @@ class EnhanceWidget(Container):  # type: ignore[misc]
     def _chosen_channels(self) -> tuple[int, ...] | None:
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
 
-    def _request(self) -> Request:
-        """Take down everything a run needs, so that it does not depend on the layer or the panel any more."""
+    def _request(self, *, shown: bool = False) -> Request:
+        """Take down everything a run needs, so that it does not depend on the layer or the panel any more.
+
+        Where only what is `shown` is wanted, it is the middle of what is visible, in memory.
+        """
         layer, stop = self.image_layer.value, StopRequest()
         stack = layer_stack(layer, self.axes.value or None, check=stop.check)
-        plane = visible_plane(layer, stack, self._viewer.dims.point) if self.scope.value == THIS_PLANE else None
+        is_plane = shown or self.scope.value == THIS_PLANE
+        plane = visible_plane(layer, stack, self._viewer.dims.point) if is_plane else None
+        visible = visible_part(layer, stack, self._viewer.dims.ndisplay)
+        part = middle_of(visible, SHOWN_BEFORE_AFTER_PX) if shown else None
         channels = self._chosen_channels()
         if plane is not None and "C" in stack.axes:
             channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
         return Request(
             stack=stack,
-            appearance=appearance(layer, stack.axes, plane),
+            appearance=appearance(layer, stack.axes, plane, part),
             model=str(self.model_choice.value),
             stop=stop,
             channels=channels,
@@ -290,7 +311,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             device=self.device.value,
             engine=self.engine.value,
             plane=plane,
-            output=Path(self.file.value) if self.destination.value == TO_A_FILE else None,
+            part=part,
+            output=Path(self.file.value) if self.destination.value == TO_A_FILE and not shown else None,
             source=Path(source) if source and Path(source).exists() else None,
             overwrite=bool(self.overwrite.value),
         )
@@ -303,9 +325,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         except CellxlateError as fault:
             self._say(in_panel_words(str(fault)))
             return
-        self._stop = request.stop
-        self._running(True)
-        self._say("Reading the stack and measuring its levels ...")
+        self.begin_run(request.stop, "Reading the stack and measuring its levels ...")
         layer = self.image_layer.value
         self._worker = begin(
             _enhance_steps,
@@ -314,8 +334,34 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             ended=lambda outcome: self._finished(request, layer, outcome),
         )
 
+    def begin_run(self, stop: StopRequest, words: str) -> None:
+        """Show that a run goes on, which Cancel ends by the stop."""
+        self._stop = stop
+        self._running(True)
+        self._say(words)
+
+    def tell_run(self, stop: StopRequest, share: float, words: str) -> None:
+        """Show how far it is, unless it was asked to end."""
+        if self._stop is stop and not stop.asked:
+            self.progress.value = round(PROGRESS_STEPS * share)
+            self._say(words)
+
+    def end_run(self, stop: StopRequest, words: str) -> bool:
+        """Show that it has ended and say what came of it; False where the panel has been closed meanwhile."""
+        if self._stop is not stop:
+            return False
+        self._stop = self._worker = None
+        self._running(False)
+        self._say(words)
+        return True
+
+    def refuse(self, words: str) -> None:
+        """Say why no run begins."""
+        self._say(words)
+
     def _running(self, running: bool) -> None:
         self.enhance_button.enabled, self.cancel_button.enabled = not running, running
+        self.adapt_button.enabled = not running
         self.progress.value = 0
 
     def _cancel(self, _: Any = None) -> None:
@@ -325,20 +371,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._say("Cancelling ...")
 
     def _news(self, request: Request, news: "EnhanceProgress") -> None:
-        if self._stop is request.stop and not request.stop.asked:
-            self.progress.value = round(PROGRESS_STEPS * news.done / news.total)
-            self._say(time_left(news))
+        self.tell_run(request.stop, news.done / news.total, time_left(news))
 
     def _finished(self, request: Request, layer: "Image", outcome: Outcome | Refusal | None) -> None:
-        if self._stop is not request.stop:
-            return  # the panel has been closed
-        self._stop = self._worker = None
-        self._running(False)
         if outcome is None or request.stop.asked:
-            self._say("Cancelled. No layer and no file was made.")
+            self.end_run(request.stop, "Cancelled. No layer and no file was made.")
         elif isinstance(outcome, Refusal):
-            self._say(in_panel_words(outcome.reason))
-        else:
+            self.end_run(request.stop, in_panel_words(outcome.reason))
+        elif self.end_run(request.stop, ""):
             self.progress.value = PROGRESS_STEPS
             self._show(request, layer, outcome)
 
@@ -363,6 +403,26 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",
             notes,
         )
+
+    # Adapting
+
+    def adaptation_request(self, seconds: float) -> AdaptRequest:
+        """Take down what is to be adapted, and what of the visible plane is shown before and after."""
+        run = self._request(shown=True)
+        channels = self._chosen_channels() if self.scope.value == WHOLE_STACK else run.channels
+        return AdaptRequest(run, self.image_layer.value, seconds, channels)
+
+    def take_adapted(self, request: AdaptRequest, adapted: Adapted) -> None:
+        """Choose the adapted model, and show what it changes: both results, and a line to swipe between them."""
+        look, folder = request.run.appearance, adapted.folder
+        self.model_choice.value = folder
+        names = f"{look.name} before adapting", f"{look.name} adapted"
+        before, after = (
+            self._viewer.add_image(pixels, name=name, **look.place, **look.shown)
+            for name, pixels in zip(names, (adapted.before, adapted.after), strict=True)
+        )
+        self._results.append(Pair(before, after, look.axes, ("before adapting", "the adapted model"), request.layer))
+        self.compare.show()
 
 
 def _levels(pixels: Any) -> dict[str, bool]:

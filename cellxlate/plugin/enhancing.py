@@ -14,6 +14,7 @@ from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
@@ -48,7 +49,7 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
                 device=request.device, choice=choice,
             )  # fmt: skip
             if request.plane is not None:
-                plan = plan_of_plane(plan, request.plane)
+                plan = plan_of_plane(plan, request.plane, request.part)
             if request.output is None:
                 return (yield from _in_memory(plan, request))
             return (yield from _to_files(plan, request, request.output))
@@ -62,11 +63,11 @@ def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome 
         return Refusal(f"the networks failed ({one_line(fault)}); try another device")
 
 
-def plan_of_plane(plan: Plan, plane: PlaneIndex) -> Plan:
-    """Narrow a plan to one plane of its stack, with the levels of the whole."""
+def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
+    """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
     axes = plan.stack.axes
     jobs = {0: plan.jobs[channel_of_plane(axes, plane)]} if "C" in axes else plan.jobs
-    return replace(plan, stack=plane_stack(plan.stack, plane), jobs=jobs)
+    return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
 
 
 def _until_stopped(

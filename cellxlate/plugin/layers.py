@@ -189,10 +189,11 @@ def channel_of_plane(axes: str, plane: PlaneIndex) -> int:
     return plane[kept.index("C")] if "C" in kept else 0
 
 
-def plane_stack(stack: Stack, plane: PlaneIndex) -> Stack:
-    """Return one plane (all samples of a colour image) of a stack, read into memory, as (Y, X) or (Y, X, S)."""
+def plane_stack(stack: Stack, plane: PlaneIndex, part: Tile | None = None) -> Stack:
+    """Return one plane, or a part of it (all samples of a colour image), read into memory, as (Y, X) or (Y, X, S)."""
     positions = iter(plane)
-    key = tuple(next(positions) if axis in "TCZ" else slice(None) for axis in stack.axes)
+    ranges = {"Y": slice(part.top, part.bottom), "X": slice(part.left, part.right)} if part else {}
+    key = tuple(next(positions) if axis in "TCZ" else ranges.get(axis, slice(None)) for axis in stack.axes)
     axes = "".join(axis for axis in stack.axes if axis not in "TCZ")
     return Stack(np.asarray(stack.pixels[key]), axes, stack.name, pixel_size_um=stack.pixel_size_um)
 
@@ -206,7 +207,7 @@ def read_part(stack: Stack, plane: PlaneIndex, part: Tile, every_px: int = 1) ->
     return pixels.T if pixels.ndim == 2 and stack.axes.index("X") < stack.axes.index("Y") else pixels
 
 
-def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None) -> Appearance:
+def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None, part: Tile | None = None) -> Appearance:
     """Take down how a layer looks, and where it lies, or where one of its planes does.
 
     Parameters
@@ -217,11 +218,14 @@ def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None) -> Ap
         Of its data.
     plane : tuple of int, optional
         Results of one plane keep the layer's dimensions, with size 1 along all axes but Y and X.
+    part : Tile, optional
+        Of that plane.
     """
     place = {name: getattr(layer, name) for name in PLACED}
     place |= {"scale": tuple(layer.scale), "affine": np.array(layer.affine.affine_matrix)}
     positions = iter(plane or (0,) * len(axes))
-    offset = [next(positions) if axis in "TCZ" else 0 for axis in axes if axis != "S"]
+    corner = {"Y": part.top, "X": part.left} if part else {}
+    offset = [next(positions) if axis in "TCZ" else corner.get(axis, 0) for axis in axes if axis != "S"]
     place["translate"] = tuple(layer.affine.inverse(layer.data_to_world(offset)))
     if plane is None:
         place["translate"] = tuple(layer.translate)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.layers import Appearance
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -62,6 +63,8 @@ class Request:
     plane : tuple of int or None
         One plane of the stack, as `visible_plane` gives it; None takes the whole stack. Levels are those of the whole
         stack in both cases, so the plane looks as it will in the whole.
+    part : Tile or None
+        Of that plane; None takes all of it.
     output : Path or None
         Enhanced file to write; None keeps the result in memory.
     source : Path or None
@@ -79,9 +82,20 @@ class Request:
     device: "Device" = "auto"
     engine: "Engine" = "auto"
     plane: PlaneIndex | None = None
+    part: Tile | None = None
     output: Path | None = None
     source: Path | None = None
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class SuitabilityRequest:
+    """Which model (folder, shipped name or "auto") is asked about, for which channels of a stack; None for all."""
+
+    stack: Stack
+    channels: tuple[int, ...] | None
+    model: str
+    stop: StopRequest
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,55 @@ class Outcome:
     image: Any
     attention: Any
     report: "RunReport"
+
+
+@dataclass(frozen=True)
+class AdaptRequest:
+    """What a model is to be adapted to, and how long.
+
+    Attributes
+    ----------
+    run : Request
+        The stack, the model to begin with, and a part of a plane that is shown before and after.
+    layer : object
+        Of the image; nothing but its identity is used.
+    seconds : float
+        For learning and judging.
+    channels : tuple of int or None
+        To learn from; None takes all.
+    """
+
+    run: Request
+    layer: Any
+    seconds: float
+    channels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class AdaptNews:
+    """How many seconds of how many are over; or what else goes on, in words."""
+
+    spent_s: float
+    seconds: float
+    words: str = ""
+
+    @property
+    def share(self) -> float:
+        """Of the time that is over, at most 1."""
+        return min(self.spent_s / self.seconds, 1.0)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What came of it: the model's folder, None where it was not kept; the judge's sentence; pixels before and after.
+
+    The pixels have the shape of the layer, with size 1 along all axes but those of the plane.
+    """
+
+    folder: Path | None
+    reason: str
+    before: Any = None
+    after: Any = None
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         )
         self.paint_state = Label(value="")
         self.preset = ComboBox(
-            label="Preset", choices=[name for name in PRESETS if name != "alone"],
+            label="Preset", choices=[name for name in PRESETS if name != "alone"], value="fast",
             tooltip="fast suits a laptop; paper and paper-wide are the published networks and want a GPU.",
         )  # fmt: skip
         self.steps = SpinBox(

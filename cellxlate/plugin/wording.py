@@ -4,12 +4,16 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cellxlate.choice import Suitability
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.learning import Look
+    from cellxlate.plugin.requests import AdaptNews
 
 PANEL_WORDS = {
     r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
     r"leave the model out to take the nearest of those shipped \(-m auto\)": "Model 'auto' takes the nearest",
+    r"adapt to it: --adapt \(cellxlate\.adapt in Python\)": "press 'Adapt to this image'",
+    "--adapt": "'Adapt to this image'",
     "--axes": "Axes",
     "--channel": "Channel",
     "--device": "Device",
@@ -80,3 +84,41 @@ def training_left(look: "Look") -> str:
     left_s = look.seconds * (look.steps - look.step) / look.step if look.step else 0.0
     left = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
     return f"step {look.step} of {look.steps}, {look.seconds:.0f} s so far, about {left} left"
+
+
+def suitability_words(found: "Suitability") -> tuple[str, str]:
+    """Return whether a model suits an image, in a line, and what there is to explain.
+
+    Examples
+    --------
+    >>> from cellxlate.choice import Suitability
+    >>> suitability_words(Suitability("cells", 2.34, ("the noise is smeared",), 8))[0]
+    'Unlike what cells was trained on: distance 2.3, limit 1.'
+    >>> suitability_words(Suitability("cells", 0.5, (), 8))[0]
+    'Like what cells was trained on: distance 0.5, limit 1.'
+    """
+    if not found.windows:
+        return "Nothing stands out from the noise here.", "So no model can be judged by it."
+    if found.distance is None and found.adapted_from:
+        return f"Adapted from {found.adapted_from}.", "To images like one; how near others are is not known."
+    if found.distance is None:
+        return f"What {found.model} was trained on is not known.", "Its card does not say what its images look like."
+    beside = f"what {found.model} was trained on: distance {found.distance:.1f}, limit 1."
+    if not found.is_outside:
+        return f"Like {beside}", ""
+    return f"Unlike {beside}", f"{'; '.join(found.differences)}.\nAdapt to this image, then compare."
+
+
+def adapting_left(news: "AdaptNews") -> str:
+    """Return how long a model will still be adapted.
+
+    Examples
+    --------
+    >>> from cellxlate.plugin.requests import AdaptNews
+    >>> adapting_left(AdaptNews(30.4, 90.0))
+    'Adapting to this image: about 60 s left'
+    """
+    left_s = news.seconds - news.spent_s
+    if news.words:
+        return news.words
+    return f"Adapting to this image: about {left_s:.0f} s left" if left_s > 0 else "Judging what was learned ..."

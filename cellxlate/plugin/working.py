@@ -1,12 +1,15 @@
 """Work that goes on in a thread while napari stays awake."""
 
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from cellxlate.plugin.requests import Refusal
+from cellxlate.plugin.requests import Refusal, StopRequest
 
 Wanted = TypeVar("Wanted")
+News = TypeVar("News")
+Result = TypeVar("Result")
 
 
 def begin(
@@ -49,3 +52,43 @@ def await_end(worker: Any, longest_s: float = 3.0) -> None:
     end = time.monotonic() + longest_s
     while worker is not None and worker.is_running and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def in_thread(
+    work: Callable[[], Result], stop: StopRequest, *, tick: Callable[[], News], every_s: float = 0.25
+) -> Generator[News, None, Result]:
+    """Turn a function that takes long into steps, as `begin` takes them.
+
+    Parameters
+    ----------
+    work : callable
+        Runs in a thread of its own. What it raises is raised here.
+    stop : StopRequest
+        Asked where the steps are closed before the end; the thread is waited for.
+    tick : callable
+        Returns the news, again and again.
+    every_s : float
+        How often.
+    """
+    ended: list[Result | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work())
+        except BaseException as fault:  # noqa: BLE001  raised below, in the thread of the steps
+            ended.append(fault)
+
+    runner = threading.Thread(target=run, name="cellxlate work", daemon=True)
+    runner.start()
+    try:
+        while runner.is_alive():
+            yield tick()
+            runner.join(every_s)
+    finally:
+        if runner.is_alive():
+            stop.ask()
+        runner.join()
+    (result,) = ended
+    if isinstance(result, BaseException):
+        raise result
+    return result

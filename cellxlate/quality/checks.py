@@ -28,8 +28,8 @@ LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 TRAIN_COMMAND = "cellxlate train --source YOUR_IMAGES --target CLEAR_IMAGES -o MODEL (cellxlate.train in Python)"
 NEXT_STEP = (
-    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and train on "
-    f"your own images with {TRAIN_COMMAND}."
+    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and adapt to "
+    f"it: --adapt (cellxlate.adapt in Python), or train on your own images with {TRAIN_COMMAND}."
 )
 
 

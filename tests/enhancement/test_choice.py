@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 import cellxlate
-from cellxlate.choice import choose, choose_model, looks_of, nearest
+from cellxlate.choice import choose, choose_model, looks_of, nearest, suitability
 from cellxlate.cli import main
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
@@ -222,3 +222,38 @@ def test_the_choice_on_real_fields(real_images: Path) -> None:
             scales = [lambda same: same, *OTHER_SCALES.values()]
             same = scales[number % len(scales)](plane.astype(np.uint32))
             assert choose(Stack.from_array(same), [0]).name == expected, (path.name, number)
+
+
+def test_how_well_a_model_suits_is_told_as_auto_and_the_warning_tell_it() -> None:
+    stack = Stack(nuclei(), "YX", "nuclei")
+    choice = choose(stack, [0])
+    for model, name in (("auto", choice.name), *((name, name) for name in choice.considered)):
+        found = suitability(stack, [0], model)
+        assert (found.model, found.distance) == (name, choice.considered[name])
+        assert found.is_outside == bool(found.differences) == (found.distance > 1)
+
+
+def test_what_is_different_is_said_for_the_channel_that_is_farthest() -> None:
+    both = Stack(np.stack([nuclei(), something_else()]), "CYX", "both")
+    near, far = (suitability(both, [channel], SPECIALIST) for channel in (0, 1))
+    assert not near.is_outside
+    assert far.is_outside
+    assert far.differences
+    together = suitability(both, [0, 1], SPECIALIST)
+    assert (together.distance, together.differences) == (far.distance, far.differences)
+    assert together.windows == near.windows + far.windows
+
+
+def test_of_what_shows_nothing_and_of_a_card_without_a_domain_nothing_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    blank = Stack(np.full((300, 300), 7, np.uint16), "YX", "blank")
+    assert suitability(blank, [0], SPECIALIST).windows == 0
+    assert suitability(blank, [0], "auto").distance is None
+    unknown = suitability(Stack(nuclei(), "YX", "nuclei"), [0], str(tiny_model))
+    assert (unknown.model, unknown.distance, unknown.is_outside) == ("tiny", None, False)
+    assert unknown.windows > 0
+    card = json.loads((tiny_model / "card.json").read_text())
+    adapted = shutil.copytree(tiny_model, tmp_path / "adapted")
+    (adapted / "card.json").write_text(json.dumps({**card, "adaptation": {"base": "cells"}}))
+    assert suitability(blank, [0], str(adapted)).adapted_from == "cells"
+    with pytest.raises(ModelError, match="there is no model"):
+        suitability(blank, [0], "no-such")

@@ -498,7 +498,7 @@ def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin, tmp_pa
     run(panel, spin)
     assert "Model nuclei-lowexp: no shipped model fits, this one is nearest (distance " in panel.state.value
     assert "no other shipped model is nearer" in panel.notes.value
-    assert "train on your own images with the panel 'Train translator'" in panel.notes.value
+    assert "press 'Adapt to this image', or train on your own images with the panel 'Train" in panel.notes.value
     assert "--" not in panel.notes.value
     viewer.layers.selection.active = None
     report = viewer.layers["cells enhanced"].metadata["cellxlate"]
