@@ -2,13 +2,15 @@
 
 The paper's target cycle t -> F_TS(t) -> F_ST -> t needs no foreign target: t is the present estimate of the source. Of
 the images that F_TS may give for it, the source itself is the true one, and noise of its own camera, measured on it,
-put on it once more, gives others (docs/decisions/0020-alone.md has what was compared). Read `AloneStep` from top to bottom.
+put on it once more, gives others (docs/decisions/0020-alone.md has what was compared). Read `AloneStep` from top to
+bottom.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,16 @@ CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""
 CONTRAST_PER_NOISE = 1.5
 MOST_FILES, WINDOWS_PER_FILE = 16, 2
+ATTENTION_PX, BORDER_PX = 192, 12
+ATTENTION_RATE, CELL_WEIGHT, BACKGROUND = 5.0, 1.5, 0.3
+"""Attention learns so many times as fast; pixels of cells count more in both."""
+RECORRUPTED = 0.8
+SHARED_NOISE = 0.25
+"""Correlation of neighbours from which on a window teaches by its own noise."""
+SURE, LEAST_SPAN = 0.5, 0.2
+MARGIN_PX = 32
+"""By which windows are continued where they are estimated; a multiple of every stride."""
+RIM = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.3
 NO_IMAGES = Draw(torch.zeros(0), torch.zeros(0))
 """What a step is given whose images are made where it is computed."""
 
@@ -318,10 +330,12 @@ class AloneStep:
     def _lesson(self, image: Tensor) -> Lesson:
         """Return what the teacher makes of a window on average over its turns, and where it attends in both."""
         turns = self.settings.alone.turns
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        mixed = partial(torch.autocast, image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with mixed():
             shown = over_turns(self.teacher.generator, image, turns)
-            black, white = patch_levels(shown)
-            clear = (shown - black) / (white - black).clamp(min=LEAST_SPAN)
+        black, white = patch_levels(shown)
+        clear = (shown - black) / (white - black).clamp(min=LEAST_SPAN)
+        with mixed():
             seen = [over_turns(self.teacher.attention, one, turns) for one in (image, clear)]
         attended = wanted_gate(torch.maximum(*seen)[0, 0].cpu().numpy(), self.settings.threshold)
         return Lesson(shown, torch.from_numpy(attended)[None, None].to(image.device))
