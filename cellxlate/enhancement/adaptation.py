@@ -58,7 +58,8 @@ from cellxlate.training.run import (
 SECONDS = 90.0
 BEFORE, AFTER = "the model as it was", "the adapted model"
 """What the two are called where they are ranked."""
-FIRST_STEPS, FEWEST_STEPS = 3, 20
+FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS = 3, 20, 300
+"""Measured on; learned at least; enough for up to three windows, in proportion for more: longer fits their noise."""
 JUDGING_SHARE, FINISHING_S, FINISHING_SHARE, CALM = 0.2, 2.0, 0.05, 0.9
 """Of the time: for judging; for writing the model, at most a share; what of the rest is planned for, to be on time."""
 CALLS, CLASSICAL_SHARE = 5, 0.3
@@ -415,7 +416,8 @@ def _fix_steps(
     round_s = renewal_s + alone.round_steps * step_s
     steps = int(CALM * (left_s - sum(took_s)) * alone.round_steps / round_s)
     fewest = max(FEWEST_STEPS, math.ceil(FIRST_STEPS / max(run.settings.decay_from, 0.01)))
-    run.steps = max(steps, fewest)
+    enough = max(ENOUGH_STEPS, ENOUGH_STEPS * len(domains[0].fields) // 3)
+    run.steps = max(min(steps, enough), fewest)
     run.settings = replace(run.settings, steps=run.steps)
     return renewal_s
 
