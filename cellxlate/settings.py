@@ -133,9 +133,9 @@ class AloneSettings:
     windows, window_px : int
         At most so many windows of the source are learned from, each at most so many pixels on a side.
     round_steps, round_windows : int
-        After so many steps what the source is taken to show is estimated again, on so many of the windows.
+        After so many steps the next so many windows are learned from.
     turns : int
-        An estimate is the mean over so many of the eight quarter turns and reflections of the window.
+        What a window shows is taken from the mean over so many of its eight quarter turns and reflections.
     """
 
     windows: int = 16

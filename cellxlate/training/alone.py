@@ -354,7 +354,8 @@ class AloneStep:
             for part, image in zip(parts, own, strict=True):
                 part.append(_turned(image[square], turn))
             numbers.append(windows[place])
-        return Squares(*(torch.cat(part) for part in parts), numbers=numbers)
+        faint, shown, attended = (torch.cat(part) for part in parts)
+        return Squares(faint, shown, attended, numbers)
 
 
 @dataclass(frozen=True)
