@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cellxlate.stacks.stack import Stack
     from cellxlate.stacks.writing import open_writer
     from cellxlate.training.loop import train
+    from cellxlate.training.strokes import teach
 
 _HOMES = {
     "Bundle": "cellxlate.model.bundle",
@@ -34,6 +35,7 @@ _HOMES = {
     "load_model": "cellxlate.model.bundle",
     "open_stack": "cellxlate.stacks.reading",
     "open_writer": "cellxlate.stacks.writing",
+    "teach": "cellxlate.training.strokes",
     "train": "cellxlate.training.loop",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "load_model",
     "open_stack",
     "open_writer",
+    "teach",
     "train",
 ]
 

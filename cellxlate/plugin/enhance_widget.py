@@ -23,6 +23,7 @@ from cellxlate.plugin.layers import (
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Outcome, Refusal, Request, StopRequest
+from cellxlate.plugin.stroke_controls import Canvas, StrokeControls
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
@@ -57,6 +58,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         What is seldom changed, and a box that shows it.
     enhance_button, cancel_button : widgets
         Start and end a run.
+    strokes : StrokeControls
+        Attention taught by painting inside and outside of a few cells.
     compare : CompareControls
         Blink, swipe and difference of input and result; the report.
     progress, state, notes : widgets
@@ -116,13 +119,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
         self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
         self.compare = CompareControls(napari_viewer, self._pair)
+        self.strokes = StrokeControls(napari_viewer, self._canvas)
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
         super().__init__(
             widgets=[
                 self.image_layer, self.model_choice, self.model_folder, self.threshold, self.preview, self.selected,
-                self.scope, self.destination, self.file, self.overwrite, self.more, *self._seldom, buttons,
-                self.progress, self.state,
+                *self.strokes.rows, self.scope, self.destination, self.file, self.overwrite, self.more,
+                *self._seldom, buttons, self.progress, self.state,
             ],
         )  # fmt: skip
         self.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
@@ -144,6 +148,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._connect()
         self._destination_changed()
         self._show_more(False)
+        self.strokes.show(False)  # magicgui shows what it lays out
         self._ready()
         self._warm_timer.start(WARM_MS)
 
@@ -163,6 +168,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.destination.changed.connect(self._destination_changed)
         self.preview.changed.connect(self.attention.switch)
         self.threshold.changed.connect(self.attention.threshold_moved)
+        self.strokes.switch.changed.connect(self._strokes_switched)
+        self.strokes.taught.connect(self.attention.update)
+        for choice in (self.image_layer, self.axes, self.model_choice):
+            choice.changed.connect(self.strokes.look_again)
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
         for choice in previewed:
             choice.changed.connect(self.attention.update)
@@ -178,6 +187,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._stop.ask()
         self._stop = None
         self.attention.abandon()
+        self.strokes.leave()
         self.compare.leave()
         self._is_closed = True  # timers may be gone already, where the application ends
         await_end(self._worker)
@@ -202,9 +212,19 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if layer is None or model is None:
             return None
         return Wanted(
-            layer, self.axes.value or None, model, self.device.value, self.engine.value, float(self.threshold.value),
+            layer, self.axes.value or None, self.strokes.model or model, self.device.value, self.engine.value,
+            float(self.threshold.value),
             self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
         )  # fmt: skip
+
+    def _canvas(self) -> Canvas | None:
+        layer, model = self.image_layer.value, self.model_choice.value
+        return None if layer is None or model is None else Canvas(layer, self.axes.value or None, str(model))
+
+    def _strokes_switched(self, on: bool) -> None:
+        """Show what the strokes teach."""
+        if on:
+            self.preview.value = True
 
     def _pair(self) -> Pair | None:
         """Return the newest result that is still there with its input; one of the chosen image first."""
@@ -283,7 +303,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return Request(
             stack=stack,
             appearance=appearance(layer, stack.axes, plane),
-            model=str(self.model_choice.value),
+            model=self.strokes.model or str(self.model_choice.value),
             stop=stop,
             channels=channels,
             settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
