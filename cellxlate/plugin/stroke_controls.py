@@ -1,8 +1,10 @@
 """The rows of a panel in which attention is taught by strokes."""
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label
 from psygnal import Signal
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, InputError
 from cellxlate.plugin.choosing import ClickButton, wrapped
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, one_channel, visible_plane
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 PAUSE_MS = 300
 """After the last stroke, before learning begins."""
 BRUSH_PX = 4
+MOST_PX = 500_000_000
+"""Of a layer: all of its strokes are looked through after each."""
 CELL_RGBA = (0.2, 0.9, 1.0, 1.0)
 COLOURS: dict[int | None, Any] = {
     None: CELL_RGBA, 0: (0.0, 0.0, 0.0, 0.0), BACKGROUND: (1.0, 0.6, 0.1, 1.0), CELL: CELL_RGBA,
@@ -139,10 +143,11 @@ class StrokeControls:
 
     def leave(self) -> None:
         """End without touching the viewer, whose window may be gone."""
-        self._timer.stop()
         if self._request is not None:
             self._request.stop.ask()
         self._request = None
+        with suppress(RuntimeError):  # gone already, where the application ends
+            self._timer.stop()
         await_end(self._worker)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -172,6 +177,8 @@ class StrokeControls:
             return
         try:
             stack = self._stack(canvas)
+            if (size_px := math.prod(stack.shape)) > MOST_PX:
+                raise InputError(f"{stack.name} has {size_px} px; strokes want at most {MOST_PX}: take a part of it")
         except CellxlateError as fault:
             self._say(str(fault))
             return

@@ -55,7 +55,8 @@ def test_strokes_find_the_cells_that_nobody_painted(painted):
         return (found & inside).sum() / (found | inside).sum()
 
     assert overlap(before) < 0.3
-    assert overlap(after) > 0.85
+    assert overlap(after) > 0.75
+    assert (after & ~inside).sum() < 0.01 * (~inside).sum()
 
 
 def test_the_same_strokes_and_seed_give_the_same_model_and_another_seed_another(painted):
@@ -175,7 +176,7 @@ def test_strokes_spread_to_what_looks_alike(painted):
     unit = (image / 1000).astype(np.float32)
     (likely,) = spread([Painted(unit, np.clip(strokes, 0, 2).astype(np.uint8))])
     found = likely > 0.5
-    assert (found & inside).sum() / (found | inside).sum() > 0.85
+    assert (found & inside).sum() / (found | inside).sum() > 0.75
 
 
 def test_a_mask_named_strokes_is_completed_and_any_other_is_taken_as_it_is(painted, tmp_path):
@@ -195,7 +196,7 @@ def test_a_mask_named_strokes_is_completed_and_any_other_is_taken_as_it_is(paint
     ]
     source, _ = attach_masks(domains, [tmp_path / "masks"])
     first, second = (one.mask.read() > 0 for one in source.fields)
-    assert (first & inside).sum() / (first | inside).sum() > 0.85
+    assert (first & inside).sum() / (first | inside).sum() > 0.75
     assert np.array_equal(second, strokes > 0)
 
 
