@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cellxlate.stacks.stack import Stack
     from cellxlate.stacks.writing import open_writer
     from cellxlate.training.loop import train
+    from cellxlate.training.strokes import teach
 
 _HOMES = {
     "Bundle": "cellxlate.model.bundle",
@@ -36,6 +37,7 @@ _HOMES = {
     "load_model": "cellxlate.model.bundle",
     "open_stack": "cellxlate.stacks.reading",
     "open_writer": "cellxlate.stacks.writing",
+    "teach": "cellxlate.training.strokes",
     "train": "cellxlate.training.loop",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "load_model",
     "open_stack",
     "open_writer",
+    "teach",
     "train",
 ]
 

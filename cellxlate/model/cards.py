@@ -1,13 +1,16 @@
 """Cards: what a model says of itself, read without loading its weights (and so without torch)."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
-from cellxlate.whole_file import write_whole_file
+from cellxlate.stacks.naming import one_line
+from cellxlate.whole_file import rename_free, write_whole_file
 
 MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 """How a card of version 1, 2, ... becomes one of the next. The first format is still the current one."""
@@ -173,7 +176,30 @@ def add_domain(folder: Path, domain: dict[str, Any]) -> None:
     _amend(folder, "domain", domain)
 
 
-def _amend(folder: Path, name: str, value: dict[str, Any]) -> None:
+def save_copy(folder: Path, place: Path) -> Path:
+    """Copy a model folder, which gets its name when it is complete; the copy's card says that name.
+
+    Raises
+    ------
+    OutputError
+        The place exists, or cannot be written.
+    """
+    if place.exists():
+        raise OutputError(f"{place} exists already; choose another name or remove it")
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, partial)
+        _amend(partial, "name", place.name)
+        rename_free(partial, place)
+    except OSError as fault:
+        raise OutputError(f"{place} cannot be written: {one_line(fault)}") from fault
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
+def _amend(folder: Path, name: str, value: Any) -> None:
     """Replace one entry of a card."""
     if not folder.is_dir():
         raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")

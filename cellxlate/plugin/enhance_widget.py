@@ -24,6 +24,7 @@ from cellxlate.plugin.layers import (
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Adapted, AdaptRequest, Outcome, Refusal, Request, StopRequest
+from cellxlate.plugin.stroke_controls import Canvas, StrokeControls
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
@@ -62,6 +63,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         Start and end a run.
     adapting : AdaptControls
         Whether the model suits the image, and adapting it; `adapt_button` is its button.
+    strokes : StrokeControls
+        Attention taught by painting inside and outside of a few cells.
     compare : CompareControls
         Blink, swipe and difference of input and result; the report.
     progress, state, notes : widgets
@@ -123,13 +126,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.compare = CompareControls(napari_viewer, self._pair)
         self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
         self.adapt_button = self.adapting.adapt_button
+        self.strokes = StrokeControls(napari_viewer, self._canvas)
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
         rows = Container(
             widgets=[
                 self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
-                self.threshold, self.preview, self.selected, self.scope, self.destination, self.file, self.overwrite,
-                self.more, *self._seldom, buttons, self.progress, self.state,
+                self.threshold, self.preview, self.selected, *self.strokes.rows, self.scope, self.destination,
+                self.file, self.overwrite, self.more, *self._seldom, buttons, self.progress, self.state,
             ],
         )  # fmt: skip
         rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
@@ -154,6 +158,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._connect()
         self._destination_changed()
         self._show_more(False)
+        self.strokes.show(False)  # magicgui shows what it lays out
         self._ready()
         self._warm_timer.start(WARM_MS)
         self.adapting.domain.update()
@@ -174,6 +179,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.destination.changed.connect(self._destination_changed)
         self.preview.changed.connect(self.attention.switch)
         self.threshold.changed.connect(self.attention.threshold_moved)
+        self.strokes.switch.changed.connect(self._strokes_switched)
+        self.strokes.taught.connect(self.attention.update)
+        for choice in (self.image_layer, self.axes, self.model_choice):
+            choice.changed.connect(self.strokes.look_again)
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
         for choice in previewed:
             choice.changed.connect(self.attention.update)
@@ -192,6 +201,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._stop.ask()
         self._stop = None
         self.attention.abandon()
+        self.strokes.leave()
         self.compare.leave()
         self.adapting.leave()
         self._is_closed = True  # timers may be gone already, where the application ends
@@ -217,9 +227,19 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if layer is None or model is None:
             return None
         return Wanted(
-            layer, self.axes.value or None, model, self.device.value, self.engine.value, float(self.threshold.value),
+            layer, self.axes.value or None, self.strokes.model or model, self.device.value, self.engine.value,
+            float(self.threshold.value),
             self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
         )  # fmt: skip
+
+    def _canvas(self) -> Canvas | None:
+        layer, model = self.image_layer.value, self.model_choice.value
+        return None if layer is None or model is None else Canvas(layer, self.axes.value or None, str(model))
+
+    def _strokes_switched(self, on: bool) -> None:
+        """Show what the strokes teach."""
+        if on:
+            self.preview.value = True
 
     def _pair(self) -> Pair | None:
         """Return the newest result that is still there with its input; one of the chosen image first."""
@@ -304,7 +324,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return Request(
             stack=stack,
             appearance=appearance(layer, stack.axes, plane, part),
-            model=str(self.model_choice.value),
+            model=self.strokes.model or str(self.model_choice.value),
             stop=stop,
             channels=channels,
             settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),

@@ -4,7 +4,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from magicgui.widgets import ComboBox, Container, FileEdit, Label, ProgressBar, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
@@ -18,6 +17,7 @@ from cellxlate.plugin.layers import layer_stack, one_channel, painted_stack, vis
 from cellxlate.plugin.learning import Look, Step, Stopped, Trained, TrainRequest, painted_text
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.overlay import single_shot
+from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.wording import in_panel_words, leaning_words, training_left
 from cellxlate.plugin.working import await_end, begin
@@ -200,15 +200,7 @@ class TrainWidget(Container):  # type: ignore[misc]
     def _paint(self, _: Any = None) -> None:
         """Add a labels layer that lies on the source, with the brush in hand."""
         layer = self.source.value
-        stack = self._layer_stack(layer)
-        channels = layer_stack(layer).axes.replace("S", "")
-        kept = [place for place, axis in enumerate(channels) if axis != "C"]
-        labels = self._viewer.add_labels(
-            np.zeros(stack.shape, np.uint8), name=f"cells of {layer.name}",
-            scale=[layer.scale[place] for place in kept], translate=[layer.translate[place] for place in kept],
-            units=[layer.units[place] for place in kept], axis_labels=[layer.axis_labels[place] for place in kept],
-        )  # fmt: skip
-        labels.mode = "paint"
+        labels = add_labels_over(self._viewer, layer, self._layer_stack(layer), f"cells of {layer.name}")
         self.painted.value = labels
 
     # A run

@@ -11,7 +11,7 @@ from cellxlate.stacks.stack import Stack
 RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence", "_bounds")
 REPORT_ENDINGS = ("_report.html", "_report.json", "_reports")
 UNFINISHED_ENDINGS = (".partial", ".unfinished", ".replaced")
-LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label")
+LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_strokes")
 MOST_NAMED = 4
 
 OpenFile = Callable[[Path], Stack]
@@ -51,7 +51,7 @@ def is_result(path: Path, open_file: OpenFile) -> bool:
 
 
 def is_label_image(path: Path, names: Iterable[str], open_file: OpenFile) -> bool:
-    """Return whether a file is named like one of some images with `_masks` or `_labels`, and holds whole numbers."""
+    """Return whether a file is named like an image with `_masks`, `_labels` or `_strokes`, and holds whole numbers."""
     name = stack_name(path)
     if not any(name.endswith(ending) and name.removesuffix(ending) in names for ending in LABEL_ENDINGS):
         return False

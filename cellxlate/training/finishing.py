@@ -183,7 +183,13 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
 def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
     chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
-    unit: npt.NDArray[np.float32] = chosen.levels.to_unit(central_window(chosen, PREVIEW_PX))
+    return picture_of(translator, chosen.levels.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
+
+
+def picture_of(translator: Translator, unit: npt.NDArray[np.float32], threshold: float) -> bytes:
+    """Return a PNG of input, attention and output, of the middle of a plane (Y, X) in unit range."""
+    top, left = (max((size - PREVIEW_PX) // 2, 0) for size in unit.shape)
+    unit = unit[top : top + PREVIEW_PX, left : left + PREVIEW_PX]
     rows, columns = (size - size % translator.stride for size in unit.shape)
     unit = np.ascontiguousarray(unit[:rows, :columns])
     device = next(translator.parameters()).device

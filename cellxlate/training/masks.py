@@ -15,9 +15,13 @@ from cellxlate.stacks.regular_files import open_regular
 from cellxlate.stacks.results import is_hidden
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.patches import LARGEST_KEPT_PX, Domain, Field, Mask, in_memory
+from cellxlate.training.strokes import spread_over
 
-ENDINGS = ("_mask", "_masks", "_label", "_labels")
+STROKES_ENDING = "_strokes"
+"""What is painted in such a file, is 1 for background and 2 and more for cells; 0 is not painted."""
+ENDINGS = (STROKES_ENDING, "_mask", "_masks", "_label", "_labels")
 SUBFOLDERS = ("source", "target")
+HALF = 0.5
 
 
 def attach_masks(domains: Sequence[Domain], folders: Sequence[Path]) -> tuple[Domain, ...]:
@@ -29,8 +33,9 @@ def attach_masks(domains: Sequence[Domain], folders: Sequence[Path]) -> tuple[Do
         Source and target.
     folders : sequence of Path
         Folders of TIFF, PNG or Zarr masks, or such files; a mask has the name of its image, or that name with `_mask`
-        or `_labels`. Label images or binary masks: whatever is above 0 is a cell. Masks inside `source` and `target`
-        folders belong to images of that domain alone.
+        or `_labels`. Label images or binary masks: whatever is above 0 is a cell. Only a file of that name with
+        `_strokes` is painted in part: 0 is not painted, 1 background, 2 and more a cell. Masks inside `source` and
+        `target` folders belong to images of that domain alone.
 
     Returns
     -------
@@ -51,11 +56,13 @@ def attach_masks(domains: Sequence[Domain], folders: Sequence[Path]) -> tuple[Do
         number, name = owner(path, only, domains)
         if name is None:
             continue
-        mask = open_mask(path)
+        strokes = is_strokes(path, name)
+        mask = open_mask(path, labels=strokes)
         places = [place for place, one in enumerate(fields[number]) if one.stack.name == name]
-        for place, plane in zip(
-            places, planes_of(mask, path, [fields[number][place] for place in places]), strict=True
-        ):
+        planes = planes_of(mask, path, [fields[number][place] for place in places])
+        if strokes:
+            planes = completed(planes, path, [fields[number][place] for place in places])
+        for place, plane in zip(places, planes, strict=True):
             marked = bool(plane.read().any())
             cells |= marked
             if marked or len(places) == 1:
@@ -66,6 +73,32 @@ def attach_masks(domains: Sequence[Domain], folders: Sequence[Path]) -> tuple[Do
     if not cells:
         raise InputError("the masks mark no cell; a pixel of a cell is above 0")
     return tuple(Domain(own, domain.number, "masks") for own, domain in zip(fields, domains, strict=True))
+
+
+def is_strokes(path: Path, name: str) -> bool:
+    """Return whether a mask of an image of some name is painted in part, which its own name must say."""
+    return _stem(path) == f"{name}{STROKES_ENDING}"
+
+
+def completed(planes: Sequence[Mask], path: Path, fields: Sequence[Field]) -> list[Mask]:
+    """Return whole masks in place of planes with strokes: what looks like the painted cells is one.
+
+    Raises
+    ------
+    InputError
+        The strokes do not show both cells and background.
+    """
+    strokes = [plane.stack.read(plane.index) for plane in planes]
+    painted = [number for number, own in enumerate(strokes) if own.any()]
+    counts = [fields[number].stack.read(fields[number].index) for number in painted]
+    try:
+        whole = spread_over(counts, [strokes[number] for number in painted], [fields[n].levels for n in painted])
+    except InputError as fault:
+        raise InputError(f"{path}: {fault}") from fault
+    masks = list(planes)
+    for number, cells in zip(painted, whole, strict=True):
+        masks[number] = Mask(Stack.from_array((cells > HALF).astype(np.uint8), "YX", name=path.stem), ())
+    return masks
 
 
 def find_masks(paths: Sequence[Path]) -> Iterator[tuple[Path, int | None]]:
@@ -103,7 +136,7 @@ def owner(path: Path, only: int | None, domains: Sequence[Domain]) -> tuple[int,
     InputError
         There are several.
     """
-    stem = path.name[:-4] if path.suffix.lower() == ".png" else stack_name(path)
+    stem = _stem(path)
     shorter = [stem.removesuffix(ending) for ending in ENDINGS if stem.endswith(ending)]
     for name in (stem, *shorter):
         fitting = []
@@ -121,8 +154,15 @@ def owner(path: Path, only: int | None, domains: Sequence[Domain]) -> tuple[int,
     return 0, None
 
 
-def open_mask(path: Path) -> Stack:
+def _stem(path: Path) -> str:
+    """Return the name of a mask without the ending of its kind of file."""
+    return path.name[:-4] if path.suffix.lower() == ".png" else stack_name(path)
+
+
+def open_mask(path: Path, *, labels: bool = False) -> Stack:
     """Open a mask as a stack that is above 0 in cells; colours count as cells, transparency does not.
+
+    With `labels` its numbers are kept, and colours refused.
 
     Raises
     ------
@@ -133,6 +173,8 @@ def open_mask(path: Path) -> Stack:
         stack = open_stack(path)
         if "S" not in stack.axes:
             return in_memory(stack) if np.prod(stack.shape, dtype=np.int64) <= LARGEST_KEPT_PX else stack
+        if labels:
+            raise InputError(f"{path} is in colour; strokes are whole numbers: 1 background, 2 and more cells")
         stack = in_memory(stack)
         marked: npt.NDArray[np.uint8] = np.where(np.asarray(stack).max(axis=stack.axes.index("S")) > 0, 1, 0).astype(
             np.uint8
@@ -142,6 +184,10 @@ def open_mask(path: Path) -> Stack:
         pixels = np.asarray(png_decode(_stored(path)))
     except (OSError, PngError, ValueError) as fault:
         raise InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF") from fault
+    if labels and pixels.ndim == 2:
+        return Stack.from_array(pixels, "YX", name=path.stem)
+    if labels:
+        raise InputError(f"{path} is in colour; strokes are whole numbers: 1 background, 2 and more cells")
     if pixels.ndim == 3:
         colours = pixels.shape[2] - 1 if pixels.shape[2] in (2, 4) else pixels.shape[2]
         pixels = np.asarray(pixels[..., :colours].max(axis=2))
