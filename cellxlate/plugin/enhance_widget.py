@@ -226,8 +226,12 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         layer, model = self.image_layer.value, self.model_choice.value
         if layer is None or model is None:
             return None
+        taught = self.strokes.model
+        engine = self.engine.value
+        if taught and engine == "auto":
+            engine = "torch"  # compiling for another takes seconds after each stroke
         return Wanted(
-            layer, self.axes.value or None, self.strokes.model or model, self.device.value, self.engine.value,
+            layer, self.axes.value or None, taught or model, self.device.value, engine,
             float(self.threshold.value),
             self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
         )  # fmt: skip

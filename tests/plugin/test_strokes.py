@@ -78,6 +78,8 @@ def test_the_preview_and_the_run_follow_the_strokes(viewer, panel, painting, spi
     before = panel._previewed().model
     model = learn(panel, spin, painting)
     assert panel._previewed().model == panel._request().model == model != before
+    panel.engine.value = "auto"
+    assert panel._previewed().engine == "torch"  # no other is compiled after each stroke
     expected = cellxlate.enhance(viewer.layers["cells"].data, model, engine="torch").attention
     assert np.array_equal(viewer.layers["attention preview"].data > 0, expected > 0)
     panel.strokes.switch.value = False
