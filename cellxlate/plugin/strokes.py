@@ -104,7 +104,7 @@ def stroke_steps(request: StrokeRequest) -> Generator[Taught, None, Refusal | No
 
 
 def _learn(request: StrokeRequest, folder: Path, steps: int | None) -> None:
-    from cellxlate.enhancement.choice import choose_model  # loads torch, which must not happen in the main thread
+    from cellxlate.choice import choose_model  # loads torch, which must not happen in the main thread
     from cellxlate.model.bundle import load_model
     from cellxlate.model.cards import AUTO
     from cellxlate.training.strokes import STEPS, teach
