@@ -11,6 +11,7 @@ from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
 from cellxlate.quality.checks import read_back, spared, warnings_of
 from cellxlate.quality.report import RunReport, draw_planes, write_report
+from cellxlate.quality.risk import Ranking
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.naming import find_stacks, stack_name
 from cellxlate.stacks.reading import open_stack
@@ -113,6 +114,8 @@ def rebuild_report(
                 warnings=[*warnings, *tally.failures],
                 provenance=facts,
                 command=str(earlier.get("command", "")),
+                adaptation=_adaptation(earlier.get("adaptation")),
+                ranking=Ranking.from_stated(earlier.get("ranking")),
             )
     write_report(found, figures, html=html, json=html.with_suffix(".json"))
     return found
@@ -144,6 +147,17 @@ def _depth(value: Any) -> int:
 def _mapping(value: Any) -> dict[str, Any]:
     """Return a mapping as it is stated; an empty one for anything else."""
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _adaptation(value: Any) -> dict[str, Any]:
+    """Return what an earlier report states of learning from the stack; nothing where it is not what `enhance` says."""
+    stated = _mapping(value)
+    sound = isinstance(stated.get("reason"), str) and isinstance(stated.get("kept"), bool)
+    return (
+        stated | {"steps": int(_number(stated.get("steps"))), "seconds": _number(stated.get("seconds"))}
+        if sound
+        else {}
+    )
 
 
 def _number(value: Any) -> float:

@@ -38,10 +38,18 @@ MOST_SHIFTED, MOST_REGRET_DB = 0.15, 0.3
 VARIANCE_ERROR, LEAST_ERROR_DB = 0.06, 0.05
 """What the variance may be off by once it is fitted; below the other nothing is told apart. Of fields of our own."""
 MOST_DB, SURE_ERRORS = 60.0, 2.0
+MOST_STATED, MOST_STATED_DB = 64, 1e6
 
 
 def _quoted(name: str) -> str:
     return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def _finite(value: Any) -> float:
+    """Return a finite number; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_STATED_DB:
+        raise ValueError(f"{value!r} is no number of dB")
+    return float(value)
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -122,7 +130,23 @@ class Ranking:
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         candidates = [{"name": one.name, "gain_db": one.gain_db, "error_db": one.error} for one in self.risks]
-        return {"trusted": self.trusted, "doubt": self.doubt, "candidates": candidates}
+        errors = [list(row) for row in self.errors_db]
+        return {"trusted": self.trusted, "doubt": self.doubt, "candidates": candidates, "errors_db": errors}
+
+    @classmethod
+    def from_stated(cls, stated: Any) -> "Ranking | None":
+        """Return a ranking from what `stated` gave, without the errors in counts; None from anything else."""
+        try:
+            risks = tuple(
+                Risk(str(one["name"]), math.nan, _finite(one["gain_db"]), _finite(one["error_db"]))
+                for one in stated["candidates"][:MOST_STATED]
+            )
+            errors = tuple(tuple(_finite(error) for error in row[: len(risks)]) for row in stated["errors_db"])
+            trusted, doubt = stated["trusted"] is True, str(stated["doubt"])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            return None
+        square = len(errors) == len(risks) and all(len(row) == len(risks) for row in errors)
+        return cls(risks, trusted, doubt, errors) if risks and square else None
 
     def words(self, name: str | None = None) -> str:
         """Return one sentence: how much better one candidate is than the models and the best filter, or why not told.

@@ -167,6 +167,9 @@ def test_enhance_adapts_first_and_says_what_became_of_it(stack, tiny_model, tmp_
     assert stored["adaptation"] == told
     assert [one["name"] for one in stored["ranking"]["candidates"]] == [AFTER, BEFORE, INPUT]
     assert f"W{told['reason'][1:]}." in (tmp_path / "results" / "cells_report.html").read_text()
+    assert cli.main(["report", answer["outputs"]["enhanced"], "--json", "--source", str(stack)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["adaptation"], again["ranking"]) == (told, stored["ranking"])
     expected = load_model(folder if gain_db > 0 else tiny_model).digest
     assert answer["model"]["sha256"] == expected
     plain = cellxlate.enhance(stack, folder if gain_db > 0 else tiny_model)

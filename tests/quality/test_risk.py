@@ -227,3 +227,16 @@ def test_a_ranking_is_stated_in_plain_values() -> None:
     stated = json.loads(json.dumps(ranking().stated()))
     assert stated["trusted"] is True
     assert stated["candidates"][1] == {"name": "cells", "gain_db": 5.8, "error_db": 0.1}
+    again = Ranking.from_stated(stated)
+    assert again is not None
+    assert (again.words(), again.stated()) == (ranking().words(), ranking().stated())
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [None, [], {"candidates": []}, {"candidates": [{"name": "a", "gain_db": "x", "error_db": 0}], "errors_db": [[0]]},
+     {"candidates": [{"name": "a", "gain_db": 1, "error_db": 0}], "errors_db": [], "trusted": True, "doubt": ""},
+     {"candidates": [{"name": "a", "gain_db": 1e9, "error_db": 0}], "errors_db": [[0]], "trusted": True, "doubt": ""}],
+)  # fmt: skip
+def test_what_states_no_ranking_gives_none(stated: object) -> None:
+    assert Ranking.from_stated(stated) is None
