@@ -1,6 +1,7 @@
 """A report made from the files says what the run's own report said, and finds what was done to the files since."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,12 +100,13 @@ def test_describing_puts_numbers_into_the_card(tiny_model: Path, tmp_path: Path)
     for seed in range(3):
         sample = simulate(SampleSettings(shape=(1, 1, 1, 512, 512), seed=seed))
         write_stacks([(sample.stack, tmp_path / f"{seed}.ome.tif")])
-    before = read_card(tiny_model)
-    domain = describe_domain(tiny_model, [tmp_path])
+    model = shutil.copytree(tiny_model, tmp_path / "models" / "tiny")  # others look at that one
+    before = read_card(model)
+    domain = describe_domain(model, [tmp_path / f"{seed}.ome.tif" for seed in range(3)])
     assert domain["windows"] == 12
-    assert read_card(tiny_model) == {**before, "domain": domain}
+    assert read_card(model) == {**before, "domain": domain}
     with pytest.raises(InputError, match="fewer than 8 windows"):
-        describe_domain(tiny_model, [tmp_path / "0.ome.tif"])
+        describe_domain(model, [tmp_path / "0.ome.tif"])
 
 
 @pytest.mark.parametrize("name", ["once.ome.tif", "once.ome.zarr"])
