@@ -58,8 +58,8 @@ from cellxlate.training.run import (
 SECONDS = 90.0
 BEFORE, AFTER = "the model as it was", "the adapted model"
 """What the two are called where they are ranked."""
-FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS = 3, 20, 300
-"""Measured on; learned at least; enough for up to three windows, in proportion for more: longer fits their noise."""
+FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS, ENOUGH_PX = 3, 20, 300, 256**2
+"""Measured on; learned at least; enough for one to three windows, in proportion for more, and for fewer pixels."""
 JUDGING_SHARE, FINISHING_S, FINISHING_SHARE, CALM = 0.2, 2.0, 0.05, 0.9
 """Of the time: for judging; for writing the model, at most a share; what of the rest is planned for, to be on time."""
 CALLS, CLASSICAL_SHARE = 5, 0.3
@@ -416,10 +416,17 @@ def _fix_steps(
     round_s = renewal_s + alone.round_steps * step_s
     steps = int(CALM * (left_s - sum(took_s)) * alone.round_steps / round_s)
     fewest = max(FEWEST_STEPS, math.ceil(FIRST_STEPS / max(run.settings.decay_from, 0.01)))
-    enough = max(ENOUGH_STEPS, ENOUGH_STEPS * len(domains[0].fields) // 3)
+    enough = enough_steps(domains[0])
     run.steps = max(min(steps, enough), fewest)
     run.settings = replace(run.settings, steps=run.steps)
     return renewal_s
+
+
+def enough_steps(domain: Domain) -> int:
+    """Return how many steps are enough for a sample: more fit its noise."""
+    pixels = sum(math.prod(field.shape) for field in domain.fields)
+    small = min(pixels / ENOUGH_PX, 1.0)
+    return max(int(ENOUGH_STEPS * small), ENOUGH_STEPS * len(domain.fields) // 3 if small == 1 else 0, 1)
 
 
 class _Judge:

@@ -7,6 +7,7 @@ bottom.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ ATTENTION_PX, BORDER_PX = 192, 12
 ATTENTION_RATE, CELL_WEIGHT, BACKGROUND = 5.0, 1.5, 0.3
 """Attention learns so many times as fast; pixels of cells count more in both."""
 RECORRUPTED = 0.8
-SHARED_NOISE = 0.25
-"""Correlation of neighbours from which on a window teaches by its own noise."""
+SHARED_NOISE, LEAST_NOISY_PX = 0.25, 256**2
+"""Correlation of neighbours from which on windows teach by their own noise, if they hold so many pixels together: from
+128 x 128 px the noise itself was learned, 0.7 dB worse beside them."""
 SURE, LEAST_SPAN = 0.5, 0.2
 MARGIN_PX = 32
 """By which windows are continued where they are estimated; a multiple of every stride."""
@@ -404,7 +406,8 @@ class UnitNoise:
             kernels.append(noise.kernel())
         self.figures = torch.tensor(rows, dtype=torch.float32, device=device)  # (windows, 3)
         self.kernels = torch.from_numpy(np.stack(kernels)).float().to(device)  # (windows, K, K)
-        self.shared = [noise.neighbour_correlation > SHARED_NOISE for noise in source.noises]
+        enough = sum(math.prod(field.shape) for field in source.fields) >= LEAST_NOISY_PX
+        self.shared = [enough and noise.neighbour_correlation > SHARED_NOISE for noise in source.noises]
 
     def drawn(self, clear: Tensor, numbers: Sequence[int], rng: torch.Generator) -> Tensor:
         """Return noise as the windows of these numbers have it, where they show images (B, 1, Y, X)."""

@@ -286,6 +286,7 @@ def test_the_time_is_kept_whole(stack, tiny_model, tmp_path):
 def test_learning_ends_when_the_time_does_though_more_steps_were_planned(stack, tiny_model, tmp_path, monkeypatch):
     judged(monkeypatch, 0.5)
     monkeypatch.setattr(adaptation, "CALM", 100.0)
+    monkeypatch.setattr(adaptation, "ENOUGH_STEPS", 10**6)
     found = adapt_stack(stack, tiny_model, output=tmp_path / "m", seconds=3.0)
     assert found.kept
     assert found.seconds < 6

@@ -229,10 +229,11 @@ def test_noise_that_neighbours_share_is_shared():
 
 def test_noise_that_neighbours_share_is_taken_away_without_an_image_without_it(tiny_model):
     rng = np.random.default_rng(1)
-    clear = 200 + 500 * truth((2, 128, 128))
+    clear = 200 + 500 * truth((2, 256, 256))
     shared = ndimage.gaussian_filter(rng.normal(size=clear.shape), (0, 0.6, 0.6))
-    found = domain_of((clear + 60 * shared / shared.std()).round().clip(0).astype(np.uint16))
-    run = begun(tiny_model, found, replace(SETTINGS, batch=6, steps=120, learning_rate=8e-3))
+    many = replace(SETTINGS.alone, windows=16)
+    found = domain_of((clear + 60 * shared / shared.std()).round().clip(0).astype(np.uint16), settings=many)
+    run = begun(tiny_model, found, replace(SETTINGS, batch=6, steps=120, learning_rate=8e-3, alone=many))
     step = run.step_function
     with torch.no_grad():
         for one in (step.translator, step.teacher):
@@ -254,6 +255,11 @@ def test_noise_that_neighbours_share_is_taken_away_without_an_image_without_it(t
     for number in range(120):
         step.run(NO_IMAGES, NO_IMAGES, switched=True, rng=torch.Generator().manual_seed(number))
     assert error(step.translator.generator) < 0.8 * error(lambda image: image)
+
+
+def test_noise_of_a_few_pixels_teaches_nothing(domain):
+    domain.noises = [replace(noise, covariance=np.full((9, 9), 0.5)) for noise in domain.noises]
+    assert not any(UnitNoise(domain, CPU).shared)
 
 
 def test_what_is_recorrupted_has_independent_noise(domain):
