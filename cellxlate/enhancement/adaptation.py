@@ -8,8 +8,8 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from cellxlate.enhancement.outputs import Outputs, is_there
 from cellxlate.enhancement.plan import checked, choose_channels
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import OptionError, OutputError, TrainingError
+from cellxlate.errors import InputError, OptionError, OutputError, TrainingError
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
@@ -36,6 +36,7 @@ from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.camera import CameraNoise
 from cellxlate.stacks.earlier import saved_levels
 from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone import NothingToLearnError, sampled_domain
 from cellxlate.training.finishing import finished_translator, preview, training_card
@@ -252,9 +253,11 @@ def adapt_stack(
     """
     clock = _Clock(seconds, steps)
     partial = output.with_name(output.name + ".partial")
-    require_free(output, partial, overwrite=overwrite, resume=resume)
     settings = replace(checked(settings or EnhanceSettings()), intensity="source")
-    with opened(what, axes, image, incomplete) as stack:
+    with held(output), opened(what, axes, image, incomplete) as stack:
+        require_free(output, partial, overwrite=overwrite, resume=resume)
+        if stack.dtype == np.bool_:
+            raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers = choose_channels(stack, channels)
@@ -299,6 +302,7 @@ def adapt_stack(
             licence=str(base.card.get("licence", "not stated")), description=f"{base.name}, adapted to {stack.name}",
         )  # fmt: skip
         card["training"]["command"] = found.command
+        card["domain"] = card["domain"] or base.card.get("domain")  # too few windows to describe another
         card["adaptation"] = _record(identity, found)
         if overwrite:
             shutil.rmtree(output, ignore_errors=True)
@@ -505,14 +509,35 @@ def verdict(ranking: Ranking) -> tuple[bool, str]:
     return False, f"what was learned was not kept, since it is not clearly better: {found}"
 
 
-def require_free(output: Path, partial: Path, *, overwrite: bool, resume: bool) -> None:
-    """Make room for a model folder, or raise OutputError where what has its name may not be replaced."""
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Keep a model folder's name from other processes, until it is released or the process ends, however it ends.
+
+    Raises
+    ------
+    OutputError
+        Another process is at work there, or nothing can be written.
+    """
     if not output.parent.is_dir():
         raise OutputError(f"the output folder {output.parent} does not exist; make it or choose another")
+    try:
+        lock = FolderLock.acquire(output.with_name(output.name + ".lock"))
+    except OSError as fault:
+        raise OutputError(f"{output} cannot be written: {fault}") from fault
+    try:
+        yield
+    finally:
+        lock.remove()
+
+
+def require_free(output: Path, partial: Path, *, overwrite: bool, resume: bool) -> None:
+    """Make room for a model folder, or raise OutputError where what has its name may not be replaced."""
+    if is_there(output) and not (output / "card.json").exists():
+        raise OutputError(f"{output} is no model folder, so it is not replaced; move it away or choose another output")
+    if is_there(partial) and not partial.is_dir():
+        raise OutputError(f"{partial} is no folder of an unfinished adaptation; move it away or choose another output")
     if is_there(output) and not (overwrite or resume):
         raise OutputError(f"{output} exists already; give -m {output} to use it, --overwrite to replace it")
-    if is_there(output) and overwrite and not (output / "card.json").exists():
-        raise OutputError(f"{output} is no model folder, so it is not replaced; choose another output")
     if is_there(partial) and (overwrite or (partial / VERDICT).exists()) and not resume:
         shutil.rmtree(partial, ignore_errors=True)
     if is_there(partial) and not resume:

@@ -127,6 +127,8 @@ def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str
     NothingToLearnError
         No field has contrast, or none has noise.
     """
+    if not any(own for own, _ in channels):
+        raise NothingToLearnError(f"{name}: every window holds pixels that are not finite, or one value alone")
     pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
     if not pairs:
         raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")

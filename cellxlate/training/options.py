@@ -54,7 +54,7 @@ def resolve(
     elif chosen.backward == "alone":
         if masks or guide not in (None, "none"):
             raise OptionError(
-                "--preset alone leaves attention as it is in the model it starts from; leave out --guide and --masks"
+                "without --target attention learns from the model that it starts from; leave out --guide and --masks"
             )
         chosen = replace(chosen, guide="none")
     else:

@@ -30,7 +30,7 @@ from cellxlate.enhancement.adaptation import (
 )
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
 from cellxlate.enhancement.outputs import name_outputs
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import RemotePath
 from cellxlate.model.bundle import load_model
 from cellxlate.quality.risk import INPUT, Ranking, Risk
@@ -190,7 +190,7 @@ def test_a_stack_without_contrast_is_enhanced_with_the_model_as_it_was(tiny_mode
     write_stacks([(Stack(np.full((2, 80, 80), 9, np.uint16), "ZYX"), tmp_path / "flat.ome.tif")])
     code, answer = run(capsys, tmp_path / "flat.ome.tif", "-m", tiny_model, "--adapt")
     assert (code, answer["adaptation"]["kept"], answer["adaptation"]["steps"]) == (0, False, 0)
-    assert "nothing stands out" in answer["adaptation"]["reason"]
+    assert "one value alone" in answer["adaptation"]["reason"]
     assert not list(tmp_path.glob("*model*"))
 
 
@@ -501,3 +501,24 @@ def test_enhance_file_tells_of_an_adaptation(stack, tiny_model, tmp_path, monkey
 def test_times_and_steps_that_make_no_sense_are_refused(stack, tiny_model, tmp_path, options):
     with pytest.raises(OptionError):
         adapt_stack(stack, tiny_model, output=tmp_path / "m", **options)
+
+
+def test_two_runs_at_one_model_exclude_each_other(stack, tiny_model, tmp_path):
+    with adaptation.held(tmp_path / "m"), pytest.raises(OutputError, match="is being written by another job"):
+        adapt_stack(stack, tiny_model, output=tmp_path / "m", steps=2, overwrite=True)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("m")] == []
+
+
+def test_images_of_one_bit_are_refused_before_anything_is_learned(tiny_model, tmp_path):
+    with pytest.raises(InputError, match="has 1 bit per pixel"):
+        adapt_stack(pixels() > 200, tiny_model, output=tmp_path / "m", steps=2, axes="ZYX")
+
+
+def test_what_is_no_model_is_neither_used_nor_replaced(stack, tiny_model, tmp_path):
+    (tmp_path / "m").write_text("notes")
+    (tmp_path / "n.partial").write_text("notes")
+    for name in ("m", "n"):
+        for options in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(OutputError, match="move it away or choose another output"):
+                adapt_stack(stack, tiny_model, output=tmp_path / name, steps=2, **options)
+    assert (tmp_path / "m").read_text() == (tmp_path / "n.partial").read_text() == "notes"

@@ -118,10 +118,10 @@ def test_windows_with_pixels_that_are_not_finite_are_left_out():
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.full((2, 80, 80), 7, np.uint16), "nothing stands out"),
+        (np.full((2, 80, 80), 7, np.uint16), "or one value alone"),
         (np.random.default_rng(0).normal(200, 9, (2, 128, 128)).round().astype(np.uint16), "nothing stands out"),
         (noisy((2, 63, 200)), "63 x 200 px is too small"),
-        (np.full((2, 80, 80), np.nan, np.float32), "nothing stands out"),
+        (np.full((2, 80, 80), np.nan, np.float32), "not finite"),
     ],
     ids=["constant", "noise", "small", "nan"],
 )
