@@ -23,10 +23,10 @@ from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import opened
 from cellxlate.enhancement.outputs import Outputs, is_there
-from cellxlate.enhancement.plan import checked, choose_channels
+from cellxlate.enhancement.plan import checked, choose_channels, levels_of, require_counts
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import InputError, OptionError, OutputError, TrainingError
+from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
@@ -34,8 +34,7 @@ from cellxlate.model.engines import Device, choose_device, open_engine
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
 from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.camera import CameraNoise
-from cellxlate.stacks.earlier import saved_levels
-from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.intensity import Levels
 from cellxlate.stacks.locking import FolderLock
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone import NothingToLearnError, sampled_domain
@@ -256,8 +255,7 @@ def adapt_stack(
     settings = replace(checked(settings or EnhanceSettings()), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         require_free(output, partial, overwrite=overwrite, resume=resume)
-        if stack.dtype == np.bool_:
-            raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
+        require_counts(stack)
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers = choose_channels(stack, channels)
@@ -267,11 +265,7 @@ def adapt_stack(
         base = model if isinstance(model, Bundle) else load_model(model)
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
-            stated = stack_levels(stack, numbers) if levels_from is None else saved_levels(levels_from)
-            if absent := [one for one in numbers if one not in stated]:
-                raise OptionError(
-                    f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel"
-                )
+            stated = levels_of(stack, numbers, levels_from)
             domain = sampled_domain(stack, {one: stated[one] for one in numbers}, chosen.alone)
         except NothingToLearnError as fault:
             return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)

@@ -179,8 +179,7 @@ def make_plan(
         The model cannot be loaded.
     """
     settings = checked(settings or EnhanceSettings())
-    if stack.dtype == np.bool_:
-        raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
+    require_counts(stack)
     chosen = choose_channels(stack, channels)
     sampled = SampledPixels(stack.pixels)
     sample = replace(stack, pixels=sampled)
@@ -195,9 +194,7 @@ def make_plan(
     translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    levels = stack_levels(sample, chosen) if levels_from is None else saved_levels(levels_from)
-    if absent := [channel for channel in chosen if channel not in levels]:
-        raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
+    levels = levels_of(sample, chosen, levels_from)
     calibrate_s = chosen_s + time.perf_counter() - started
     jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
     return Plan(
@@ -286,6 +283,26 @@ def target_levels(bundle: Bundle) -> Levels:
         return Levels(black, black + float(stated["span_counts"]))
     except (KeyError, TypeError, ValueError) as fault:
         raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
+
+
+def require_counts(stack: Stack) -> None:
+    """Raise InputError where a stack has 1 bit per pixel."""
+    if stack.dtype == np.bool_:
+        raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
+
+
+def levels_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -> dict[int, Levels]:
+    """Measure the levels of channels, or take those that an earlier run states in its report or its output.
+
+    Raises
+    ------
+    OptionError
+        It states none of a channel.
+    """
+    levels = stack_levels(stack, channels) if levels_from is None else saved_levels(levels_from)
+    if absent := [channel for channel in channels if channel not in levels]:
+        raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
+    return levels
 
 
 def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
