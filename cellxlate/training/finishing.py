@@ -115,13 +115,7 @@ def training_card(
             "precision": precision,
             "torch": torch.__version__,
             "python": sys.version.split()[0],
-            "start": start
-            and {
-                "name": start.name,
-                "weights_sha256": start.digest,
-                "steps": steps_in_all(start),
-                "licence": start.card.get("licence"),
-            },
+            "start": start and start_facts(start),
             "attention_agreement_with_guide": agreement,
             **({"noise": noise_facts(domains[0].noises)} if is_alone else {}),
         },
@@ -147,6 +141,16 @@ def noise_facts(noises: Iterable[CameraNoise]) -> list[dict[str, Any]]:
         }
         for noise in distinct.values()
     ]  # fmt: skip
+
+
+def start_facts(start: Bundle) -> dict[str, Any]:
+    """Return what a card says of the model that another stands on."""
+    return {
+        "name": start.name,
+        "weights_sha256": start.digest,
+        "steps": steps_in_all(start),
+        "licence": start.card.get("licence"),
+    }
 
 
 def steps_in_all(bundle: Bundle) -> int | None:

@@ -25,7 +25,7 @@ from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity import Levels, measure_levels, stack_levels
 from cellxlate.stacks.network_input import network_input
 from cellxlate.stacks.stack import Stack
-from cellxlate.training.finishing import picture_of, steps_in_all
+from cellxlate.training.finishing import picture_of, start_facts
 
 Plane = npt.NDArray[np.float32]
 
@@ -205,12 +205,7 @@ def learn_strokes(
             },
             "steps": steps,
             "seed": seed,
-            "start": {
-                "name": model.name,
-                "weights_sha256": model.digest,
-                "steps": steps_in_all(model),
-                "licence": model.card.get("licence"),
-            },
+            "start": start_facts(model),
         },
         "scores": {},
         "weights_sha256": hashlib.sha256(save(tensors)).hexdigest(),
