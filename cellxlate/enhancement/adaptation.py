@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellxlate.choice import Choice, choose_model
+from cellxlate.choice import GOLDEN, Choice, choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import opened
 from cellxlate.enhancement.outputs import Outputs, is_there
@@ -362,13 +362,13 @@ def learned(
     prepare(partial, settings)
     limit_s = clock.limit_s - judge_s - clock.finishing_s
     run = begin(settings, domains, place, precision, base)
-    renewal_s = 0.0
+    round_begins_s = 0.0
     try:
         if resume:
             continue_from(partial, run, domains)
         elif steps is None:
             run.seconds = clock.spent_s
-            renewal_s = _fix_steps(run, domains, place, limit_s - clock.spent_s, tell)
+            round_begins_s = _fix_steps(run, domains, place, limit_s - clock.spent_s, tell)
             prepare(partial, run.settings)
             save(run, partial, domains)
         run.seconds = max(run.seconds, clock.spent_s)
@@ -380,8 +380,8 @@ def learned(
                 pace_s = (spent_s + 1e-9) / max(done - before, 1)
                 clock.expected_s = spent_s + pace_s * (run.steps - done) + judge_s + clock.finishing_s
             tell(spent_s)
-            renews = done % settings.alone.round_steps == 0
-            if spent_s + (renewal_s if renews else 0.0) > limit_s and done < run.steps:
+            begins_round = done % settings.alone.round_steps == 0
+            if spent_s + (round_begins_s if begins_round else 0.0) > limit_s and done < run.steps:
                 raise _TimeUp
 
         loop(run, domains, place, partial, board=None, progress=None, after_step=after_step)
@@ -400,7 +400,7 @@ def _fix_steps(
 ) -> float:
     """Do the first steps, and fix how many there will be: as many as fit into the time that is left.
 
-    Returns the seconds that it takes to renew the estimates.
+    Returns the seconds that it takes to see what the windows of a round show.
     """
     alone, took_s = run.settings.alone, []
     run.steps = 2**31  # so that the rate is that of the beginning, whatever their number will be
@@ -410,21 +410,22 @@ def _fix_steps(
         took_s.append(time.monotonic() - started)
         tell(run.seconds + sum(took_s))
     step_s = sum(took_s[1:]) / len(took_s[1:])
-    renewal_s = max(took_s[0] - step_s, 0.0)
-    round_s = renewal_s + alone.round_steps * step_s
+    round_begins_s = max(took_s[0] - step_s, 0.0)
+    round_s = round_begins_s + alone.round_steps * step_s
     steps = int(CALM * (left_s - sum(took_s)) * alone.round_steps / round_s)
     fewest = max(FEWEST_STEPS, math.ceil(FIRST_STEPS / max(run.settings.decay_from, 0.01)))
     enough = enough_steps(domains[0])
     run.steps = max(min(steps, enough), fewest)
     run.settings = replace(run.settings, steps=run.steps)
-    return renewal_s
+    return round_begins_s
 
 
 def enough_steps(domain: Domain) -> int:
     """Return how many steps are enough for a sample: more fit its noise."""
     pixels = sum(math.prod(field.shape) for field in domain.fields)
-    small = min(pixels / ENOUGH_PX, 1.0)
-    return max(int(ENOUGH_STEPS * small), ENOUGH_STEPS * len(domain.fields) // 3 if small == 1 else 0, 1)
+    if pixels < ENOUGH_PX:
+        return max(ENOUGH_STEPS * pixels // ENOUGH_PX, 1)
+    return ENOUGH_STEPS * max(len(domain.fields), 3) // 3
 
 
 class _Judge:
@@ -441,7 +442,7 @@ class _Judge:
         run(planes[0])
         per_px_s = (time.monotonic() - started) * (2 + CLASSICAL_SHARE) * CALLS / planes[0].size
         most_px = JUDGING_SHARE * clock.expected_s / max(per_px_s, 1e-12)
-        order = np.argsort(np.arange(len(planes)) * 0.6180339887498949 % 1.0, kind="stable")
+        order = np.argsort(np.arange(len(planes)) * GOLDEN % 1.0, kind="stable")
         chosen: list[int] = []
         pixels = 0
         for place in order:

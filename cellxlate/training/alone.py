@@ -40,15 +40,15 @@ from cellxlate.training.acceleration import Precision
 from cellxlate.training.imaging import correlated, patch_levels
 from cellxlate.training.losses import HistoryPool
 from cellxlate.training.patches import Domain, Field, check_stack
-from cellxlate.training.steps import MAX_GRADIENT, Draw, adam, placed
+from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
 
 CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""
 CONTRAST_PER_NOISE = 1.5
 MOST_FILES, WINDOWS_PER_FILE = 16, 2
 ATTENTION_PX, BORDER_PX = 192, 12
-ATTENTION_RATE, CELL_WEIGHT, BACKGROUND = 5.0, 1.5, 0.3
-"""Attention learns so many times as fast; pixels of cells count more in both."""
+ATTENTION_RATE, BACKGROUND = 5.0, 0.3
+"""Attention learns so many times as fast; pixels of the background count so much for the generator."""
 RECORRUPTED = 0.8
 SHARED_NOISE, LEAST_NOISY_PX = 0.25, 256**2
 """Correlation of neighbours from which on windows teach by their own noise, if they hold so many pixels together: from
@@ -387,7 +387,7 @@ def wanted_gate(attention: npt.NDArray[np.float32], threshold: float) -> npt.NDA
     a pixel of one in fifty cost 2 dB in noisy nuclei. What is nowhere above a half is a speck.
     """
     sure = apply_hysteresis_threshold(attention, threshold, SURE)
-    opened = np.where(sure, np.clip((attention - threshold) / (1 - threshold), 0, 1), 0)
+    opened = np.where(sure, losses.ramp(torch.from_numpy(attention), threshold).numpy(), 0)
     return np.asarray(ndimage.maximum_filter(opened, footprint=RIM), np.float32)
 
 
