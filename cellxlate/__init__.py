@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation import adapt
-    from cellxlate.enhancement.evaluation import evaluate
+    from cellxlate.enhancement.adaptation.adapt import adapt
     from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
     from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
+    from cellxlate.evaluation.evaluate import evaluate
     from cellxlate.model.bundle import Bundle, load_model
-    from cellxlate.stacks.reading import open_stack
+    from cellxlate.stacks.read.open import open_stack
     from cellxlate.stacks.stack import Stack
-    from cellxlate.stacks.writing import open_writer
+    from cellxlate.stacks.write.writer import open_writer
     from cellxlate.training.loop import train
     from cellxlate.training.strokes import teach
 
@@ -30,13 +30,13 @@ _HOMES = {
     "OutputError": "cellxlate.errors",
     "PromiseError": "cellxlate.errors",
     "Stack": "cellxlate.stacks.stack",
-    "adapt": "cellxlate.enhancement.adaptation",
+    "adapt": "cellxlate.enhancement.adaptation.adapt",
     "enhance": "cellxlate.enhancement.job",
     "enhance_file": "cellxlate.enhancement.job",
-    "evaluate": "cellxlate.enhancement.evaluation",
+    "evaluate": "cellxlate.evaluation.evaluate",
     "load_model": "cellxlate.model.bundle",
-    "open_stack": "cellxlate.stacks.reading",
-    "open_writer": "cellxlate.stacks.writing",
+    "open_stack": "cellxlate.stacks.read.open",
+    "open_writer": "cellxlate.stacks.write.writer",
     "teach": "cellxlate.training.strokes",
     "train": "cellxlate.training.loop",
 }

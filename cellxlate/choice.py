@@ -8,8 +8,8 @@ from typing import Any
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.prefetch import ahead
 from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, departure_words, look, windows_of
-from cellxlate.stacks.ahead import ahead
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 ENOUGH_WINDOWS, MOST_WINDOWS = 8, 48

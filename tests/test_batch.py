@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from cellxlate import cli
-from cellxlate.cli.enhancing import batch_lines
-from cellxlate.model import engines
+from cellxlate.cli.enhance import batch_lines
+from cellxlate.model.engines import engine as engines
 
 
 @pytest.fixture

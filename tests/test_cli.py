@@ -246,7 +246,7 @@ def test_training_shows_a_table_on_a_terminal_alone(
 
 
 def test_a_row_of_the_table_says_what_is_not_known() -> None:
-    from cellxlate.cli.showing import training_row
+    from cellxlate.cli.output import training_row
     from cellxlate.training.loop import TrainProgress
     from cellxlate.training.watch import AttentionState
 

@@ -16,8 +16,8 @@ import tifffile
 from cellxlate.cli import main
 from cellxlate.cli.parser import build_parser
 from cellxlate.settings import load_settings
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.write.copy import write_stacks
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]

@@ -11,9 +11,9 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.outputs import inputs_and_rest
-from cellxlate.stacks.reading import find_images
-from cellxlate.training.patches import open_domain
+from cellxlate.enhancement.outputs.names import inputs_and_rest
+from cellxlate.stacks.read.open import find_images
+from cellxlate.training.fields.patches import open_domain
 
 APPLE_DOUBLE = b"\0\5\x16\7" + bytes(99)
 

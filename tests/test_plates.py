@@ -11,10 +11,10 @@ import yaozarrs
 import zarr
 
 from cellxlate.cli import main
-from cellxlate.enhancement import plates
-from cellxlate.enhancement.plates import Plate
+from cellxlate.enhancement.outputs import plates
+from cellxlate.enhancement.outputs.plates import Plate
 from cellxlate.errors import InputError
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.whole_file import rename_free
 
 WELLS = {"A/1": (0, 0), "B/2": (1, 1)}

@@ -15,8 +15,8 @@ import cellxlate
 from cellxlate.enhancement.job import EnhancedStack
 from cellxlate.errors import InputError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.structures import draw_structure
+from cellxlate.stacks.samples.structures import draw_structure
+from cellxlate.stacks.write.copy import write_stacks
 
 MODEL = "nuclei-lowexp"
 MARGIN_PX = 5
@@ -80,7 +80,7 @@ def test_tiles_equal_the_whole_field(real_images: Path, tile_px: int) -> None:
 
 def test_enhanced_nuclei_are_closer_to_the_truth(real_images: Path, test_fields: Any) -> None:
     """Better than a Gaussian with the best gain and offset, which reaches 27.6 dB on these fields."""
-    from cellxlate.quality.measures import foreground
+    from cellxlate.evaluation.measures import foreground
 
     scores = []
     truths = sorted((real_images / "nuclei_lowexp" / "test_S_truth").glob("*.tif"))

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from cellxlate.cli.output import complain
 from cellxlate.cli.parser import build_parser
-from cellxlate.cli.showing import complain
 from cellxlate.errors import CellxlateError, OptionError
-from cellxlate.model.malloc import keep_freed_memory
+from cellxlate.model.engines.malloc import keep_freed_memory
 
 INTERRUPTED, TERMINATED = 130, 143
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import cellxlate
-from cellxlate.cli.enhancing import run_demo, run_enhance
-from cellxlate.cli.exporting import run_export
-from cellxlate.cli.learning import run_evaluate, run_train
-from cellxlate.cli.looking import run_describe, run_info, run_models, run_report, run_sample
-from cellxlate.cli.showing import printable
+from cellxlate.cli.enhance import run_demo, run_enhance
+from cellxlate.cli.export import run_export
+from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report, run_sample
+from cellxlate.cli.output import printable
+from cellxlate.cli.train import run_evaluate, run_train
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.settings import PRESETS, THRESHOLD

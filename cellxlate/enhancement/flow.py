@@ -16,10 +16,10 @@ from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
 from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
-from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.origins import Origin
+from cellxlate.prefetch import ahead
 from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, plane_reader
-from cellxlate.stacks.writing import BAND_PX, Writer
+from cellxlate.stacks.write.origins import Origin
+from cellxlate.stacks.write.writer import BAND_PX, Writer
 
 WAITING_BANDS = 2
 

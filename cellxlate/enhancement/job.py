@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.account import (
-    Compare,
-    DamagedResultError,
-    account_of_finished,
-    compare_here,
-    run_report,
-    store_report,
-    told,
-    verify,
-)
 from cellxlate.enhancement.flow import EnhanceProgress, Phase, WriteBands, enhanced_bands, write_bands
-from cellxlate.enhancement.outputs import (
+from cellxlate.enhancement.outputs.names import (
     Outputs,
     format_of,
     may_replace,
@@ -40,23 +30,33 @@ from cellxlate.enhancement.same_input import (
     require_same_bands,
     require_still_same,
 )
+from cellxlate.enhancement.verify import (
+    Compare,
+    DamagedResultError,
+    account_of_finished,
+    compare_here,
+    run_report,
+    store_report,
+    told,
+    verify,
+)
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
-from cellxlate.model.engines import Device, Engine, Precision
+from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.quality.checks import spared
-from cellxlate.quality.report import RunReport, draw_planes
+from cellxlate.quality.report.report import RunReport, draw_planes
 from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.origins import Origin
-from cellxlate.stacks.pyramid import Share
-from cellxlate.stacks.reading import is_zarr, open_stack
+from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
-from cellxlate.stacks.writing import Format, Writer, open_writer, remove_partial
+from cellxlate.stacks.write.origins import Origin
+from cellxlate.stacks.write.pyramid import Share
+from cellxlate.stacks.write.writer import Format, Writer, open_writer, remove_partial
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation import Adaptation
+    from cellxlate.enhancement.adaptation.adapt import Adaptation
 
 __all__ = [
     "HERE", "EnhanceProgress", "EnhancedStack", "Place", "Progress", "enhance", "enhance_file", "enhanced_bands",

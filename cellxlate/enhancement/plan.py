@@ -22,18 +22,18 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.model.engines import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
 from cellxlate.model.networks import activation_bytes_per_px
+from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.earlier import saved_levels
-from cellxlate.stacks.intensity import Levels, stack_levels
-from cellxlate.stacks.origins import SampledPixels
-from cellxlate.stacks.reading_zarr import remote_metadata
-from cellxlate.stacks.regular_files import MOST_NOTE_BYTES, open_regular
+from cellxlate.stacks.intensity.range import Levels, stack_levels
+from cellxlate.stacks.intensity.saved import saved_levels
+from cellxlate.stacks.read.zarr import remote_metadata
 from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.write.origins import SampledPixels
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation import Adaptation
+    from cellxlate.enhancement.adaptation.adapt import Adaptation
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""

@@ -15,10 +15,10 @@ from cellxlate.enhancement.fitting import batches, fitted_tiles
 from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirrored, tile_side, tiles_of, window
 from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity import Levels
-from cellxlate.stacks.network_input import REACH_PX, network_input
-from cellxlate.stacks.origins import Origin, RowsHeld, made_sums, row_sums
+from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
+from cellxlate.stacks.intensity.range import Levels
 from cellxlate.stacks.stack import PlaneIndex
+from cellxlate.stacks.write.origins import Origin, RowsHeld, made_sums, row_sums
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[slice], npt.NDArray[Any]]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from cellxlate.enhancement.plane import ReadRows, Rows, Translator, block_attention, rows_around
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
-from cellxlate.stacks.intensity import Levels
-from cellxlate.stacks.network_input import network_input
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.range import Levels
 
 
 @dataclass

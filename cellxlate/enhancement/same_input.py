@@ -15,11 +15,11 @@ import numpy as np
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError
+from cellxlate.prefetch import ahead
 from cellxlate.quality.checks import plane_label
-from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.origins import Origin, RowSums, SeeRows, row_sums, sums_digest
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.write.origins import Origin, RowSums, SeeRows, row_sums, sums_digest
 
 READ_BYTES = 32 << 20
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES
-from cellxlate.model.threads import ahead_with_share
+from cellxlate.model.engines.threads import ahead_with_share
 
 MOST_STREAMS = 4
 BAND_BYTES_PER_PX = 24

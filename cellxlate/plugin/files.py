@@ -35,7 +35,7 @@ def reader(path: str | list[str]) -> Read | None:
     place = Path(path)
     try:
         if place.is_dir():
-            from cellxlate.stacks.reading import is_zarr
+            from cellxlate.stacks.read.open import is_zarr
 
             return read_layers if is_zarr(place) else None
         if place.suffix.lower() in TIFF_ENDINGS and (place.stat().st_size > SMALL_BYTES or _is_calibrated(place)):
@@ -53,7 +53,7 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
     InputError
         It cannot be read; the message says why.
     """
-    from cellxlate.plugin.opening import lazy_levels
+    from cellxlate.plugin.lazy import lazy_levels
 
     stack, levels = lazy_levels(Path(path if isinstance(path, str) else path[0]))
     place = _place(stack)
@@ -93,7 +93,7 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     from napari.layers import Image
 
     from cellxlate.plugin.layers import layer_stack
-    from cellxlate.stacks.copying import write_stacks
+    from cellxlate.stacks.write.copy import write_stacks
 
     if not path.lower().endswith((".ome.tif", ".ome.tiff", ".ome.zarr")):
         return []
@@ -104,7 +104,7 @@ def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 
 
 def _is_calibrated(path: Path) -> bool:
-    from cellxlate.stacks.reading import open_stack
+    from cellxlate.stacks.read.open import open_stack
 
     with open_stack(path) as stack:
         return bool(stack.pixel_size_um)

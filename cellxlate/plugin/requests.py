@@ -11,8 +11,8 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
-    from cellxlate.model.engines import Device, Engine
-    from cellxlate.quality.report import RunReport
+    from cellxlate.model.engines.engine import Device, Engine
+    from cellxlate.quality.report.report import RunReport
 
 
 class CancelledError(Exception):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 if TYPE_CHECKING:
     from napari.types import LayerData

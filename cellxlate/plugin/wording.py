@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cellxlate.choice import Suitability
     from cellxlate.enhancement.flow import EnhanceProgress
-    from cellxlate.plugin.learning import Look
     from cellxlate.plugin.requests import AdaptNews
+    from cellxlate.plugin.train.requests import Look
 
 PANEL_WORDS = {
     r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
@@ -77,7 +77,7 @@ def training_left(look: "Look") -> str:
 
     Examples
     --------
-    >>> from cellxlate.plugin.learning import Look
+    >>> from cellxlate.plugin.train.requests import Look
     >>> training_left(Look(100, 500, 30.0, {}))
     'step 100 of 500, 30 s so far, about 2 min left'
     """

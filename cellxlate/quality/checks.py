@@ -7,12 +7,12 @@ from typing import Any
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
+from cellxlate.prefetch import ahead
 from cellxlate.quality.domain import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
 from cellxlate.quality.trust import Trust
-from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.origins import SeeRows, made_sums, row_sums
 from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
 
 __all__ = [
     "Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "spared",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import SMOOTHING_PX, pixel_noise
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, pixel_noise
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 WINDOW_PX = 256

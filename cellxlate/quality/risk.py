@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage, signal
 
 from cellxlate.errors import OptionError
-from cellxlate.stacks.camera import CameraNoise
+from cellxlate.stacks.intensity.camera_noise import CameraNoise
 
 __all__ = ["CLASSICAL", "INPUT", "Candidate", "Ranking", "Risk", "estimate_risks"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import SMOOTHING_PX, WHITE_NOISE_LEFT, pixel_noise, smoothed
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, WHITE_NOISE_LEFT, pixel_noise, smoothed
 
 BACKGROUND_PX, BACKGROUND_STEP_PX, MARGIN_PX = 32.0, 4, 5
 SEEN, CLEARLY_SEEN, UNSUPPORTED_SHARE = 5.0, 10.0, 0.25

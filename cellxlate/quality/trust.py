@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cellxlate.prefetch import ahead
 from cellxlate.quality.domain import Departure, Look, departure, departure_words, look
 from cellxlate.quality.places import Places, Window
 from cellxlate.quality.support import Support, supported
-from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.camera import measure_noise
-from cellxlate.stacks.constant_parts import RIM_PX, empty_parts, grown, recorded_window
-from cellxlate.stacks.hot_pixels import hot_counts
-from cellxlate.stacks.intensity import SMOOTHING_PX
+from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.constant_parts import RIM_PX, empty_parts, grown, recorded_window
+from cellxlate.stacks.intensity.hot_pixels import hot_counts
+from cellxlate.stacks.intensity.range import SMOOTHING_PX
 from cellxlate.stacks.stack import Stack
 
 SUPPORT_WINDOWS, DOMAIN_WINDOWS, NOISE_WINDOWS = 32, 8, 6

@@ -26,20 +26,20 @@ from torch.nn import functional
 
 from cellxlate.errors import InputError
 from cellxlate.model.networks import Translator
+from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
-from cellxlate.stacks.ahead import ahead
-from cellxlate.stacks.camera import CameraNoise, measure_noise
-from cellxlate.stacks.intensity import SMOOTHING_PX, Levels, sample_windows, stack_levels
-from cellxlate.stacks.network_input import network_input
-from cellxlate.stacks.noise import stack_noise
-from cellxlate.stacks.ome_sets import one_of_each
-from cellxlate.stacks.reading import find_images, open_stack
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, Levels, sample_windows, stack_levels
+from cellxlate.stacks.intensity.stack_noise import stack_noise
+from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training import losses
-from cellxlate.training.acceleration import Precision
-from cellxlate.training.imaging import correlated, patch_levels
+from cellxlate.training.acceleration.precision import Precision
+from cellxlate.training.fields.patches import Domain, Field, check_stack
+from cellxlate.training.imaging.process import correlated, patch_levels
 from cellxlate.training.losses import HistoryPool
-from cellxlate.training.patches import Domain, Field, check_stack
 from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
 
 CANDIDATES = 3

@@ -15,19 +15,19 @@ import torch
 from cellxlate.choice import choose_by, looks_of, shipped_model
 from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
-from cellxlate.model.engines import Device, choose_device
+from cellxlate.model.engines.engine import Device, choose_device
 from cellxlate.quality.domain import Look
 from cellxlate.settings import Guide, PresetName, TrainSettings
-from cellxlate.stacks.reading import find_images, open_stack
-from cellxlate.training.acceleration import has_bfloat16
+from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.training.acceleration.precision import has_bfloat16
 from cellxlate.training.alone import alone_domain
 from cellxlate.training.checkpoint import CHECKPOINT
-from cellxlate.training.finishing import finished_translator, preview, statistics_patches, training_card
-from cellxlate.training.generalist import generalist_domains
+from cellxlate.training.fields.generalist import generalist_domains
+from cellxlate.training.fields.masks import attach_masks
+from cellxlate.training.fields.patches import Domain, check_stack, open_domain
+from cellxlate.training.finished import finished_translator, preview, statistics_patches, training_card
 from cellxlate.training.interruption import StepEnds
-from cellxlate.training.masks import attach_masks
 from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
-from cellxlate.training.patches import Domain, check_stack, open_domain
 from cellxlate.training.run import (
     Run,
     begin,

@@ -16,16 +16,16 @@ import torch
 
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
+from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import Translator
-from cellxlate.model.threads import ahead_with_share
 from cellxlate.settings import TrainSettings
-from cellxlate.training.acceleration import Precision, accelerate, choose_precision
+from cellxlate.training.acceleration.precision import Precision, accelerate, choose_precision
 from cellxlate.training.alone import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
-from cellxlate.training.finishing import preview
-from cellxlate.training.guides import saliency
-from cellxlate.training.imaging import ImagingProcess, fit_blur, fit_noise
-from cellxlate.training.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.fields.guides import saliency
+from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.finished import preview
+from cellxlate.training.imaging.process import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
 

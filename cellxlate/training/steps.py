@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cellxlate.model.networks import Discriminator, Translator, attend_everywhere
 from cellxlate.settings import TrainSettings
 from cellxlate.training import losses
-from cellxlate.training.cameras import by_any_camera, without_cells
-from cellxlate.training.imaging import ImagingProcess, grow_guide, texture_distance
+from cellxlate.training.imaging.cameras import by_any_camera, without_cells
+from cellxlate.training.imaging.process import ImagingProcess, grow_guide, texture_distance
 from cellxlate.training.losses import HistoryPool
 
 MAX_GRADIENT = 1.0

@@ -22,10 +22,10 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.networks import AttentionNetwork
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.intensity import Levels, measure_levels, stack_levels
-from cellxlate.stacks.network_input import network_input
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.range import Levels, measure_levels, stack_levels
 from cellxlate.stacks.stack import Stack
-from cellxlate.training.finishing import picture_of, start_facts
+from cellxlate.training.finished import picture_of, start_facts
 
 Plane = npt.NDArray[np.float32]
 

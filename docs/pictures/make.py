@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import cellxlate
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 FOLDER = Path(__file__).parent
 SCALE_UM = 20

@@ -15,7 +15,7 @@ import numpy as np
 from qtpy.QtWidgets import QApplication
 
 from cellxlate.model.cards import DEFAULT_MODEL
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 FOLDER = Path(__file__).resolve().parent
 SIZE = 1240, 860

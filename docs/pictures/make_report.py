@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import cellxlate
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.write.copy import write_stacks
 
 FOLDER = Path(__file__).parent
 WINDOWS = {"report_desktop": (1100, 1500), "report_phone": (500, 1500)}

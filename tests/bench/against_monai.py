@@ -24,10 +24,10 @@ import torch
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
-from cellxlate.model.engines import open_engine
+from cellxlate.model.engines.engine import open_engine
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity import stack_levels
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.intensity.range import stack_levels
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 CASES = {"5 % clustered": (0.05, "clustered"), "full of cells": (0.6, "scattered")}
 WAYS = ("cellxlate", "monai constant", "monai gaussian")
@@ -96,11 +96,11 @@ def peak_mb(way: str, plane: Any, levels: Any, engine: str) -> float:
     """Return the peak memory of a process that imports what it needs, loads plane and model, and runs once."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import against_monai as bench, numpy as np\n"
-        "from cellxlate.stacks.intensity import Levels\n"
+        "from cellxlate.stacks.intensity.range import Levels\n"
         "import torch; torch.set_num_threads(2)\n"
         "plane, levels = np.load(sys.argv[3]), Levels(float(sys.argv[4]), float(sys.argv[5]))\n"
         "run = bench.runner(sys.argv[2], plane, levels, sys.argv[6])\n"
-        "from cellxlate.enhancement.account import peak_rss_mb; run(); print(peak_rss_mb())"
+        "from cellxlate.enhancement.verify import peak_rss_mb; run(); print(peak_rss_mb())"
     )
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "plane.npy"

@@ -29,7 +29,7 @@ from cellxlate.quality.checks import LOWEST_AGREEMENT, LOWEST_SALIENT, NEARLY_NO
 from cellxlate.quality.seams import FEWEST_PX, Seams
 from cellxlate.quality.support import supported
 from cellxlate.quality.tally import Tally
-from cellxlate.stacks.intensity import pixel_noise
+from cellxlate.stacks.intensity.range import pixel_noise
 
 Plane = npt.NDArray[Any]
 NOISE_COUNTS, OFFSET_COUNTS = 4.0, 104.0

@@ -25,7 +25,7 @@ from pairs import Pair, Row, model_rows
 from scipy import ndimage
 from skimage.transform import rescale
 
-from cellxlate.quality import measures
+from cellxlate.evaluation import measures
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CLEAR = (

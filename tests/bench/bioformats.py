@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from cellxlate.stacks import tiff_output
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.metadata import Metadata, as_json
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.metadata.carried import Metadata, as_json
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write import tiff as tiff_output
+from cellxlate.stacks.write.copy import write_stacks
 
 CASES = {
     "five axes, names, sizes": ("TCZYX", (2, 2, 3, 300, 400), "uint16", ".ome.tif"),

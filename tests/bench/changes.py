@@ -31,7 +31,7 @@ import zarr
 import cellxlate
 from cellxlate.errors import CellxlateError, PromiseError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 from tests.conftest import tiny_model
 
 SHAPE = (5, 1030, 96)
@@ -119,7 +119,7 @@ def one_try(attempt: Try, way: str, model: Path, folder: Path, whole_s: float) -
     """Do one run, or two of which the first is interrupted, and say how it ended; ValueError for a mixture."""
     stack, draws = attempt.stack, attempt.random
     verified: list[float] = []
-    account = importlib.import_module("cellxlate.enhancement.account")
+    account = importlib.import_module("cellxlate.enhancement.verify")
     honest = account.examine
     account.examine = lambda *arguments, **named: (verified.append(time.perf_counter()), honest(*arguments, **named))[1]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import tifffile
 from scipy import ndimage
 
+from cellxlate.evaluation.measures import phantoms
 from cellxlate.quality.checks import LOWEST_ORDER, Tally
-from cellxlate.quality.measures import phantoms
 
 Floats = npt.NDArray[np.float64]
 SMOOTHING_PX = 1.5

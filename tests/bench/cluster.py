@@ -29,18 +29,18 @@ import zarr
 from distributed import Client, LocalCluster
 
 import cellxlate
-from cellxlate.enhancement import cluster as cluster_room
-from cellxlate.enhancement.cluster import Cluster, open_cluster
-from cellxlate.enhancement.costs import Prediction, predict
+from cellxlate.enhancement.cluster import cluster as cluster_room
+from cellxlate.enhancement.cluster.cluster import Cluster, open_cluster
+from cellxlate.enhancement.estimate import Prediction, predict
 from cellxlate.enhancement.job import open_writers, steps_to_files
-from cellxlate.enhancement.outputs import name_outputs
+from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.reading import is_zarr, open_stack
-from cellxlate.stacks.synthetic import SampleSettings
-from cellxlate.stacks.synthetic import simulate as simulated
-from cellxlate.stacks.writing import Writer
+from cellxlate.stacks.read.open import is_zarr, open_stack
+from cellxlate.stacks.samples.nuclei import SampleSettings
+from cellxlate.stacks.samples.nuclei import simulate as simulated
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.writer import Writer
 
 SHARED_SERIES = (1, 2, 10, 30, 100, 300, 1000)
 

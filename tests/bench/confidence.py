@@ -14,10 +14,10 @@ import tifffile
 import torch
 
 import cellxlate
-from cellxlate.enhancement.confidence import Unit, deviation, expected_error, reliability
+from cellxlate.enhancement.confidence.views import Unit, deviation, expected_error, reliability
+from cellxlate.evaluation.measures import affine
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.quality.measures import affine
-from cellxlate.stacks.intensity import measure_levels
+from cellxlate.stacks.intensity.range import measure_levels
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 
 FINAL = ("enhanced", "attention")
 

@@ -13,7 +13,7 @@ import torch
 
 from cellxlate.errors import OptionError
 from cellxlate.model.bundle import load_model
-from cellxlate.model.engines import open_engine, probe_error
+from cellxlate.model.engines.engine import open_engine, probe_error
 
 WAYS: list[tuple[Any, Any]] = [
     ("torch", "float32"), ("openvino", "float32"), ("onnxruntime", "float32"), ("torch", "bfloat16"),

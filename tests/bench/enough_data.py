@@ -19,7 +19,7 @@ from degraded import DATA, NOISES, degrade, structure
 from pairs import Pair, psnr_affine
 
 import cellxlate
-from cellxlate.enhancement import adaptation
+from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.stacks.stack import Stack
 
 FIELDS = (

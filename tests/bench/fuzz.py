@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 
 MOST_BYTES = 1.2e9
 MOST_SECONDS = 20.0

@@ -31,13 +31,13 @@ from scipy import ndimage, signal, stats
 import cellxlate
 from cellxlate.enhancement.tiling import Tile, window
 from cellxlate.model.attention import gate, quantise
-from cellxlate.model.engines import EngineTranslator, open_engine
+from cellxlate.model.engines.engine import EngineTranslator, open_engine
 from cellxlate.quality.risk import CLASSICAL, Candidate, Ranking, estimate_risks
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.camera import CameraNoise, measure_noise
-from cellxlate.stacks.intensity import Levels, measure_levels
-from cellxlate.stacks.network_input import network_input
-from cellxlate.stacks.structures import STRUCTURES, draw_structure
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.samples.structures import STRUCTURES, draw_structure
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIDE_PX, WINDOW_PX = 320, 256

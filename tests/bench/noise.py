@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tifffile
 from scipy import ndimage
 
-from cellxlate.stacks.camera import measure_noise
+from cellxlate.stacks.intensity.camera_noise import measure_noise
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PER_FOLDER = 3

@@ -1,7 +1,7 @@
 """Pairs of a noisy image and its truth: what benchmarks on them have in common (scores, baselines, models, tables).
 
-Scores are those of `cellxlate.quality.measures.foreground`: inside the mask, after the best gain and offset; the range
-is from the 0.1 to the 99.9 percentile of the truth.
+Scores are those of `cellxlate.evaluation.measures.foreground`: inside the mask, after the best gain and offset; the
+range is from the 0.1 to the 99.9 percentile of the truth.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.restoration import denoise_nl_means
 
 import cellxlate
-from cellxlate.quality import measures
+from cellxlate.evaluation import measures
 
 Image = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]

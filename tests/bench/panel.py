@@ -85,7 +85,7 @@ def lazy_stack(planes: int, side: int) -> Any:
     """Return planes of simulated nuclei, each made from one tile when it is read."""
     import dask.array
 
-    from cellxlate.stacks.synthetic import SampleSettings, simulate
+    from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
     tile = np.asarray(simulate(SampleSettings(shape=(1, 1, 1, 512, 512), cell_fraction=0.15, seed=1)).stack).squeeze()
     plane = np.tile(tile, (-(-side // 512), -(-side // 512)))[:side, :side]

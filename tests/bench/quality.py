@@ -23,7 +23,7 @@ from skimage import restoration
 import cellxlate
 from cellxlate.errors import TrainingError
 from cellxlate.settings import PRESETS, Guide, TrainSettings
-from cellxlate.stacks.intensity import pixel_noise
+from cellxlate.stacks.intensity.range import pixel_noise
 
 Filter = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 

@@ -30,12 +30,12 @@ from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.engines import open_engine
-from cellxlate.model.malloc import keep_freed_memory
+from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.engines.malloc import keep_freed_memory
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity import Levels, stack_levels
-from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.intensity.range import Levels, stack_levels
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 CASES = [

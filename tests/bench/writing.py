@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.account import peak_rss_mb
-from cellxlate.stacks.reading import open_stack
+from cellxlate.enhancement.verify import peak_rss_mb
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import BAND_PX, open_writer
+from cellxlate.stacks.write.writer import BAND_PX, open_writer
 
 
 class NoisyPlanes:
@@ -67,8 +67,8 @@ def main(planes: int, ending: str) -> dict[str, Any]:
 def enhanced(planes: int, ending: str) -> dict[str, Any]:
     """Peak memory of a whole enhancement; that of writing its input is smaller."""
     from cellxlate.enhancement.job import enhance_file
-    from cellxlate.stacks.copying import write_stacks
-    from cellxlate.stacks.synthetic import SampleSettings, simulate
+    from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+    from cellxlate.stacks.write.copy import write_stacks
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"a{ending}"

@@ -17,8 +17,8 @@ import pytest
 import cellxlate
 from cellxlate import cli
 from cellxlate.cli.parser import build_parser
-from cellxlate.enhancement import adaptation
-from cellxlate.enhancement.adaptation import (
+from cellxlate.enhancement.adaptation import adapt as adaptation
+from cellxlate.enhancement.adaptation.adapt import (
     AFTER,
     BEFORE,
     Adaptation,
@@ -29,15 +29,15 @@ from cellxlate.enhancement.adaptation import (
     verdict,
 )
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
-from cellxlate.enhancement.outputs import name_outputs
+from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import RemotePath
 from cellxlate.model.bundle import load_model
 from cellxlate.quality.risk import INPUT, Ranking, Risk
 from cellxlate.settings import PRESETS, AloneSettings
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.intensity import Levels, stack_levels
+from cellxlate.stacks.intensity.range import Levels, stack_levels
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.training.alone import sampled_domain
 from cellxlate.training.checkpoint import read_notes
 

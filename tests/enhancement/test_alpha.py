@@ -12,9 +12,9 @@ from cellxlate.enhancement.job import enhance, enhance_file
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity import stack_levels
-from cellxlate.stacks.noise import stack_noise
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.intensity.range import stack_levels
+from cellxlate.stacks.intensity.stack_noise import stack_noise
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 
 EVERYWHERE = EnhanceSettings(threshold=0.0)

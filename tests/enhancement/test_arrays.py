@@ -8,9 +8,9 @@ import pytest
 
 import cellxlate
 from cellxlate.errors import InputError, OptionError
-from cellxlate.stacks import intensity
-from cellxlate.stacks.copying import write_stacks
+from cellxlate.stacks.intensity import range as intensity
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 PLANE = (520, 128)
 

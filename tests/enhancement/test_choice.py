@@ -16,8 +16,8 @@ from cellxlate.choice import choose, choose_model, looks_of, nearest, suitabilit
 from cellxlate.cli import main
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.synthetic import SampleSettings, simulate
 
 Plane = npt.NDArray[Any]
 SPECIALIST, GENERALIST = "nuclei-lowexp", "broad"

@@ -24,24 +24,25 @@ from distributed import Client, LocalCluster
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement import cluster as cluster_room
-from cellxlate.enhancement import connecting, costs
-from cellxlate.enhancement import worker as worker_room
-from cellxlate.enhancement.cluster import Cluster, open_cluster, tasks_of
+from cellxlate.enhancement import estimate as costs
+from cellxlate.enhancement.cluster import client as connecting
+from cellxlate.enhancement.cluster import cluster as cluster_room
+from cellxlate.enhancement.cluster import worker as worker_room
+from cellxlate.enhancement.cluster.cluster import Cluster, open_cluster, tasks_of
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import Place
-from cellxlate.enhancement.outputs import name_outputs
+from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import Work
 from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
 from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.bands import Bands
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.origins import Origins
-from cellxlate.stacks.pyramid import Pyramid
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.bands import Bands
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.origins import Origins
+from cellxlate.stacks.write.pyramid import Pyramid
 
 TILES = EnhanceSettings(tile_px=64)
 BANDS = 12

@@ -8,7 +8,8 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.confidence import (
+from cellxlate.enhancement.confidence.file import write_confidence
+from cellxlate.enhancement.confidence.views import (
     FULL_DEVIATION,
     Unit,
     View,
@@ -18,11 +19,10 @@ from cellxlate.enhancement.confidence import (
     reliability,
     views_of,
 )
-from cellxlate.enhancement.confidence_file import write_confidence
-from cellxlate.enhancement.outputs import find_inputs
+from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.enhancement.plan import make_plan
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.write.copy import write_stacks
 
 
 def plane(seed: int = 0) -> Unit:

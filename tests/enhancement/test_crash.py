@@ -22,10 +22,10 @@ from cellxlate.enhancement import flow
 from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import CellxlateError, InputError, OutputError, PromiseError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.bands import Bands
-from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import PIXELS_FOLDER, Writer
+from cellxlate.stacks.write.bands import Bands
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.writer import PIXELS_FOLDER, Writer
 
 TILES = EnhanceSettings(tile_px=64)
 BANDS = 8
@@ -76,7 +76,7 @@ from pathlib import Path
 import cellxlate
 from cellxlate.enhancement import job
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.writing import Writer
+from cellxlate.stacks.write.writer import Writer
 stack, model, moment = sys.argv[1:]
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 seen = []
@@ -126,7 +126,7 @@ def test_a_read_error_in_the_middle(
 
     monkeypatch.setattr(plan, "stack_levels", lambda *_: levels)
     with cellxlate.open_stack(stack) as opened:
-        levels = cellxlate.stacks.intensity.stack_levels(opened, [0])
+        levels = cellxlate.stacks.intensity.range.stack_levels(opened, [0])
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "read", failing_at(2, InputError("plane 2 is damaged; copy the file again")))
         with pytest.raises(InputError, match="plane 2 is damaged"):

@@ -12,10 +12,10 @@ import tifffile
 from scipy import ndimage
 
 import cellxlate
-from cellxlate.enhancement.evaluation import evaluate
-from cellxlate.enhancement.matching import index_in, match_cases
-from cellxlate.enhancement.scoring import mean_scores
 from cellxlate.errors import InputError, OptionError
+from cellxlate.evaluation.evaluate import evaluate
+from cellxlate.evaluation.match import index_in, match_cases
+from cellxlate.evaluation.score import mean_scores
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 

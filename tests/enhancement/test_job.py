@@ -13,8 +13,8 @@ from cellxlate.enhancement import flow
 from cellxlate.enhancement.job import EnhanceProgress
 from cellxlate.errors import InputError, OptionError, OutputError, PromiseError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 NAMED = {"pixel_size_um": {"Z": 2.0, "Y": 0.5, "X": 0.25}, "channel_names": ("DAPI", "GFP"), "time_step_s": 30.0}
 

@@ -14,11 +14,11 @@ from cellxlate.enhancement.plane import Floats, PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
-from cellxlate.model.engines import open_engine
+from cellxlate.model.engines.engine import open_engine
 from cellxlate.model.networks import Translator as Networks
 from cellxlate.model.networks import receptive_field
 from cellxlate.settings import AttentionSettings, EnhanceSettings, GeneratorSettings, NetworkSettings
-from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.intensity.range import Levels
 
 DTYPES = ("uint8", "uint16", "int16", "uint32", "float32", "float64")
 SHAPES = ((17, 1031), (1, 1), (3, 700), (600, 530), (1030, 90))

@@ -11,11 +11,12 @@ import zarr
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement import account, job
+from cellxlate.enhancement import job
+from cellxlate.enhancement import verify as account
 from cellxlate.errors import OutputError, PromiseError
-from cellxlate.quality import report as report_page
 from cellxlate.quality import tally as tally_parts
-from cellxlate.quality.report import RunReport
+from cellxlate.quality.report import report as report_page
+from cellxlate.quality.report.report import RunReport
 
 
 def noisy_ramp(shape: tuple[int, ...] = (90, 130)) -> Any:

@@ -12,14 +12,14 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement import reporting
-from cellxlate.enhancement.account import peak_rss_mb
-from cellxlate.enhancement.describing import describe_domain
-from cellxlate.enhancement.reporting import rebuild_report
+from cellxlate.enhancement.outputs import rebuild as reporting
+from cellxlate.enhancement.outputs.rebuild import rebuild_report
+from cellxlate.enhancement.verify import peak_rss_mb
 from cellxlate.errors import InputError
 from cellxlate.model.cards import read_card
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.training.describe import describe_domain
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_what_has_been_enhanced_before_is_warned_of_in_the_same_channels(tmp_pat
 @pytest.mark.skipif(sys.platform == "win32", reason="not known there")
 def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent() -> None:
     held = np.ones(100_000_000)  # 800 MB
-    script = "from cellxlate.enhancement.account import peak_rss_mb; print(peak_rss_mb())"
+    script = "from cellxlate.enhancement.verify import peak_rss_mb; print(peak_rss_mb())"
     peak_mb = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
     assert 100 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
 

@@ -9,15 +9,15 @@ import pytest
 from scipy import ndimage
 
 import cellxlate
+from cellxlate.enhancement.cluster.worker import OpenJob, _band
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile, bands_of
-from cellxlate.enhancement.worker import OpenJob, _band
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.intensity import measure_levels
+from cellxlate.stacks.intensity.range import measure_levels
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 MODEL = "nuclei-lowexp"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cellxlate.model.bundle import load_model
-from cellxlate.model.engines import open_engine
+from cellxlate.model.engines.engine import open_engine
 
 ROOM_BYTES = (0, 4_000_000, 16_000_000, 40_000_000, 80_000_000, 120_000_000, 160_000_000, 300_000_000)
 

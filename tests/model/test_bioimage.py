@@ -17,10 +17,10 @@ import cellxlate
 from cellxlate.cli import main
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.attention import apply_change, gate, quantise
-from cellxlate.model.bioimage import ANSWERS, export_onnx, export_package, translator_onnx
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.export.bioimage import ANSWERS, export_onnx, export_package, translator_onnx
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.intensity import stack_levels
+from cellxlate.stacks.intensity.range import stack_levels
 from cellxlate.whole_file import unfinished_name
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="export to ONNX is optional")

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from cellxlate.errors import OptionError
-from cellxlate.model import engines
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
-from cellxlate.model.engines import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
-from cellxlate.model.inference import for_inference
-from cellxlate.model.other_engines import OpenVinoNetwork
-from cellxlate.model.torch_engine import OneDnnConvolution, by_onednn
+from cellxlate.model.engines import engine as engines
+from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.engines.inference import for_inference
+from cellxlate.model.engines.other_engines import OpenVinoNetwork
+from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
 
 OPTIONAL = [
     pytest.param(

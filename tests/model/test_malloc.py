@@ -9,7 +9,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource
-from cellxlate.model.malloc import keep_freed_memory
+from cellxlate.model.engines.malloc import keep_freed_memory
 keep_freed_memory({leave})
 for _ in range(3):
     bytearray(4_000_000), bytearray(6_000_000)

@@ -55,7 +55,7 @@ def viewer(application: Any) -> Any:
 @pytest.fixture
 def panel(viewer: Any, tiny_model: Any, spin: Spin) -> Iterator[Any]:
     """An `Enhance cells` panel with the tiny model chosen."""
-    from cellxlate.plugin.enhance_widget import EnhanceWidget
+    from cellxlate.plugin.enhance.widget import EnhanceWidget
 
     made = EnhanceWidget(viewer)
     made.model_choice.value = tiny_model

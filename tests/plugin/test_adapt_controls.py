@@ -13,10 +13,10 @@ from qtpy.QtCore import QEvent
 
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.model import cards
-from cellxlate.plugin import adaptation
-from cellxlate.plugin import suitability as looking
-from cellxlate.plugin.enhance_widget import EnhanceWidget
-from cellxlate.stacks.synthetic import SampleSettings, simulate
+from cellxlate.plugin.enhance import adapt_steps as adaptation
+from cellxlate.plugin.enhance import suitability as looking
+from cellxlate.plugin.enhance.widget import EnhanceWidget
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 from .conftest import ramp
 
@@ -252,7 +252,7 @@ def test_the_model_lies_beside_the_image_and_replaces_no_other(viewer, panel, sp
 
 
 def test_of_a_large_plane_the_middle_of_what_is_visible_is_shown(viewer, panel, spin, fake, monkeypatch):
-    from cellxlate.plugin import enhance_widget
+    from cellxlate.plugin.enhance import widget as enhance_widget
 
     monkeypatch.setattr(enhance_widget, "SHOWN_BEFORE_AFTER_PX", 64)
     fake()

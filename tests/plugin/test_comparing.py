@@ -7,9 +7,10 @@ import dask.array
 import numpy as np
 import pytest
 
-from cellxlate.plugin import compare_widget, comparing
-from cellxlate.plugin.comparing import difference_steps, subtract
-from cellxlate.plugin.enhance_widget import THIS_PLANE, TO_A_FILE
+from cellxlate.plugin.compare import comparison as comparing
+from cellxlate.plugin.compare import widget as compare_widget
+from cellxlate.plugin.compare.comparison import difference_steps, subtract
+from cellxlate.plugin.enhance.widget import THIS_PLANE, TO_A_FILE
 
 from .conftest import ramp
 

@@ -14,8 +14,8 @@ from qtpy.QtCore import QEvent
 
 import cellxlate
 from cellxlate.model import cards
-from cellxlate.model.engines import EngineTranslator
-from cellxlate.plugin.enhance_widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
+from cellxlate.model.engines.engine import EngineTranslator
+from cellxlate.plugin.enhance.widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
 from cellxlate.plugin.models import SHELF
 
 from .conftest import ramp
@@ -511,7 +511,8 @@ def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin, tmp_pa
 
 
 def test_a_model_is_chosen_for_the_channels_that_are_enhanced(viewer, spin, monkeypatch):
-    from cellxlate.plugin import attending, enhancing
+    from cellxlate.plugin.enhance import steps as enhancing
+    from cellxlate.plugin.preview import steps as attending
 
     asked = []
 

@@ -8,9 +8,9 @@ from napari.layers import Image
 
 import cellxlate
 from cellxlate.plugin.files import read_layers, reader, write_image
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.levels import open_levels
+from cellxlate.stacks.read.resolutions import open_levels
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 
 def written(folder, name, shape, axes, **options):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import cellxlate
-from cellxlate.model.engines import EngineTranslator
-from cellxlate.plugin import attending, drawing, previewing
+from cellxlate.model.engines.engine import EngineTranslator
+from cellxlate.plugin import drawing
 from cellxlate.plugin.drawing import outline_of, with_contour
-from cellxlate.plugin.previewing import AttentionCache
+from cellxlate.plugin.preview import cache as previewing
+from cellxlate.plugin.preview import steps as attending
+from cellxlate.plugin.preview.cache import AttentionCache
 from cellxlate.settings import EnhanceSettings
 
 from .conftest import ramp
@@ -266,6 +268,6 @@ def test_the_panel_module_does_not_load_torch():
     import subprocess
     import sys
 
-    code = "import sys, cellxlate.plugin.enhance_widget; print('torch' in sys.modules, 'zarr' in sys.modules)"
+    code = "import sys, cellxlate.plugin.enhance.widget; print('torch' in sys.modules, 'zarr' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False False"

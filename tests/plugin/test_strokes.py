@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import cellxlate
-from cellxlate.plugin import stroke_controls, strokes
+from cellxlate.plugin.strokes import controls as stroke_controls
+from cellxlate.plugin.strokes import steps as strokes
 from cellxlate.training import strokes as learning
 
 from .conftest import ramp

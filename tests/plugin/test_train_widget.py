@@ -8,10 +8,10 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.plugin.curves import curves_svg
-from cellxlate.plugin.learning import Look, StopRequest, Trained, TrainRequest, cut, painted_regions
 from cellxlate.plugin.models import SHELF
-from cellxlate.plugin.train_widget import FOLDER, TrainWidget
+from cellxlate.plugin.train.curves import curves_svg
+from cellxlate.plugin.train.requests import Look, StopRequest, Trained, TrainRequest, cut, painted_regions
+from cellxlate.plugin.train.widget import FOLDER, TrainWidget
 from cellxlate.settings import PRESETS, AttentionSettings, GeneratorSettings
 from cellxlate.stacks.stack import Stack
 
@@ -57,7 +57,7 @@ def panel(viewer, small, spin, tmp_path):
 
 
 def test_a_run_from_layers_ends_in_a_model_that_the_enhance_panel_offers(viewer, panel, spin, tmp_path):
-    from cellxlate.plugin.enhance_widget import EnhanceWidget
+    from cellxlate.plugin.enhance.widget import EnhanceWidget
 
     other = EnhanceWidget(viewer)
     panel.train_button.click()

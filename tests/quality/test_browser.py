@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellxlate.quality import page
-from cellxlate.quality.pictures import Picture
+from cellxlate.quality.report import page
+from cellxlate.quality.report.pictures import Picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -23,8 +23,8 @@ from cellxlate.quality.domain import (
     look,
     windows_of,
 )
+from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.synthetic import SampleSettings, simulate
 
 CARD = Path(cellxlate.__file__).parent / "models" / "nuclei-lowexp"
 

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from cellxlate.quality import measures
+from cellxlate.evaluation import measures
 
 FIELD = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 from imagecodecs import png_decode
 
-from cellxlate.quality import pictures
-from cellxlate.quality.pictures import choose_planes, detail_window, grey_limits, shrink, take_pictures
+from cellxlate.quality.report import pictures
+from cellxlate.quality.report.pictures import choose_planes, detail_window, grey_limits, shrink, take_pictures
 from cellxlate.stacks.stack import Stack
 
 

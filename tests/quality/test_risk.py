@@ -12,8 +12,8 @@ from scipy import ndimage, signal
 
 from cellxlate.errors import OptionError
 from cellxlate.quality.risk import CLASSICAL, INPUT, Ranking, Risk, estimate_risks
-from cellxlate.stacks.camera import CameraNoise, unit_covariance
-from cellxlate.stacks.structures import draw_structure
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, unit_covariance
+from cellxlate.stacks.samples.structures import draw_structure
 
 SIDE_PX, SEEDS = 96, 24
 Floats = npt.NDArray[np.float64]

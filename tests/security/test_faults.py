@@ -20,11 +20,15 @@ import tifffile
 import zarr
 
 from cellxlate.cli import main
-from cellxlate.enhancement import account, job
-from cellxlate.enhancement.outputs import name_outputs, require_distinct
+from cellxlate.enhancement import job
+from cellxlate.enhancement import verify as account
+from cellxlate.enhancement.outputs.names import name_outputs, require_distinct
 from cellxlate.errors import OptionError
-from cellxlate.stacks import bands, placing, reading_tiff, writing
+from cellxlate.stacks.read import tiff as reading_tiff
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write import bands
+from cellxlate.stacks.write import partial as placing
+from cellxlate.stacks.write import writer as writing
 
 resource: Any = pytest.importorskip("resource") if sys.platform != "win32" else None
 
@@ -501,7 +505,7 @@ def test_names_that_differ_by_case_alone_are_one_place_elsewhere(system, tmp_pat
     "name", ["C:\\x.tif", "c:x.tif", "\\\\server\\share\\x.tif", "..\\x.tif", "/x.tif", "a/../../x"]
 )
 def test_files_named_in_metadata_stay_in_their_folder_on_every_system(name, tmp_path):
-    limits = importlib.import_module("cellxlate.stacks.ome_limits")
+    limits = importlib.import_module("cellxlate.stacks.limits.ome")
     text = f'<OME><Image><Pixels><TiffData><UUID FileName="{name}">u</UUID></TiffData></Pixels></Image></OME>'
     with pytest.raises(limits.InputError, match="outside its folder"):
         limits.check_ome(text, tmp_path)

@@ -16,7 +16,7 @@ import tifffile
 
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.bundle import load_model
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 
 CASES = int(os.environ.get("CELLXLATE_FUZZ", "400"))
 LONGEST_S = 5.0

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 
 from cellxlate.errors import InputError
-from cellxlate.stacks import tiff_tags
-from cellxlate.stacks.image_streams import check_stream
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.limits.image_streams import check_stream
+from cellxlate.stacks.metadata import tiff_tags
+from cellxlate.stacks.read.open import open_stack
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
 COMPRESSIONS = {"jpeg8": 7, "jpegls": 7, "ljpeg": 33007, "jpeg2k": 34712, "jpegxr": 22610, "jpegxl": 50002,

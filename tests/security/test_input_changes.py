@@ -14,11 +14,12 @@ import tifffile
 import zarr
 
 from cellxlate.cli import main
-from cellxlate.enhancement import account, job, same_input
-from cellxlate.stacks import bands
-from cellxlate.stacks.reading import open_stack
+from cellxlate.enhancement import job, same_input
+from cellxlate.enhancement import verify as account
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import Writer
+from cellxlate.stacks.write import bands
+from cellxlate.stacks.write.writer import Writer
 
 SHAPE = (2, 1030, 64)
 KINDS = ("tif", "zarr")

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import zarr
 
-from cellxlate.stacks.reading_planes import name_expression
+from cellxlate.stacks.read.sets.planes import name_expression
 from cellxlate.whole_file import unfinished_name
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -317,7 +317,7 @@ def test_a_partial_of_another_user_is_not_trusted(stack, tmp_path, command, unto
 
 
 def test_two_jobs_at_one_output_exclude_each_other(stack, tmp_path, command):
-    from cellxlate.stacks.locking import FolderLock
+    from cellxlate.stacks.write.locking import FolderLock
 
     lock = FolderLock.acquire(tmp_path / "cells_enhanced.ome.tif.partial")
     for options in ([], ["--overwrite"], ["--resume"]):

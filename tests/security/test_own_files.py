@@ -23,13 +23,13 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.reporting import rebuild_report
+from cellxlate.enhancement.outputs.rebuild import rebuild_report
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import describe_model
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.earlier import saved_levels
-from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.writing import Writer
+from cellxlate.stacks.intensity.saved import saved_levels
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.writer import Writer
 
 VALUES = min(int(os.environ.get("CELLXLATE_FUZZ", "1")), 20)
 EACH = VALUES == 20

@@ -19,7 +19,7 @@ import tifffile
 
 pytest.importorskip("distributed")
 
-from cellxlate.enhancement import connecting
+from cellxlate.enhancement.cluster import client as connecting
 
 GREETING = b"\x83\xabcompression\xc0\xa6python\x93\x03\x0b\x07\xafpickle-protocol\x05"
 
@@ -140,7 +140,9 @@ def test_a_pipe_in_place_of_a_schedulers_file_is_one_line(stack, command):
 
 
 def test_a_process_whose_scheduler_is_hostile_ends_with_one_line(stack, command, listening):
-    code = "import sys, cellxlate.cli as m, cellxlate.enhancement.connecting as c; c.CONNECT_S = 3; sys.exit(m.main())"
+    code = (
+        "import sys, cellxlate.cli as m, cellxlate.enhancement.cluster.client as c; c.CONNECT_S = 3; sys.exit(m.main())"
+    )
     words = ["enhance", str(stack), "-m", str(command.model), "--scheduler"]
     address = listening(HOSTS["a greeting, then silence"])
     done = subprocess.run([sys.executable, "-c", code, *words, address], capture_output=True, text=True, timeout=60)

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes under file names")
 

@@ -203,7 +203,7 @@ def test_an_answer_that_is_cut_short_is_one_line(scheme, word, cut_short, tmp_pa
 
 KILLED = """
 import multiprocessing, multiprocessing.resource_tracker, os, signal, sys, time
-from cellxlate.enhancement.connecting import connected_client
+from cellxlate.enhancement.cluster.client import connected_client
 if __name__ == "__main__":
     with connected_client(workers=1, scheduler=None, threads=1) as client:
         [pid] = client.run(os.getpid).values()

@@ -17,8 +17,8 @@ import zarr
 from packaging.version import Version
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.levels import open_levels
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.resolutions import open_levels
 
 SIDE_PX = 64
 PIXELS = np.random.default_rng(0).integers(100, 300, (SIDE_PX, SIDE_PX)).astype(np.uint16)

@@ -11,11 +11,11 @@ from file_writers import acquisition, ndtiff, random_pixels
 
 from cellxlate.cli import main
 from cellxlate.enhancement.job import enhance_file
-from cellxlate.enhancement.outputs import find_inputs
+from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.errors import InputError
-from cellxlate.stacks.acquisition import Cut, ranges_in_words
-from cellxlate.stacks.calibration import Calibration
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.metadata.calibration import Calibration
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.sets.acquisition import Cut, ranges_in_words
 
 PLACES = [(c, 0, t, 0) for t in range(3) for c in range(2)]
 

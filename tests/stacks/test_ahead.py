@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cellxlate.stacks.ahead import ahead
+from cellxlate.prefetch import ahead
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -12,12 +12,12 @@ import pytest
 import tifffile
 import zarr
 
-from cellxlate.enhancement.outputs import find_inputs, name_outputs
+from cellxlate.enhancement.outputs.names import find_inputs, name_outputs
 from cellxlate.errors import InputError
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.reading_zarr import zarr_images
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.zarr import zarr_images
+from cellxlate.stacks.write.writer import open_writer
 
 AXES = [{"name": "y", "type": "space", "unit": "micrometer"}, {"name": "x", "type": "space", "unit": "micrometer"}]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellxlate.stacks.constant_parts import (
+from cellxlate.stacks.intensity.constant_parts import (
     RIM_PX,
     carried_in,
     constant_pixels,
@@ -15,8 +15,8 @@ from cellxlate.stacks.constant_parts import (
     recorded_window,
     without_empty_parts,
 )
-from cellxlate.stacks.intensity import Levels, measure_levels
-from cellxlate.stacks.network_input import REACH_PX, network_input
+from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
+from cellxlate.stacks.intensity.range import Levels, measure_levels
 
 
 def field(seed: int = 0, shape: tuple[int, int] = (300, 320), black: float = 100.0) -> np.ndarray:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cellxlate.stacks.drift import background_over_time
-from cellxlate.stacks.intensity import Levels, measure_levels, stack_levels
-from cellxlate.stacks.network_input import remarks
+from cellxlate.stacks.intensity.drift import background_over_time
+from cellxlate.stacks.intensity.network_input import remarks
+from cellxlate.stacks.intensity.range import Levels, measure_levels, stack_levels
 from cellxlate.stacks.stack import Stack
 
 

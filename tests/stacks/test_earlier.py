@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.earlier import saved_levels
-from cellxlate.stacks.intensity import Levels
+from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.saved import saved_levels
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.write.writer import open_writer
 
 LEVELS = {0: Levels(100.1, 1 / 3 + 500, 2.5), 2: Levels(-5.0, 1e-9, 0.0)}
 FACTS = {

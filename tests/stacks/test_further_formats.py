@@ -16,13 +16,13 @@ from file_writers import chunk, imaris, png, random_pixels, text, zipped
 
 from cellxlate.cli import main
 from cellxlate.enhancement.job import enhance_file
-from cellxlate.enhancement.outputs import find_inputs, inputs_and_rest
+from cellxlate.enhancement.outputs.names import find_inputs, inputs_and_rest
 from cellxlate.errors import InputError
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.levels import open_levels
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.resolutions import open_levels
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 # --- PNG
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellxlate.stacks.hot_pixels import find_hot
-from cellxlate.stacks.intensity import Levels, measure_levels
-from cellxlate.stacks.network_input import network_input
+from cellxlate.stacks.intensity.hot_pixels import find_hot
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.range import Levels, measure_levels
 
 SHAPES = {
     "one": [(0, 0)],

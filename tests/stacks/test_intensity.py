@@ -10,8 +10,8 @@ import tifffile
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks import intensity
-from cellxlate.stacks.intensity import Levels, measure_levels, pixel_noise, sample_windows, stack_levels
+from cellxlate.stacks.intensity import range as intensity
+from cellxlate.stacks.intensity.range import Levels, measure_levels, pixel_noise, sample_windows, stack_levels
 from cellxlate.stacks.stack import Stack
 
 

@@ -18,12 +18,12 @@ import zarr
 from file_writers import acquisition, imaris, ndtiff, png, random_pixels, zipped
 
 from cellxlate.cli import main
-from cellxlate.enhancement.outputs import format_of, inputs_and_rest, name_outputs
+from cellxlate.enhancement.outputs.names import format_of, inputs_and_rest, name_outputs
 from cellxlate.errors import InputError
-from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.naming import is_zarr
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "formats.md"
 HEADS = ("kind of file", "with", "read as", "result", "what is said")

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from cellxlate.stacks.levels import open_levels
+from cellxlate.stacks.read.resolutions import open_levels
 
 
 def pyramids(path: Path) -> None:

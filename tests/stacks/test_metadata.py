@@ -12,11 +12,11 @@ import tifffile
 import yaozarrs
 import zarr
 
-from cellxlate.stacks.bands import BAND_PX
-from cellxlate.stacks.metadata import Metadata, as_json, from_json
-from cellxlate.stacks.ome_xml import read_ome
-from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.metadata.carried import Metadata, as_json, from_json
+from cellxlate.stacks.metadata.ome_xml import read_ome
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.write.bands import BAND_PX
+from cellxlate.stacks.write.writer import open_writer
 
 ENDINGS = (".ome.tif", ".ome.zarr")
 PIXELS = np.random.default_rng(0).integers(0, 200, (2, 20, 30)).astype(np.uint16)

@@ -15,10 +15,10 @@ import zarr
 
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import InputError, OptionError
-from cellxlate.stacks.calibration import Calibration
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.metadata.calibration import Calibration
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (3, 20, 30)).astype(np.uint16)
 

@@ -19,11 +19,11 @@ import zarr
 from pydantic import BaseModel
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.metadata import ANNOTATION
-from cellxlate.stacks.ome_xml import NAMESPACE
-from cellxlate.stacks.reading import open_stack
-from cellxlate.stacks.tiff_tags import STRUCTURE
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.metadata.carried import ANNOTATION
+from cellxlate.stacks.metadata.ome_xml import NAMESPACE
+from cellxlate.stacks.metadata.tiff_tags import STRUCTURE
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.write.writer import open_writer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metadata.md"
 PIXELS = np.random.default_rng(0).integers(0, 200, (3, 20, 30)).astype(np.uint16)

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.camera import CameraNoise, measure_noise, unit_covariance
-from cellxlate.stacks.noise import stack_noise
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise, unit_covariance
+from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.stack import Stack
 
 SIDE = 384

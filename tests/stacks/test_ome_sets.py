@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellxlate.enhancement.outputs import find_inputs
+from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.errors import InputError
-from cellxlate.stacks.levels import open_levels
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.resolutions import open_levels
 
 OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{uuid}>{images}</OME>'
 IMAGE = (

@@ -11,14 +11,14 @@ import yaozarrs
 import zarr
 
 from cellxlate.enhancement.job import enhance_file
-from cellxlate.enhancement.outputs import format_of
+from cellxlate.enhancement.outputs.names import format_of
 from cellxlate.errors import OutputError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.bands import BAND_PX
-from cellxlate.stacks.metadata import Metadata
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.metadata.carried import Metadata
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.write.bands import BAND_PX
+from cellxlate.stacks.write.writer import open_writer
 
 SIZES = {"T": 2, "C": 2, "Z": 3, "Y": 530, "X": 37, "S": 3}
 ORDERS = ("YXC", "XY", "XYC", "XYZ", "ZXY", "CTYX", "TYXC", "YXTC", "YXZ", "SXY", "XYS", "CYXS", "TYXSZ", "ZTCXY")

@@ -14,11 +14,11 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.pixels import Expanded, FilePixels
-from cellxlate.stacks.reading import find_stacks, open_stack, stack_name
-from cellxlate.stacks.reading_tiff import PagePixels
+from cellxlate.stacks.read.open import find_stacks, open_stack, stack_name
+from cellxlate.stacks.read.pixels import Expanded, FilePixels
+from cellxlate.stacks.read.tiff import PagePixels
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 
 def random_pixels(shape: tuple[int, ...], dtype: str = "uint16", seed: int = 0) -> np.ndarray:

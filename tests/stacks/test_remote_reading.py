@@ -18,8 +18,8 @@ from cellxlate import locations
 from cellxlate.cli import main
 from cellxlate.errors import CellxlateError, InputError, OptionError
 from cellxlate.locations import RemotePath, located
-from cellxlate.stacks.copying import write_stacks
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 pytestmark = pytest.mark.usefixtures("remote_packages")
 
@@ -175,7 +175,7 @@ def test_an_object_that_a_bucket_refuses_is_an_error_and_never_zeros(
 
 
 def locations_store(place: str) -> Any:
-    from cellxlate.stacks.remote_store import store_of
+    from cellxlate.stacks.stores.store import store_of
 
     return store_of(located(place))
 
@@ -203,7 +203,7 @@ def test_addresses_in_metadata_are_not_followed(web: Web, tmp_path: Path) -> Non
 
 
 def test_a_plate_on_the_web_is_walked_well_by_well(web: Web) -> None:
-    from cellxlate.enhancement.outputs import find_inputs
+    from cellxlate.enhancement.outputs.names import find_inputs
 
     plate = zarr.open_group(web.folder / "plate.ome.zarr", mode="w")
     wells = [{"path": "A/1", "rowIndex": 0, "columnIndex": 0}, {"path": "B/2", "rowIndex": 1, "columnIndex": 1}]

@@ -14,12 +14,12 @@ from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.errors import CellxlateError, InputError, OptionError, OutputError, PromiseError
 from cellxlate.locations import RemotePath, located
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks import remote_output
-from cellxlate.stacks.bands import Bands
-from cellxlate.stacks.copying import write_stacks
-from cellxlate.stacks.remote_output import ObjectLock
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import open_writer, remove_partial
+from cellxlate.stacks.stores import bucket as remote_output
+from cellxlate.stacks.stores.bucket import ObjectLock
+from cellxlate.stacks.write.bands import Bands
+from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.writer import open_writer, remove_partial
 
 pytestmark = pytest.mark.usefixtures("remote_packages")
 
@@ -362,7 +362,7 @@ def test_a_bucket_that_is_not_there_or_refuses_is_one_line(
 
 def test_workers_write_into_the_bucket_themselves(cells: Path, out: RemotePath, tiny_model: Path) -> None:
     pytest.importorskip("distributed")
-    from cellxlate.enhancement.cluster import open_cluster
+    from cellxlate.enhancement.cluster.cluster import open_cluster
 
     source = out.with_name("source.ome.zarr")
     with cellxlate.open_stack(cells) as stack:

@@ -10,8 +10,8 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.pixels import Expanded
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.pixels import Expanded
 from cellxlate.stacks.stack import SUPPORTED_DTYPES, Stack
 
 PIXELS = np.arange(2 * 3 * 4 * 5 * 6, dtype=np.uint16).reshape(2, 3, 4, 5, 6)

@@ -9,11 +9,11 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.errors import OptionError
-from cellxlate.stacks import synthetic
-from cellxlate.stacks.cells import Layout, cells_in_plane, place_cells
-from cellxlate.stacks.intensity import measure_levels, pixel_noise
-from cellxlate.stacks.synthetic import SampleSettings, SimulatedStack, simulate
-from cellxlate.training.guides import saliency
+from cellxlate.stacks.intensity.range import measure_levels, pixel_noise
+from cellxlate.stacks.samples import nuclei as synthetic
+from cellxlate.stacks.samples.cells import Layout, cells_in_plane, place_cells
+from cellxlate.stacks.samples.nuclei import SampleSettings, SimulatedStack, simulate
+from cellxlate.training.fields.guides import saliency
 
 LAYOUTS = get_args(Layout)
 PARTS = ("stack", "truth", "mask")

@@ -13,10 +13,10 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError, OutputError
-from cellxlate.stacks.intensity import measure_levels, stack_levels
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.intensity.range import measure_levels, stack_levels
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.write.writer import open_writer
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (3, 40, 50)).astype(np.uint16)
 

@@ -19,13 +19,14 @@ import yaozarrs
 import zarr
 
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.stacks import pyramid, writing
-from cellxlate.stacks.bands import BAND_PX, Bands
-from cellxlate.stacks.levels import open_levels
-from cellxlate.stacks.pyramid import Reduction, halve, level_count
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.read.resolutions import open_levels
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import Writer, open_writer
+from cellxlate.stacks.write import pyramid
+from cellxlate.stacks.write import writer as writing
+from cellxlate.stacks.write.bands import BAND_PX, Bands
+from cellxlate.stacks.write.pyramid import Reduction, halve, level_count
+from cellxlate.stacks.write.writer import Writer, open_writer
 
 DTYPES = ("uint8", "uint16", "int16", "uint32", "int8", "int32", "float32", "float64")
 ENDINGS = (".ome.tif", ".ome.zarr")
@@ -204,7 +205,7 @@ def test_ome_zarr_is_valid_and_carries_provenance(tmp_path: Path) -> None:
 
 
 def test_a_file_near_the_limit_of_classic_tiff_becomes_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellxlate.stacks.tiff_output.CLASSIC_BYTES", 2000)
+    monkeypatch.setattr("cellxlate.stacks.write.tiff.CLASSIC_BYTES", 2000)
     with tifffile.TiffFile(written(tmp_path / "a.ome.tif", stack_of(random_pixels((30, 40)), "YX"))) as file:
         assert file.is_bigtiff
 
@@ -554,7 +555,7 @@ KILLED = """
 import sys, time
 import numpy as np
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.writing import open_writer
+from cellxlate.stacks.write.writer import open_writer
 source = Stack.from_array(np.full((2, 600, 300), 7, np.uint16), "ZYX")
 writer = open_writer(sys.argv[1], like=source)
 writer.write((0,), 0, source.read((0,)))

@@ -7,8 +7,8 @@ import torch
 
 from cellxlate.model.networks import Discriminator, Translator
 from cellxlate.settings import PRESETS
-from cellxlate.training import acceleration
-from cellxlate.training.acceleration import (
+from cellxlate.training.acceleration import precision as acceleration
+from cellxlate.training.acceleration.precision import (
     accelerate,
     choose_precision,
     gain_of_bfloat16,

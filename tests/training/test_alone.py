@@ -16,14 +16,14 @@ from cellxlate import cli
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.settings import PRESETS, AloneSettings, TrainSettings, check_settings
-from cellxlate.stacks.intensity import SAMPLE_PX, stack_levels
+from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_levels
 from cellxlate.stacks.stack import Stack
 from cellxlate.training import alone
 from cellxlate.training.alone import AloneStep, NothingToLearnError, UnitNoise, sampled_domain
 from cellxlate.training.checkpoint import CHECKPOINT
+from cellxlate.training.fields.patches import Domain
 from cellxlate.training.loop import loop, nearest_model, train
 from cellxlate.training.options import starting_from
-from cellxlate.training.patches import Domain
 from cellxlate.training.run import NO_IMAGES, begin, continue_from
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cellxlate.training import cameras
-from cellxlate.training.cameras import (
+from cellxlate.training.imaging import cameras
+from cellxlate.training.imaging.cameras import (
     by_any_camera,
     correlated,
     demosaiced,

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from cellxlate.model.networks import AttentionNetwork
 from cellxlate.settings import PRESETS
-from cellxlate.training.enlargement import convolve_enlarged, without_enlarging
+from cellxlate.training.acceleration.enlargement import convolve_enlarged, without_enlarging
 
 
 @pytest.mark.parametrize("biased", [True, False])

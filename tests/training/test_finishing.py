@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cellxlate.settings import PRESETS
-from cellxlate.training.finishing import command_of, statistics_patches
+from cellxlate.training.fields.patches import open_domain
+from cellxlate.training.finished import command_of, statistics_patches
 from cellxlate.training.options import as_cyclegan
-from cellxlate.training.patches import open_domain
 
 FAST, PAPER = PRESETS["fast"], PRESETS["paper"]
 

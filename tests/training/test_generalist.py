@@ -10,7 +10,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.settings import PRESETS, AttentionSettings, GeneralistSettings, GeneratorSettings, TrainSettings
-from cellxlate.training.generalist import drawn_fields, generalist_domains
+from cellxlate.training.fields.generalist import drawn_fields, generalist_domains
 
 
 @pytest.fixture

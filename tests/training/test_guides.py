@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellxlate.stacks.intensity import measure_levels
-from cellxlate.training.guides import REACH_PX, saliency
+from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.training.fields.guides import REACH_PX, saliency
 
 
 def field(brightness: list[float], *, side: int = 220, noise: float = 8.0, seed: int = 0):

@@ -6,8 +6,8 @@ import torch
 from scipy import ndimage
 
 from cellxlate.settings import ImagingSettings
-from cellxlate.stacks.intensity import Levels
-from cellxlate.training.imaging import (
+from cellxlate.stacks.intensity.range import Levels
+from cellxlate.training.imaging.process import (
     ImagingProcess,
     fit_blur,
     fit_noise,

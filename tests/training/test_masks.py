@@ -9,8 +9,8 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
-from cellxlate.training.masks import attach_masks
-from cellxlate.training.patches import Domain, open_domain
+from cellxlate.training.fields.masks import attach_masks
+from cellxlate.training.fields.patches import Domain, open_domain
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 

@@ -7,12 +7,12 @@ import pytest
 import tifffile
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity import Levels, measure_levels
-from cellxlate.stacks.reading import open_stack
+from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.training import patches as patches_module
-from cellxlate.training.guides import REACH_PX, saliency
-from cellxlate.training.patches import Domain, Field, brightest_window, has_contrast, open_domain, shows_content
+from cellxlate.training.fields import patches as patches_module
+from cellxlate.training.fields.guides import REACH_PX, saliency
+from cellxlate.training.fields.patches import Domain, Field, brightest_window, has_contrast, open_domain, shows_content
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 

@@ -6,9 +6,9 @@ import torch
 
 import cellxlate
 from cellxlate.errors import InputError, OptionError, OutputError
-from cellxlate.model.engines import open_engine
-from cellxlate.training.masks import attach_masks
-from cellxlate.training.patches import open_domain
+from cellxlate.model.engines.engine import open_engine
+from cellxlate.training.fields.masks import attach_masks
+from cellxlate.training.fields.patches import open_domain
 from cellxlate.training.strokes import Painted, learn_strokes, spread, windows_of
 
 SIDE = 96

@@ -1,0 +1,27 @@
+"""`export`: a model for other software, and for other people."""
+
+import argparse
+from pathlib import Path
+
+from cellxlate.cli.output import say
+
+ENDINGS = {"onnx": ".onnx", "bioimageio": ".zip"}
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write a model as ONNX, or as a package of the BioImage Model Zoo."""
+    from cellxlate.model.bundle import load_model
+    from cellxlate.model.export.bioimage import export_onnx, export_package
+
+    bundle = load_model(options.model)
+    path: Path = options.output or Path(f"{bundle.name}{ENDINGS[options.format]}")
+    if options.format == "onnx":
+        export_onnx(bundle, path, overwrite=options.overwrite)
+    else:
+        export_package(bundle, path, authors=options.author, licence=options.licence, overwrite=options.overwrite)
+    answer = {"model": bundle.name, "format": options.format, "output": str(path), "bytes": path.stat().st_size}
+    lines = [f"wrote {path}"]
+    if options.format == "bioimageio":
+        lines.append(f"run it again with: cellxlate enhance STACK -m {path}")
+    say(options, answer, lines)
+    return 0

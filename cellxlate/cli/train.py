@@ -1,0 +1,60 @@
+"""`train` and `evaluate`: from folders of images to a model, and from a model to scores."""
+
+import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cellxlate.cli.output import complain, say, training_table
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train and say where the model is."""
+    from cellxlate.training.loop import train
+
+    with training_table(options) as show, _heard_warnings(options):
+        bundle = train(
+            options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
+            base=options.base,
+            baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
+            steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
+            device=options.device, licence=options.licence, description=options.description, resume=options.resume,
+            progress=show,
+        )  # fmt: skip
+    training = bundle.card["training"]
+    answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],
+              "seconds": training["seconds"], "generator_parameters": bundle.card["generator_parameters"],
+              "attention_parameters": bundle.card["attention_parameters"]}  # fmt: skip
+    say(options, answer, [f"model  {options.output}  ({training['steps']} steps, {training['seconds']:.0f} s)",
+                           f"next   cellxlate enhance STACK -m {options.output}"])  # fmt: skip
+    return 0
+
+
+@contextmanager
+def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
+    """Say in one line each what training warns its caller of; warnings of other packages stay unheard."""
+
+    def hear(message: Warning | str, *_: object) -> None:
+        if not options.quiet:
+            complain(str(message))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", r"(source|target) images: left out", UserWarning)
+        warnings.showwarning = hear  # type: ignore[assignment]
+        yield
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Score and say the means."""
+    from cellxlate.evaluation.evaluate import evaluate
+    from cellxlate.model.cards import add_scores, locate
+
+    scores = evaluate(
+        options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
+        no_cells=options.no_cells, intensity=options.intensity, output=options.output,
+    )  # fmt: skip
+    summary = {name: value for name, value in scores.items() if name != "images"}
+    if options.to_card and options.model:
+        add_scores(locate(options.model), {"data": options.source.name, "images": len(scores["images"]), **summary})
+    say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
+    return 0

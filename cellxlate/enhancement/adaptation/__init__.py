@@ -1,0 +1,1 @@
+"""A model learns from the stack that it will enhance."""

@@ -1,0 +1,347 @@
+"""What a worker of a cluster does: one band of one plane, read from the stack, enhanced, written into the partial.
+
+A band is a file of its own, so workers never write the same file, and a band that two of them have computed is replaced
+by the same pixels. Stack and partial are reached by the paths of whoever asked, so all machines must see these folders.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy.typing as npt
+
+import cellxlate
+from cellxlate.enhancement.plan import Plan, input_identity
+from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
+from cellxlate.enhancement.tiling import Tile
+from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.locations import Location
+from cellxlate.model.bundle import Bundle
+from cellxlate.model.engines.engine import open_engine
+from cellxlate.quality.checks import Tally, read_back_part
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.write.origins import Origins, RowSums, row_sums
+from cellxlate.stacks.write.pyramid import Pyramid
+
+MOST_OPEN = 4
+"""Jobs whose stack a worker keeps open; several users may share a cluster."""
+
+_MODELS: dict[str, Bundle] = {}
+_OPEN: "dict[str, OpenJob]" = {}
+_ONE_AT_A_TIME = Lock()
+"""A worker computes one band at a time, with as many threads as it has: engines and readers are not shared."""
+
+
+@dataclass(frozen=True)
+class BandJob:
+    """All a worker needs to know of a stack, but the model, which it has got already. A few hundred bytes.
+
+    Attributes
+    ----------
+    token : str
+        Tells one run from another.
+    version : str
+        Of the program that asks.
+    path, axes, number, incomplete
+        Of the input, as `open_stack` takes them; `number` is that of the image.
+    identity : mapping
+        `input_identity` of the input where the job was planned.
+    digest : str
+        SHA-256 of the weights.
+    engine : str
+        Engine, device and precision.
+    levels : mapping of int to Levels
+        Measured once; other channels are copied.
+    target : Levels or None
+        As in PlaneJob.
+    settings : EnhanceSettings
+        With the tile size that the plan has chosen.
+    image, attention : Pyramid
+        The pixels of the two partials.
+    origins : Origins
+        Where it is noted what bands were made from.
+    """
+
+    token: str
+    version: str
+    path: Location
+    axes: str
+    number: int
+    incomplete: bool
+    identity: dict[str, Any]
+    digest: str
+    engine: str
+    levels: dict[int, Levels]
+    target: Levels | None
+    settings: EnhanceSettings
+    image: Pyramid
+    attention: Pyramid
+    origins: Origins
+
+
+@dataclass(frozen=True)
+class BandDone:
+    """What a band has cost: pixels, counted work, seconds of reading, computing, writing, and by which worker."""
+
+    worker: str
+    pixels: int
+    work: Work
+    read_s: float
+    compute_s: float
+    write_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return self.read_s + self.compute_s + self.write_s
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One band on its way; `passed` counts the bands of the stack up to and with this one, done earlier or not."""
+
+    index: PlaneIndex
+    area: Tile
+    passed: int
+
+
+@dataclass
+class Throughput:
+    """What a worker has done: bands, pixels, and seconds it was busy."""
+
+    bands: int = 0
+    pixels: int = 0
+    busy_s: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Return plain values for JSON."""
+        rate = self.pixels / self.busy_s / 1e6 if self.busy_s else 0.0
+        return {"bands": self.bands, "busy_s": round(self.busy_s, 3), "megapixel_per_s": round(rate, 3)}
+
+
+@dataclass
+class OpenJob:
+    """A stack that a worker has opened, and how its channels are enhanced."""
+
+    stack: Stack
+    jobs: dict[int, PlaneJob]
+    image: Pyramid
+    attention: Pyramid
+    read_s: float = field(default=0.0)
+
+    def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
+        """Read rows of a plane and count the time."""
+        started = time.perf_counter()
+        pixels = self.stack.read(index, rows)
+        self.read_s += time.perf_counter() - started
+        return pixels
+
+
+def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, origins: Origins) -> BandJob:
+    """Describe a plan for workers.
+
+    Raises
+    ------
+    InputError
+        The stack lies in memory, where no worker can read it.
+    """
+    stack = plan.stack
+    if stack.path is None:
+        raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
+    first = next(iter(plan.jobs.values()))
+    return BandJob(
+        token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
+        incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
+        engine=plan.translator.identity,
+        levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
+        settings=replace(plan.settings, tile_px=plan.tile_px),
+        image=image, attention=attention, origins=Origins(origins.folder.absolute()),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CompareJob:
+    """Input (its image `number`), result and attention by their paths, for workers that compare them."""
+
+    path: Location
+    axes: str
+    number: int
+    incomplete: bool
+    enhanced: Location
+    attention: Location
+    tile_px: int
+
+
+SeenRows = list[tuple[PlaneIndex, int, RowSums, RowSums | None]]
+"""Of rows that were read: plane, first row, and the checksums of the input's and of the output's."""
+
+
+def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> tuple[Tally, SeenRows]:
+    """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
+    seen: SeenRows = []
+    with (
+        open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete) as stack,
+        open_stack(job.enhanced) as enhanced,
+        open_stack(job.attention) as attention,
+    ):
+        tally = Tally(plane_axes=stack.plane_axes, tile_px=job.tile_px)
+        for index, rows in parts:
+            tally.include(
+                read_back_part(
+                    stack, enhanced, attention, index=index, rows=rows, tile_px=job.tile_px,
+                    see=lambda *one: seen.append(one),
+                )
+            )  # fmt: skip
+        return tally, seen
+
+
+def sum_parts(
+    path: Location, axes: str, image: int, incomplete: bool, parts: Sequence[tuple[PlaneIndex, slice]]
+) -> SeenRows:
+    """Read rows of some planes of an input, and return their checksums."""
+    with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
+        return [(index, rows.start, row_sums(stack.read(index, rows)), None) for index, rows in parts]
+
+
+def keep_model(bundle: Bundle, threads: int) -> None:
+    """Keep a model for all jobs of this process, and let networks run on so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    _MODELS[bundle.digest] = bundle
+
+
+def forget_model(digest: str) -> None:
+    """Release a model."""
+    _MODELS.pop(digest, None)
+
+
+def forget_job(token: str) -> None:
+    """Close the stack of a job that has ended; while a band is computed it stays open, until others take its place."""
+    if _ONE_AT_A_TIME.acquire(blocking=False):
+        try:
+            if token in _OPEN:
+                _OPEN.pop(token).stack.close()
+        finally:
+            _ONE_AT_A_TIME.release()
+
+
+def fault_of_worker(job: BandJob) -> str:
+    """Return in one line why this process cannot work on a job; nothing if it can."""
+    try:
+        with _ONE_AT_A_TIME:
+            _opened(job)
+    except (CellxlateError, OSError) as fault:
+        return str(fault)
+    return ""
+
+
+def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
+    """Enhance some bands, one after another, as `enhance_band` does."""
+    return [enhance_band(job, index, area) for index, area in places]
+
+
+def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
+    """Enhance one band and write it into both partials.
+
+    Parameters
+    ----------
+    job : BandJob
+        The job.
+    index : tuple of int
+        Of the plane.
+    area : Tile
+        Whole rows, as `tiling.bands_of` cuts them.
+    worker : str
+        Who reports; the address of the dask worker by default.
+
+    Raises
+    ------
+    InputError, OutputError, ModelError
+        Stack, partial or model cannot be reached or used from this machine.
+    """
+    with _ONE_AT_A_TIME:
+        started = time.perf_counter()
+        opened = _opened(job)
+        opened.read_s, work = 0.0, Work()
+        band = _band(opened, index, area, work)
+        computed = time.perf_counter()
+        folder = opened.image.full.folder
+        if not (folder / "zarr.json").exists():  # writing would bring a folder back that was removed
+            raise OutputError(f"{folder} is gone, the job has ended; nothing was written")
+        origin = band.origin(index)
+        opened.image.write(index, band.first_row, band.enhanced)
+        opened.attention.write(index, band.first_row, band.attention)
+        job.origins.add(origin)
+        ended = time.perf_counter()
+        return BandDone(
+            worker or worker_address(), band.raw.size, work, read_s=opened.read_s,
+            compute_s=computed - started - opened.read_s, write_s=ended - computed,
+        )  # fmt: skip
+
+
+def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
+    stack = opened.stack
+    job = None if stack.is_alpha(index) else opened.jobs.get(stack.channel_of(index))
+    if job is None:
+        return Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)
+    counted = replace(job, work=work, levels=job.levels.at(stack.time_of(index)))
+    return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
+
+
+def worker_address() -> str:
+    """Return the address of the dask worker that runs this task; the number of the process elsewhere."""
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().address)
+    except (ImportError, ValueError):
+        return f"process {os.getpid()}"
+
+
+def _opened(job: BandJob) -> OpenJob:
+    """Open a job's stack and engine, or return what is open already."""
+    if job.token not in _OPEN:
+        with _checked(job) as stack:
+            engine, device, precision = job.engine.split()
+            translator = open_engine(
+                _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
+            )  # fmt: skip
+            jobs = {
+                channel: PlaneJob(translator, levels, job.target, job.settings)
+                for channel, levels in job.levels.items()
+            }
+            while len(_OPEN) >= MOST_OPEN:
+                _OPEN.pop(next(iter(_OPEN))).stack.close()
+            _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention)
+    return _OPEN[job.token]
+
+
+@contextmanager
+def _checked(job: BandJob) -> Iterator[Stack]:
+    """Open a job's stack after all is known to be here; close it again if something is not."""
+    if job.version != cellxlate.__version__:
+        raise ModelError(f"the worker runs cellxlate {cellxlate.__version__}, the job {job.version}; install the same")
+    if job.digest not in _MODELS:
+        raise ModelError(f"the worker has not got the model {job.digest[:12]}; start the job again")
+    for folder in (job.image.full.folder, job.attention.full.folder):
+        is_here = (folder / "zarr.json").is_file()
+        if not is_here or (isinstance(folder, Path) and not os.access(folder, os.W_OK)):
+            raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
+    stack = open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete)
+    try:
+        found = input_identity(job.path, stack.files)
+        if any(found.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
+            raise InputError(f"{job.path} is another file here; choose an input that all workers see")
+        yield stack
+    except BaseException:
+        stack.close()
+        raise

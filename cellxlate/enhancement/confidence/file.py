@@ -1,0 +1,113 @@
+"""The confidence of a finished run, written beside its attention. Read `write_confidence` from top to bottom."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.enhancement.confidence.views import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
+from cellxlate.enhancement.outputs.names import may_replace
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.plane import Translator, rows_around
+from cellxlate.enhancement.tiling import bands_of, tiles_of, window
+from cellxlate.locations import Location
+from cellxlate.model.attention import change, gate, quantise
+from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
+from cellxlate.stacks.write.writer import open_writer
+
+TILE_PX = 512
+
+
+def write_confidence(
+    plan: Plan,
+    attention: str | Location,
+    output: str | Location,
+    *,
+    views: int = VIEWS,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Callable[[float, int], object] = lambda _done, _total: None,
+) -> None:
+    """Ask the networks again for several views of every tile in which attention selected, and write how they agree.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    attention : path
+        What the run wrote.
+    output : path
+        Of the confidence, `NAME_confidence.ome.tif` or `.ome.zarr`: uint8, 0 where the pixel was kept, 255 sure, 1 not.
+    views : int
+        How many; each costs as much as the run itself.
+    overwrite, resume : bool
+        Replace an existing output, and what an interrupted run has left of it; that of an earlier run where resumed.
+    progress : callable
+        Called with planes done and their number.
+
+    Raises
+    ------
+    InputError, OutputError
+        A file cannot be read or written.
+    """
+    stack = plan.stack
+    with open_stack(attention) as selected, open_writer(
+        output, like=stack, dtype=np.dtype(np.uint8), reduction="max", fingerprint={**plan.identity, "views": views},
+        provenance={**plan.provenance, "views": views}, overwrite=overwrite, resume=resume,
+    ) as writer:  # fmt: skip
+        for number, index in enumerate(stack.plane_indices()):
+            for first_row, rows in confidence_bands(plan, selected, index, views=views):
+                writer.write(index, first_row, rows)
+                progress(number + (first_row + len(rows)) / stack.plane_shape[0], stack.plane_count)
+        writer.finish()
+        writer.publish(replaces=may_replace(writer.path, overwrite=overwrite, resume=resume))
+
+
+def confidence_bands(
+    plan: Plan, selected: Stack, index: PlaneIndex, *, views: int = VIEWS
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield first row and confidence (rows, X) of the bands of one plane; 0 in a channel that was copied."""
+    stack, job = plan.stack, plan.job_of(index)
+    read_rows, shape = plane_reader(stack, index), stack.plane_shape
+    for band in bands_of(shape, TILE_PX):
+        chosen = selected.read(index, slice(band.top, band.bottom)) > 0
+        confidence = np.zeros(chosen.shape, np.uint8)
+        if job is not None and chosen.any():
+            output = gated_output(job.translator, job.settings.threshold)
+            halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
+            counts, first_row = rows_around(read_rows, band, halo_px + job.translator.stride, shape)
+            levels = job.levels.at(stack.time_of(index))
+            seen = network_input(counts, levels).unit
+            for tile in tiles_of(band, TILE_PX):
+                inside = tile.slices(band.top, 0)
+                if not chosen[inside].any():
+                    continue
+                around = tile.grown(halo_px, job.translator.stride)
+                unit = window(seen, first_row, shape, around)
+                spread = deviation(unit, output, noise=levels.noise / levels.span, views=views, seed=tile.top)
+                confidence[inside] = confidence_map(spread[tile.slices(around.top, around.left)], chosen[inside])
+        yield band.top, confidence
+
+
+def gated_output(translator: Translator, threshold: float) -> Output:
+    """Return what turns a batch (B, 1, Y, X) in unit range into s + g (F(s) - s); a margin may stay as it is."""
+
+    def output(images: Unit) -> Unit:
+        opened, proposal = gate(quantise(translator.attention(images)), threshold), translator.proposal(images)
+        made = images.copy()
+        margin = max((images.shape[2] - part.shape[2]) // 2 for part in (opened, proposal))
+        inner = _inner(images, margin)
+        _inner(made, margin)[:] += change(_cropped(opened, inner.shape), _cropped(proposal, inner.shape), inner)
+        return made
+
+    return output
+
+
+def _inner(images: Unit, margin: int) -> Unit:
+    return images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
+
+
+def _cropped(images: Unit, shape: tuple[int, ...]) -> Unit:
+    return _inner(images, (images.shape[2] - shape[2]) // 2)

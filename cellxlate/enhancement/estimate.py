@@ -1,0 +1,250 @@
+"""How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
+
+A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will. Its first window
+does so alone before, and does not count: what a process prepares once must not be scaled with the rest. What
+grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
+by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
+seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from cellxlate.enhancement.flow import write_bands
+from cellxlate.enhancement.job import open_writers
+from cellxlate.enhancement.outputs.names import Outputs, name_outputs
+from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.plane import PlaneJob, Work
+from cellxlate.enhancement.verify import run_report, store_report
+from cellxlate.quality.checks import Tally, read_back, spared
+from cellxlate.quality.report.pictures import choose_planes
+from cellxlate.quality.report.report import draw_planes
+from cellxlate.quality.trust import examine
+from cellxlate.stacks.intensity.range import PLASTIC, Levels
+from cellxlate.stacks.naming import PLAIN, stack_name
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.pyramid import level_count
+
+SAMPLE_PX = 8 * 2**20
+WINDOW_PX = 1024
+"""Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
+
+PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")
+"""What a job spends its time on. `bands` are networks and writing; `finish` builds pyramids and files; `checks` read
+the result back and examine it, while pictures are drawn; `publish` waits until it has reached the disk."""
+SAMPLED = ("bands", "finish", "read_back", "examine", "pictures", "report", "publish")
+"""What is measured on a sample, one after another."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of the processor."""
+
+    clock_s: float
+    processor_s: float
+
+    def __mul__(self, factor: float) -> "Took":
+        return Took(self.clock_s * factor, self.processor_s * factor)
+
+    def __add__(self, other: "Took") -> "Took":
+        return Took(self.clock_s + other.clock_s, self.processor_s + other.processor_s)
+
+    def at_once(self, other: "Took", cores: int) -> float:
+        """Return the seconds that two things take which are done at the same time."""
+        return max(self.clock_s, other.clock_s, (self + other).processor_s / cores)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a stack is expected to take.
+
+    Attributes
+    ----------
+    megapixels : float
+        Of the whole stack.
+    cell_fraction : float
+        Share of the sample that attention selects, in the channels that are enhanced.
+    processes : int
+        That share the bands.
+    seconds : mapping of str to float
+        Expected, by part.
+    sampled : mapping of str to Took
+        Measured on the sample.
+    sampled_megapixels : float
+        Size of the sample.
+    """
+
+    megapixels: float
+    cell_fraction: float
+    processes: int
+    seconds: dict[str, float]
+    sampled: Mapping[str, Took]
+    sampled_megapixels: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return sum(self.seconds.values())
+
+    def with_processes(self, processes: int) -> "Prediction":
+        """Return what it would take with another number of processes, each on a core of its own."""
+        factor = self.processes / processes
+        shared = {part: self.seconds[part] * factor for part in ("read", "bands")}
+        return replace(self, processes=processes, seconds={**self.seconds, **shared})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "hours": round(self.total_s / 3600, 4),
+            "seconds": {part: round(value, 1) for part, value in self.seconds.items()},
+            "megapixels": round(self.megapixels, 3), "cell_fraction": round(self.cell_fraction, 4),
+            "processes": self.processes, "sampled_megapixels": round(self.sampled_megapixels, 3),
+        }  # fmt: skip
+
+
+def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) -> Prediction:
+    """Run a job on a sample of its stack, and predict what all of it takes.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its engine runs with the threads that each process will have.
+    outputs : Outputs
+        State the format. Nothing is written there; the sample's files go into a temporary folder.
+    plan_s : float
+        Seconds that making the plan took.
+    processes : int
+        That share the bands, each on cores of its own.
+
+    Notes
+    -----
+    Holds as far as the sample is like the stack and the machine is as busy as now. Workers elsewhere, whose processors
+    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted.
+    """
+    started = time.perf_counter()
+    windows = list(sample_of(plan.stack))
+    read_s = time.perf_counter() - started
+    levels = level_count(plan.stack.plane_shape)
+    for part in (windows[:1], windows):
+        stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
+        jobs = {
+            channel: replace(job, work=Work(), levels=_levels_of(plan, job, len(part)))
+            for channel, job in plan.jobs.items()
+        }
+        with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
+            sampled, tally = run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels)
+    size, sample_size = _pixels(plan.stack), _pixels(stack)
+    scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
+    checks = sampled["read_back"] * scale + sampled["examine"]
+    seconds = {
+        "plan": plan_s,
+        "read": read_s * scale,
+        **{part: sampled[part].clock_s * scale for part in ("bands", "finish", "publish")},
+        "checks": checks.at_once(sampled["pictures"] * pictures, _cores()),
+        "report": sampled["report"].clock_s,
+    }
+    found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
+    return found.with_processes(processes)
+
+
+def sample_of(stack: Stack) -> Iterator[Any]:
+    """Yield windows (C, Y, X) of all channels, at most 8 megapixels in all, spread over planes, rows and columns.
+
+    Planes of which two fit, or all, are yielded whole: their border costs what it costs in the stack.
+    """
+    height, width = stack.plane_shape
+    count = stack.planes_per_channel
+    rows, columns, most_px = height, width, SAMPLE_PX // stack.channel_count
+    if min(count, 2) * rows * columns > most_px:
+        columns = min(width, WINDOW_PX)
+        rows = min(height, WINDOW_PX, max(most_px // columns, 1))
+    most = max(most_px // (rows * columns), 1)
+    number_of_windows = min(most, max(count * (height * width) // (rows * columns), 1))
+    for number in range(number_of_windows):
+        plane = (2 * number + 1) * count // (2 * number_of_windows)
+        top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
+        left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
+        window = slice(top, top + rows), slice(left, left + columns)
+        yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
+
+
+def _levels_of(plan: Plan, job: PlaneJob, windows: int) -> Levels:
+    """Return the levels of a channel with the drift that each window of a sample has, as if it were a time point."""
+    count = plan.stack.planes_per_channel
+    middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
+    times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
+    drift = ((number, job.levels.at(time).black - job.levels.black) for number, time in enumerate(times))
+    return replace(job.levels, drift=tuple(drift) if job.levels.drift else ())
+
+
+def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -> tuple[dict[str, Took], Tally]:
+    """Do a job in a folder and return what its parts took, and what it changed.
+
+    Planes of a sample are too small for a pyramid; where the stack gets one of several `levels`, its first is built.
+    """
+    name = outputs.enhanced.name
+    suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
+    here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
+                        format=outputs.format)  # fmt: skip
+    stack, channels = plan.stack, sorted(plan.jobs)
+    marks: list[tuple[float, float]] = []
+
+    def mark() -> None:
+        marks.append((time.perf_counter(), time.process_time()))
+
+    image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
+    with image_writer, attention_writer:
+        for writer in (image_writer, attention_writer):
+            if levels == 1 or writer.kind in PLAIN:
+                continue
+            writer.pyramid = replace(writer.pyramid, levels=2)
+            writer.pyramid.all_levels[1].create()
+        mark()
+        for _ in write_bands(plan, image_writer, attention_writer, marks[0][0]):
+            pass
+        mark()
+        files = image_writer.finish(), attention_writer.finish()
+        mark()
+        with open_stack(files[0]) as image, open_stack(files[1]) as selected:
+            tally = read_back(stack, image, selected, channels=channels, tile_px=plan.tile_px)
+            mark()
+            with spared("judging the sample", tally.failures):
+                domain = plan.bundle.card.get("domain")
+                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
+            mark()
+            figures = ""
+            with spared("drawing the sample", tally.failures):
+                figures = draw_planes(stack, image, selected, channels=channels if outputs.report_html else [])
+            mark()
+            found = run_report(plan, tally, here, total_s=0.0)
+            if outputs.report_html:
+                store_report(found, figures, here, overwrite=True)
+            mark()
+        attention_writer.publish()
+        image_writer.publish()
+        mark()
+    return {part: Took(*took) for part, took in zip(SAMPLED, np.diff(marks, axis=0).tolist(), strict=True)}, tally
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pixels(stack: Stack) -> int:
+    rows, columns = stack.plane_shape
+    return stack.plane_count * rows * columns
+
+
+def _pictured(stack: Stack, plan: Plan) -> int:
+    """Return the pixels of the planes that the report shows."""
+    rows, columns = stack.plane_shape
+    return len(choose_planes(stack, sorted(plan.jobs))) * rows * columns

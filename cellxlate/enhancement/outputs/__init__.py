@@ -1,0 +1,1 @@
+"""What an enhancement writes, under which names, alone or as a plate."""

@@ -1,0 +1,292 @@
+"""What an enhancement writes, and under which names."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from cellxlate.errors import InputError, OptionError, OutputError
+from cellxlate.locations import Location, RemotePath
+from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
+from cellxlate.stacks.read.open import find_images, open_stack, without_results
+from cellxlate.stacks.read.sets.ome import one_of_each
+from cellxlate.stacks.read.sets.planes import is_pattern
+from cellxlate.stacks.read.zarr import zarr_images
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stores.bucket import check_remote
+from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format
+from cellxlate.whole_file import IN_THE_WAY
+
+ENDINGS: dict[Format, str] = {
+    "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the four results of one stack go; None for those that are not wanted.
+
+    `final` says under which folders they will lie in the end, where these are not those they are written to.
+    """
+
+    enhanced: Location
+    attention: Location
+    report_html: Location | None
+    report_json: Location | None
+    keep_attention: bool = True
+    format: Format | None = None
+    final: Mapping[Path, Path] = field(default_factory=dict)
+
+    def name_of(self, path: Location) -> str:
+        """Return where a result will lie in the end."""
+        for folder, final in self.final.items():
+            if isinstance(path, Path) and path.is_relative_to(folder):
+                return str(final / path.relative_to(folder))
+        return str(path)
+
+    @property
+    def wanted(self) -> list[Location]:
+        """The places that will exist in the end."""
+        paths = [self.enhanced, self.attention if self.keep_attention else None, self.report_html, self.report_json]
+        return [path for path in paths if path is not None]
+
+
+def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
+    """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
+
+    Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
+    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing, or a folder holds no image.
+    """
+    return inputs_and_rest(paths, each_image=each_image)[0]
+
+
+def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
+    """Return the stacks as `find_inputs` does, and a line for each kind of what folders and patterns hold beside them.
+
+    Left out are hidden files, results of earlier runs and label images beside images; of what is given by name, results
+    are where other stacks are given too.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing, or there is no stack.
+    """
+    given, said = without_results(paths)
+    found: list[Location] = []
+    for path in given:
+        if isinstance(path, RemotePath) or is_pattern(path):
+            found.append(path)
+        elif not path.exists() and any(sign in path.name for sign in "*?["):
+            inside, rest = images_among(_fitting(path), open_stack)
+            if not inside and rest:
+                raise InputError(f"{path} fits no image ({'; '.join(rest)}); give the images")
+            found += find_stacks(inside or [path], "stack")
+            said += rest
+        elif path.is_dir() and not is_zarr(path):
+            inside, rest = find_images([path], "stack")
+            found, said = [*found, *inside], said + rest
+        else:
+            found.append(path)
+    found = one_of_each(list(dict.fromkeys(found)))
+    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """Return what fits a pattern, sorted. `Path.glob` refuses two stars in a row, and may take for ever with fifty."""
+    folder = pattern.parent
+    if not folder.is_dir():
+        return []
+    return [
+        item
+        for item in sorted(folder.iterdir())
+        if fnmatch(item.name, pattern.name) and (not is_hidden(item) or pattern.name.startswith("."))
+    ]
+
+
+def _images_of(path: Location) -> list[Location]:
+    """Return the images of a plate or a set, the path itself where it holds one."""
+    places = zarr_images(path) if is_zarr(path) else []
+    return [path / place for place in places] if len(places) > 1 else [path]
+
+
+def name_outputs(
+    path: Location,
+    *,
+    is_zarr: bool,
+    output: Location | None = None,
+    output_dir: Location | None = None,
+    format: Format | None = None,
+    attention: bool = True,
+    report: bool = True,
+) -> Outputs:
+    """Name the outputs of the stack at `path`.
+
+    Parameters
+    ----------
+    path : Path
+        The input.
+    is_zarr : bool
+        Whether the input is Zarr, which is then written as Zarr too.
+    output : Path, optional
+        Of the enhanced stack; its ending decides the format, and the other names follow from it.
+    output_dir : Path, optional
+        Folder for the outputs; beside the input by default.
+    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
+        Where the name does not decide.
+    attention, report : bool
+        Whether these are wanted.
+
+    Raises
+    ------
+    OptionError
+        `output` and `output_dir` are both given, or the ending of `output` contradicts the format or names none.
+    OutputError
+        An output would replace the input.
+    """
+    if output is not None and output_dir is not None:
+        raise OptionError("-o and --output-dir are both given; give one of them")
+    if output is None:
+        ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
+        folder, stem, suffix = output_dir or zarr_root(path).parent, f"{stack_name(path)}_enhanced", ending
+    else:
+        output_format(output, format)
+        folder, stem = output.parent, stack_name(output)
+        suffix = output.name[len(stem) :]
+    check_remote(folder)
+    base = stem.removesuffix("_enhanced")
+    outputs = Outputs(
+        enhanced=folder / f"{stem}{suffix}",
+        attention=folder / f"{base}_attention{suffix}",
+        report_html=folder / f"{base}_report.html" if report else None,
+        report_json=folder / f"{base}_report.json" if report else None,
+        keep_attention=attention,
+        format=format,
+    )
+    if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
+        raise OutputError(f"{path} would be replaced by its own result; choose another -o")
+    return outputs
+
+
+def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Format | None:
+    """Return the format to name the outputs of a stack after: what is asked for, else plain where OME cannot hold it.
+
+    None leaves it to the kind of the input.
+    """
+    if asked is not None:
+        return asked
+    natural = natural_format("zarr" if is_zarr else "tiff", stack, stack.dtype)
+    return natural if natural in ("tiff", "zarr") else None
+
+
+def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    folder = outputs.enhanced.parent
+    if isinstance(folder, Path) and not folder.is_dir():
+        raise OutputError(f"the output folder {folder} does not exist; make it or choose another")
+    if overwrite or resume:
+        return
+    for path in outputs.wanted:
+        if is_there(path):
+            raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+
+
+def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
+    """Return whether what has the name of an output may be replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Of an output.
+    overwrite : bool
+        Then whatever is there may be.
+    resume : bool
+        Then only what an earlier run has written may be.
+    """
+    if overwrite or not resume or not is_there(path):
+        return overwrite
+    if path.name.endswith("_report.json"):
+        return bool(recorded_provenance(path))
+    if path.name.endswith("_report.html"):
+        with suppress(OSError, ValueError):
+            return "Made by cellxlate" in read_small_file(path).decode("utf-8")
+        return False
+    if isinstance(path, RemotePath) and is_half_published(path):
+        return True
+    return states_enhancement(path, open_stack)
+
+
+def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if something that may not be replaced has the name of the result or of its attention.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
+        if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
+            raise OutputError(IN_THE_WAY.format(path))
+
+
+def is_there(path: Location) -> bool:
+    """Return whether anything has a name, be it a link that leads nowhere."""
+    return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def recorded_provenance(report: Location) -> Mapping[str, Any]:
+    """Return the provenance that a report's JSON states; nothing where it cannot be read."""
+    try:
+        stored = json.loads(read_small_file(report))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
+    """Raise OptionError if two stacks would be written to the same place, or one over another input.
+
+    Raises
+    ------
+    OptionError
+        Naming both stacks.
+    """
+    taken: dict[str, Location] = {}
+    for path, outputs in all_outputs:
+        for written in outputs.wanted:
+            other = taken.setdefault(_place(written), path)
+            if other != path:
+                raise OptionError(f"{other} and {path} would both be written to {written}; enhance them one by one")
+    for path, _ in all_outputs:
+        if _place(path) in taken:
+            raise OptionError(f"{path} is also an output of this run; leave it out of the inputs")
+
+
+def _place(path: Location) -> str:
+    """Return what two paths share that name one place; Windows and macOS do not tell case apart."""
+    place = str(path.absolute())
+    return unicodedata.normalize("NFC", place).casefold() if sys.platform in ("win32", "darwin") else place
+
+
+def _same(one: Location, other: Location) -> bool:
+    if isinstance(one, RemotePath) or isinstance(other, RemotePath):
+        return one == other
+    return one.exists() and other.exists() and one.samefile(other)

@@ -1,0 +1,252 @@
+"""The report of a run made again from its files: `rebuild_report` from top to bottom."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cellxlate
+from cellxlate.errors import InputError, ModelError
+from cellxlate.model.cards import describe_model
+from cellxlate.quality.checks import read_back, spared, warnings_of
+from cellxlate.quality.report.report import RunReport, draw_planes, write_report
+from cellxlate.quality.risk import Ranking
+from cellxlate.quality.trust import examine
+from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.naming import find_stacks, stack_name
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.stack import Stack
+
+MOST_DEEP = 50
+"""Our own reports are ten levels deep."""
+
+MOST_NUMBER = 1e15
+
+
+def rebuild_report(
+    enhanced: str | Path,
+    *,
+    source: str | Path | None = None,
+    attention: str | Path | None = None,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+) -> RunReport:
+    """Read a result, its attention and its input again, check everything, and write the report anew.
+
+    Parameters
+    ----------
+    enhanced : path
+        `NAME_enhanced.ome.tif` or `.ome.zarr`, as `enhance` wrote it.
+    source : path, optional
+        The input; by default the file that the result names, beside it.
+    attention : path, optional
+        `NAME_attention` beside the result by default.
+    model : str or Path, optional
+        The model, for what its training images look like; found by the name that the result states if it is shipped.
+    output : path, optional
+        Of the HTML page, the JSON lies beside it; `NAME_report.html` beside the result by default.
+
+    Returns
+    -------
+    RunReport
+        Pixels that changed though attention is 0 are counted and warned of, not raised.
+
+    Notes
+    -----
+    The files alone are enough. What an earlier report beside them states is added where it can be read; a report that
+    is lost, empty or another program's adds nothing.
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or they do not belong together.
+    OutputError
+        The report cannot be written.
+    """
+    path = Path(enhanced)
+    base = stack_name(path).removesuffix("_enhanced")
+    html = Path(output) if output is not None else path.with_name(f"{base}_report.html")
+    earlier = _earlier_report(html.with_suffix(".json"))
+    with open_stack(path) as image:
+        facts = {**_mapping(earlier.get("provenance")), **_provenance(image)}
+        selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
+        source_path = Path(source) if source is not None else _input_of(path, base, facts)
+        with _open_input(source_path, image.axes, facts) as stack, open_stack(selected_path) as selected:
+            channels, settings = _channels(facts, stack), _mapping(facts.get("settings"))
+            tile_px = int(_number(settings.get("tile_px")))
+            tally, figures, warnings = read_back(stack, image, selected, channels=channels, tile_px=tile_px), "", []
+            domain = _domain(model, facts)
+            with spared("judging whether the result should be believed", tally.failures):
+                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
+            with spared("drawing the pictures of the report", tally.failures):
+                figures = draw_planes(stack, image, selected, channels=channels)
+            considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
+            with spared("gathering warnings", tally.failures):
+                warnings += warnings_of(
+                    tally,
+                    channel_names=dict(enumerate(stack.channel_names)),
+                    earlier=stack.metadata.earlier,
+                    chosen=bool(considered),
+                )
+            found = RunReport(
+                outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
+                input_name=source_path.name,
+                axes=stack.axes,
+                shape=stack.shape,
+                dtype=str(stack.dtype),
+                model_name=str(facts.get("model", "not stated")),
+                model_digest=str(facts.get("model_sha256", "not stated")),
+                tally=tally,
+                model_licence=str(stated_model.get("licence", "")),
+                model_considered=considered,
+                model_reason=str(stated_model.get("reason", "")) if considered else "",
+                pixel_size_um=stack.pixel_size_um,
+                channel_names=stack.channel_names,
+                settings=settings,
+                versions={str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
+                or {"cellxlate": cellxlate.__version__},
+                seconds=_seconds(earlier),
+                tiles_total=int(_number(earlier.get("tiles_total"))),
+                tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
+                peak_rss_mb=_number(earlier.get("peak_rss_mb")),
+                engine=str(earlier.get("engine") or facts.get("engine", "")),
+                warnings=[*warnings, *tally.failures],
+                provenance=facts,
+                command=str(earlier.get("command", "")),
+                adaptation=_adaptation(earlier.get("adaptation")),
+                ranking=Ranking.from_stated(earlier.get("ranking")),
+            )
+    write_report(found, figures, html=html, json=html.with_suffix(".json"))
+    return found
+
+
+def _earlier_report(path: Path) -> dict[str, Any]:
+    """Return what an earlier report says; nothing where there is none that can be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(read_small_file(path))
+        if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and _depth(found) <= MOST_DEEP:
+            return found
+    return {}
+
+
+def _depth(value: Any) -> int:
+    """Return how deep mappings and lists lie in one another, counted to one more than what is read."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_DEEP:
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        depth += 1
+    return depth
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping as it is stated; an empty one for anything else."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _adaptation(value: Any) -> dict[str, Any]:
+    """Return what an earlier report states of learning from the stack; nothing where it is not what `enhance` says."""
+    stated = _mapping(value)
+    sound = isinstance(stated.get("reason"), str) and isinstance(stated.get("kept"), bool)
+    return (
+        stated | {"steps": int(_number(stated.get("steps"))), "seconds": _number(stated.get("seconds"))}
+        if sound
+        else {}
+    )
+
+
+def _number(value: Any) -> float:
+    """Return a finite number as it is stated; 0 for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST_NUMBER else 0.0
+
+
+def _seconds(earlier: Mapping[str, Any]) -> dict[str, float]:
+    """Return where the time went, as far as an earlier report states it in numbers."""
+    stated = _mapping(earlier.get("seconds"))
+    return {name: _number(one) for name, one in stated.items() if isinstance(one, int | float)}
+
+
+def _channels(facts: Mapping[str, Any], stack: Stack) -> list[int]:
+    """Return the channels that were enhanced: those of which levels are stated, else all."""
+    every = range(stack.channel_count)
+    named = {str(channel) for channel in _mapping(facts.get("levels_counts"))}
+    return [channel for channel in every if str(channel) in named] or list(every)
+
+
+def _provenance(image: Stack) -> dict[str, Any]:
+    """Return what the run noted in the file itself; nothing where another program wrote it."""
+    notes = image.metadata.earlier
+    facts: dict[str, Any] = {}
+    for name, value in (notes[-1] if notes else {}).items():
+        try:
+            facts[name] = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            facts[name] = value
+    return facts
+
+
+def _beside(path: Path, name: str) -> Path:
+    """Return the stack of a name in the folder of another, whatever its ending."""
+    for candidate in find_stacks([path.parent], "result"):
+        if stack_name(candidate) == name:
+            return candidate
+    raise InputError(f"{path.parent} holds no {name}, which belongs to {path.name}; name it with --attention")
+
+
+def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
+    """Return the input that a result names, if it lies beside it."""
+    stated = facts.get("input")
+    name = stated.get("name") if isinstance(stated, Mapping) else None
+    if name and Path(str(name)).name == str(name) and (path.parent / str(name)).exists():
+        return path.parent / str(name)
+    for candidate in find_stacks([path.parent], "result"):
+        if stack_name(candidate) == base:
+            return candidate
+    raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
+
+
+def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:
+    """Open the input as the run did, with the axes of the result where it does not say its own."""
+    stated = facts.get("image")
+    image, incomplete = stated if type(stated) is int else None, facts.get("incomplete") is True
+    with suppress(InputError):
+        stack = open_stack(path, image=image, incomplete=incomplete)
+        if stack.axes == axes:
+            return stack
+        stack.close()
+    return open_stack(path, axes, image=image, incomplete=incomplete)
+
+
+def _considered(facts: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the distances that the model was chosen by; nothing where it was named."""
+    stated = facts.get("model_considered")
+    if not isinstance(stated, Mapping):
+        return {}
+    return {str(name): float(one) if isinstance(one, int | float) else None for name, one in stated.items()}
+
+
+def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the model's training images look like, if the model is here and is the very same.
+
+    Raises
+    ------
+    InputError
+        The model that was named is another.
+    """
+    try:
+        card = describe_model(model or str(facts.get("model", "")))
+    except ModelError:
+        if model is not None:
+            raise
+        return None
+    if card.get("weights_sha256") == facts.get("model_sha256"):
+        domain: Mapping[str, Any] | None = card.get("domain")
+        return domain
+    if model is not None:
+        raise InputError(f"the result was made by another model than {model} (the weights differ); give the right one")
+    return None

@@ -1,0 +1,1 @@
+"""Results scored against truth and masks."""

@@ -1,0 +1,212 @@
+"""Score a model, or any folder of enhanced images, against truth and masks. Read `evaluate` from top to bottom."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import cellxlate
+from cellxlate.errors import OptionError
+from cellxlate.evaluation import measures
+from cellxlate.evaluation.match import match_cases
+from cellxlate.evaluation.score import Enhance, Scored, mean_scores, score_case
+from cellxlate.quality.report import page
+from cellxlate.quality.report.pictures import Picture
+from cellxlate.quality.report.report import finite_json
+from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.stacks.stack import Stack
+from cellxlate.whole_file import write_whole_file
+
+if TYPE_CHECKING:
+    from cellxlate.model.bundle import Bundle
+
+MOST_PICTURES, MOST_ROWS = 6, 2000
+
+
+def evaluate(
+    model: "str | Path | Bundle | None" = None,
+    *,
+    source: str | Path,
+    truth: str | Path | None = None,
+    masks: str | Path | None = None,
+    no_cells: str | Path | None = None,
+    enhanced: str | Path | None = None,
+    intensity: Intensity = "source",
+    output: str | Path | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Score a model, or images that were enhanced by anything.
+
+    Parameters
+    ----------
+    model : str, Path or Bundle, optional
+        Shipped name, model folder, or a loaded model, which then enhances the source images in memory; "auto" takes
+        for each image the shipped model that suits it.
+    source : path
+        Folder of the images as they were taken.
+    truth : path, optional
+        Folder of what they should look like, same names.
+    masks : path, optional
+        Folder of masks (not 0 is cell), same names. Without them cells are found in the truth, by Otsu's threshold.
+    no_cells : path, optional
+        Folder of images that show no cell, in which nothing should change.
+    enhanced : path, optional
+        Folder of enhanced images in place of a model: `NAME_enhanced`, with `NAME_attention` where there is one, or
+        any one image whose name begins with NAME.
+    intensity : {"source", "target"}
+        The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
+        "target" they tell whether the model meets the scale of the images it was trained towards.
+    output : path, optional
+        HTML report to write.
+    progress : callable, optional
+        Called with the number of images done and their total.
+
+    Returns
+    -------
+    dict
+        "foreground", "background", "attention": means over images; "no_cells"; "patch_distance"; "phantoms": sums;
+        "kept_violations": sum; "images": a row per image. What cannot be said is None. docs/explanation/scores.md
+        explains each score.
+
+    Raises
+    ------
+    InputError
+        A folder is missing or empty, names do not match, or sizes differ.
+    OptionError
+        Neither or both of `model` and `enhanced` are given.
+
+    Examples
+    --------
+    >>> import cellxlate
+    >>> scores = cellxlate.evaluate("my-model", source="faint", truth="clear", masks="masks")  # doctest: +SKIP
+    """
+    if (model is None) == (enhanced is None):
+        raise OptionError("give either a model or a folder of enhanced images (--enhanced)")
+    made = _path(enhanced)
+    cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
+    empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []
+    enhance = _enhancer(model, intensity)
+    pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
+    scored = []
+    for number, case in enumerate(cases):
+        scored.append(score_case(case, enhance, seed=number, picture=number in pictured))
+        if progress:
+            progress(number + 1, len(cases) + len(empty))
+    blank = []
+    for number, case in enumerate(empty):
+        blank.append(score_case(case, enhance, seed=number).row["changed_percent"])
+        if progress:
+            progress(len(cases) + number + 1, len(cases) + len(empty))
+    scores: dict[str, Any] = finite_json(summarise(scored, blank))
+    if output is not None:
+        what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
+        title = f"{Path(str(what)).name} on {Path(source).name}"
+        write_whole_file(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
+    return scores
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
+    """Return what enhances a stack in memory, or None where the images exist already."""
+    if model is None:
+        return None
+    from cellxlate.enhancement.job import enhance
+    from cellxlate.model.bundle import Bundle, load_model
+    from cellxlate.model.cards import AUTO
+
+    bundle = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+
+    def run(stack: Stack) -> tuple[Stack, Stack]:
+        result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
+        return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
+
+    return run
+
+
+def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) -> dict[str, Any]:
+    """Return the scores of all images together: means over images, sums of what is counted."""
+    rows = [one.row for one in scored]
+    patches = [np.concatenate(part) for part in zip(*(one.textures for one in scored if one.textures), strict=True)]
+    violations = [row["kept_violations"] for row in rows if row["kept_violations"] is not None]
+    return {
+        **{group: mean_scores([row[group] for row in rows]) for group in ("foreground", "background", "attention")},
+        "no_cells": {"changed_percent": float(np.mean(blank_changed_percent)) if blank_changed_percent else None},
+        "patch_distance": measures.patch_distance(*patches) if patches else None,
+        "phantoms": {name: sum(row["phantoms"][name] for row in rows) for name in ("added", "lost")},
+        "changed_percent": float(np.mean([row["changed_percent"] for row in rows])),
+        "kept_violations": sum(violations) if violations else None,
+        "images": rows,
+    }
+
+
+COLUMNS = (
+    ("PSNR affine, dB", "foreground", "psnr_affine"),
+    ("SSIM affine", "foreground", "ssim_affine"),
+    ("PSNR, dB", "foreground", "psnr"),
+    ("SSIM", "foreground", "ssim"),
+    ("background changed, %", "background", "changed_percent"),
+    ("attention IoU", "attention", "iou"),
+    ("AUPRC", "attention", "auprc"),
+    ("objects added", "phantoms", "added"),
+    ("lost", "phantoms", "lost"),
+)
+"""What the table shows: head, group and name of the score."""
+
+
+def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Picture]) -> str:
+    """Return the HTML page of an evaluation: scores, pictures, a row per image.
+
+    Parameters
+    ----------
+    title : str
+        What was scored.
+    scores : dict
+        As `evaluate` returns them.
+    pictures : sequence of Picture
+        Of some of the images.
+    """
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        return [page.number((row[group] or {}).get(name)) for _, group, name in COLUMNS]
+
+    def value(group: str, name: str, unit: str = "") -> str:
+        known = (scores[group] or {}).get(name)
+        return page.number(known) + (unit if known is not None else "")
+
+    broken = scores["kept_violations"]
+    notes = []
+    if broken:
+        notes.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
+    elif broken is not None:
+        notes.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
+    numbers = [
+        ("PSNR in cells", value("foreground", "psnr_affine", " dB"), "after the best gain and offset"),
+        ("SSIM in cells", value("foreground", "ssim_affine"), "after the best gain and offset; 1 is perfect"),
+        (
+            "Background changed",
+            value("background", "changed_percent", " %"),
+            "of the pixels farther than 3 px from cells",
+        ),
+        ("Attention", value("attention", "iou"), "overlap with the masks (IoU at 0.5)"),
+        ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
+        ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
+    ]
+    rows = [[page.text(row["name"]), *cells(row)] for row in scores["images"]]
+    mean = [f'<td class="sum">{cell}</td>' for cell in ["all images", *cells(scores)]]
+    head = ["image", *(name for name, _, _ in COLUMNS)]
+    sections = [
+        page.notes(notes) if notes else "",
+        page.key_numbers(numbers),
+        page.section("Images", "Before and after on one intensity scale.", page.attention_legend(),
+                     page.figures(pictures)),
+        page.section("Scores per image", "– means that a score is not defined there.",
+                     page.table(head, [mean, *rows[:MOST_ROWS]], tall=len(rows) > 40)),
+    ]  # fmt: skip
+    about = f"{len(scores['images'])} images"
+    return page.whole_page(
+        title, kind="Evaluation", about=about, sections=sections, footer=f"Made by cellxlate {cellxlate.__version__}."
+    )

@@ -1,0 +1,222 @@
+"""The scores of one image, plane by plane."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.evaluation import measures
+from cellxlate.evaluation.match import Case, index_in, require_same_size
+from cellxlate.quality.report.pictures import Picture, detail_window
+from cellxlate.quality.tally import bits_differ
+from cellxlate.stacks.read.open import open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
+
+Enhance = Callable[[Stack], tuple[Stack, Stack]]
+"""Turns a stack into its enhanced stack and its attention (uint8), of the same shape."""
+
+SEEDS_PER_PLANE = 1_000_000
+LARGEST_PICTURE_PX = 384
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane and what belongs to it, all (Y, X); None where it is not known.
+
+    Attributes
+    ----------
+    raw, enhanced : ndarray
+        Stored pixels, in counts.
+    attention : ndarray of uint8 or None
+        0 where the pixel was kept.
+    truth : ndarray or None
+        In counts.
+    mask : ndarray of bool or None
+        Where cells are.
+    """
+
+    raw: npt.NDArray[Any]
+    enhanced: npt.NDArray[Any]
+    attention: npt.NDArray[np.uint8] | None = None
+    truth: npt.NDArray[Any] | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def cells(self) -> npt.NDArray[np.bool_] | None:
+        """The mask; without one the objects of the truth; without either None."""
+        if self.mask is not None or self.truth is None:
+            return self.mask
+        return measures.find_objects(self.truth) > 0
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_]:
+        """Where the stored bits differ; where the data types differ, where the values do."""
+        return bits_differ(*self.comparable)
+
+    @property
+    def comparable(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Input and output in one dtype: their own, or float64 where another program changed it."""
+        if self.raw.dtype == self.enhanced.dtype:
+            return self.raw, self.enhanced
+        return self.raw.astype(np.float64), self.enhanced.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found out about one image.
+
+    Attributes
+    ----------
+    row : dict
+        Its scores by group, as they go into the JSON.
+    textures : (ndarray (n, 49), ndarray (n, 49)) or None
+        Patches inside its cells, of the output and of the truth.
+    picture : Picture or None
+        Of its middle plane.
+    """
+
+    row: dict[str, Any]
+    textures: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+    picture: Picture | None = None
+
+
+def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False) -> Scored:
+    """Score one image, plane by plane; its scores are means over planes, its counts are sums.
+
+    Parameters
+    ----------
+    case : Case
+        The image and what belongs to it.
+    enhance : callable or None
+        What enhances it; None where `case.enhanced` exists.
+    seed : int
+        Of the places of the texture patches.
+    picture : bool
+        Whether to make a picture of the middle plane.
+
+    Raises
+    ------
+    InputError
+        A file is damaged, or of another size than the source image.
+    """
+    rows, textures, drawn = [], [], None
+    with ExitStack() as opened:
+        stacks = _open(case, enhance, opened)
+        stack = stacks["source"]
+        for place, index in enumerate(stack.plane_indices()):
+            plane = _plane(stacks, index)
+            rows.append(score_plane(plane))
+            if plane.truth is not None and plane.cells is not None:
+                places = seed + SEEDS_PER_PLANE * place
+                both = (plane.enhanced, plane.truth)
+                textures.append([measures.texture_patches(pixels, plane.cells, seed=places) for pixels in both])
+            if picture and place == stack.plane_count // 2:
+                drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
+        row = {
+            "name": case.name,
+            "dtype_kept": stacks["enhanced"].dtype == stack.dtype,
+            "cells_from": "masks" if "mask" in stacks else "truth" if "truth" in stacks else None,
+            **combine(rows),
+        }
+    ours, theirs = (np.concatenate(patches) for patches in zip(*textures, strict=True)) if textures else (None, None)
+    return Scored(row, None if ours is None or theirs is None else (ours, theirs), drawn)
+
+
+def _open(case: Case, enhance: Enhance | None, opened: ExitStack) -> dict[str, Stack]:
+    """Open the stacks of a case, all of one size; those it does not have are left out."""
+    stack = opened.enter_context(open_stack(case.source))
+    stacks = {"source": stack}
+    if enhance is not None:
+        stacks["enhanced"], stacks["attention"] = enhance(stack)
+    for name, path in (
+        ("enhanced", case.enhanced),
+        ("attention", case.attention),
+        ("truth", case.truth),
+        ("mask", case.mask),
+    ):
+        if path is not None and name not in stacks:
+            other = opened.enter_context(open_stack(path))
+            require_same_size(stack, other, name, free_axes="C" if name in ("attention", "mask") else "")
+            stacks[name] = other
+    return stacks
+
+
+def _plane(stacks: Mapping[str, Stack], index: PlaneIndex) -> Plane:
+    """Read one plane of each stack."""
+    stack = stacks["source"]
+    read = {name: other.read(index_in(other, stack, index)) for name, other in stacks.items()}
+    mask = read.get("mask")
+    return Plane(
+        read["source"], read["enhanced"], read.get("attention"), read.get("truth"), None if mask is None else mask != 0
+    )
+
+
+def score_plane(plane: Plane) -> dict[str, Any]:
+    """Return the scores of a plane by group; a group is None where what it needs is not known."""
+    changed, cells = plane.changed, plane.cells
+    kept_violations = None if plane.attention is None else int((changed & (plane.attention == 0)).sum())
+    found: dict[str, Any] = {"changed_percent": 100 * float(changed.mean()), "kept_violations": kept_violations}
+    found["foreground"] = found["background"] = found["attention"] = None
+    if plane.truth is not None and cells is not None:
+        found["foreground"] = asdict(measures.foreground(plane.enhanced, plane.truth, cells))
+    if cells is not None:
+        found["background"] = asdict(measures.background(*plane.comparable, cells))
+    if plane.attention is not None and plane.mask is not None:
+        found["attention"] = asdict(measures.attention_scores(plane.attention / 255, plane.mask))
+    found["phantoms"] = asdict(measures.phantoms(plane.enhanced, plane.raw if plane.truth is None else plane.truth))
+    return found
+
+
+def combine(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the scores of an image from those of its planes: means of scores, sums of what is counted."""
+    violations = [plane["kept_violations"] for plane in planes]
+    return {
+        "changed_percent": float(np.mean([plane["changed_percent"] for plane in planes])),
+        "kept_violations": None if None in violations else sum(violations),
+        **{
+            group: mean_scores([plane[group] for plane in planes])
+            for group in ("foreground", "background", "attention")
+        },
+        "phantoms": {name: sum(plane["phantoms"][name] for plane in planes) for name in planes[0]["phantoms"]},
+    }
+
+
+def mean_scores(groups: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
+    """Return the mean of each score where it is defined; NaN where it never is; None where there is no group."""
+    known = [group for group in groups if group is not None]
+    if not known:
+        return None
+    means = {}
+    for name in known[0]:
+        values = [group[name] for group in known if not math.isnan(group[name])]
+        means[name] = sum(values) / len(values) if values else math.nan
+    return means
+
+
+def picture_of(plane: Plane, title: str, pixel_size_um: float | None) -> Picture:
+    """Return the picture of a plane, or of the part of a large one with most cells, at full resolution.
+
+    Without attention it shows which pixels changed.
+    """
+    attention, overlay = plane.attention, Picture.overlay
+    if attention is None:
+        attention, overlay = plane.changed.astype(np.uint8) * 255, "Changed pixels, over the input"
+    rows, columns = slice(None), slice(None)
+    if max(plane.raw.shape) > LARGEST_PICTURE_PX:
+        interest = attention if plane.cells is None else plane.cells.astype(np.uint8)
+        rows, columns = detail_window(interest, reduction=1, shape=plane.raw.shape)
+        title = f"{title}, from row {rows.start}, column {columns.start}"
+    window = (rows, columns)
+    return Picture(
+        title,
+        plane.raw[window],
+        attention[window],
+        plane.enhanced[window],
+        pixel_size_um,
+        truth=None if plane.truth is None else plane.truth[window],
+        overlay=overlay,
+    )

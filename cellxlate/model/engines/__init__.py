@@ -1,0 +1,1 @@
+"""What runs the networks: torch, OpenVINO, ONNX Runtime; numpy in, numpy out."""

@@ -1,0 +1,1 @@
+"""The translator for other software."""

@@ -1,0 +1,48 @@
+"""The report of a run, as a file that a browser can open; written in a worker thread."""
+
+import tempfile
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.layers import plane_stack
+from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.quality.checks import spared
+from cellxlate.quality.report.report import draw_planes, write_report
+from cellxlate.stacks.stack import Stack
+
+
+def report_steps(outcome: Outcome, request: Request) -> Generator[Path, None, Refusal | None]:
+    """Yield the page of a run: the one beside the written files, or one in a temporary folder.
+
+    Returns
+    -------
+    Refusal or None
+        What was wrong.
+    """
+    try:
+        written = outcome.report.outputs.get("report")
+        if written and Path(written).is_file():
+            yield Path(written)
+            return None
+        stack = request.stack if request.plane is None else plane_stack(request.stack, request.plane)
+        image, attention = (
+            Stack(np.asarray(pixels).reshape(stack.shape), stack.axes, stack.name)
+            for pixels in (outcome.image, outcome.attention)
+        )
+        channels = range(stack.channel_count) if request.channels is None or request.plane else request.channels
+        figures, failures = "", list[str]()
+        with spared("drawing the pictures of the report", failures):
+            figures = draw_planes(stack, image, attention, channels=list(channels))
+        report = replace(outcome.report, warnings=[*outcome.report.warnings, *failures])
+        page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
+        write_report(report, figures, html=page, json=page.with_suffix(".json"))
+        yield page
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except OSError as fault:
+        return Refusal(f"the report cannot be written ({fault})")
+    return None

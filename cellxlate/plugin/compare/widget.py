@@ -1,0 +1,149 @@
+"""The controls under a result: blink, swipe, difference, report."""
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox, Container, FloatSlider, Label
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
+
+from cellxlate.plugin.compare.comparison import Comparison, Difference, Pair, difference_steps
+from cellxlate.plugin.controls import ClickButton, wrapped
+from cellxlate.plugin.drawing import OURS, difference_colormap
+from cellxlate.plugin.layers import appearance, layer_stack, visible_plane
+from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.plugin.working import await_end, begin
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+
+class CompareControls:
+    """Compare an input with its result, and open the report.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Where both are shown.
+    pair : callable
+        Returns what is compared, or None.
+
+    Attributes
+    ----------
+    mode, position : widgets
+        How input and result are shown; where the line of the swipe lies.
+    difference_button, report_button : widgets
+        Add a layer of what was changed; open the report in a browser.
+    state : widget
+        What is being shown.
+    rows : list of widgets
+        All of them, for a panel.
+    """
+
+    def __init__(self, viewer: "Viewer", pair: Callable[[], Pair | None]) -> None:
+        self._viewer, self._pair = viewer, pair
+        self._workers: list[Any] = []
+        self._reported: tuple[Outcome, Request] | None = None
+        self.mode = ComboBox(
+            label="Compare", choices=["off", "blink", "swipe"],
+            tooltip="Show input and result in turns, or the input left of a line and the result right of it.",
+        )  # fmt: skip
+        self.position = FloatSlider(
+            label="Line", value=0.5, min=0.0, max=1.0, step=0.01, tooltip="Where the line lies in the view."
+        )
+        self.difference_button = ClickButton(
+            text="Difference",
+            tooltip="Add a layer of result - input: orange is brighter, blue darker, clear unchanged.",
+        )
+        self.report_button = ClickButton(text="Report", tooltip="Open the report of the last run in a browser.")
+        self.state = Label(value="")
+        buttons = Container(widgets=[self.difference_button, self.report_button], layout="horizontal", labels=False)
+        buttons.margins = (0, 0, 0, 0)
+        self.rows = [self.mode, self.position, buttons, self.state]
+        wrapped(self.state)
+        self.comparison = Comparison(viewer, pair=pair, say=self._say, ended=lambda: setattr(self.mode, "value", "off"))
+        self.mode.changed.connect(self._mode_changed)
+        self.position.changed.connect(self.comparison.move)
+        self.difference_button.changed.connect(self._difference)
+        self.report_button.changed.connect(self._report)
+        self.position.enabled = self.difference_button.enabled = self.report_button.enabled = False
+
+    def offer(self, outcome: Outcome, request: Request) -> None:
+        """Take up a new result."""
+        self.mode.value = "off"
+        self._reported = outcome, request
+        self.difference_button.enabled = self.report_button.enabled = True
+
+    def show(self) -> None:
+        """Swipe over a new pair at once."""
+        self.mode.value = "off"
+        self.difference_button.enabled = True
+        self.mode.value = "swipe"
+
+    def leave(self) -> None:
+        """Stop without touching the viewer, whose window may be gone."""
+        self.comparison.abandon()
+        for worker in self._workers:
+            await_end(worker)
+
+    def _say(self, text: str) -> None:
+        self.state.value = text
+
+    def _mode_changed(self, mode: str) -> None:
+        self.position.enabled = mode == "swipe"
+        self.comparison.switch(mode)  # type: ignore[arg-type]
+
+    def _difference(self, _: Any = None) -> None:
+        """Add a layer of what was changed, as soon as its usual size is known."""
+        pair = self._pair()
+        if pair is None:
+            self._say("The input or the result is gone; enhance again to compare.")
+            return
+        before, after = (layer.data[0] if layer.multiscale else layer.data for layer in (pair.before, pair.after))
+        stack = layer_stack(pair.before, pair.axes)
+        plane = visible_plane(pair.before, stack, self._viewer.dims.point)
+        shown: tuple[int, ...] = plane
+        if before.shape != after.shape:  # one plane was enhanced
+            corner = pair.before.world_to_data(pair.after.data_to_world((0,) * pair.after.ndim))
+            chosen = [round(float(place)) for place in corner]
+            axes = pair.axes.replace("S", "")
+            before = before[tuple(slice(at, at + 1) if axis in "TCZ" else slice(None)
+                                  for axis, at in zip(axes, chosen, strict=True))]  # fmt: skip
+            shown = (0,) * len(plane)
+        place = appearance(pair.after, pair.axes).place
+        name = f"{pair.after.name} - {pair.before.name}"
+
+        def add(found: Difference) -> None:
+            self._viewer.add_image(
+                found.pixels, name=name, colormap=difference_colormap(), blending="translucent",
+                contrast_limits=(-found.limit, found.limit), metadata={OURS: True}, **place,
+            )  # fmt: skip
+            self._say("Difference added: orange is brighter than the input, blue darker, clear unchanged.")
+
+        arrays = (before, after, pair.axes, shown)
+        self._workers.append(begin(difference_steps, arrays, news=add, ended=self._ended))
+
+    def _report(self, _: Any = None) -> None:
+        """Open the report; that of a result in memory is written to a temporary folder first."""
+        if self._reported is None:
+            return
+        self._say("Opening the report ...")
+        self._workers.append(begin(_report_steps, self._reported, news=self._open, ended=self._ended))
+
+    def _open(self, page: Path) -> None:
+        opened = QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
+        self._say(f"The report is {page}" if not opened else "The report is open in your browser.")
+
+    def _ended(self, outcome: Refusal | None) -> None:
+        self._workers = [worker for worker in self._workers if worker.is_running]
+        if isinstance(outcome, Refusal):
+            self._say(outcome.reason)
+
+
+def _report_steps(reported: tuple[Outcome, Request]) -> Generator[Path, None, Refusal | None]:
+    from cellxlate.plugin.compare.report_steps import (
+        report_steps,  # slow to load, which must not happen in the main thread
+    )
+
+    return (yield from report_steps(*reported))

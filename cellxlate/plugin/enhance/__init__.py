@@ -1,0 +1,1 @@
+"""The `Enhance cells` panel."""

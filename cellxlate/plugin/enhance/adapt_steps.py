@@ -1,0 +1,119 @@
+"""One adaptation from a panel, in a worker thread: no Qt, no layer, nothing of the viewer.
+
+Import it in the worker: it loads torch.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.plan import choose_channels
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.enhance.steps import enhance_steps
+from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, CancelledError, Outcome, Refusal
+from cellxlate.plugin.train.steps import file_name
+from cellxlate.plugin.working import in_thread
+from cellxlate.stacks.read.open import one_line
+
+Result = TypeVar("Result")
+
+
+def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | Refusal | None]:
+    """Adapt the model, keep it where it is judged to be better, and enhance a part of a plane before and after.
+
+    Returns
+    -------
+    Adapted, Refusal or None
+        What came of it; what was wrong; None where it was asked to end, which leaves no file.
+    """
+    run = request.run
+    try:
+        place = _place_for(run.source)
+        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=place) as folder:
+            made = Path(folder) / f"{file_name(run.appearance.name)}_model"
+            learning = _Learning(request, made)
+            found = yield from in_thread(learning.work, run.stop, tick=learning.news)
+            run.stop.check()
+            if not found.kept:
+                return Adapted(None, found.reason)
+            yield AdaptNews(request.seconds, request.seconds, "Showing before and after ...")
+            before = _enhanced(request, run.model)
+            after = _enhanced(request, str(made))
+            kept = _keep(made, place)
+        return Adapted(kept, found.reason, before, after)
+    except CancelledError:
+        return None
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except MemoryError:
+        return Refusal("there is not enough memory to adapt; close other layers first")
+    except OSError as fault:
+        return Refusal(f"the adapted model cannot be kept ({fault}); free some space, or begin where you may write")
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"adapting failed ({one_line(fault)})")
+
+
+class _Learning:
+    """Adapts in one thread, and tells in another how much of the time is over."""
+
+    def __init__(self, request: AdaptRequest, output: Path) -> None:
+        self._request, self._output = request, output
+        self._began, self._expected_s = time.monotonic(), request.seconds
+
+    def news(self) -> AdaptNews:
+        return AdaptNews(time.monotonic() - self._began, self._expected_s)
+
+    def work(self) -> Adaptation:
+        run, request = self._request.run, self._request
+        return adapt_stack(
+            run.stack, run.model, seconds=request.seconds, channels=choose_channels(run.stack, request.channels),
+            device=run.device, output=self._output, progress=self._progress,
+        )  # fmt: skip
+
+    def _progress(self, news: EnhanceProgress) -> None:
+        self._request.run.stop.check()
+        self._expected_s = max(float(news.total), 1.0)
+
+
+def _enhanced(request: AdaptRequest, model: str) -> Any:
+    """Return the part of the plane as a model enhances it."""
+    steps = enhance_steps(replace(request.run, model=model))
+    outcome: Outcome | Refusal | None = _last(steps)
+    if isinstance(outcome, Outcome):
+        return outcome.image
+    if outcome is None:
+        raise CancelledError
+    raise CellxlateError(outcome.reason)
+
+
+def _last(steps: Generator[Any, None, Result]) -> Result:
+    """Return what steps return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def _place_for(source: Path | None) -> Path:
+    """Return the folder for the model: beside the file of the image, else the current one, else a temporary one."""
+    for folder in (*([source.parent] if source else []), Path.cwd()):
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="cellxlate-"))
+
+
+def _keep(made: Path, place: Path) -> Path:
+    """Move a model to its place, under a name that is free."""
+    free = place / made.name
+    number = 2
+    while free.exists():
+        free, number = place / f"{made.name}_{number}", number + 1
+    return made.rename(free)

@@ -1,0 +1,122 @@
+"""One enhancement from a panel, step by step in a worker thread: no Qt, no layer, nothing of the viewer.
+
+Import it in the worker: it loads torch.
+"""
+
+from collections.abc import Generator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cellxlate.choice import choose_model
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
+from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
+from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.tiling import Tile
+from cellxlate.errors import CellxlateError, OutputError
+from cellxlate.model.bundle import load_model
+from cellxlate.model.cards import AUTO
+from cellxlate.model.engines.engine import interruptible
+from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
+from cellxlate.plugin.lazy import lazy_levels
+from cellxlate.plugin.requests import CancelledError, Outcome, Refusal, Request, StopRequest
+from cellxlate.quality.report.report import RunReport
+from cellxlate.stacks.read.open import one_line
+from cellxlate.stacks.stack import PlaneIndex
+
+Result = TypeVar("Result")
+
+
+def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome | Refusal | None]:
+    """Enhance what is requested; yields after each band of rows.
+
+    Returns
+    -------
+    Outcome, Refusal or None
+        The result; what was wrong; None where the run was asked to end, which leaves no file.
+    """
+    try:
+        choice = None
+        if request.model == AUTO:
+            bundle, choice = choose_model(request.stack, choose_channels(request.stack, request.channels))
+        else:
+            bundle = load_model(request.model)
+        with interruptible(bundle, request.stop.check):
+            plan = make_plan(
+                request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
+                device=request.device, choice=choice,
+            )  # fmt: skip
+            if request.plane is not None:
+                plan = plan_of_plane(plan, request.plane, request.part)
+            if request.output is None:
+                return (yield from _in_memory(plan, request))
+            return (yield from _to_files(plan, request, request.output))
+    except CancelledError:
+        return None
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except MemoryError:
+        return Refusal("there is not enough memory for this result; write it to a file instead")
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"the networks failed ({one_line(fault)}); try another device")
+
+
+def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
+    """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
+    axes = plan.stack.axes
+    jobs = {0: plan.jobs[channel_of_plane(axes, plane)]} if "C" in axes else plan.jobs
+    return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
+
+
+def _until_stopped(
+    steps: Generator[EnhanceProgress | None, None, Result], stop: StopRequest
+) -> Generator[EnhanceProgress, None, Result]:
+    """Pass on the news of a run and return what it returns; after each step a stop may end it (CancelledError)."""
+    while True:
+        try:
+            news = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        stop.check()
+        if news:
+            yield news
+
+
+def _in_memory(plan: Plan, request: Request) -> Generator[EnhanceProgress, None, Outcome]:
+    with closing(steps_in_memory(plan)) as steps:
+        made = yield from _until_stopped(steps, request.stop)
+    request.stop.check()
+    axes = request.appearance.axes
+    image, attention = made.image, made.attention
+    if request.plane is not None:
+        image, attention = in_layer_shape(image, axes), in_layer_shape(attention, axes)
+    return Outcome(image, attention, made.report)
+
+
+def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhanceProgress, None, Outcome]:
+    outputs = name_outputs(request.source or Path(request.stack.name), is_zarr=False, output=output)
+    require_free(outputs, overwrite=request.overwrite, resume=False)
+    report: RunReport | None = None
+    steps = steps_to_files(plan, outputs, overwrite=request.overwrite)
+    try:
+        with closing(steps):
+            report = yield from _until_stopped(steps, request.stop)
+        request.stop.check()
+    except (CancelledError, GeneratorExit):
+        with suppress(OutputError):
+            withdraw(outputs, report)
+        raise
+    return _opened(outputs, report, request)
+
+
+def _opened(outputs: Outputs, report: RunReport, request: Request) -> Outcome:
+    """Open what was written, lazily; a pyramid as the list of its levels."""
+    _, image = lazy_levels(outputs.enhanced)
+    _, attention = lazy_levels(outputs.attention)
+    if request.plane is not None:
+        axes = request.appearance.axes
+        image, attention = ([in_layer_shape(level, axes) for level in levels] for levels in (image, attention))
+    return Outcome(image if len(image) > 1 else image[0], attention if len(attention) > 1 else attention[0], report)

@@ -1,0 +1,31 @@
+"""Files as lazy arrays for layers: every level of a pyramid, read tile by tile when it is shown."""
+
+import weakref
+from typing import Any
+
+from cellxlate.locations import Location
+from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.stack import Stack
+
+CHUNK_PX = 1024
+
+
+def lazy_levels(path: Location) -> tuple[Stack, list[Any]]:
+    """Return a stack and the dask arrays of its levels, the finest first.
+
+    The file is closed when nothing refers to its pixels any more.
+    """
+    levels = open_levels(path)
+    weakref.finalize(levels[0].pixels, levels[0].release)
+    return levels[0], [lazy_pixels(level) for level in levels]
+
+
+def lazy_pixels(stack: Stack) -> Any:
+    """Return the pixels of a stack as a dask array in chunks of at most 1024 x 1024 px."""
+    import dask.array
+
+    chunks = tuple(
+        min(size, CHUNK_PX) if axis in "YX" else size if axis == "S" else 1
+        for axis, size in zip(stack.axes, stack.shape, strict=True)
+    )
+    return dask.array.from_array(stack.pixels, chunks=chunks, name=False, asarray=True).astype(stack.dtype)

@@ -1,0 +1,133 @@
+"""Attention of the visible plane, block by block in a worker thread: no Qt, no layer.
+
+Import it in the worker: it loads torch.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.choice import choose
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.plane import Translator
+from cellxlate.enhancement.preview import attention_blocks
+from cellxlate.enhancement.tiling import Tile
+from cellxlate.errors import CellxlateError
+from cellxlate.model import cards
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.engines.engine import Device, Engine, open_engine
+from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
+from cellxlate.plugin.requests import CancelledError, Refusal
+from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.read.open import one_line
+from cellxlate.stacks.stack import plane_reader
+
+ESTIMATE_FROM_PX = 1 << 22
+"""Of larger stacks, whose levels take a while, the first blocks are estimated with levels of the visible plane."""
+ESTIMATED_BLOCKS = 4
+READY_MODELS = 4
+
+
+def warm_steps(wanted: tuple[str, Engine, Device]) -> Generator[None, None, None]:
+    """Load what the first preview will need: torch, the model, the engine. What is wrong is said when it is used."""
+    model, engine, device = wanted
+    models = [str(folder) for folder in cards.model_folders(cards.SHIPPED)] if model == cards.AUTO else [model]
+    with suppress(CellxlateError, RuntimeError):
+        for one in models[:READY_MODELS]:
+            ready_model(one, engine, device)
+    yield
+
+
+def ready_model(model: str, engine: Engine, device: Device) -> Bundle:
+    """Return a model whose engine is open; the last four stay ready, unless their files change.
+
+    Raises
+    ------
+    ModelError, OptionError
+        The model cannot be loaded, the engine or the device is not there.
+    """
+    folder = cards.locate(model)
+    weights = folder / "weights.safetensors"
+    return _ready(folder, weights.stat().st_mtime_ns if weights.is_file() else 0, engine, device)
+
+
+@lru_cache(maxsize=READY_MODELS)
+def _ready(folder: Path, _changed_ns: int, engine: Engine, device: Device) -> Bundle:
+    bundle = load_model(folder)
+    open_engine(bundle, engine=engine, device=device)
+    return bundle
+
+
+def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Refusal | None]:
+    """Yield the plan, where it had to be made, then blocks with their attention; of colour images the largest.
+
+    Before the plan of a large stack some blocks are estimated.
+    """
+    try:
+        plan = request.plan
+        if plan is None:
+            plan = yield from _planned(request)
+        levels = {channel: job.levels for channel, job in plan.jobs.items()}
+        translator = next(iter(plan.jobs.values())).translator
+        for block, steps in _blocks(request, request.blocks, translator, levels):
+            yield Computed(block, steps)
+    except CancelledError:
+        return None
+    except CellxlateError as fault:
+        return Refusal(str(fault))
+    except RuntimeError as fault:  # of torch; the worker would take it for a result
+        return Refusal(f"attention failed ({one_line(fault)}); try another device")
+    return None
+
+
+def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
+    """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
+    stack = request.stack
+    channels = sorted({stack.channel_of(index) for index in request.indices})
+    model, choice = request.model, None
+    if model == cards.AUTO:
+        choice = choose(stack, _chosen_for(request, channels))
+        model = str(cards.SHIPPED / choice.name)
+    bundle = ready_model(model, request.engine, request.device)
+    if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+        translator = open_engine(bundle, engine=request.engine, device=request.device)
+        levels = {
+            stack.channel_of(index): measure_levels([stack.read(index, *block.slices())])
+            for index in request.indices
+            for block in request.blocks[:1]
+        }
+        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, levels):
+            yield Computed(block, steps, estimated=True)
+    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
+                     streams=1, choice=choice)  # fmt: skip
+    yield PlanMade(plan)
+    return plan
+
+
+def _chosen_for(request: PreviewRequest, shown: Sequence[int]) -> Sequence[int]:
+    """Return the channels that an enhancement would choose a model for."""
+    if request.channels is None:
+        return range(request.stack.channel_count)
+    return request.channels or shown
+
+
+def _blocks(
+    request: PreviewRequest, blocks: tuple[Tile, ...], translator: Translator, levels: dict[int, Levels]
+) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
+    """Yield blocks with the largest attention over the samples of the plane."""
+    stack = request.stack
+    readers = [plane_reader(stack, index) for index in request.indices]
+    for block in blocks:
+        found: list[npt.NDArray[np.uint16]] = []
+        for index, reader in zip(request.indices, readers, strict=True):
+            request.stop.check()
+            own = levels[stack.channel_of(index)].at(stack.time_of(index))
+            found += (
+                steps
+                for _, steps in attention_blocks(reader, [block], stack.plane_shape, translator=translator, levels=own)
+            )
+        yield block, np.max(found, axis=0)

@@ -1,0 +1,1 @@
+"""Attention taught by painting."""

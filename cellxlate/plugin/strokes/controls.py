@@ -1,0 +1,284 @@
+"""The rows of a panel in which attention is taught by strokes."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label
+from psygnal import Signal
+
+from cellxlate.errors import CellxlateError, InputError
+from cellxlate.plugin.controls import ClickButton, wrapped
+from cellxlate.plugin.drawing import OURS
+from cellxlate.plugin.layers import channel_of_plane, layer_stack, one_channel, visible_plane
+from cellxlate.plugin.models import SHELF
+from cellxlate.plugin.painting import add_labels_over
+from cellxlate.plugin.preview.overlay import single_shot
+from cellxlate.plugin.requests import Refusal, StopRequest
+from cellxlate.plugin.strokes.steps import (
+    BACKGROUND,
+    CELL,
+    StrokeRequest,
+    Taught,
+    folder_name,
+    painted_kinds,
+    stroke_steps,
+    strokes_key,
+)
+from cellxlate.plugin.wording import in_panel_words
+from cellxlate.plugin.working import await_end, begin
+from cellxlate.stacks.stack import Stack
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+PAUSE_MS = 300
+"""After the last stroke, before learning begins."""
+BRUSH_PX = 4
+MOST_PX = 500_000_000
+"""Of a layer: all of its strokes are looked through after each."""
+CELL_RGBA = (0.2, 0.9, 1.0, 1.0)
+COLOURS: dict[int | None, Any] = {
+    None: CELL_RGBA, 0: (0.0, 0.0, 0.0, 0.0), BACKGROUND: (1.0, 0.6, 0.1, 1.0), CELL: CELL_RGBA,
+}  # fmt: skip
+"""Orange and cyan, which every reader can tell apart; None stands for other labels, which are cells too."""
+BRUSHES = [("cell", CELL), ("background", BACKGROUND), ("eraser", 0)]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is painted on: an image layer with its axes, None where it says them itself, and the model to begin from."""
+
+    layer: "Image"
+    axes: str | None
+    model: str
+
+
+class StrokeControls:
+    """Paint inside and outside of a few cells; attention learns from the strokes as they stand, and from nothing else.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Where the layers are.
+    canvas : callable
+        Returns what is painted on, or None.
+
+    Attributes
+    ----------
+    switch, brush, save_as, save_button, cancel_button, state : widgets
+        On or off; what is painted; the folder of the model and a button that writes it; a button that ends learning;
+        what is going on.
+    rows : list of widgets
+        All of them, for a panel.
+    taught : Signal
+        Emitted when `model` has changed.
+    """
+
+    taught = Signal()
+
+    def __init__(self, viewer: "Viewer", canvas: Callable[[], Canvas | None]) -> None:
+        self._viewer, self._canvas = viewer, canvas
+        self._labels: Any = None
+        self._on: Any = None
+        self._folder: Path | None = None
+        self._model: Path | None = None
+        self._request: StrokeRequest | None = None
+        self._worker: Any = None
+        self.switch = CheckBox(
+            text="Teach with strokes",
+            tooltip="Paint inside and outside of a few cells; attention learns from that within seconds.",
+        )
+        self.brush = ComboBox(
+            label="Brush", choices=BRUSHES, value=CELL, tooltip="What the next stroke says. Ctrl-Z takes strokes back."
+        )
+        self.save_as = FileEdit(label="Save as", mode="w", tooltip="The model folder to make; must not exist.")
+        self.save_button = ClickButton(text="Save model", enabled=False, tooltip="Keep what the strokes have taught.")
+        self.cancel_button = ClickButton(text="Stop learning", enabled=False, tooltip="Until the next stroke.")
+        self.state = wrapped(Label(value=""))
+        buttons = Container(widgets=[self.save_button, self.cancel_button], layout="horizontal", labels=False)
+        buttons.margins = (0, 0, 0, 0)
+        self.rows = [self.switch, self.brush, self.state, self.save_as, buttons]
+        self._timer = single_shot(self._learn)
+        self.switch.changed.connect(self._switched)
+        self.brush.changed.connect(self._take_brush)
+        self.save_button.changed.connect(self._save)
+        self.cancel_button.changed.connect(self.stop)
+        self.show(False)
+
+    @property
+    def model(self) -> str | None:
+        """Folder of the model that the strokes have taught, while this is on."""
+        return str(self._model) if self._model is not None and self.switch.value else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether attention is learning."""
+        return self._request is not None
+
+    def show(self, shown: bool) -> None:
+        """Show or hide all rows but the first."""
+        for row in self.rows[1:]:
+            row.visible = shown
+
+    def look_again(self, _: Any = None) -> None:
+        """Learn a moment later, where the strokes, the model or the image have changed."""
+        if self.switch.value:
+            self._timer.start(PAUSE_MS)
+
+    def stop(self, _: Any = None) -> None:
+        """End learning; the last model stays."""
+        if self._request is not None:
+            self._request.stop.ask()
+            self._request = None
+            self.cancel_button.enabled = False
+            self._say("Stopped. The next stroke goes on.")
+
+    def leave(self) -> None:
+        """End without touching the viewer, whose window may be gone."""
+        if self._request is not None:
+            self._request.stop.ask()
+        self._request = None
+        with suppress(RuntimeError):  # gone already, where the application ends
+            self._timer.stop()
+        await_end(self._worker)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _say(self, text: str) -> None:
+        self.state.value = in_panel_words(text)
+
+    # The layer of strokes
+
+    def _switched(self, on: bool) -> None:
+        self.show(on)
+        if on:
+            self._look_at_canvas()
+            self.look_again()
+        else:
+            self.stop()
+            self._timer.stop()
+            self.taught.emit()
+
+    def _look_at_canvas(self) -> None:
+        """Give the image a layer of strokes, where it has none."""
+        canvas = self._canvas()
+        if canvas is None:
+            self._say("Choose an image and a model first.")
+            return
+        if self._labels is not None and self._labels in self._viewer.layers and self._on is canvas.layer:
+            return
+        try:
+            stack = self._stack(canvas)
+            if (size_px := math.prod(stack.shape)) > MOST_PX:
+                raise InputError(f"{stack.name} has {size_px} px; strokes want at most {MOST_PX}: take a part of it")
+        except CellxlateError as fault:
+            self._say(str(fault))
+            return
+        from napari.utils import DirectLabelColormap
+
+        colours = DirectLabelColormap(color_dict=COLOURS)
+        self._labels = add_labels_over(
+            self._viewer, canvas.layer, stack, f"strokes on {canvas.layer.name}", axes=canvas.axes,
+            colormap=colours, metadata={OURS: True},
+        )  # fmt: skip
+        self._on = canvas.layer
+        self._labels.brush_size = BRUSH_PX
+        for event in (self._labels.events.paint, self._labels.events.set_data):  # set_data: undo, redo, another plane
+            event.connect(self.look_again)
+        self._take_brush()
+        self.save_as.value = Path.cwd() / folder_name(str(canvas.layer.name))
+        self._say("Paint inside a cell, then choose the brush background and paint beside it.")
+
+    def _take_brush(self, _: Any = None) -> None:
+        if self._labels is not None:
+            self._labels.mode = "paint" if self.brush.value else "erase"
+            if self.brush.value:
+                self._labels.selected_label = int(self.brush.value)
+
+    def _stack(self, canvas: Canvas, stop: StopRequest | None = None) -> Stack:
+        """Return the channel of the image that is shown."""
+        stack = layer_stack(canvas.layer, canvas.axes, check=stop.check if stop else lambda: None)
+        plane = visible_plane(canvas.layer, stack, self._viewer.dims.point)
+        return one_channel(stack, channel_of_plane(stack.axes, plane))
+
+    # From strokes to a model
+
+    def _learn(self) -> None:
+        """Begin to learn from the strokes, unless that was done, or goes on."""
+        self._look_at_canvas()
+        canvas = self._canvas()
+        if canvas is None or self._labels is None or self._labels not in self._viewer.layers:
+            return
+        strokes = np.array(self._labels.data, np.uint8)
+        background, cells = painted_kinds(strokes)
+        if not (background and cells):
+            self.stop()
+            self._use(None)
+            missing = "some background" if cells else "inside some cells"
+            self._say(f"Paint {missing} too." if cells or background else "Paint inside and outside of some cells.")
+            return
+        key = strokes_key(strokes, canvas.model)
+        if (self._request is not None and self._request.name == key) or (
+            self._request is None and self._model is not None and self._model.name == f"{key}-1"
+        ):
+            return
+        self.stop()
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="cellxlate-strokes-"))
+        stop = StopRequest()
+        try:
+            stack = self._stack(canvas, stop)
+        except CellxlateError as fault:
+            self._say(str(fault))
+            return
+        request = StrokeRequest(stack, strokes, canvas.model, self._folder, stop)
+        self._request = request
+        self.cancel_button.enabled = True
+        self._say("Learning ...")
+        self._worker = begin(
+            stroke_steps,
+            request,
+            news=lambda news: self._news(request, news),
+            ended=lambda refusal: self._ended(request, refusal),
+        )
+
+    def _news(self, request: StrokeRequest, news: Taught) -> None:
+        if self._request is request:
+            self._use(news.folder)
+            self._say("Learned. Paint where it is wrong." if news.final else "Learning; this is a first look.")
+
+    def _ended(self, request: StrokeRequest, refusal: Refusal | None) -> None:
+        if self._request is not request:
+            return
+        self._request = None
+        self.cancel_button.enabled = False
+        if refusal is not None:
+            self._say(refusal.reason)
+
+    def _use(self, folder: Path | None) -> None:
+        if folder != self._model:
+            self._model = folder
+            self.save_button.enabled = folder is not None
+            self.taught.emit()
+
+    def _save(self, _: Any = None) -> None:
+        """Copy the model to where it is wanted, and offer it in every panel."""
+        from cellxlate.model.cards import save_copy
+
+        if self._model is None:
+            return
+        try:
+            place = save_copy(self._model, Path(self.save_as.value))
+        except CellxlateError as fault:
+            self._say(str(fault))
+            return
+        SHELF.add(place)
+        self._say(f"Saved as {place.name}; it is now among the models.")

@@ -1,0 +1,317 @@
+"""The `Train translator` panel: it binds layers or folders, a guide and a length to the steps of a training run."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox, Container, FileEdit, Label, ProgressBar, SpinBox
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QPixmap
+from qtpy.QtSvgWidgets import QSvgWidget
+from qtpy.QtWidgets import QLabel, QSizePolicy
+
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
+from cellxlate.plugin.layers import layer_stack, one_channel, painted_stack, visible_plane
+from cellxlate.plugin.models import SHELF
+from cellxlate.plugin.painting import add_labels_over
+from cellxlate.plugin.preview.overlay import single_shot
+from cellxlate.plugin.requests import Refusal, StopRequest
+from cellxlate.plugin.train.curves import HEIGHT_PX, WIDTH_PX, curves_svg
+from cellxlate.plugin.train.requests import Look, Step, Stopped, Trained, TrainRequest, painted_text
+from cellxlate.plugin.wording import in_panel_words, leaning_words, training_left
+from cellxlate.plugin.working import await_end, begin
+from cellxlate.settings import PRESETS
+from cellxlate.stacks.stack import Stack
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+    from napari.viewer import Viewer
+
+FOLDER = "a folder"
+GUIDES = [("saliency (automatic)", "saliency"), ("painted cells", "masks"), ("none (as published)", "none")]
+TOLD_PAINT_MS = 500
+
+
+class TrainWidget(Container):  # type: ignore[misc]
+    """Learn a translator from images as they are and images as they should be; they need not be pairs.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        Its image layers are offered as source and target, its labels layers as painted cells.
+
+    Attributes
+    ----------
+    source, source_folder, target, target_folder, guide, painted, paint_button, preset, steps, output : widgets
+        What is asked for, in the order of the panel.
+    train_button, stop_button, resume_button : widgets
+        Start; stop and save; continue what was stopped.
+    progress, state, curves, picture : widgets
+        How far a run is, in words, curves, and a picture of input, attention and output.
+    """
+
+    def __init__(self, napari_viewer: "Viewer") -> None:
+        self._viewer = napari_viewer
+        self._stop: StopRequest | None = None
+        self._worker: Any = None
+        self._looks: list[Look] = []
+        first = [(FOLDER, FOLDER)]
+        self.source = LayerChoice(
+            napari_viewer, "image", label="Source", first=first,
+            tooltip="Images as they come from the microscope: a stack of at least 2 planes, or a folder of images.",
+        )  # fmt: skip
+        self.source_folder = FileEdit(label="", mode="d", tooltip="Folder of source images (TIFF or OME-Zarr).")
+        self.target = LayerChoice(
+            napari_viewer, "image", label="Target", first=first,
+            tooltip="Images as they should look: other cells, other days; they need not be pairs.",
+        )  # fmt: skip
+        self.target_folder = FileEdit(label="", mode="d", tooltip="Folder of target images (TIFF or OME-Zarr).")
+        self.guide = ComboBox(
+            label="Guide", choices=GUIDES,
+            tooltip="What tells attention where cells are. Paint where cells are not brighter than their surroundings.",
+        )  # fmt: skip
+        self.painted = LayerChoice(
+            napari_viewer, "labels", label="Painted", tooltip="A Labels layer with the shape of the source layer."
+        )
+        self.paint_button = ClickButton(
+            text="Paint", tooltip="Add a Labels layer over the source; paint every cell of a small region, any label."
+        )
+        self.paint_state = Label(value="")
+        self.preset = ComboBox(
+            label="Preset", choices=[name for name in PRESETS if name != "alone"], value="fast",
+            tooltip="fast suits a laptop; paper and paper-wide are the published networks and want a GPU.",
+        )  # fmt: skip
+        self.steps = SpinBox(
+            label="Steps",
+            value=0,
+            min=0,
+            max=10_000_000,
+            tooltip="0 takes the preset's own length; some 500 show a trend.",
+        )
+        self.output = FileEdit(
+            label="Model", mode="w", value=Path.cwd() / "my-model", tooltip="The model folder to make; must not exist."
+        )
+        self.train_button = ClickButton(text="Train", tooltip="Start; you can go on working meanwhile.")
+        self.stop_button = ClickButton(text="Stop", enabled=False, tooltip="Stop after this step and save.")
+        self.resume_button = ClickButton(text="Resume", tooltip="Continue the run that was stopped under this name.")
+        self.progress = ProgressBar(label="Progress", min=0, max=1, value=0)
+        self.state = Label(label="State", value="")
+        buttons = Container(
+            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
+        )
+        super().__init__(
+            widgets=[
+                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
+                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
+            ],
+        )  # fmt: skip
+        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        for text in (self.state, self.paint_state):
+            wrapped(text)
+        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
+        self._add_pictures()
+        self._paint_timer = single_shot(self._tell_paint, self.native)
+        self._connect()
+        self._choices_changed()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run goes on."""
+        return self._stop is not None
+
+    def _add_pictures(self) -> None:
+        """Put the curves and the preview under the controls."""
+        self.curves.setFixedSize(WIDTH_PX, HEIGHT_PX)
+        self.curves.setToolTip("Objective (lower is better), share of pixels selected, agreement with the guide.")
+        self.picture.setToolTip("The middle of a source image, refreshed while the model learns.")
+        self.picture.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        for drawn in (self.curves, self.picture, self.caption):
+            drawn.setVisible(False)
+            self.native.layout().addWidget(drawn)
+        self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+
+    def _connect(self) -> None:
+        for choice in (self.source, self.target, self.guide, self.painted, self.output):
+            choice.changed.connect(self._choices_changed)
+        for choice in (self.source, self.painted):
+            choice.offered.connect(self._choices_changed)
+        for choice in (self.painted.changed, self.preset.changed, self.painted.pixels_changed):
+            choice.connect(self._painting)
+        self.paint_button.changed.connect(self._paint)
+        self.train_button.changed.connect(lambda _=None: self._start(resume=False))
+        self.resume_button.changed.connect(lambda _=None: self._start(resume=True))
+        self.stop_button.changed.connect(self._ask_to_stop)
+        self.native.destroyed.connect(self._closed)
+
+    def _closed(self) -> None:
+        """Stop and save what runs; the window is gone."""
+        if self._stop:
+            self._stop.ask()
+        self._stop = None
+        await_end(self._worker)
+        for choice in (self.source, self.target, self.painted):
+            choice.leave()
+
+    # What is offered
+
+    def _choices_changed(self, _: Any = None) -> None:
+        paints = self.guide.value == "masks"
+        self.source_folder.visible = self.source.value == FOLDER
+        self.target_folder.visible = self.target.value == FOLDER
+        self.painted.visible = self.paint_button.visible = self.paint_state.visible = paints
+        self.paint_button.enabled = self.source.value not in (None, FOLDER)
+        self.resume_button.enabled = not self.is_running and self._partial().exists()
+        if paints:
+            self._painting()
+
+    def _partial(self) -> Path:
+        output = Path(self.output.value)
+        return output.with_name(f"{output.name}.partial")
+
+    def _painting(self, _: Any = None) -> None:
+        """Tell what the paint amounts to, a moment later; napari announces every stroke."""
+        labels = self.painted.value
+        if self.guide.value == "masks":
+            if labels is not None:  # a second time changes nothing
+                labels.events.paint.connect(self._tell_soon)
+            self._tell_soon()
+
+    def _tell_soon(self, _: Any = None) -> None:
+        self._paint_timer.start(TOLD_PAINT_MS)
+
+    def _tell_paint(self) -> None:
+        try:
+            painted = self._painted()
+        except CellxlateError as fault:
+            self.paint_state.value = str(fault)
+            return
+        if painted is None:
+            self.paint_state.value = "Press Paint, then paint every cell of a small region with the brush."
+        else:
+            self.paint_state.value = painted_text(painted, self._patch_px)
+
+    @property
+    def _patch_px(self) -> int:
+        settings = PRESETS[self.preset.value]
+        load_px = settings.load_px or settings.patch_px
+        return round(settings.patch_px * settings.patch_px / load_px)
+
+    def _paint(self, _: Any = None) -> None:
+        """Add a labels layer that lies on the source, with the brush in hand."""
+        layer = self.source.value
+        labels = add_labels_over(self._viewer, layer, self._layer_stack(layer), f"cells of {layer.name}")
+        self.painted.value = labels
+
+    # A run
+
+    def _layer_stack(self, layer: "Image") -> Stack:
+        """Return the channel of a layer that is shown."""
+        stack = layer_stack(layer)
+        shown = dict(zip(stack.plane_axes.replace("S", ""), visible_plane(layer, stack, self._viewer.dims.point),
+                         strict=True))  # fmt: skip
+        return one_channel(stack, shown.get("C", 0))
+
+    def _painted(self) -> Stack | None:
+        source, labels = self.source.value, self.painted.value
+        if self.guide.value != "masks" or labels is None or source in (None, FOLDER):
+            return None
+        return painted_stack(labels, self._layer_stack(source))
+
+    def _images(self, choice: LayerChoice, folder: FileEdit) -> Stack | Path:
+        return Path(folder.value) if choice.value == FOLDER else self._layer_stack(choice.value)
+
+    def _start(self, *, resume: bool) -> None:
+        if self._stop is not None:
+            return
+        stop = StopRequest()
+        try:
+            request = TrainRequest(
+                source=self._images(self.source, self.source_folder),
+                target=self._images(self.target, self.target_folder),
+                output=Path(self.output.value),
+                preset=self.preset.value,
+                guide=self.guide.value,
+                stop=stop,
+                painted=self._painted(),
+                steps=self.steps.value or None,
+                resume=resume,
+            )
+        except CellxlateError as fault:
+            self._say(str(fault))
+            return
+        self._stop, self._looks = stop, self._looks if resume else []
+        self._running(True)
+        self._say("Reading the images and measuring their levels ...")
+        self._worker = begin(
+            _train_steps,
+            request,
+            news=lambda news: self._news(request, news),
+            ended=lambda outcome: self._ended(request, outcome),
+        )
+
+    def _running(self, running: bool) -> None:
+        self.train_button.enabled, self.stop_button.enabled = not running, running
+        self.resume_button.enabled = not running and self._partial().exists()
+
+    def _ask_to_stop(self, _: Any = None) -> None:
+        if self._stop is not None:
+            self._stop.ask()
+            self.stop_button.enabled = False
+            self._say("Stopping after this step ...")
+
+    def _say(self, text: str) -> None:
+        self.state.value = in_panel_words(text)
+
+    def _news(self, request: TrainRequest, news: Step | Look) -> None:
+        if self._stop is not request.stop:
+            return
+        if isinstance(news, Step):
+            self.progress.value = min(news.done, self.progress.max)
+            if news.done == 1:
+                self._say("Learning: the first steps are done.")
+            return
+        self._looks.append(news)
+        self.progress.max, self.progress.value = news.steps, news.step
+        self._draw(news)
+        if not request.stop.asked:
+            words = leaning_words(news.leaning) if news.leaning else "Learning"
+            self._say(f"{words}: {training_left(news)}.{' ' + news.note if news.note else ''}")
+
+    def _draw(self, news: Look) -> None:
+        steps = [look.step for look in self._looks]
+        names = ("total", "attention_area", "attention_agreement")
+        values = {name: [look.values.get(name) for look in self._looks] for name in names}
+        ink = self.native.palette().windowText().color().name()
+        self.curves.load(curves_svg(steps, values, last_step=news.steps, ink=ink).encode())
+        self.curves.setVisible(True)
+        if news.picture:
+            pixels = QPixmap()
+            pixels.loadFromData(news.picture)
+            wide = max(self.native.width() - 24, 240)
+            smooth = Qt.TransformationMode.SmoothTransformation
+            self.picture.setPixmap(pixels.scaledToWidth(wide, smooth))
+            self.picture.setVisible(True)
+            self.caption.setVisible(True)
+
+    def _ended(self, request: TrainRequest, outcome: Trained | Stopped | Refusal) -> None:
+        if self._stop is not request.stop:
+            return  # the panel has been closed
+        self._stop = self._worker = None
+        self._running(False)
+        if isinstance(outcome, Refusal):
+            self._say(outcome.reason)
+        elif isinstance(outcome, Stopped):
+            saved = "saved; Resume goes on from here" if outcome.saved else "not one step was done, nothing is kept"
+            self._say(f"Stopped: {saved}.")
+        else:
+            SHELF.add(outcome.folder)
+            self.progress.value = self.progress.max
+            minutes = f"{outcome.seconds / 60:.0f} min" if outcome.seconds >= 90 else f"{outcome.seconds:.0f} s"
+            self._say(f"Done: {outcome.steps} steps in {minutes}. {outcome.folder.name} is now in Enhance cells.")
+
+
+def _train_steps(request: TrainRequest) -> "Generator[Step | Look, None, Trained | Stopped | Refusal]":
+    from cellxlate.plugin.train.steps import train_steps  # loads torch, which must not happen in the main thread
+
+    return (yield from train_steps(request))

@@ -1,0 +1,1 @@
+"""What a run did, for people (HTML) and for programs (JSON)."""

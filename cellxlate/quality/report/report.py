@@ -1,0 +1,467 @@
+"""What a run did, for people (HTML) and for programs (JSON)."""
+
+import json as json_text
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from imagecodecs import png_encode
+
+from cellxlate.locations import Location
+from cellxlate.quality.checks import Counts, Tally, plane_label
+from cellxlate.quality.report import page
+from cellxlate.quality.report.pictures import choose_planes, take_pictures
+from cellxlate.quality.risk import Ranking
+from cellxlate.stacks.stack import Stack
+from cellxlate.whole_file import write_whole_file
+
+__all__ = ["RunReport", "draw_planes", "triptych_png", "write_page", "write_record", "write_report"]
+
+GAP_PX = 4
+MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
+"""What a page shows at most; the JSON holds everything."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that is known about one enhancement.
+
+    Attributes
+    ----------
+    outputs : mapping
+        "enhanced", "attention", "report" -> path as text, or None where it was not written.
+    input_name, axes : str
+        Of the stack.
+    shape : tuple of int
+        In pixels along the axes.
+    dtype : str
+        Of the stored pixels.
+    pixel_size_um : mapping
+        Micrometres per pixel for "Z", "Y", "X", as far as the file states them.
+    channel_names : tuple of str
+        Empty where the file names none.
+    model_name, model_digest, model_licence : str
+        Of the model; the digest is the SHA-256 of its weights.
+    model_considered : mapping of str to float or None
+        Where the model was chosen for the stack: the distance to each that was considered.
+    model_reason : str
+        Why it was taken, in words.
+    adaptation : mapping
+        Where the model was let to learn from the stack: what became of that; "reason" says it in words.
+    settings, versions, seconds : mapping
+        What was asked for; what made it; where the time went: "calibrate", "attention", "generator", "io", "total".
+    tally : Tally
+        What changed: pixels, changed fraction, violations, per plane and channel.
+    tiles_total, tiles_skipped : int
+        Tiles of the stack, and those where the generator did not have to run.
+    peak_rss_mb : float
+        Largest memory the process held, in MB.
+    engine : str
+        What ran the networks.
+    warnings : sequence of str
+        What should make a reader doubt the result, with what to do.
+    provenance : mapping
+        Hashes, levels, versions: whatever is needed to know what was done.
+    ranking : Ranking or None
+        Where filters and models were judged on this very image without a truth.
+    command : str
+        Command line that repeats the run.
+    finished : str
+        When, in UTC; the present by default.
+    """
+
+    outputs: Mapping[str, str | None]
+    input_name: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    model_name: str
+    model_digest: str
+    tally: Tally
+    model_licence: str = ""
+    model_considered: Mapping[str, float | None] = field(default_factory=dict)
+    model_reason: str = ""
+    adaptation: Mapping[str, Any] = field(default_factory=dict)
+    pixel_size_um: Mapping[str, float] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tiles_total: int = 0
+    tiles_skipped: int = 0
+    peak_rss_mb: float = 0.0
+    engine: str = ""
+    warnings: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    ranking: Ranking | None = None
+    finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def pixel_area_um2(self) -> float | None:
+        """Area of a pixel in square micrometres, where the file states its size."""
+        sizes_um = self.pixel_size_um.get("Y"), self.pixel_size_um.get("X")
+        return sizes_um[0] * sizes_um[1] if sizes_um[0] and sizes_um[1] else None
+
+    def channel_label(self, channel: int) -> str:
+        """Return a channel's name, or its number where the file names none."""
+        return self.channel_names[channel] if channel < len(self.channel_names) else f"channel {channel}"
+
+    @property
+    def model_distance(self) -> float | None:
+        """Distance of the stack to the model's training images: as the model was chosen by, else as it was judged."""
+        if self.model_considered:
+            return self.model_considered.get(self.model_name)
+        return max((one.departure.distance for one in self.tally.trust.values() if one.departure), default=None)
+
+    @property
+    def model_words(self) -> str:
+        """The model, and why it was taken where it was chosen."""
+        if not self.model_considered:
+            return self.model_name
+        known = {name: "unknown" if one is None else f"{one:.2f}" for name, one in self.model_considered.items()}
+        others = ", ".join(f"{name} {one}" for name, one in known.items() if name != self.model_name)
+        distance = known.get(self.model_name, "unknown")
+        return (
+            f"{self.model_name}: {self.model_reason or 'chosen for this stack'} (distance {distance}, limit 1"
+            f"{'; ' if others else ''}{others})"
+        )
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the enhanced channels."""
+        return self.tally.pixels
+
+    @property
+    def changed_fraction(self) -> float:
+        """Share of those pixels whose stored value changed."""
+        return self.tally.changed_fraction
+
+    @property
+    def kept_violations(self) -> int:
+        """Pixels that changed although attention is 0 there; the promise is that there is none."""
+        return self.tally.kept_violations
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keys that `cellxlate enhance --json` prints."""
+        return {
+            "outputs": dict(self.outputs),
+            "pixels": self.pixels,
+            "changed_fraction": self.changed_fraction,
+            "selected_fraction": self.tally.total.selected_fraction,
+            "kept_violations": self.kept_violations,
+            "tiles_total": self.tiles_total,
+            "tiles_skipped": self.tiles_skipped,
+            "seconds": dict(self.seconds),
+            "peak_rss_mb": self.peak_rss_mb,
+            "engine": self.engine,
+            "model": {
+                "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
+                "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
+            },
+            **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
+            "warnings": list(self.warnings),
+            **({"ranking": self.ranking.stated()} if self.ranking else {}),
+        }  # fmt: skip
+
+    def as_full_dict(self) -> dict[str, Any]:
+        """Return what the report file holds: the keys of `as_dict`, what changed where, and the provenance."""
+        return {
+            **self.as_dict(),
+            "input": {
+                "name": self.input_name,
+                "axes": self.axes,
+                "shape": list(self.shape),
+                "dtype": self.dtype,
+                "pixel_size_um": dict(self.pixel_size_um),
+                "channel_names": list(self.channel_names),
+            },
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "changes": self.tally.summary(),
+            "provenance": dict(self.provenance),
+            "command": self.command,
+            "finished": self.finished,
+        }
+
+
+def draw_planes(stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int]) -> str:
+    """Return pictures of a few planes before and after, as the report holds them: HTML, with the images in it.
+
+    Parameters
+    ----------
+    stack, enhanced, attention : Stack
+        Input, output and attention (uint8), of the same shape.
+    channels : sequence of int
+        The channels that were enhanced.
+    """
+    return page.figures(take_pictures(stack, enhanced, attention, planes=choose_planes(stack, channels)))
+
+
+def write_report(report: RunReport, figures: str, *, html: Location, json: Location) -> None:
+    """Write a report that needs nothing but itself: HTML with pictures for people, JSON for programs.
+
+    Parameters
+    ----------
+    report : RunReport
+        Of the run.
+    figures : str
+        As `draw_planes` returns them; empty for none.
+    html, json : Path
+        Replaced if they exist; each appears only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
+    """
+    write_page(report, figures, html)
+    write_record(report, json)
+
+
+def write_page(report: RunReport, figures: str, path: Location, *, replaces: bool = True) -> None:
+    """Write the HTML page of a report; another file of that name is replaced only where that is wanted.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or another file must not be replaced.
+    """
+    write_whole_file(path, report_page(report, figures), replaces=replaces)
+
+
+def write_record(report: RunReport, path: Location, *, replaces: bool = True) -> None:
+    """Write the JSON of a report; another file of that name is replaced only where that is wanted.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or another file must not be replaced.
+    """
+    text = json_text.dumps(finite_json(report.as_full_dict()), indent=1, allow_nan=False) + "\n"
+    write_whole_file(path, text, replaces=replaces)
+
+
+def report_page(report: RunReport, figures: str) -> str:
+    """Return the HTML page of a report: warnings, numbers, pictures, intensities, planes, provenance."""
+    size = " × ".join(str(length) for length in report.shape)
+    um = report.pixel_size_um.get("X")
+    about = [f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated"]
+    sections = [_notes(report), _numbers(report)]
+    if figures:
+        sections.append(
+            page.section(
+                "Before and after",
+                "Both on one intensity scale. Pinch, or scroll with Ctrl, to zoom; drag to move; the three panels "
+                "follow one another.",
+                page.attention_legend(),
+                figures,
+            )
+        )
+    sections += [_ranking(report), _checks(report), _intensities(report), _places(report), _provenance(report)]
+    return page.whole_page(
+        report.input_name,
+        kind="Enhancement report",
+        about=f"{'  ·  '.join(about)}  ·  enhanced with {report.model_name}",
+        sections=sections,
+        footer=f"Made by cellxlate {report.versions.get('cellxlate', '')}, {report.finished}. This page loads nothing.",
+    )
+
+
+def _notes(report: RunReport) -> str:
+    """Return the warnings, then the state of the promise; a broken promise comes first."""
+    kept = report.pixels - report.tally.selected
+    broken = report.kept_violations > 0
+    notes = [("bad" if broken and place == 0 else "alert", warning) for place, warning in enumerate(report.warnings)]
+    if not broken:
+        notes.append(
+            ("good", f"All {page.number(kept)} pixels that attention did not select are the input's own, bit for bit.")
+        )
+    elif not notes:
+        notes.append(
+            ("bad", f"{page.number(report.kept_violations)} pixels changed although attention did not select them.")
+        )
+    return page.notes(notes)
+
+
+def _numbers(report: RunReport) -> str:
+    """Return the numbers a reader looks for first."""
+    tally = report.tally
+    area_um2 = report.pixel_area_um2
+    changed = f"{page.number(tally.changed)} of {page.number(tally.pixels)} pixels"
+    if area_um2:
+        changed += f", {page.number(tally.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
+    orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
+    skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
+    entries = [
+        ("Pixels changed", page.percent(tally.changed_fraction), changed),
+        (
+            "Mean change there",
+            page.number(tally.mean_abs_change_counts),
+            f"counts; {page.number(tally.max_abs_change_counts)} at most",
+        ),
+        (
+            "Brightness order kept",
+            f"{min(orders):.2f}" if orders else "–",
+            "rank correlation inside cells; 1 is perfect" if orders else "too few selected pixels to judge",
+        ),
+    ]
+    if "total" in report.seconds:
+        entries.append(("Time", f"{page.number(report.seconds['total'])} s", skipped if report.tiles_total else ""))
+    return page.key_numbers(entries)
+
+
+def _ranking(report: RunReport) -> str:
+    """Return how filters and models compare on this image, as far as that can be told without a truth."""
+    learned = str(report.adaptation.get("reason", ""))
+    told = f"<p>{page.text(f'{learned[:1].upper()}{learned[1:]}.', 1000)}</p>" if learned else ""
+    if report.ranking is None:
+        return page.section("Learning from this stack", "", told) if told else ""
+    taken = str(report.adaptation.get("ranked_as", report.model_name))
+    words = f"{told}<p>{page.text(report.ranking.words(taken), 1000)}</p>"
+    hint = (
+        "Estimated from the image and its own noise, better to the right: dB above the input after the best gain and "
+        "offset. Whiskers reach two standard errors."
+    )
+    bars = [(risk.name, risk.gain_db, risk.error) for risk in report.ranking.risks]
+    return page.section("What suits this image", hint, words, page.bar_chart(bars, faint=not report.ranking.trusted))
+
+
+def _checks(report: RunReport) -> str:
+    """Return what the checks found per channel, whether they warn or not."""
+    head = ["channel", "distance", "regions added", "lost", "stands out", "selected of that", "windows"]
+    rows = [
+        [
+            page.text(report.channel_label(channel)),
+            page.number(trust.departure.distance) if trust.departure else "not known",
+            page.number(trust.support.added),
+            page.number(trust.support.lost),
+            page.percent(trust.support.mean_agreement),
+            page.percent(trust.support.salient_share),
+            page.number(trust.support.windows),
+        ]
+        for channel, trust in sorted(report.tally.trust.items())[:MOST_CHANNEL_ROWS]
+    ]
+    judged = len(report.tally.seams.scores())
+    seams = f"{len(report.tally.seams.found())} of {page.number(judged)} borders of tiles show." if judged else ""
+    hint = (
+        "Distance: from the images the model was trained on; above 1 is far. Regions that the output shows and the "
+        "input does not, and the reverse. Stands out: pairs of a selected and a kept pixel of which the selected one "
+        f"has more contrast. {seams}"
+    )
+    return page.section("Should it be believed?", hint, page.table(head, rows)) if rows else ""
+
+
+def _intensities(report: RunReport) -> str:
+    """Return histograms per channel."""
+    charts = [
+        (f"<h3>{page.text(report.channel_label(channel))}</h3>" if len(report.tally.histograms) > 1 else "")
+        + page.histogram_charts(histogram)
+        for channel, histogram in sorted(report.tally.histograms.items())[:MOST_CHANNEL_CHARTS]
+    ]
+    key = '<p class="key"><span><b></b>before</span><span><b class="line"></b>after</span></p>'
+    return (
+        page.section("Intensities", "Pixels per intensity in counts; heights are logarithmic.", key, *charts)
+        if charts
+        else ""
+    )
+
+
+def _places(report: RunReport) -> str:
+    """Return what changed per channel and per plane."""
+    tally = report.tally
+    head = ["selected", "changed", "mean change, counts", "largest", "at the limit", "kept pixels that differ"]
+    channels = [
+        [page.text(report.channel_label(channel)), *_cells(counts)]
+        for channel, counts in sorted(tally.channels.items())
+    ]
+    planes = [
+        [page.text(plane_label(index, tally.plane_axes)), *_cells(counts)]
+        for index, counts in sorted(tally.planes.items())
+    ]
+    if tally.rest.pixels:
+        planes.append(["all further planes", *_cells(tally.rest)])
+    parts = [page.table(["channel", *head], channels[:MOST_CHANNEL_ROWS])]
+    if len(planes) > 1:
+        opened = " open" if len(planes) <= 12 else ""
+        parts.append(
+            f"<details{opened}><summary>{len(planes)} planes</summary>"
+            f"{page.table(['plane', *head], planes, tall=True)}</details>"
+        )
+    return page.section("What changed, and where", "", *parts)
+
+
+def _cells(counts: Counts) -> list[str]:
+    violations = page.number(counts.kept_violations)
+    return [
+        page.share_cell(counts.selected_fraction),
+        page.share_cell(counts.changed_fraction),
+        page.number(counts.mean_abs_change_counts),
+        page.number(counts.change_max_counts),
+        page.number(counts.saturated),
+        f'<td class="bad">{violations}</td>' if counts.kept_violations else violations,
+    ]
+
+
+def _provenance(report: RunReport) -> str:
+    """Return what is needed to know what was done, and the command that does it again."""
+    parts = [
+        page.facts(
+            {
+                "Input": report.input_name,
+                **{f"Output: {name}": path for name, path in report.outputs.items() if path},
+                "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
+                "Weights, SHA-256": report.model_digest,
+                "Engine": report.engine or "–",
+                "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items())
+                or "–",
+                "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
+                "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
+                "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
+            }
+        )
+    ]
+    if report.command:
+        parts.append(
+            f'<p class="hint" style="margin:20px 0 0">Run it again with</p><pre>{page.text(report.command, 2000)}</pre>'
+        )
+    if report.provenance:
+        details = dict(list(page.listing(report.provenance).items())[:MOST_FACTS])
+        parts.append(f"<details><summary>All recorded facts</summary>{page.facts(details)}</details>")
+    return page.section("How it was made", "", *parts)
+
+
+def finite_json(value: Any) -> Any:
+    """Return plain JSON values: numpy numbers as numbers, paths as text, and None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return finite_json(value.tolist())
+    if isinstance(value, np.generic):
+        return finite_json(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def triptych_png(
+    before: npt.NDArray[np.floating], attention: npt.NDArray[np.floating], after: npt.NDArray[np.floating]
+) -> bytes:
+    """Return a PNG of before, attention and after side by side; before and after share one scale.
+
+    Parameters
+    ----------
+    before, after : ndarray (Y, X)
+        Unit range: 0 is drawn black, 1 white.
+    attention : ndarray (Y, X)
+        In [0, 1], drawn from black to white.
+    """
+    gap = np.ones((before.shape[0], GAP_PX))
+    row = np.concatenate([before, gap, attention, gap, after], axis=1)
+    return bytes(png_encode(np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)))

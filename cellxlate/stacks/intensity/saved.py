@@ -1,0 +1,45 @@
+"""What an earlier enhancement has left in its files, to be used again."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellxlate.errors import InputError
+from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.read.open import open_stack
+
+
+def saved_levels(path: Path) -> dict[int, Levels]:
+    """Return the levels of each channel that an earlier enhancement was made with.
+
+    Parameters
+    ----------
+    path : Path
+        Its report (`NAME_report.json`), or the enhanced stack itself.
+
+    Raises
+    ------
+    InputError
+        The file states no levels.
+    """
+    facts: Mapping[str, Any] = {}
+    if path.suffix.lower() == ".json":
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            facts = json.loads(read_small_file(path))["provenance"]
+    else:
+        with open_stack(path) as stack:
+            facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
+    try:
+        stated = facts["levels_counts"]
+        stated = json.loads(stated) if isinstance(stated, str) else stated
+        found = {int(channel): Levels.from_stated(one) for channel, one in stated.items()}
+    except (LookupError, TypeError, ValueError, AttributeError):
+        found = {}
+    if not found or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in found.values()):
+        raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
+    return found

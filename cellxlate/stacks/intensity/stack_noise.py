@@ -1,0 +1,94 @@
+"""The camera noise of a stack: from flat places of its planes, or from frame differences where time shows more."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.stacks.intensity.range import sample_windows
+from cellxlate.stacks.stack import Stack
+
+MOST_PAIRS, PAIR_SIDE_PX = 6, 512
+
+__all__ = ["CameraNoise", "measure_noise", "stack_noise"]
+
+
+def stack_noise(stack: Stack, channel: int) -> CameraNoise:
+    """Measure the noise of one channel over a bounded sample of a stack.
+
+    Parameters
+    ----------
+    stack : Stack
+        Any axes. Where it has time points, differences of at most 6 pairs of successive frames are looked at as well,
+        and are believed where they show more flat places than the frames themselves.
+    channel : int
+        Counted from 0.
+
+    Raises
+    ------
+    InputError
+        The channel does not exist.
+
+    Notes
+    -----
+    Frames that follow each other may differ in brightness (bleaching); the gain between them is fitted first. Where
+    cells move, their differences are structure, and are told from noise as in single planes.
+    """
+    if not 0 <= channel < stack.channel_count:
+        raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
+    single = measure_noise(sample_windows(stack, channel))
+    pairs = _pairs(stack, channel)
+    if not pairs:
+        return single
+    differences, means = zip(*(_difference(*pair) for pair in pairs), strict=True)
+    paired = measure_noise(differences, brightness=means)
+    if not paired.reliable or (single.reliable and paired.flat_share <= single.flat_share):
+        return single
+    return replace(paired, quantisation_counts=single.quantisation_counts, saturation_counts=single.saturation_counts)
+
+
+def _pairs(stack: Stack, channel: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Read the middle of successive frames, of the middle plane of each; none where the stack has no time points."""
+    lengths = dict(zip(stack.axes, stack.shape, strict=True))
+    frames = lengths.get("T", 1)
+    if frames < 2:
+        return []
+    rows, columns = (
+        slice(max((size - PAIR_SIDE_PX) // 2, 0), max((size - PAIR_SIDE_PX) // 2, 0) + PAIR_SIDE_PX)
+        for size in stack.plane_shape
+    )
+    per_frame = stack.planes_per_channel // frames
+    count = min(frames - 1, MOST_PAIRS)
+    firsts = [(2 * number + 1) * (frames - 1) // (2 * count) for number in range(count)]
+    return [
+        (
+            stack.read(stack.plane_of(first * per_frame + per_frame // 2, channel), rows, columns),
+            stack.read(stack.plane_of((first + 1) * per_frame + per_frame // 2, channel), rows, columns),
+        )
+        for first in firsts
+    ]
+
+
+def _difference(
+    first: npt.NDArray[Any], second: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the difference of two frames, scaled to the noise of one, and their mean brightness; (Y, X) each."""
+    one, other = first.astype(np.float64), second.astype(np.float64)
+    finite = np.isfinite(one) & np.isfinite(other)
+    one, other = np.where(finite, one, 0.0), np.where(finite, other, 0.0)
+    spreads = [float(np.subtract(*np.percentile(_coarse(frame), [95, 5]))) for frame in (one, other)]
+    gain = spreads[0] / spreads[1] if min(spreads) > 0 else 1.0
+    gain = min(max(gain, 0.5), 2.0)
+    offset = float(np.median(one) - gain * np.median(other))
+    fitted = gain * other + offset
+    return (one - fitted) / np.sqrt(1 + gain**2), (one + fitted) / 2
+
+
+def _coarse(frame: npt.NDArray[np.float64], side: int = 8) -> npt.NDArray[np.float64]:
+    rows, columns = (max(size // side, 1) * min(side, size) for size in frame.shape)
+    height, width = (min(side, size) for size in frame.shape)
+    blocks = frame[:rows, :columns].reshape(rows // height, height, columns // width, width)
+    return np.asarray(blocks.mean((1, 3)))

@@ -1,0 +1,1 @@
+"""What files from strangers may ask for, checked before a library believes them."""

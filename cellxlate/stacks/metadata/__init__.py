@@ -1,0 +1,1 @@
+"""What a file states beside its pixels, read and written again."""

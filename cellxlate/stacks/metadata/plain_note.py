@@ -1,0 +1,59 @@
+"""What a plain TIFF or Zarr array of ours states in JSON: axes, calibration, metadata, provenance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cellxlate.stacks.metadata.calibration import Calibration, positive
+from cellxlate.stacks.metadata.carried import as_json, restored, valid_notes
+from cellxlate.stacks.stack import Stack
+
+
+@dataclass(frozen=True)
+class PlainNote:
+    """What a note states; empty where there is none of ours.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        Pixel size, time step and channel names.
+    kept : mapping
+        The fields of Metadata that the output carries.
+    earlier : tuple of mapping
+        Provenance of the enhancements the file has been through, oldest first.
+    """
+
+    calibration: Calibration = field(default_factory=Calibration)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    earlier: tuple[Mapping[str, Any], ...] = ()
+
+
+STATED = ("axes", "pixel_size_um", "time_step_s", "channel_names", "metadata", "earlier")
+
+
+def compose_note(like: Stack, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the note of an output, as JSON values; `read_note` reads it."""
+    note: dict[str, Any] = {key: as_json(value) for key, value in (provenance or {}).items() if key not in STATED}
+    note |= {"axes": like.axes, "pixel_size_um": dict(like.pixel_size_um), "time_step_s": like.time_step_s}
+    note |= {"channel_names": list(like.channel_names), "metadata": like.metadata.stored(native="plain")}
+    return note | {"earlier": [as_json(dict(earlier)) for earlier in like.metadata.earlier]}
+
+
+def read_note(note: Any) -> PlainNote:
+    """Return what a note states; what is not as `compose_note` writes it states nothing."""
+    if not isinstance(note, Mapping) or not isinstance(note.get("metadata"), Mapping):
+        return PlainNote()
+    found = Calibration(axes=note["axes"] if isinstance(note.get("axes"), str) else None)
+    stated = note.get("pixel_size_um")
+    for axis, value in stated.items() if isinstance(stated, Mapping) else ():
+        if axis in "ZYX" and (size := positive(value)):
+            found.pixel_size_um[axis] = size
+    found.time_step_s = positive(note.get("time_step_s"))
+    found.channel_names = tuple(str(name) for name in _list(note.get("channel_names")))
+    earlier = valid_notes(note.get("earlier"))
+    own = {key: value for key, value in note.items() if key not in STATED}
+    return PlainNote(found, restored(note["metadata"]), (*earlier, *(valid_notes([own]) if own else ())))
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()

@@ -1,0 +1,1 @@
+"""Any file, folder or address becomes a lazy stack."""

@@ -1,0 +1,1 @@
+"""Stacks whose images or planes lie in several files."""

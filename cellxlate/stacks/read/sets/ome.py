@@ -1,0 +1,353 @@
+"""OME-TIFF sets, whose images or planes lie in several files: which file holds what, and which files are one stack."""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import tifffile
+
+from cellxlate.errors import InputError
+from cellxlate.locations import Location
+from cellxlate.stacks.limits.ome import check_ome, declares_entities
+from cellxlate.stacks.limits.tiff import check_first_directory
+from cellxlate.stacks.metadata.ome_xml import parse
+from cellxlate.stacks.naming import COMPANION
+from cellxlate.stacks.read.sets.acquisition import first_image_in, images_of
+from cellxlate.stacks.read.sets.micromanager import use_own_index
+
+MOST_COMPANION_BYTES = 2**28
+AnyPlace = TypeVar("AnyPlace", bound=Location)
+OWN_UUID = re.compile(r"""<(?:\w+:)?OME\s[^>]*?\bUUID\s*=\s*["']([^"']+)""")
+AN_IMAGE = re.compile(r"<(?:\w+:)?Image[\s>]")
+
+
+@dataclass(frozen=True)
+class OmeDocument:
+    """The OME-XML that says what one file of a set holds.
+
+    Attributes
+    ----------
+    text : str
+        The document as it is to be read: planes named by the file they lie in, images by their position.
+    names : tuple of str
+        Of its images, in their order.
+    files : tuple of tuple of str
+        For each image, the names of the files that its planes lie in; empty where the document names none.
+    stated : str
+        The document as it was written.
+    uuids : mapping
+        Which UUID the document states for each file, by its name in lower case.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    files: tuple[tuple[str, ...], ...]
+    stated: str
+    uuids: Mapping[str, str]
+
+    def first_in(self, name: str) -> int:
+        """Return the position of the first image with a plane in a file, 0 where none has."""
+        return next((at for at, files in enumerate(self.files) if not files or name in files), 0)
+
+
+def speaks_of_several(text: str) -> bool:
+    """Return whether OME-XML names files, refers to another document, or describes several images."""
+    return "FileName" in text or "BinaryOnly" in text or len(AN_IMAGE.findall(text)) > 1
+
+
+def is_companion(path: Path) -> bool:
+    """Return whether a path is named as OME-XML that lies beside its TIFF files."""
+    return path.name.lower().endswith(COMPANION)
+
+
+def read_companion(path: Path) -> str:
+    """Return the OME-XML of a companion file.
+
+    Raises
+    ------
+    InputError
+        It is no plain file of text, or too long.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"the OME-XML of this set, {path.name}, is not there; put all its files into one folder")
+        if path.stat().st_size > MOST_COMPANION_BYTES:
+            raise InputError(f"{path.name} is longer than 256 MiB, which no OME-XML is; copy it again")
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name} is no OME-XML (it is not UTF-8 text); copy the set again") from None
+    if declares_entities(text) or parse(text) is None:
+        raise InputError(f"{path.name} is no OME-XML that can be read; copy the set again")
+    return text
+
+
+def document_of(text: str, path: Path) -> OmeDocument | None:
+    """Return the document that says what a TIFF file holds: its own, or the one that its BinaryOnly names.
+
+    Parameters
+    ----------
+    text : str
+        OME-XML of the file, or of its companion.
+    path : Path
+        The TIFF file.
+
+    Returns
+    -------
+    OmeDocument or None
+        None where the text cannot be parsed.
+
+    Raises
+    ------
+    InputError
+        The document that is named is missing, or asks for files outside the folder.
+
+    Notes
+    -----
+    A plane belongs to the file whose name stands beside it; its UUID decides only where there is no name, or where no
+    plane has the name of this file, which was renamed then. Writers that put the same document into every file leave
+    the same UUID in all of them.
+    """
+    root = parse(text)
+    if root is None:
+        return None
+    only = root.find("{*}BinaryOnly")
+    if only is not None:
+        text, root = _referred(only, path)
+    images = root.findall("{*}Image")
+    uuids = _stated_uuids(images)
+    _name_by_file(root, images, path)
+    files = tuple(_files_of(image, path.name) for image in images)
+    names = tuple(image.get("Name") or "" for image in images)
+    for number, image in enumerate(images):
+        image.set("Name", str(number))
+    return OmeDocument(ElementTree.tostring(root, encoding="unicode"), names, files, text, uuids)
+
+
+def _referred(only: Element, path: Path) -> tuple[str, Element]:
+    """Return the document that a BinaryOnly element refers to."""
+    name = only.get("MetadataFile") or ""
+    _check_inside(name)
+    named = path.parent / name
+    if not name or named == path:
+        raise InputError("its OME-XML names no file with the description of its planes; put all files into one folder")
+    if named.suffix.lower() in (".ome", ".xml"):
+        text = read_companion(named)
+    else:
+        if not named.is_file():
+            raise InputError(f"the OME-XML of this set, {name}, is not there; put all its files into one folder")
+        check_first_directory(named)
+        with tifffile.TiffFile(named) as file:
+            text = file.pages.first.description
+    check_ome(text, path.parent)
+    root = None if declares_entities(text) else parse(text)
+    if root is None or root.find("{*}BinaryOnly") is not None:
+        raise InputError(f"{name}, which should hold the OME-XML of this set, holds none; copy the set again")
+    return text, root
+
+
+def _check_inside(name: str) -> None:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in name:
+        raise InputError(f"its OME-XML names a file outside its folder ({name[:200]!r}); it is not opened")
+
+
+def foreign_files(document: OmeDocument, files: Sequence[Path]) -> tuple[str, ...]:
+    """Return a line where no file of a set has the UUID that the document states for its name.
+
+    Parameters
+    ----------
+    document : OmeDocument
+        Of the set.
+    files : sequence of Path
+        Those that the planes of an image lie in.
+
+    Raises
+    ------
+    InputError
+        Some files have their UUID and others do not, or have that of another name: files were swapped, or one is of
+        another acquisition.
+
+    Notes
+    -----
+    Writers that put the same document into every file leave one UUID in all of them, which says nothing.
+    """
+    if all(_is_itself(document, file) for file in files):
+        return ()
+    folder = files[0].parent
+    own = {name: uuid for name in document.uuids if (uuid := _own_uuid(folder / name)) is not None}
+    own |= {file.name.lower(): uuid for file in files if (uuid := _own_uuid(file)) is not None}
+    if len(own) > 1 and len(set(own.values())) == 1:
+        return ()
+    wrong = [file.name for file in files if not _is_itself(document, file)]
+    if len(own) > len(wrong) or set(own.values()) & set(document.uuids.values()):
+        raise InputError(
+            f"the OME-XML of the set states another UUID than {' and '.join(wrong[:5])} has: files were exchanged, or "
+            "one is of another acquisition; copy the set again"
+        )
+    return ("the files of the set have other UUIDs than its OME-XML states, so they are told apart by their names",)
+
+
+def _is_itself(document: OmeDocument, file: Path) -> bool:
+    stated = document.uuids.get(file.name.lower())
+    own = _own_uuid(file) if stated else None
+    return own is None or own == stated
+
+
+def _own_uuid(path: Path) -> str | None:
+    """Return the UUID that the OME-XML inside a file states for it, or None."""
+    with suppress(InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError), _quietly():
+        check_first_directory(path)
+        with tifffile.TiffFile(path) as file:
+            found = OWN_UUID.search(file.pages.first.description)
+            return found[1].lower() if found else None
+    return None
+
+
+def _stated_uuids(images: Sequence[Element]) -> dict[str, str]:
+    """Return the UUID of each file that is named, by its name; files that are given several have none."""
+    found: dict[str, set[str]] = {}
+    for place in (place for image in images for place in _places(image)):
+        if place.get("FileName") and place.text:
+            found.setdefault(str(place.get("FileName")).lower(), set()).add(place.text.strip().lower())
+    return {name: uuids.pop() for name, uuids in found.items() if len(uuids) == 1}
+
+
+def _places(image: Element) -> list[Element]:
+    return image.findall("{*}Pixels/{*}TiffData/{*}UUID")
+
+
+def _name_by_file(root: Element, images: Sequence[Element], path: Path) -> None:
+    """Make the name of the file the identity of each plane."""
+    places = [place for image in images for place in _places(image)]
+    own, stated = f"file:{path.name}", root.get("UUID")
+    named = {str(place.get("FileName")).lower() for place in places if place.get("FileName")}
+    renamed = path.name.lower() not in named
+    by_uuid = {place.text: str(place.get("FileName")) for place in places if place.get("FileName") and place.text}
+    for place in places:
+        name = place.get("FileName") or by_uuid.get(place.text or "", "")
+        is_own = name.lower() == path.name.lower() or ((renamed or not name) and place.text in (stated, None))
+        if not is_own and not name:
+            raise InputError(
+                f"its OME-XML has planes in another file, {str(place.text)[:60]}, and does not name it; convert the "
+                "set to one file"
+            )
+        place.text = own if is_own else f"file:{name}"
+        place.set("FileName", path.name if is_own else name)
+    root.set("UUID", own)
+    for plane in (plane for image in images for plane in image.findall("{*}Pixels/{*}TiffData")):
+        if not any(plane.get(count) for count in ("PlaneCount", "NumPlanes", "IFD")):
+            holder = plane.find("{*}UUID")
+            if holder is not None and not (path.parent / str(holder.get("FileName"))).exists():
+                plane.set("PlaneCount", "1")  # how many are missing is not known
+
+
+def _files_of(image: Element, own: str) -> tuple[str, ...]:
+    """Return the names of the files that the planes of an image lie in; planes without a name lie in the own one."""
+    found: dict[str, None] = {}
+    for plane in image.findall("{*}Pixels/{*}TiffData"):
+        place = plane.find("{*}UUID")
+        found[own if place is None else str(place.get("FileName"))] = None
+    return tuple(found)
+
+
+def first_file(path: Path, text: str) -> Path:
+    """Return the first TIFF file that a companion names.
+
+    Raises
+    ------
+    InputError
+        It names none.
+    """
+    root = parse(text)
+    for image in root.findall("{*}Image") if root is not None else ():
+        for place in _places(image):
+            if place.get("FileName"):
+                return path.parent / str(place.get("FileName"))
+    raise InputError(f"{path.name} names no TIFF file; give the TIFF files themselves")
+
+
+def one_of_each(paths: Sequence[AnyPlace]) -> list[AnyPlace]:
+    """Return paths without those that would give a stack of an earlier one again, as files of one OME-TIFF set do.
+
+    Files that cannot be read stay, so that opening them says why.
+    """
+    if len(paths) < 2:
+        return list(paths)
+    found: list[AnyPlace] = []
+    taken: set[tuple[int, frozenset[Path]]] = set()
+    described = {path for one in paths if isinstance(one, Path) and is_companion(one) for path in _described(one)}
+    for path in paths:
+        stack = _stack_of(path) if isinstance(path, Path) and path.is_file() else None
+        if stack is None and path.absolute() in described:
+            continue
+        if stack is not None and stack in taken:
+            continue
+        if stack is not None:
+            taken.add(stack)
+        found.append(path)
+    return found
+
+
+def _described(companion: Path) -> set[Path]:
+    """Return the files that a companion names."""
+    with suppress(InputError, OSError):
+        root = parse(read_companion(companion))
+        images = root.findall("{*}Image") if root is not None else []
+        folder = companion.parent.absolute()
+        return {folder / str(place.get("FileName")) for image in images for place in _places(image)}
+    return set()
+
+
+def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
+    """Return what tells the stack that a file gives by default from others: the image and the files it lies in."""
+    try:
+        if is_companion(path):
+            text = read_companion(path)
+            path = first_file(path, text)
+        else:
+            check_first_directory(path)
+            with _quietly(), tifffile.TiffFile(path) as file:
+                if file.is_mmstack:
+                    return _micromanager_stack(file)
+                text = (file.ome_metadata or "") if file.is_ome else ""
+        if declares_entities(text) or not speaks_of_several(text):
+            return None
+        document = document_of(text, path)
+    except (InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, AttributeError,
+            MemoryError, ArithmeticError, AssertionError, RuntimeError):  # fmt: skip
+        return None
+    if document is None or not document.files:
+        return None
+    image = document.first_in(path.name)
+    return image, frozenset(path.parent.absolute() / name.lower() for name in document.files[image])
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep tifffile's log off the terminal; opening a file says what is wrong with it."""
+    handler, logger = logging.NullHandler(), logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] | None:
+    """Return what tells a stack of Micro-Manager, a position that may go on in further files, from others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        use_own_index(file)
+        images = images_of(file)
+    number = first_image_in(file, images)
+    if images[number].kind != "mmstack":
+        return None
+    pages = [page for page in images[number] if page is not None]
+    return number, frozenset(Path(page.parent.filehandle.path).absolute() for page in pages)

@@ -1,0 +1,572 @@
+"""The TIFF family, lazily: an image through tifffile's Zarr view, which decodes strips and tiles on demand."""
+
+import logging
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+import zarr
+
+from cellxlate.errors import InputError
+from cellxlate.stacks.limits.image_streams import guard_decoders
+from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome, declares_entities
+from cellxlate.stacks.limits.tiff import check_first_directory, check_tags, storage_of
+from cellxlate.stacks.metadata.calibration import Calibration, tiff_calibration
+from cellxlate.stacks.metadata.carried import ANNOTATION, Metadata, restored
+from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
+from cellxlate.stacks.metadata.plain_note import read_note
+from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
+from cellxlate.stacks.naming import one_line, stack_name
+from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level, picked
+from cellxlate.stacks.read.sets.acquisition import (
+    LISTED,
+    WITH_POSITIONS,
+    complete_part,
+    first_image_in,
+    images_of,
+    plane_count,
+    position_in_xml,
+    stated_more,
+)
+from cellxlate.stacks.read.sets.micromanager import use_own_index
+from cellxlate.stacks.read.sets.ome import (
+    OmeDocument,
+    document_of,
+    first_file,
+    foreign_files,
+    is_companion,
+    read_companion,
+    speaks_of_several,
+)
+from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
+
+DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
+"""What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
+
+KNOWN_AXES: dict[str, str] = tifffile.TIFF.AXES_NAMES
+UNKNOWN = ("other", "sequence", "image", "unknown")
+"""What tifffile calls axes of which nobody knows what they are."""
+
+OPACITY = (1, 2)
+"""What ExtraSamples says of opacity: premultiplied, or not."""
+
+WIDENED = (33003, 33004, 33005, 34712)
+"""Compressions whose decoder keeps four bytes for each sample: JPEG 2000."""
+
+DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
+"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are."""
+
+
+def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bool = False) -> Stack:
+    """Open one image of a TIFF file, or of the set that a companion file describes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    axes : str or None
+        As asked for.
+    image : int or None
+        Which of several; None takes the first that has a plane in the file.
+    incomplete : bool
+        Whether the complete time points are enough where planes are missing.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, of another kind, has no such image, or its axes are not known.
+    """
+    try:
+        with ExitStack() as opened:
+            with warnings.catch_warnings(), _damage_reported():
+                warnings.simplefilter("ignore")
+                opening = open_file(path, opened)
+                file, kind, document = opening.file, opening.kind, opening.document
+                images = images_of(file)
+                _check_imagej_counts(file, images)
+                image = first_image_in(file, images) if image is None else image
+                if not 0 <= image < len(images):
+                    raise InputError(
+                        f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
+                    )
+                place = opening.place_in_xml(image, images)
+                ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
+                series, cut = complete_part(images[image], incomplete=incomplete)
+                _check_alike(series)
+                _check_storage(series)
+                pixels = _tiff_pixels(file, series, opened)
+                calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+                calibration = cut.calibrated(calibration)
+                metadata = _tiff_metadata(file, series, kind, ome)
+                metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
+                note = read_note(shaped_description(series).get(ANNOTATION))
+                if note.kept:
+                    calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
+                differing = differing_tags(series, kind)
+            found = _tiff_stack(path, pixels, axes, series, calibration)
+            names, misfit = fitting(calibration.channel_names, found.axes, found.shape, asked=axes)
+            if metadata.ome_xml is not None and not channels_fit(ome.samples, found):
+                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {found.size('C')} that "
+                          "are read, so what it says of them is not carried",)  # fmt: skip
+            files = _files_of(series)
+            foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
+            return replace(
+                found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
+                alpha=_alpha(series.keyframe, found),
+                files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
+                warnings=(
+                    *_others(images, image, document), *cut.warnings, *stated_more(file, series),
+                    *_elsewhere(path, files), *foreign, *_without_data(series), *_left_out(file), *opening.doubts,
+                    *calibration.lost, *misfit, *metadata.lost, *differing,
+                ),
+                incomplete=incomplete,
+                release=opened.pop_all().close,
+            )  # fmt: skip
+    except InputError as fault:
+        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
+    except tifffile.TiffFileError as fault:
+        raise InputError(
+            f"{path} is not a TIFF file that can be read ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
+    except READ_FAULTS as fault:
+        raise InputError(
+            f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
+        ) from fault
+
+
+@dataclass(frozen=True)
+class OpenTiff:
+    """A TIFF file that is open; `document` says what lies in which file, where its OME-XML tells several apart."""
+
+    file: tifffile.TiffFile
+    kind: str
+    ome_xml: str
+    document: OmeDocument | None
+    doubts: tuple[str, ...] = ()
+
+    def place_in_xml(self, number: int, images: Sequence[tifffile.TiffPageSeries]) -> int:
+        """Return which image of the OME-XML an image is; images without planes are none."""
+        series = images[number]
+        if self.document is not None and series.kind == "ome" and series.name.isdecimal():
+            return int(series.name)
+        if series.kind in WITH_POSITIONS and len(images) == 1 and self.document is not None:
+            return self.document.first_in(self.file.filehandle.name)
+        if series.kind in WITH_POSITIONS:
+            return position_in_xml(self.ome_xml, number, len(images))
+        return number
+
+
+def open_file(path: Path, opened: ExitStack) -> OpenTiff:
+    """Open a file, with the OME-XML that belongs to it."""
+    text = None
+    if is_companion(path):
+        text = read_companion(path)
+        check_ome(text, path.parent)
+        path = first_file(path, text)
+        if not path.is_file():
+            raise InputError(f"it names {path.name}, which is not there; put all files of the set into one folder")
+    check_first_directory(path)
+    file = opened.enter_context(tifffile.TiffFile(path))
+    _check_directories(file)
+    if not all(isinstance(size, int) for size in file.pages.first.shape):
+        raise InputError("its first directory states no single width and height; copy the file again")
+    doubts: tuple[str, ...] = ()
+    if file.is_ome and declares_entities(file.ome_metadata or ""):
+        file.is_ome = False  # tifffile would parse it
+        doubts = ("its OME-XML declares entities, as none does, so nothing of it is taken; it is kept as text",)
+    document = None
+    if file.is_ome or text is not None:
+        text = text or file.ome_metadata or ""
+        check_ome(text, path.parent)
+        if speaks_of_several(text):
+            document = document_of(text, path)
+        if document is not None:
+            text = document.stated
+            file = opened.enter_context(tifffile.TiffFile(path, omexml=document.text))
+        if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
+            raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
+    use_own_index(file)
+    kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
+    return OpenTiff(file, kind, text or "", document, doubts)
+
+
+def _files_of(series: tifffile.TiffPageSeries) -> tuple[Path, ...]:
+    """Return the files that the planes of an image lie in."""
+    pages = series if series.is_multifile else [series.keyframe]
+    parents = {id(page.parent): page.parent for page in pages if page is not None}
+    return tuple(dict.fromkeys(Path(parent.filehandle.path).resolve() for parent in parents.values()))
+
+
+def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
+    """Return which samples are opacity: what ExtraSamples says, and the fourth beside three of colour."""
+    count, extra = page.samplesperpixel, tuple(int(kind) for kind in page.extrasamples)
+    if count < 2 or (stack.size("S") if "S" in stack.axes else stack.size("C")) != count:
+        return ()
+    first = count - len(extra)
+    found = [first + number for number, kind in enumerate(extra) if kind in OPACITY]
+    if page.photometric.name == "RGB" and count == 4:
+        found = [3]
+    return tuple(number for number in found if number > 0)
+
+
+def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a line that names the files which pixels come from, beside the one that was given."""
+    others = [file.name for file in files if file != path.resolve()]
+    if not others or is_companion(path):
+        return ()
+    which = "none of them lies in it" if path.resolve() not in files else "the others lie in it"
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
+
+
+def _check_imagej_counts(file: tifffile.TiffFile, images: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Raise InputError where ImageJ's description counts what the file does not have; tifffile then drops it."""
+    if not file.is_imagej or any(series.kind == "imagej" for series in images):
+        return
+    stated = file.imagej_metadata or {}
+    names = [name for name in ("images", "channels", "slices", "frames") if name in stated]
+    if names:
+        counted = ", ".join(f"{name}={str(stated[name])[:20]}" for name in names)
+        page, pages = file.pages.first, len(file.pages)
+        if pages == 1 and page.is_contiguous:  # further planes may follow without directories
+            pages = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
+        if pages < 1:  # cut short, which is said further on
+            return
+        raise InputError(
+            f"its ImageJ description counts {counted}, the file has {pages} pages; save the stack anew in ImageJ, or, "
+            "where planes are missing, copy the file again"
+        )
+
+
+def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
+    """Return a line that counts the pages of a file which its description leaves out of every image."""
+    first = file.series[0]
+    if first.kind not in DESCRIBED:
+        return ()
+    pages, taken = len(file.pages), 0
+    images = [level for series in file.series for level in series.levels]
+    if first.kind in LISTED:
+        own = [page for series in images for page in series if page is not None and page.parent is file]
+        taken = len({page.offset or tuple(page.dataoffsets) for page in own})  # frames of an index have no offset
+    else:
+        taken = sum(plane_count(series) for series in images)
+    if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
+        page, stated = file.pages.first, (file.imagej_metadata or {}).get("images", 1)
+        stored = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
+        pages = max(1, min(stored, stated if isinstance(stated, int) else 1))
+    missed = pages - taken
+    if missed <= 0:
+        return ()
+    return (f"{missed} of {pages} pages of the file are not read: its description counts {taken}; where that is "
+            "wrong, correct it or save the file anew",)  # fmt: skip
+
+
+def _check_directories(file: tifffile.TiffFile) -> None:
+    """Raise InputError where the directories of a file form a circle; tifffile would follow it without end."""
+    seen: set[int] = set()
+    tiff, handle = file.tiff, file.filehandle
+    place = 4 if tiff.offsetsize == 4 else 8
+    if tiff.is_ndpi:
+        place = 4
+    while True:
+        handle.seek(place)
+        stored = handle.read(tiff.offsetsize)
+        if len(stored) < tiff.offsetsize:
+            return
+        (directory,) = struct.unpack(tiff.offsetformat, stored)
+        if directory in seen:
+            raise InputError(f"its directories form a circle after {len(seen)} of them; copy the file again")
+        seen.add(directory)
+        if not 0 < directory < handle.size:
+            return
+        handle.seek(directory)
+        stored = handle.read(tiff.tagnosize)
+        if len(stored) < tiff.tagnosize:
+            return
+        entries_bytes = struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
+        if tiff.tagsize in (12, 20):
+            entries = handle.read(min(entries_bytes, 2**20))
+            check_tags(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
+        place = directory + tiff.tagnosize + entries_bytes
+
+
+def _tiff_stack(
+    path: Path, pixels: Pixels, asked: str | None, series: tifffile.TiffPageSeries, calibration: Calibration
+) -> Stack:
+    pixels, found_axes = _tiff_axes(pixels, asked, series.axes, calibration)
+    return Stack(
+        pixels, found_axes, stack_name(path), path, calibration.pixel_size_um, time_step_s=calibration.time_step_s
+    )
+
+
+def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage) -> Metadata:
+    """Gather what is carried: from OME-XML, from tags, and from what an earlier output of ours keeps for its input."""
+    page = series.keyframe
+    tiff, lost = read_tags(file, page, kind)
+    if ome.bits is not None and ome.bits < 8 * np.dtype(page.dtype).itemsize:
+        tiff["bits"] = ome.bits
+    kept = restored(ome.kept)
+    colours, ranges = imagej_display(tiff)
+    return replace(
+        Metadata(
+            ome.xml, tiff, colours=ome.colours or colours, ranges=ranges, earlier=ome.earlier, lost=(*ome.lost, *lost)
+        ),
+        **(kept | {"lost": ome.lost} if ome.kept else {}),
+    )
+
+
+def _others(images: Sequence[tifffile.TiffPageSeries], image: int, document: OmeDocument | None) -> tuple[str, ...]:
+    """Return a line that names the images of the file that are not read, if there are any."""
+
+    def name(series: tifffile.TiffPageSeries) -> str:
+        known = document is not None and series.kind == "ome" and series.name.isdecimal()
+        return document.names[int(series.name)] if document is not None and known else series.name
+
+    others = [
+        f"{number} {name(series)}".strip() + f" {tuple(series.shape)}"
+        for number, series in enumerate(images)
+        if number != image
+    ]
+    if not others:
+        return ()
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return (
+        f"the file holds {len(others) + 1} images, this is number {image}; choose with --image, the others are: "
+        + "; ".join(others[:5]) + more,
+    )  # fmt: skip
+
+
+def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opened: ExitStack) -> Pixels:
+    """Return the pixels of an image: straight from the file where they lie in order, else decoded on demand.
+
+    An image of a set may lie in another file than the one that is open.
+    """
+    holder = series.keyframe.parent
+    offset = series.dataoffset
+    if offset is not None and not series.is_multifile and "Y" in series.axes and series.dtype != bool:
+        path = Path(holder.filehandle.path).absolute()
+        dtype = np.dtype(series.dtype).newbyteorder(holder.byteorder)
+        if offset + series.nbytes > path.stat().st_size:
+            raise InputError(f"the file {path.name} is cut short; copy it again")
+        return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
+    _check_inside(series)
+    if holder.filehandle.closed:
+        holder.filehandle.open()
+        opened.callback(holder.filehandle.close)
+    guard_decoders(series)
+    alike = len({page.keyframe.chunks for page in series if page is not None}) < 2 or not series.is_multifile
+    store = series.aszarr(chunkmode=None if alike else tifffile.CHUNKMODE.PAGE)
+    opened.callback(store.close)
+    node = zarr.open(store, mode="r")
+    array = node if isinstance(node, zarr.Array) else first_level(node)
+    wide = series.keyframe.compression in WIDENED
+    check_blocks(array.chunks, np.promote_types(array.dtype, np.int32) if wide else array.dtype)
+    return PagePixels(array, series) if holder is file and _planes_are_pages(series, array) else array
+
+
+@dataclass(frozen=True)
+class PagePixels:
+    """Pixels of an image each of whose planes is a page; a whole plane is decoded in half the time of its tiles.
+
+    Attributes
+    ----------
+    windows : Pixels
+        The same pixels, decoded tile by tile or strip by strip.
+    series : TiffPageSeries
+        Its pages, in the order of the planes.
+    """
+
+    windows: Pixels
+    series: tifffile.TiffPageSeries
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis, Y and X last."""
+        return tuple(int(size) for size in self.windows.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the stored pixels."""
+        return self.windows.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        (*plane, rows, columns), kept = picked(key, self.shape)
+        *planes, height, width = self.shape
+        if (rows, columns) != (range(height), range(width)) or any(len(part) != 1 for part in plane):
+            return self.windows[key]
+        number = int(np.ravel_multi_index([part[0] for part in plane], planes)) if plane else 0
+        with self.series.keyframe.parent.filehandle.lock:
+            page = self.series[number]
+        if page is None:
+            return self.windows[key]
+        return np.asarray(page.asarray(maxworkers=1), self.dtype).reshape(kept)
+
+
+def _planes_are_pages(series: tifffile.TiffPageSeries, array: zarr.Array[Any]) -> bool:
+    """Return whether each plane of an image is one page of one file, of plain numbers, in the order of its axes."""
+    keyframe, shape = series.keyframe, tuple(series.shape)
+    return (
+        not series.is_multifile
+        and series.transform is None
+        and series.axes.endswith("YX")
+        and tuple(array.shape) == shape
+        and keyframe.shape == shape[-2:]
+        and len(series) == prod(shape[:-2])
+        and np.dtype(keyframe.dtype) == array.dtype
+        and keyframe.bitspersample == 8 * array.dtype.itemsize
+        and keyframe.jpegheader is None
+    )
+
+
+def _check_inside(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where a strip or tile is missing, or would lie behind the end of its file."""
+    for page in series:
+        if page is None:
+            continue
+        if len(page.dataoffsets) < prod(page.chunked):
+            raise InputError(
+                f"a plane has {len(page.dataoffsets)} of its {prod(page.chunked)} strips or tiles; copy the file again"
+            )
+        size = page.parent.filehandle.size
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if offset + count > size:
+                raise InputError("the file is cut short or its tables are damaged; copy it again")
+
+
+def _without_data(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
+    """Return a line that counts the strips and tiles of an image whose data are left out, as sparse files do."""
+    if series.dataoffset is not None:
+        return ()
+    counts = [count for page in series if page is not None for count in page.databytecounts]
+    if all(counts):
+        return ()
+    return (f"{counts.count(0)} of {len(counts)} strips or tiles hold no data and read as {series.keyframe.nodata}; "
+            "if the file was copied, compare it with its source",)  # fmt: skip
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                found.append(record.getMessage())
+
+    listener = Listener()
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    for message in found:
+        if DAMAGE.search(message):
+            raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
+
+
+def _check_alike(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where files of a set hold planes of another size or type; tifffile would read them wrongly."""
+    if not series.is_multifile:
+        return
+    keyframe = series.keyframe
+    for page in series:
+        if page is None or page.parent is keyframe.parent:
+            continue
+        own, expected = ((one.shape, one.dtype) for one in (page.keyframe, keyframe))
+        if own != expected:
+            raise InputError(
+                f"{page.parent.filehandle.name}, named as a part of this image, holds planes of {own[0]} {own[1]}, not "
+                f"{expected[0]} {expected[1]}; put the files of one set, and no others, into one folder"
+            )
+
+
+def _check_storage(series: tifffile.TiffPageSeries) -> None:
+    """Raise InputError where pixels are stored in a way that is not read, or later pages in another than the first.
+
+    tifffile decodes all pages of an image as it does their first; another predictor would give other pixels.
+    """
+    first = series.keyframe
+    bits = first.bitspersample
+    if isinstance(bits, int) and 16 < bits < 32 and np.dtype(first.dtype).kind != "f":
+        raise InputError(f"its pixels are whole numbers of {bits} bits, which are not read; save them with 32")
+    pages = [page for page in series if page is not None and page.offset]
+    for parent in {id(page.parent): page.parent for page in pages}.values():
+        with Path(parent.filehandle.path).open("rb") as file:
+            stored: dict[int, dict[str, int]] = {}
+            for page in pages:
+                if page.parent is not parent or page is page.keyframe:
+                    continue
+                for offset in (page.keyframe.offset, page.offset):
+                    if offset not in stored:
+                        stored[offset] = _storage(file, parent.tiff, offset)
+                own, expected = stored[page.offset], stored[page.keyframe.offset]
+                names = [name for name in own if own[name] != expected.get(name)]
+                if names:
+                    said = ", ".join(f"{name} {expected.get(name)}, then {own[name]}" for name in names)
+                    raise InputError(f"the pages of one image are stored in different ways ({said}); save them alike")
+
+
+def _storage(file: BinaryIO, tiff: Any, offset: int) -> dict[str, int]:
+    """Return how the pixels of the directory at an offset are stored; nothing where it cannot be known."""
+    if tiff.tagsize not in (12, 20):
+        return {}
+    file.seek(offset)
+    counted = file.read(tiff.tagnosize)
+    if len(counted) < tiff.tagnosize:
+        return {}
+    entries = file.read(min(struct.unpack(tiff.tagnoformat, counted)[0] * tiff.tagsize, 2**20))
+    return storage_of(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
+
+
+def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:
+    """Return the pixels with their axes: as asked, or as the file states them, axes of length 1 included."""
+    shape = tuple(int(size) for size in pixels.shape)
+    if asked is not None and asked != calibration.axes:
+        check_axes(asked, shape)
+        return pixels, asked
+    if not set(stated) <= set(AXES):
+        stated = _guess_axes(stated, shape)
+    check_axes(stated, shape)
+    full = calibration.axes
+    if full is not None and full != stated and "".join(axis for axis in full if axis in stated) == stated:
+        expanded = Expanded(pixels, stated, full)
+        check_axes(full, expanded.shape)
+        return expanded, full
+    return pixels, stated
+
+
+def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
+    """Take unknown axes of length 1 as missing information that does no harm; leave others to the user."""
+    free = [letter for letter in "TZC" if letter not in axes]
+    named = "".join(
+        free.pop(0) if letter not in AXES and size == 1 and free else letter
+        for letter, size in zip(axes, shape, strict=True)
+    )
+    if set(named) <= set(AXES):
+        return named
+    known = [letter for letter in axes if letter not in AXES and KNOWN_AXES.get(letter, "other") not in UNKNOWN]
+    if known:
+        words = " and ".join(KNOWN_AXES[letter] for letter in known)
+        raise InputError(
+            f"the shape {shape} has the axes {axes}, of which {words} can be none of T, C, Z; save the images along it "
+            "as stacks of their own"
+        )
+    example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
+    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")

@@ -1,0 +1,1 @@
+"""Drawn images with known truth: nuclei, and structures of many kinds."""

@@ -1,0 +1,1 @@
+"""Where Zarr arrays lie: folders, zip files, buckets, the web."""

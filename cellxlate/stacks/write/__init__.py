@@ -1,0 +1,1 @@
+"""Finished bands become a file that appears when it is complete."""

@@ -1,0 +1,61 @@
+"""What a model's training images look like, measured again and put into its card."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from cellxlate.errors import InputError
+from cellxlate.model.cards import add_domain, locate
+from cellxlate.quality.domain import FEWEST_WINDOWS, describe_planes
+from cellxlate.stacks.read.open import find_images, open_stack
+
+
+def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel: int | None = None) -> dict[str, Any]:
+    """Measure what source images look like and put it into the card of a model, so that runs can warn of others.
+
+    Training does so by itself; this is for a model whose card has no such numbers, or that is to be used on more kinds
+    of images than it was trained on.
+
+    Parameters
+    ----------
+    model : str or Path
+        Shipped name or model folder.
+    source : sequence of path
+        The source images it was trained on: files or folders.
+    channel : int, optional
+        Of images with several.
+
+    Returns
+    -------
+    dict
+        What now stands in the card under "domain".
+
+    Raises
+    ------
+    ModelError
+        There is no such model.
+    InputError
+        There is no image, or too few windows of 256 px with anything in them.
+    OutputError
+        The card cannot be written.
+    """
+    folder = locate(model)
+    with ExitStack() as opened:
+        stacks = [
+            opened.enter_context(open_stack(path)) for path in find_images([Path(one) for one in source], "source")[0]
+        ]
+        planes = [
+            (stack, index)
+            for stack in stacks
+            for index in stack.plane_indices()
+            if channel is None or stack.channel_of(index) == channel
+        ]
+        domain = describe_planes(planes)
+    if domain is None:
+        raise InputError(
+            f"the source images hold fewer than {FEWEST_WINDOWS} windows of 256 x 256 px with anything in them; give "
+            "the images the model was trained on"
+        )
+    add_domain(folder, domain)
+    return domain

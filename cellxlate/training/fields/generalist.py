@@ -1,0 +1,92 @@
+"""What a generalist learns from: clear images of many structures, drawn ones, and recordings of both by any camera."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellxlate.settings import TrainSettings
+from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.stacks.samples.structures import draw_structure
+from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields.masks import attach_masks
+from cellxlate.training.fields.patches import Domain, Field, Mask, open_domain
+from cellxlate.training.imaging.cameras import by_any_camera
+
+DRAWN_PX = 256
+DRAWN_SCALES = 0.4, 4.0
+MASKED_TURNS = 3
+"""Found fields with a mask take part so many times as often as others: a mask says what nobody can guess."""
+HAZY_SHARE, MOST_HAZE = 0.4, 1.5
+BLACK_COUNTS, SPAN_COUNTS = 400, 2000
+"""Scale on which recordings are kept as integers."""
+
+
+def generalist_domains(
+    target: Sequence[Path],
+    masks: Sequence[Path],
+    settings: TrainSettings,
+    channel: int | None,
+    files: ExitStack,
+) -> tuple[Domain, Domain]:
+    """Return the recordings that stand for the source, and the clear fields, found and drawn.
+
+    Raises
+    ------
+    InputError
+        As `open_domain` and `attach_masks` do.
+    """
+    fields: list[Field] = []
+    if target:
+        found = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
+        files.callback(found.close)
+        if masks:
+            empty = Domain([], 0)
+            found = attach_masks((empty, found), masks)[1]
+            files.callback(found.close)
+        fields += found.fields
+    times = [MASKED_TURNS if one.mask else 1 for one in fields]
+    drawn = drawn_fields(settings.generalist.drawn_fields, settings.seed)
+    clear = Domain([*fields, *drawn], 1, "saliency", by_area=True, times=[*times, *(1 for _ in drawn)])
+    return Domain(recorded_fields(clear, settings), 0, "saliency"), clear
+
+
+def drawn_fields(count: int, seed: int) -> list[Field]:
+    """Draw structures of any kind and size, each with its exact mask."""
+    fields = []
+    smallest, largest = DRAWN_SCALES
+    for number in range(count):
+        rng = np.random.default_rng([seed, 3, number])
+        scale = smallest * (largest / smallest) ** rng.random()
+        haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
+        drawn = draw_structure("mixed", (DRAWN_PX, DRAWN_PX), rng, scale=scale, haze=haze)
+        if not drawn.image.max() > 0:
+            continue
+        fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
+    return fields
+
+
+def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
+    """Record some of the clear fields by any camera, as integers, with the guides of the clear ones as masks."""
+    fields = []
+    for number in range(settings.generalist.source_fields):
+        patch = clear.draw(
+            number, 1, patch_px=settings.patch_px, load_px=None, guided=True, seed=settings.seed + 1,
+            magnification=settings.generalist.magnification,
+        )  # fmt: skip
+        rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+        faint = by_any_camera(torch.from_numpy(patch.images), rng)[0][0, 0].numpy()
+        counts = np.clip(np.rint(BLACK_COUNTS + SPAN_COUNTS * faint), 0, 2**16 - 1).astype(np.uint16)
+        fields.append(field_of(counts, patch.guides[0, 0] > 0, name=f"recorded-{number}"))
+    return fields
+
+
+def field_of(image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, name: str) -> Field:
+    """Return an image (Y, X) in memory, with its mask, as a field."""
+    stack, marked = (Stack.from_array(plane, "YX", name=name) for plane in (image, mask.astype(np.uint8)))
+    (index,) = stack.plane_indices()
+    return Field(stack, index, measure_levels([image]), Mask(marked, index))

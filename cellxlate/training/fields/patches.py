@@ -1,0 +1,433 @@
+"""A domain: the fields of one folder, their levels, and patches drawn from them.
+
+Every draw is a function of (seed, domain, step) alone, so a resumed run sees the same data as an unbroken one.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from cellxlate.errors import InputError
+from cellxlate.settings import Guide
+from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, Levels, measure_levels, sample_windows
+from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.read.sets.ome import one_of_each
+from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.training.fields.guides import REACH_PX, saliency
+
+LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
+"""Stacks of at most 4 megapixels are read at once, 64 megapixels of them; from others windows are read when drawn."""
+
+MOST_OPEN_FILES = 64
+"""Further files are opened anew for each window: a process may not hold thousands."""
+
+BLANK_SPAN_PER_NOISE = 6.5
+"""A field whose span is at the noise floor (6) shows nothing."""
+
+TURN_PX = 256
+GRAIN_PX, ENLARGED_GRAIN_PX = 0.3, 0.5
+"""Smoothed before a window is enlarged or reduced, as much more as it is reduced, and by so much more where it becomes
+twice as large: the grain of a recording would become blobs that look like structure."""
+REDRAWS = 16
+CENTRE_PX = 2048
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A plane that somebody marked: above 0 in cells."""
+
+    stack: Stack
+    index: PlaneIndex
+
+    def read(self, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Return a window (Y, X): 1 in cells, 0 elsewhere."""
+        return (self.stack.read(self.index, rows, columns) > 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One plane to draw patches from, with the levels of its channel and the mask of its cells where one was given."""
+
+    stack: Stack
+    index: PlaneIndex
+    levels: Levels
+    mask: Mask | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.stack.plane_shape
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches that were drawn together.
+
+    Attributes
+    ----------
+    images : ndarray (B, C, Y, X) float32
+        Unit range.
+    guides : ndarray (B, 1, Y, X) float32
+        1 in cells; -1 throughout an image that has no guide.
+    """
+
+    images: npt.NDArray[np.float32]
+    guides: npt.NDArray[np.float32]
+
+
+class Domain:
+    """The fields of one domain.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        At least two, but for a source that is learned from alone.
+    number : int
+        0 for the source, 1 for the target; part of the seed of every draw.
+    guide : {"none", "saliency", "masks"}
+        Where guides come from. With "masks" a field without a mask has no guide; with "saliency" a mask comes first.
+    by_area : bool
+        Draw large fields more often, as many times per pass as they hold windows of 256 x 256 px.
+    times : sequence of int, optional
+        How many times as often each field takes part.
+    noises : sequence of CameraNoise
+        Of each field, where it was measured.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        number: int,
+        guide: Guide = "saliency",
+        *,
+        by_area: bool = False,
+        times: Sequence[int] | None = None,
+        noises: Sequence[CameraNoise] = (),
+    ) -> None:
+        self.fields = list(fields)
+        self.noises = list(noises)
+        self.number = number
+        self.guide = guide
+        turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
+        times = times or [1] * len(turns)
+        self._turns = [
+            place for place, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
+        ]
+        self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
+        self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def close(self) -> None:
+        """Release the files."""
+        for field in self.fields:
+            field.stack.close()
+            if field.mask:
+                field.mask.stack.close()
+
+    def draw(
+        self,
+        step: int,
+        batch: int,
+        *,
+        patch_px: int,
+        load_px: int | None,
+        guided: bool,
+        seed: int,
+        turns: bool = True,
+        content: bool = False,
+        magnification: tuple[float, float] = (1.0, 1.0),
+    ) -> Patches:
+        """Draw the patches of one step: every field once per pass over the domain, in an order of that pass.
+
+        Where less than half of the fields have masks to be guided by, every other patch is drawn from those.
+
+        Parameters
+        ----------
+        step : int
+            Counts from 0.
+        batch : int
+            Patches to draw.
+        patch_px : int
+            Side of a patch.
+        load_px : int or None
+            Where given, a window is enlarged by load_px / patch_px (the paper resizes to 286 and crops 256).
+        guided : bool
+            Whether guides are wanted.
+        seed : int
+            Of the run.
+        turns : bool
+            Vary by quarter turns and flips; otherwise by left-right flips alone.
+        content : bool
+            Draw again where a patch shows nothing but noise, which instance normalisation would amplify.
+        magnification : (float, float)
+            Enlarge every window by a factor between these, smoothed so that neither its grain nor its pixels show. A
+            field that is smaller than a window is continued by its mirror image, once.
+        """
+        images, guides = [], []
+        smallest, largest = magnification
+        for ticket in range(step * batch, (step + 1) * batch):
+            number, rng = self._turn_of(ticket, seed, guided)
+            side = window_px(patch_px, load_px)
+            if smallest < largest:
+                factor = smallest * (largest / smallest) ** rng.random()
+                side = min(round(side / factor), 2 * min(self.fields[number].shape))
+            image, guide = self._draw_one(number, side, rng, guided, content)
+            image, guide = _vary(image, guide, patch_px, turns, rng, smoothed=smallest < largest)
+            images.append(image)
+            guides.append(guide)
+        return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
+
+    def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
+        """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
+        numbers: Sequence[int] = self._turns
+        masked = [place for place, one in enumerate(self.fields) if one.mask is not None]
+        stream = 1
+        if guided and self.guide == "masks" and 0 < 2 * len(masked) < len(self.fields):
+            stream = 2 + ticket % 2
+            ticket, numbers = ticket // 2, masked if stream == 2 else numbers
+        lap, position = divmod(ticket, len(numbers))
+        shuffle = np.random.default_rng([seed, self.number, lap, *([stream] if stream > 1 else [])])
+        place = int(shuffle.permutation(len(numbers))[position])
+        return numbers[place], np.random.default_rng([seed, self.number, lap, position, stream])
+
+    def _draw_one(
+        self, number: int, side: int, rng: np.random.Generator, guided: bool, content: bool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Draw a window of a field; where content is asked for, try again there, elsewhere, and at a bright spot."""
+        for attempt in range(REDRAWS if content else 1):
+            if attempt >= REDRAWS // 2:
+                number = int(rng.choice(self._with_content))
+            row, column = (int(rng.integers(0, max(size - side, 0) + 1)) for size in self.fields[number].shape)
+            image, guide = self._window(number, row, column, side, guided)
+            if not content or shows_content(image):
+                return image, guide
+        number = int(rng.choice(self._with_content))
+        row, column = brightest_window(self.fields[number], side)
+        return self._window(number, row, column, side, guided)
+
+    def _window(
+        self, number: int, row: int, column: int, side: int, guided: bool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return a window in unit range with its guide; saliency of stacks in memory is kept."""
+        field = self.fields[number]
+        guide = self.guide if guided else "none"
+        if guide == "saliency" and field.mask is not None:
+            guide = "masks"
+        if side > min(field.shape):
+            image, whole = self._window(number, 0, 0, min(field.shape), guided)
+            missing = side - min(field.shape)
+            return np.pad(image, (0, missing), mode="symmetric"), np.pad(whole, (0, missing), mode="symmetric")
+        if guide != "saliency" or not isinstance(field.stack.pixels, np.ndarray):
+            return read_window(field, row, column, side, guide)
+        if number not in self._saliency:
+            self._saliency[number] = saliency(field.stack.read(field.index), field.levels) > 0
+        inside = slice(row, row + side), slice(column, column + side)
+        image = field.levels.to_unit(field.stack.read(field.index, *inside))
+        return image, self._saliency[number][inside].astype(np.float32)
+
+
+def window_px(patch_px: int, load_px: int | None) -> int:
+    """Return the side of the window that becomes a patch."""
+    return patch_px if load_px is None else round(patch_px * patch_px / load_px)
+
+
+def _vary(
+    image: npt.NDArray[np.float32],
+    guide: npt.NDArray[np.float32],
+    patch_px: int,
+    turns: bool,
+    rng: np.random.Generator,
+    *,
+    smoothed: bool = False,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Bring an image and its guide to the side of a patch, flipped and turned at random."""
+    side = image.shape[0]
+    if side != patch_px:
+        if smoothed:
+            larger = min(max(patch_px / side - 1, 0.0), 1.0)
+            smaller = max(side / patch_px - 1, 0.0)
+            width = GRAIN_PX * (1 + smaller) + ENLARGED_GRAIN_PX * larger
+            image = ndimage.gaussian_filter(image, width, truncate=3.0)
+        image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
+        guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
+    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
+    if flip:
+        image, guide = image[:, ::-1], guide[:, ::-1]
+    if turns:
+        image, guide = np.rot90(image, quarters), np.rot90(guide, quarters)
+    return np.ascontiguousarray(image), np.ascontiguousarray(guide)
+
+
+def read_window(
+    field: Field, row: int, column: int, side: int, guide: Guide
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Read a square window in unit range with its guide; the guide is -1 where there is none."""
+    margin = REACH_PX if guide == "saliency" else 0
+    top, left = max(row - margin, 0), max(column - margin, 0)
+    counts = field.stack.read(field.index, slice(top, row + side + margin), slice(left, column + side + margin))
+    inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
+    image = field.levels.to_unit(counts[inner])
+    if guide == "saliency":
+        return image, saliency(counts, field.levels)[inner]
+    if guide == "masks" and field.mask is not None:
+        return image, field.mask.read(slice(row, row + side), slice(column, column + side))
+    return image, np.full(image.shape, -1, np.float32)
+
+
+def open_domain(
+    paths: Sequence[Path],
+    *,
+    number: int,
+    patch_px: int,
+    load_px: int | None,
+    channel: int | None = None,
+    guide: Guide = "saliency",
+) -> Domain:
+    """Open every image of some files and folders as one domain.
+
+    Raises
+    ------
+    InputError
+        Nothing to read, one image only, images smaller than a patch, several channels and none chosen, other numbers of
+        channels, constant images, pixels that are not finite, or no contrast.
+    """
+    name = ("source", "target")[number]
+    with ExitStack() as closing:
+        files, left_out = find_images(paths, name)
+        for line in left_out:
+            warnings.warn(f"{name} images: {line}", stacklevel=2)
+        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, closing))
+        if len(fields) < 2:
+            raise InputError(
+                f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
+            )
+        if not any(has_contrast(field) for field in fields):
+            raise InputError(
+                f"none of the {name} images has contrast above its noise; check that these are the right files"
+            )
+        closing.pop_all()  # from here on the domain closes them
+    return Domain(fields, number, guide)
+
+
+def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing: ExitStack) -> Iterator[Field]:
+    """Open and check files one by one; small stacks are read at once."""
+    channels: dict[int, Path] = {}
+    kept_px = open_files = 0
+    for path in paths:
+        stack = open_stack(path)
+        closing.callback(stack.close)
+        channels.setdefault(stack.channel_count, path)
+        if len(channels) > 1:
+            (count, first), (other, second) = channels.items()
+            raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
+        chosen = check_stack(stack, path, side, channel)
+        levels = measure_levels(checked_windows(stack, path, chosen))
+        size_px = int(np.prod(stack.shape, dtype=np.int64))
+        if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
+            kept_px += size_px
+            stack = in_memory(stack)
+        elif open_files < MOST_OPEN_FILES:
+            open_files += 1
+        else:
+            stack.close()
+            stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
+        for index in stack.plane_indices():
+            if stack.channel_of(index) == chosen:
+                yield Field(stack, index, levels)
+
+
+def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
+    """Return the channel to train on, or raise InputError if the stack has no such channel or is too small."""
+    rows, columns = stack.plane_shape
+    if min(rows, columns) < side:
+        raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
+    if channel is None and stack.channel_count > 1:
+        raise InputError(f"{path}: has {stack.channel_count} channels; choose one with --channel")
+    chosen = channel or 0
+    if not 0 <= chosen < stack.channel_count:
+        raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
+    return chosen
+
+
+def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDArray[Any]]:
+    """Pass on the sample of a channel, and raise InputError where it holds what nothing can be learned from."""
+    lowest, highest = np.inf, -np.inf
+    for window in sample_windows(stack, channel):
+        if window.dtype.kind == "f" and not np.isfinite(window).all():
+            count = int((~np.isfinite(window)).sum())
+            raise InputError(f"{path}: {count} pixels are NaN or infinite; replace them or leave the image out")
+        lowest, highest = min(lowest, float(window.min())), max(highest, float(window.max()))
+        yield window
+    if lowest == highest:
+        raise InputError(f"{path}: all pixels are {lowest:g}; leave this image out")
+
+
+def _nothing() -> None:
+    return None
+
+
+def in_memory(stack: Stack) -> Stack:
+    """Return a stack with its pixels read and its file released."""
+    pixels = np.asarray(stack)
+    stack.close()
+    return replace(stack, pixels=pixels, release=_nothing)
+
+
+class ReopenedPixels:
+    """Pixels of a file that is opened for each read."""
+
+    def __init__(self, stack: Stack) -> None:
+        if stack.path is None:
+            raise ValueError("only a stack with a path can be opened again")
+        self.path, self.axes = stack.path, stack.axes
+        self.shape, self.dtype = stack.shape, stack.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        with open_stack(self.path, self.axes) as stack:
+            return np.asarray(stack.pixels[key])
+
+
+def has_contrast(field: Field) -> bool:
+    """Return whether the span of a field stands above the floor that its noise sets."""
+    return _stands_out(field.levels, 1.0 if field.stack.dtype.kind != "f" else 0.0)
+
+
+def shows_content(image: npt.NDArray[np.float32]) -> bool:
+    """Return whether a patch (Y, X) shows anything but noise."""
+    return bool(image.min() < image.max()) and _stands_out(measure_levels([image]), 0.0)
+
+
+def _stands_out(levels: Levels, least: float) -> bool:
+    return levels.span > max(BLANK_SPAN_PER_NOISE * levels.noise, least)
+
+
+def central_window(field: Field, limit_px: int = 512) -> npt.NDArray[Any]:
+    """Read the middle of a field, at most limit_px on a side, in counts."""
+    return field.stack.read(field.index, *_centre(field, limit_px))
+
+
+def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:
+    rows, columns = (slice(max((size - limit_px) // 2, 0), (size + limit_px) // 2) for size in field.shape)
+    return rows, columns
+
+
+def brightest_window(field: Field, side: int) -> tuple[int, int]:
+    """Return where a window around the brightest place in the middle of a field begins (row, column)."""
+    rows, columns = _centre(field, CENTRE_PX)
+    smooth = ndimage.gaussian_filter(field.levels.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX)
+    place = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    first = [
+        min(max(begin + int(at) - side // 2, 0), size - side)
+        for begin, at, size in zip((rows.start, columns.start), place, field.shape, strict=True)
+    ]
+    return first[0], first[1]

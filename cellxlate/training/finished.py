@@ -1,0 +1,206 @@
+"""What training hands over: the translator with fixed statistics, its card, its picture."""
+
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cellxlate.model.attention import change, gate, quantise
+from cellxlate.model.bundle import Bundle, stored_networks
+from cellxlate.model.networks import Translator
+from cellxlate.model.statistics import fix_translator, without_normalisation
+from cellxlate.quality.domain import describe_planes
+from cellxlate.quality.report.report import triptych_png
+from cellxlate.settings import PRESETS, TrainSettings
+from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.watch import AttentionState
+
+STATISTICS_PATCHES = 32
+PREVIEW_PX = 256
+
+
+def finished_translator(average: Translator, settings: TrainSettings, patches: Iterable[Patches]) -> Translator:
+    """Return the averaged translator on the CPU with its statistics fixed on source patches and folded."""
+    batches = [torch.from_numpy(one.images) for one in patches]
+    return fix_translator(average.cpu().eval(), settings.networks, batches)
+
+
+def statistics_patches(settings: TrainSettings, source: Domain) -> int:
+    """Return how many source patches the statistics are measured on; none where nothing is normalised."""
+    parts = settings.networks.generator, settings.networks.attention
+    return min(STATISTICS_PATCHES, len(source)) if any(part.normalisation != "none" for part in parts) else 0
+
+
+def training_card(
+    settings: TrainSettings,
+    paths: tuple[list[Path], list[Path]],
+    domains: tuple[Domain, ...],
+    *,
+    steps: int,
+    seconds: float,
+    seeds: list[int],
+    precision: str,
+    last_look: AttentionState | None,
+    start: Bundle | None,
+    licence: str,
+    description: str,
+) -> dict[str, Any]:
+    """Return what the card says of the training.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        Of the run.
+    paths : two lists of Path
+        Source and target as they were given.
+    domains : tuple of Domain
+        Source and target.
+    steps : int
+        Done.
+    seconds : float
+        Spent, over all sessions of the run.
+    seeds : list of int
+        Tried; the last one is the model's.
+    precision : {"float32", "bfloat16"}
+        What the networks computed in.
+    last_look : AttentionState or None
+        On attention.
+    start : Bundle or None
+        The model that it began from.
+    licence, description : str
+        Of the weights; what the model is for.
+    """
+    patches = statistics_patches(settings, domains[0])
+    is_alone = settings.backward == "alone"
+    agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
+    names = [[path.name for path in own] for own in paths]
+    return {
+        "description": description,
+        "preset": settings.preset,
+        "generalist": settings.backward == "any-camera",
+        "networks": stored_networks(without_normalisation(settings.networks)),
+        "statistics": {
+            "kind": "fixed at the end of training and folded" if patches else "none needed (no normalisation layers)",
+            "source_patches": patches,
+        },
+        "intensity": {
+            name: {
+                "black_counts": float(np.median([one.levels.black for one in domain.fields])),
+                "span_counts": float(np.median([one.levels.span for one in domain.fields])),
+                "noise_counts": float(np.median([one.levels.noise for one in domain.fields])),
+            }
+            for name, domain in zip(("source", "target"), domains, strict=True)
+        }
+        | _kept_target(start if is_alone else None),
+        "domain": describe_planes([(one.stack, one.index) for one in domains[0].fields]),
+        "training": {
+            "command": command_of(settings, names[0], names[1], start.name if start else None),
+            "source": names[0],
+            "target": names[1],
+            "source_planes": len(domains[0]),
+            "target_planes": 0 if is_alone else len(domains[1]),
+            "masks": [sum(one.mask is not None for one in domain.fields) for domain in domains],
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "seed": settings.seed,
+            "seeds_tried": seeds,
+            "settings": settings.as_dict(),
+            "precision": precision,
+            "torch": torch.__version__,
+            "python": sys.version.split()[0],
+            "start": start and start_facts(start),
+            "attention_agreement_with_guide": agreement,
+            **({"noise": noise_facts(domains[0].noises)} if is_alone else {}),
+        },
+        "licence": licence,
+        "scores": {},
+    }
+
+
+def _kept_target(start: Bundle | None) -> dict[str, Any]:
+    """Return the target intensity of the model that learning from the source alone began with; it changes none."""
+    stated = (start.card.get("intensity") or {}).get("target") if start else None
+    return {"target": stated} if stated else {}
+
+
+def noise_facts(noises: Iterable[CameraNoise]) -> list[dict[str, Any]]:
+    """Return what a card says of the noises that were measured, each once."""
+    distinct = {id(noise): noise for noise in noises}
+    return [
+        {
+            "sd_counts": noise.sd_counts, "sd_interval": list(noise.sd_interval), "gain": noise.gain,
+            "black_counts": noise.black_counts, "neighbour_correlation": noise.neighbour_correlation,
+            "reliable": noise.reliable,
+        }
+        for noise in distinct.values()
+    ]  # fmt: skip
+
+
+def start_facts(start: Bundle) -> dict[str, Any]:
+    """Return what a card says of the model that another stands on."""
+    return {
+        "name": start.name,
+        "weights_sha256": start.digest,
+        "steps": steps_in_all(start),
+        "licence": start.card.get("licence"),
+    }
+
+
+def steps_in_all(bundle: Bundle) -> int | None:
+    """Return the steps that a model was trained for, with those of the models it stands on; None where none says so."""
+    training = bundle.card.get("training") or {}
+    before = (training.get("start") or {}).get("steps")
+    counts = [count for count in (training.get("steps"), before) if isinstance(count, int)]
+    return sum(counts) if counts else None
+
+
+def command_of(settings: TrainSettings, source: list[str], target: list[str], start: str | None) -> str:
+    """Return the command that trains so; FILE.toml stands for what only a settings file can say, see the settings."""
+    options = ["--source", *source] if source else []
+    options += ["--target", *target] if target else []
+    options += ["--from", start] if start else []
+    options += ["--preset", settings.preset]
+    if settings.baseline == "none":
+        options += ["--guide", settings.guide, *(["--masks", "DIR"] if settings.guide == "masks" else [])]
+    else:
+        options += ["--baseline", settings.baseline]
+    length = ("--epochs", settings.epochs) if settings.steps is None else ("--steps", settings.steps)
+    options += [length[0], str(length[1]), "--seed", str(settings.seed)]
+    free = ("baseline", "guide", "epochs", "steps", "seed", *(("backward", "lambda_adversarial")
+            if settings.baseline == "cyclegan" else ()))  # fmt: skip
+    same = {name: getattr(settings, name) for name in free}
+    preset = PRESETS[settings.preset]
+    if start:  # says these two
+        preset = replace(preset, networks=settings.networks, learning_rate=settings.learning_rate)
+    if replace(preset, **same) != settings:
+        options += ["--settings", "FILE.toml"]
+    return shlex.join(["cellxlate", "train", *options])
+
+
+def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
+    """Return a PNG of input, attention and output on the first source field with contrast."""
+    chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
+    return picture_of(translator, chosen.levels.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
+
+
+def picture_of(translator: Translator, unit: npt.NDArray[np.float32], threshold: float) -> bytes:
+    """Return a PNG of input, attention and output, of the middle of a plane (Y, X) in unit range."""
+    top, left = (max((size - PREVIEW_PX) // 2, 0) for size in unit.shape)
+    unit = unit[top : top + PREVIEW_PX, left : left + PREVIEW_PX]
+    rows, columns = (size - size % translator.stride for size in unit.shape)
+    unit = np.ascontiguousarray(unit[:rows, :columns])
+    device = next(translator.parameters()).device
+    with torch.inference_mode():
+        batch = torch.from_numpy(unit)[None, None].to(device)
+        attention, proposal = (
+            network(batch)[0, 0].cpu().numpy() for network in (translator.attention, translator.generator)
+        )
+    opened = gate(quantise(attention), threshold)
+    return triptych_png(unit, opened, unit + change(opened, proposal, unit))
