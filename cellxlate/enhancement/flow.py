@@ -14,8 +14,8 @@ from typing import Literal
 
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
-from cellxlate.enhancement.streams import in_streams
 from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.model.engines.threads import in_streams
 from cellxlate.prefetch import ahead
 from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, plane_reader
 from cellxlate.stacks.write.origins import Origin

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.plane import PlaneJob, Work
-from cellxlate.enhancement.streams import stream_count
-from cellxlate.enhancement.tiling import bands_of, tile_side
+from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
+MOST_STREAMS = 4
+"""Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
+networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
+BAND_BYTES_PER_PX = 24
+"""A band's counts before and after, its unit range, attention, and the windows cut from it."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,22 @@ def make_plan(
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled, adaptation
     )
+
+
+def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) -> int:
+    """Return how many bands to enhance at once: at most 4, as many as torch has threads, and within 512 MB.
+
+    Parameters
+    ----------
+    tile_px : int
+        Side of a tile's window.
+    band_px : int
+        Pixels of a band.
+    activation_bytes_per_px : float
+        What the network holds for a pixel of its window.
+    """
+    needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
+    return max(min(MOST_STREAMS, torch.get_num_threads(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
 
 
 def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:

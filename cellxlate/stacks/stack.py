@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
-from cellxlate.stacks.metadata.carried import Metadata
-from cellxlate.stacks.metadata.zarr_axes import letters_of
+from cellxlate.stacks.axes import letters_of
+from cellxlate.stacks.carried import Metadata
 
 if TYPE_CHECKING:
     import dask.array

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from cellxlate.stacks.metadata.carried import Metadata, as_json
+from cellxlate.stacks.carried import Metadata, as_json
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write import tiff as tiff_output

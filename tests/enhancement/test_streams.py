@@ -12,9 +12,9 @@ import torch
 
 from cellxlate.enhancement import plan as plan_room
 from cellxlate.enhancement.job import _follow, steps_in_memory
-from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.streams import in_streams, stream_count
+from cellxlate.enhancement.plan import Plan, make_plan, stream_count
 from cellxlate.model.cards import DEFAULT_MODEL
+from cellxlate.model.engines.threads import in_streams
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import Stack
 

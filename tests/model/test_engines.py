@@ -20,9 +20,9 @@ from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import engine as engines
 from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
-from cellxlate.model.engines.inference import for_inference
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
+from cellxlate.model.inference import for_inference
 
 OPTIONAL = [
     pytest.param(

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from cellxlate.errors import OptionError
-from cellxlate.model.engines.inference import for_inference
 from cellxlate.model.export.onnx import onnx_model
+from cellxlate.model.inference import for_inference
 
 from .test_inference import built
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from cellxlate.model.engines.inference import ChannelsToPixels, enlarging, for_inference
+from cellxlate.model.inference import ChannelsToPixels, enlarging, for_inference
 from cellxlate.model.networks import Translator, inner
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
 

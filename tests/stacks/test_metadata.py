@@ -12,7 +12,7 @@ import tifffile
 import yaozarrs
 import zarr
 
-from cellxlate.stacks.metadata.carried import Metadata, as_json, from_json
+from cellxlate.stacks.carried import Metadata, as_json, from_json
 from cellxlate.stacks.metadata.ome_xml import read_ome
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.write.bands import BAND_PX

@@ -19,7 +19,7 @@ import zarr
 from pydantic import BaseModel
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.metadata.carried import ANNOTATION
+from cellxlate.stacks.carried import ANNOTATION
 from cellxlate.stacks.metadata.ome_xml import NAMESPACE
 from cellxlate.stacks.metadata.tiff_tags import STRUCTURE
 from cellxlate.stacks.read.open import open_stack

@@ -14,7 +14,7 @@ from cellxlate.enhancement.job import enhance_file
 from cellxlate.enhancement.outputs.names import format_of
 from cellxlate.errors import OutputError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.metadata.carried import Metadata
+from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.bands import BAND_PX

@@ -9,7 +9,8 @@ from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.training.fields.masks import attach_masks
 from cellxlate.training.fields.patches import open_domain
-from cellxlate.training.strokes import Painted, learn_strokes, spread, windows_of
+from cellxlate.training.fields.spread import Painted, spread, windows_of
+from cellxlate.training.strokes import learn_strokes
 
 SIDE = 96
 CORNERS = [(8, 8), (8, 60), (40, 34), (68, 8), (66, 64)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.errors import OptionError
-from cellxlate.model.engines.inference import ChannelsToPixels, CroppedBlock, margin_px
+from cellxlate.model.inference import ChannelsToPixels, CroppedBlock, margin_px
 from cellxlate.model.networks import AttentionNetwork, Generator, Level, ResidualBlock
 
 if TYPE_CHECKING:

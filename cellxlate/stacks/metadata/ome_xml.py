@@ -12,8 +12,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
+from cellxlate.stacks.carried import ANNOTATION, hex_colour, is_too_deep, valid_notes
 from cellxlate.stacks.metadata.calibration import Calibration, finite, positive
-from cellxlate.stacks.metadata.carried import ANNOTATION, hex_colour, is_too_deep, valid_notes
 from cellxlate.stacks.stack import Stack, all_named, given_names
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cellxlate.stacks.carried import as_json, restored, valid_notes
 from cellxlate.stacks.metadata.calibration import Calibration, positive
-from cellxlate.stacks.metadata.carried import as_json, restored, valid_notes
 from cellxlate.stacks.stack import Stack
 
 

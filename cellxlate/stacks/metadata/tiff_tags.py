@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from cellxlate.stacks.metadata.carried import (
+from cellxlate.stacks.carried import (
     ANNOTATION,
     as_json,
     display_ranges,

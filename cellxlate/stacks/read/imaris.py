@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.carried import hex_colour
 from cellxlate.stacks.metadata.calibration import Calibration, positive
-from cellxlate.stacks.metadata.carried import hex_colour
 from cellxlate.stacks.read.pixels import check_blocks
 from cellxlate.stacks.stack import all_named
 

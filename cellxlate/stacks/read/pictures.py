@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.metadata.carried import Metadata
+from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.pixels import LARGEST_BLOCK_BYTES
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes

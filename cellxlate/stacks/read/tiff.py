@@ -17,11 +17,11 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.carried import ANNOTATION, Metadata, restored
 from cellxlate.stacks.limits.image_streams import guard_decoders
 from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome, declares_entities
 from cellxlate.stacks.limits.tiff import check_first_directory, check_tags, storage_of
 from cellxlate.stacks.metadata.calibration import Calibration, tiff_calibration
-from cellxlate.stacks.metadata.carried import ANNOTATION, Metadata, restored
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description

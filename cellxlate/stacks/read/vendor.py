@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration, positive
-from cellxlate.stacks.metadata.carried import Metadata
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.imaris import ImarisFile

@@ -15,9 +15,8 @@ from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.regular_files import files_below
-from cellxlate.stacks.limits.zarr_codecs import bounded
-from cellxlate.stacks.metadata.calibration import Calibration
-from cellxlate.stacks.metadata.carried import (
+from cellxlate.stacks.axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
+from cellxlate.stacks.carried import (
     ANNOTATION,
     Metadata,
     as_json,
@@ -26,9 +25,10 @@ from cellxlate.stacks.metadata.carried import (
     valid_colours,
     valid_notes,
 )
+from cellxlate.stacks.limits.zarr_codecs import bounded
+from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
-from cellxlate.stacks.metadata.zarr_axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
 from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
 from cellxlate.stacks.read.pixels import check_blocks
 from cellxlate.stacks.stack import READ_FAULTS, Stack, all_named, check_axes, fitting

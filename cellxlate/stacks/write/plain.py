@@ -11,8 +11,8 @@ import zarr
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
+from cellxlate.stacks.carried import ANNOTATION, from_json
 from cellxlate.stacks.metadata.calibration import CENTIMETRE_UM
-from cellxlate.stacks.metadata.carried import ANNOTATION, from_json
 from cellxlate.stacks.metadata.plain_note import compose_note
 from cellxlate.stacks.metadata.tiff_tags import tag_options
 from cellxlate.stacks.naming import Format

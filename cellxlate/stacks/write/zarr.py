@@ -16,9 +16,9 @@ from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
+from cellxlate.stacks.axes import axis_unit, letters_of
+from cellxlate.stacks.carried import ANNOTATION, from_json
 from cellxlate.stacks.metadata.calibration import amount_of
-from cellxlate.stacks.metadata.carried import ANNOTATION, from_json
-from cellxlate.stacks.metadata.zarr_axes import axis_unit, letters_of
 from cellxlate.stacks.stack import Stack, given_names, plane_key
 from cellxlate.stacks.stores.store import store_of
 from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news

@@ -15,7 +15,7 @@ from cellxlate.stacks.read.not_images import is_hidden
 from cellxlate.stacks.read.open import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.patches import LARGEST_KEPT_PX, Domain, Field, Mask, in_memory
-from cellxlate.training.strokes import spread_over
+from cellxlate.training.fields.spread import spread_over
 
 STROKES_ENDING = "_strokes"
 """What is painted in such a file, is 1 for background and 2 and more for cells; 0 is not painted."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration
-from cellxlate.stacks.metadata.carried import Metadata
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.not_images import images_among
 from cellxlate.stacks.read.pixels import as_slice, picked
