@@ -81,7 +81,7 @@ def run_info(options: argparse.Namespace) -> int:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),
-                "levels": stack.levels, "time_step_s": stack.time_step_s, "kind": stack.kind,
+                "levels": stack.resolutions, "time_step_s": stack.time_step_s, "kind": stack.kind,
                 "colours": list(stack.metadata.colours), "warnings": list(stack.warnings),
             }  # fmt: skip
             if options.noise:

@@ -27,11 +27,11 @@ from cellxlate.quality.checks import Tally, read_back, spared
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.report.report import draw_planes
 from cellxlate.quality.trust import examine
-from cellxlate.stacks.intensity.range import PLASTIC, Levels
+from cellxlate.stacks.intensity.range import PLASTIC, IntensityRange
 from cellxlate.stacks.naming import PLAIN, stack_name
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
-from cellxlate.stacks.write.pyramid import level_count
+from cellxlate.stacks.write.pyramid import resolution_count
 
 SAMPLE_PX = 8 * 2**20
 WINDOW_PX = 1024
@@ -132,15 +132,17 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     started = time.perf_counter()
     windows = list(sample_of(plan.stack))
     read_s = time.perf_counter() - started
-    levels = level_count(plan.stack.plane_shape)
+    resolutions = resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
         jobs = {
-            channel: replace(job, work=Work(), levels=_levels_of(plan, job, len(part)))
+            channel: replace(job, work=Work(), intensity=_range_of(plan, job, len(part)))
             for channel, job in plan.jobs.items()
         }
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
-            sampled, tally = run_sample(replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), levels=levels)
+            sampled, tally = run_sample(
+                replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), resolutions=resolutions
+            )
     size, sample_size = _pixels(plan.stack), _pixels(stack)
     scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
     checks = sampled["read_back"] * scale + sampled["examine"]
@@ -176,19 +178,19 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
 
 
-def _levels_of(plan: Plan, job: PlaneJob, windows: int) -> Levels:
-    """Return the levels of a channel with the drift that each window of a sample has, as if it were a time point."""
+def _range_of(plan: Plan, job: PlaneJob, windows: int) -> IntensityRange:
+    """Return the intensity range of a channel with the drift of each window of a sample, as if it were a time point."""
     count = plan.stack.planes_per_channel
     middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
     times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
-    drift = ((number, job.levels.at(time).black - job.levels.black) for number, time in enumerate(times))
-    return replace(job.levels, drift=tuple(drift) if job.levels.drift else ())
+    drift = ((number, job.intensity.at(time).black - job.intensity.black) for number, time in enumerate(times))
+    return replace(job.intensity, drift=tuple(drift) if job.intensity.drift else ())
 
 
-def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -> tuple[dict[str, Took], Tally]:
+def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int = 1) -> tuple[dict[str, Took], Tally]:
     """Do a job in a folder and return what its parts took, and what it changed.
 
-    Planes of a sample are too small for a pyramid; where the stack gets one of several `levels`, its first is built.
+    Planes of a sample are too small for a pyramid; where the stack gets one of several `resolutions`, one is built.
     """
     name = outputs.enhanced.name
     suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
@@ -203,10 +205,10 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, levels: int = 1) -
     image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
     with image_writer, attention_writer:
         for writer in (image_writer, attention_writer):
-            if levels == 1 or writer.kind in PLAIN:
+            if resolutions == 1 or writer.kind in PLAIN:
                 continue
-            writer.pyramid = replace(writer.pyramid, levels=2)
-            writer.pyramid.all_levels[1].create()
+            writer.pyramid = replace(writer.pyramid, resolutions=2)
+            writer.pyramid.all_resolutions[1].create()
         mark()
         for _ in write_bands(plan, image_writer, attention_writer, marks[0][0]):
             pass

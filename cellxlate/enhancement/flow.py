@@ -122,7 +122,7 @@ def enhanced_bands(
         job, work = plan.job_of(plane.index), Work()
         if job is None:
             return plane, Band.copied(read_rows(slice(area.top, area.bottom)), area.top), work
-        job = replace(job, work=work, levels=job.levels.at(stack.time_of(plane.index)))
+        job = replace(job, work=work, intensity=job.intensity.at(stack.time_of(plane.index)))
         [band] = enhance_plane(read_rows, [area], stack.plane_shape, job)
         return plane, band, work
 

@@ -408,7 +408,7 @@ def _written(
     try:
         return finish()
     except OutputError:
-        if not any(level.missing() for writer in writers for level in writer.pyramid.all_levels):
+        if not any(level.missing() for writer in writers for level in writer.pyramid.all_resolutions):
             raise
     yield from where.write_bands(plan, image_writer, attention_writer, started)
     return finish()

@@ -26,8 +26,8 @@ from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Pre
 from cellxlate.model.networks import activation_bytes_per_px
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import Levels, stack_levels
-from cellxlate.stacks.intensity.saved import saved_levels
+from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
+from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.read.zarr import remote_metadata
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -116,7 +116,7 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
-            "levels_counts": {str(channel): job.levels.stated() for channel, job in self.jobs.items()},
+            "levels_counts": {str(channel): job.intensity.stated() for channel, job in self.jobs.items()},
         }
 
     @property
@@ -170,9 +170,9 @@ def make_plan(
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
-    "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Levels come
-    from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are is
-    decided here, unless it is given. After an adaptation, its model is taken.
+    "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Intensities
+    come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
+    is decided here, unless it is given. After an adaptation, its model is taken.
 
     Raises
     ------
@@ -199,9 +199,9 @@ def make_plan(
     translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    levels = levels_of(sample, chosen, levels_from)
+    intensities = ranges_of(sample, chosen, levels_from)
     calibrate_s = chosen_s + time.perf_counter() - started
-    jobs = {channel: PlaneJob(translator, levels[channel], target, settings) for channel in chosen}
+    jobs = {channel: PlaneJob(translator, intensities[channel], target, settings) for channel in chosen}
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled, adaptation
     )
@@ -290,7 +290,7 @@ def _channel_number(stack: Stack, channel: str | int) -> int:
     raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
 
 
-def target_levels(bundle: Bundle) -> Levels:
+def target_levels(bundle: Bundle) -> IntensityRange:
     """Return the typical levels of the images the model was trained towards.
 
     Raises
@@ -301,7 +301,7 @@ def target_levels(bundle: Bundle) -> Levels:
     try:
         stated = bundle.card["intensity"]["target"]
         black = float(stated["black_counts"])
-        return Levels(black, black + float(stated["span_counts"]))
+        return IntensityRange(black, black + float(stated["span_counts"]))
     except (KeyError, TypeError, ValueError) as fault:
         raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
 
@@ -312,7 +312,7 @@ def require_counts(stack: Stack) -> None:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
 
 
-def levels_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -> dict[int, Levels]:
+def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -> dict[int, IntensityRange]:
     """Measure the levels of channels, or take those that an earlier run states in its report or its output.
 
     Raises
@@ -320,10 +320,10 @@ def levels_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -
     OptionError
         It states none of a channel.
     """
-    levels = stack_levels(stack, channels) if levels_from is None else saved_levels(levels_from)
-    if absent := [channel for channel in channels if channel not in levels]:
+    intensities = stack_ranges(stack, channels) if levels_from is None else saved_ranges(levels_from)
+    if absent := [channel for channel in channels if channel not in intensities]:
         raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
-    return levels
+    return intensities
 
 
 def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from cellxlate.enhancement.tiling import BLOCK_PX, LEAST_WINDOW_PX, Tile, mirror
 from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex
 from cellxlate.stacks.write.origins import Origin, RowsHeld, made_sums, row_sums
 
@@ -132,9 +132,9 @@ class PlaneJob:
     ----------
     translator : Translator
         Runs the networks.
-    levels : Levels
+    intensity : IntensityRange
         Counts that become 0 and 1 in this channel.
-    target : Levels or None
+    target : IntensityRange or None
         Where given, cells move to this scale; otherwise they stay on the input's.
     settings : EnhanceSettings
         Threshold, tile size, dense or sparse.
@@ -143,8 +143,8 @@ class PlaneJob:
     """
 
     translator: Translator
-    levels: Levels
-    target: Levels | None = None
+    intensity: IntensityRange
+    target: IntensityRange | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     work: Work = field(default_factory=Work)
 
@@ -184,7 +184,7 @@ def enhance_plane(read_rows: ReadRows, areas: Iterable[Tile], shape: tuple[int, 
     shown = attention_image(gates)
     for area in areas:
         counts, first_row = rows_around(read_rows, area, margin, shape)
-        seen = network_input(counts, job.levels)
+        seen = network_input(counts, job.intensity)
         rows = Rows(counts, seen.unit, first_row, shape, seen.kept)
         steps = band_attention(rows, area, job)
         enhanced = enhanced_band(rows, area, steps, gates, job)
@@ -270,6 +270,6 @@ def change_counts(
 ) -> npt.NDArray[np.float64]:
     """Return g (F(s) - s) in counts, on the input's scale or towards the target's."""
     if job.target is None:
-        return change(gated, proposal, unit).astype(np.float64) * job.levels.span
+        return change(gated, proposal, unit).astype(np.float64) * job.intensity.span
     wanted = job.target.black + proposal.astype(np.float64) * job.target.span
     return np.asarray(change(gated, wanted, counts.astype(np.float64)), dtype=np.float64)

@@ -10,7 +10,7 @@ from cellxlate.enhancement.plane import ReadRows, Rows, Translator, block_attent
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 
 
 @dataclass
@@ -91,7 +91,12 @@ def gate_steps(threshold: float) -> npt.NDArray[np.float32]:
 
 
 def attention_blocks(
-    read_rows: ReadRows, blocks: Iterable[Tile], shape: tuple[int, int], *, translator: Translator, levels: Levels
+    read_rows: ReadRows,
+    blocks: Iterable[Tile],
+    shape: tuple[int, int],
+    *,
+    translator: Translator,
+    intensity: IntensityRange,
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
     """Run attention, and only attention, on blocks of a plane.
 
@@ -112,7 +117,7 @@ def attention_blocks(
     margin = translator.attention_halo_px + translator.stride
     for block in blocks:
         counts, first_row = rows_around(read_rows, block, margin, shape)
-        seen = network_input(counts, levels)
+        seen = network_input(counts, intensity)
         yield block, block_attention(Rows(counts, seen.unit, first_row, shape, seen.kept), block, translator)
 
 

@@ -155,7 +155,7 @@ def run_report(
         found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", failures):
         for channel, job in sorted(plan.jobs.items()):
-            found += remarks(job.levels, names.get(channel, f"channel {channel}"))
+            found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
     found += failures
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")

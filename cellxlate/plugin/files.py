@@ -53,20 +53,26 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
     InputError
         It cannot be read; the message says why.
     """
-    from cellxlate.plugin.lazy import lazy_levels
+    from cellxlate.plugin.lazy import lazy_resolutions
 
-    stack, levels = lazy_levels(Path(path if isinstance(path, str) else path[0]))
+    stack, resolutions = lazy_resolutions(Path(path if isinstance(path, str) else path[0]))
     place = _place(stack)
     if "C" not in stack.axes:
         shown = {} if "S" in stack.axes else {"contrast_limits": _limits(stack, 0), "colormap": "gray"}
         options = {"name": stack.name, "rgb": "S" in stack.axes, "metadata": _facts(stack), **place, **shown}
-        return [(levels if len(levels) > 1 else levels[0], {**options, "multiscale": len(levels) > 1}, "image")]
+        return [
+            (
+                resolutions if len(resolutions) > 1 else resolutions[0],
+                {**options, "multiscale": len(resolutions) > 1},
+                "image",
+            )
+        ]
     axis = stack.axes.index("C")
     kept = [number for number in range(len(place["scale"])) if number != axis]
     layers: list[LayerData] = []
     for channel in range(stack.size("C")):
         name = stack.channel_names[channel] if stack.channel_names else f"channel {channel}"
-        own = [level[(slice(None),) * axis + (channel,)] for level in levels]
+        own = [level[(slice(None),) * axis + (channel,)] for level in resolutions]
         options = {key: tuple(values[number] for number in kept) for key, values in place.items()}
         options |= {
             "name": f"{stack.name} {name}", "metadata": _facts(stack), "multiscale": len(own) > 1, "rgb": False,

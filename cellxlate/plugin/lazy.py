@@ -4,20 +4,20 @@ import weakref
 from typing import Any
 
 from cellxlate.locations import Location
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
 
 CHUNK_PX = 1024
 
 
-def lazy_levels(path: Location) -> tuple[Stack, list[Any]]:
+def lazy_resolutions(path: Location) -> tuple[Stack, list[Any]]:
     """Return a stack and the dask arrays of its levels, the finest first.
 
     The file is closed when nothing refers to its pixels any more.
     """
-    levels = open_levels(path)
-    weakref.finalize(levels[0].pixels, levels[0].release)
-    return levels[0], [lazy_pixels(level) for level in levels]
+    resolutions = open_resolutions(path)
+    weakref.finalize(resolutions[0].pixels, resolutions[0].release)
+    return resolutions[0], [lazy_pixels(level) for level in resolutions]
 
 
 def lazy_pixels(stack: Stack) -> Any:

@@ -61,8 +61,8 @@ class Request:
     device, engine : str
         Where the networks run, and what runs them.
     plane : tuple of int or None
-        One plane of the stack, as `visible_plane` gives it; None takes the whole stack. Levels are those of the whole
-        stack in both cases, so the plane looks as it will in the whole.
+        One plane of the stack, as `visible_plane` gives it; None takes the whole stack. Intensities are those of the
+        whole stack in both cases, so the plane looks as it will in the whole.
     part : Tile or None
         Of that plane; None takes all of it.
     output : Path or None

@@ -14,7 +14,7 @@ ANNOTATION = "cellxlate"
 """Namespace of our annotation in OME-XML, and name of our attribute in OME-Zarr."""
 
 MOST_DEEP = 60
-"""Levels of mappings and lists in one another; JSON of hundreds ends in a full stack somewhere."""
+"""IntensityRange of mappings and lists in one another; JSON of hundreds ends in a full stack somewhere."""
 
 TEXT_BYTES = 2**20
 """Metadata of a vendor that is longer as text is not carried."""

@@ -75,7 +75,7 @@ class Stack:
         One per channel, or empty where the file names none.
     time_step_s : float or None
         Seconds between time points, where the file states it.
-    levels : int
+    resolutions : int
         Number of resolution levels in the file; `pixels` is the first.
     kind : str
         "tiff", "ome-tiff", "imagej", "ome-zarr", "zarr", "planes", "czi", "nd2", "lif" or "array".
@@ -101,7 +101,7 @@ class Stack:
     pixel_size_um: Mapping[str, float] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     time_step_s: float | None = None
-    levels: int = 1
+    resolutions: int = 1
     kind: str = "array"
     metadata: Metadata = field(default_factory=Metadata)
     warnings: tuple[str, ...] = ()

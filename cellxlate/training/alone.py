@@ -30,7 +30,7 @@ from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, Levels, sample_windows, stack_levels
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
@@ -38,7 +38,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training import losses
 from cellxlate.training.acceleration.precision import Precision
 from cellxlate.training.fields.patches import Domain, Field, check_stack
-from cellxlate.training.imaging.process import correlated, patch_levels
+from cellxlate.training.imaging.process import correlated, patch_range
 from cellxlate.training.losses import HistoryPool
 from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
 
@@ -83,21 +83,21 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
         with ExitStack() as opened:
             stack = opened.enter_context(open_stack(path))
             number = check_stack(stack, path, LEAST_WINDOW_PX, channel)
-            levels = stack_levels(stack, [number])
-            fields += sample_of(stack, number, levels[number], settings.alone, quota)
+            intensities = stack_ranges(stack, [number])
+            fields += sample_of(stack, number, intensities[number], settings.alone, quota)
             noise = stack_noise(stack, number) if len(chosen) == 1 else None
             windows += [] if noise else islice(sample_windows(stack, number), WINDOWS_PER_FILE)
     return domain_of([(fields, noise or measure_noise(windows))], "the source images")
 
 
-def sampled_domain(stack: Stack, levels: dict[int, Levels], settings: AloneSettings) -> Domain:
+def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
     """Take a bounded sample of some channels of a stack into memory, with the noise of each.
 
     Parameters
     ----------
     stack : Stack
         Of which windows are read.
-    levels : dict of int to Levels
+    intensities : dict of int to IntensityRange
         Of each channel that takes part.
     settings : AloneSettings
         How many windows, and of which size.
@@ -112,10 +112,11 @@ def sampled_domain(stack: Stack, levels: dict[int, Levels], settings: AloneSetti
         raise NothingToLearnError(
             f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_WINDOW_PX} px"
         )
-    channels = [list(levels)[place] for place in _spread(len(levels), settings.windows)]
+    channels = [list(intensities)[place] for place in _spread(len(intensities), settings.windows)]
     quota = max(settings.windows // len(channels), 1)
     return domain_of(
-        [(sample_of(stack, one, levels[one], settings, quota), stack_noise(stack, one)) for one in channels], stack.name
+        [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
+        stack.name,
     )
 
 
@@ -140,15 +141,20 @@ def stands_out(field: Field) -> bool:
 
     Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
     """
-    return _contrast(_pixels(field), field.levels) > CONTRAST_PER_NOISE * field.levels.smooth_noise / field.levels.span
+    return (
+        _contrast(_pixels(field), field.intensity)
+        > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
+    )
 
 
-def _contrast(counts: npt.NDArray[Any], levels: Levels) -> float:
+def _contrast(counts: npt.NDArray[Any], intensity: IntensityRange) -> float:
     """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
-    return float(np.std(ndimage.gaussian_filter(levels.to_unit(counts), SMOOTHING_PX)))
+    return float(np.std(ndimage.gaussian_filter(intensity.to_unit(counts), SMOOTHING_PX)))
 
 
-def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSettings, count: int) -> list[Field]:
+def sample_of(
+    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int
+) -> list[Field]:
     """Return at most so many windows of a channel, spread over its planes, each where there is contrast, in memory.
 
     Windows with pixels that are not finite, or of one value, are left out.
@@ -160,7 +166,7 @@ def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSetting
         for place, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
             if not np.isfinite(counts).all() or counts.min() == counts.max():
                 continue
-            own = levels.at(stack.time_of(place[0]))
+            own = intensity.at(stack.time_of(place[0]))
             contrast = _contrast(counts, own)
             if best is None or contrast > best[0]:
                 best = contrast, _field(stack, channel, place, np.array(counts), own)
@@ -170,13 +176,17 @@ def sample_of(stack: Stack, channel: int, levels: Levels, settings: AloneSetting
 
 
 def _field(
-    stack: Stack, channel: int, place: tuple[PlaneIndex, slice, slice], counts: npt.NDArray[Any], levels: Levels
+    stack: Stack,
+    channel: int,
+    place: tuple[PlaneIndex, slice, slice],
+    counts: npt.NDArray[Any],
+    intensity: IntensityRange,
 ) -> Field:
     index, rows, columns = place
     name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
     window = Stack.from_array(counts, "YX", name=name)
     (inside,) = window.plane_indices()
-    return Field(window, inside, levels)
+    return Field(window, inside, intensity)
 
 
 def _pixels(field: Field) -> npt.NDArray[Any]:
@@ -337,7 +347,7 @@ class AloneStep:
         mixed = partial(torch.autocast, image.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with mixed():
             shown = over_turns(self.teacher.generator, image, turns)
-        black, white = patch_levels(shown)
+        black, white = patch_range(shown)
         clear = (shown - black) / (white - black).clamp(min=LEAST_SPAN)
         with mixed():
             seen = [over_turns(self.teacher.attention, one, turns) for one in (image, clear)]
@@ -403,7 +413,7 @@ class UnitNoise:
     def __init__(self, source: Domain, device: torch.device) -> None:
         rows, kernels = [], []
         for field, noise in zip(source.fields, source.noises, strict=True):
-            span, black = field.levels.span, field.levels.black
+            span, black = field.intensity.span, field.intensity.black
             rows.append((noise.sd_counts**2 / span**2, noise.gain / span, (noise.black_counts - black) / span))
             kernels.append(noise.kernel())
         self.figures = torch.tensor(rows, dtype=torch.float32, device=device)  # (windows, 3)
@@ -422,7 +432,7 @@ class UnitNoise:
 
 def unit_image(field: Field, stride: int) -> Tensor:
     """Return what networks see of a window, (1, 1, Y, X) in unit range, cut to multiples of the stride."""
-    unit = network_input(_pixels(field), field.levels).unit
+    unit = network_input(_pixels(field), field.intensity).unit
     rows, columns = (size - size % stride for size in unit.shape)
     return torch.from_numpy(np.ascontiguousarray(unit[:rows, :columns]))[None, None]
 

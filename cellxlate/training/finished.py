@@ -92,9 +92,9 @@ def training_card(
         },
         "intensity": {
             name: {
-                "black_counts": float(np.median([one.levels.black for one in domain.fields])),
-                "span_counts": float(np.median([one.levels.span for one in domain.fields])),
-                "noise_counts": float(np.median([one.levels.noise for one in domain.fields])),
+                "black_counts": float(np.median([one.intensity.black for one in domain.fields])),
+                "span_counts": float(np.median([one.intensity.span for one in domain.fields])),
+                "noise_counts": float(np.median([one.intensity.noise for one in domain.fields])),
             }
             for name, domain in zip(("source", "target"), domains, strict=True)
         }
@@ -187,7 +187,7 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
 def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
     chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
-    return picture_of(translator, chosen.levels.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
+    return picture_of(translator, chosen.intensity.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
 
 
 def picture_of(translator: Translator, unit: npt.NDArray[np.float32], threshold: float) -> bytes:

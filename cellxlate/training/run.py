@@ -129,14 +129,16 @@ def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> Imagi
     source, target = ([one for one in domain.fields if has_contrast(one)] for domain in domains)
     sample, clear = (fields[:: max(len(fields) // NOISE_FIELDS, 1)] for fields in (source, target))
     planes = [central_window(one) for one in sample]
-    levels = [one.levels for one in sample]
-    guides = [saliency(plane, level) for plane, level in zip(planes, levels, strict=True)]
-    noise = fit_noise(planes, levels, guides)
-    variances = np.array([noise.unit_variance(one.levels) for one in source])
+    intensities = [one.intensity for one in sample]
+    guides = [saliency(plane, own) for plane, own in zip(planes, intensities, strict=True)]
+    noise = fit_noise(planes, intensities, guides)
+    variances = np.array([noise.unit_variance(one.intensity) for one in source])
     imaging = settings.imaging
     if imaging.blur_px is None:
-        faint = [level.to_unit(plane) for plane, level in zip(planes, levels, strict=True)]
-        imaging = replace(imaging, blur_px=fit_blur(faint, [one.levels.to_unit(central_window(one)) for one in clear]))
+        faint = [own.to_unit(plane) for plane, own in zip(planes, intensities, strict=True)]
+        imaging = replace(
+            imaging, blur_px=fit_blur(faint, [one.intensity.to_unit(central_window(one)) for one in clear])
+        )
     kernels = None if noise.kernel is None else np.repeat(noise.kernel[None], len(variances), axis=0)
     return ImagingProcess(imaging, variances, kernels)
 
@@ -242,7 +244,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
 def fingerprint(domains: Sequence[Domain]) -> str:
     """Return a hash of what is trained on: names, sizes, levels, masks."""
     facts = [
-        (domain.number, one.stack.name, one.index, one.shape, one.levels.stated(), one.mask is not None)
+        (domain.number, one.stack.name, one.index, one.shape, one.intensity.stated(), one.mask is not None)
         for domain in domains
         for one in domain.fields
     ]

@@ -23,7 +23,7 @@ from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.networks import AttentionNetwork
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import Levels, measure_levels, stack_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.spread import (
     BACKGROUND,
@@ -104,27 +104,27 @@ def teach(
     if stack.shape != np.shape(strokes):
         raise InputError(f"the strokes are {np.shape(strokes)} px, the image {stack.shape}; they must agree")
     painted = Stack.from_array(kinds_of(strokes), stack.axes)
-    levels = stack_levels(stack, [0])[0]
+    intensity = stack_ranges(stack, [0])[0]
     indices = [index for index in stack.plane_indices() if painted.read(index).any()]
     learned = learn_strokes(
         model if isinstance(model, Bundle) else load_model(model),
         [stack.read(index) for index in indices],
         [painted.read(index) for index in indices],
-        [levels.at(stack.time_of(index)) for index in indices],
+        [intensity.at(stack.time_of(index)) for index in indices],
         steps=steps,
         seed=seed,
         after_step=after_step,
     )
     if output is None:
         return learned
-    return save_taught(learned, Path(output), stack.read(indices[0]), levels.at(stack.time_of(indices[0])))
+    return save_taught(learned, Path(output), stack.read(indices[0]), intensity.at(stack.time_of(indices[0])))
 
 
 def learn_strokes(
     model: Bundle,
     planes: Sequence[npt.NDArray[Any]],
     strokes: Sequence[npt.NDArray[Any]],
-    levels: Sequence[Levels] | None = None,
+    intensities: Sequence[IntensityRange] | None = None,
     *,
     steps: int = STEPS,
     seed: int = 0,
@@ -140,7 +140,7 @@ def learn_strokes(
         Counts.
     strokes : sequence of ndarray (Y, X) of int
         0 not painted, 1 background, 2 and more cells.
-    levels : sequence of Levels, optional
+    intensities : sequence of IntensityRange, optional
         Of the stacks that the planes belong to; measured on each plane by default.
     steps, seed, after_step
         As for `teach`.
@@ -161,11 +161,11 @@ def learn_strokes(
     if steps < 1:
         raise OptionError(f"steps={steps}, expected 1 or more")
     check_strokes(planes, strokes)
-    levels = levels or [measure_levels([plane]) for plane in planes]
+    intensities = intensities or [measure_range([plane]) for plane in planes]
     windows = [
         window
-        for plane, own, level in zip(planes, strokes, levels, strict=True)
-        for window in windows_of(network_input(plane, level).unit, own)
+        for plane, own, intensity in zip(planes, strokes, intensities, strict=True)
+        for window in windows_of(network_input(plane, intensity).unit, own)
     ]
     windows = sorted(windows, key=lambda one: -np.count_nonzero(one.strokes))[:MOST_WINDOWS]
     wanted = spread(windows, model.translator.attention, seed=seed)
@@ -194,7 +194,7 @@ def learn_strokes(
     return Bundle(name, translator, card, Path(name))
 
 
-def save_taught(model: Bundle, folder: Path, plane: npt.NDArray[Any], levels: Levels) -> Bundle:
+def save_taught(model: Bundle, folder: Path, plane: npt.NDArray[Any], intensity: IntensityRange) -> Bundle:
     """Write a taught model with a picture of a plane (Y, X) of counts; return it as it was read back.
 
     Raises
@@ -202,7 +202,7 @@ def save_taught(model: Bundle, folder: Path, plane: npt.NDArray[Any], levels: Le
     OutputError
         The folder exists, or cannot be written.
     """
-    unit = network_input(plane, levels).unit
+    unit = network_input(plane, intensity).unit
     return save_bundle(folder, model.translator, model.card, picture_of(model.translator, unit, THRESHOLD))
 
 

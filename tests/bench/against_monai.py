@@ -26,7 +26,7 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import stack_levels
+from cellxlate.stacks.intensity.range import stack_ranges
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 CASES = {"5 % clustered": (0.05, "clustered"), "full of cells": (0.6, "scattered")}
@@ -39,14 +39,14 @@ def prepared(case: str, side: int) -> tuple[Any, Any]:
     """A plane and its levels."""
     fraction, layout = CASES[case]
     stack = simulate(SampleSettings((1, 1, 1, side, side), fraction, layout, 3)).stack  # type: ignore[arg-type]
-    return stack.read(next(iter(stack.plane_indices()))), stack_levels(stack, [0])[0]
+    return stack.read(next(iter(stack.plane_indices()))), stack_ranges(stack, [0])[0]
 
 
-def runner(way: str, plane: Any, levels: Any, engine: str) -> Callable[[], Any]:
+def runner(way: str, plane: Any, intensity: Any, engine: str) -> Callable[[], Any]:
     """Return what runs a plane once and returns the generator's output, or the enhanced plane."""
     bundle = load_model()
     if way == "cellxlate":
-        job = PlaneJob(open_engine(bundle, engine=engine), levels, settings=EnhanceSettings())  # type: ignore[arg-type]
+        job = PlaneJob(open_engine(bundle, engine=engine), intensity, settings=EnhanceSettings())  # type: ignore[arg-type]
         areas = list(bands_of(plane.shape, job.tile_px))
         return lambda: [band.enhanced for band in enhance_plane(lambda rows: plane[rows], areas, plane.shape, job)]
     from monai.inferers import sliding_window_inference
@@ -55,16 +55,16 @@ def runner(way: str, plane: Any, levels: Any, engine: str) -> Callable[[], Any]:
 
     def run() -> Any:
         with torch.inference_mode():
-            unit = torch.from_numpy(levels.to_unit(plane))[None, None]
+            unit = torch.from_numpy(intensity.to_unit(plane))[None, None]
             return sliding_window_inference(unit, 256, 1, generator, overlap=0.25, mode=way.split()[1])[0, 0].numpy()
 
     return run
 
 
-def error_of(way: str, plane: Any, levels: Any) -> float:
+def error_of(way: str, plane: Any, intensity: Any) -> float:
     """Return max |tiled - whole| in unit range, over the generator's output away from the edges."""
     generator = load_model().translator.generator
-    unit = levels.to_unit(plane)
+    unit = intensity.to_unit(plane)
     with torch.inference_mode():
         whole = generator(torch.from_numpy(unit)[None, None])[0, 0].numpy()
     if way == "cellxlate":
@@ -82,30 +82,30 @@ def error_of(way: str, plane: Any, levels: Any) -> float:
             def attention(self, images: Any) -> Any:
                 return np.ones_like(images)
 
-        job = PlaneJob(Keeping(), levels, settings=EnhanceSettings(tile_px=256))
+        job = PlaneJob(Keeping(), intensity, settings=EnhanceSettings(tile_px=256))
         counts = plane.astype(np.float64)
         for band in enhance_plane(lambda rows: counts[rows], bands_of(plane.shape, 256), plane.shape, job):
-            found[band.first_row : band.first_row + len(band.raw)] = levels.to_unit(band.enhanced)
+            found[band.first_row : band.first_row + len(band.raw)] = intensity.to_unit(band.enhanced)
     else:
-        found = runner(way, plane, levels, "torch")()
+        found = runner(way, plane, intensity, "torch")()
     middle = (slice(EDGE_PX, -EDGE_PX), slice(EDGE_PX, -EDGE_PX))
     return float(np.abs(found[middle] - whole[middle]).max())
 
 
-def peak_mb(way: str, plane: Any, levels: Any, engine: str) -> float:
+def peak_mb(way: str, plane: Any, intensity: Any, engine: str) -> float:
     """Return the peak memory of a process that imports what it needs, loads plane and model, and runs once."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import against_monai as bench, numpy as np\n"
-        "from cellxlate.stacks.intensity.range import Levels\n"
+        "from cellxlate.stacks.intensity.range import IntensityRange\n"
         "import torch; torch.set_num_threads(2)\n"
-        "plane, levels = np.load(sys.argv[3]), Levels(float(sys.argv[4]), float(sys.argv[5]))\n"
-        "run = bench.runner(sys.argv[2], plane, levels, sys.argv[6])\n"
+        "plane, intensity = np.load(sys.argv[3]), IntensityRange(float(sys.argv[4]), float(sys.argv[5]))\n"
+        "run = bench.runner(sys.argv[2], plane, intensity, sys.argv[6])\n"
         "from cellxlate.enhancement.verify import peak_rss_mb; run(); print(peak_rss_mb())"
     )
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "plane.npy"
         np.save(stored, plane)
-        words = [Path(__file__).parent, way, stored, levels.black, levels.white, engine]
+        words = [Path(__file__).parent, way, stored, intensity.black, intensity.white, engine]
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script, *map(str, words)], capture_output=True, text=True, check=True
         )
@@ -127,8 +127,8 @@ def main() -> None:
     print("| plane | way | seconds | against cellxlate | peak memory of the process (MB) | max abs(tiled - whole) |")
     print("|---|---|---|---|---|---|")
     for case in CASES:
-        plane, levels = prepared(case, options.side)
-        runs = {way: runner(way, plane, levels, options.engine) for way in WAYS}
+        plane, intensity = prepared(case, options.side)
+        runs = {way: runner(way, plane, intensity, options.engine) for way in WAYS}
         for run in runs.values():
             run()
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -143,7 +143,7 @@ def main() -> None:
             )
             print(
                 f"| {case} | {way} | {statistics.median(seconds[way]):.2f} | {ratio:.2f} | "
-                f"{peak_mb(way, plane, levels, options.engine):.0f} | {error_of(way, plane, levels):.1e} |",
+                f"{peak_mb(way, plane, intensity, options.engine):.0f} | {error_of(way, plane, intensity):.1e} |",
                 flush=True,
             )
 

@@ -106,8 +106,8 @@ def compared(jar: Path, path: Path, folder: Path) -> dict[str, str]:
             stated = re.search(rf'PhysicalSize{axis}="([^"]+)"', said)
             if stated is None or abs(float(stated[1]) - size_um) > 1e-6 * size_um:
                 wrong.append(f"size of {axis}: {stated and stated[1]}")
-        if (levels and int(levels[1]) != stack.levels) or (not levels and stack.levels > 1):
-            wrong.append(f"{levels[1] if levels else 1} of {stack.levels} levels")
+        if (levels and int(levels[1]) != stack.resolutions) or (not levels and stack.resolutions > 1):
+            wrong.append(f"{levels[1] if levels else 1} of {stack.resolutions} levels")
         if not copy.exists():
             wrong.append("not converted: " + " ".join(converted.split())[-200:])
         elif not same_planes(stack, copy):

@@ -17,7 +17,7 @@ import cellxlate
 from cellxlate.enhancement.confidence.views import Unit, deviation, expected_error, reliability
 from cellxlate.evaluation.measures import affine
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.stacks.intensity.range import measure_range
 
 
 def main() -> None:
@@ -43,11 +43,11 @@ def main() -> None:
         raw = tifffile.imread(path)
         truth = tifffile.imread(options.folder / "test_S_truth" / path.name).astype(float)
         cells = tifffile.imread(options.folder / "test_masks" / path.name) > 0
-        levels = measure_levels([raw])
-        unit = levels.to_unit(raw)
+        intensity = measure_range([raw])
+        unit = intensity.to_unit(raw)
         made = output(unit[None, None])[0, 0].astype(float)
         wanted = affine(truth, made, cells)  # the truth on the scale of the output
-        spread = deviation(unit, output, noise=levels.noise / levels.span)
+        spread = deviation(unit, output, noise=intensity.noise / intensity.span)
         halves[number % 2].append((spread[cells], np.abs(made - wanted)[cells]))
     fit, judged = (reliability(*(np.concatenate(part) for part in zip(*half, strict=True))) for half in halves)
     predictions = expected_error(judged.deviations, fit.calibration)

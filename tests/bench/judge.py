@@ -36,7 +36,7 @@ from cellxlate.quality.risk import CLASSICAL, Candidate, Ranking, estimate_risks
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.samples.structures import STRUCTURES, draw_structure
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -78,9 +78,9 @@ def drawn_pairs(count: int, *, seed: int, data: Path = DATA) -> list[Pair]:
 
 def model_candidates(noisy: Image, models: Sequence[str]) -> dict[str, Candidate]:
     """Return the generator and the composed output of each model; levels are those of the noisy image."""
-    levels, found = measure_levels([noisy]), {}
+    intensity, found = measure_range([noisy]), {}
     for name in models:
-        networks = Networks(engine_of(name), levels)
+        networks = Networks(engine_of(name), intensity)
         found[f"{name} generator"] = networks.proposal
         found[name] = networks.composed
     return found
@@ -95,8 +95,8 @@ def engine_of(model: str) -> EngineTranslator:
 class Networks:
     """What one model makes of whole planes; the last planes are remembered, for both outputs need the generator."""
 
-    def __init__(self, translator: EngineTranslator, levels: Levels) -> None:
-        self._translator, self._levels = translator, levels
+    def __init__(self, translator: EngineTranslator, intensity: IntensityRange) -> None:
+        self._translator, self._intensity = translator, intensity
         self._known: dict[bytes, tuple[Floats, Floats]] = {}
 
     def proposal(self, plane: npt.NDArray[np.float32]) -> Floats:
@@ -111,10 +111,10 @@ class Networks:
     def _run(self, plane: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
         key = plane.tobytes()
         if key not in self._known:
-            seen, one = network_input(plane, self._levels).unit, self._translator
+            seen, one = network_input(plane, self._intensity).unit, self._translator
             proposal = self._whole(seen, one.proposal, one.generator_halo_px)
             attention = self._whole(seen, one.attention, one.attention_halo_px)
-            change = (proposal - seen) * self._levels.span
+            change = (proposal - seen) * self._intensity.span
             self._known = {**dict(list(self._known.items())[-1:]), key: (change, gate(quantise(attention), THRESHOLD))}
         return self._known[key]
 

@@ -33,7 +33,7 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.model.engines.malloc import keep_freed_memory
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import Levels, stack_levels
+from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
@@ -80,20 +80,20 @@ class Everywhere:
         return np.ones_like(self._translator.attention(images))
 
 
-def field(layout: str, fraction: float, side: int, seed: int = 3) -> tuple[Any, Levels]:
+def field(layout: str, fraction: float, side: int, seed: int = 3) -> tuple[Any, IntensityRange]:
     """A plane and its levels."""
     scattered = "scattered" if layout == "everywhere" else layout
     settings = SampleSettings((1, 1, 1, side, side), min(fraction, 0.6), scattered, seed)  # type: ignore[arg-type]
     stack = simulate(settings).stack
-    return stack.read(next(iter(stack.plane_indices()))), stack_levels(stack, [0])[0]
+    return stack.read(next(iter(stack.plane_indices()))), stack_ranges(stack, [0])[0]
 
 
 def enhance(
-    plane: Any, levels: Levels, translator: Any, clock: Callable[[], float], **settings: Any
+    plane: Any, intensity: IntensityRange, translator: Any, clock: Callable[[], float], **settings: Any
 ) -> tuple[float, Timed, Any, Any]:
     """Return seconds, those of the networks, pixels and attention."""
     timed = Timed(translator, clock)
-    job = PlaneJob(timed, levels, settings=EnhanceSettings(**settings))
+    job = PlaneJob(timed, intensity, settings=EnhanceSettings(**settings))
     started = clock()
     bands = list(enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job))
     seconds = clock() - started
@@ -113,11 +113,11 @@ def sparse_part(bundle: Bundle, options: argparse.Namespace) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for layout, fraction in CASES:
-        plane, levels = field(layout, fraction, options.side)
+        plane, intensity = field(layout, fraction, options.side)
         run_on = Everywhere(translator) if layout == "everywhere" else translator
-        enhance(plane, levels, run_on, clock)
+        enhance(plane, intensity, run_on, clock)
         pairs = [
-            [enhance(plane, levels, run_on, clock, dense=dense) for dense in (False, True)]
+            [enhance(plane, intensity, run_on, clock, dense=dense) for dense in (False, True)]
             for _ in range(options.repeat)
         ]
         sparse, dense = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
@@ -135,13 +135,13 @@ def sparse_part(bundle: Bundle, options: argparse.Namespace) -> None:
 
 def threads_part(bundle: Bundle, options: argparse.Namespace) -> None:
     """One thread against two; the pixels are compared too."""
-    plane, levels = field("scattered", 0.15, options.side)
+    plane, intensity = field("scattered", 0.15, options.side)
     before, runs = torch.get_num_threads(), {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         translator = open_engine(load_model(options.model), engine=options.engine)
-        enhance(plane, levels, translator, time.perf_counter)
-        done = [enhance(plane, levels, translator, time.perf_counter) for _ in range(options.repeat)]
+        enhance(plane, intensity, translator, time.perf_counter)
+        done = [enhance(plane, intensity, translator, time.perf_counter) for _ in range(options.repeat)]
         runs[threads] = statistics.median(one[0] for one in done), done[0]
     torch.set_num_threads(before)
     apart = np.abs(runs[1][1][2].astype(np.int64) - runs[2][1][2])

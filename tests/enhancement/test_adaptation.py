@@ -24,8 +24,8 @@ from cellxlate.enhancement.adaptation.adapt import (
     Adaptation,
     adapt_stack,
     model_folder,
-    noise_on_scale_of,
-    on_scale_of,
+    noise_on_range_of,
+    on_range_of,
     verdict,
 )
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
@@ -35,7 +35,7 @@ from cellxlate.locations import RemotePath
 from cellxlate.model.bundle import load_model
 from cellxlate.quality.risk import INPUT, Ranking, Risk
 from cellxlate.settings import PRESETS, AloneSettings
-from cellxlate.stacks.intensity.range import Levels, stack_levels
+from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.training.alone import sampled_domain
@@ -461,15 +461,15 @@ def test_channels_and_levels_are_those_of_the_job(tiny_model, tmp_path, monkeypa
 
 def test_windows_of_another_scale_are_judged_on_that_of_the_first():
     two = Stack(np.stack([pixels(), 3 * pixels() + 50]), "CZYX")
-    domain = sampled_domain(two, stack_levels(two, [0, 1]), AloneSettings(4, 128))
-    levels = domain.fields[0].levels
-    planes = [on_scale_of(levels, field) for field in domain.fields]
-    noises = [noise_on_scale_of(levels, *one) for one in zip(domain.noises, domain.fields, strict=True)]
+    domain = sampled_domain(two, stack_ranges(two, [0, 1]), AloneSettings(4, 128))
+    intensity = domain.fields[0].intensity
+    planes = [on_range_of(intensity, field) for field in domain.fields]
+    noises = [noise_on_range_of(intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
     assert np.array_equal(planes[0], np.asarray(domain.fields[0].stack.pixels, np.float32))
     assert np.allclose(planes[0], planes[2], atol=2)
     assert noises[0].sd_counts == pytest.approx(noises[-1].sd_counts, rel=0.05)
     assert noises[0].black_counts == pytest.approx(noises[-1].black_counts, abs=2)
-    assert isinstance(levels, Levels)
+    assert isinstance(intensity, IntensityRange)
 
 
 # in Python

@@ -12,7 +12,7 @@ from cellxlate.enhancement.job import enhance, enhance_file
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import stack_levels
+from cellxlate.stacks.intensity.range import stack_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
@@ -98,7 +98,7 @@ def test_levels_noise_and_domain_leave_opacity_out_beside_channels() -> None:
         stack = Stack.from_array(np.concatenate([light, opacity.astype(np.uint8)], axis=-1), "TCYXS")
         assert stack.planes_per_channel == expected.planes_per_channel == 6
         assert not any(stack.is_alpha(stack.plane_of(number, 1)) for number in range(6))
-        assert stack_levels(stack, [0, 1]) == stack_levels(expected, [0, 1])
+        assert stack_ranges(stack, [0, 1]) == stack_ranges(expected, [0, 1])
         assert str(stack_noise(stack, 1)) == str(stack_noise(expected, 1))  # holds an array
         assert [look.quantities for look in looks_of(stack, 0)] == [look.quantities for look in looks_of(expected, 0)]
 

@@ -753,8 +753,8 @@ def test_what_a_process_prepares_once_is_not_scaled(
     outputs = name_outputs(tmp_path / "a.tif", is_zarr=False)
     asked = []
 
-    def run_sample(plan: Any, outputs: Any, folder: Path, *, levels: int) -> Any:
-        asked.append((plan.stack.shape[0], levels))
+    def run_sample(plan: Any, outputs: Any, folder: Path, *, resolutions: int) -> Any:
+        asked.append((plan.stack.shape[0], resolutions))
         seconds = 50.0 if len(asked) == 1 else 2.0
         return dict.fromkeys(costs.SAMPLED, costs.Took(seconds, seconds)), Tally(plane_axes="TC")
 
@@ -787,7 +787,7 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
         folder = tmp_path / f"{levels}{kind}"
         folder.mkdir()
         outputs = name_outputs(tmp_path / "a.tif", is_zarr=False, format=kind)
-        seconds, tally = costs.run_sample(plan, outputs, folder, levels=levels)
+        seconds, tally = costs.run_sample(plan, outputs, folder, resolutions=levels)
         assert built == expected
         assert list(seconds) == list(costs.SAMPLED)
         assert all(took.clock_s >= 0 and took.processor_s >= 0 for took in seconds.values())

@@ -124,9 +124,9 @@ def test_a_read_error_in_the_middle(
 ) -> None:
     from cellxlate.enhancement import plan
 
-    monkeypatch.setattr(plan, "stack_levels", lambda *_: levels)
+    monkeypatch.setattr(plan, "stack_ranges", lambda *_: intensity)
     with cellxlate.open_stack(stack) as opened:
-        levels = cellxlate.stacks.intensity.range.stack_levels(opened, [0])
+        intensity = cellxlate.stacks.intensity.range.stack_ranges(opened, [0])
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "read", failing_at(2, InputError("plane 2 is damaged; copy the file again")))
         with pytest.raises(InputError, match="plane 2 is damaged"):

@@ -18,11 +18,11 @@ from cellxlate.model.engines.engine import open_engine
 from cellxlate.model.networks import Translator as Networks
 from cellxlate.model.networks import receptive_field
 from cellxlate.settings import AttentionSettings, EnhanceSettings, GeneratorSettings, NetworkSettings
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 
 DTYPES = ("uint8", "uint16", "int16", "uint32", "float32", "float64")
 SHAPES = ((17, 1031), (1, 1), (3, 700), (600, 530), (1030, 90))
-LEVELS = Levels(100.0, 200.0)
+LEVELS = IntensityRange(100.0, 200.0)
 
 
 @dataclass
@@ -233,7 +233,7 @@ def test_the_change_is_gate_times_difference_in_counts(dtype: str) -> None:
 
 def test_target_intensity_moves_cells_to_the_scale_of_the_target() -> None:
     raw = np.full((40, 40), 200, np.uint16)  # unit 1, attention 1; the proposal is 1.5
-    job = PlaneJob(Arithmetic(bias=1.0), LEVELS, target=Levels(1000.0, 3000.0))
+    job = PlaneJob(Arithmetic(bias=1.0), LEVELS, target=IntensityRange(1000.0, 3000.0))
     (band,) = enhance_plane(lambda rows: raw[rows], bands_of(raw.shape, 64), raw.shape, job)
     assert np.unique(band.enhanced).tolist() == [4000]
 

@@ -15,7 +15,7 @@ from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -136,16 +136,16 @@ def test_every_tiling_gives_the_same_pixels(tiny_model: Path, tile_px: int) -> N
     pixels[200:260, 10:50] = np.nan
     pixels[random.integers(0, 1300, 80), random.integers(0, 90, 80)] = 60000
     pixels[[510, 511, 512, 1023, 1024], [80, 81, 3, 10, 20]] = 60000
-    levels = measure_levels([pixels])
+    intensity = measure_range([pixels])
 
     def enhanced(side: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
         translator = make_plan(
             Stack.from_array(pixels), tiny_model, channels=None, settings=None, engine="torch", device="cpu"
         ).translator
-        job = PlaneJob(translator, levels, settings=EnhanceSettings(tile_px=side))
+        job = PlaneJob(translator, intensity, settings=EnhanceSettings(tile_px=side))
         bands = list(enhance_plane(pixels.__getitem__, bands_of(pixels.shape, side), pixels.shape, job))
         blocks = attention_blocks(
-            pixels.__getitem__, [Tile(512, 1024, 0, 90)], pixels.shape, translator=translator, levels=levels
+            pixels.__getitem__, [Tile(512, 1024, 0, 90)], pixels.shape, translator=translator, intensity=intensity
         )
         [(_, steps)] = blocks
         attention = np.concatenate([band.attention for band in bands])

@@ -20,7 +20,7 @@ from cellxlate.model.attention import apply_change, gate, quantise
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.export.bioimage import ANSWERS, export_onnx, export_package, translator_onnx
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.intensity.range import stack_levels
+from cellxlate.stacks.intensity.range import stack_ranges
 from cellxlate.whole_file import unfinished_name
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="export to ONNX is optional")
@@ -86,17 +86,17 @@ def test_the_onnx_file_gives_the_counts_that_enhancing_gives_on_real_fields(real
     for path in sorted((real_images / "nuclei_lowexp" / "test_S").glob("*.tif"))[:1]:
         with cellxlate.open_stack(path) as stack:
             raw = stack.read(())
-            levels = stack_levels(stack, (0,))[0]
+            intensity = stack_ranges(stack, (0,))[0]
             expected = cellxlate.enhance(stack, bundle)
         rows, columns = raw.shape
         around = [(margin, margin + -size % bundle.translator.stride) for size in raw.shape]
-        images = np.pad(levels.to_unit(raw), around, mode="symmetric")[None, None]
+        images = np.pad(intensity.to_unit(raw), around, mode="symmetric")[None, None]
         attention, proposal = (
             answer[0, 0, margin : margin + rows, margin : margin + columns]
             for answer in run(["attention", "proposal"], {"images": images})
         )
         selected = gate(quantise(attention), THRESHOLD)
-        change = selected * (proposal - levels.to_unit(raw)) * levels.span
+        change = selected * (proposal - intensity.to_unit(raw)) * intensity.span
         found = apply_change(raw, change, selected)
         assert np.abs(found.astype(int) - expected.image.astype(int)).max() <= 1
         assert np.array_equal(found[selected == 0], raw[selected == 0])

@@ -8,7 +8,7 @@ from napari.layers import Image
 
 import cellxlate
 from cellxlate.plugin.files import read_layers, reader, write_image
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -43,7 +43,7 @@ def test_channels_become_layers_with_names_scale_and_units(tmp_path, ending):
 @pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
 def test_a_pyramid_is_read_level_by_level(tmp_path, ending):
     path, pixels = written(tmp_path, f"large{ending}", (2, 1100, 1300), "ZYX", pixel_size_um={"Y": 0.5, "X": 0.5})
-    levels = open_levels(path)
+    levels = open_resolutions(path)
     assert len(levels) > 1
     assert np.array_equal(np.asarray(levels[0]), pixels)
     assert levels[1].plane_shape == (550, 650)

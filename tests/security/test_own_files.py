@@ -26,7 +26,7 @@ from cellxlate.cli import main
 from cellxlate.enhancement.outputs.rebuild import rebuild_report
 from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import describe_model
-from cellxlate.stacks.intensity.saved import saved_levels
+from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.stacks.write.writer import Writer
@@ -240,7 +240,7 @@ def test_our_annotation_in_ome_xml_is_right_or_refused(results, tmp_path):
         changed = (text[:start] + inside + text[end:]).encode("utf-8", "replace")
         tifffile.tiffcomment(path, changed)
         done += harmless(what, copied(path, tmp_path / "z.ome.tif"))
-        harmless(what, lambda: saved_levels(path))
+        harmless(what, lambda: saved_ranges(path))
         count += 1
     assert count > 30
     assert done > count // 4
@@ -286,7 +286,7 @@ def test_reports_of_nonsense_are_made_anew(results, tmp_path):
     cases = list(spoiled(json.loads(file.read_text()), 6))
     for what, tree in cases if VALUES > 1 else cases[:20]:
         file.write_bytes(dumped(tree))
-        harmless(what, lambda: saved_levels(file))
+        harmless(what, lambda: saved_ranges(file))
         assert harmless(what, lambda: rebuild_report(tmp_path / "b_enhanced.ome.tif")), what
         assert json.loads(file.read_text())["kept_violations"] == 0
 

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 
 SIDE_PX = 64
 PIXELS = np.random.default_rng(0).integers(100, 300, (SIDE_PX, SIDE_PX)).astype(np.uint16)
@@ -216,7 +216,7 @@ def test_a_bomb_in_a_coarser_level_is_refused(tmp_path, bounded):
         "datasets": [{"path": "0"}, {"path": "1"}]}]}  # fmt: skip
     zarr.create_array(path / "0", data=PIXELS, chunks=PIXELS.shape)
     array_3(path / "1", [BYTES, ZARR_3["zstd"]]).write_bytes(zstd_of_unstated_size())
-    levels = open_levels(path)
+    levels = open_resolutions(path)
     assert np.array_equal(levels[0].read(()), PIXELS)
     with pytest.raises(InputError, match="is damaged"):
         levels[1].read(())

@@ -16,7 +16,7 @@ from cellxlate.stacks.intensity.constant_parts import (
     without_empty_parts,
 )
 from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
-from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 
 
 def field(seed: int = 0, shape: tuple[int, int] = (300, 320), black: float = 100.0) -> np.ndarray:
@@ -46,8 +46,8 @@ def rotated(counts: np.ndarray, order: int) -> np.ndarray:
 @pytest.mark.parametrize("value", [0, 1, 50, 4095, 65535])
 def test_padding_of_any_value_does_not_set_the_levels(share: float, value: int) -> None:
     counts = field()
-    plain = measure_levels([counts[round(len(counts) * share) :]])
-    found = measure_levels([padded(counts, share, value)])
+    plain = measure_range([counts[round(len(counts) * share) :]])
+    found = measure_range([padded(counts, share, value)])
     assert found.black == pytest.approx(plain.black, abs=1)
     assert found.white == pytest.approx(plain.white, rel=0.05)
     assert found.noise == pytest.approx(plain.noise, rel=0.1)  # of other tiles
@@ -58,14 +58,14 @@ def test_padding_of_any_value_does_not_set_the_levels(share: float, value: int) 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
 def test_padding_is_found_in_any_dtype(dtype: str) -> None:
     counts = (padded(field(), 0.2, 0) // 3).astype(dtype)
-    assert measure_levels([counts]).black == pytest.approx(33, abs=1)
+    assert measure_range([counts]).black == pytest.approx(33, abs=1)
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_the_corners_of_a_rotated_field_do_not_set_the_levels(order: int) -> None:
     counts = field(shape=(400, 400))
-    found = measure_levels([rotated(counts, order)])
-    assert found.black == pytest.approx(measure_levels([counts]).black, abs=1.5)
+    found = measure_range([rotated(counts, order)])
+    assert found.black == pytest.approx(measure_range([counts]).black, abs=1.5)
     assert found.constant_parts[0].value == 0
     assert found.constant_parts[0].share == pytest.approx(float((rotated(counts, 0) == 0).mean()), abs=0.01)
 
@@ -73,14 +73,14 @@ def test_the_corners_of_a_rotated_field_do_not_set_the_levels(order: int) -> Non
 def test_a_missing_tile_inside_a_mosaic_and_two_values_are_left_out() -> None:
     counts = field()
     counts[100:180, 120:220], counts[:, :30] = 0, 7
-    found = measure_levels([counts])
-    assert found.black == pytest.approx(measure_levels([field()]).black, abs=1)
+    found = measure_range([counts])
+    assert found.black == pytest.approx(measure_range([field()]).black, abs=1)
     assert sorted(found.empty_values) == [0, 7]
 
 
 def test_nan_is_named_as_well() -> None:
     counts = padded(field().astype(np.float32), 0.25, np.nan)
-    [part] = measure_levels([counts]).constant_parts
+    [part] = measure_range([counts]).constant_parts
     assert (part.value, part.share) == (None, 0.25)
 
 
@@ -88,7 +88,7 @@ def test_images_without_constant_parts_have_the_levels_they_had() -> None:
     counts = field()
     assert empty_parts(counts) == {}
     assert without_empty_parts(counts)[0] is counts
-    assert measure_levels([counts]).constant_parts == ()
+    assert measure_range([counts]).constant_parts == ()
 
 
 # --- what is constant and was recorded
@@ -99,7 +99,7 @@ def test_a_clipped_background_with_speckles_is_a_background() -> None:
     random = np.random.default_rng(1)
     cells = field().astype(float) - 100
     counts = np.where(cells > 40, cells / 2, 0) + random.binomial(1, 0.05, cells.shape)
-    found = measure_levels([counts.round().clip(0, 255).astype(np.uint8)])
+    found = measure_range([counts.round().clip(0, 255).astype(np.uint8)])
     assert found.constant_parts == ()
     assert found.black == pytest.approx(0, abs=0.5)
 
@@ -110,7 +110,7 @@ def test_a_background_of_exactly_zero_around_blurred_cells_is_a_background(sigma
     cells[tuple(random.integers(20, 280, (2, 40)))] = 1.0
     counts = np.round(ndimage.gaussian_filter(ndimage.grey_dilation(cells, 15), sigma) * 200).astype(np.uint8)
     assert (counts == 0).mean() > 0.5
-    assert measure_levels([counts]).constant_parts == ()
+    assert measure_range([counts]).constant_parts == ()
 
 
 def test_cells_cut_out_by_a_mask_keep_their_background() -> None:
@@ -126,7 +126,7 @@ def test_saturated_cells_are_cells(sigma: float) -> None:
     for row, column in np.random.default_rng(4).uniform(0, 300, (8, 2)):
         counts[(rows - row) ** 2 + (columns - column) ** 2 < 24**2] = 900.0
     counts = ndimage.gaussian_filter(counts, sigma) + 50 + np.random.default_rng(5).normal(0, 4, counts.shape)
-    found = measure_levels([counts.clip(0, 255).astype(np.uint8)])
+    found = measure_range([counts.clip(0, 255).astype(np.uint8)])
     assert found.constant_parts == ()
     assert found.white == pytest.approx(255, abs=1)
 
@@ -158,12 +158,12 @@ def test_bands_tell_what_the_whole_plane_tells() -> None:
     counts = padded(rotated(field(shape=(500, 200)), 1), 0.1, 0).astype(np.float32)
     counts[np.random.default_rng(8).integers(0, 500, 60), np.random.default_rng(9).integers(0, 200, 60)] = 60000
     counts[300, 100:104], counts[250:290, 40:90], counts[253, 39] = np.nan, np.nan, 60000
-    levels = measure_levels([counts])
-    whole = network_input(counts, levels)
+    intensity = measure_range([counts])
+    whole = network_input(counts, intensity)
     assert whole.kept is not None
     for top, bottom in ((0, 90), (37, 141), (210, 300), (420, 500)):
         first, last = max(top - REACH_PX, 0), min(bottom + REACH_PX, 500)
-        part = network_input(counts[first:last], levels)
+        part = network_input(counts[first:last], intensity)
         inside = slice(top - first, bottom - first)
         assert part.unit[inside].tobytes() == whole.unit[top:bottom].tobytes()
         kept = np.zeros_like(part.unit, np.bool_) if part.kept is None else part.kept
@@ -172,12 +172,12 @@ def test_bands_tell_what_the_whole_plane_tells() -> None:
 
 def test_what_networks_see_has_no_step_at_padding() -> None:
     counts = padded(field(), 0.3, 0)
-    levels = measure_levels([counts])
-    seen = network_input(counts, levels)
+    intensity = measure_range([counts])
+    seen = network_input(counts, intensity)
     assert seen.kept is not None
     assert seen.kept[: 90 + RIM_PX].all()
     assert not seen.kept[90 + RIM_PX :].any()
-    plain = levels.to_unit(counts)
+    plain = intensity.to_unit(counts)
     assert np.array_equal(seen.unit[90 + RIM_PX :], plain[90 + RIM_PX :])
     assert plain[:90].max() < -0.2
     assert seen.unit.min() >= plain[92:].min()
@@ -198,19 +198,19 @@ def test_what_surrounds_a_hole_is_carried_in_and_fades() -> None:
 
 def test_a_missing_tile_that_the_sample_did_not_meet_is_kept_too() -> None:
     counts = field()
-    levels = measure_levels([counts])
+    intensity = measure_range([counts])
     counts[40:80, 50:100] = 0
-    found = network_input(counts, levels).kept
+    found = network_input(counts, intensity).kept
     assert found is not None
     assert found.sum() == (40 + 2 * RIM_PX) * (50 + 2 * RIM_PX)
-    counts[40:80, 50:100] = round(levels.black)
-    assert empty_pixels(counts, (), levels.empty_below) is None
+    counts[40:80, 50:100] = round(intensity.black)
+    assert empty_pixels(counts, (), intensity.empty_below) is None
 
 
 def test_pixels_that_are_no_numbers_leave_no_hole_in_a_cell() -> None:
     counts = np.full((60, 60), 200.0, np.float32)
     counts[30, 30], counts[10, 10] = np.nan, np.inf
-    seen = network_input(counts, Levels(100.0, 200.0))
+    seen = network_input(counts, IntensityRange(100.0, 200.0))
     assert (seen.unit == 1).all()
     assert seen.kept is not None
     assert np.argwhere(seen.kept).tolist() == [[10, 10], [30, 30]]

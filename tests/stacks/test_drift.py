@@ -7,7 +7,7 @@ import pytest
 
 from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.network_input import remarks
-from cellxlate.stacks.intensity.range import Levels, measure_levels, stack_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range, stack_ranges
 from cellxlate.stacks.stack import Stack
 
 
@@ -25,24 +25,24 @@ def movie(offsets: np.ndarray, shape: tuple[int, int] = (128, 128), gain: float 
 
 @pytest.mark.parametrize("offsets", [np.linspace(0, 60, 12), np.linspace(90, 0, 12), np.repeat([0.0, 70.0], 6)])
 def test_levels_follow_a_background_that_drifts(offsets: np.ndarray) -> None:
-    still = stack_levels(Stack(movie(np.zeros(12)), "TYX"), [0])[0]
-    levels = stack_levels(Stack(movie(offsets), "TYX"), [0])[0]
+    still = stack_ranges(Stack(movie(np.zeros(12)), "TYX"), [0])[0]
+    intensity = stack_ranges(Stack(movie(offsets), "TYX"), [0])[0]
     assert still.drift == ()
-    assert levels.span == pytest.approx(still.span, rel=0.03)
+    assert intensity.span == pytest.approx(still.span, rel=0.03)
     for time in range(12):
-        assert levels.at(time).black == pytest.approx(still.black + offsets[time], abs=1)
-        assert levels.at(time).span == pytest.approx(levels.span)
-        assert levels.at(time).drift == ()
-    [line] = remarks(levels, "GFP")
-    assert line.startswith(f"the background of GFP drifts over time, from {levels.at(0).black:.4g} to ")
-    assert f"{np.ptp(offsets) / levels.span:.0%} of the intensity range" in line or "9" in line
+        assert intensity.at(time).black == pytest.approx(still.black + offsets[time], abs=1)
+        assert intensity.at(time).span == pytest.approx(intensity.span)
+        assert intensity.at(time).drift == ()
+    [line] = remarks(intensity, "GFP")
+    assert line.startswith(f"the background of GFP drifts over time, from {intensity.at(0).black:.4g} to ")
+    assert f"{np.ptp(offsets) / intensity.span:.0%} of the intensity range" in line or "9" in line
 
 
 def test_a_small_drift_changes_nothing() -> None:
     stack = Stack(movie(np.linspace(0, 5, 12)), "TYX")
-    levels = stack_levels(stack, [0])[0]
-    assert levels == measure_levels(stack.read(index) for index in stack.plane_indices())
-    assert list(remarks(levels, "GFP")) == []
+    intensity = stack_ranges(stack, [0])[0]
+    assert intensity == measure_range(stack.read(index) for index in stack.plane_indices())
+    assert list(remarks(intensity, "GFP")) == []
 
 
 def test_time_points_without_light_are_passed_over() -> None:
@@ -51,9 +51,9 @@ def test_time_points_without_light_are_passed_over() -> None:
     times, background = background_over_time(Stack(frames, "TYX"), 0)
     assert times.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert np.ptp(background) == pytest.approx(60 / 11 * 10, abs=1)
-    levels = stack_levels(Stack(frames, "TYX"), [0])[0]
-    assert levels.at(3).black == pytest.approx((levels.at(2).black + levels.at(4).black) / 2)
-    assert levels.at(11) == levels.at(10)
+    intensity = stack_ranges(Stack(frames, "TYX"), [0])[0]
+    assert intensity.at(3).black == pytest.approx((intensity.at(2).black + intensity.at(4).black) / 2)
+    assert intensity.at(11) == intensity.at(10)
 
 
 def test_long_movies_are_sampled_and_channels_and_depths_kept_apart() -> None:
@@ -61,18 +61,21 @@ def test_long_movies_are_sampled_and_channels_and_depths_kept_apart() -> None:
     frames = np.stack([movie(np.zeros(130), (32, 32)), movie(offsets, (32, 32))], axis=1)  # (T, C, Y, X)
     stack = Stack(np.stack([frames] * 3, axis=3), "TCYZX")
     assert len(background_over_time(stack, 1)[0]) == 64
-    levels = stack_levels(stack, [0, 1])
-    assert levels[0].drift == ()
-    assert levels[1].at(65).black - levels[1].at(0).black == pytest.approx(offsets[65], abs=2)
+    intensity = stack_ranges(stack, [0, 1])
+    assert intensity[0].drift == ()
+    assert intensity[1].at(65).black - intensity[1].at(0).black == pytest.approx(offsets[65], abs=2)
 
 
 def test_levels_are_stated_to_the_last_bit() -> None:
-    plain, drifting = Levels(1 / 3, 2 / 3, 0.1), stack_levels(Stack(movie(np.linspace(0, 60, 12)), "TYX"), [0])[0]
+    plain, drifting = (
+        IntensityRange(1 / 3, 2 / 3, 0.1),
+        stack_ranges(Stack(movie(np.linspace(0, 60, 12)), "TYX"), [0])[0],
+    )
     assert plain.stated() == {"black": 1 / 3, "white": 2 / 3, "noise": 0.1}
     padded = np.vstack([np.zeros((90, 300)), np.random.default_rng(0).normal(100, 5, (300, 300))])
     padded[100] = np.nan
-    for levels in (plain, drifting, measure_levels([padded]), Levels(0, 1, uneven=(0.1, 0.7))):
-        assert Levels.from_stated(json.loads(json.dumps(levels.stated()))) == levels
+    for intensity in (plain, drifting, measure_range([padded]), IntensityRange(0, 1, uneven=(0.1, 0.7))):
+        assert IntensityRange.from_stated(json.loads(json.dumps(intensity.stated()))) == intensity
 
 
 # --- over the field
@@ -86,12 +89,12 @@ def lit(light: np.ndarray) -> Stack:
 def test_tiles_of_different_exposure_and_gradients_are_named(size: int) -> None:
     tiles = np.kron([[1.0, 0.8], [1.2, 1.6]], np.ones((size // 2, size // 2)))
     for light, low, high in ((tiles, 80, 160), (np.ones((size, 1)) * np.linspace(1, 1.8, size), 103, 173)):
-        levels = stack_levels(lit(light), [0])[0]
-        assert levels.uneven == pytest.approx((low, high), rel=0.08)
-        [line] = remarks(levels, "GFP")
+        intensity = stack_ranges(lit(light), [0])[0]
+        assert intensity.uneven == pytest.approx((low, high), rel=0.08)
+        [line] = remarks(intensity, "GFP")
         assert "uneven over the field" in line
 
 
 def test_an_even_field_is_not_named() -> None:
-    levels = stack_levels(lit(np.ones((300, 1)) * np.linspace(1, 1.1, 300)), [0])[0]
-    assert levels.uneven is None
+    intensity = stack_ranges(lit(np.ones((300, 1)) * np.linspace(1, 1.1, 300)), [0])[0]
+    assert intensity.uneven is None

@@ -1,4 +1,4 @@
-"""Levels of an earlier run are found in its report and in its output, to the last bit."""
+"""Intensities of an earlier run are found in its report and in its output, to the last bit."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity.range import Levels
-from cellxlate.stacks.intensity.saved import saved_levels
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.writer import open_writer
 
-LEVELS = {0: Levels(100.1, 1 / 3 + 500, 2.5), 2: Levels(-5.0, 1e-9, 0.0)}
+LEVELS = {0: IntensityRange(100.1, 1 / 3 + 500, 2.5), 2: IntensityRange(-5.0, 1e-9, 0.0)}
 FACTS = {
     "levels_counts": {
         str(channel): {"black": one.black, "white": one.white, "noise": one.noise} for channel, one in LEVELS.items()
@@ -23,7 +23,7 @@ FACTS = {
 def test_levels_come_back_from_a_report(tmp_path: Path) -> None:
     path = tmp_path / "a_report.json"
     path.write_text(json.dumps({"provenance": FACTS}))
-    assert saved_levels(path) == LEVELS
+    assert saved_ranges(path) == LEVELS
 
 
 @pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
@@ -33,7 +33,7 @@ def test_levels_come_back_from_an_output(tmp_path: Path, ending: str) -> None:
         writer.write((), 0, source.read(()))
         writer.finish()
         path = writer.publish()
-    assert saved_levels(path) == LEVELS
+    assert saved_ranges(path) == LEVELS
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_a_file_without_levels_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(InputError, match="states no levels"):
-        saved_levels(path)
+        saved_ranges(path)

@@ -20,7 +20,7 @@ from cellxlate.enhancement.outputs.names import find_inputs, inputs_and_rest
 from cellxlate.errors import InputError
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -326,10 +326,10 @@ def test_a_zipped_zarr_is_read_as_its_folder(tmp_path: Path, name: str, inside: 
     with open_stack(folder) as expected, open_stack(tmp_path / name) as stack:
         np.testing.assert_array_equal(np.asarray(stack), pixels)
         np.testing.assert_array_equal(stack.read((0, 1), slice(250, 290), slice(5, 9)), pixels[0, 1, 250:290, 5:9])
-        for what in ("axes", "dtype", "pixel_size_um", "channel_names", "levels", "kind", "warnings", "metadata"):
+        for what in ("axes", "dtype", "pixel_size_um", "channel_names", "resolutions", "kind", "warnings", "metadata"):
             assert getattr(stack, what) == getattr(expected, what)
-    levels = open_levels(tmp_path / name)
-    assert len(levels) == expected.levels > 1
+    levels = open_resolutions(tmp_path / name)
+    assert len(levels) == expected.resolutions > 1
     assert levels[1].shape == (1, 2, 550, 515)
     levels[0].close()
 

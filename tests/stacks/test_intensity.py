@@ -1,4 +1,4 @@
-"""Levels follow the scale of the counts, and nothing but the cells and the background sets them."""
+"""IntensityRange follow the scale of the counts, and nothing but the cells and the background sets them."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.intensity import range as intensity
-from cellxlate.stacks.intensity.range import Levels, measure_levels, pixel_noise, sample_windows, stack_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range, pixel_noise, sample_windows, stack_ranges
 from cellxlate.stacks.stack import Stack
 
 
@@ -25,8 +25,8 @@ def field(seed: int = 0, noise: float = 4.0, shape: tuple[int, int] = (300, 320)
     return ndimage.gaussian_filter(counts, 1.5) + random.normal(0, noise, shape)
 
 
-def parts(levels: Levels) -> tuple[float, float, float]:
-    return levels.black, levels.white, levels.noise
+def parts(intensity: IntensityRange) -> tuple[float, float, float]:
+    return intensity.black, intensity.white, intensity.noise
 
 
 # --- scale
@@ -36,30 +36,30 @@ def parts(levels: Levels) -> tuple[float, float, float]:
 @pytest.mark.parametrize("offset", [0.0, -5000.0, 1e4])
 def test_levels_follow_gain_and_offset(gain: float, offset: float) -> None:
     counts = field()
-    plain, scaled = measure_levels([counts]), measure_levels([gain * counts + offset])
+    plain, scaled = measure_range([counts]), measure_range([gain * counts + offset])
     expected = (gain * plain.black + offset, gain * plain.white + offset, gain * plain.noise)
     assert parts(scaled) == pytest.approx(expected, rel=1e-9, abs=1e-6)
     np.testing.assert_allclose(scaled.to_unit(gain * counts + offset), plain.to_unit(counts), atol=1e-5)
 
 
 def test_levels_lie_at_the_background_and_in_the_cells() -> None:
-    levels = measure_levels([field()])
-    assert levels.black == pytest.approx(100, abs=2)
-    assert levels.white == pytest.approx(500, abs=25)
-    assert levels.noise == pytest.approx(4, rel=0.05)
+    intensity = measure_range([field()])
+    assert intensity.black == pytest.approx(100, abs=2)
+    assert intensity.white == pytest.approx(500, abs=25)
+    assert intensity.noise == pytest.approx(4, rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
 def test_levels_are_the_same_in_any_dtype(dtype: str) -> None:
     counts = np.rint(field() / 2.5)
-    assert parts(measure_levels([counts.astype(dtype)])) == parts(measure_levels([counts]))
+    assert parts(measure_range([counts.astype(dtype)])) == parts(measure_range([counts]))
 
 
 def test_flips_and_the_order_of_planes_do_not_matter() -> None:
     first, second = field(1), field(2)
-    plain = parts(measure_levels([first, second]))
-    assert parts(measure_levels([second, first])) == pytest.approx(plain, rel=1e-12)
-    turned = parts(measure_levels([first[::-1, ::-1], second.T]))
+    plain = parts(measure_range([first, second]))
+    assert parts(measure_range([second, first])) == pytest.approx(plain, rel=1e-12)
+    turned = parts(measure_range([first[::-1, ::-1], second.T]))
     assert turned[:2] == pytest.approx(plain[:2], rel=1e-4)  # other rows count
     assert turned[2] == pytest.approx(plain[2], rel=0.02)  # and other tiles and patches
 
@@ -72,7 +72,7 @@ def test_hot_pixels_do_not_set_the_levels(share: float) -> None:
     counts = field()
     hot = counts.copy()
     hot[np.random.default_rng(3).random(counts.shape) < share] = 65535.0
-    plain, found = measure_levels([counts]), measure_levels([hot])
+    plain, found = measure_range([counts]), measure_range([hot])
     assert found.black == pytest.approx(plain.black, abs=1)
     assert found.white == pytest.approx(plain.white, rel=0.05)
     assert found.noise == pytest.approx(plain.noise, rel=0.1)
@@ -82,13 +82,13 @@ def test_a_hot_pixel_in_the_corner_does_not_set_the_levels() -> None:
     counts = field(shape=(40, 40))
     hot = counts.copy()
     hot[0, 0], hot[-1, -1], hot[0, 20] = 65535.0, 60000.0, 50000.0
-    assert measure_levels([hot]).white == pytest.approx(measure_levels([counts]).white, rel=0.02)
+    assert measure_range([hot]).white == pytest.approx(measure_range([counts]).white, rel=0.02)
 
 
 def test_planes_without_light_do_not_set_the_levels() -> None:
     counts = field()
     blank = np.zeros_like(counts)
-    assert parts(measure_levels([blank, counts, blank, blank])) == parts(measure_levels([counts]))
+    assert parts(measure_range([blank, counts, blank, blank])) == parts(measure_range([counts]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -96,11 +96,11 @@ def test_pixels_that_are_not_finite_do_not_set_the_levels(value: float) -> None:
     counts = field()
     holed = counts.copy()
     holed[np.random.default_rng(4).random(counts.shape) < 0.01] = value
-    assert parts(measure_levels([holed])) == pytest.approx(parts(measure_levels([counts])), rel=0.02)
-    assert parts(measure_levels([np.full((8, 8), value)])) == (0.0, 1.0, 0.0)
+    assert parts(measure_range([holed])) == pytest.approx(parts(measure_range([counts])), rel=0.02)
+    assert parts(measure_range([np.full((8, 8), value)])) == (0.0, 1.0, 0.0)
     odd_rows = np.full((300, 300), value)
     odd_rows[1::2] = field(shape=(150, 300))
-    assert parts(measure_levels([odd_rows]))[:2] == pytest.approx((100, 300), rel=0.05)  # the rows between are dark
+    assert parts(measure_range([odd_rows]))[:2] == pytest.approx((100, 300), rel=0.05)  # the rows between are dark
 
 
 def test_a_large_part_without_values_does_not_count() -> None:
@@ -108,19 +108,19 @@ def test_a_large_part_without_values_does_not_count() -> None:
     counts = field()
     wide = np.full((counts.shape[0], 4 * counts.shape[1]), np.nan)
     wide[:, : counts.shape[1]] = counts
-    assert parts(measure_levels([wide])) == pytest.approx(parts(measure_levels([counts])), rel=0.001)
+    assert parts(measure_range([wide])) == pytest.approx(parts(measure_range([counts])), rel=0.001)
 
 
 def test_a_field_without_cells_is_not_stretched_into_noise() -> None:
     noise = 100 + np.random.default_rng(5).normal(0, 10, (300, 300))
-    levels = measure_levels([noise])
-    assert levels.span == pytest.approx(60, rel=0.1)
-    assert levels.to_unit(noise).std() < 0.2
+    intensity = measure_range([noise])
+    assert intensity.span == pytest.approx(60, rel=0.1)
+    assert intensity.to_unit(noise).std() < 0.2
 
 
 def test_saturation_keeps_white_at_the_top() -> None:
     counts = np.minimum(field(), 255).astype(np.uint8)
-    assert measure_levels([counts]).white == pytest.approx(255, abs=0.5)
+    assert measure_range([counts]).white == pytest.approx(255, abs=0.5)
 
 
 # --- fields that say nothing
@@ -131,19 +131,19 @@ def test_saturation_keeps_white_at_the_top() -> None:
 @pytest.mark.parametrize("value", [0, 7])
 def test_constant_planes_of_any_size_become_zero(dtype: str, shape: tuple[int, int], value: int) -> None:
     plane = np.full(shape, value, dtype)
-    levels = measure_levels([plane, plane])
-    assert levels.black == value
-    assert levels.span >= 1
-    np.testing.assert_array_equal(levels.to_unit(plane), np.zeros(shape, np.float32))
+    intensity = measure_range([plane, plane])
+    assert intensity.black == value
+    assert intensity.span >= 1
+    np.testing.assert_array_equal(intensity.to_unit(plane), np.zeros(shape, np.float32))
 
 
 def test_a_large_constant_keeps_a_span_that_float32_can_tell_apart() -> None:
-    levels = measure_levels([np.full((9, 9), 4e9)])
-    assert np.float32(levels.black) < np.float32(levels.white)
+    intensity = measure_range([np.full((9, 9), 4e9)])
+    assert np.float32(intensity.black) < np.float32(intensity.white)
 
 
 def test_no_planes_give_the_unit_range() -> None:
-    assert parts(measure_levels([])) == (0.0, 1.0, 0.0)
+    assert parts(measure_range([])) == (0.0, 1.0, 0.0)
 
 
 # --- noise
@@ -166,25 +166,25 @@ def test_noise_is_measured_on_flat_sloped_and_dotted_fields(sigma: float) -> Non
 def test_integers_are_mapped_with_one_rounding(dtype: str) -> None:
     limits = np.iinfo(dtype)
     counts = np.unique(np.linspace(limits.min, limits.max, 257).astype(dtype))
-    levels = Levels(100.0, 1123.0)
+    intensity = IntensityRange(100.0, 1123.0)
     exact = [float(Fraction(int(count) - 100, 1023)) for count in counts]
-    unit = levels.to_unit(counts)
+    unit = intensity.to_unit(counts)
     assert unit.dtype == np.float32
     np.testing.assert_array_equal(unit, np.array(exact).astype(np.float32))
     ends = np.array([100, 1123] if dtype != "uint8" else [100], dtype)
-    np.testing.assert_array_equal(levels.to_unit(ends), [0.0, 1.0][: len(ends)])
+    np.testing.assert_array_equal(intensity.to_unit(ends), [0.0, 1.0][: len(ends)])
 
 
 def test_the_order_of_counts_is_kept() -> None:
     counts = np.arange(65536, dtype=np.uint16)
-    unit = Levels(113.7, 4021.3).to_unit(counts)
+    unit = IntensityRange(113.7, 4021.3).to_unit(counts)
     assert (np.diff(unit) > 0).all()
 
 
 def test_pixels_that_are_not_finite_become_zero() -> None:
     counts = np.array([[np.nan, np.inf, -np.inf, 1e308, 2.0]])
-    np.testing.assert_array_equal(Levels(0.0, 1e-30).to_unit(counts)[0, :4], 0)
-    np.testing.assert_array_equal(Levels(0.0, 4.0).to_unit(counts)[0, [0, 1, 2, 4]], [0, 0, 0, 0.5])
+    np.testing.assert_array_equal(IntensityRange(0.0, 1e-30).to_unit(counts)[0, :4], 0)
+    np.testing.assert_array_equal(IntensityRange(0.0, 4.0).to_unit(counts)[0, [0, 1, 2, 4]], [0, 0, 0, 0.5])
 
 
 # --- the sample of a stack
@@ -232,18 +232,18 @@ def test_a_small_stack_is_read_whole() -> None:
 def test_levels_of_a_stack_are_those_of_each_channel() -> None:
     dim, bright = field(1), 10 * field(2)
     stack = Stack.from_array(np.stack([dim, bright]), "CYX")
-    found = stack_levels(stack, [1, 0])
+    found = stack_ranges(stack, [1, 0])
     assert list(found) == [1, 0]
-    assert (found[0], found[1]) == (measure_levels([dim]), measure_levels([bright]))
+    assert (found[0], found[1]) == (measure_range([dim]), measure_range([bright]))
     with pytest.raises(InputError, match="channel 2 does not exist, the stack has 2"):
-        stack_levels(stack, [2])
+        stack_ranges(stack, [2])
 
 
 def test_the_sample_of_a_large_stack_finds_the_levels_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     planes = np.stack([field(seed) for seed in range(12)]).astype(np.float32)
-    whole = measure_levels(planes)
+    whole = measure_range(planes)
     monkeypatch.setattr(intensity, "SAMPLE_PX", planes.size // 3)
-    sampled = stack_levels(Stack.from_array(planes), [0])[0]
+    sampled = stack_ranges(Stack.from_array(planes), [0])[0]
     assert sampled.black == pytest.approx(whole.black, abs=0.02 * whole.span)
     assert sampled.white == pytest.approx(whole.white, abs=0.05 * whole.span)
     assert parts(sampled) != parts(whole)
@@ -253,21 +253,21 @@ def test_real_fields_have_levels_around_their_nuclei(real_images: Path) -> None:
     images, masks = real_images / "nuclei_lowexp" / "train_S", real_images / "nuclei_lowexp" / "train_S_masks"
     for path in sorted(images.glob("*.tif"))[:5]:
         counts = tifffile.imread(path)
-        levels = measure_levels([counts])
-        assert np.percentile(counts, 1) <= levels.black <= np.median(counts)
+        intensity = measure_range([counts])
+        assert np.percentile(counts, 1) <= intensity.black <= np.median(counts)
         mask = next(iter(masks.glob(f"{path.stem}*")), None)
         if mask is not None:
-            assert 0.2 < np.median(levels.to_unit(counts)[tifffile.imread(mask) > 0]) < 1.0
+            assert 0.2 < np.median(intensity.to_unit(counts)[tifffile.imread(mask) > 0]) < 1.0
 
 
 def test_noise_that_neighbours_share_counts_in_full() -> None:
     random = np.random.default_rng(8)
     noise = ndimage.gaussian_filter(random.normal(size=(300, 320)), 0.8, mode="wrap")
     noise *= 12 / noise.std()
-    levels = measure_levels([field(noise=0) + noise])
-    assert levels.noise == pytest.approx(12, rel=0.08)
+    intensity = measure_range([field(noise=0) + noise])
+    assert intensity.noise == pytest.approx(12, rel=0.08)
     left = ndimage.gaussian_filter(noise, 2.0, mode="wrap").std()
-    assert levels.smooth_noise == pytest.approx(left, rel=0.15)
-    white = measure_levels([field(noise=12)])
+    assert intensity.smooth_noise == pytest.approx(left, rel=0.15)
+    white = measure_range([field(noise=12)])
     assert white.smooth_noise == pytest.approx(12 / (2 * np.sqrt(np.pi) * 2), rel=0.15)
-    assert Levels(0.0, 1.0, 2.0).smooth_noise == pytest.approx(2 / (2 * np.sqrt(np.pi) * 2))
+    assert IntensityRange(0.0, 1.0, 2.0).smooth_noise == pytest.approx(2 / (2 * np.sqrt(np.pi) * 2))

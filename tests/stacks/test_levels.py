@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 
 
 def pyramids(path: Path) -> None:
@@ -38,7 +38,7 @@ def pyramids(path: Path) -> None:
 @pytest.mark.parametrize("image", [0, 1])
 def test_levels_follow_the_chosen_image(tmp_path: Path, name: str, image: int) -> None:
     pyramids(tmp_path / name)
-    levels = open_levels(tmp_path / name, image=image)
+    levels = open_resolutions(tmp_path / name, image=image)
     assert [int(np.unique(np.asarray(level)).item()) for level in levels] == [10 * image + 10, 10 * image + 11]
     assert levels[1].shape == tuple(size // 2 for size in levels[0].shape)
     if name == "a.zarr":

@@ -12,7 +12,7 @@ from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.errors import InputError
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 
 OME = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{uuid}>{images}</OME>'
 IMAGE = (
@@ -165,7 +165,7 @@ def test_levels_are_those_of_the_image_in_the_file(tmp_path: Path) -> None:
             options = {"metadata": None, "photometric": "minisblack", "tile": (16, 16)}
             file.write(pixels[number], description=text, subifds=1, **options)
             file.write(pixels[number, ::2, ::2], subfiletype=1, **options)
-    levels = open_levels(tmp_path / "p1.ome.tif")
+    levels = open_resolutions(tmp_path / "p1.ome.tif")
     np.testing.assert_array_equal(np.asarray(levels[1]), pixels[1, ::2, ::2])
     levels[0].close()
 

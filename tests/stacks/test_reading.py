@@ -174,7 +174,7 @@ def test_a_pyramid_counts_its_levels_and_gives_the_first(tmp_path: Path) -> None
         for step in (2, 4):
             file.write(pixels[::step, ::step], subfiletype=1, tile=(32, 32), photometric="minisblack")
     with open_stack(tmp_path / "a.tif") as stack:
-        assert stack.levels == 3
+        assert stack.resolutions == 3
         np.testing.assert_array_equal(np.asarray(stack), pixels)
 
 
@@ -377,7 +377,7 @@ def test_ome_zarr_of_both_versions(tmp_path: Path, version: str) -> None:
     datasets = [{"path": "s0", "coordinateTransformations": scale}]
     path = zarr_image(tmp_path / "a.zarr", pixels, axes, version, datasets=datasets, coordinateTransformations=own)
     with open_stack(path) as stack:
-        assert (stack.axes, stack.kind, stack.levels, stack.time_step_s) == ("TZYX", "ome-zarr", 1, 120.0)
+        assert (stack.axes, stack.kind, stack.resolutions, stack.time_step_s) == ("TZYX", "ome-zarr", 1, 120.0)
         assert stack.pixel_size_um == {"Z": 3.0, "Y": 0.5, "X": 0.25}
         np.testing.assert_array_equal(np.asarray(stack), pixels)
         np.testing.assert_array_equal(stack.read((1, 2), slice(3, 9)), pixels[1, 2, 3:9])
@@ -548,7 +548,7 @@ def test_real_calibrations(real_images: Path) -> None:
     with open_stack(real_images / "difficult/bigendian_uint16_baseline.tif") as stack:
         assert dict(stack.pixel_size_um) == {}  # its tags say 1 m per pixel
     with open_stack(real_images / "stacks/nuclei_v05.ome.zarr") as stack:
-        assert (stack.pixel_size_um, stack.levels) == ({"Z": 1.0, "Y": 0.65, "X": 0.65}, 3)
+        assert (stack.pixel_size_um, stack.resolutions) == ({"Z": 1.0, "Y": 0.65, "X": 0.65}, 3)
 
 
 def test_every_real_file_gives_what_tifffile_gives_or_one_line(real_images: Path) -> None:

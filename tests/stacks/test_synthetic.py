@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.errors import OptionError
-from cellxlate.stacks.intensity.range import measure_levels, pixel_noise
+from cellxlate.stacks.intensity.range import measure_range, pixel_noise
 from cellxlate.stacks.samples import nuclei as synthetic
 from cellxlate.stacks.samples.cells import Layout, cells_in_plane, place_cells
 from cellxlate.stacks.samples.nuclei import SampleSettings, SimulatedStack, simulate
@@ -251,13 +251,13 @@ def test_a_plane_of_two_gigabytes_is_read_in_bands_and_nothing_is_drawn_twice(mo
 def test_the_guide_finds_the_cells(layout):
     parts = sample(520, 696, layout=layout, seed=2)
     stack, mask = first(parts.stack), first(parts.mask) > 0
-    found = saliency(stack, measure_levels([stack])) > 0
+    found = saliency(stack, measure_range([stack])) > 0
     assert (found & mask).sum() / (found | mask).sum() > 0.75
 
 
 def test_the_guide_finds_nothing_in_a_field_without_cells():
     stack = first(sample(520, 696, fraction=0.0).stack)
-    assert saliency(stack, measure_levels([stack])).mean() < 0.001
+    assert saliency(stack, measure_range([stack])).mean() < 0.001
 
 
 def test_resembles_the_low_exposure_nuclei(real_images):

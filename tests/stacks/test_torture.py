@@ -13,7 +13,7 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError, OutputError
-from cellxlate.stacks.intensity.range import measure_levels, stack_levels
+from cellxlate.stacks.intensity.range import measure_range, stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.writer import open_writer
@@ -45,8 +45,8 @@ def test_100_gb_open_and_are_measured_in_64_mb(tmp_path: Path) -> None:
     with at_most(64), open_stack(path, "TCYX") as stack:
         assert stack.plane_count * np.prod(stack.plane_shape) * 2 > 100e9
         assert stack.read((99, 1), slice(16000, 16384), slice(0, 512)).shape == (384, 512)
-        levels = stack_levels(stack, [0, 1])
-        assert (levels[0].black, levels[0].white) == (0.0, 1.0)
+        intensity = stack_ranges(stack, [0, 1])
+        assert (intensity[0].black, intensity[0].white) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("shape", [(10**12, 64, 64), (10**9, 10**9, 10**9), (2, 10**6, 2 * 10**9)])
@@ -184,5 +184,5 @@ def test_levels_of_a_channel_come_from_its_planes_alone() -> None:
     pixels[:, 1] += 1000
     for axes in ("TCZYX", "TZCYX"):
         stack = Stack.from_array(pixels if axes == "TCZYX" else np.swapaxes(pixels, 1, 2), axes)
-        expected = measure_levels([pixels[t, 1, z] for t in range(2) for z in range(2)])
-        assert stack_levels(stack, [1])[1].black == pytest.approx(expected.black)
+        expected = measure_range([pixels[t, 1, z] for t in range(2) for z in range(2)])
+        assert stack_ranges(stack, [1])[1].black == pytest.approx(expected.black)

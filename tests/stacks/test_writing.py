@@ -20,12 +20,12 @@ import zarr
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write import pyramid
 from cellxlate.stacks.write import writer as writing
 from cellxlate.stacks.write.bands import BAND_PX, Bands
-from cellxlate.stacks.write.pyramid import Reduction, halve, level_count
+from cellxlate.stacks.write.pyramid import Reduction, halve, resolution_count
 from cellxlate.stacks.write.writer import Writer, open_writer
 
 DTYPES = ("uint8", "uint16", "int16", "uint32", "int8", "int32", "float32", "float64")
@@ -234,7 +234,7 @@ def test_halving_takes_the_mean_rounded_or_the_largest() -> None:
 
 @pytest.mark.parametrize(("plane", "count"), [((1024, 5000), 1), ((1025, 5000), 2), ((2050, 2050), 3), ((1, 1), 1)])
 def test_levels_are_halved_until_the_shorter_side_fits(plane: tuple[int, int], count: int) -> None:
-    assert level_count(plane) == count
+    assert resolution_count(plane) == count
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_tiff_levels_follow_from_the_full_resolution(tmp_path: Path, axes: str) 
         for channel in range(len(above)):
             np.testing.assert_array_equal(below[channel], halve(above[channel], "mean"))
     with open_stack(path) as found:
-        assert found.levels == 3
+        assert found.resolutions == 3
 
 
 @pytest.mark.usefixtures("small_pyramids")
@@ -291,12 +291,12 @@ def test_levels_are_the_same_however_many_rows_come_at_once(tmp_path: Path, rows
     with open_writer(tmp_path / f"a{ending}", like=source) as writer:
         for index, first in product(source.plane_indices(), range(0, 2300, rows)):
             writer.write(index, first, source.read(index, slice(first, first + rows)))
-        halved = writer.pyramid.all_levels[1]
+        halved = writer.pyramid.all_resolutions[1]
         made = [halved.is_done((0,), band) for band in range(halved.per_plane)]
         writer.finish()
         path = writer.publish()
     assert made == {512: [False, False, True], 1024: [True] * 3, 1536: [False] * 3, 2300: [True] * 3}[rows]
-    levels = open_levels(path)
+    levels = open_resolutions(path)
     assert [level.shape[1] for level in levels] == [2300, 1150]
     for above, below in pairwise(map(np.asarray, levels)):
         np.testing.assert_array_equal(below, [halve(plane, "mean") for plane in above])
@@ -311,13 +311,13 @@ def test_a_damaged_band_of_a_level_is_made_again(tmp_path: Path, ending: str) ->
     with open_writer(path, like=source) as writer:
         for index in source.plane_indices():
             writer.write(index, 0, source.read(index))
-        halved = writer.pyramid.all_levels[1]
+        halved = writer.pyramid.all_resolutions[1]
         halved.file((0,), 0).write_bytes(b"cut short")
     with open_writer(path, like=source, resume=True) as writer:
         assert [halved.is_done((plane,), 0) for plane in (0, 1)] == [False, True]
         writer.finish()
         writer.publish()
-    levels = open_levels(path)
+    levels = open_resolutions(path)
     np.testing.assert_array_equal(np.asarray(levels[1]), [halve(plane, "mean") for plane in np.asarray(source)])
     levels[0].close()
 

@@ -10,7 +10,7 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.read.resolutions import open_levels
+from cellxlate.stacks.read.resolutions import open_resolutions
 
 SHAPE, CHUNKS = (3, 20, 30), (1, 16, 16)
 PIXELS = np.random.default_rng(0).integers(1, 60_000, SHAPE).astype(np.uint16)
@@ -120,7 +120,7 @@ def test_a_coarser_level_without_chunks_is_refused(tmp_path: Path) -> None:
     with open_stack(path) as stack:
         np.testing.assert_array_equal(np.asarray(stack), PIXELS)
     with pytest.raises(InputError, match="none of the 12 chunks of the array 1 is there"):
-        open_levels(path)
+        open_resolutions(path)
 
 
 def test_chunks_under_keys_of_two_kinds_are_refused(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_was_appended_after_consolidation_is_read(tmp_path: Path, version: 
     zarr.consolidate_metadata(path)
     for place in ("0", "1"):
         zarr.open_array(path / place, mode="r+").append(PIXELS[:2], axis=0)
-    levels = open_levels(path)
+    levels = open_resolutions(path)
     for stack in levels:
         np.testing.assert_array_equal(np.asarray(stack), np.concatenate([PIXELS, PIXELS[:2]]))
     levels[0].close()

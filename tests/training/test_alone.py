@@ -16,7 +16,7 @@ from cellxlate import cli
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.settings import PRESETS, AloneSettings, TrainSettings, check_settings
-from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_levels
+from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training import alone
 from cellxlate.training.alone import AloneStep, NothingToLearnError, UnitNoise, sampled_domain
@@ -61,7 +61,7 @@ def domain() -> Domain:
 
 def domain_of(pixels: np.ndarray, axes: str = "ZYX", settings: AloneSettings = SETTINGS.alone) -> Domain:
     stack = Stack(pixels, axes)
-    return sampled_domain(stack, stack_levels(stack, range(stack.channel_count)), settings)
+    return sampled_domain(stack, stack_ranges(stack, range(stack.channel_count)), settings)
 
 
 def begun(tiny_model: Path, domain: Domain, settings: TrainSettings = SETTINGS):
@@ -80,7 +80,7 @@ def test_windows_are_spread_over_planes_and_lie_where_there_is_contrast():
     assert len(found) == 8
     assert len(planes) >= 6
     assert sum(one.stack.name.endswith(", 0") for one in found) >= 6
-    assert all(one.shape == (64, 64) and one.levels == found[0].levels for one in found)
+    assert all(one.shape == (64, 64) and one.intensity == found[0].intensity for one in found)
 
 
 def test_the_sample_is_bounded_and_read_window_by_window():
@@ -93,8 +93,8 @@ def test_the_sample_is_bounded_and_read_window_by_window():
             return part
 
     pixels = Counted()
-    levels = stack_levels(Stack(noisy(), "ZYX"), [0])
-    found = sampled_domain(Stack(pixels, "ZYX"), levels, AloneSettings(windows=16, window_px=128))
+    intensity = stack_ranges(Stack(noisy(), "ZYX"), [0])
+    found = sampled_domain(Stack(pixels, "ZYX"), intensity, AloneSettings(windows=16, window_px=128))
     assert len(found) == 16
     assert pixels.read_px <= 16 * alone.CANDIDATES * 128**2 + SAMPLE_PX
 
@@ -203,11 +203,11 @@ def test_the_noise_that_is_drawn_is_that_of_the_camera():
     white = rng.normal(0, 1, light.shape)
     pixels = 300 + light + np.sqrt(100 + 1.5 * light) * white
     found = domain_of(pixels.round().astype(np.uint16), settings=AloneSettings(8, 256))
-    levels = found.fields[0].levels
-    clear = torch.tensor([(300 - levels.black) / levels.span, (700 - levels.black) / levels.span])
+    intensity = found.fields[0].intensity
+    clear = torch.tensor([(300 - intensity.black) / intensity.span, (700 - intensity.black) / intensity.span])
     images = clear[:, None, None, None].expand(2, 1, 200, 200)
     added = UnitNoise(found, CPU).drawn(images, [0, 0], torch.Generator().manual_seed(0))
-    sds = [float(one.std()) * levels.span for one in added]
+    sds = [float(one.std()) * intensity.span for one in added]
     assert sds[0] == pytest.approx(10.0, rel=0.1)
     assert sds[1] == pytest.approx(np.sqrt(100 + 1.5 * 400), rel=0.15)
 
@@ -248,7 +248,7 @@ def test_noise_that_neighbours_share_is_taken_away_without_an_image_without_it(t
             plane = int(field.stack.name.split("plane (")[1].split(",")[0].rstrip(")"))
             top, left = (int(one) for one in field.stack.name.split("from ")[1].split(", "))
             side = image.shape[-1]
-            wanted = field.levels.to_unit(clear[plane, top : top + side, left : left + side])
+            wanted = field.intensity.to_unit(clear[plane, top : top + side, left : left + side])
             parts.append(float(((of(image)[0, 0].detach().numpy() - wanted) ** 2).mean()))
         return float(np.mean(parts))
 

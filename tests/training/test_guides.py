@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.training.fields.guides import REACH_PX, saliency
 
 
@@ -35,7 +35,7 @@ def otsu(counts: np.ndarray) -> np.ndarray:
 
 def test_cells_of_one_brightness_are_outlined():
     counts, mask = field([300] * 16)
-    guide = saliency(counts, measure_levels([counts]))
+    guide = saliency(counts, measure_range([counts]))
     assert guide.dtype == np.float32
     assert set(np.unique(guide)) == {0, 1}
     assert iou(guide, mask) > 0.75
@@ -43,7 +43,7 @@ def test_cells_of_one_brightness_are_outlined():
 
 def test_one_very_bright_object_does_not_hide_the_others():
     counts, mask = field([5_000] + [300] * 15)
-    guide = saliency(counts, measure_levels([counts]))
+    guide = saliency(counts, measure_range([counts]))
     assert iou(otsu(counts), mask) < 0.2  # a global threshold sees the bright object alone
     assert iou(guide, mask) > 0.7
     found = ndimage.label(guide)[1]
@@ -54,7 +54,7 @@ def test_one_very_bright_object_does_not_hide_the_others():
 @pytest.mark.parametrize("noise", [1.0, 8.0, 60.0])
 def test_a_field_without_cells_stays_empty(seed, noise):
     counts, _ = field([], noise=noise, seed=seed)
-    guide = saliency(counts, measure_levels([counts]))
+    guide = saliency(counts, measure_range([counts]))
     assert guide.mean() == 0
 
 
@@ -63,19 +63,19 @@ def test_a_faint_slope_of_illumination_is_no_cell():
     counts, mask = field([300] * 8)
     slope = np.linspace(0, 10, counts.shape[1])[None, :]
     tilted = (counts + slope).round().astype(np.uint16)
-    assert iou(saliency(tilted, measure_levels([tilted])), mask) > 0.7
+    assert iou(saliency(tilted, measure_range([tilted])), mask) > 0.7
 
 
 def test_a_constant_plane_has_no_cells():
     counts = np.full((64, 64), 700, np.uint16)
-    assert not saliency(counts, measure_levels([counts])).any()
+    assert not saliency(counts, measure_range([counts])).any()
 
 
 def test_the_guide_does_not_depend_on_gain_and_offset():
     counts, _ = field([300] * 10)
     stretched = counts.astype(np.float64) * 7 + 5000
-    one = saliency(counts, measure_levels([counts]))
-    other = saliency(stretched, measure_levels([stretched]))
+    one = saliency(counts, measure_range([counts]))
+    other = saliency(stretched, measure_range([stretched]))
     assert (one != other).mean() < 1e-3
 
 
@@ -94,7 +94,7 @@ def seen(clear: np.ndarray, *, noise: float = 8.0, correlated_px: float = 0.0, s
 
 
 def guide_of(counts: np.ndarray) -> np.ndarray:
-    return saliency(counts, measure_levels([counts])) > 0
+    return saliency(counts, measure_range([counts])) > 0
 
 
 @pytest.mark.parametrize("diameter", [3, 30, 100, 400])
@@ -161,9 +161,9 @@ def test_a_slope_alone_is_no_cell():
 def test_a_window_with_its_margin_has_the_guide_of_the_whole_plane():
     counts, _ = field([300, 5000, 300, 800] * 12, side=2 * REACH_PX + 120)
     counts += np.linspace(0, 90, counts.shape[1]).astype(np.uint16)  # so that the local background tells
-    levels = measure_levels([counts])
-    whole = saliency(counts, levels)
-    part = saliency(counts[:300, : 200 + REACH_PX], levels)[:44, :200]
+    intensity = measure_range([counts])
+    whole = saliency(counts, intensity)
+    part = saliency(counts[:300, : 200 + REACH_PX], intensity)[:44, :200]
     assert part.any()
     assert (part != whole[:44, :200]).mean() < 2e-3
 
@@ -171,7 +171,7 @@ def test_a_window_with_its_margin_has_the_guide_of_the_whole_plane():
 def test_illumination_that_rises_across_the_field_makes_no_cells():
     counts, mask = field([300] * 16, side=300)
     tilted = (counts + np.linspace(0, 75, 300)).round().astype(np.uint16)
-    flat, found = (saliency(plane, measure_levels([plane])) for plane in (counts, tilted))
+    flat, found = (saliency(plane, measure_range([plane])) for plane in (counts, tilted))
     assert iou(found, mask) > iou(flat, mask) - 0.1
 
 
@@ -179,7 +179,7 @@ def test_pixels_that_are_no_number_do_not_spread():
     counts, mask = field([300] * 16)
     damaged = counts.astype(np.float32)
     damaged[5, 5], damaged[120, 200] = np.nan, np.inf
-    guide = saliency(damaged, measure_levels([damaged]))
+    guide = saliency(damaged, measure_range([damaged]))
     assert iou(guide, mask) > 0.75
 
 
@@ -192,7 +192,7 @@ def test_real_nuclei_are_outlined(real_images):
         counts = tifffile.imread(path)
         mask = tifffile.imread(folder / "train_S_masks" / path.name) > 0
         if mask.any():
-            scores.append(iou(saliency(counts, measure_levels([counts])), mask))
+            scores.append(iou(saliency(counts, measure_range([counts])), mask))
     assert np.mean(scores) > 0.8
 
 
@@ -201,4 +201,4 @@ def test_real_fields_without_cells_stay_empty(real_images):
 
     for path in sorted((real_images / "nuclei_lowexp" / "no_cells_S").glob("*.tif"))[:3]:
         counts = tifffile.imread(path)
-        assert saliency(counts, measure_levels([counts])).mean() < 1e-3
+        assert saliency(counts, measure_range([counts])).mean() < 1e-3

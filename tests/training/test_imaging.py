@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from cellxlate.settings import ImagingSettings
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.training.imaging.process import (
     ImagingProcess,
     fit_blur,
@@ -63,10 +63,10 @@ def test_the_noise_of_a_camera_is_found() -> None:
         signal = 100.0 * ndimage.gaussian_filter(guide.astype(float), 2.0)
         guides.append(ndimage.binary_erosion(guide, iterations=3).astype(np.float32))
         planes.append(50 + gain * rng.poisson(signal / gain) + rng.normal(0, read, signal.shape))
-    model = fit_noise(planes, [Levels(50.0, 150.0, read)] * 8, guides)
+    model = fit_noise(planes, [IntensityRange(50.0, 150.0, read)] * 8, guides)
     assert model.read_variance == pytest.approx(read**2, rel=1e-6)
     assert model.gain == pytest.approx(gain, rel=0.2)
-    at_black, per_unit = model.unit_variance(Levels(50.0, 150.0))
+    at_black, per_unit = model.unit_variance(IntensityRange(50.0, 150.0))
     assert (at_black, per_unit) == pytest.approx((read**2 / 100**2, model.gain / 100))
 
 
@@ -166,7 +166,7 @@ def test_noise_that_neighbours_share_is_found_and_drawn_again() -> None:
         + 6 * ndimage.convolve(np.random.default_rng(seed).normal(size=(256, 256)), kernel, mode="wrap")
         for seed in range(4)
     ]  # fmt: skip
-    model = fit_noise(planes, [Levels(50.0, 150.0, 6.0)] * 4, [np.zeros((256, 256), np.float32)] * 4)
+    model = fit_noise(planes, [IntensityRange(50.0, 150.0, 6.0)] * 4, [np.zeros((256, 256), np.float32)] * 4)
     assert model.kernel is not None
     assert np.abs(model.kernel - kernel).max() < 0.05
     process = ImagingProcess(
@@ -179,4 +179,6 @@ def test_noise_that_neighbours_share_is_found_and_drawn_again() -> None:
 
 def test_white_noise_has_no_kernel() -> None:
     planes = [50 + 6 * np.random.default_rng(seed).normal(size=(256, 256)) for seed in range(3)]
-    assert fit_noise(planes, [Levels(50.0, 150.0, 6.0)] * 3, [np.zeros((256, 256), np.float32)] * 3).kernel is None
+    assert (
+        fit_noise(planes, [IntensityRange(50.0, 150.0, 6.0)] * 3, [np.zeros((256, 256), np.float32)] * 3).kernel is None
+    )

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields import patches as patches_module
@@ -19,7 +19,7 @@ DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 
 def domain_of(*planes: np.ndarray, number: int = 0, guide="saliency") -> Domain:
     return Domain(
-        [Field(Stack.from_array(plane, "YX", name=f"f{place}"), (), measure_levels([plane]))
+        [Field(Stack.from_array(plane, "YX", name=f"f{place}"), (), measure_range([plane]))
          for place, plane in enumerate(planes)],
         number, guide,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def test_batches_cut_one_sequence(domain):
 def test_every_field_comes_once_per_pass_in_another_order():
     planes = [np.full((40, 40), value, np.uint16) for value in range(10, 16)]
     domain = Domain(
-        [Field(Stack.from_array(plane, "YX"), (), Levels(0, 1)) for plane in planes], 0, "none"
+        [Field(Stack.from_array(plane, "YX"), (), IntensityRange(0, 1)) for plane in planes], 0, "none"
     )  # fmt: skip
     laps = [
         [int(domain.draw(lap * 6 + step, 1, **DRAW).images[0, 0, 0, 0]) for step in range(6)] for lap in range(4)
@@ -76,7 +76,7 @@ def test_patches_are_in_the_unit_range_of_their_own_field():
     number = [int(np.random.default_rng([0, 0, 0]).permutation(2)[0])]
     row = domain.fields[number[0]]
     image, _ = patches_module.read_window(row, 3, 5, 32, "none")
-    assert np.array_equal(image, row.levels.to_unit(exposed[number[0]][3:35, 5:37]))
+    assert np.array_equal(image, row.intensity.to_unit(exposed[number[0]][3:35, 5:37]))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64", ">u2"])
@@ -112,7 +112,7 @@ def test_without_turns_patches_are_flipped_left_to_right_alone():
     plane[:15, :10] = 1
     domain = domain_of(plane, plane, guide="none")
     seen = {domain.draw(step, 1, **{**DRAW, "patch_px": 40, "turns": False}).images.tobytes() for step in range(40)}
-    expected = domain.fields[0].levels.to_unit(plane)
+    expected = domain.fields[0].intensity.to_unit(plane)
     assert seen == {expected.tobytes(), np.ascontiguousarray(expected[:, ::-1]).tobytes()}
 
 
@@ -121,7 +121,7 @@ def test_windows_are_enlarged_as_the_paper_enlarges_images():
     assert patches_module.window_px(256, 286) == 229
     assert patches_module.window_px(128, None) == 128
     columns = np.tile(np.arange(300, dtype=np.float32), (300, 1))
-    domain = Domain([Field(Stack.from_array(columns, "YX"), (), Levels(0, 1))] * 2, 0, "none")
+    domain = Domain([Field(Stack.from_array(columns, "YX"), (), IntensityRange(0, 1))] * 2, 0, "none")
     patch = domain.draw(0, 1, patch_px=256, load_px=286, guided=False, seed=0, turns=False).images[0, 0]
     assert patch.shape == (256, 256)
     slope = np.abs(np.diff(patch[128, 10:-10])).mean()
@@ -197,7 +197,7 @@ def test_only_the_windows_that_are_drawn_are_read():
             Counting.pixels_read += window.size
             return window.astype(np.uint16)
 
-    fields = [Field(Stack(Counting(), "ZYX"), (plane,), Levels(0, 100, 1)) for plane in range(4)]
+    fields = [Field(Stack(Counting(), "ZYX"), (plane,), IntensityRange(0, 100, 1)) for plane in range(4)]
     Domain(fields, 0).draw(0, 4, **DRAW)
     assert 0 < Counting.pixels_read <= 4 * (32 + 2 * REACH_PX) ** 2
 
@@ -224,7 +224,7 @@ def test_a_speck_in_a_large_field_is_found_in_the_end():
     plane = np.full((1500, 1500), 100.0)
     plane += np.random.default_rng(0).normal(0, 1, plane.shape)
     plane[700:706, 40:46] = 9000
-    field = Field(Stack.from_array(plane, "YX"), (), Levels(100, 300, 1))
+    field = Field(Stack.from_array(plane, "YX"), (), IntensityRange(100, 300, 1))
     assert brightest_window(field, 32) == (pytest.approx(687, abs=2), pytest.approx(27, abs=2))
     domain = Domain([field, field], 0, "none")
     assert all(domain.draw(step, 1, **DRAW, content=True).images.max() > 10 for step in range(10))
@@ -306,6 +306,6 @@ def test_every_plane_of_a_stack_is_a_field(tmp_path, good):
 
 def test_the_saliency_of_a_patch_is_that_of_its_plane(domain):
     field = domain.fields[0]
-    whole = saliency(field.stack.read(field.index), field.levels)
+    whole = saliency(field.stack.read(field.index), field.intensity)
     _, guide = domain._window(0, 10, 20, 32, True)
     assert np.array_equal(guide, whole[10:42, 20:52])

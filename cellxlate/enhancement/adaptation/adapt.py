@@ -23,7 +23,7 @@ from cellxlate.choice import GOLDEN, Choice, choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import opened
 from cellxlate.enhancement.outputs.names import Outputs, is_there
-from cellxlate.enhancement.plan import checked, choose_channels, levels_of, require_counts
+from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import OptionError, OutputError, TrainingError
@@ -34,7 +34,7 @@ from cellxlate.model.engines.engine import Device, choose_device, open_engine
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
 from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.write.locking import FolderLock
 from cellxlate.training.alone import NothingToLearnError, sampled_domain
@@ -265,7 +265,7 @@ def adapt_stack(
         base = model if isinstance(model, Bundle) else load_model(model)
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
-            stated = levels_of(stack, numbers, levels_from)
+            stated = ranges_of(stack, numbers, levels_from)
             domain = sampled_domain(stack, {one: stated[one] for one in numbers}, chosen.alone)
         except NothingToLearnError as fault:
             return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)
@@ -433,9 +433,9 @@ class _Judge:
 
     def __init__(self, domain: Domain, settings: EnhanceSettings, device: Device, clock: _Clock, base: Bundle) -> None:
         self._settings, self._device, self._base = settings, device, base
-        self._levels = replace(domain.fields[0].levels, drift=())
-        planes = [on_scale_of(self._levels, one) for one in domain.fields]
-        noises = [noise_on_scale_of(self._levels, *one) for one in zip(domain.noises, domain.fields, strict=True)]
+        self._intensity = replace(domain.fields[0].intensity, drift=())
+        planes = [on_range_of(self._intensity, one) for one in domain.fields]
+        noises = [noise_on_range_of(self._intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
         run = self._candidate(base)
         run(planes[0])  # the first one makes ready
         started = time.monotonic()
@@ -464,7 +464,7 @@ class _Judge:
         return estimate_risks(self._planes, self._noises, candidates, inside=inside, seed=seed)
 
     def _candidate(self, bundle: Bundle) -> Candidate:
-        job = PlaneJob(open_engine(bundle, engine="torch", device=self._device), self._levels, None, self._settings)
+        job = PlaneJob(open_engine(bundle, engine="torch", device=self._device), self._intensity, None, self._settings)
 
         def composed(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             bands = enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job)
@@ -473,22 +473,22 @@ class _Judge:
         return composed
 
 
-def on_scale_of(levels: Levels, field: Field) -> npt.NDArray[np.float32]:
+def on_range_of(intensity: IntensityRange, field: Field) -> npt.NDArray[np.float32]:
     """Return a window (Y, X) in counts of other levels: black and white are where those have them."""
-    own, counts = field.levels, np.asarray(field.stack.pixels, dtype=np.float64)
-    return ((counts - own.black) * (levels.span / own.span) + levels.black).astype(np.float32)
+    own, counts = field.intensity, np.asarray(field.stack.pixels, dtype=np.float64)
+    return ((counts - own.black) * (intensity.span / own.span) + intensity.black).astype(np.float32)
 
 
-def noise_on_scale_of(levels: Levels, noise: CameraNoise, field: Field) -> CameraNoise:
+def noise_on_range_of(intensity: IntensityRange, noise: CameraNoise, field: Field) -> CameraNoise:
     """Return the noise of a window in counts of other levels."""
-    own, factor = field.levels, levels.span / field.levels.span
+    own, factor = field.intensity, intensity.span / field.intensity.span
     full = noise.saturation_counts
     return replace(
         noise, sd_counts=factor * noise.sd_counts, gain=factor * noise.gain,
         sd_interval=(factor * noise.sd_interval[0], factor * noise.sd_interval[1]),
-        black_counts=(noise.black_counts - own.black) * factor + levels.black,
+        black_counts=(noise.black_counts - own.black) * factor + intensity.black,
         quantisation_counts=factor * noise.quantisation_counts,
-        saturation_counts=None if full is None else (full - own.black) * factor + levels.black,
+        saturation_counts=None if full is None else (full - own.black) * factor + intensity.black,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.quality.checks import Tally, read_back_part
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Origins, RowSums, row_sums
@@ -58,9 +58,9 @@ class BandJob:
         SHA-256 of the weights.
     engine : str
         Engine, device and precision.
-    levels : mapping of int to Levels
+    intensities : mapping of int to IntensityRange
         Measured once; other channels are copied.
-    target : Levels or None
+    target : IntensityRange or None
         As in PlaneJob.
     settings : EnhanceSettings
         With the tile size that the plan has chosen.
@@ -79,8 +79,8 @@ class BandJob:
     identity: dict[str, Any]
     digest: str
     engine: str
-    levels: dict[int, Levels]
-    target: Levels | None
+    intensities: dict[int, IntensityRange]
+    target: IntensityRange | None
     settings: EnhanceSettings
     image: Pyramid
     attention: Pyramid
@@ -161,7 +161,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
         incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
         engine=plan.translator.identity,
-        levels={channel: job.levels for channel, job in plan.jobs.items()}, target=first.target,
+        intensities={channel: job.intensity for channel, job in plan.jobs.items()}, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -293,7 +293,7 @@ def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
     job = None if stack.is_alpha(index) else opened.jobs.get(stack.channel_of(index))
     if job is None:
         return Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)
-    counted = replace(job, work=work, levels=job.levels.at(stack.time_of(index)))
+    counted = replace(job, work=work, intensity=job.intensity.at(stack.time_of(index)))
     return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
 
 
@@ -316,8 +316,8 @@ def _opened(job: BandJob) -> OpenJob:
                 _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
             )  # fmt: skip
             jobs = {
-                channel: PlaneJob(translator, levels, job.target, job.settings)
-                for channel, levels in job.levels.items()
+                channel: PlaneJob(translator, intensity, job.target, job.settings)
+                for channel, intensity in job.intensities.items()
             }
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()

@@ -78,15 +78,15 @@ def confidence_bands(
             output = gated_output(job.translator, job.settings.threshold)
             halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
             counts, first_row = rows_around(read_rows, band, halo_px + job.translator.stride, shape)
-            levels = job.levels.at(stack.time_of(index))
-            seen = network_input(counts, levels).unit
+            intensity = job.intensity.at(stack.time_of(index))
+            seen = network_input(counts, intensity).unit
             for tile in tiles_of(band, TILE_PX):
                 inside = tile.slices(band.top, 0)
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
                 unit = window(seen, first_row, shape, around)
-                spread = deviation(unit, output, noise=levels.noise / levels.span, views=views, seed=tile.top)
+                spread = deviation(unit, output, noise=intensity.noise / intensity.span, views=views, seed=tile.top)
                 confidence[inside] = confidence_map(spread[tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
 

@@ -20,7 +20,7 @@ from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
 from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
-from cellxlate.plugin.lazy import lazy_levels
+from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, Outcome, Refusal, Request, StopRequest
 from cellxlate.quality.report.report import RunReport
 from cellxlate.stacks.read.open import one_line
@@ -114,8 +114,8 @@ def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhancePr
 
 def _opened(outputs: Outputs, report: RunReport, request: Request) -> Outcome:
     """Open what was written, lazily; a pyramid as the list of its levels."""
-    _, image = lazy_levels(outputs.enhanced)
-    _, attention = lazy_levels(outputs.attention)
+    _, image = lazy_resolutions(outputs.enhanced)
+    _, attention = lazy_resolutions(outputs.attention)
     if request.plane is not None:
         axes = request.appearance.axes
         image, attention = ([in_layer_shape(level, axes) for level in levels] for levels in (image, attention))

@@ -22,7 +22,7 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
 from cellxlate.plugin.requests import CancelledError, Refusal
-from cellxlate.stacks.intensity.range import Levels, measure_levels
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import plane_reader
 
@@ -71,9 +71,9 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
         plan = request.plan
         if plan is None:
             plan = yield from _planned(request)
-        levels = {channel: job.levels for channel, job in plan.jobs.items()}
+        intensities = {channel: job.intensity for channel, job in plan.jobs.items()}
         translator = next(iter(plan.jobs.values())).translator
-        for block, steps in _blocks(request, request.blocks, translator, levels):
+        for block, steps in _blocks(request, request.blocks, translator, intensities):
             yield Computed(block, steps)
     except CancelledError:
         return None
@@ -95,12 +95,12 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     bundle = ready_model(model, request.engine, request.device)
     if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
-        levels = {
-            stack.channel_of(index): measure_levels([stack.read(index, *block.slices())])
+        intensities = {
+            stack.channel_of(index): measure_range([stack.read(index, *block.slices())])
             for index in request.indices
             for block in request.blocks[:1]
         }
-        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, levels):
+        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, intensities):
             yield Computed(block, steps, estimated=True)
     plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
                      streams=1, choice=choice)  # fmt: skip
@@ -116,7 +116,7 @@ def _chosen_for(request: PreviewRequest, shown: Sequence[int]) -> Sequence[int]:
 
 
 def _blocks(
-    request: PreviewRequest, blocks: tuple[Tile, ...], translator: Translator, levels: dict[int, Levels]
+    request: PreviewRequest, blocks: tuple[Tile, ...], translator: Translator, intensities: dict[int, IntensityRange]
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
     """Yield blocks with the largest attention over the samples of the plane."""
     stack = request.stack
@@ -125,9 +125,11 @@ def _blocks(
         found: list[npt.NDArray[np.uint16]] = []
         for index, reader in zip(request.indices, readers, strict=True):
             request.stop.check()
-            own = levels[stack.channel_of(index)].at(stack.time_of(index))
+            own = intensities[stack.channel_of(index)].at(stack.time_of(index))
             found += (
                 steps
-                for _, steps in attention_blocks(reader, [block], stack.plane_shape, translator=translator, levels=own)
+                for _, steps in attention_blocks(
+                    reader, [block], stack.plane_shape, translator=translator, intensity=own
+                )
             )
         yield block, np.max(found, axis=0)

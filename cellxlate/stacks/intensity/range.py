@@ -46,7 +46,7 @@ PLASTIC = 1.32471795724474602596
 
 
 @dataclass(frozen=True)
-class Levels:
+class IntensityRange:
     """The counts that become 0 and 1, and the noise that was found.
 
     Attributes
@@ -105,7 +105,7 @@ class Levels:
         return self.black - max(SPAN_PER_NOISE * self.noise, EMPTY_SPANS * self.span)
 
     def at(self, time: int) -> Self:
-        """Return the levels of one time point."""
+        """Return the range of one time point."""
         if not self.drift:
             return self
         times, offsets = zip(*self.drift, strict=True)
@@ -129,12 +129,12 @@ class Levels:
 
     @classmethod
     def from_stated(cls, stated: Mapping[str, Any]) -> Self:
-        """Return levels from what `stated` has made of them.
+        """Return a range from what `stated` has made of them.
 
         Raises
         ------
         LookupError, TypeError, ValueError
-            They do not say levels.
+            They do not say a range.
         """
         parts = tuple(
             ConstantPart(None if part["value"] is None else float(part["value"]), float(part["share"]))
@@ -216,8 +216,8 @@ def _filled(plane: npt.NDArray[Any], finite: npt.NDArray[np.bool_]) -> npt.NDArr
     return counts
 
 
-def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
-    """Measure robust levels over planes that share one scale.
+def measure_range(planes: Iterable[npt.NDArray[Any]]) -> IntensityRange:
+    """Measure a robust range over planes that share one scale.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
 
     Returns
     -------
-    Levels
+    IntensityRange
         Black is the 10th and white the 99.5th percentile of the planes smoothed by a Gaussian of 2 px; the span is at
         least six times the pixel noise and at least one count of an integer type.
 
@@ -239,9 +239,9 @@ def measure_levels(planes: Iterable[npt.NDArray[Any]]) -> Levels:
     return _combined(list(ahead(_measured, planes, threads=2)))
 
 
-def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = None) -> Levels:
-    """Return the levels that some planes share, less what the background of each has drifted, in counts."""
-    levels: list[npt.NDArray[np.float64]] = []
+def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = None) -> IntensityRange:
+    """Return the range that some planes share, less what the background of each has drifted, in counts."""
+    smoothed: list[npt.NDArray[np.float64]] = []
     noises: list[float] = []
     tiles: list[npt.NDArray[Any]] = []
     constant: float | None = None
@@ -253,22 +253,24 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
         smallest_span = max(smallest_span, found.smallest_span)
         if found.constant is not None:
             constant = found.constant if constant is None else constant
-        elif found.levels is not None:
+        elif found.smoothed is not None:
             noises.append(found.noise)
-            levels.append(found.levels - offset if offset else found.levels)
+            smoothed.append(found.smoothed - offset if offset else found.smoothed)
             tiles += found.tiles
             tails.append(found.raw - offset)
-    if not levels:
+    if not smoothed:
         black = constant or 0.0
-        return Levels(black, black + _smallest_span(black, black, 1.0))
-    black, white = _percentiles(np.concatenate(levels))
+        return IntensityRange(black, black + _smallest_span(black, black, 1.0))
+    black, white = _percentiles(np.concatenate(smoothed))
     noise, left = _noise(tiles, float(np.median(noises)))
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     white = max(white, black + floor)
     tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
     sampled = sum(found.pixels for found in planes)
     parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
-    return Levels(black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left)
+    return IntensityRange(
+        black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left
+    )
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ class _Measured:
     smallest_span: float
     empty: Mapping[float | None, int] = field(default_factory=dict)
     constant: float | None = None
-    levels: npt.NDArray[np.float64] | None = None
+    smoothed: npt.NDArray[np.float64] | None = None
     noise: float = 0.0
     raw: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     backgrounds: npt.NDArray[np.float64] = field(default_factory=lambda: np.full((1, 1), np.nan))
@@ -322,12 +324,12 @@ def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> 
     smooth = _without_hot(counts, smooth, noise)
     raw = counts[finite]
     raw = raw[::TAIL_EVERY_PX] if pixels >= THINNED_PX else raw
-    levels = thinned(smooth).ravel() if finite.all() else smooth[finite]
+    kept = thinned(smooth).ravel() if finite.all() else smooth[finite]
     return _Measured(
         pixels,
         smallest_span,
         empty,
-        levels=levels,
+        smoothed=kept,
         noise=noise,
         raw=raw,
         backgrounds=_backgrounds(smooth, finite, parts),
@@ -352,7 +354,7 @@ def _backgrounds(
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
-    """Return the span below which float32 would lose the counts between the levels."""
+    """Return the span below which float32 would lose the counts inside the range."""
     return max(least, 1e-6 * max(abs(black), abs(white)), float(np.finfo(np.float32).tiny))
 
 
@@ -408,8 +410,8 @@ def sample_places(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slic
         yield index, slice(top, top + rows), slice(left, left + columns)
 
 
-def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:
-    """Measure the levels of each of the channels over a bounded sample of the stack.
+def stack_ranges(stack: Stack, channels: Iterable[int]) -> dict[int, IntensityRange]:
+    """Measure the intensity range of each of the channels over a bounded sample of the stack.
 
     Raises
     ------
@@ -420,12 +422,12 @@ def stack_levels(stack: Stack, channels: Iterable[int]) -> dict[int, Levels]:
     for channel in channels:
         if not 0 <= channel < stack.channel_count:
             raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
-        found[channel] = _levels_of(stack, channel)
+        found[channel] = _range_of(stack, channel)
     return found
 
 
-def _levels_of(stack: Stack, channel: int) -> Levels:
-    """Measure the levels of a channel; where its background drifts over time, of what is left without the drift."""
+def _range_of(stack: Stack, channel: int) -> IntensityRange:
+    """Measure the range of a channel; where its background drifts over time, of what is left without the drift."""
     places = list(sample_places(stack, channel))
     parts = None
     if min(stack.plane_shape) >= UNEVEN_FROM_PX:
@@ -436,13 +438,15 @@ def _levels_of(stack: Stack, channel: int) -> Levels:
             max(round(UNEVEN_PARTS * (columns.stop - columns.start) / width), 1),
         )
     planes = list(ahead(partial(_measured, parts=parts), (stack.read(*place) for place in places), threads=2))
-    levels, offsets = _combined(planes), [0.0] * len(planes)
+    measured, offsets = _combined(planes), [0.0] * len(planes)
     times, background = background_over_time(stack, channel)
-    if len(times) > 1 and np.ptp(background) > DRIFT_SPANS * levels.span:
+    if len(times) > 1 and np.ptp(background) > DRIFT_SPANS * measured.span:
         background = background - background.mean()
         offsets = np.interp([stack.time_of(index) for index, _, _ in places], times, background).tolist()
-        levels = replace(_combined(planes, offsets), drift=tuple(zip(times.tolist(), background.tolist(), strict=True)))
-    return replace(levels, uneven=_unevenness(stack, places, planes, offsets, levels.span))
+        measured = replace(
+            _combined(planes, offsets), drift=tuple(zip(times.tolist(), background.tolist(), strict=True))
+        )
+    return replace(measured, uneven=_unevenness(stack, places, planes, offsets, measured.span))
 
 
 def _unevenness(

@@ -10,11 +10,11 @@ import numpy as np
 
 from cellxlate.errors import InputError
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack
 
 
-def saved_levels(path: Path) -> dict[int, Levels]:
+def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     """Return the levels of each channel that an earlier enhancement was made with.
 
     Parameters
@@ -37,7 +37,7 @@ def saved_levels(path: Path) -> dict[int, Levels]:
     try:
         stated = facts["levels_counts"]
         stated = json.loads(stated) if isinstance(stated, str) else stated
-        found = {int(channel): Levels.from_stated(one) for channel, one in stated.items()}
+        found = {int(channel): IntensityRange.from_stated(one) for channel, one in stated.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
         found = {}
     if not found or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in found.values()):

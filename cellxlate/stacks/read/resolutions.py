@@ -18,7 +18,7 @@ from cellxlate.stacks.read.zarr import found_chunks, image_array, ome_attributes
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
-def open_levels(path: str | Location, axes: str | None = None, *, image: int | None = None) -> tuple[Stack, ...]:
+def open_resolutions(path: str | Location, axes: str | None = None, *, image: int | None = None) -> tuple[Stack, ...]:
     """Open every resolution level of a stack without reading pixels.
 
     Parameters
@@ -38,22 +38,22 @@ def open_levels(path: str | Location, axes: str | None = None, *, image: int | N
         As for `open_stack`, or a level is damaged.
     """
     first = open_stack(path, axes, image=image)
-    if first.levels == 1 or first.path is None:
+    if first.resolutions == 1 or first.path is None:
         return (first,)
     with ExitStack() as opened:
         opened.callback(first.release)
         try:
             if first.kind == "ome-zarr" or isinstance(first.path, RemotePath):
-                arrays = _zarr_levels(first.path, first.image)
+                arrays = _zarr_arrays(first.path, first.image)
             else:
-                arrays = _tiff_levels(first.path, first.image, opened)
+                arrays = _tiff_arrays(first.path, first.image, opened)
             coarser = [_coarser(first, array) for array in arrays[1:]]
         except READ_FAULTS as fault:
             raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
         return (replace(first, release=opened.pop_all().close), *coarser)
 
 
-def _zarr_levels(path: Location, image: int) -> list[Any]:
+def _zarr_arrays(path: Location, image: int) -> list[Any]:
     place = zarr_images(path)[image]  # plates and sets keep their images in groups
     node = open_node(path)
     group = node[place] if place and isinstance(node, zarr.Group) else node
@@ -66,7 +66,7 @@ def _zarr_levels(path: Location, image: int) -> list[Any]:
     return arrays
 
 
-def _tiff_levels(path: Path, image: int, opened: ExitStack) -> list[Any]:
+def _tiff_arrays(path: Path, image: int, opened: ExitStack) -> list[Any]:
     series = images_of(open_file(path, opened).file)[image]
     guard_decoders(page for level in series.levels for page in level)
     store = series.aszarr()
@@ -84,4 +84,4 @@ def _coarser(first: Stack, array: Pixels) -> Stack:
     sizes_um = {
         axis: size * first.size(axis) / array.shape[axes.index(axis)] for axis, size in first.pixel_size_um.items()
     }
-    return replace(first, pixels=array, pixel_size_um=sizes_um, levels=1, release=lambda: None)
+    return replace(first, pixels=array, pixel_size_um=sizes_um, resolutions=1, release=lambda: None)

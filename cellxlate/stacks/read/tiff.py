@@ -120,7 +120,7 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
             files = _files_of(series)
             foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
             return replace(
-                found, channel_names=names, levels=len(series.levels), kind=kind, metadata=metadata, image=image,
+                found, channel_names=names, resolutions=len(series.levels), kind=kind, metadata=metadata, image=image,
                 alpha=_alpha(series.keyframe, found),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(

@@ -19,7 +19,7 @@ Share = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Does something with each of many items, like `map`: here, or on other machines."""
 
 
-def level_count(plane_shape: tuple[int, int]) -> int:
+def resolution_count(plane_shape: tuple[int, int]) -> int:
     """Return how many levels a pyramid over planes (Y, X) has: halved while the shorter side exceeds 1024 px."""
     count, shorter = 1, min(plane_shape)
     while shorter > PYRAMID_PX:
@@ -37,41 +37,41 @@ class Pyramid:
         Its folder is called "0"; the levels become its neighbours "1", "2", ...
     reduction : {"mean", "max"}
         What becomes of 2 x 2 pixels.
-    levels : int
+    resolutions : int
         How many there are, `full` counted.
     """
 
     full: Bands
     reduction: Reduction
-    levels: int
+    resolutions: int
 
     @cached_property
-    def all_levels(self) -> list[Bands]:
+    def all_resolutions(self) -> list[Bands]:
         """The levels, `full` first."""
         full = self.full
         return [full] + [
             replace(full, folder=full.folder.with_name(str(level)), shape=full.level_shape(level))
-            for level in range(1, self.levels)
+            for level in range(1, self.resolutions)
         ]
 
     def create(self) -> None:
         """Make the empty arrays of all levels."""
-        for level in self.all_levels:
+        for level in self.all_resolutions:
             level.create()
 
     def drop_damaged(self) -> int:
         """Remove bands that are damaged, on all levels; return how many were."""
-        return sum(level.drop_damaged() for level in self.all_levels)
+        return sum(level.drop_damaged() for level in self.all_resolutions)
 
     def restore(self) -> None:
         """Write the metadata of all levels again, should it be damaged."""
-        for level in self.all_levels:
+        for level in self.all_resolutions:
             level.restore()
 
     def write(self, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
         """Write whole bands of one plane as `Bands.write` does, and those of level 1 that these rows fill."""
         self.full.write(index, first_row, pixels)
-        for below in self.all_levels[1:2]:
+        for below in self.all_resolutions[1:2]:
             first, last = first_row // 2, -(-(first_row + len(pixels)) // 2)
             if first_row % (2 * BAND_PX) == 0 and (len(pixels) % (2 * BAND_PX) == 0 or last == below.size("Y")):
                 below.write(index, first, halve(pixels, self.reduction))
@@ -89,13 +89,13 @@ class Pyramid:
         list of Bands
             All levels, `full` first.
         """
-        for above, below in pairwise(self.all_levels):
+        for above, below in pairwise(self.all_resolutions):
             is_done = below.found()
             places = product(below.plane_indices(), range(below.per_plane))
             missing = (place for place in places if not is_done(*place))
             for _ in share(partial(_halve_bands, above, below, self.reduction), missing):
                 pass
-        return self.all_levels
+        return self.all_resolutions
 
 
 def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:

@@ -43,7 +43,7 @@ def check_tiff(path: Location, axes: str, shape: tuple[int, ...], dtype: np.dtyp
 
 def write_tiff(
     path: Path,
-    levels: Sequence[Bands],
+    resolutions: Sequence[Bands],
     *,
     like: Stack,
     provenance: Mapping[str, Any] | None,
@@ -56,7 +56,7 @@ def write_tiff(
     ----------
     path : Path
         Written from the start, in place of what is there.
-    levels : sequence of Bands
+    resolutions : sequence of Bands
         The pyramid, full resolution first; same axes and dtype.
     like : Stack
         States calibration, channel names and what metadata is carried.
@@ -72,13 +72,13 @@ def write_tiff(
     Tiles are the chunks of the bands, copied as they are compressed, once their checksums are right. Interleaved
     samples lie in different bands: their pixels are put together and compressed, at most 16 MiB at a time.
     """
-    full = levels[0]
-    pixel_bytes = sum(prod(level.shape) * full.dtype.itemsize for level in levels)
+    full = resolutions[0]
+    pixel_bytes = sum(prod(level.shape) * full.dtype.itemsize for level in resolutions)
     separate = "S" in full.axes and not full.axes.endswith("S")
     first = tag_options(like.metadata.tiff, full.dtype, colour="S" in full.axes, same_values=same_values)
     first["description"] = compose_ome(like, full.dtype, name=path.name, provenance=provenance, same_values=same_values)
     with tifffile.TiffWriter(path, bigtiff=pixel_bytes > CLASSIC_BYTES, byteorder="<") as file:
-        for number, level in enumerate(levels):
+        for number, level in enumerate(resolutions):
             if number:
                 first = {key: first[key] for key in ("photometric", "colormap", "software") if key in first}
             file.write(
@@ -91,7 +91,7 @@ def write_tiff(
                 if "S" in full.axes and full.size("S") == 4
                 else None,
                 compression="zstd",
-                subifds=len(levels) - 1 if number == 0 else None,
+                subifds=len(resolutions) - 1 if number == 0 else None,
                 subfiletype=0 if number == 0 else 1,
                 metadata=None,
                 buffersize=COMPRESS_BUFFER_BYTES,

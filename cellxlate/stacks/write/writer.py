@@ -27,7 +27,7 @@ from cellxlate.stacks.write.bands import BAND_PX, METADATA, Bands, Tell, no_news
 from cellxlate.stacks.write.origins import Origins
 from cellxlate.stacks.write.partial import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.write.plain import check_format, natural_format, write_plain_attributes, write_plain_tiff
-from cellxlate.stacks.write.pyramid import Pyramid, Reduction, Share, level_count
+from cellxlate.stacks.write.pyramid import Pyramid, Reduction, Share, resolution_count
 from cellxlate.stacks.write.tiff import write_tiff
 from cellxlate.stacks.write.zarr import Version, write_arrays_v2, write_group
 
@@ -160,7 +160,7 @@ class Writer:
             flat=kind not in ("zarr", "ome-zarr"),
         )  # fmt: skip
         self.origins = Origins(self.partial / ORIGINS_FOLDER)
-        self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else level_count(like.plane_shape))
+        self.pyramid = Pyramid(self.bands, reduction, 1 if kind in PLAIN else resolution_count(like.plane_shape))
 
     @property
     def _result(self) -> Location:
@@ -310,16 +310,16 @@ class Writer:
         if self.kind == "zarr" and isinstance(result, Path):
             write_plain_attributes(result, like=like, provenance=provenance)
             return
-        levels = self.pyramid.complete(share)
+        resolutions = self.pyramid.complete(share)
         if self.kind == "ome-tiff" and isinstance(result, Path):
-            write_tiff(result, levels, like=like, provenance=provenance, same_values=same_values, tell=tell)
+            write_tiff(result, resolutions, like=like, provenance=provenance, same_values=same_values, tell=tell)
             return
         version: Version = "0.5" if self.kind == "ome-zarr" else "0.4"
         if version == "0.4" and isinstance(result, Path):
-            write_arrays_v2(result, levels, tell)
+            write_arrays_v2(result, resolutions, tell)
         write_group(
-            result, levels, like=like, reduction=self.pyramid.reduction, provenance=provenance, same_values=same_values,
-            version=version,
+            result, resolutions, like=like, reduction=self.pyramid.reduction, provenance=provenance,
+            same_values=same_values, version=version,
         )  # fmt: skip
 
     def publish(self, *, replaces: bool | None = None) -> Location:

@@ -44,7 +44,7 @@ def check_zarr(path: Location, axes: str) -> None:
 
 def write_group(
     folder: Location,
-    levels: Sequence[Bands],
+    resolutions: Sequence[Bands],
     *,
     like: Stack,
     reduction: Reduction,
@@ -57,8 +57,8 @@ def write_group(
     Parameters
     ----------
     folder : Path
-        Of the group; holds the arrays of `levels`.
-    levels : sequence of Bands
+        Of the group; holds the arrays of `resolutions`.
+    resolutions : sequence of Bands
         The pyramid, full resolution first, complete.
     like : Stack
         States calibration, channel names and what metadata is carried.
@@ -78,14 +78,14 @@ def write_group(
     without Z or T is kept there too.
     """
     carried = from_json(dict(like.metadata.zarr))
-    image = _image(folder.name, levels, like=like, reduction=reduction, carried=carried, version=version)
+    image = _image(folder.name, resolutions, like=like, reduction=reduction, carried=carried, version=version)
     if not _is_valid(image, version):
-        image = _image(folder.name, levels, like=like, reduction=reduction, carried={}, version=version)
+        image = _image(folder.name, resolutions, like=like, reduction=reduction, carried={}, version=version)
     multiscale = image["multiscales"][0]
     placed = multiscale["axes"] == carried.get("axes")
-    omero = _omero(levels[-1], like, carried, same_values=same_values)
+    omero = _omero(resolutions[-1], like, carried, same_values=same_values)
     if omero and not _is_valid(image | {"omero": omero}, version):
-        omero = _omero(levels[-1], like, {}, same_values=same_values)
+        omero = _omero(resolutions[-1], like, {}, same_values=same_values)
     if omero:
         image["omero"] = omero
     first, further = multiscale["datasets"][0], carried.get("dataset")
@@ -123,14 +123,14 @@ def write_group(
         group["0"].update_attributes(carried["array"])
 
 
-def write_arrays_v2(folder: Path, levels: Sequence[Bands], tell: Tell = no_news) -> None:
+def write_arrays_v2(folder: Path, resolutions: Sequence[Bands], tell: Tell = no_news) -> None:
     """Write the levels of a pyramid as the Zarr 2 arrays that OME-Zarr 0.4 wants: "0", "1", ... with chunks of 512 px.
 
     Notes
     -----
     Memory holds one band at a time. Every chunk gets a file, also where all is 0; each is counted in the end.
     """
-    for number, level in enumerate(levels):
+    for number, level in enumerate(resolutions):
         chunks = tuple(BAND_PX if axis in "YX" else 1 for axis in level.axes)
         array = zarr.create_array(
             store=folder / str(number), shape=level.shape, dtype=level.dtype, zarr_format=2, chunks=chunks,
@@ -151,16 +151,16 @@ def write_arrays_v2(folder: Path, levels: Sequence[Bands], tell: Tell = no_news)
 
 
 def _image(
-    name: str, levels: Sequence[Bands], *, like: Stack, reduction: Reduction, carried: Mapping[str, Any],
+    name: str, resolutions: Sequence[Bands], *, like: Stack, reduction: Reduction, carried: Mapping[str, Any],
     version: Version,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the metadata of a multiscale image; axes and transformations as they were where they are the same."""
     datasets = [
         {"path": str(number), "coordinateTransformations": _transformations(level, number, like, carried)}
-        for number, level in enumerate(levels)
+        for number, level in enumerate(resolutions)
     ]
     multiscale = {
-        "name": name, "type": reduction, "axes": _axes(levels[0].axes, like, carried), "datasets": datasets,
+        "name": name, "type": reduction, "axes": _axes(resolutions[0].axes, like, carried), "datasets": datasets,
         "metadata": {"description": f"each level is the {reduction} of 2 x 2 pixels of the level above"},
     }  # fmt: skip
     return {"version": version, "multiscales": [multiscale]}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from cellxlate.settings import TrainSettings
-from cellxlate.stacks.intensity.range import measure_levels
+from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.structures import draw_structure
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.masks import attach_masks
@@ -89,4 +89,4 @@ def field_of(image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, name: str)
     """Return an image (Y, X) in memory, with its mask, as a field."""
     stack, marked = (Stack.from_array(plane, "YX", name=name) for plane in (image, mask.astype(np.uint8)))
     (index,) = stack.plane_indices()
-    return Field(stack, index, measure_levels([image]), Mask(marked, index))
+    return Field(stack, index, measure_range([image]), Mask(marked, index))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 
 Plane = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -65,14 +65,14 @@ ENCLOSED = 0.15
 LIT = 0.8
 
 
-def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
+def saliency(plane: npt.NDArray[Any], intensity: IntensityRange) -> npt.NDArray[np.float32]:
     """Estimate the foreground of a plane by contrast at three scales.
 
     Parameters
     ----------
     plane : ndarray (Y, X)
         Counts. Pixels that are not finite count as background.
-    levels : Levels
+    intensity : IntensityRange
         Of the stack the plane belongs to.
 
     Returns
@@ -97,17 +97,17 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     cells four times as bright, and with crowded cells below 10 px in strong noise.
     """
     counts = plane.astype(np.float64)
-    counts[~np.isfinite(counts)] = levels.black
+    counts[~np.isfinite(counts)] = intensity.black
     smooth: Plane = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
     smoother: Plane = ndimage.gaussian_filter(smooth, DIM_SMOOTHING_PX, mode="reflect")
-    floor, dim_floor = contrast_floor(smooth, levels, 1.0), contrast_floor(smooth, levels, DIM_NOISE)
+    floor, dim_floor = contrast_floor(smooth, intensity, 1.0), contrast_floor(smooth, intensity, DIM_NOISE)
     pooled = {4: _pooled(smooth, 4)}
     pooled[8] = _pooled(pooled[4], 2)
-    found = _small_cells(counts, smooth, pooled[4], floor, levels)
+    found = _small_cells(counts, smooth, pooled[4], floor, intensity)
     lit = np.zeros(found.shape, bool)
     for scale in SCALES:
         background = np.maximum(
-            _opened(pooled[scale.pooled], scale.background_px // scale.pooled, "symmetric"), levels.black
+            _opened(pooled[scale.pooled], scale.background_px // scale.pooled, "symmetric"), intensity.black
         )
         far = _highest(np.maximum(pooled[scale.pooled] - background, 0), scale.bright_px // scale.pooled | 1)
         background, far = (_enlarged(one, scale.pooled, smooth.shape) for one in (background, far))
@@ -122,7 +122,7 @@ def saliency(plane: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]
     return _filled(found, lit).astype(np.float32)
 
 
-def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
+def contrast_floor(smooth: Plane, intensity: IntensityRange, share: float) -> Plane:
     """Return the contrast (Y, X) in counts below which nothing is a cell: five times a share of the noise in `smooth`.
 
     Notes
@@ -132,11 +132,11 @@ def contrast_floor(smooth: Plane, levels: Levels, share: float) -> Plane:
     leaves. It may be twice as high as in the darkest part where the brighter background is noisier.
     """
     left = _noise_left(smooth)
-    if levels.span > 8 * np.median(left):  # the field is not noise alone
+    if intensity.span > 8 * np.median(left):  # the field is not noise alone
         left = np.minimum(
-            left, NOISE_LEFT * levels.noise_left if levels.noise_left else PIXEL_NOISE_LEFT * levels.noise
+            left, NOISE_LEFT * intensity.noise_left if intensity.noise_left else PIXEL_NOISE_LEFT * intensity.noise
         )
-    return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * levels.span)
+    return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * intensity.span)
 
 
 def _noise_left(smooth: Plane) -> Plane:
@@ -153,9 +153,9 @@ def _noise_left(smooth: Plane) -> Plane:
     return np.asarray(ndimage.uniform_filter(np.pad(spread, margins, mode="edge"), BLOCK_PX, mode="nearest"))
 
 
-def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, levels: Levels) -> Mask:
+def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, intensity: IntensityRange) -> Mask:
     """Return what stands out of its surroundings of 41 px."""
-    background = np.maximum(_opened(pooled, FINE_BACKGROUND_PX // 4, "edge"), levels.black)
+    background = np.maximum(_opened(pooled, FINE_BACKGROUND_PX // 4, "edge"), intensity.black)
     contrast = smooth - _enlarged(background, 4, smooth.shape)
     mask = contrast > np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
     parts, number = ndimage.label(mask, np.ones((3, 3)))

@@ -92,7 +92,7 @@ def completed(planes: Sequence[Mask], path: Path, fields: Sequence[Field]) -> li
     painted = [number for number, own in enumerate(strokes) if own.any()]
     counts = [fields[number].stack.read(fields[number].index) for number in painted]
     try:
-        whole = spread_over(counts, [strokes[number] for number in painted], [fields[n].levels for n in painted])
+        whole = spread_over(counts, [strokes[number] for number in painted], [fields[n].intensity for n in painted])
     except InputError as fault:
         raise InputError(f"{path}: {fault}") from fault
     masks = list(planes)

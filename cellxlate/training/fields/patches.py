@@ -17,7 +17,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, Levels, measure_levels, sample_windows
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range, sample_windows
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -58,7 +58,7 @@ class Field:
 
     stack: Stack
     index: PlaneIndex
-    levels: Levels
+    intensity: IntensityRange
     mask: Mask | None = None
 
     @property
@@ -230,9 +230,9 @@ class Domain:
         if guide != "saliency" or not isinstance(field.stack.pixels, np.ndarray):
             return read_window(field, row, column, side, guide)
         if number not in self._saliency:
-            self._saliency[number] = saliency(field.stack.read(field.index), field.levels) > 0
+            self._saliency[number] = saliency(field.stack.read(field.index), field.intensity) > 0
         inside = slice(row, row + side), slice(column, column + side)
-        image = field.levels.to_unit(field.stack.read(field.index, *inside))
+        image = field.intensity.to_unit(field.stack.read(field.index, *inside))
         return image, self._saliency[number][inside].astype(np.float32)
 
 
@@ -276,9 +276,9 @@ def read_window(
     top, left = max(row - margin, 0), max(column - margin, 0)
     counts = field.stack.read(field.index, slice(top, row + side + margin), slice(left, column + side + margin))
     inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
-    image = field.levels.to_unit(counts[inner])
+    image = field.intensity.to_unit(counts[inner])
     if guide == "saliency":
-        return image, saliency(counts, field.levels)[inner]
+        return image, saliency(counts, field.intensity)[inner]
     if guide == "masks" and field.mask is not None:
         return image, field.mask.read(slice(row, row + side), slice(column, column + side))
     return image, np.full(image.shape, -1, np.float32)
@@ -331,7 +331,7 @@ def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing:
             (count, first), (other, second) = channels.items()
             raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
         chosen = check_stack(stack, path, side, channel)
-        levels = measure_levels(checked_windows(stack, path, chosen))
+        intensity = measure_range(checked_windows(stack, path, chosen))
         size_px = int(np.prod(stack.shape, dtype=np.int64))
         if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
             kept_px += size_px
@@ -343,7 +343,7 @@ def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing:
             stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
         for index in stack.plane_indices():
             if stack.channel_of(index) == chosen:
-                yield Field(stack, index, levels)
+                yield Field(stack, index, intensity)
 
 
 def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
@@ -399,16 +399,16 @@ class ReopenedPixels:
 
 def has_contrast(field: Field) -> bool:
     """Return whether the span of a field stands above the floor that its noise sets."""
-    return _stands_out(field.levels, 1.0 if field.stack.dtype.kind != "f" else 0.0)
+    return _stands_out(field.intensity, 1.0 if field.stack.dtype.kind != "f" else 0.0)
 
 
 def shows_content(image: npt.NDArray[np.float32]) -> bool:
     """Return whether a patch (Y, X) shows anything but noise."""
-    return bool(image.min() < image.max()) and _stands_out(measure_levels([image]), 0.0)
+    return bool(image.min() < image.max()) and _stands_out(measure_range([image]), 0.0)
 
 
-def _stands_out(levels: Levels, least: float) -> bool:
-    return levels.span > max(BLANK_SPAN_PER_NOISE * levels.noise, least)
+def _stands_out(intensity: IntensityRange, least: float) -> bool:
+    return intensity.span > max(BLANK_SPAN_PER_NOISE * intensity.noise, least)
 
 
 def central_window(field: Field, limit_px: int = 512) -> npt.NDArray[Any]:
@@ -424,7 +424,9 @@ def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:
 def brightest_window(field: Field, side: int) -> tuple[int, int]:
     """Return where a window around the brightest place in the middle of a field begins (row, column)."""
     rows, columns = _centre(field, CENTRE_PX)
-    smooth = ndimage.gaussian_filter(field.levels.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX)
+    smooth = ndimage.gaussian_filter(
+        field.intensity.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX
+    )
     place = np.unravel_index(int(smooth.argmax()), smooth.shape)
     first = [
         min(max(begin + int(at) - side // 2, 0), size - side)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cellxlate.errors import InputError
 from cellxlate.model.networks import AttentionNetwork
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import Levels
+from cellxlate.stacks.intensity.range import IntensityRange
 
 Plane = npt.NDArray[np.float32]
 
@@ -145,7 +145,11 @@ def spread(windows: Sequence[Painted], attention: AttentionNetwork | None = None
 
 
 def spread_over(
-    planes: Sequence[npt.NDArray[Any]], strokes: Sequence[npt.NDArray[Any]], levels: Sequence[Levels], *, seed: int = 0
+    planes: Sequence[npt.NDArray[Any]],
+    strokes: Sequence[npt.NDArray[Any]],
+    intensities: Sequence[IntensityRange],
+    *,
+    seed: int = 0,
 ) -> list[Plane]:
     """Return for each plane (Y, X) of counts how much each pixel looks like the painted cells, in [0, 1].
 
@@ -155,7 +159,7 @@ def spread_over(
         As `learn_strokes`.
     """
     check_strokes(planes, strokes)
-    units = [network_input(plane, level).unit for plane, level in zip(planes, levels, strict=True)]
+    units = [network_input(plane, own).unit for plane, own in zip(planes, intensities, strict=True)]
     return spread([Painted(unit, kinds_of(own)) for unit, own in zip(units, strokes, strict=True)], seed=seed)
 
 

@@ -38,7 +38,7 @@ SMOOTHING_BOX_PX = 7
 
 
 def by_any_camera(targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Record clear fields as some camera would: F_TS of a generalist, scaled as `Levels` would scale the recording.
+    """Record clear fields as some camera would: F_TS of a generalist, scaled as an `IntensityRange` would scale it.
 
     Parameters
     ----------

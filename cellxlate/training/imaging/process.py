@@ -22,7 +22,7 @@ from cellxlate.stacks.intensity.range import (
     SMOOTHING_PX,
     SPAN_PER_NOISE,
     WHITE_PERCENTILE,
-    Levels,
+    IntensityRange,
     pixel_noise,
 )
 from cellxlate.training.losses import largest_within
@@ -54,13 +54,13 @@ class NoiseModel:
     gain: float
     kernel: npt.NDArray[np.float64] | None = None
 
-    def unit_variance(self, levels: Levels) -> tuple[float, float]:
-        """Return (at black, per unit) of the variance in unit range for a field with these levels."""
-        return self.read_variance / levels.span**2, self.gain / levels.span
+    def unit_variance(self, intensity: IntensityRange) -> tuple[float, float]:
+        """Return (at black, per unit) of the variance in unit range for a field of this intensity range."""
+        return self.read_variance / intensity.span**2, self.gain / intensity.span
 
 
 def fit_noise(
-    planes: list[npt.NDArray[Any]], levels: list[Levels], guides: list[npt.NDArray[np.float32]]
+    planes: list[npt.NDArray[Any]], intensities: list[IntensityRange], guides: list[npt.NDArray[np.float32]]
 ) -> NoiseModel:
     """Estimate the noise model from faint fields: background noise, and its excess inside the cells.
 
@@ -68,7 +68,7 @@ def fit_noise(
     ----------
     planes, guides : list of ndarray (Y, X)
         Counts, and 1 in cells.
-    levels : list of Levels
+    intensities : list of IntensityRange
         One per plane.
 
     Notes
@@ -77,12 +77,12 @@ def fit_noise(
     Elsewhere second differences inside cells tell the gain; they hold texture too, which is small
     after the blur of a faint image but biases the gain upwards; the median over fields limits it.
     """
-    read = max(float(np.median([field.noise**2 for field in levels])), 1e-12)
+    read = max(float(np.median([field.noise**2 for field in intensities])), 1e-12)
     camera = measure_noise(planes)
     if camera.reliable and camera.neighbour_correlation > SHARED_NOISE:
         return NoiseModel(read, camera.gain, camera.kernel())
     gains = []
-    for plane, field, guide in zip(planes, levels, guides, strict=True):
+    for plane, field, guide in zip(planes, intensities, guides, strict=True):
         inside = ndimage.binary_erosion(guide > 0, iterations=3)[1:-1, 1:-1]
         if inside.sum() < 200:
             continue
@@ -194,7 +194,7 @@ class ImagingProcess(nn.Module):
     def forward(self, targets: Tensor, rng: torch.Generator) -> Tensor:
         """Map targets (B, C, Y, X) to what the source microscope would have recorded, same shape, releveled.
 
-        Blur, exposure and noise are drawn per image. The result is brought to the levels that would be measured on it,
+        Blur, exposure and noise are drawn per image. The result is brought to the range that would be measured on it,
         since that is what the translator meets.
         """
         count, device = len(targets), targets.device
@@ -208,16 +208,16 @@ class ImagingProcess(nn.Module):
         if self.kernels is not None:
             noise = correlated(noise, self.kernels[field])
         faint = blurred + noise * (at_black + per_unit * blurred.clamp(min=0)).sqrt()
-        black_before, white_before = patch_levels(targets)
-        black, white = patch_levels(faint)
+        black_before, white_before = patch_range(targets)
+        black, white = patch_range(faint)
         black, white = black - black_before, 1 + white - white_before
         releveled: Tensor = (faint - black) / (white - black).clamp(min=0.2)
         return releveled
 
     def without_cells(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw fields without cells, of the shape of `like`, as the microscope records and `Levels` scale them.
+        """Draw fields without cells, of the shape of `like`, as the microscope records and a range scales them.
 
-        Levels put black at the 10th percentile and floor the span at six times the noise, so such a field is noise of
+        Black lies at the 10th percentile, and the span is floored at six times the noise, so such a field is noise of
         about 1/6 on slightly uneven illumination. Training sets are chosen for their cells and seldom hold one.
         """
         count, channels, rows, columns = like.shape
@@ -258,16 +258,16 @@ def gaussian_blur(images: Tensor, sigma_px: Tensor) -> Tensor:
     return both.reshape(images.shape)
 
 
-def patch_levels(images: Tensor) -> tuple[Tensor, Tensor]:
+def patch_range(images: Tensor) -> tuple[Tensor, Tensor]:
     """Measure black and white of each image (B, C, Y, X) as stacks.intensity does; two tensors (B, 1, 1, 1)."""
     sigma = torch.full((len(images),), SMOOTHING_PX, device=images.device)
     smooth = gaussian_blur(images.detach(), sigma).flatten(1)
     percents = [BLACK_PERCENTILE, WHITE_PERCENTILE]
     if smooth.device.type == "cpu":  # which sorts ten times as long as numpy looks for a percentile
-        levels = torch.from_numpy(np.percentile(smooth.numpy(), percents, axis=1).astype(np.float32))
+        ends = torch.from_numpy(np.percentile(smooth.numpy(), percents, axis=1).astype(np.float32))
     else:
-        levels = torch.quantile(smooth, torch.tensor(percents, device=images.device) / 100, dim=1)
-    return levels[0, :, None, None, None], levels[1, :, None, None, None]
+        ends = torch.quantile(smooth, torch.tensor(percents, device=images.device) / 100, dim=1)
+    return ends[0, :, None, None, None], ends[1, :, None, None, None]
 
 
 def grow_guide(guides: Tensor, at_px: tuple[float, float] = (0.45, 0.2)) -> Tensor:
