@@ -9,7 +9,7 @@ from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.prefetch import ahead
-from cellxlate.quality.domain import LEAST_CONTRAST, Look, departure, departure_words, look, windows_of
+from cellxlate.quality.likeness import LEAST_CONTRAST, WindowFeatures, departure, departure_words, look, windows_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 ENOUGH_WINDOWS, MOST_WINDOWS = 8, 48
@@ -111,7 +111,7 @@ def choose(stack: Stack, channels: Sequence[int]) -> Choice:
     return choose_by([list(looks_of(stack, channel)) for channel in channels])
 
 
-def choose_by(looks: Sequence[Sequence[Look]]) -> Choice:
+def choose_by(looks: Sequence[Sequence[WindowFeatures]]) -> Choice:
     """Choose a model as `choose_model` does, by what was seen of each channel, or of each kind of image.
 
     Raises
@@ -204,7 +204,7 @@ def nearest(distances: Mapping[str, float | None], generalists: Collection[str])
     return name, reasons[rank(name)[0]]
 
 
-def looks_of(stack: Stack, channel: int) -> Iterator[Look]:
+def looks_of(stack: Stack, channel: int) -> Iterator[WindowFeatures]:
     """Look at windows of 256 px spread over the planes of a channel: the first 8 that show something, of at most 48."""
     found = 0
     for one in ahead(lambda window: look(stack.read(*window)), _spread_windows(stack, channel), threads=2):
@@ -225,7 +225,7 @@ def _spread_windows(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, sl
         yield stack.plane_of(plane, channel), *windows[window]
 
 
-def _distance(looks: Sequence[Sequence[Look]], domain: Mapping[str, Any] | None) -> float | None:
+def _distance(looks: Sequence[Sequence[WindowFeatures]], domain: Mapping[str, Any] | None) -> float | None:
     """Return the distance of the channel that is farthest from a domain; None where no channel can be judged."""
     found = [one.distance for own in looks if (one := departure(own, domain))]
     return round(max(found), 4) if found else None

@@ -56,7 +56,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from cellxlate.model.bundle import save_bundle, stored_networks
-    from cellxlate.model.networks import Translator
+    from cellxlate.model.networks import TranslatorNetworks
     from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
     networks = NetworkSettings(
@@ -67,7 +67,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         discriminator=DiscriminatorSettings(width=4, layers=1, normalisation="none"),
     )
     torch.manual_seed(3)
-    translator = Translator(networks)
+    translator = TranslatorNetworks(networks)
     with torch.no_grad():
         for parameter in translator.generator.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))

@@ -151,7 +151,7 @@ def _request(options: argparse.Namespace) -> Request:
 
 def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
     """Enhance a stack, or predict what it would take; say what became of it, and return that as plain values."""
-    from cellxlate.enhancement.job import HERE, enhance_file
+    from cellxlate.enhancement.job import THIS_PROCESS, enhance_file
 
     options, in_plate = request.options, request.in_plate(path)
     if options.output is None and not in_plate and (options.dry_run or options.confidence):
@@ -166,7 +166,7 @@ def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: 
             path, model, **request.naming, **request.running,
             overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
             adaptation=adaptation,
-            where=cluster.place if cluster else HERE, progress=followed(show), phases=followed(show),
+            where=cluster.executor if cluster else THIS_PROCESS, progress=followed(show), phases=followed(show),
         )  # fmt: skip
     if adaptation:
         adaptation.forget()

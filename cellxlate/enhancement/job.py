@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.adapt import Adaptation
 
 __all__ = [
-    "HERE", "EnhanceProgress", "EnhancedStack", "Place", "Progress", "enhance", "enhance_file", "enhanced_bands",
-    "opened", "steps_in_memory", "steps_to_files", "withdraw",
+    "THIS_PROCESS", "EnhanceProgress", "EnhancedStack", "Executor", "Progress", "enhance", "enhance_file",
+    "enhanced_bands", "opened", "steps_in_memory", "steps_to_files", "withdraw",
 ]  # fmt: skip
 
 Progress = Callable[[EnhanceProgress], object]
@@ -74,8 +74,8 @@ def _no_news(phase: Phase, planes: float) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a job is computed: this process, unless others take its parts over (`Cluster.place`).
+class Executor:
+    """Where a job is computed: this process, unless others take its parts over (`Cluster.executor`).
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Place:
     read_again: ReadAgain = read_again
 
 
-HERE = Place()
+THIS_PROCESS = Executor()
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def enhance_file(
     resume: bool = False,
     outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None,
-    where: Place = HERE,
+    where: Executor = THIS_PROCESS,
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:
@@ -178,8 +178,8 @@ def enhance_file(
         Where the results go, in place of `output`, `output_dir`, `format`, `attention` and `report`.
     adaptation : Adaptation, optional
         What `adaptation.adapt_stack` returned for the stack: its model is used, and the report tells of it.
-    where : Place
-        This process, or `Cluster.place`.
+    where : Executor
+        This process, or `Cluster.executor`.
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
     phases : callable, optional
@@ -302,7 +302,7 @@ def steps_to_files(
     overwrite: bool = False,
     resume: bool = False,
     started: float | None = None,
-    where: Place = HERE,
+    where: Executor = THIS_PROCESS,
     tell: Tell = _no_news,
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
@@ -351,7 +351,7 @@ def steps_to_files(
 
 
 def _verified(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, tell: Tell, *,
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Executor, tell: Tell, *,
     before: Mapping[str, Any], draw: bool,
 ) -> Generator[EnhanceProgress, None, tuple[Tally, str]]:  # fmt: skip
     """Write all bands, build the two files, and verify them; what turns out to be damaged is made again, once."""
@@ -374,7 +374,7 @@ def _verified(
 
 def _read_back(
     plan: Plan, image_file: Location, attention_file: Location, origins: Mapping[PlaneIndex, Sequence[Origin]],
-    where: Place, tell: Tell, *, draw: bool,
+    where: Executor, tell: Tell, *, draw: bool,
 ) -> tuple[Tally, str]:  # fmt: skip
     """Verify the two files, and draw planes of them at the same time."""
     with (
@@ -393,7 +393,7 @@ def _read_back(
 
 
 def _written(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Place, tell: Tell
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Executor, tell: Tell
 ) -> Generator[EnhanceProgress, None, tuple[Location, Location]]:
     """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
     writers = image_writer, attention_writer

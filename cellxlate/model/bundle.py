@@ -17,7 +17,7 @@ import cellxlate
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
-from cellxlate.model.networks import Translator, parameter_count
+from cellxlate.model.networks import TranslatorNetworks, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free
@@ -39,7 +39,7 @@ class Bundle:
     ----------
     name : str
         Of its folder, or of its archive without the ending.
-    translator : Translator
+    translator : TranslatorNetworks
         Generator and attention network, folded, on the CPU.
     card : mapping
         What `card.json` holds.
@@ -48,7 +48,7 @@ class Bundle:
     """
 
     name: str
-    translator: Translator
+    translator: TranslatorNetworks
     card: Mapping[str, Any]
     path: Path
 
@@ -58,14 +58,14 @@ class Bundle:
         return str(self.card["weights_sha256"])
 
 
-def save_bundle(folder: Path, translator: Translator, card: Mapping[str, Any], preview_png: bytes) -> Bundle:
+def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str, Any], preview_png: bytes) -> Bundle:
     """Write a bundle; the folder appears under its name when it is complete.
 
     Parameters
     ----------
     folder : Path
         Must not exist.
-    translator : Translator
+    translator : TranslatorNetworks
         Without normalisation layers (see model.statistics).
     card : mapping
         `networks` (NetworkSettings as a dict), preset, training, data, licence, scores; versions, counts and the hash
@@ -156,7 +156,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     return Bundle(model_name(place), translator.eval().requires_grad_(False), card, place)
 
 
-def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:
+def described_translator(folder: Path, card: Mapping[str, Any]) -> TranslatorNetworks:
     """Build the translator that a card describes without memory for its weights (on the meta device).
 
     Raises
@@ -170,7 +170,7 @@ def described_translator(folder: Path, card: Mapping[str, Any]) -> Translator:
         what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
         raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
     with torch.device("meta"):
-        return Translator(settings)
+        return TranslatorNetworks(settings)
 
 
 def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:

@@ -311,7 +311,7 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-class Translator(nn.Module):
+class TranslatorNetworks(nn.Module):
     """The generator and the attention network of one direction, as they are used together.
 
     Attributes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.networks import AttentionNetwork, Generator, Translator
+from cellxlate.model.networks import AttentionNetwork, Generator, TranslatorNetworks
 from cellxlate.settings import NetworkSettings
 
 VARIANCE_FLOOR = 1e-4
@@ -108,12 +108,14 @@ def without_normalisation(settings: NetworkSettings) -> NetworkSettings:
     )
 
 
-def fix_translator(translator: Translator, settings: NetworkSettings, images: Iterable[Tensor]) -> Translator:
+def fix_translator(
+    translator: TranslatorNetworks, settings: NetworkSettings, images: Iterable[Tensor]
+) -> TranslatorNetworks:
     """Return the translator with statistics measured on a sample of source images and folded in.
 
     Parameters
     ----------
-    translator : Translator
+    translator : TranslatorNetworks
         Trained.
     settings : NetworkSettings
         Its shape.
@@ -121,7 +123,7 @@ def fix_translator(translator: Translator, settings: NetworkSettings, images: It
         Source patches in unit range.
     """
     with torch.device("meta"):  # no random numbers are drawn for weights that are filled below
-        plain = Translator(without_normalisation(settings))
+        plain = TranslatorNetworks(without_normalisation(settings))
     plain.to_empty(device="cpu")
     batches = list(images)
     for network, copy in ((translator.generator, plain.generator), (translator.attention, plain.attention)):

@@ -41,7 +41,7 @@ class StopRequest:
 
 
 @dataclass(frozen=True)
-class Request:
+class EnhanceRequest:
     """What is to be enhanced, and how.
 
     Attributes
@@ -113,7 +113,7 @@ class AdaptRequest:
 
     Attributes
     ----------
-    run : Request
+    run : EnhanceRequest
         The stack, the model to begin with, and a part of a plane that is shown before and after.
     layer : object
         Of the image; nothing but its identity is used.
@@ -123,7 +123,7 @@ class AdaptRequest:
         To learn from; None takes all.
     """
 
-    run: Request
+    run: EnhanceRequest
     layer: Any
     seconds: float
     channels: tuple[int, ...] | None = None

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from cellxlate.choice import Suitability
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.requests import AdaptNews
-    from cellxlate.plugin.train.requests import Look
+    from cellxlate.plugin.train.requests import TrainingSnapshot
 
 PANEL_WORDS = {
     r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
@@ -72,13 +72,13 @@ def leaning_words(leaning: str) -> str:
     return f"May be collapsing (attention {meaning}). If it goes on, stop and train with Guide 'painted cells'"
 
 
-def training_left(look: "Look") -> str:
+def training_left(look: "TrainingSnapshot") -> str:
     """Return how far a training run is and how long it will still take.
 
     Examples
     --------
-    >>> from cellxlate.plugin.train.requests import Look
-    >>> training_left(Look(100, 500, 30.0, {}))
+    >>> from cellxlate.plugin.train.requests import TrainingSnapshot
+    >>> training_left(TrainingSnapshot(100, 500, 30.0, {}))
     'step 100 of 500, 30 s so far, about 2 min left'
     """
     left_s = look.seconds * (look.steps - look.step) / look.step if look.step else 0.0

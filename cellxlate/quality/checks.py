@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
-from cellxlate.quality.domain import departure_words
+from cellxlate.quality.likeness import departure_words
 from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack

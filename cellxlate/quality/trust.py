@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.prefetch import ahead
-from cellxlate.quality.domain import Departure, Look, departure, departure_words, look
+from cellxlate.quality.likeness import Departure, WindowFeatures, departure, departure_words, look
 from cellxlate.quality.places import Places, Window
 from cellxlate.quality.support import Support, supported
 from cellxlate.stacks.intensity.camera_noise import measure_noise
@@ -91,7 +91,7 @@ def examine(
         What the model's card says of its training images.
     """
 
-    def judge(place: tuple[Window, bool]) -> tuple[Support, Look | None]:
+    def judge(place: tuple[Window, bool]) -> tuple[Support, WindowFeatures | None]:
         window, is_looked_at = place
         raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
         return supported(raw, after, selected, noise_left=left), look(raw) if is_looked_at else None

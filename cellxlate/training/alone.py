@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.errors import InputError
-from cellxlate.model.networks import Translator
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
@@ -258,7 +258,7 @@ class AloneStep:
 
     def __init__(self, settings: TrainSettings, source: Domain, device: torch.device) -> None:
         self.settings = settings
-        self.translator = placed(Translator(settings.networks), device)
+        self.translator = placed(TranslatorNetworks(settings.networks), device)
         self.teacher = self.translator
         self.precision: Precision = "float32"
         stride = self.translator.stride
@@ -280,7 +280,7 @@ class AloneStep:
             group["times"] = ATTENTION_RATE
         self.pools: dict[str, HistoryPool] = {}
 
-    def taught_by(self, start: Translator, precision: Precision) -> None:
+    def taught_by(self, start: TranslatorNetworks, precision: Precision) -> None:
         """Take the translator as it is at the beginning as the teacher, for good."""
         self.teacher, self.precision = copy.deepcopy(start), precision
 

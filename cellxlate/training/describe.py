@@ -7,7 +7,7 @@ from typing import Any
 
 from cellxlate.errors import InputError
 from cellxlate.model.cards import add_domain, locate
-from cellxlate.quality.domain import FEWEST_WINDOWS, describe_planes
+from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
 from cellxlate.stacks.read.open import find_images, open_stack
 
 

@@ -13,9 +13,9 @@ import torch
 
 from cellxlate.model.attention import change, gate, quantise
 from cellxlate.model.bundle import Bundle, stored_networks
-from cellxlate.model.networks import Translator
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator, without_normalisation
-from cellxlate.quality.domain import describe_planes
+from cellxlate.quality.likeness import describe_planes
 from cellxlate.quality.report.report import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
@@ -26,7 +26,9 @@ STATISTICS_PATCHES = 32
 PREVIEW_PX = 256
 
 
-def finished_translator(average: Translator, settings: TrainSettings, patches: Iterable[Patches]) -> Translator:
+def finished_translator(
+    average: TranslatorNetworks, settings: TrainSettings, patches: Iterable[Patches]
+) -> TranslatorNetworks:
     """Return the averaged translator on the CPU with its statistics fixed on source patches and folded."""
     batches = [torch.from_numpy(one.images) for one in patches]
     return fix_translator(average.cpu().eval(), settings.networks, batches)
@@ -184,13 +186,13 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
     return shlex.join(["cellxlate", "train", *options])
 
 
-def preview(translator: Translator, source: Domain, threshold: float) -> bytes:
+def preview(translator: TranslatorNetworks, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
     chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
     return picture_of(translator, chosen.intensity.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
 
 
-def picture_of(translator: Translator, unit: npt.NDArray[np.float32], threshold: float) -> bytes:
+def picture_of(translator: TranslatorNetworks, unit: npt.NDArray[np.float32], threshold: float) -> bytes:
     """Return a PNG of input, attention and output, of the middle of a plane (Y, X) in unit range."""
     top, left = (max((size - PREVIEW_PX) // 2, 0) for size in unit.shape)
     unit = unit[top : top + PREVIEW_PX, left : left + PREVIEW_PX]

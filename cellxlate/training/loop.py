@@ -16,7 +16,7 @@ from cellxlate.choice import choose_by, looks_of, shipped_model
 from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.quality.domain import Look
+from cellxlate.quality.likeness import WindowFeatures
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -271,7 +271,7 @@ def nearest_model(source: Sequence[Path], channel: int | None) -> Bundle:
         There is nothing to read, or several channels and none is chosen.
     """
     files = find_images(source, "source")[0]
-    looks: list[Look] = []
+    looks: list[WindowFeatures] = []
     for path in files[:: -(-len(files) // MOST_LOOKED_AT)]:
         with open_stack(path) as stack:
             looks += looks_of(stack, check_stack(stack, path, 1, channel))

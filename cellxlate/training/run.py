@@ -17,7 +17,7 @@ import torch
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
-from cellxlate.model.networks import Translator
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import TrainSettings
 from cellxlate.training.acceleration.precision import Precision, accelerate, choose_precision
 from cellxlate.training.alone import NO_IMAGES, AloneStep
@@ -46,7 +46,7 @@ class Run:
         With the seed of this run.
     step_function : Step
         The networks that learn, and how.
-    average : Translator
+    average : TranslatorNetworks
         The moving average of the translator's weights; becomes the model. It always computes in float32.
     precision : {"float32", "bfloat16"}
         What the networks that learn compute in.
@@ -66,7 +66,7 @@ class Run:
 
     settings: TrainSettings
     step_function: Step
-    average: Translator
+    average: TranslatorNetworks
     precision: Precision
     steps: int
     steps_per_epoch: int

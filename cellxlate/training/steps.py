@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.networks import Discriminator, Translator, attend_everywhere
+from cellxlate.model.networks import Discriminator, TranslatorNetworks, attend_everywhere
 from cellxlate.settings import TrainSettings
 from cellxlate.training import losses
 from cellxlate.training.imaging.cameras import by_any_camera, without_cells
@@ -39,7 +39,7 @@ class Draw:
 class Step(Protocol):
     """What the loop needs of a game: its parts, to save and restore, and one move."""
 
-    translator: Translator
+    translator: TranslatorNetworks
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
     pools: dict[str, HistoryPool]
@@ -70,8 +70,8 @@ class LearnedStep:
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
         networks = settings.networks
-        self.translator = placed(Translator(networks), device)
-        self.backward = placed(Translator(networks), device)
+        self.translator = placed(TranslatorNetworks(networks), device)
+        self.backward = placed(TranslatorNetworks(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.judge_source = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {
@@ -140,7 +140,7 @@ class LearnedStep:
         for judge in (self.judge_target, self.judge_source):
             judge.requires_grad_(not judges)
 
-    def _attend(self, translator: Translator, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(self, translator: TranslatorNetworks, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and attention (B, 1, Y, X); attention is 1 for the CycleGAN baseline."""
         if self.settings.baseline == "cyclegan":
             ones = torch.ones_like(images[:, :1])
@@ -155,7 +155,7 @@ class LearnedStep:
         )
 
     def _direction(
-        self, forth: Translator, back: Translator, judge: Discriminator, real: Draw, phase: "_Phase"
+        self, forth: TranslatorNetworks, back: TranslatorNetworks, judge: Discriminator, real: Draw, phase: "_Phase"
     ) -> "_Direction":
         """Translate to s', restore to s'' with attention predicted afresh on s', and score both (eq. 1 to 3)."""
         logits, attention = self._attend(forth, real.images)
@@ -226,7 +226,7 @@ class ImagingStep:
         self.settings = settings
         networks = settings.networks
         self.process = process
-        self.translator = placed(Translator(networks), device)
+        self.translator = placed(TranslatorNetworks(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator, "judge_target": self.judge_target}
         self.optimisers = {
@@ -300,7 +300,7 @@ class AnyCameraStep:
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
-        self.translator = placed(Translator(settings.networks), device)
+        self.translator = placed(TranslatorNetworks(settings.networks), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator}
         self.optimisers = {"translator": adam(self.translator.parameters(), settings)}
         self.pools: dict[str, HistoryPool] = {}

@@ -221,7 +221,7 @@ def _fit_attention(
     padding = _continued(attention)
     attention.train().requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(attention.parameters(), RATE)
-    lessons = [_Lesson.of(one, picture, windows) for one, picture in zip(windows, wanted, strict=True)]
+    lessons = [_TaughtWindow.of(one, picture, windows) for one, picture in zip(windows, wanted, strict=True)]
     draws = np.random.default_rng(seed)
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -253,7 +253,7 @@ def _continued(attention: AttentionNetwork) -> list[tuple[nn.Conv2d, Any]]:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _TaughtWindow:
     """A window as tensors (1, 1, Y, X): image, strokes with their weights, picture to learn, weights of contours."""
 
     image: Tensor
@@ -263,7 +263,7 @@ class _Lesson:
     calm: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, window: Painted, picture: Plane, every: Sequence[Painted]) -> "_Lesson":
+    def of(cls, window: Painted, picture: Plane, every: Sequence[Painted]) -> "_TaughtWindow":
         """Prepare a window; strokes of both kinds weigh the same over all windows."""
         totals = [sum(int((one.strokes == kind).sum()) for one in every) for kind in (BACKGROUND, CELL)]
         strokes = np.pad(window.strokes, [(0, -size % 32) for size in window.strokes.shape])

@@ -65,7 +65,7 @@ def run(stack: Path, folder: Path, model: str, cluster: Cluster) -> tuple[dict[s
 
     started = time.perf_counter()
     report = cellxlate.enhance_file(
-        stack, model, output=folder / "out.ome.zarr", overwrite=True, where=replace(cluster.place, write_bands=timed)
+        stack, model, output=folder / "out.ome.zarr", overwrite=True, where=replace(cluster.executor, write_bands=timed)
     )
     took["all"] = time.perf_counter() - started
     return took, report

@@ -30,7 +30,7 @@ from cellxlate.enhancement.cluster import cluster as cluster_room
 from cellxlate.enhancement.cluster import worker as worker_room
 from cellxlate.enhancement.cluster.cluster import Cluster, open_cluster, tasks_of
 from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import Place
+from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import Work
@@ -277,7 +277,7 @@ def test_networks_use_as_many_threads_as_the_worker_has(tiny_model: Path, monkey
 def test_the_scheduler_is_asked_now_and_then() -> None:
     asked: list[int] = []
     client = SimpleNamespace(status="running", nthreads=lambda: asked.append(1) or {"a": 2, "b": 3})
-    watch = connecting.Watch(client, "cells")
+    watch = connecting.WorkerWatch(client, "cells")
     assert {watch.look() for _ in range(200)} == {5}
     assert len(asked) == 1
     client.status = "closed"
@@ -340,7 +340,7 @@ def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path,
         yield from ()
 
     with pytest.raises(Exception, match="not written"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Executor(look))
     assert seen[0] == ""
     assert "another file" in seen[1]
     assert "the job 0.0.9; install the same" in seen[2]
@@ -401,7 +401,7 @@ def test_a_worker_keeps_few_stacks_open(stack: Path, tiny_model: Path, monkeypat
         yield
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(look))
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Executor(look))
     assert closed == ["job 0", "job 1"]
     assert list(worker_room._OPEN) == [f"job {number}" for number in range(2, worker_room.MOST_OPEN + 2)]
     for opened in worker_room._OPEN.values():
@@ -423,7 +423,7 @@ def test_nothing_is_written_into_a_partial_that_was_removed(stack: Path, tiny_mo
         yield
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Place(late))
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=Executor(late))
     assert not list(stack.parent.glob("cells_enhanced*"))
 
 
@@ -449,7 +449,7 @@ def test_workers_take_the_tiles_that_the_plan_has_chosen_and_count_each_band_for
         yield
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, where=Place(work))
+        cellxlate.enhance_file(stack, tiny_model, where=Executor(work))
     assert len(done) == 6
     assert all(one.read_s >= 0.05 for one in done)
     assert min(one.read_s for one in done[-2:]) < 0.2, "of this band alone"
@@ -471,7 +471,7 @@ def test_seconds_of_the_networks_compare_with_those_on_the_clock() -> None:
     for worker, channel in (("a", 0), ("b", 0), ("b", 1)):
         work = Work(tiles_total=3, tiles_skipped=1, generator_px=50, attention_s=2.0, generator_s=4.0)
         done = worker_room.BandDone(worker, 100, work, read_s=1.0, compute_s=6.0, write_s=1.0)
-        cluster.count(done, plan, cluster_room.Unit((channel,), None, 1))
+        cluster.count(done, plan, cluster_room.QueuedBand((channel,), None, 1))
     assert job.work == Work(tiles_total=6, tiles_skipped=2, generator_px=100, attention_s=2.0, generator_s=4.0)
     assert [(one.bands, one.pixels, one.busy_s) for one in cluster.workers.values()] == [(1, 100, 8.0), (2, 200, 16.0)]
 
@@ -480,7 +480,7 @@ def test_only_bands_that_fail_in_a_row_end_a_job() -> None:
     flight = cluster_room.Flight.__new__(cluster_room.Flight)
     flight.failed, flight._failed_in_a_row = [], 0
     flight.plan = SimpleNamespace(stack=SimpleNamespace(name="cells", plane_axes="T"))
-    task = [cluster_room.Unit((0,), next(iter(cluster_room.bands_of((600, 40), 64))), 1)]
+    task = [cluster_room.QueuedBand((0,), next(iter(cluster_room.bands_of((600, 40), 64))), 1)]
     failed = SimpleNamespace(status="error", exception=lambda: OSError("disk"))
     for _ in range(3):
         for _ in range(cluster_room.MOST_FAILED - 1):
@@ -578,7 +578,7 @@ def test_tasks_are_bounded_and_hold_every_band_once(
     stack = Stack.from_array(np.broadcast_to(np.uint8(1), shape), "ZYX")
     plan: Any = SimpleNamespace(stack=stack, tile_px=tile_px)
     areas = list(cluster_room.bands_of(stack.plane_shape, tile_px))
-    units = [cluster_room.Unit(index, area, 1) for index in stack.plane_indices() for area in areas]
+    units = [cluster_room.QueuedBand(index, area, 1) for index in stack.plane_indices() for area in areas]
     tasks = list(tasks_of(iter(units), plan, threads))
     assert [unit for task in tasks for unit in task] == units
     assert {len(task) for task in tasks} == sizes
@@ -615,7 +615,7 @@ def test_a_job_whose_workers_die_while_they_read_back_ends(
                 cluster.client.cluster.scale(0)
 
         with pytest.raises(ClusterError, match="all workers are gone"):
-            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.place, progress=scale_down)
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.executor, progress=scale_down)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True)
     assert same(report, alone(stack, tiny_model))
@@ -677,7 +677,7 @@ def test_a_scheduler_that_dies_leaves_what_is_done(
             process.kill()
 
     with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.place, progress=kill)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.executor, progress=kill)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     news: list[EnhanceProgress] = []
     report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, progress=news.append)
@@ -690,7 +690,7 @@ def test_a_scheduler_that_dies_before_a_result_is_fetched_is_lost() -> None:
         raise ConnectionResetError(104, "Connection reset by peer")
 
     flight = cluster_room.Flight.__new__(cluster_room.Flight)
-    flight._watch = connecting.Watch(None, "cells")
+    flight._watch = connecting.WorkerWatch(None, "cells")
     with pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
         flight._take(SimpleNamespace(status="finished", result=fetch), [])
 

@@ -16,7 +16,7 @@ from cellxlate.enhancement.tiling import (
     window,
 )
 from cellxlate.errors import OptionError
-from cellxlate.model.networks import Translator, activation_bytes_per_px, receptive_field
+from cellxlate.model.networks import TranslatorNetworks, activation_bytes_per_px, receptive_field
 from cellxlate.settings import PRESETS, PresetName
 
 sides = st.integers(1, 1300)
@@ -82,7 +82,7 @@ def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget()
 def test_the_networks_of_a_preset_get_tiles_that_waste_little(
     preset: PresetName, side_px: int, most_work: float
 ) -> None:
-    generator = Translator(PRESETS[preset].networks).generator
+    generator = TranslatorNetworks(PRESETS[preset].networks).generator
     halo_px, stride = receptive_field(generator).halo_px, receptive_field(generator).stride
     per_px = activation_bytes_per_px(generator)
     assert tile_side(None, halo_px=halo_px, stride=stride, activation_bytes_per_px=per_px) == side_px

@@ -19,7 +19,7 @@ from cellxlate.model import cards
 from cellxlate.model.archive import is_archive
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import add_scores, describe_model, is_model, list_models
-from cellxlate.model.networks import Translator, parameter_count
+from cellxlate.model.networks import TranslatorNetworks, parameter_count
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 SETTINGS = NetworkSettings(
@@ -33,7 +33,7 @@ CARD = {"networks": asdict(SETTINGS), "preset": "fast", "licence": "CC0-1.0"}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     torch.manual_seed(0)
-    return save_bundle(tmp_path_factory.mktemp("models") / "tiny", Translator(SETTINGS), CARD, b"png")
+    return save_bundle(tmp_path_factory.mktemp("models") / "tiny", TranslatorNetworks(SETTINGS), CARD, b"png")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def refusal(folder: Path | str) -> str:
 
 def test_what_is_saved_comes_back(saved):
     torch.manual_seed(0)
-    original = Translator(SETTINGS)
+    original = TranslatorNetworks(SETTINGS)
     loaded = load_model(saved.path)
     assert loaded.translator.state_dict().keys() == original.state_dict().keys()
     for key, value in original.state_dict().items():
@@ -83,8 +83,8 @@ def test_what_is_saved_comes_back(saved):
 def test_the_card_states_what_was_saved(saved):
     assert saved.name == saved.card["name"] == "tiny"
     assert saved.card["preset"] == "fast"
-    assert saved.card["generator_parameters"] == parameter_count(Translator(SETTINGS).generator)
-    assert saved.card["attention_parameters"] == parameter_count(Translator(SETTINGS).attention)
+    assert saved.card["generator_parameters"] == parameter_count(TranslatorNetworks(SETTINGS).generator)
+    assert saved.card["attention_parameters"] == parameter_count(TranslatorNetworks(SETTINGS).attention)
     assert saved.card["stride_px"] == 4
     assert saved.card["generator_halo_px"] == saved.translator.generator_halo_px
     assert saved.digest == saved.card["weights_sha256"]
@@ -95,7 +95,7 @@ def test_the_card_states_what_was_saved(saved):
 
 def test_what_is_added_to_a_card_wins_over_what_is_given(tmp_path):
     lies = {"format_version": 99, "name": "../../elsewhere", "generator_parameters": 1, "weights_sha256": "0"}
-    bundle = save_bundle(tmp_path / "honest", Translator(SETTINGS), CARD | lies, b"")
+    bundle = save_bundle(tmp_path / "honest", TranslatorNetworks(SETTINGS), CARD | lies, b"")
     assert bundle.name == bundle.card["name"] == "honest"
     assert bundle.card["generator_parameters"] > 1
 
@@ -111,20 +111,20 @@ def test_loading_draws_no_random_numbers_and_never_fills_weights_twice(saved):
 def test_an_existing_folder_is_never_overwritten(saved):
     before = (saved.path / "card.json").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        save_bundle(saved.path, Translator(SETTINGS), CARD, b"other")
+        save_bundle(saved.path, TranslatorNetworks(SETTINGS), CARD, b"other")
     assert (saved.path / "card.json").read_bytes() == before
 
 
 def test_a_bundle_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
-        save_bundle(tmp_path / "file" / "model", Translator(SETTINGS), CARD, b"")
+        save_bundle(tmp_path / "file" / "model", TranslatorNetworks(SETTINGS), CARD, b"")
 
 
 def test_a_network_that_still_normalises_gets_no_name(tmp_path):
     normalised = NetworkSettings(GeneratorSettings(width=2, blocks=1), AttentionSettings(width=2, last_width=2))
     with pytest.raises(ModelError, match="expected none"):
-        save_bundle(tmp_path / "model", Translator(normalised), {"networks": asdict(normalised)}, b"")
+        save_bundle(tmp_path / "model", TranslatorNetworks(normalised), {"networks": asdict(normalised)}, b"")
     assert list(tmp_path.iterdir()) == []
 
 

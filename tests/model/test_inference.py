@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from cellxlate.model.inference import ChannelsToPixels, enlarging, for_inference
-from cellxlate.model.networks import Translator, inner
+from cellxlate.model.networks import TranslatorNetworks, inner
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
 
 
-def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> Translator:
+def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> TranslatorNetworks:
     """A translator with random weights, small enough that tanh does not saturate and blow up what rounding does."""
     torch.manual_seed(3)
-    networks = Translator(
+    networks = TranslatorNetworks(
         NetworkSettings(
             GeneratorSettings(architecture, 8, 2, "none", levels=3),
             AttentionSettings(

@@ -10,7 +10,7 @@ from cellxlate.model.networks import (
     AttentionNetwork,
     Discriminator,
     Generator,
-    Translator,
+    TranslatorNetworks,
     geometry,
     operations_per_px,
     parameter_count,
@@ -41,10 +41,10 @@ SMALL = {
 }
 
 
-def unfilled(preset: PresetName, channels: int = 1) -> Translator:
+def unfilled(preset: PresetName, channels: int = 1) -> TranslatorNetworks:
     """A preset's translator without memory for its weights: enough to count and to look at layers."""
     with torch.device("meta"):
-        return Translator(replace(PRESETS[preset].networks, channels=channels))
+        return TranslatorNetworks(replace(PRESETS[preset].networks, channels=channels))
 
 
 def open_every_path(network: nn.Module) -> nn.Module:
@@ -266,7 +266,7 @@ def test_attention_is_between_zero_and_one_and_as_large_as_its_image():
 
 
 def test_networks_take_several_channels():
-    translator = Translator(
+    translator = TranslatorNetworks(
         NetworkSettings(GeneratorSettings(width=2, blocks=1), AttentionSettings(width=2, last_width=2), channels=3)
     )
     images = torch.rand(1, 3, 16, 20)

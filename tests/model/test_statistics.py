@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.networks import AttentionNetwork, Generator, Translator
+from cellxlate.model.networks import AttentionNetwork, Generator, TranslatorNetworks
 from cellxlate.model.statistics import (
     VARIANCE_FLOOR,
     Statistics,
@@ -45,10 +45,10 @@ def with_fixed_statistics(network: nn.Module, statistics: list[Statistics]) -> n
     return fixed.eval()
 
 
-def trained(settings: NetworkSettings = SETTINGS, seed: int = 0) -> Translator:
+def trained(settings: NetworkSettings = SETTINGS, seed: int = 0) -> TranslatorNetworks:
     """A translator whose weights are as large as after training, and whose norms are not 1 and 0."""
     torch.manual_seed(seed)
-    translator = Translator(settings)
+    translator = TranslatorNetworks(settings)
     for layer in translator.modules():
         if isinstance(layer, nn.InstanceNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -67,7 +67,7 @@ def textures(count: int, seed: int = 1) -> list[Tensor]:
 @pytest.mark.parametrize("part", ["generator", "attention"])
 def test_the_folded_network_equals_the_network_with_the_statistics_fixed(part):
     network = getattr(trained(), part)
-    plain = getattr(Translator(without_normalisation(SETTINGS)), part)
+    plain = getattr(TranslatorNetworks(without_normalisation(SETTINGS)), part)
     statistics = measure_statistics(network, textures(3))
     fold(network, plain, statistics)
     reference = with_fixed_statistics(network, statistics)
@@ -161,7 +161,7 @@ def test_a_fixed_translator_is_local_and_an_instance_normalised_one_is_not():
 
 def test_networks_without_normalisation_are_copied_as_they_are():
     settings = without_normalisation(SETTINGS)
-    translator = Translator(settings).eval()
+    translator = TranslatorNetworks(settings).eval()
     fixed = fix_translator(translator, settings, textures(1))
     for key, value in translator.state_dict().items():
         assert torch.equal(fixed.state_dict()[key], value)

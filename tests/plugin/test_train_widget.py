@@ -10,7 +10,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.train.curves import curves_svg
-from cellxlate.plugin.train.requests import Look, StopRequest, Trained, TrainRequest, cut, painted_regions
+from cellxlate.plugin.train.requests import StopRequest, Trained, TrainingSnapshot, TrainRequest, cut, painted_regions
 from cellxlate.plugin.train.widget import FOLDER, TrainWidget
 from cellxlate.settings import PRESETS, AttentionSettings, GeneratorSettings
 from cellxlate.stacks.stack import Stack
@@ -151,10 +151,10 @@ def test_collapse_is_told_with_its_remedy_before_training_stops(panel):
     stop = StopRequest()
     request = TrainRequest(FOLDER, FOLDER, FOLDER, "fast", "saliency", stop)
     panel._stop = stop
-    panel._news(request, Look(10, 30, 5.0, {"total": 1.0}, leaning="zeros"))
+    panel._news(request, TrainingSnapshot(10, 30, 5.0, {"total": 1.0}, leaning="zeros"))
     assert "collapsing (attention selects nothing)" in panel.state.value
     assert "painted cells" in panel.state.value
-    panel._news(request, Look(20, 30, 9.0, {"total": 0.5}))
+    panel._news(request, TrainingSnapshot(20, 30, 9.0, {"total": 0.5}))
     assert panel.state.value.startswith("Learning: step 20 of 30")
     panel._stop = None
 

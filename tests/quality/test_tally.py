@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
 from cellxlate.quality.checks import Tally, bits_differ, plane_label, read_back, warnings_of
-from cellxlate.quality.domain import Departure
+from cellxlate.quality.likeness import Departure
 from cellxlate.quality.support import Support
 from cellxlate.quality.tally import MOST_PLANE_ROWS
 from cellxlate.quality.trust import Trust

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+THIS_PROCESS = Path(__file__).parent
 
 
 class Collected:
@@ -26,7 +26,7 @@ class Collected:
 
 def stated(title: str) -> set[str]:
     """Return the tests that a table of docs/security.md names."""
-    text = (HERE.parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
+    text = (THIS_PROCESS.parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
     section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
     return {name for line in section.splitlines() if line[:1] == "|" for name in re.findall(r"`(test_\w+)`", line)}
 
@@ -34,7 +34,7 @@ def stated(title: str) -> set[str]:
 def main() -> int:
     """Print the counts."""
     found = Collected()
-    code = pytest.main(["--collect-only", "-qq", "--no-summary", str(HERE)], plugins=[found])
+    code = pytest.main(["--collect-only", "-qq", "--no-summary", str(THIS_PROCESS)], plugins=[found])
     for title, what in (("Threats", "bad input"), ("Faults", "faults")):
         functions = stated(title)
         print(f"{sum(found.names[name] for name in functions)} kinds of {what}, in {len(functions)} tests")

@@ -368,7 +368,7 @@ def test_workers_write_into_the_bucket_themselves(cells: Path, out: RemotePath, 
     with cellxlate.open_stack(cells) as stack:
         write_stacks([(stack, source)])
     with open_cluster(workers=2) as cluster:
-        report = cellxlate.enhance_file(source, tiny_model, output=out, settings=TILES, where=cluster.place)
+        report = cellxlate.enhance_file(source, tiny_model, output=out, settings=TILES, where=cluster.executor)
         assert sum(done.bands for done in cluster.workers.values()) == BANDS
     image, attention = expected(cells, tiny_model)
     assert np.array_equal(read(out), image)

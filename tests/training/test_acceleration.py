@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cellxlate.model.networks import Discriminator, Translator
+from cellxlate.model.networks import Discriminator, TranslatorNetworks
 from cellxlate.settings import PRESETS
 from cellxlate.training.acceleration import precision as acceleration
 from cellxlate.training.acceleration.precision import (
@@ -22,14 +22,16 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("gain", "precision"), [(1.2, "float32"), (2.0, "bfloat16")])
 def test_a_cpu_computes_in_bfloat16_where_it_has_it_and_is_clearly_faster(monkeypatch, tiny_paper, gain, precision):
     settings = PRESETS["fast"]
-    generator = Translator(settings.networks).generator
+    generator = TranslatorNetworks(settings.networks).generator
     asked = []
     monkeypatch.setattr(acceleration, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(acceleration, "gain_of_bfloat16", lambda network, images: asked.append(images.shape) or gain)
     assert choose_precision(generator, settings, CPU) == precision
     assert asked == [(4, 1, 128, 128)]
     assert choose_precision(generator, replace(settings, mixed_precision=False), CPU) == "float32"
-    assert choose_precision(Translator(tiny_paper.networks).generator, tiny_paper, CPU) == "float32"  # too small
+    assert (
+        choose_precision(TranslatorNetworks(tiny_paper.networks).generator, tiny_paper, CPU) == "float32"
+    )  # too small
     monkeypatch.setattr(acceleration, "has_bfloat16", lambda device: False)
     assert choose_precision(generator, settings, CPU) == "float32"
     assert len(asked) == 1
@@ -38,7 +40,7 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_it_and_is_clearly_faster(monkey
 def test_in_float32_on_a_cpu_networks_stay_the_same_functions():
     torch.manual_seed(0)
     settings = PRESETS["fast"]
-    translator = Translator(settings.networks)
+    translator = TranslatorNetworks(settings.networks)
     names, image = list(translator.state_dict()), torch.rand(1, 1, 32, 32)
     wanted = translator.attention.logits(image)
     accelerate([translator], settings, CPU, "float32")
@@ -50,7 +52,7 @@ def test_in_float32_on_a_cpu_networks_stay_the_same_functions():
 
 def test_the_measurement_leaves_no_trace(tiny_fast):
     torch.manual_seed(0)
-    generator = Translator(tiny_fast.networks).generator
+    generator = TranslatorNetworks(tiny_fast.networks).generator
     weights = [weight.clone() for weight in generator.parameters()]
     state = torch.get_rng_state()
     assert gain_of_bfloat16(generator, torch.full((2, 1, 32, 32), 0.5)) > 0
@@ -61,14 +63,14 @@ def test_the_measurement_leaves_no_trace(tiny_fast):
 
 
 def test_generator_attention_and_discriminator_are_found(tiny_paper):
-    translator, judge = Translator(tiny_paper.networks), Discriminator(tiny_paper.networks.discriminator)
+    translator, judge = TranslatorNetworks(tiny_paper.networks), Discriminator(tiny_paper.networks.discriminator)
     found = networks_in([translator, judge])
     assert [id(one) for one in found] == [id(translator.generator.layers), id(translator.attention.layers), id(judge)]
 
 
 def test_in_bfloat16_a_network_gives_float32_of_nearly_the_same_value_and_trains(tiny_paper):
     torch.manual_seed(0)
-    translator = Translator(tiny_paper.networks)
+    translator = TranslatorNetworks(tiny_paper.networks)
     image = torch.rand(1, 1, 32, 32)
     names = list(translator.state_dict())
     plain = translator.attention.logits(image).detach()

@@ -22,7 +22,7 @@ try:
 except ImportError as fault:
     raise OptionError('--workers and --scheduler need another package; pip install "cellxlate[distributed]"') from fault
 
-__all__ = ["ATTEMPTS", "KilledWorker", "Watch", "WorkerPlugin", "connected_client"]
+__all__ = ["ATTEMPTS", "KilledWorker", "WorkerPlugin", "WorkerWatch", "connected_client"]
 
 ATTEMPTS = 3
 LOOK_S = 2.0
@@ -36,7 +36,7 @@ GREETING, MOST_GREETING_BYTES = (b"compression", b"pickle-protocol"), 2**16
 """Words in the first message of a scheduler, which is some hundred bytes long."""
 
 
-class Watch:
+class WorkerWatch:
     """Looks now and then whether scheduler and workers are there.
 
     Attributes

@@ -1,6 +1,6 @@
 """The same job on a dask cluster: bands go out as workers get free, and what comes back is only how they fared.
 
-`Cluster.place` takes the place of this process where bands are computed, pyramids halved and results read back; plan,
+`Cluster.executor` stands in for this process where bands are computed, pyramids halved and results read back; plan,
 report and publishing stay here. Workers write bands into the partial themselves, so no pixel passes through scheduler
 or client, and at most two bands per thread are known to the scheduler, however many there are.
 """
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.cluster import client as connecting
-from cellxlate.enhancement.cluster.client import ATTEMPTS, KilledWorker, Watch, WorkerPlugin, connected_client
+from cellxlate.enhancement.cluster.client import ATTEMPTS, KilledWorker, WorkerPlugin, WorkerWatch, connected_client
 from cellxlate.enhancement.cluster.worker import (
     BandDone,
     BandJob,
     CompareJob,
+    QueuedBand,
     Throughput,
-    Unit,
     band_job,
     compare_parts,
     enhance_bands,
@@ -37,7 +37,7 @@ from cellxlate.enhancement.cluster.worker import (
     sum_parts,
 )  # fmt: skip
 from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_do
-from cellxlate.enhancement.job import Place
+from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import ClusterError, InputError
@@ -63,7 +63,7 @@ LEAST_PART_PX, MOST_PART_PX = 2**22, 2**28
 
 MOST_NAMED = 5
 
-Task = list[Unit]
+Task = list[QueuedBand]
 """Bands that a worker does one after another."""
 
 
@@ -140,9 +140,9 @@ class Cluster:
             raise ClusterError(_failures(plan, flight.failed))
 
     @property
-    def place(self) -> Place:
+    def executor(self) -> Executor:
         """What `enhance_file` takes as `where`."""
-        return Place(self.write_bands, self.compare, self.share, self.read_again)
+        return Executor(self.write_bands, self.compare, self.share, self.read_again)
 
     def compare(
         self, plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int, see: SeeRows
@@ -193,7 +193,7 @@ class Cluster:
         ClusterError
             The scheduler was lost, workers die of an item, or there has been no worker for 10 minutes.
         """
-        watch, waiting = Watch(self.client, "the cluster"), deque[Any]()
+        watch, waiting = WorkerWatch(self.client, "the cluster"), deque[Any]()
         try:
             for item in items:
                 waiting.append(self.client.submit(function, item, pure=False, retries=ATTEMPTS - 1))
@@ -232,7 +232,7 @@ class Cluster:
             worker, fault = next(iter(faults.items()))
             raise ClusterError(f"none of {len(found)} workers can do the job; {worker}: {fault}")
 
-    def count(self, done: BandDone, plan: Plan, unit: Unit) -> None:
+    def count(self, done: BandDone, plan: Plan, unit: QueuedBand) -> None:
         """Add what a band has cost to the worker that did it and to the plan.
 
         Seconds of the networks are divided by the number of workers, so that they compare with those on the clock.
@@ -253,12 +253,12 @@ class Flight:
 
     def __init__(self, cluster: Cluster, plan: Plan, job: BandJob, todo: Iterator[Task]) -> None:
         self.cluster, self.plan, self.job, self.todo = cluster, plan, job, todo
-        self.failed: list[tuple[Unit, str]] = []
+        self.failed: list[tuple[QueuedBand, str]] = []
         self._alone: deque[Task] = deque()
         self._waiting: dict[Any, Task] = {}
         self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failed_in_a_row = 0
-        self._watch = Watch(cluster.client, plan.stack.name)
+        self._watch = WorkerWatch(cluster.client, plan.stack.name)
 
     def news(self, started: float) -> Iterator[EnhanceProgress]:
         """Send tasks as others finish, until all are done or have failed; yield after each."""
@@ -331,7 +331,7 @@ class Flight:
             raise ClusterError(_failures(self.plan, self.failed))
 
 
-def _result(future: Any, watch: Watch) -> Any:
+def _result(future: Any, watch: WorkerWatch) -> Any:
     """Wait for a result as long as there is somebody to make it."""
     while True:
         try:
@@ -346,21 +346,21 @@ def _result(future: Any, watch: Watch) -> Any:
             watch.look()
 
 
-def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[Unit]:
+def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[QueuedBand]:
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
     tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
     places = {top: place for place, top in enumerate(tops, 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            yield Unit(plane.index, area, plane.number * len(tops) + places[area.top])
+            yield QueuedBand(plane.index, area, plane.number * len(tops) + places[area.top])
 
 
-def tasks_of(units: Iterable[Unit], plan: Plan, threads: int) -> Iterator[Task]:
+def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[Task]:
     """Put bands that are small together: a task costs client and scheduler some milliseconds, whatever it holds.
 
     Parameters
     ----------
-    units : iterable of Unit
+    units : iterable of QueuedBand
         In the order of the stack.
     plan : Plan
         Of the stack; all its bands are counted, whether they are done or not.
@@ -369,7 +369,7 @@ def tasks_of(units: Iterable[Unit], plan: Plan, threads: int) -> Iterator[Task]:
 
     Yields
     ------
-    list of Unit
+    list of QueuedBand
         Of at most a megapixel, and of so few that each thread gets about 8 tasks; of one band at least.
     """
     rows, columns = plan.stack.plane_shape
@@ -382,7 +382,7 @@ def tasks_of(units: Iterable[Unit], plan: Plan, threads: int) -> Iterator[Task]:
         yield task
 
 
-def _failures(plan: Plan, failed: list[tuple[Unit, str]]) -> str:
+def _failures(plan: Plan, failed: list[tuple[QueuedBand, str]]) -> str:
     """Name the bands that failed."""
     named = [
         f"{plane_label(unit.index, plan.stack.plane_axes)} rows {unit.area.top} to {unit.area.bottom - 1} ({fault})"

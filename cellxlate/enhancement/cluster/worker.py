@@ -105,7 +105,7 @@ class BandDone:
 
 
 @dataclass(frozen=True)
-class Unit:
+class QueuedBand:
     """One band on its way; `passed` counts the bands of the stack up to and with this one, done earlier or not."""
 
     index: PlaneIndex

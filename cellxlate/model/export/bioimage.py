@@ -24,7 +24,7 @@ from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.bundle import LARGEST_WEIGHTS_BYTES, Bundle
 from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED
 from cellxlate.model.export.onnx import IR_VERSION, OPSET, onnx_model
-from cellxlate.model.networks import Translator
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity.range import BLACK_PERCENTILE, WHITE_PERCENTILE
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
@@ -72,12 +72,12 @@ truth of their own: look at the attention first, and measure on the raw image.
 """
 
 
-def translator_onnx(translator: Translator, outputs: Sequence[str] = ANSWERS) -> "onnx.ModelProto":
+def translator_onnx(translator: TranslatorNetworks, outputs: Sequence[str] = ANSWERS) -> "onnx.ModelProto":
     """Return attention, generator and the gate between them as one ONNX model.
 
     Parameters
     ----------
-    translator : Translator
+    translator : TranslatorNetworks
         Without normalisation layers: statistics are fixed.
     outputs : sequence of {"enhanced", "attention", "proposal"}
         What the model answers, in this order.
@@ -262,7 +262,7 @@ def description(bundle: Bundle, files: Mapping[str, bytes], *, authors: Sequence
     }  # fmt: skip
 
 
-def _halo_px(translator: Translator) -> int:
+def _halo_px(translator: TranslatorNetworks) -> int:
     """Return the halo of both networks together, a multiple of the stride."""
     halo_px = max(translator.generator_halo_px, translator.attention_halo_px)
     return -(-halo_px // translator.stride) * translator.stride
@@ -293,7 +293,7 @@ def _unit(counts: Floats) -> Floats:
 
 
 @torch.inference_mode()
-def _answers(translator: Translator, images: Floats) -> dict[str, Floats]:
+def _answers(translator: TranslatorNetworks, images: Floats) -> dict[str, Floats]:
     """Return what the networks in torch answer: the reference for the ONNX model."""
     given = torch.from_numpy(images)
     attention = torch.round(translator.attention(given) * ATTENTION_STEPS) / ATTENTION_STEPS

@@ -9,13 +9,13 @@ import numpy as np
 
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
-from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.plugin.requests import EnhanceRequest, Outcome, Refusal
 from cellxlate.quality.checks import spared
 from cellxlate.quality.report.report import draw_planes, write_report
 from cellxlate.stacks.stack import Stack
 
 
-def report_steps(outcome: Outcome, request: Request) -> Generator[Path, None, Refusal | None]:
+def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, None, Refusal | None]:
     """Yield the page of a run: the one beside the written files, or one in a temporary folder.
 
     Returns

@@ -12,7 +12,7 @@ from cellxlate.plugin.compare.comparison import Comparison, Difference, Pair, di
 from cellxlate.plugin.controls import ClickButton, wrapped
 from cellxlate.plugin.drawing import OURS, difference_colormap
 from cellxlate.plugin.layers import appearance, layer_stack, visible_plane
-from cellxlate.plugin.requests import Outcome, Refusal, Request
+from cellxlate.plugin.requests import EnhanceRequest, Outcome, Refusal
 from cellxlate.plugin.working import await_end, begin
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CompareControls:
     def __init__(self, viewer: "Viewer", pair: Callable[[], Pair | None]) -> None:
         self._viewer, self._pair = viewer, pair
         self._workers: list[Any] = []
-        self._reported: tuple[Outcome, Request] | None = None
+        self._reported: tuple[Outcome, EnhanceRequest] | None = None
         self.mode = ComboBox(
             label="Compare", choices=["off", "blink", "swipe"],
             tooltip="Show input and result in turns, or the input left of a line and the result right of it.",
@@ -69,7 +69,7 @@ class CompareControls:
         self.report_button.changed.connect(self._report)
         self.position.enabled = self.difference_button.enabled = self.report_button.enabled = False
 
-    def offer(self, outcome: Outcome, request: Request) -> None:
+    def offer(self, outcome: Outcome, request: EnhanceRequest) -> None:
         """Take up a new result."""
         self.mode.value = "off"
         self._reported = outcome, request
@@ -141,7 +141,7 @@ class CompareControls:
             self._say(outcome.reason)
 
 
-def _report_steps(reported: tuple[Outcome, Request]) -> Generator[Path, None, Refusal | None]:
+def _report_steps(reported: tuple[Outcome, EnhanceRequest]) -> Generator[Path, None, Refusal | None]:
     from cellxlate.plugin.compare.report_steps import (
         report_steps,  # slow to load, which must not happen in the main thread
     )

@@ -21,7 +21,7 @@ from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
 from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
 from cellxlate.plugin.lazy import lazy_resolutions
-from cellxlate.plugin.requests import CancelledError, Outcome, Refusal, Request, StopRequest
+from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, Refusal, StopRequest
 from cellxlate.quality.report.report import RunReport
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import PlaneIndex
@@ -29,7 +29,7 @@ from cellxlate.stacks.stack import PlaneIndex
 Result = TypeVar("Result")
 
 
-def enhance_steps(request: Request) -> Generator[EnhanceProgress, None, Outcome | Refusal | None]:
+def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome | Refusal | None]:
     """Enhance what is requested; yields after each band of rows.
 
     Returns
@@ -85,7 +85,7 @@ def _until_stopped(
             yield news
 
 
-def _in_memory(plan: Plan, request: Request) -> Generator[EnhanceProgress, None, Outcome]:
+def _in_memory(plan: Plan, request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome]:
     with closing(steps_in_memory(plan)) as steps:
         made = yield from _until_stopped(steps, request.stop)
     request.stop.check()
@@ -96,7 +96,7 @@ def _in_memory(plan: Plan, request: Request) -> Generator[EnhanceProgress, None,
     return Outcome(image, attention, made.report)
 
 
-def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhanceProgress, None, Outcome]:
+def _to_files(plan: Plan, request: EnhanceRequest, output: Path) -> Generator[EnhanceProgress, None, Outcome]:
     outputs = name_outputs(request.source or Path(request.stack.name), is_zarr=False, output=output)
     require_free(outputs, overwrite=request.overwrite, resume=False)
     report: RunReport | None = None
@@ -112,7 +112,7 @@ def _to_files(plan: Plan, request: Request, output: Path) -> Generator[EnhancePr
     return _opened(outputs, report, request)
 
 
-def _opened(outputs: Outputs, report: RunReport, request: Request) -> Outcome:
+def _opened(outputs: Outputs, report: RunReport, request: EnhanceRequest) -> Outcome:
     """Open what was written, lazily; a pyramid as the list of its levels."""
     _, image = lazy_resolutions(outputs.enhanced)
     _, attention = lazy_resolutions(outputs.attention)

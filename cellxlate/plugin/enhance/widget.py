@@ -23,8 +23,8 @@ from cellxlate.plugin.layers import (
 )
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import AttentionPreview, Wanted, single_shot, warm_up
-from cellxlate.plugin.requests import Adapted, AdaptRequest, Outcome, Refusal, Request, StopRequest
-from cellxlate.plugin.strokes.controls import Canvas, StrokeControls
+from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, Refusal, StopRequest
+from cellxlate.plugin.strokes.controls import PaintedLayer, StrokeControls
 from cellxlate.plugin.wording import in_panel_words, time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
@@ -236,9 +236,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
         )  # fmt: skip
 
-    def _canvas(self) -> Canvas | None:
+    def _canvas(self) -> PaintedLayer | None:
         layer, model = self.image_layer.value, self.model_choice.value
-        return None if layer is None or model is None else Canvas(layer, self.axes.value or None, str(model))
+        return None if layer is None or model is None else PaintedLayer(layer, self.axes.value or None, str(model))
 
     def _strokes_switched(self, on: bool) -> None:
         """Show what the strokes teach."""
@@ -310,7 +310,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
     def _chosen_channels(self) -> tuple[int, ...] | None:
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
 
-    def _request(self, *, shown: bool = False) -> Request:
+    def _request(self, *, shown: bool = False) -> EnhanceRequest:
         """Take down everything a run needs, so that it does not depend on the layer or the panel any more.
 
         Where only what is `shown` is wanted, it is the middle of what is visible, in memory.
@@ -325,7 +325,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if plane is not None and "C" in stack.axes:
             channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
-        return Request(
+        return EnhanceRequest(
             stack=stack,
             appearance=appearance(layer, stack.axes, plane, part),
             model=self.strokes.model or str(self.model_choice.value),
@@ -394,10 +394,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.cancel_button.enabled = False
             self._say("Cancelling ...")
 
-    def _news(self, request: Request, news: "EnhanceProgress") -> None:
+    def _news(self, request: EnhanceRequest, news: "EnhanceProgress") -> None:
         self.tell_run(request.stop, news.done / news.total, time_left(news))
 
-    def _finished(self, request: Request, layer: "Image", outcome: Outcome | Refusal | None) -> None:
+    def _finished(self, request: EnhanceRequest, layer: "Image", outcome: Outcome | Refusal | None) -> None:
         if outcome is None or request.stop.asked:
             self.end_run(request.stop, "Cancelled. No layer and no file was made.")
         elif isinstance(outcome, Refusal):
@@ -406,7 +406,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.progress.value = PROGRESS_STEPS
             self._show(request, layer, outcome)
 
-    def _show(self, request: Request, layer: "Image", outcome: Outcome) -> None:
+    def _show(self, request: EnhanceRequest, layer: "Image", outcome: Outcome) -> None:
         """Add the two result layers, and say what happened."""
         report, look = outcome.report, request.appearance
         metadata = {"cellxlate": report.as_full_dict()}
@@ -458,7 +458,7 @@ def _each_level(pixels: Any, change: Callable[[Any], Any]) -> Any:
     return [change(level) for level in pixels] if isinstance(pixels, list) else change(pixels)
 
 
-def _enhance_steps(request: Request) -> "Generator[EnhanceProgress, None, Outcome | Refusal | None]":
+def _enhance_steps(request: EnhanceRequest) -> "Generator[EnhanceProgress, None, Outcome | Refusal | None]":
     from cellxlate.plugin.enhance.steps import enhance_steps  # loads torch, which must not happen in the main thread
 
     return (yield from enhance_steps(request))

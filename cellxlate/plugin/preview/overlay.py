@@ -46,7 +46,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class View:
+class ShownPlane:
     """A plane that is being shown, with what is known of its attention."""
 
     layer: "Image"
@@ -85,7 +85,7 @@ class AttentionPreview:
     ) -> None:
         self._viewer, self._wanted, self._say, self._ended = viewer, wanted, say, ended
         self._cache = AttentionCache()
-        self._view: View | None = None
+        self._view: ShownPlane | None = None
         self._drawn: Any = None
         self._layer: Any = None
         self._request: PreviewRequest | None = None
@@ -186,7 +186,7 @@ class AttentionPreview:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
                 self._stop()
             attention = self._cache.plane(key, stack.plane_shape)
-            self._view = View(wanted.layer, stack, plane, key, attention)
+            self._view = ShownPlane(wanted.layer, stack, plane, key, attention)
         self._draw_timer.start(0)
         blocks = tuple(self._view.attention.missing(self._visible(self._view)))
         plan = self._cache.plans.get(plan_key)
@@ -234,7 +234,7 @@ class AttentionPreview:
             if self._view.attention.missing(self._visible(self._view)):
                 self.update()  # the camera has moved meanwhile
 
-    def _visible(self, view: View) -> Tile:
+    def _visible(self, view: ShownPlane) -> Tile:
         return visible_part(view.layer, view.stack, self._viewer.dims.ndisplay)
 
     # From attention to the layer
@@ -291,7 +291,7 @@ class AttentionPreview:
         self._tell()
 
 
-def area_text(view: View, threshold: float) -> str:
+def area_text(view: ShownPlane, threshold: float) -> str:
     """Say how much of a plane lies above a threshold, in percent and in square micrometres where they are known."""
     known_px, all_px = view.attention.known_px, view.attention.steps.size
     selected_px = view.attention.selected_px(threshold)
@@ -303,7 +303,7 @@ def area_text(view: View, threshold: float) -> str:
     return text
 
 
-def attention_at(view: View, world: Sequence[float]) -> float | None:
+def attention_at(view: ShownPlane, world: Sequence[float]) -> float | None:
     """Return attention in [0, 1] at a point of the world; None outside the plane, or where it is not known."""
     axes = view.stack.axes.replace("S", "")
     at = np.atleast_1d(view.layer.world_to_data(tuple(world)))

@@ -53,7 +53,7 @@ BRUSHES = [("cell", CELL), ("background", BACKGROUND), ("eraser", 0)]
 
 
 @dataclass(frozen=True)
-class Canvas:
+class PaintedLayer:
     """What is painted on: an image layer with its axes, None where it says them itself, and the model to begin from."""
 
     layer: "Image"
@@ -84,7 +84,7 @@ class StrokeControls:
 
     taught = Signal()
 
-    def __init__(self, viewer: "Viewer", canvas: Callable[[], Canvas | None]) -> None:
+    def __init__(self, viewer: "Viewer", canvas: Callable[[], PaintedLayer | None]) -> None:
         self._viewer, self._canvas = viewer, canvas
         self._labels: Any = None
         self._on: Any = None
@@ -203,7 +203,7 @@ class StrokeControls:
             if self.brush.value:
                 self._labels.selected_label = int(self.brush.value)
 
-    def _stack(self, canvas: Canvas, stop: StopRequest | None = None) -> Stack:
+    def _stack(self, canvas: PaintedLayer, stop: StopRequest | None = None) -> Stack:
         """Return the channel of the image that is shown."""
         stack = layer_stack(canvas.layer, canvas.axes, check=stop.check if stop else lambda: None)
         plane = visible_plane(canvas.layer, stack, self._viewer.dims.point)

@@ -61,14 +61,14 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepDone:
     """One more step is done."""
 
     done: int
 
 
 @dataclass(frozen=True)
-class Look:
+class TrainingSnapshot:
     """What a look at the run has found.
 
     Attributes

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.plugin.requests import CancelledError, Refusal
-from cellxlate.plugin.train.requests import Look, Step, Stopped, Trained, TrainRequest, cut, painted_regions
+from cellxlate.plugin.train.requests import (
+    StepDone,
+    Stopped,
+    Trained,
+    TrainingSnapshot,
+    TrainRequest,
+    cut,
+    painted_regions,
+)
 from cellxlate.settings import PRESETS
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import Stack
@@ -27,7 +35,7 @@ from cellxlate.training.watch import LOOKS_BEFORE_GREY, collapse
 
 PICTURE_EVERY_S = 5.0
 
-News = Step | Look
+News = StepDone | TrainingSnapshot
 End = Trained | Stopped | Refusal
 
 
@@ -56,7 +64,7 @@ def train_steps(request: TrainRequest) -> Generator[News, None, End]:
 def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     """Train, and turn whatever ends it into what the panel can say."""
     partial = request.output.with_name(f"{request.output.name}.partial")
-    watch = _Watch(request, told)
+    watch = _RunWatch(request, told)
     try:
         with tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:
             source, target, masks = _as_files(request, Path(folder))
@@ -76,7 +84,7 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
         return Refusal(f"training failed ({type(fault).__name__}: {one_line(fault)})")
 
 
-class _Watch:
+class _RunWatch:
     """Passes on what a run tells, and stops it when that is asked."""
 
     def __init__(self, request: TrainRequest, told: "queue.Queue[News | End]") -> None:
@@ -87,7 +95,7 @@ class _Watch:
     def step(self, done: int) -> None:
         self._request.stop.check()
         self.done = done
-        self._told.put(Step(done))
+        self._told.put(StepDone(done))
 
     def look(self, news: TrainProgress) -> None:
         self.seconds = news.seconds
@@ -102,7 +110,7 @@ class _Watch:
         leaning = collapse([news.attention] * LOOKS_BEFORE_GREY)
         if leaning == "grey" and self.done < news.steps // 5:
             leaning = None  # attention starts out grey
-        self._told.put(Look(news.step, news.steps, news.seconds, finite, leaning, picture, news.note))
+        self._told.put(TrainingSnapshot(news.step, news.steps, news.seconds, finite, leaning, picture, news.note))
 
 
 def _as_files(request: TrainRequest, folder: Path) -> tuple[list[Path], list[Path], list[Path] | None]:

@@ -18,7 +18,7 @@ from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.train.curves import HEIGHT_PX, WIDTH_PX, curves_svg
-from cellxlate.plugin.train.requests import Look, Step, Stopped, Trained, TrainRequest, painted_text
+from cellxlate.plugin.train.requests import StepDone, Stopped, Trained, TrainingSnapshot, TrainRequest, painted_text
 from cellxlate.plugin.wording import in_panel_words, leaning_words, training_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import PRESETS
@@ -55,7 +55,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self._viewer = napari_viewer
         self._stop: StopRequest | None = None
         self._worker: Any = None
-        self._looks: list[Look] = []
+        self._looks: list[TrainingSnapshot] = []
         first = [(FOLDER, FOLDER)]
         self.source = LayerChoice(
             napari_viewer, "image", label="Source", first=first,
@@ -263,10 +263,10 @@ class TrainWidget(Container):  # type: ignore[misc]
     def _say(self, text: str) -> None:
         self.state.value = in_panel_words(text)
 
-    def _news(self, request: TrainRequest, news: Step | Look) -> None:
+    def _news(self, request: TrainRequest, news: StepDone | TrainingSnapshot) -> None:
         if self._stop is not request.stop:
             return
-        if isinstance(news, Step):
+        if isinstance(news, StepDone):
             self.progress.value = min(news.done, self.progress.max)
             if news.done == 1:
                 self._say("Learning: the first steps are done.")
@@ -278,7 +278,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             words = leaning_words(news.leaning) if news.leaning else "Learning"
             self._say(f"{words}: {training_left(news)}.{' ' + news.note if news.note else ''}")
 
-    def _draw(self, news: Look) -> None:
+    def _draw(self, news: TrainingSnapshot) -> None:
         steps = [look.step for look in self._looks]
         names = ("total", "attention_area", "attention_agreement")
         values = {name: [look.values.get(name) for look in self._looks] for name in names}
@@ -311,7 +311,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             self._say(f"Done: {outcome.steps} steps in {minutes}. {outcome.folder.name} is now in Enhance cells.")
 
 
-def _train_steps(request: TrainRequest) -> "Generator[Step | Look, None, Trained | Stopped | Refusal]":
+def _train_steps(request: TrainRequest) -> "Generator[StepDone | TrainingSnapshot, None, Trained | Stopped | Refusal]":
     from cellxlate.plugin.train.steps import train_steps  # loads torch, which must not happen in the main thread
 
     return (yield from train_steps(request))

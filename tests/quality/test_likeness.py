@@ -13,9 +13,9 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.model.cards import read_card
-from cellxlate.quality.domain import (
+from cellxlate.quality.likeness import (
     Departure,
-    Look,
+    WindowFeatures,
     departure,
     departure_words,
     describe,
@@ -129,7 +129,7 @@ def test_what_holds_nothing_has_no_look() -> None:
 
 def test_too_few_images_or_a_damaged_card_say_nothing(domain: dict[str, Any]) -> None:
     one = look(faint(1))
-    assert isinstance(one, Look)
+    assert isinstance(one, WindowFeatures)
     assert describe([one] * 7) is None
     assert departure([], domain) is None
     for damaged in (None, {}, {"quantities": 3}, {"quantities": {}, "structure": {"middle": "x"}}):

@@ -43,7 +43,7 @@ TOGETHER_LIMIT = 1.5
 
 
 @dataclass(frozen=True)
-class Look:
+class WindowFeatures:
     """What a window of an image looks like.
 
     Attributes
@@ -60,7 +60,7 @@ class Look:
     structure: npt.NDArray[np.float64]
 
 
-def look(window: npt.NDArray[Any]) -> Look | None:
+def look(window: npt.NDArray[Any]) -> WindowFeatures | None:
     """Measure what a window looks like.
 
     Parameters
@@ -70,7 +70,7 @@ def look(window: npt.NDArray[Any]) -> Look | None:
 
     Returns
     -------
-    Look or None
+    WindowFeatures or None
         None where the window is smaller than 64 px or holds one value alone: nothing can be said then.
 
     Notes
@@ -104,7 +104,7 @@ def look(window: npt.NDArray[Any]) -> Look | None:
         _signal_variance(*pair, noise=noise, widths_px=widths_px)
         for pair, widths_px in zip(pairwise(blurred), pairwise(SCALES_PX), strict=True)
     ]
-    return Look(quantities, -np.diff(np.log(bands)))
+    return WindowFeatures(quantities, -np.diff(np.log(bands)))
 
 
 def _signal_variance(
@@ -151,12 +151,12 @@ def windows_of(shape: tuple[int, int], most: int = 8) -> list[tuple[slice, slice
     return [(slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)) for top, left in picked]
 
 
-def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
+def describe(looks: Sequence[WindowFeatures]) -> dict[str, Any] | None:
     """Return what the training images look like, as it stands in a card; None for fewer than 8 windows.
 
     Parameters
     ----------
-    looks : sequence of Look
+    looks : sequence of WindowFeatures
         Of windows of the source images.
 
     Returns
@@ -200,12 +200,12 @@ def describe(looks: Sequence[Look]) -> dict[str, Any] | None:
     }
 
 
-def _all_quantities(one: Look, names: Sequence[str]) -> npt.NDArray[np.float64]:
+def _all_quantities(one: WindowFeatures, names: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return the named quantities of a window, and its structure, as one vector."""
     return np.array([*(one.quantities[name] for name in names), *one.structure])
 
 
-def _together(looks: Sequence[Look]) -> dict[str, Any]:
+def _together(looks: Sequence[WindowFeatures]) -> dict[str, Any]:
     """Return middle, inverse covariance and limit of all quantities of the training windows at once."""
     names = list(SPREAD_FLOORS)
     values = np.array([_all_quantities(one, names) for one in looks])  # (windows, quantities)
@@ -288,12 +288,12 @@ class Departure:
     windows: int
 
 
-def departure(looks: Sequence[Look], domain: Mapping[str, Any] | None) -> Departure | None:
+def departure(looks: Sequence[WindowFeatures], domain: Mapping[str, Any] | None) -> Departure | None:
     """Compare windows of a stack with what stands in a card under "domain".
 
     Parameters
     ----------
-    looks : sequence of Look
+    looks : sequence of WindowFeatures
         Of the stack; their medians are compared.
     domain : mapping or None
         As `describe` returns it, or as an earlier version did: quantities in counts are passed over.
