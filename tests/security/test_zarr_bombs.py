@@ -256,8 +256,9 @@ def test_bounds_hold_in_the_fused_pipeline(kind, tmp_path, bounded):
         stack.read((), slice(0, 8), slice(0, 8))
 
 
-def test_no_other_reader_knows_the_bounded_codecs(tmp_path):
-    zarr.create_array(tmp_path / "a.zarr", data=PIXELS)
+@pytest.mark.parametrize("version", [2, 3])
+def test_no_other_reader_knows_the_bounded_codecs(version, tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=PIXELS, zarr_format=version)
     with open_stack(tmp_path / "a.zarr") as stack:
         stated: Any = stack.pixels.metadata.to_dict()
     with pytest.raises(Exception, match=r"cellxlate\.bounded"):
@@ -316,6 +317,11 @@ def test_codecs_that_make_objects_are_never_run(changes, tmp_path, command, monk
     assert "never read" in said or "damaged" in said
 
 
+def stated_but_codecs(array: Any) -> dict[str, Any]:
+    stated: dict[str, Any] = array.metadata.to_dict()
+    return {name: value for name, value in stated.items() if name not in ("codecs", "filters", "compressor")}
+
+
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize(("kind", "name"), [
     *((kind, name) for kind in ("zarr 2", "filtered") for name in (*ZARR_2, None)),
@@ -347,7 +353,7 @@ def test_what_sound_codecs_hold_is_read_as_zarr_reads_it(name, kind, tmp_path):
         assert np.array_equal(stack.read(()), pixels)
         assert np.array_equal(stack.read((), slice(30, 70), slice(13, 14)), pixels[30:70, 13:14])
         assert stack.pixels.attrs == array.attrs
-        assert stack.pixels.metadata == array.metadata
+        assert stated_but_codecs(stack.pixels) == stated_but_codecs(array)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "float16", "float64"])

@@ -29,6 +29,9 @@ from zarr.storage import StorePath, WrapperStore
 from cellxlate.errors import InputError
 from cellxlate.stacks.stores.store import FolderStore
 
+BOUNDED = "cellxlate.bounded"
+"""What bounded codecs are called in metadata: a name that no other pipeline of codecs would decode, without a bound."""
+
 OBJECT_CODECS = (
     "pickle",
     "json",
@@ -66,7 +69,7 @@ def bounded(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
     Returns
     -------
     zarr.Array
-        The same array, opened again. Its metadata equal those of the file.
+        The same array, opened again. Its metadata are those of the file but for the codecs.
 
     Raises
     ------
@@ -188,29 +191,29 @@ def _most_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], least_item_bytes: 
     return pixels + pixels // 4 + 2**16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _BoundedStep(NumCodec):  # type: ignore[misc]
-    """A codec of Zarr 2, for chunks of one size. It equals the one that it bounds, by its settings."""
+    """A codec of Zarr 2, for chunks of one size."""
 
     codec: Any
     most_bytes: int
 
-    codec_id = "cellxlate.bounded"
+    codec_id = BOUNDED
 
     def get_config(self) -> dict[str, Any]:
-        return dict(self.codec.get_config())
+        return {"id": BOUNDED, "codec": self.codec.get_config()}
 
     def encode(self, buf: Any) -> Any:
         return self.codec.encode(buf)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         decoder = DECODERS.get(self.codec.codec_id)
-        return decoder(buf, self.most_bytes, self.get_config()) if decoder else self.codec.decode(buf, out)
+        return decoder(buf, self.most_bytes, self.codec.get_config()) if decoder else self.codec.decode(buf, out)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _BoundedBytes(BytesBytesCodec):
-    """A codec of Zarr 3 that compresses. It equals the one that it bounds."""
+    """A codec of Zarr 3 that compresses."""
 
     inner: BytesBytesCodec
     name: str
@@ -218,12 +221,6 @@ class _BoundedBytes(BytesBytesCodec):
     further_bytes: int = 0
 
     is_fixed_size = False
-
-    def __eq__(self, other: object) -> bool:
-        return self.inner == (other.inner if isinstance(other, _BoundedBytes) else other)
-
-    def __hash__(self) -> int:
-        return hash(self.inner)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> Buffer:
         most_bytes = _most_bytes(chunk_spec.shape, chunk_spec.dtype.to_native_dtype()) + self.further_bytes
@@ -235,8 +232,7 @@ class _BoundedBytes(BytesBytesCodec):
         return self.inner.compute_encoded_size(input_byte_length, chunk_spec)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a name that no other pipeline of codecs knows: it would decode without a bound."""
-        return {"name": f"cellxlate.bounded.{self.name}", "configuration": self.settings}
+        return {"name": BOUNDED, "configuration": {"codec": self.inner.to_dict()}}
 
 
 def _shards(codec: ShardingCodec) -> dict[str, Any]:
@@ -245,13 +241,7 @@ def _shards(codec: ShardingCodec) -> dict[str, Any]:
 
 
 class _BoundedSharding(ShardingCodec):
-    """Shards, whose chunks are bounded. It equals the one that it bounds."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ShardingCodec) and _shards(self) == _shards(other)
-
-    def __hash__(self) -> int:
-        return super().__hash__()
+    """Shards, whose chunks are bounded."""
 
     def __reduce__(self) -> Any:  # zarr's way forgets what was exchanged
         return partial(_BoundedSharding, **_shards(self)), ()
