@@ -119,7 +119,8 @@ def verify(
         with opened_again(stack) as now:
             again = replace(plan, stack=now)
             tally = compare(again, image, selected, chosen, plan.tile_px, check.see)
-            broken = tally.kept_violations + compare(again, image, selected, copied, 0, check.see).kept_violations
+            others = compare(again, image, selected, copied, 0, check.see)
+            broken = tally.total.kept_violations + others.total.kept_violations
             if digest not in ("", check.digest):
                 raise ChangedInputError(f"{stack.path or stack.name} was changed after the run")
             require_same(plan, check, now)

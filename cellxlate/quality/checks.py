@@ -53,28 +53,29 @@ def warnings_of(
     chosen : bool
         Whether the model is the shipped one that suits the stack best, so that no other needs to be tried.
     """
-    if not tally.pixels:
+    total = tally.total
+    if not total.pixels:
         return []
     found = []
     names = dict(channel_names or {})
-    if tally.kept_violations:
+    if total.kept_violations:
         found.append(
-            f"{tally.kept_violations} pixels changed although attention did not select them: the background promise "
+            f"{total.kept_violations} pixels changed although attention did not select them: the background promise "
             "is broken. Do not use this output; report the fault with this file."
         )
-    if not tally.selected:
+    if not total.selected:
         found.append(
             "attention selected nothing, so the output equals the input. If the stack does hold cells, lower "
             "--threshold, or use a model that was trained on images like these."
         )
-    elif tally.total.selected_fraction < NEARLY_NONE:
+    elif total.selected_fraction < NEARLY_NONE:
         found.append(
-            f"attention selected nearly nothing ({tally.selected} of {tally.pixels} pixels). If the stack does hold "
+            f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
             "cells, lower --threshold, or use a model that was trained on images like these."
         )
-    elif tally.total.selected_fraction > NEARLY_ALL:
+    elif total.selected_fraction > NEARLY_ALL:
         found.append(
-            f"attention selected {tally.total.selected_fraction:.0%} of all pixels, so hardly any background was "
+            f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
             "kept. If the cells do not fill the image, raise --threshold, or use a model that was trained on images "
             "like these."
         )
@@ -89,9 +90,9 @@ def warnings_of(
     for channel, trust in sorted(tally.trust.items()):
         found += _doubts(trust, names.get(channel, f"channel {channel}"), chosen=chosen)
     found += _seams(tally)
-    if tally.saturated > SATURATED_SHARE * tally.changed:
+    if total.saturated > SATURATED_SHARE * total.changed:
         found.append(
-            f"{tally.saturated} changed pixels ({tally.saturated / tally.changed:.1%}) reached the limit of the data "
+            f"{total.saturated} changed pixels ({total.saturated / total.changed:.1%}) reached the limit of the data "
             "type, so their brightness is cut off. Do not measure intensities there; convert the stack to a wider data "
             "type first."
         )

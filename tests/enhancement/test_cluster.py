@@ -791,7 +791,7 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
         assert built == expected
         assert list(seconds) == list(costs.SAMPLED)
         assert all(took.clock_s >= 0 and took.processor_s >= 0 for took in seconds.values())
-        assert tally.pixels == 70 * 60
+        assert tally.total.pixels == 70 * 60
 
 
 @pytest.mark.parametrize(

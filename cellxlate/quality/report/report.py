@@ -135,17 +135,17 @@ class RunReport:
     @property
     def pixels(self) -> int:
         """Pixels of the enhanced channels."""
-        return self.tally.pixels
+        return self.tally.total.pixels
 
     @property
     def changed_fraction(self) -> float:
         """Share of those pixels whose stored value changed."""
-        return self.tally.changed_fraction
+        return self.tally.total.changed_fraction
 
     @property
     def kept_violations(self) -> int:
         """Pixels that changed although attention is 0 there; the promise is that there is none."""
-        return self.tally.kept_violations
+        return self.tally.total.kept_violations
 
     def as_dict(self) -> dict[str, Any]:
         """Return the keys that `cellxlate enhance --json` prints."""
@@ -293,7 +293,7 @@ def _labelled(report: RunReport, of_channels: Mapping[int, T]) -> list[tuple[str
 
 def _notes(report: RunReport) -> list[tuple[str, str]]:
     """Return the warnings, then the state of the promise; a broken promise comes first."""
-    kept = report.pixels - report.tally.selected
+    kept = report.pixels - report.tally.total.selected
     broken = report.kept_violations > 0
     notes = [("bad" if broken and number == 0 else "alert", warning) for number, warning in enumerate(report.warnings)]
     if not broken:
@@ -309,19 +309,19 @@ def _notes(report: RunReport) -> list[tuple[str, str]]:
 
 def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     """Return the numbers a reader looks for first."""
-    tally = report.tally
+    tally, total = report.tally, report.tally.total
     area_um2 = report.pixel_area_um2
-    changed = f"{page.number(tally.changed)} of {page.number(tally.pixels)} pixels"
+    changed = f"{page.number(total.changed)} of {page.number(total.pixels)} pixels"
     if area_um2:
-        changed += f", {page.number(tally.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
+        changed += f", {page.number(total.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
-        ("Pixels changed", page.percent(tally.changed_fraction), changed),
+        ("Pixels changed", page.percent(total.changed_fraction), changed),
         (
             "Mean change there",
-            page.number(tally.mean_abs_change_counts),
-            f"counts; {page.number(tally.max_abs_change_counts)} at most",
+            page.number(total.mean_abs_change_counts),
+            f"counts; {page.number(total.change_max_counts)} at most",
         ),
         (
             "Brightness order kept",
