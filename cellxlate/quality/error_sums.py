@@ -129,8 +129,8 @@ def error_sums(
             terms = (up**2 + down**2) / 2, middle, middle * own, drawn * change, change**2
             of_blocks = np.stack([groups.sums(one) for one in terms])
             of_all = np.stack([everywhere.sums(_fine(one) ** 2) for one in (own - middle, drawn - change)])
-            found = np.concatenate([of_blocks.reshape(-1), of_all.sum(axis=1).reshape(-1)]) / draws
-            sums[name] = sums[name] + found if name in sums else found
+            drawn_sums = np.concatenate([of_blocks.reshape(-1), of_all.sum(axis=1).reshape(-1)]) / draws
+            sums[name] = sums[name] + drawn_sums if name in sums else drawn_sums
     table = np.stack([sums[name] for name in candidates])  # (candidates, values)
     split = 5 * len(groups) * SIGNAL_BINS
     square, first, product, follows, spread = np.moveaxis(
@@ -186,19 +186,19 @@ def variance_times(sums: ErrorSums, within: tuple[float, float]) -> tuple[Floats
     `within` what was measured, and a gain, which may have been measured far too small where little is bright.
     """
     pixels, at_black, above, variance = sums.around
-    filters = [place for place, name in enumerate(sums.names) if name in FITTED]
+    filters = [row for row, name in enumerate(sums.names) if name in FITTED]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (sums.left[filters] / sums.expected[filters]).min(axis=0)
     seen = (pixels >= FEWEST_BIN_PX) & np.isfinite(ratio) & (variance > 0)
     times, error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
     if seen.sum() < 2:
         return times, error
-    found, black, bright = (one[seen] / pixels[seen] for one in (ratio * variance, at_black, above))
-    weight = pixels[seen] / found**2
-    _, level = _line(bright / black, found / black, weight * black**2)
+    measured, black, bright = (one[seen] / pixels[seen] for one in (ratio * variance, at_black, above))
+    weight = pixels[seen] / measured**2
+    _, level = _line(bright / black, measured / black, weight * black**2)
     level = float(np.clip(level, *within))
     lever = weight * bright**2
-    gains = (found - level * black) / np.maximum(bright, 1e-300)
+    gains = (measured - level * black) / np.maximum(bright, 1e-300)
     gain = max(float((lever * gains).sum() / lever.sum()), 0.0)
     scatter = float(np.sqrt((lever * (gains - gain) ** 2).sum() / lever.sum() / (len(gains) - 1)))
     scatter = max(scatter, float(np.sqrt(SCATTER_OF_VARIANCE / lever.sum())))

@@ -255,16 +255,14 @@ def estimate_risks(
     asked = {**CLASSICAL, **candidates}
     planes = [np.asarray(plane) for plane in planes]
     counted = _bright(planes, noises) if inside is None else inside
-    brightest = max(
-        float(smoothed(plane).max(initial=0.0)) - noise.black_counts
-        for plane, noise in zip(planes, noises, strict=True)
-    )
+    pairs = list(zip(planes, noises, strict=True))
+    brightest = max(float(smoothed(plane).max(initial=0.0)) - noise.black_counts for plane, noise in pairs)
     parts = [
         error_sums(
-            plane, noise, asked, counted[place], brightest=brightest,
-            rng=np.random.default_rng([seed, place]), strength=strength, draws=draws,
+            plane, noise, asked, counted[number], brightest=brightest,
+            rng=np.random.default_rng([seed, number]), strength=strength, draws=draws,
         )
-        for place, (plane, noise) in enumerate(zip(planes, noises, strict=True))
+        for number, (plane, noise) in enumerate(pairs)
     ]  # fmt: skip
     return _ranking(ErrorSums.together(parts), noises, known=known)
 

@@ -342,7 +342,7 @@ class Tally:
             "planes": [{"index": list(index), **counts.as_dict()} for index, counts in sorted(self.planes.items())],
             "seams": None if not self.tile_px else {
                 "tile_px": self.tile_px, "borders_judged": len(self.seams.scores()),
-                "borders_with_a_step": len(self.seams.found()),
+                "borders_with_a_step": len(self.seams.visible()),
             },
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
         }  # fmt: skip

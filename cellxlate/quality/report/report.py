@@ -271,7 +271,7 @@ def report_page(report: RunReport, figures: str) -> str:
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
         ranking=_ranking(report),
         trusts=_labelled(report, tally.trust)[:MOST_CHANNEL_ROWS],
-        seams_found=len(tally.seams.found()),
+        seams_visible=len(tally.seams.visible()),
         seams_judged=len(tally.seams.scores()),
         histograms=[
             (label if len(tally.histograms) > 1 else None, page.histogram_charts(histogram))
