@@ -92,9 +92,8 @@ def bounded(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
         exchanged["compressor"] = stated.compressor and bound(stated.compressor)
     else:
         exchanged["codecs"] = _bounded_codecs(stated.codecs, outer)
-    opened: Any = array.async_array
     store = LimitedStore(array.store, 4 * _most_bytes(outer, array.dtype, widest_bytes))
-    return zarr.Array(zarr.AsyncArray(replace(stated, **exchanged), StorePath(store, array.path), config=opened.config))
+    return zarr.Array(zarr.AsyncArray(replace(stated, **exchanged), StorePath(store, array.path)))
 
 
 def _bounded_codecs(codecs: Iterable[Codec], shape: tuple[int, ...]) -> list[Codec]:
