@@ -23,9 +23,10 @@ from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import PlaneJob, Work
 from cellxlate.enhancement.verify import run_report, store_report
-from cellxlate.quality.checks import Tally, read_back, spared
+from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.report.report import draw_planes
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.range import PLASTIC, IntensityRange
 from cellxlate.stacks.naming import PLAIN, stack_name

@@ -45,9 +45,8 @@ from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
-from cellxlate.quality.checks import spared
 from cellxlate.quality.report.report import RunReport, draw_planes
-from cellxlate.quality.tally import Tally
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key

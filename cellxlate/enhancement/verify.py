@@ -20,8 +20,9 @@ from cellxlate.enhancement.same_input import (
     same_input,
 )
 from cellxlate.errors import OutputError, PromiseError
-from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
+from cellxlate.quality.checks import read_back, warnings_of
 from cellxlate.quality.report.report import RunReport, write_page, write_record
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.network_input import remarks
 from cellxlate.stacks.read.open import open_stack

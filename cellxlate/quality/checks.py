@@ -9,15 +9,10 @@ import numpy.typing as npt
 from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import departure_words
-from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
+from cellxlate.quality.tally import Tally
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
-
-__all__ = [
-    "Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "spared",
-    "warnings_of",
-]  # fmt: skip
 
 NEARLY_ALL = 0.9
 NEARLY_NONE = 1e-4

@@ -15,12 +15,12 @@ import pytest
 from imagecodecs import png_decode
 
 from cellxlate.errors import OutputError
-from cellxlate.quality.checks import Tally
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import RunReport, finite_json, report_page, triptych_png, write_report
 from cellxlate.quality.risk import Ranking, Risk
+from cellxlate.quality.tally import Tally
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\udcff.tif"
 

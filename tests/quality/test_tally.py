@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
-from cellxlate.quality.checks import Tally, bits_differ, plane_label, read_back, warnings_of
+from cellxlate.quality.checks import plane_label, read_back, warnings_of
 from cellxlate.quality.likeness import Departure
 from cellxlate.quality.support import Support
-from cellxlate.quality.tally import MOST_PLANE_ROWS
+from cellxlate.quality.tally import MOST_PLANE_ROWS, Tally, bits_differ
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import Stack
 

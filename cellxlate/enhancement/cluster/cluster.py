@@ -43,7 +43,8 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import ClusterError, InputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
-from cellxlate.quality.checks import Tally, parts_of, plane_label
+from cellxlate.quality.checks import parts_of, plane_label
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.writer import Writer

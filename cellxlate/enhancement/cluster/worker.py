@@ -23,7 +23,8 @@ from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
-from cellxlate.quality.checks import Tally, read_back_part
+from cellxlate.quality.checks import read_back_part
+from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack

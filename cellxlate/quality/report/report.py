@@ -12,10 +12,11 @@ import numpy.typing as npt
 from imagecodecs import png_encode
 
 from cellxlate.locations import Location
-from cellxlate.quality.checks import Tally, plane_label
+from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import choose_planes, take_pictures
 from cellxlate.quality.risk import Ranking
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
