@@ -17,7 +17,8 @@ import cellxlate
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
-from cellxlate.model.networks import TranslatorNetworks, parameter_count
+from cellxlate.model.layers import parameter_count
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free

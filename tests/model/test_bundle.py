@@ -19,7 +19,8 @@ from cellxlate.model import cards
 from cellxlate.model.archive import is_archive
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import add_scores, describe_model, is_model, list_models
-from cellxlate.model.networks import TranslatorNetworks, parameter_count
+from cellxlate.model.layers import parameter_count
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 SETTINGS = NetworkSettings(

@@ -18,7 +18,8 @@ from cellxlate.model.engines.memory import ask_for_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork, Precision, onnxruntime_network
 from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_device, torch_network
 from cellxlate.model.inference import for_inference
-from cellxlate.model.networks import AttentionNetwork, Generator, activation_bytes_per_px
+from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.model.networks import AttentionNetwork, Generator
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
