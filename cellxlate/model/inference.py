@@ -51,7 +51,7 @@ def _unpadded(layers: nn.Sequential) -> nn.Sequential:
             ready[place] = CroppedBlock(layer)
         elif isinstance(layer, Level):
             _crop_level(layer)
-        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and following.kernel_size == (3, 3):
+        elif isinstance(following, nn.Conv2d) and is_enlarged(layer, following):
             ready[place], ready[place + 1] = enlarging(following), ChannelsToPixels()
         elif isinstance(layer, nn.Conv2d) and isinstance(following, nn.PixelShuffle) and layer.out_channels > 4:
             ready[place], ready[place + 1] = _pixels_last(layer), ChannelsToPixels()
@@ -79,6 +79,17 @@ def _pixels_last(convolution: nn.Conv2d) -> nn.Conv2d:
     if convolution.bias is not None:
         convolution.bias = nn.Parameter(convolution.bias.detach()[order])
     return convolution
+
+
+def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
+    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
+    return (
+        isinstance(first, nn.Upsample)
+        and (first.mode, first.scale_factor) == ("nearest", 2)
+        and isinstance(second, nn.Conv2d)
+        and (second.kernel_size, second.stride, second.padding, second.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and (second.padding_mode, second.groups) == ("zeros", 1)
+    )
 
 
 def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -6,7 +6,7 @@ from torch import nn
 
 from cellxlate.errors import OptionError
 from cellxlate.model.graph import Graph
-from cellxlate.model.layers import margin_px, write
+from cellxlate.model.layers import kind_of, leaves, margin_px, write
 from cellxlate.model.networks import AttentionNetwork, Generator
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.Mod
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as fault:
         raise OptionError("ONNX needs the package onnx; pip install onnx") from fault
-    channels = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    channels = next(filter(None, (kind_of(layer).cost(layer).inputs for layer in leaves(network))))
     channels //= 4 if isinstance(network.layers[0], nn.PixelUnshuffle) else 1
     outputs = 1 if isinstance(network, AttentionNetwork) else channels
     graph = Graph(helper.make_node, channels)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellxlate.model.inference import is_enlarged
+
 
 def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return the function that layers in a row are, with each nearest x 2 and 3 x 3 convolution as one.
@@ -37,17 +39,6 @@ def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return features
 
     return forward
-
-
-def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
-    return (
-        isinstance(first, nn.Upsample)
-        and (first.mode, first.scale_factor) == ("nearest", 2)
-        and isinstance(second, nn.Conv2d)
-        and (second.kernel_size, second.stride, second.padding, second.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        and (second.padding_mode, second.groups) == ("zeros", 1)
-    )
 
 
 def convolve_enlarged(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
