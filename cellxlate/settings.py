@@ -6,7 +6,9 @@ with their reasons in docs/decisions.
 
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -109,7 +111,7 @@ class GeneralistSettings:
     Attributes
     ----------
     drawn_fields : int
-        Drawn structures (`stacks.structures`) of 256 x 256 px that join the target.
+        Drawn structures (`stacks.samples.structures`) of 256 x 256 px that join the target.
     magnification : (float, float)
         Every window of a clear image is enlarged by a factor between these two, drawn evenly on a logarithmic scale.
     generator_px : int
@@ -380,58 +382,54 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
     OptionError
         Names the setting, its value and what was expected.
     """
+    for name, fits, expected in _rules(settings):
+        value = attrgetter(name)(settings)
+        if not (value is None or fits(value)):
+            raise OptionError(f"{where}{name} is {value}, expected {expected}")
+
+
+def _rules(settings: TrainSettings) -> list[tuple[str, Callable[[Any], bool], str]]:
+    """Return of each setting its name, what tells whether a value fits, and that in words."""
     networks = settings.networks
     smallest_px = max(16, 4 * 2**networks.discriminator.layers)
     stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
-    rules: list[tuple[str, Any, bool, str]] = [
-        ("epochs", settings.epochs, settings.epochs >= 1, "at least 1"),
-        ("steps", settings.steps, settings.steps is None or settings.steps >= 1, "at least 1"),
-        ("seed", settings.seed, settings.seed >= 0, "0 or more"),
-        ("switch_epoch", settings.switch_epoch,
-         settings.switch_epoch >= (settings.backward == "learned" and settings.baseline == "none"),
+    learns_attention = settings.backward == "learned" and settings.baseline == "none"
+    return [
+        _least("epochs", 1),
+        _least("steps", 1),
+        _least("seed", 0),
+        ("switch_epoch", lambda epoch: epoch >= learns_attention,
          "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
-        ("threshold", settings.threshold, 0 <= settings.threshold < 1, "from 0 to below 1"),
-        ("batch", settings.batch, settings.batch >= 1, "at least 1"),
-        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % stride_px == 0,
+        ("threshold", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        _least("batch", 1),
+        ("patch_px", lambda px: px >= smallest_px and px % stride_px == 0,
          f"a multiple of {stride_px}, at least {smallest_px}"),
-        ("load_px", settings.load_px, settings.load_px is None or settings.load_px >= settings.patch_px,
-         "at least patch_px"),
-        ("learning_rate", settings.learning_rate, settings.learning_rate > 0, "above 0"),
-        ("adam_beta1", settings.adam_beta1, 0 <= settings.adam_beta1 < 1, "from 0 to below 1"),
-        ("decay_from", settings.decay_from, 0 <= settings.decay_from <= 1, "from 0 to 1"),
-        ("pool", settings.pool, settings.pool >= 0, "0 or more"),
-        ("lambda_cycle", settings.lambda_cycle, settings.lambda_cycle >= 0, "0 or more"),
-        ("lambda_adversarial", settings.lambda_adversarial, settings.lambda_adversarial >= 0, "0 or more"),
-        ("lambda_guide", settings.lambda_guide, settings.lambda_guide >= 0, "0 or more"),
-        ("imaging.blur_px", settings.imaging.blur_px,
-         settings.imaging.blur_px is None or 0 <= settings.imaging.blur_px[0] <= settings.imaging.blur_px[1] <= 3,
-         "two sigmas, the smaller first, from 0 to 3"),
-        ("imaging.exposure_jitter", settings.imaging.exposure_jitter, settings.imaging.exposure_jitter >= 1,
-         "at least 1"),
-        ("imaging.texture", settings.imaging.texture, settings.imaging.texture >= 0, "0 or more"),
-        ("generalist.drawn_fields", settings.generalist.drawn_fields, settings.generalist.drawn_fields >= 0,
-         "0 or more"),
-        ("generalist.magnification", settings.generalist.magnification,
-         0.1 <= settings.generalist.magnification[0] <= settings.generalist.magnification[1] <= 8,
+        ("load_px", lambda px: px >= settings.patch_px, "at least patch_px"),
+        ("learning_rate", lambda rate: rate > 0, "above 0"),
+        ("adam_beta1", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        ("decay_from", lambda value: 0 <= value <= 1, "from 0 to 1"),
+        *(_least(name, 0) for name in ("pool", "lambda_cycle", "lambda_adversarial", "lambda_guide")),
+        ("imaging.blur_px", lambda px: 0 <= px[0] <= px[1] <= 3, "two sigmas, the smaller first, from 0 to 3"),
+        _least("imaging.exposure_jitter", 1),
+        _least("imaging.texture", 0),
+        _least("generalist.drawn_fields", 0),
+        ("generalist.magnification", lambda factors: 0.1 <= factors[0] <= factors[1] <= 8,
          "two factors, the smaller first, from 0.1 to 8"),
-        ("generalist.generator_px", settings.generalist.generator_px,
-         settings.generalist.generator_px >= 32 and settings.generalist.generator_px % 16 == 0,
-         "a multiple of 16, at least 32"),
-        ("generalist.source_fields", settings.generalist.source_fields, settings.generalist.source_fields >= 2,
-         "at least 2"),
-        ("alone.windows", settings.alone.windows, settings.alone.windows >= 1, "at least 1"),
-        ("alone.window_px", settings.alone.window_px, settings.alone.window_px >= LEAST_WINDOW_PX,
-         f"at least {LEAST_WINDOW_PX}"),
-        ("alone.round_steps", settings.alone.round_steps, settings.alone.round_steps >= 1, "at least 1"),
-        ("alone.round_windows", settings.alone.round_windows, settings.alone.round_windows >= 1, "at least 1"),
-        ("alone.turns", settings.alone.turns, 1 <= settings.alone.turns <= 8, "from 1 to 8"),
-        ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
-        ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
-        ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),
+        ("generalist.generator_px", lambda px: px >= 32 and px % 16 == 0, "a multiple of 16, at least 32"),
+        _least("generalist.source_fields", 2),
+        _least("alone.windows", 1),
+        _least("alone.window_px", LEAST_WINDOW_PX),
+        _least("alone.round_steps", 1),
+        _least("alone.round_windows", 1),
+        ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
+        ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        _least("checkpoint_minutes", 0),
+        ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
     ]  # fmt: skip
-    for name, value, fits, expected in rules:
-        if not fits:
-            raise OptionError(f"{where}{name} is {value}, expected {expected}")
+
+
+def _least(name: str, least: float) -> tuple[str, Callable[[Any], bool], str]:
+    return name, lambda value: value >= least, f"at least {least}" if least else "0 or more"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import TrainSettings
 from cellxlate.training.acceleration.precision import Precision, accelerate, choose_precision
-from cellxlate.training.alone import NO_IMAGES, AloneStep
+from cellxlate.training.alone.step import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.fields.guides import saliency
 from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast

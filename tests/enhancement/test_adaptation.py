@@ -38,7 +38,7 @@ from cellxlate.settings import PRESETS, AloneSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
-from cellxlate.training.alone import sampled_domain
+from cellxlate.training.alone.domain import sampled_domain
 from cellxlate.training.checkpoint import read_notes
 
 SMALL = replace(

@@ -37,7 +37,7 @@ from cellxlate.stacks.intensity.camera_noise import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.training.alone import NothingToLearnError, sampled_domain
+from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
 from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.finished import finished_translator, preview, training_card
 from cellxlate.training.loop import loop, prepare
