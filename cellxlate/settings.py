@@ -18,9 +18,16 @@ from cellxlate.errors import OptionError
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
+Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
 
-LEAST_WINDOW_PX = 64
+AUTO = "auto"
+"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
+
+ADAPT_S = 90.0
+"""So long a model adapts to a stack unless it is told otherwise."""
+
+LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
 THRESHOLD = 0.1
@@ -153,21 +160,47 @@ class TrainSettings:
 
     Attributes
     ----------
+    preset : str
+        Which of `PRESETS` the rest comes from.
+    networks : NetworkSettings
+        Shapes of the networks.
     backward : {"learned", "imaging", "any-camera", "alone"}
         What F_TS is: a network, the imaging process of the source's microscope, or that of any camera, drawn anew for
         each image; the last needs no source images. "alone" needs no target: the noise of the source, put on what the
         model itself makes of it.
+    baseline : {"none", "cyclegan"}
+        "cyclegan" fixes attention to 1.
+    guide : {"none", "saliency", "masks"}
+        What attention is guided by.
+    epochs, steps : int, int or None
+        Length; steps win.
     switch_epoch : int
         From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
         the epochs are stretched over the steps.
     gate_in_loop : bool
         From the switch on, compose with the gate that enhancing uses in place of attention itself (not in P).
+    threshold : float
+        tau of that gate and of previews, in [0, 1).
+    batch, patch_px : int
+        Patches per step and domain, and their side.
     turns : bool
         Vary patches by quarter turns and flips, not by left-right flips alone (C).
     load_px : int or None
         Where given, windows are enlarged by load_px / patch_px (C: resized to 286, cropped to 256).
+    learning_rate, adam_beta1, decay_from : float
+        Of Adam; after the share `decay_from` of the run the rate falls linearly to 0.
+    pool : int
+        How many generated images discriminators see again.
+    lambda_cycle, lambda_adversarial, lambda_guide : float
+        Weights.
     ema : float
         Of the moving average of the weights that becomes the model; 0 takes the last weights (P).
+    imaging, generalist, alone : ImagingSettings, GeneralistSettings, AloneSettings
+        Of the ways back that need them.
+    seed : int
+        Of weights and draws.
+    checkpoint_minutes : float
+        Between checkpoints.
     mixed_precision : bool
         Networks in bfloat16 on CUDA, and on a CPU that multiplies in it and is found to be clearly faster with it.
     compile_networks : bool
@@ -418,7 +451,7 @@ def _rules(settings: TrainSettings) -> list[tuple[str, Callable[[Any], bool], st
         ("generalist.generator_px", lambda px: px >= 32 and px % 16 == 0, "a multiple of 16, at least 32"),
         _least("generalist.source_fields", 2),
         _least("alone.windows", 1),
-        _least("alone.window_px", LEAST_WINDOW_PX),
+        _least("alone.window_px", LEAST_LEARNED_PX),
         _least("alone.round_steps", 1),
         _least("alone.round_windows", 1),
         ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
@@ -439,7 +472,7 @@ class EnhanceSettings:
     Attributes
     ----------
     threshold : float
-        tau in [0, 1): attention at or below it keeps the pixel.
+        tau in [0, 1]: attention at or below it keeps the pixel; with 1 nothing is selected.
     intensity : {"source", "target"}
         Whether cells stay on the input's scale or move to the scale of the images the model was trained towards.
     tile_px : int or None

@@ -54,6 +54,8 @@ class Plan:
         For each channel that is enhanced; the others are copied.
     translator : EngineTranslator
         What runs the networks of all jobs.
+    stack, bundle, settings : Stack, Bundle, EnhanceSettings
+        What is enhanced, with which model, as it was asked for.
     calibrate_s : float
         Seconds spent on choosing the model and measuring the levels.
     levels_from : Path or None

@@ -9,6 +9,7 @@ from typing import Any
 
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
 
@@ -18,8 +19,6 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
-AUTO = "auto"
-"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 
@@ -164,7 +163,7 @@ def add_domain(folder: Path, domain: dict[str, Any]) -> None:
     folder : Path
         Of the model.
     domain : dict
-        As `quality.domain.describe` returns it.
+        As `quality.likeness.describe` returns it.
 
     Raises
     ------

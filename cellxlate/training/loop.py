@@ -16,6 +16,7 @@ from cellxlate.errors import OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
 from cellxlate.settings import Guide, PresetName, TrainSettings
+from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.domains import nearest_model, open_domains
@@ -166,7 +167,7 @@ def train(
     )  # fmt: skip
     require_domains(*paths, chosen)
     start = None if base is None else base if isinstance(base, Bundle) else load_model(base)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     require_free(output, partial, resume)
     if start is None and chosen.backward == "alone":
         start = nearest_model(paths[0], channel)

@@ -18,8 +18,8 @@ from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import TrainSettings
-from cellxlate.training.acceleration.precision import Precision, accelerate, choose_precision
+from cellxlate.settings import Precision, TrainSettings
+from cellxlate.training.acceleration.precision import accelerate, choose_precision
 from cellxlate.training.alone.step import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.fields.guides import saliency
@@ -52,6 +52,8 @@ class Run:
         What the networks that learn compute in.
     steps, steps_per_epoch : int
         In all, and per pass over the larger domain.
+    start : str or None
+        SHA-256 of the weights that it began with, where they were those of a model.
     done : int
         Steps behind us.
     seconds : float

@@ -107,11 +107,6 @@ def confidence_map(deviations: Unit, selected: npt.NDArray[np.bool_]) -> npt.NDA
     return np.where(selected, 1 + np.rint(254 * sure), 0).astype(np.uint8)
 
 
-def expected_deviation(confidence: npt.NDArray[np.uint8]) -> Unit:
-    """Return the deviation in unit range that a stored confidence stands for; 0 where the pixel was kept."""
-    return np.where(confidence > 0, (255 - confidence.astype(np.float32)) / 254 * FULL_DEVIATION, 0).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Reliability:
     """Bins of pixels of like deviation, and what their true error was.
@@ -122,8 +117,6 @@ class Reliability:
         Root mean squares, in unit range.
     pixels : ndarray of int (bins,)
         In each bin.
-    factor : float
-        By which deviations must be multiplied to be errors, least squares through the bins.
     """
 
     deviations: npt.NDArray[np.float64]

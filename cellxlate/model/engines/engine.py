@@ -8,24 +8,24 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from cellxlate.errors import OptionError
+from cellxlate.model.attention import Floats
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.memory import ask_for_memory
-from cellxlate.model.engines.other_engines import OpenVinoNetwork, Precision, onnxruntime_network
+from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_network
 from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_device, torch_network
 from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.settings import Precision
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 EngineName = Literal["torch", "openvino", "onnxruntime"]
-Floats = npt.NDArray[np.float32]
 RunNetwork = Callable[[Floats], Floats]
 """(B, C, Y, X) float32 in unit range -> the same, smaller by an equal margin at every side. Raises MemoryError."""
 

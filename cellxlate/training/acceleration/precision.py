@@ -3,15 +3,12 @@
 import platform
 import time
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cellxlate.settings import TrainSettings
+from cellxlate.settings import Precision, TrainSettings
 from cellxlate.training.acceleration.enlargement import without_enlarging
-
-Precision = Literal["float32", "bfloat16"]
 
 CLEARLY_FASTER = 1.3
 """How many times faster a CPU must be in bfloat16 for it to be taken."""

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
-from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
+from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
@@ -48,7 +48,7 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
     for path in chosen:
         with ExitStack() as opened:
             stack = opened.enter_context(open_stack(path))
-            number = check_stack(stack, path, LEAST_WINDOW_PX, channel)
+            number = check_stack(stack, path, LEAST_LEARNED_PX, channel)
             intensities = stack_ranges(stack, [number])
             fields += sample_of(stack, number, intensities[number], settings.alone, quota)
             noise = stack_noise(stack, number) if len(chosen) == 1 else None
@@ -73,10 +73,10 @@ def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], setting
     NothingToLearnError
         Planes are smaller than 64 px, or no channel has contrast.
     """
-    if min(stack.plane_shape) < LEAST_WINDOW_PX:
+    if min(stack.plane_shape) < LEAST_LEARNED_PX:
         rows, columns = stack.plane_shape
         raise NothingToLearnError(
-            f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_WINDOW_PX} px"
+            f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_LEARNED_PX} px"
         )
     channels = [list(intensities)[place] for place in _spread(len(intensities), settings.windows)]
     quota = max(settings.windows // len(channels), 1)

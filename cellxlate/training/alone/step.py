@@ -21,20 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import TrainSettings
+from cellxlate.settings import Precision, TrainSettings
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.training import losses
-from cellxlate.training.acceleration.precision import Precision
 from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.imaging.process import correlated, patch_range
 from cellxlate.training.losses import HistoryPool
 from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
 
 ATTENTION_PX, BORDER_PX = 192, 12
-ATTENTION_RATE, BACKGROUND = 5.0, 0.3
+ATTENTION_RATE, BACKGROUND_WEIGHT = 5.0, 0.3
 """Attention learns so many times as fast; pixels of the background count so much for the generator."""
 RECORRUPTED = 0.8
-SHARED_NOISE, LEAST_NOISY_PX = 0.25, 256**2
+SHARED_FROM, LEAST_NOISY_PX = 0.25, 256**2
 """Correlation of neighbours from which on windows teach by their own noise, if they hold so many pixels together: from
 128 x 128 px the noise itself was learned, 0.7 dB worse beside them."""
 SURE, LEAST_SPAN = 0.5, 0.2
@@ -152,7 +151,7 @@ class AloneStep:
             faint = torch.cat([faint, recorded + RECORRUPTED * noise, recorded - RECORRUPTED * noise])
             aim = torch.cat([aim, recorded - noise / RECORRUPTED, recorded + noise / RECORRUPTED])
             weight = torch.cat([weight, drawn.attended[again], drawn.attended[again]])
-        weight = BACKGROUND + (1 - BACKGROUND) * (weight > 0)
+        weight = BACKGROUND_WEIGHT + (1 - BACKGROUND_WEIGHT) * (weight > 0)
         inner = _inner(self.side_px)
         difference: Tensor = (weight * (self.translator.generator(faint) - aim) ** 2)[inner]
         return difference.mean()
@@ -248,7 +247,7 @@ class UnitNoise:
         self.figures = torch.tensor(rows, dtype=torch.float32, device=device)  # (windows, 3)
         self.kernels = torch.from_numpy(np.stack(kernels)).float().to(device)  # (windows, K, K)
         enough = sum(math.prod(field.shape) for field in source.fields) >= LEAST_NOISY_PX
-        self.shared = [enough and noise.neighbour_correlation > SHARED_NOISE for noise in source.noises]
+        self.shared = [enough and noise.neighbour_correlation > SHARED_FROM for noise in source.noises]
 
     def drawn(self, clear: Tensor, numbers: Sequence[int], rng: torch.Generator) -> Tensor:
         """Return noise as the windows of these numbers have it, where they show images (B, 1, Y, X)."""
