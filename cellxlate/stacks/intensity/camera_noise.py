@@ -73,10 +73,6 @@ class CameraNoise:
         """Mean correlation of a pixel with the next in its row and in its column; 0 for white noise."""
         return float(self.covariance[REACH_PX, REACH_PX + 1] + self.covariance[REACH_PX + 1, REACH_PX]) / 2
 
-    def sd_at(self, counts: float) -> float:
-        """Return the standard deviation, in counts, where the image without noise has this many counts."""
-        return float(np.sqrt(self.sd_counts**2 + self.gain * max(counts - self.black_counts, 0.0)))
-
     def left_by_smoothing(self, sigma_px: float) -> float:
         """Return the share of the sd that a Gaussian of sigma_px leaves; 1 / (2 sqrt(pi) sigma_px) of white noise.
 
