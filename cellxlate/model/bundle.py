@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +12,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 import cellxlate
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
-from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
+from cellxlate.model.cards import (
+    ARCHITECTURE_VERSION,
+    DEFAULT_MODEL,
+    FORMAT_VERSION,
+    locate,
+    model_name,
+    read_card,
+    whole_folder,
+)
 from cellxlate.model.layers import parameter_count
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.naming import one_line
-from cellxlate.whole_file import rename_free
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
 LARGEST_HEADER_BYTES = 1_000_000
@@ -79,14 +84,13 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
     OutputError
         The folder exists, or cannot be written.
     """
-    if folder.exists():
-        raise OutputError(f"{folder} exists already; choose another name or remove it")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
+    with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
-        tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
-        save_file(tensors, weights)
+        try:
+            save_file(tensors, weights)
+        except SafetensorError as fault:  # it has no class for a full disk
+            raise OSError(str(fault)) from fault
         full = {
             **card,
             "format_version": FORMAT_VERSION,
@@ -103,11 +107,6 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
         (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
-        rename_free(partial, folder)
-    except (OSError, SafetensorError) as fault:
-        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return load_model(folder)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,19 +184,32 @@ def save_copy(folder: Path, place: Path) -> Path:
     OutputError
         The place exists, or cannot be written.
     """
+    with whole_folder(place) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        _amend(partial, "name", place.name)
+    return place
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """Give a folder to fill, which gets its name when it is complete.
+
+    Raises
+    ------
+    OutputError
+        The place exists, or cannot be written.
+    """
     if place.exists():
         raise OutputError(f"{place} exists already; choose another name or remove it")
     partial = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, partial)
-        _amend(partial, "name", place.name)
+        partial.mkdir(parents=True)
+        yield partial
         rename_free(partial, place)
     except OSError as fault:
         raise OutputError(f"{place} cannot be written: {one_line(fault)}") from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return place
 
 
 def _amend(folder: Path, name: str, value: Any) -> None:
