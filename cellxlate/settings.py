@@ -8,7 +8,8 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from operator import attrgetter
+from functools import partial
+from operator import attrgetter, le
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -421,48 +422,46 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
             raise OptionError(f"{where}{name} is {value}, expected {expected}")
 
 
-def _rules(settings: TrainSettings) -> list[tuple[str, Callable[[Any], bool], str]]:
+Rule = tuple[str, Callable[[Any], bool], str]
+
+
+def _rules(settings: TrainSettings) -> list[Rule]:
     """Return of each setting its name, what tells whether a value fits, and that in words."""
     networks = settings.networks
     smallest_px = max(16, 4 * 2**networks.discriminator.layers)
     stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
     learns_attention = settings.backward == "learned" and settings.baseline == "none"
     return [
-        _least("epochs", 1),
-        _least("steps", 1),
-        _least("seed", 0),
+        *_at_least({"epochs": 1, "steps": 1, "seed": 0}),
         ("switch_epoch", lambda epoch: epoch >= learns_attention,
          "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
         ("threshold", lambda value: 0 <= value < 1, "from 0 to below 1"),
-        _least("batch", 1),
+        *_at_least({"batch": 1}),
         ("patch_px", lambda px: px >= smallest_px and px % stride_px == 0,
          f"a multiple of {stride_px}, at least {smallest_px}"),
         ("load_px", lambda px: px >= settings.patch_px, "at least patch_px"),
         ("learning_rate", lambda rate: rate > 0, "above 0"),
         ("adam_beta1", lambda value: 0 <= value < 1, "from 0 to below 1"),
         ("decay_from", lambda value: 0 <= value <= 1, "from 0 to 1"),
-        *(_least(name, 0) for name in ("pool", "lambda_cycle", "lambda_adversarial", "lambda_guide")),
+        *_at_least({"pool": 0, "lambda_cycle": 0, "lambda_adversarial": 0, "lambda_guide": 0}),
         ("imaging.blur_px", lambda px: 0 <= px[0] <= px[1] <= 3, "two sigmas, the smaller first, from 0 to 3"),
-        _least("imaging.exposure_jitter", 1),
-        _least("imaging.texture", 0),
-        _least("generalist.drawn_fields", 0),
+        *_at_least({"imaging.exposure_jitter": 1, "imaging.texture": 0, "generalist.drawn_fields": 0}),
         ("generalist.magnification", lambda factors: 0.1 <= factors[0] <= factors[1] <= 8,
          "two factors, the smaller first, from 0.1 to 8"),
         ("generalist.generator_px", lambda px: px >= 32 and px % 16 == 0, "a multiple of 16, at least 32"),
-        _least("generalist.source_fields", 2),
-        _least("alone.windows", 1),
-        _least("alone.window_px", LEAST_LEARNED_PX),
-        _least("alone.round_steps", 1),
-        _least("alone.round_windows", 1),
+        *_at_least({"generalist.source_fields": 2, "alone.windows": 1, "alone.window_px": LEAST_LEARNED_PX}),
+        *_at_least({"alone.round_steps": 1, "alone.round_windows": 1}),
         ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
         ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
-        _least("checkpoint_minutes", 0),
+        *_at_least({"checkpoint_minutes": 0}),
         ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
     ]  # fmt: skip
 
 
-def _least(name: str, least: float) -> tuple[str, Callable[[Any], bool], str]:
-    return name, lambda value: value >= least, f"at least {least}" if least else "0 or more"
+def _at_least(smallest: dict[str, float]) -> list[Rule]:
+    return [
+        (name, partial(le, least), f"at least {least}" if least else "0 or more") for name, least in smallest.items()
+    ]
 
 
 @dataclass(frozen=True)

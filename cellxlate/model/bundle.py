@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,6 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
-
-
-def stored_networks(settings: NetworkSettings) -> dict[str, Any]:
-    """Return network settings as a card stores them."""
-    return asdict(settings)
 
 
 def _sha256(path: Path) -> str:

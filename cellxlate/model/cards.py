@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cellxlate.errors import ModelError, OutputError
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
@@ -143,39 +143,6 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
     return models
 
 
-def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Put scores into the card of a model, in place of earlier ones.
-
-    Raises
-    ------
-    ModelError
-        The card is damaged.
-    OutputError
-        The folder cannot be written.
-    """
-    _amend(folder, "scores", scores)
-
-
-def add_domain(folder: Path, domain: dict[str, Any]) -> None:
-    """Put what the training images look like into the card of a model, in place of earlier numbers.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the model.
-    domain : dict
-        As `quality.likeness.describe` returns it.
-
-    Raises
-    ------
-    ModelError
-        The card is damaged.
-    OutputError
-        The folder cannot be written.
-    """
-    _amend(folder, "domain", domain)
-
-
 def save_copy(folder: Path, place: Path) -> Path:
     """Copy a model folder, which gets its name when it is complete; the copy's card says that name.
 
@@ -186,7 +153,7 @@ def save_copy(folder: Path, place: Path) -> Path:
     """
     with whole_folder(place) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
-        _amend(partial, "name", place.name)
+        amend_card(partial, "name", place.name)
     return place
 
 
@@ -212,9 +179,17 @@ def whole_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _amend(folder: Path, name: str, value: Any) -> None:
-    """Replace one entry of a card."""
+def amend_card(folder: Path, entry: Literal["name", "scores", "domain"], value: Any) -> None:
+    """Put scores, or what the training images look like, into the card of a model, in place of what it said of them.
+
+    Raises
+    ------
+    ModelError
+        The card is damaged.
+    OutputError
+        The folder cannot be written.
+    """
     if not folder.is_dir():
         raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")
-    card = {**read_card(folder), name: value}
+    card = {**read_card(folder), entry: value}
     write_whole_file(folder / CARD, json.dumps(card, indent=1) + "\n")

@@ -10,19 +10,7 @@ from torch import Tensor
 
 @dataclass
 class Graph:
-    """Nodes in the order of the data, and the constants they use.
-
-    Attributes
-    ----------
-    make_node : callable
-        `onnx.helper.make_node`.
-    channels : int
-        Of the images.
-    nodes : list of NodeProto
-        So far.
-    constants : dict
-        Arrays by the names that nodes know them by.
-    """
+    """Nodes in the order of the data, and the constants they use."""
 
     make_node: Callable[..., Any]
     channels: int
