@@ -129,17 +129,17 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     Nothing is unpacked, no pickle is opened, and before the card is checked at most 4 MB are read. What is hashed are
     the bytes that are then used.
     """
-    place = locate(model)
-    card = read_card(place)
-    weights = place / WEIGHTS
-    translator = described_translator(place, card)
+    path = locate(model)
+    card = read_card(path)
+    weights = path / WEIGHTS
+    translator = described_translator(path, card)
     needed = BYTES_PER_WEIGHT * parameter_count(translator)
     if needed > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
-            f"{place}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
+            f"{path}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
             "the model again"
         )
-    stored = read_part(place, WEIGHTS, most_bytes=needed + LARGEST_HEADER_BYTES)
+    stored = read_part(path, WEIGHTS, most_bytes=needed + LARGEST_HEADER_BYTES)
     if len(stored) < needed:
         raise ModelError(f"{weights} holds {len(stored)} bytes, its card describes {needed}; copy the model again")
     if hashlib.sha256(stored).hexdigest() != card.get("weights_sha256"):
@@ -153,7 +153,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     for name, values in tensors.items():
         if values.dtype != torch.float32 or not bool(torch.isfinite(values).all()):
             raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
-    return Bundle(model_name(place), translator.eval().requires_grad_(False), card, place)
+    return Bundle(model_name(path), translator.eval().requires_grad_(False), card, path)
 
 
 def described_translator(folder: Path, card: Mapping[str, Any]) -> TranslatorNetworks:

@@ -76,16 +76,16 @@ def locate(model: str | Path) -> Path:
             f"{AUTO} is no model but chooses one for a stack; give the name of a model here, or ./{AUTO} for a folder "
             "that is called so"
         )
-    place = Path(model)
+    path = Path(model)
     try:
-        if place.is_dir() or is_archive(place):
-            return place.resolve()
-        if place.exists():
-            raise refuse_file(place)
+        if path.is_dir() or is_archive(path):
+            return path.resolve()
+        if path.exists():
+            raise refuse_file(path)
     except (OSError, ValueError):  # a name that no file system can hold
-        place = Path("?")
-    shipped = SHIPPED / place
-    if place.name == str(model) and (shipped / CARD).is_file():
+        path = Path("?")
+    shipped = SHIPPED / path
+    if path.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
     raise ModelError(
@@ -93,9 +93,9 @@ def locate(model: str | Path) -> Path:
     )
 
 
-def model_name(place: Path) -> str:
+def model_name(path: Path) -> str:
     """Return the name of a model by its folder or its archive."""
-    return place.name if place.is_dir() else place.stem
+    return path.name if path.is_dir() else path.stem
 
 
 def model_folders(parent: Path) -> Iterator[Path]:
@@ -106,12 +106,12 @@ def model_folders(parent: Path) -> Iterator[Path]:
 
 def is_model(path: str | Path) -> bool:
     """Return whether a path is a model folder or an archive of one, or no path but the name of a shipped model."""
-    place = Path(path)
+    folder = Path(path)
     try:
         return path != AUTO and (
-            (place / CARD).is_file()
-            or is_archive(place)
-            or (not place.exists() and place.name == str(path) and (SHIPPED / place / CARD).is_file())
+            (folder / CARD).is_file()
+            or is_archive(folder)
+            or (not folder.exists() and folder.name == str(path) and (SHIPPED / folder / CARD).is_file())
         )
     except (OSError, ValueError):  # a name that no file system can hold
         return False
@@ -143,38 +143,38 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
     return models
 
 
-def save_copy(folder: Path, place: Path) -> Path:
+def save_copy(folder: Path, destination: Path) -> Path:
     """Copy a model folder, which gets its name when it is complete; the copy's card says that name.
 
     Raises
     ------
     OutputError
-        The place exists, or cannot be written.
+        The destination exists, or cannot be written.
     """
-    with whole_folder(place) as partial:
+    with whole_folder(destination) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
-        amend_card(partial, "name", place.name)
-    return place
+        amend_card(partial, "name", destination.name)
+    return destination
 
 
 @contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill, which gets its name when it is complete.
 
     Raises
     ------
     OutputError
-        The place exists, or cannot be written.
+        The folder exists, or cannot be written.
     """
-    if place.exists():
-        raise OutputError(f"{place} exists already; choose another name or remove it")
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    if folder.exists():
+        raise OutputError(f"{folder} exists already; choose another name or remove it")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         yield partial
-        rename_free(partial, place)
+        rename_free(partial, folder)
     except OSError as fault:
-        raise OutputError(f"{place} cannot be written: {one_line(fault)}") from fault
+        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -46,15 +46,15 @@ def for_inference(network: Network) -> Network:
 def _unpadded(layers: nn.Sequential) -> nn.Sequential:
     """Return layers one after another as they are run."""
     ready: list[nn.Module] = list(layers)
-    for place, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
+    for position, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
         if isinstance(layer, ResidualBlock):
-            ready[place] = CroppedBlock(layer)
+            ready[position] = CroppedBlock(layer)
         elif isinstance(layer, Level):
             _crop_level(layer)
         elif isinstance(following, nn.Conv2d) and is_enlarged(layer, following):
-            ready[place], ready[place + 1] = enlarging(following), ChannelsToPixels()
+            ready[position], ready[position + 1] = enlarging(following), ChannelsToPixels()
         elif isinstance(layer, nn.Conv2d) and isinstance(following, nn.PixelShuffle) and layer.out_channels > 4:
-            ready[place], ready[place + 1] = _pixels_last(layer), ChannelsToPixels()
+            ready[position], ready[position + 1] = _pixels_last(layer), ChannelsToPixels()
     return nn.Sequential(*ready)
 
 

@@ -47,13 +47,13 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> list[Sta
     sums = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
     count = 0
 
-    def record(place: int, features: Tensor) -> None:
+    def record(position: int, features: Tensor) -> None:
         variance, mean = torch.var_mean(features, dim=(2, 3), correction=0)  # (B, channels)
-        sums[place] += torch.stack([mean.double().sum(0), variance.double().sum(0)]).cpu()
+        sums[position] += torch.stack([mean.double().sum(0), variance.double().sum(0)]).cpu()
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, place=place: record(place, inputs[0]))
-        for place, layer in enumerate(layers)
+        layer.register_forward_pre_hook(lambda _, inputs, position=position: record(position, inputs[0]))
+        for position, layer in enumerate(layers)
     ]
     try:
         for batch in images:

@@ -173,14 +173,14 @@ def train(
         start = nearest_model(paths[0], channel)
     if start:
         chosen = starting_from(start, chosen)
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     with _nothing_left_of_nothing(partial), ExitStack() as files:
         domains = open_domains(paths, chosen, channel, mask_folders, files)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
             files.callback(board.close)
         run, seeds = run_seeds(
-            chosen, domains, place, partial, start=start, restarts=restarts, resume=resume, board=board,
+            chosen, domains, chosen_device, partial, start=start, restarts=restarts, resume=resume, board=board,
             progress=progress, after_step=after_step,
         )  # fmt: skip
         count = statistics_patches(run.settings, domains[0])

@@ -81,9 +81,9 @@ class OpenVinoNetwork:
         return idle
 
 
-def _fits(found: tuple[int, ...], given: tuple[int, ...]) -> bool:
+def _fits(made: tuple[int, ...], given: tuple[int, ...]) -> bool:
     """Return whether an outcome has as many images as were given, less an equal margin at every side."""
-    return found[0] == given[0] and 0 <= given[-2] - found[-2] == given[-1] - found[-1]
+    return made[0] == given[0] and 0 <= given[-2] - made[-2] == given[-1] - made[-1]
 
 
 def onnxruntime_network(

@@ -31,8 +31,8 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     if not available.get(device, False):
-        found = ", ".join(name for name, present in available.items() if present)
-        raise OptionError(f"--device {device} is not available here; available: {found}")
+        names = ", ".join(name for name, present in available.items() if present)
+        raise OptionError(f"--device {device} is not available here; available: {names}")
     return torch.device(device)
 
 

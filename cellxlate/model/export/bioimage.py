@@ -297,8 +297,8 @@ def _answers(translator: TranslatorNetworks, images: Floats) -> dict[str, Floats
     attention = torch.round(translator.attention(given) * ATTENTION_STEPS) / ATTENTION_STEPS
     proposal = translator.generator(given)
     gate = ((attention - THRESHOLD) / (1 - THRESHOLD)).clamp(0, 1)
-    found = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
-    return {name: values.numpy() for name, values in found.items()}
+    answers = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
+    return {name: values.numpy() for name, values in answers.items()}
 
 
 def _cover(before: Floats, after: Floats) -> bytes:

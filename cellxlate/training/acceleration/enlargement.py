@@ -22,17 +22,17 @@ def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if not isinstance(layers, nn.Sequential):
         return None
     row = list(layers)
-    pairs = {place for place in range(len(row) - 1) if is_enlarged(row[place], row[place + 1])}
+    pairs = {position for position in range(len(row) - 1) if is_enlarged(row[position], row[position + 1])}
     if not pairs:
         return None
 
     def forward(features: Tensor) -> Tensor:
-        for place, layer in enumerate(row):
-            if place in pairs:
+        for position, layer in enumerate(row):
+            if position in pairs:
                 continue
-            if place - 1 in pairs:
+            if position - 1 in pairs:
                 features = convolve_enlarged(features, layer.weight, layer.bias)  # type: ignore[arg-type]
-            elif place - 2 in pairs and isinstance(layer, nn.ReLU):
+            elif position - 2 in pairs and isinstance(layer, nn.ReLU):
                 features = functional.relu(features)  # not in place: it copies the part that is kept
             else:
                 features = layer(features)

@@ -113,11 +113,11 @@ def accelerate(
 
 def networks_in(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Return the layers of each generator and attention network, and each discriminator."""
-    found: list[nn.Module] = []
+    networks: list[nn.Module] = []
     for module in modules:
         inner = [child for name, child in module.named_modules() if name.split(".")[-1] == "layers"]
-        found += inner or [module]
-    return found
+        networks += inner or [module]
+    return networks
 
 
 def run_in_bfloat16(network: nn.Module, device_type: str) -> None:

@@ -41,7 +41,7 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
     """
     files, _ = find_images(paths, "source")
     files = one_of_each(files)
-    chosen = [files[place] for place in _spread(len(files), min(MOST_FILES, settings.alone.windows))]
+    chosen = [files[number] for number in _spread(len(files), min(MOST_FILES, settings.alone.windows))]
     quota = -(-settings.alone.windows // len(chosen))
     fields: list[Field] = []
     windows: list[npt.NDArray[Any]] = []
@@ -78,7 +78,7 @@ def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], setting
         raise NothingToLearnError(
             f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_LEARNED_PX} px"
         )
-    channels = [list(intensities)[place] for place in _spread(len(intensities), settings.windows)]
+    channels = [list(intensities)[number] for number in _spread(len(intensities), settings.windows)]
     quota = max(settings.windows // len(channels), 1)
     return domain_of(
         [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
@@ -125,17 +125,17 @@ def sample_of(
 
     Windows with pixels that are not finite, or of one value, are left out.
     """
-    places = list(_places(stack, channel, settings.window_px))
+    windows = list(_windows(stack, channel, settings.window_px))
     kept: list[Field] = []
-    for group in _groups([places[place] for place in _spread(len(places), CANDIDATES * count)], count):
+    for group in _groups([windows[number] for number in _spread(len(windows), CANDIDATES * count)], count):
         best: tuple[float, Field] | None = None
-        for place, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
+        for window, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
             if not np.isfinite(counts).all() or counts.min() == counts.max():
                 continue
-            own = intensity.at(stack.time_of(place[0]))
+            own = intensity.at(stack.time_of(window[0]))
             contrast = _contrast(counts, own)
             if best is None or contrast > best[0]:
-                best = contrast, _field(stack, channel, place, np.array(counts), own)
+                best = contrast, _field(stack, channel, window, np.array(counts), own)
         if best:
             kept.append(best[1])
     return kept
@@ -144,18 +144,18 @@ def sample_of(
 def _field(
     stack: Stack,
     channel: int,
-    place: tuple[PlaneIndex, slice, slice],
+    part: tuple[PlaneIndex, slice, slice],
     counts: npt.NDArray[Any],
     intensity: IntensityRange,
 ) -> Field:
-    index, rows, columns = place
+    index, rows, columns = part
     name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
     window = Stack.from_array(counts, "YX", name=name)
     (inside,) = window.plane_indices()
     return Field(window, inside, intensity)
 
 
-def _places(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
     """Yield all windows of a channel, plane by plane, as large as asked for or as the plane."""
     starts = [
         np.linspace(0, max(size - side_px, 0), -(-size // side_px)).astype(int).tolist() for size in stack.plane_shape
@@ -172,7 +172,7 @@ def _spread(count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else [(2 * part + 1) * count // (2 * most) for part in range(most)]
 
 
-def _groups(places: list[Any], count: int) -> list[list[Any]]:
-    """Cut places, in their order, into at most so many groups."""
-    bounds = [len(places) * part // count for part in range(count + 1)]
-    return [places[first:last] for first, last in pairwise(bounds) if first < last]
+def _groups(windows: list[Any], count: int) -> list[list[Any]]:
+    """Cut windows, in their order, into at most so many groups."""
+    bounds = [len(windows) * part // count for part in range(count + 1)]
+    return [windows[first:last] for first, last in pairwise(bounds) if first < last]

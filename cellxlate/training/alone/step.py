@@ -142,8 +142,8 @@ class AloneStep:
     def _generator_term(self, drawn: "Squares", rng: torch.Generator) -> Tensor:
         """Return the mean square between what the generator makes of images and what it should, cells counting most."""
         shared = [self.noise.shared[number] for number in drawn.numbers]
-        again = [place for place, is_shared in enumerate(shared) if is_shared and place % 2]
-        once = [place for place in range(len(shared)) if place not in again]
+        again = [position for position, is_shared in enumerate(shared) if is_shared and position % 2]
+        once = [position for position in range(len(shared)) if position not in again]
         faint, aim, weight = drawn.faint[once], drawn.shown[once], drawn.attended[once]
         if again:
             noise = self.noise.drawn(drawn.shown[again], [drawn.numbers[one] for one in again], rng)
@@ -160,13 +160,13 @@ class AloneStep:
         """Return which windows a round learns from: all take their turns, in an order of the seed."""
         first = round_number * self.count
         orders: dict[int, npt.NDArray[np.int64]] = {}
-        found = []
+        chosen = []
         for ticket in range(first, first + self.count):
-            lap, place = divmod(ticket, len(self.images))
+            lap, position = divmod(ticket, len(self.images))
             if lap not in orders:
                 orders[lap] = np.random.default_rng([self.settings.seed, 5, lap]).permutation(len(self.images))
-            found.append(int(orders[lap][place]))
-        return found
+            chosen.append(int(orders[lap][position]))
+        return chosen
 
     @torch.no_grad()
     def _lesson(self, image: Tensor) -> Lesson:
@@ -187,15 +187,15 @@ class AloneStep:
         parts: list[list[Tensor]] = [[], [], []]
         numbers = []
         for _ in range(count):
-            place, turn = _random(len(windows), rng), _random(8, rng)
-            rows, columns = self.images[windows[place]].shape[-2:]
+            position, turn = _random(len(windows), rng), _random(8, rng)
+            rows, columns = self.images[windows[position]].shape[-2:]
             top, left = _random(rows - side_px + 1, rng), _random(columns - side_px + 1, rng)
             square = slice(None), slice(None), slice(top, top + side_px), slice(left, left + side_px)
-            lesson = self.lessons[windows[place]]
-            own = self.images[windows[place]], lesson.shown, lesson.attended
+            lesson = self.lessons[windows[position]]
+            own = self.images[windows[position]], lesson.shown, lesson.attended
             for part, image in zip(parts, own, strict=True):
                 part.append(_turned(image[square], turn))
-            numbers.append(windows[place])
+            numbers.append(windows[position])
         faint, shown, attended = (torch.cat(part) for part in parts)
         return Squares(faint, shown, attended, numbers)
 
