@@ -7,7 +7,7 @@ with their reasons in docs/decisions.
 import math
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from operator import attrgetter, le
 from pathlib import Path
@@ -237,10 +237,6 @@ class TrainSettings:
     checkpoint_minutes: float = 2.0
     mixed_precision: bool = True
     compile_networks: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as nested plain values, as they are stored in a card."""
-        return asdict(self)
 
 
 _PAPER = TrainSettings(preset="paper", turns=False)

@@ -122,7 +122,12 @@ class ChannelsToPixels(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Spread the channels of a pixel over 2 x 2 pixels."""
-        batch, channels, rows, columns = features.shape
-        blocks = features.permute(0, 2, 3, 1).reshape(batch, rows, columns, 2, 2, channels // 4)
-        fine = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)
-        return fine.permute(0, 3, 1, 2)
+        return channels_to_pixels(features)
+
+
+def channels_to_pixels(features: Tensor) -> Tensor:
+    """Do what `ChannelsToPixels` does."""
+    batch, channels, rows, columns = features.shape
+    blocks = features.permute(0, 2, 3, 1).reshape(batch, rows, columns, 2, 2, channels // 4)
+    fine = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)
+    return fine.permute(0, 3, 1, 2)

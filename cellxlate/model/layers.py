@@ -68,7 +68,7 @@ class Cost:
     Attributes
     ----------
     inputs, outputs : int
-        Values per pixel that are kept in memory, of what enters and of what leaves; 0 where it works in place.
+        Values per pixel that are kept, of what enters and of what leaves; 0 where it works in place.
     products : int
         Multiply-adds per pixel of the coarser side.
     """
@@ -228,7 +228,7 @@ def _write_row(layers: nn.Sequential, graph: Graph, features: str) -> str:
     return features
 
 
-def _write_cropped_block(block: CroppedBlock, graph: Graph, features: str) -> str:
+def _write_block(block: ResidualBlock | CroppedBlock, graph: Graph, features: str) -> str:
     inside = graph.cropped(features, margin_px(block.body))
     return graph.add("Add", inside, write(block.body, graph, features))
 
@@ -264,6 +264,10 @@ def _write_unshuffle(layer: nn.PixelUnshuffle, graph: Graph, features: str) -> s
     return graph.add("Gather", moved, graph.constant(order, np.int64), axis=1)
 
 
+def _write_shuffle(layer: nn.PixelShuffle, graph: Graph, features: str) -> str:
+    return graph.add("DepthToSpace", features, blocksize=layer.upscale_factor, mode="CRD")
+
+
 def _write_upsample(layer: nn.Upsample, graph: Graph, features: str) -> str:
     factor = float(layer.scale_factor)  # type: ignore[arg-type]
     how = (
@@ -290,7 +294,7 @@ def _convolution_cost(layer: nn.Conv2d | nn.ConvTranspose2d) -> Cost:
     return Cost(layer.in_channels, layer.out_channels, layer.weight.numel())
 
 
-def _enlarging_window(factor: int) -> Window:
+def _enlarging(factor: int) -> Window:
     """Each input becomes so many outputs."""
     return Window(factor, factor, enlarges=True)
 
@@ -300,33 +304,21 @@ def _upsample_window(layer: nn.Upsample) -> Window:
     if layer.mode == "bilinear":  # between the two pixels whose centres are nearest
         half = factor // 2
         return Window(factor + 2 * half, factor, half, enlarges=True)
-    return _enlarging_window(factor)
+    return _enlarging(factor)
 
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Sequential: Kind(parts=list, write=_write_row),
-    ResidualBlock: Kind(
-        parts=lambda block: [block.body],
-        write=lambda block, graph, features: graph.add("Add", features, write(block.body, graph, features)),
-    ),
-    CroppedBlock: Kind(parts=lambda block: [block.body], write=_write_cropped_block),
-    Level: Kind(
-        parts=lambda level: [level.before, level.down, level.inside, level.up, level.after], write=_write_level
-    ),
+    ResidualBlock: Kind(parts=lambda block: [block.body], write=_write_block),
+    CroppedBlock: Kind(parts=lambda block: [block.body], write=_write_block),
+    Level: Kind(parts=lambda one: [one.before, one.down, one.inside, one.up, one.after], write=_write_level),
     nn.Conv2d: Kind(_convolution_window, cost=_convolution_cost, output_axis=0, write=_write_convolution),
     nn.ConvTranspose2d: Kind(_transposed_window, cost=_convolution_cost, output_axis=1, write=_write_convolution),
     nn.InstanceNorm2d: Kind(),  # once its statistics are fixed
     nn.ReLU: Kind(write=_node("Relu")),
     nn.Tanh: Kind(write=_node("Tanh")),
-    nn.PixelUnshuffle: Kind(
-        lambda layer: Window(layer.downscale_factor, layer.downscale_factor), write=_write_unshuffle
-    ),
-    nn.PixelShuffle: Kind(
-        lambda layer: _enlarging_window(layer.upscale_factor),
-        write=lambda layer, graph, features: graph.add(
-            "DepthToSpace", features, blocksize=layer.upscale_factor, mode="CRD"
-        ),
-    ),
-    ChannelsToPixels: Kind(lambda _: _enlarging_window(2), write=_node("DepthToSpace", blocksize=2, mode="DCR")),
+    nn.PixelUnshuffle: Kind(lambda one: Window(one.downscale_factor, one.downscale_factor), write=_write_unshuffle),
+    nn.PixelShuffle: Kind(lambda layer: _enlarging(layer.upscale_factor), write=_write_shuffle),
+    ChannelsToPixels: Kind(lambda _: _enlarging(2), write=_node("DepthToSpace", blocksize=2, mode="DCR")),
     nn.Upsample: Kind(_upsample_window, write=_write_upsample),
 }

@@ -113,7 +113,7 @@ def training_card(
             "seconds": round(seconds, 1),
             "seed": settings.seed,
             "seeds_tried": seeds,
-            "settings": settings.as_dict(),
+            "settings": asdict(settings),
             "precision": precision,
             "torch": torch.__version__,
             "python": sys.version.split()[0],

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -266,7 +266,7 @@ def prepare(partial: Path, settings: TrainSettings) -> None:
     """Make the folder of a run and note its settings there."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        (partial / "settings.json").write_text(json.dumps(settings.as_dict(), indent=1), encoding="utf-8")
+        (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
     except OSError as fault:
         raise OutputError(f"{partial} cannot be written: {fault}") from fault
 

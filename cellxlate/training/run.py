@@ -229,7 +229,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
         "step": run.done,
         "seconds": run.seconds,
         "precision": run.precision,
-        "settings": run.settings.as_dict(),
+        "settings": asdict(run.settings),
         "start": run.start,
         "data": fingerprint(domains),
         "attention": [asdict(state) for state in run.attention[-LOOKS_BEFORE_GREY:]],
@@ -308,7 +308,7 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
     notes = run_notes(partial)
     if notes.get("start") != run.start:
         raise OptionError(f"{partial} was begun from another model, or from none; give the same --from or remove it")
-    wanted = json.loads(json.dumps(run.settings.as_dict()))
+    wanted = json.loads(json.dumps(asdict(run.settings)))
     differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
     if differing:
         raise OptionError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellxlate.model.blocks import channels_to_pixels
 from cellxlate.model.inference import is_enlarged
 
 
@@ -43,12 +44,8 @@ def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 def convolve_enlarged(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Enlarge (B, I, Y, X) by 2 to the nearest neighbour and convolve it, padded by 1, with weights (O, I, 3, 3)."""
-    outputs = len(weight)
     four = functional.conv2d(features, corner_weights(weight), None if bias is None else bias.repeat(4), padding=1)
-    count, _, rows, columns = four.shape  # of corners: Y + 1, X + 1
-    corners = four.permute(0, 2, 3, 1).reshape(count, rows, columns, 2, 2, outputs)
-    fine = corners.permute(0, 1, 3, 2, 4, 5).reshape(count, 2 * rows, 2 * columns, outputs)
-    return fine[:, 1:-1, 1:-1].permute(0, 3, 1, 2)  # (B, O, 2 Y, 2 X)
+    return channels_to_pixels(four)[..., 1:-1, 1:-1]  # four: of corners, Y + 1, X + 1; (B, O, 2 Y, 2 X)
 
 
 def corner_weights(weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise, spread_evenly
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.read.open import find_images, open_stack
@@ -41,7 +41,7 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
     """
     files, _ = find_images(paths, "source")
     files = one_of_each(files)
-    chosen = [files[number] for number in _spread(len(files), min(MOST_FILES, settings.alone.windows))]
+    chosen = spread_evenly(files, min(MOST_FILES, settings.alone.windows))
     quota = -(-settings.alone.windows // len(chosen))
     fields: list[Field] = []
     windows: list[npt.NDArray[Any]] = []
@@ -78,7 +78,7 @@ def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], setting
         raise NothingToLearnError(
             f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_LEARNED_PX} px"
         )
-    channels = [list(intensities)[number] for number in _spread(len(intensities), settings.windows)]
+    channels = spread_evenly(list(intensities), settings.windows)
     quota = max(settings.windows // len(channels), 1)
     return domain_of(
         [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
@@ -127,7 +127,7 @@ def sample_of(
     """
     windows = list(_windows(stack, channel, settings.window_px))
     kept: list[Field] = []
-    for group in _groups([windows[number] for number in _spread(len(windows), CANDIDATES * count)], count):
+    for group in _groups(spread_evenly(windows, CANDIDATES * count), count):
         best: tuple[float, Field] | None = None
         for window, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
             if not np.isfinite(counts).all() or counts.min() == counts.max():
@@ -165,11 +165,6 @@ def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIn
         for top in starts[0]:
             for left in starts[1]:
                 yield index, slice(top, top + side_px), slice(left, left + side_px)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many of `count` numbers, spread evenly."""
-    return list(range(count)) if count <= most else [(2 * part + 1) * count // (2 * most) for part in range(most)]
 
 
 def _groups(windows: list[Any], count: int) -> list[list[Any]]:
