@@ -23,7 +23,7 @@ from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
-from cellxlate.model.networks import activation_bytes_per_px
+from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
@@ -54,6 +54,8 @@ class Plan:
         For each channel that is enhanced; the others are copied.
     translator : EngineTranslator
         What runs the networks of all jobs.
+    stack, bundle, settings : Stack, Bundle, EnhanceSettings
+        What is enhanced, with which model, as it was asked for.
     calibrate_s : float
         Seconds spent on choosing the model and measuring the levels.
     levels_from : Path or None

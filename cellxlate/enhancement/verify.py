@@ -25,10 +25,10 @@ from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.network_input import remarks
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Origin, RowSums, SeeRows
-from cellxlate.stacks.write.writer import PARTIAL_ENDING
 
 Compare = Callable[[Plan, Stack, Stack, Sequence[int], int, SeeRows], Tally]
 """Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs. What is called
@@ -248,7 +248,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     PromiseError
         They have been changed since.
     """
-    partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
+    partial = partial_of(outputs.enhanced)
     if partial.exists() or not all(path.exists() for path in outputs.wanted):
         return None
     note, digest, made_digest = "this run was finished before; nothing was written", "", ""

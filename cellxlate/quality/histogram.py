@@ -24,6 +24,10 @@ class Histogram:
         The first bin starts at first * 2 ** exponent counts.
     before, moved_from, moved_to : ndarray of int64 (bins,)
         All input pixels; input and output values of pixels that were selected or changed.
+    low, high : float
+        The smallest and the largest value so far.
+    whole : bool
+        Whether values are whole numbers.
     """
 
     exponent: int = 0

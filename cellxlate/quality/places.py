@@ -27,6 +27,8 @@ class Places:
         Plane -> ndarray of int64 (block rows, block columns); planes beyond a million blocks are left out.
     shape : (int, int)
         Rows seen and columns of a plane.
+    blocks : int
+        How many there are in all planes.
     """
 
     selected: dict[PlaneIndex, npt.NDArray[np.int64]] = field(default_factory=dict)

@@ -160,14 +160,16 @@ class Tally:
         Counts of the first 2000 planes.
     rest : Counts
         All further planes together.
-    channels : dict
-        Counts per channel.
+    channels, histograms, samples : dict
+        Counts, intensities and drawn pixels per channel.
     places : Places
         Where attention selects, in blocks of 256 px.
     seams : Seams
         Steps across the borders of tiles.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    orders : dict or None
+        Channel -> rank correlation of a finished run whose samples are not known any more.
     failures : list of str
         Checks that could not be made, and why; what counts for the promise is never among them.
     input_digest : str

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
@@ -19,14 +19,27 @@ COMPANION = ".companion.ome"
 """OME-XML that lies beside the TIFF files it describes."""
 
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+ZARR_JSON = "zarr.json"
+ZARR_MARKS = (ZARR_JSON, ".zgroup", ".zarray")
 
+PARTIAL_ENDING, UNFINISHED_ENDING = ".partial", ".unfinished"
+"""What is being written, and a plate or a batch of which only some images are."""
+
+LOCK_FILE = ".cellxlate-lock"
+"""In a partial, by which one process or job at a time holds it."""
 
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
 """What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
+AnyLocation = TypeVar("AnyLocation", bound=Location)
+
 PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 """Without a pyramid, and without OME's metadata."""
+
+
+def partial_of(path: AnyLocation) -> AnyLocation:
+    """Return where an output is while it is not complete."""
+    return path.with_name(path.name + PARTIAL_ENDING)  # type: ignore[return-value]
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:

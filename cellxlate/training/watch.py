@@ -108,11 +108,11 @@ def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
     TrainingError
         Attention is ones, zeros or one grey everywhere in three looks running.
     """
-    found = collapse(history)
-    if found:
+    kind = collapse(history)
+    if kind:
         meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
         raise TrainingError(
-            f"attention {meaning[found]} at step {step} (collapse to {found}); train again with --guide saliency, "
+            f"attention {meaning[kind]} at step {step} (collapse to {kind}); train again with --guide saliency, "
             "with a few --masks, or with another --seed (--restarts N tries them)"
         )
 

@@ -15,8 +15,8 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.layers import receptive_field
 from cellxlate.model.networks import TranslatorNetworks as Networks
-from cellxlate.model.networks import receptive_field
 from cellxlate.settings import AttentionSettings, EnhanceSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 

@@ -21,7 +21,7 @@ import torch
 
 from cellxlate.choice import GOLDEN, Choice, choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import opened
+from cellxlate.enhancement.job import Progress, opened
 from cellxlate.enhancement.outputs.names import Outputs, is_there
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
@@ -32,12 +32,13 @@ from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device, open_engine
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
-from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
+from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.training.alone import NothingToLearnError, sampled_domain
+from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
 from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.finished import finished_translator, preview, training_card
 from cellxlate.training.loop import loop, prepare
@@ -55,7 +56,6 @@ from cellxlate.training.run import (
     save,
 )
 
-SECONDS = 90.0
 BEFORE, AFTER = "the model as it was", "the adapted model"
 """What the two are called where they are ranked."""
 FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS, ENOUGH_PX = 3, 20, 300, 256**2
@@ -135,14 +135,11 @@ class Adaptation:
         }  # fmt: skip
 
 
-Progress = Callable[[EnhanceProgress], object]
-
-
 def adapt(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels,
     model: str | Path | Bundle = AUTO,
     *,
-    seconds: float = SECONDS,
+    seconds: float = ADAPT_S,
     steps: int | None = None,
     seed: int = 0,
     axes: str | None = None,
@@ -225,7 +222,7 @@ def adapt_stack(
     model: str | Path | Bundle = AUTO,
     *,
     output: Path,
-    seconds: float = SECONDS,
+    seconds: float = ADAPT_S,
     steps: int | None = None,
     seed: int = 0,
     axes: str | None = None,
@@ -251,7 +248,7 @@ def adapt_stack(
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
     clock = _Clock(seconds, steps)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     settings = replace(checked(settings or EnhanceSettings()), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         require_free(output, partial, overwrite=overwrite, resume=resume)

@@ -54,6 +54,10 @@ class PicturePixels:
         Of the stored values.
     decode : callable
         Returns all pixels.
+    kept : list
+        The pixels, once they are decoded.
+    lock : Lock
+        Held while they are.
     """
 
     shape: tuple[int, ...]

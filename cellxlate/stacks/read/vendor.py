@@ -42,6 +42,8 @@ class WindowPixels:
         How many axes come before rows and columns.
     read : callable
         Reads a window of one plane.
+    lock : Lock
+        Held while it does.
     """
 
     shape: tuple[int, ...]

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
 
 Plane = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SMOOTHING_PX = 2.0
 NEIGHBOURHOOD_PX = 41
 FRACTION = 0.275
 NOISE_MULTIPLE = 5.0

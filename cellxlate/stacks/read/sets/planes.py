@@ -1,7 +1,6 @@
 """Many files as one stack: a pattern such as `img_t{T}_z{Z}_c{C}.tif` names the axes that the file names count."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -14,7 +13,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.read.not_images import images_among
+from cellxlate.stacks.read.not_images import OpenFile, images_among
 from cellxlate.stacks.read.pixels import as_slice, picked
 from cellxlate.stacks.read.sets.acquisition import WORDS, Cut
 from cellxlate.stacks.stack import Stack, all_named
@@ -23,8 +22,6 @@ PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
 TAG_WORDS = {"description": "ImageDescription", "imagej": "ImageJ's tables", "icc": "the ICC profile",
              "vendor": "the vendor's tags"}  # fmt: skip
-
-OpenFile = Callable[[Path], Stack]
 
 
 def is_pattern(path: Path) -> bool:
@@ -266,6 +263,10 @@ class FilePlanes:
         Sizes of the axes over the files, and of each file.
     dtype : dtype
         Of every file.
+    inner_axes : str or None
+        Axes of each file, where it does not state them.
+    open_file : callable
+        Opens one.
     """
 
     files: tuple[Path, ...]
