@@ -352,7 +352,8 @@ def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> I
     places = {top: place for place, top in enumerate(tops, 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            yield QueuedBand(plane.index, area, plane.number * len(tops) + places[area.top])
+            passed = plane.number * len(tops) + len(plane.indices) * places[area.top]
+            yield QueuedBand(plane.indices[0], area, passed)
 
 
 def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[Task]:
