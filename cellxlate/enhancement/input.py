@@ -34,11 +34,11 @@ class Context:
 
     def around(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes at the offsets; in a stack without the axis, each of them is the plane itself."""
-        place, size = stack.plane_axes.find(self.axis), stack.size(self.axis)
-        if place < 0:
+        axis, size = stack.plane_axes.find(self.axis), stack.size(self.axis)
+        if axis < 0:
             return (index,) * len(self.offsets)
-        positions = (index[place] + offset for offset in self.offsets)
-        return tuple((*index[:place], int(mirrored(at, at + 1, size)[0]), *index[place + 1 :]) for at in positions)
+        positions = (index[axis] + offset for offset in self.offsets)
+        return tuple((*index[:axis], int(mirrored(at, at + 1, size)[0]), *index[axis + 1 :]) for at in positions)
 
 
 ALONE = Context()
@@ -46,10 +46,10 @@ ALONE = Context()
 
 def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -> tuple[PlaneIndex, ...]:
     """Return the planes of some channels at the position of a plane; itself in a stack without channels."""
-    place = next((stack.plane_axes.index(axis) for axis in "CS" if axis in stack.plane_axes), None)
-    if place is None:
+    axis = next((stack.plane_axes.index(axis) for axis in "CS" if axis in stack.plane_axes), None)
+    if axis is None:
         return (index,)
-    return tuple((*index[:place], channel, *index[place + 1 :]) for channel in channels)
+    return tuple((*index[:axis], channel, *index[axis + 1 :]) for channel in channels)
 
 
 def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
@@ -58,67 +58,17 @@ def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], contex
 
 
 @dataclass(frozen=True)
-class InputRows:
-    """Rows that hold an area and the halo around it, of all planes that networks see.
-
-    Attributes
-    ----------
-    counts : ndarray (G, rows, X)
-        Of the G channels that are enhanced, as stored: the change is added to these.
-    unit : ndarray (C, rows, X) of float32
-        What networks see, in unit range.
-    kept : tuple of (ndarray (rows, X) of bool, or None)
-        Of each channel, the pixels that are kept whatever attention says; None where there are none.
-    own : slice
-        Which of the C are the G.
-    intensities : tuple of IntensityRange
-        Of the C.
-    first_row : int
-        Of the plane.
-    plane_shape : (int, int)
-        Rows and columns of the plane.
-    """
-
-    counts: npt.NDArray[Any]
-    unit: Floats
-    kept: tuple[npt.NDArray[np.bool_] | None, ...]
-    own: slice
-    intensities: tuple[IntensityRange, ...]
-    first_row: int
-    plane_shape: tuple[int, int]
-
-    @property
-    def spans(self) -> npt.NDArray[np.float64]:
-        """Counts from black to white of the channels that are enhanced, (G, 1, 1)."""
-        return np.array([one.span for one in self.intensities[self.own]])[:, None, None]
-
-    @property
-    def noise(self) -> npt.NDArray[np.float64]:
-        """Standard deviation of the pixel noise of what networks see, (C, 1, 1), in unit range."""
-        return np.array([one.noise / one.span for one in self.intensities])[:, None, None]
-
-    def window(self, tile: Tile) -> Floats:
-        """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
-        return window(self.unit, self.first_row, self.plane_shape, tile)
-
-    def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
-        """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
-        rows, columns = tile.slices(self.first_row)
-        return self.counts[:, rows, columns], self.unit[self.own, rows, columns]
-
-
-@dataclass(frozen=True)
 class PlaneInput:
-    """What networks see of a plane of a group of channels, which is read when it is asked for.
+    """What networks see at the position of a plane: C planes, of which G are channels that are enhanced together.
 
     Attributes
     ----------
     shape : (int, int)
-        Rows and columns of the plane.
+        Rows and columns of a plane.
     planes : tuple of (ReadRows, IntensityRange)
         The C planes: channel by channel, and of each those at the offsets of its context.
     own : slice
-        Which of them are those that the change is added to.
+        Which of them are the G.
     """
 
     shape: tuple[int, int]
@@ -130,14 +80,12 @@ class PlaneInput:
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
         open_plane: OpenPlane | None = None,
     ) -> "PlaneInput":  # fmt: skip
-        """Return the input at the position of a plane.
+        """Return the input at the position of a plane of a stack; nothing is read yet.
 
         Parameters
         ----------
-        stack : Stack
-            It holds the plane, at `index`.
         intensities : mapping of int to IntensityRange
-            Of the channels of the group, in their order.
+            Of the channels that are enhanced together, in their order.
         context : Context
             The planes that are seen for each of them.
         open_plane : callable, optional
@@ -148,21 +96,62 @@ class PlaneInput:
         planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
         return cls(stack.plane_shape, tuple(planes), slice(context.offsets.index(0), None, len(context.offsets)))
 
-    def rows(self, area: Tile, margin_px: int) -> InputRows:
+    @property
+    def spans(self) -> npt.NDArray[np.float64]:
+        """Counts from black to white of the channels that are enhanced, (G, 1, 1)."""
+        return np.array([one.span for _, one in self.planes[self.own]])[:, None, None]
+
+    @property
+    def noise(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of the pixel noise of all that is seen, (C, 1, 1), in unit range."""
+        return np.array([one.noise / one.span for _, one in self.planes])[:, None, None]
+
+    def rows(self, area: Tile, margin_px: int) -> "InputRows":
         """Read the rows that windows in an area need, mirrored ones too.
 
         They hold `network_input.REACH_PX` more than the margin, which decide what networks see of the others.
         """
         margin_px += REACH_PX
         needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, self.shape[0])
-        first_row, end = int(needed.min()), int(needed.max()) + 1
-        counts = [read(slice(first_row, end)) for read, _ in self.planes]
-        intensities = [intensity for _, intensity in self.planes]
-        seen = [network_input(*one) for one in zip(counts, intensities, strict=True)]
-        return InputRows(
-            _stacked(counts[self.own]), _stacked([one.unit for one in seen]),
-            tuple(one.kept for one in seen[self.own]), self.own, tuple(intensities), first_row, self.shape,
-        )  # fmt: skip
+        rows = slice(int(needed.min()), int(needed.max()) + 1)
+        counts = [read(rows) for read, _ in self.planes]
+        seen = [network_input(one, intensity) for one, (_, intensity) in zip(counts, self.planes, strict=True)]
+        kept = tuple(one.kept for one in seen[self.own])
+        return InputRows(self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept)
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """Rows that hold an area and the halo around it.
+
+    Attributes
+    ----------
+    plane : PlaneInput
+        What they were read from.
+    first_row : int
+        Of the plane.
+    counts : ndarray (G, rows, X)
+        As stored; the change is added to these.
+    unit : ndarray (C, rows, X) of float32
+        What networks see, in unit range.
+    kept : tuple of (ndarray (rows, X) of bool, or None)
+        Of each of the G, the pixels that are kept whatever attention says; None where there are none.
+    """
+
+    plane: PlaneInput
+    first_row: int
+    counts: npt.NDArray[Any]
+    unit: Floats
+    kept: tuple[npt.NDArray[np.bool_] | None, ...]
+
+    def window(self, tile: Tile) -> Floats:
+        """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
+        return window(self.unit, self.first_row, self.plane.shape, tile)
+
+    def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
+        """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
+        rows, columns = tile.slices(self.first_row)
+        return self.counts[:, rows, columns], self.unit[self.plane.own, rows, columns]
 
 
 def _stacked(planes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

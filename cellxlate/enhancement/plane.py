@@ -31,30 +31,24 @@ class Translator(Protocol):
     @property
     def stride(self) -> int:
         """Windows begin at multiples of it, in pixels."""
-        ...
 
     @property
     def generator_halo_px(self) -> int:
         """How far around a pixel its proposal looks."""
-        ...
 
     @property
     def attention_halo_px(self) -> int:
         """How far around a pixel its attention looks."""
-        ...
 
     @property
     def activation_bytes_per_px(self) -> float:
         """Memory that a proposal takes per pixel of its window."""
-        ...
 
     def attention(self, images: Floats, /) -> Floats:
         """Return attention in [0, 1], (B, 1, Y, X) for all channels or (B, G, Y, X) for each."""
-        ...
 
     def proposal(self, images: Floats, /) -> Floats:
         """Return F(s) in unit range, (B, G, Y, X)."""
-        ...
 
 
 @dataclass
@@ -244,7 +238,7 @@ def enhanced_band(
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
-            changed = change_counts(gated, made, unit, raw, spans=rows.spans, target=job.target)
+            changed = change_counts(gated, made, unit, raw, spans=rows.plane.spans, target=job.target)
             enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
     return enhanced

@@ -69,19 +69,7 @@ def write_confidence(
 def confidence_bands(
     plan: Plan, selected: Stack, indices: Sequence[PlaneIndex], *, views: int = VIEWS
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Yield first row and confidence (G, rows, X) of the bands of planes that are enhanced together; 0 of a copied one.
-
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    selected : Stack
-        The attention that it wrote.
-    indices : sequence of tuple of int
-        As `plan.groups` gives them.
-    views : int
-        How many.
-    """
+    """Yield first row and confidence (G, rows, X) of the bands of planes that are enhanced together; 0 of copies."""
     job = plan.job_of(indices[0])
     plane = job.input(plan.stack, indices[0]) if job else None
     for band in bands_of(plan.stack.plane_shape, TILE_PX):
@@ -90,13 +78,13 @@ def confidence_bands(
         if job and plane and chosen.any():
             halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
             rows = plane.rows(band, halo_px + job.translator.stride)
-            output = gated_output(job.translator, job.settings.threshold, rows.own)
+            output = gated_output(job.translator, job.settings.threshold, plane.own)
             for tile in tiles_of(band, TILE_PX):
                 inside = (..., *tile.slices(band.top))
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
-                spread = deviation(rows.window(around), output, noise=rows.noise, views=views, seed=tile.top)
+                spread = deviation(rows.window(around), output, noise=plane.noise, views=views, seed=tile.top)
                 confidence[inside] = confidence_map(spread[..., *tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
 
