@@ -97,7 +97,7 @@ def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> 
 
     The origin of a band that is lost is forgotten first: it is written last, so no other band can pass for the old one.
     """
-    found = image_writer.bands.found(), attention_writer.bands.found()
+    written = image_writer.bands.found(), attention_writer.bands.found()
     areas = {area.top: area for area in bands_of(plan.stack.plane_shape, plan.tile_px)}
     noted: dict[tuple[PlaneIndex, int], list[Origin]] = {}
     for origin in chain.from_iterable(image_writer.origins.found().values()):
@@ -105,13 +105,13 @@ def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> 
 
     def is_there(index: PlaneIndex, area: Tile) -> bool:
         return all(
-            is_found(index, band)
-            for is_found in found
+            is_written(index, band)
+            for is_written in written
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 
-    lost = [place for place in noted if place[1] not in areas or not is_there(place[0], areas[place[1]])]
-    image_writer.origins.remove(chain.from_iterable([noted.pop(place) for place in lost]))
+    lost = [(index, top) for index, top in noted if top not in areas or not is_there(index, areas[top])]
+    image_writer.origins.remove(chain.from_iterable([noted.pop(band) for band in lost]))
     return lambda index, area: (index, area.top) in noted
 
 

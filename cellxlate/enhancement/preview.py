@@ -48,8 +48,8 @@ class AttentionPlane:
         rows, columns = self.steps.shape
         area = area or Tile(0, rows, 0, columns)
         blocks = tiles_of(Tile(0, rows, 0, columns), BLOCK_PX)
-        found = [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
-        return sorted(found, key=lambda block: _distance(block, area))
+        unknown = [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
+        return sorted(unknown, key=lambda block: _distance(block, area))
 
     def add(self, block: Tile, steps: npt.NDArray[np.uint16], *, estimated: bool = False) -> None:
         """Take in a block; a second time changes nothing, but for an estimate, which the block itself replaces."""

@@ -249,9 +249,9 @@ def fault_of_worker(job: BandJob) -> str:
     return ""
 
 
-def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
+def enhance_bands(job: BandJob, bands: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
     """Enhance some bands, one after another, as `enhance_band` does."""
-    return [enhance_band(job, index, area) for index, area in places]
+    return [enhance_band(job, index, area) for index, area in bands]
 
 
 def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
@@ -345,8 +345,8 @@ def _checked(job: BandJob) -> Iterator[Stack]:
             raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
     stack = open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete)
     try:
-        found = input_identity(job.path, stack.files)
-        if any(found.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
+        identity = input_identity(job.path, stack.files)
+        if any(identity.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
             raise InputError(f"{job.path} is another file here; choose an input that all workers see")
         yield stack
     except BaseException:

@@ -119,9 +119,9 @@ class Domain:
         turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
         times = times or [1] * len(turns)
         self._turns = [
-            place for place, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
+            number for number, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
         ]
-        self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
+        self._with_content = [number for number, one in enumerate(self.fields) if has_contrast(one)]
         self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -190,15 +190,15 @@ class Domain:
     def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
         """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
         numbers: Sequence[int] = self._turns
-        masked = [place for place, one in enumerate(self.fields) if one.mask is not None]
+        masked = [number for number, one in enumerate(self.fields) if one.mask is not None]
         stream = 1
         if guided and self.guide == "masks" and 0 < 2 * len(masked) < len(self.fields):
             stream = 2 + ticket % 2
             ticket, numbers = ticket // 2, masked if stream == 2 else numbers
         lap, position = divmod(ticket, len(numbers))
         shuffle = np.random.default_rng([seed, self.number, lap, *([stream] if stream > 1 else [])])
-        place = int(shuffle.permutation(len(numbers))[position])
-        return numbers[place], np.random.default_rng([seed, self.number, lap, position, stream])
+        turn = int(shuffle.permutation(len(numbers))[position])
+        return numbers[turn], np.random.default_rng([seed, self.number, lap, position, stream])
 
     def _draw_one(
         self, number: int, side: int, rng: np.random.Generator, guided: bool, content: bool
@@ -427,9 +427,9 @@ def brightest_window(field: Field, side: int) -> tuple[int, int]:
     smooth = ndimage.gaussian_filter(
         field.intensity.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX
     )
-    place = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    brightest = np.unravel_index(int(smooth.argmax()), smooth.shape)
     first = [
         min(max(begin + int(at) - side // 2, 0), size - side)
-        for begin, at, size in zip((rows.start, columns.start), place, field.shape, strict=True)
+        for begin, at, size in zip((rows.start, columns.start), brightest, field.shape, strict=True)
     ]
     return first[0], first[1]
