@@ -66,6 +66,10 @@ class Field:
         """Rows and columns."""
         return self.stack.plane_shape
 
+    def unit(self, rows: slice, columns: slice) -> npt.NDArray[np.float32]:
+        """Read a window (Y, X) in unit range."""
+        return self.intensity.to_unit(self.stack.read(self.index, rows, columns))
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -232,8 +236,7 @@ class Domain:
         if number not in self._saliency:
             self._saliency[number] = saliency(field.stack.read(field.index), field.intensity) > 0
         inside = slice(row, row + side), slice(column, column + side)
-        image = field.intensity.to_unit(field.stack.read(field.index, *inside))
-        return image, self._saliency[number][inside].astype(np.float32)
+        return field.unit(*inside), self._saliency[number][inside].astype(np.float32)
 
 
 def window_px(patch_px: int, load_px: int | None) -> int:
@@ -272,16 +275,15 @@ def read_window(
     field: Field, row: int, column: int, side: int, guide: Guide
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Read a square window in unit range with its guide; the guide is -1 where there is none."""
-    margin = REACH_PX if guide == "saliency" else 0
-    top, left = max(row - margin, 0), max(column - margin, 0)
-    counts = field.stack.read(field.index, slice(top, row + side + margin), slice(left, column + side + margin))
-    inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
-    image = field.intensity.to_unit(counts[inner])
     if guide == "saliency":
-        return image, saliency(counts, field.intensity)[inner]
-    if guide == "masks" and field.mask is not None:
-        return image, field.mask.read(slice(row, row + side), slice(column, column + side))
-    return image, np.full(image.shape, -1, np.float32)
+        top, left = max(row - REACH_PX, 0), max(column - REACH_PX, 0)
+        reach = side + REACH_PX
+        counts = field.stack.read(field.index, slice(top, row + reach), slice(left, column + reach))
+        inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
+        return field.intensity.to_unit(counts[inner]), saliency(counts, field.intensity)[inner]
+    window = slice(row, row + side), slice(column, column + side)
+    image = field.unit(*window)
+    return image, field.mask.read(*window) if guide == "masks" and field.mask else np.full_like(image, -1)
 
 
 def open_domain(
@@ -424,9 +426,7 @@ def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:
 def brightest_window(field: Field, side: int) -> tuple[int, int]:
     """Return where a window around the brightest place in the middle of a field begins (row, column)."""
     rows, columns = _centre(field, CENTRE_PX)
-    smooth = ndimage.gaussian_filter(
-        field.intensity.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX
-    )
+    smooth = ndimage.gaussian_filter(field.unit(rows, columns), SMOOTHING_PX)
     brightest = np.unravel_index(int(smooth.argmax()), smooth.shape)
     first = [
         min(max(begin + int(at) - side // 2, 0), size - side)
