@@ -381,7 +381,7 @@ def _read_back(
         open_stack(attention_file) as selected,
         ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
     ):
-        channels = sorted(plan.jobs) if draw else []
+        channels = plan.channels if draw else []
         drawing = pool.submit(draw_planes, plan.stack, image, selected, channels=channels)
         tell("verifying", 0)
         compare = told(where.compare, lambda planes: tell("verifying", planes))

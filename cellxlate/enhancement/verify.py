@@ -113,8 +113,8 @@ def verify(
                 f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
                 f"{stack.shape}; it does not appear under its name, please report this"
             )
-    copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
-    chosen = sorted(plan.jobs)
+    copied = [channel for channel in range(stack.channel_count) if channel not in plan.channels]
+    chosen = plan.channels
     for _ in range(MOST_READ_BACK):
         before, check = file_states(stack), same_input(plan, origins)
         with opened_again(stack) as now:
@@ -156,11 +156,11 @@ def run_report(
     with spared("gathering warnings", failures):
         found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", failures):
-        for channel, job in sorted(plan.jobs.items()):
-            found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
+        for channel, intensity in sorted(plan.intensities.items()):
+            found += remarks(intensity, names.get(channel, f"channel {channel}"))
     found += failures
-    if len(plan.jobs) > 1:
-        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+    if len(plan.channels) > 1:
+        found.append(f"all {len(plan.channels)} chosen channels were enhanced by one model; choose with --channel")
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}

@@ -461,10 +461,12 @@ class _Judge:
         return estimate_risks(self._planes, self._noises, candidates, inside=inside, seed=seed)
 
     def _candidate(self, bundle: Bundle) -> Candidate:
-        job = PlaneJob(open_engine(bundle, engine="torch", device=self._device), self._intensity, None, self._settings)
+        translator = open_engine(bundle, engine="torch", device=self._device)
+        job = PlaneJob(translator, {0: self._intensity}, None, self._settings)
 
         def composed(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            bands = enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job)
+            seen = job.input(Stack.from_array(plane, "YX"), ())
+            bands = enhance_plane(seen, bands_of(plane.shape, job.tile_px), job)
             return np.concatenate([band.enhanced for band in bands])
 
         return composed
