@@ -20,9 +20,9 @@ from cellxlate.enhancement.same_input import (
     same_input,
 )
 from cellxlate.errors import OutputError, PromiseError
-from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
+from cellxlate.quality.checks import Tally, read_back, spared
+from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
 from cellxlate.quality.report.report import RunReport, write_page, write_record
-from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.network_input import remarks
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -78,7 +78,9 @@ def verify(
     origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None,
     digest: str = "",
     made_digest: str = "",
-) -> Tally:
+    draw: bool = False,
+    beside: Beside = in_a_thread,
+) -> Account:
     """Open the input again, read it, result and attention, and count what differs: here, or where `compare` does it.
 
     Parameters
@@ -93,8 +95,10 @@ def verify(
         What the bands were made from, and what they are, by plane; a run that was finished earlier has none any more.
     digest, made_digest : str
         Of the input and of the output, as the report of such a run states them.
+    draw, beside : bool, callable
+        Whether pictures are wanted, and how they are drawn meanwhile.
 
-    Whether the result should be believed is looked at too; where that fails, the tally says so in its `failures`.
+    Whether the result should be believed is looked at too (`account_of`).
 
     Raises
     ------
@@ -105,6 +109,17 @@ def verify(
     DamagedResultError
         Any other pixel, or attention, is not as it was computed.
     """
+    return account_of(
+        plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
+        channels=sorted(plan.jobs), domain=plan.bundle.card.get("domain"), draw=draw, beside=beside,
+    )  # fmt: skip
+
+
+def _promised(
+    plan: Plan, image: Stack, selected: Stack, compare: Compare, origins: Mapping[PlaneIndex, Sequence[Origin]] | None,
+    digest: str, made_digest: str,
+) -> Tally:  # fmt: skip
+    """Count what differs, and raise what `verify` does where that is more than it may be."""
     stack = plan.stack
     for written in (image, selected):
         if (written.axes, written.shape) != (stack.axes, stack.shape):
@@ -138,9 +153,6 @@ def verify(
             f"{stack.name}: the written file does not hold what was computed{where}, and therefore does not appear "
             "under its name; run again, and check the disk if it happens twice"
         )
-    domain = plan.bundle.card.get("domain")
-    with spared("judging whether the result should be believed", tally.failures):
-        tally.trust = examine(stack, image, selected, places=tally.places, channels=chosen, domain=domain)
     return tally
 
 
@@ -150,13 +162,12 @@ def run_report(
     """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found, failures = [*notes, *plan.translator.warnings, *stack.warnings], list(tally.failures)
-    with spared("gathering warnings", failures):
-        found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
-    with spared("gathering remarks on intensities", failures):
+    found = [*notes, *plan.translator.warnings, *stack.warnings]
+    found += doubts_about(stack, tally, chosen=plan.choice is not None)
+    with spared("gathering remarks on intensities", tally.failures):
         for channel, job in sorted(plan.jobs.items()):
             found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
-    found += failures
+    found += tally.failures
     if len(plan.jobs) > 1:
         found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
@@ -236,7 +247,7 @@ def store_report(
     return report
 
 
-def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
+def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
     """Verify a run that has finished earlier and return its report; None where there is something left to do.
 
     Raises
@@ -271,14 +282,14 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
-            tally = verify(plan, image, selected, digest=digest, made_digest=made_digest)
+            account = verify(plan, image, selected, digest=digest, made_digest=made_digest)
         except ChangedInputError as fault:
             raise changed from fault
         except DamagedResultError as fault:
             raise PromiseError(
                 f"{outputs.enhanced} or its attention was changed after the run; give --overwrite to make it again"
             ) from fault
-    return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
+    return run_report(plan, account.tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 
 def peak_rss_mb() -> float:
