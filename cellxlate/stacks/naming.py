@@ -39,12 +39,12 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     InputError
         A path does not exist, or a folder holds no image.
     """
-    found: list[Path] = []
+    stacks: list[Path] = []
     for path in paths:
         if not path.exists():
             raise InputError(f"the {what} {path} does not exist; check the name")
         if path.is_file() or is_zarr(path):
-            found.append(path)
+            stacks.append(path)
             continue
         shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]
         inside = [item for item in shown if is_image_name(item) or is_zarr(item)]
@@ -52,8 +52,8 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
         inside = inside or [item for item in shown if is_picture_name(item)]
         if not inside:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
-        found += inside
-    return found
+        stacks += inside
+    return stacks
 
 
 def is_image_name(path: Path) -> bool:
@@ -125,9 +125,9 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
     }  # fmt: skip
     if asked in ("ome-zarr", "ome-zarr-0.4") and "." not in name and any(".zarr" in part for part in path.parts[:-1]):
         return asked  # a field of a plate
-    for endings, found in formats.items():
+    for endings, possible in formats.items():
         if name.endswith(endings):
-            if asked is not None and asked not in found:
-                raise OptionError(f"the output {path} says {found[0]}, --format says {asked}; give one of them")
-            return asked or found[0]
+            if asked is not None and asked not in possible:
+                raise OptionError(f"the output {path} says {possible[0]}, --format says {asked}; give one of them")
+            return asked or possible[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

@@ -37,7 +37,7 @@ def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: 
     Used with the imaging process, which degrades the background too: what is restored there is never written. All but
     3 % of it is taken after the best gain and offset of each image: how much a blur of unknown width dims a cell cannot
     be told, and guessing it cost the generator 0.15 dB. The rest keeps the scale. Squares measured better
-    than absolute values (docs/decisions/0004-objective.md); divided by 0.1 they equal them at 0.1.
+    than absolute values (docs/evidence/objective.md); divided by 0.1 they equal them at 0.1.
     """
     weight = background + (1 - background) * largest_within(guide, 2)
     fitted = (weight * (best_fit(restored, images, weight) - images) ** 2).mean()

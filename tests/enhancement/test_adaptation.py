@@ -315,7 +315,7 @@ settings.PRESETS["alone"] = replace(
     settings.PRESETS["alone"], batch=2, patch_px=32, checkpoint_minutes=0.0,
     alone=AloneSettings(4, 64, round_steps=10, round_windows=2, turns=2),
 )
-from cellxlate.enhancement import adaptation
+from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.training import loop
 adaptation.CALM = 0.0
 honest, saved = loop.save, []

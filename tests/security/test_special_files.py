@@ -179,7 +179,7 @@ def test_a_pipe_in_place_of_an_earlier_report_is_not_waited_for(name, tmp_path, 
 STUCK = """
 import os, sys, threading
 import cellxlate.cli as cli
-from cellxlate.stacks import zarr_codecs
+from cellxlate.stacks.limits import zarr_codecs
 def wait(*_):
     os.write(1, b"reading\\n")  # whole at once: several threads read
     threading.Event().wait()

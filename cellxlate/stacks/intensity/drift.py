@@ -34,9 +34,9 @@ def background_over_time(stack: Stack, channel: int) -> tuple[npt.NDArray[np.int
     if count < 2:
         return np.zeros(0, np.int64), np.zeros(0)
     times = np.unique(np.linspace(0, count - 1, min(count, MOST_TIMES)).round().astype(np.int64))
-    found = np.array([_background(stack, channel, int(time), SAMPLE_PX // len(times)) for time in times])
-    known = np.isfinite(found)
-    return times[known], found[known]
+    backgrounds = np.array([_background(stack, channel, int(time), SAMPLE_PX // len(times)) for time in times])
+    known = np.isfinite(backgrounds)
+    return times[known], backgrounds[known]
 
 
 def _background(stack: Stack, channel: int, time: int, most_px: int) -> float:

@@ -84,7 +84,7 @@ def images_among(paths: Sequence[Path], open_file: OpenFile) -> tuple[list[Path]
             rest.setdefault("label images beside images (name them alone to use them as images)", []).append(path.name)
         else:
             images.append(path)
-    return images, [left_out_words(kind, found) for kind, found in rest.items()]
+    return images, [left_out_words(kind, of_kind) for kind, of_kind in rest.items()]
 
 
 def left_out_words(kind: str, names: Sequence[str]) -> str:

@@ -59,8 +59,8 @@ class ObjectLock:
         lock = folder / LOCK_NAME
         holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         try:
-            found = None if not lock.is_file() else _version_that_stays(lock)
-            return cls(folder, lock.write_if(_content(holder, 0), expected=found), holder)
+            version = None if not lock.is_file() else _version_that_stays(lock)
+            return cls(folder, lock.write_if(_content(holder, 0), expected=version), holder)
         except FileExistsError:
             raise OutputError(f"{folder} is being written by another job; wait for it, or stop it") from None
 
@@ -148,14 +148,16 @@ def _version_that_stays(lock: RemotePath) -> str | None:
     return first
 
 
-def check_remote(place: Location, kind: Format | None = None) -> None:
+def check_remote(location: Location, kind: Format | None = None) -> None:
     """Raise OptionError where nothing, or not this format, can be written at an address."""
-    if not isinstance(place, RemotePath):
+    if not isinstance(location, RemotePath):
         return
-    if not place.writable:
-        raise OptionError(f"{place} is on the web, where nothing can be written; give -o or --output-dir")
+    if not location.writable:
+        raise OptionError(f"{location} is on the web, where nothing can be written; give -o or --output-dir")
     if kind not in (None, "ome-zarr"):
-        raise OptionError(f"{place}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file")
+        raise OptionError(
+            f"{location}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file"
+        )
 
 
 def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool, replace: bool) -> None:
@@ -194,8 +196,8 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
     path.remove_below()
     wanted = result.below()
     result.copy_to(path, [name for name in wanted if name != ROOT])
-    found = path.below()
-    differing = [name for name, size in wanted.items() if name != ROOT and found.get(name) != size]
-    if differing or len(found) != len(wanted) - 1:
+    there = path.below()
+    differing = [name for name, size in wanted.items() if name != ROOT and there.get(name) != size]
+    if differing or len(there) != len(wanted) - 1:
         raise OutputError(f"{path}: {len(differing)} objects were not copied whole; give --resume to copy them again")
     result.copy_to(path, [ROOT])

@@ -20,7 +20,7 @@ MOST_METADATA_BYTES = 2**26
 """A file of metadata is read whole; a plate of 10,000 arrays states 15 MB in one."""
 
 
-def store_of(place: Location) -> "FolderStore | RemoteStore":
+def store_of(location: Location) -> "FolderStore | RemoteStore":
     """Return what zarr opens.
 
     Raises
@@ -28,11 +28,11 @@ def store_of(place: Location) -> "FolderStore | RemoteStore":
     OptionError
         The packages that speak to the address are not installed.
     """
-    if not isinstance(place, RemotePath):
-        return FolderStore(place)
-    path = str(place) if place.scheme != "s3" else place.key
-    files = connection(place.scheme, asynchronous=True)
-    return RemoteStore(FsspecStore(files, path=path, read_only=not place.writable))
+    if not isinstance(location, RemotePath):
+        return FolderStore(location)
+    path = str(location) if location.scheme != "s3" else location.key
+    files = connection(location.scheme, asynchronous=True)
+    return RemoteStore(FsspecStore(files, path=path, read_only=not location.writable))
 
 
 class FolderStore(LocalStore):

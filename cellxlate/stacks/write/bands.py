@@ -366,17 +366,17 @@ class Bands:
         This reads every file and checks the checksums of its chunks and of its index, without decompressing: what a
         crash of the machine leaves is found, and a single flipped bit.
         """
-        places = product(self.plane_indices(), range(self.per_plane))
+        keys = product(self.plane_indices(), range(self.per_plane))
         if isinstance(self.folder, RemotePath):
             is_there = self.found()
             with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-                return sum(pool.map(self._drop_if_damaged, [place for place in places if is_there(*place)]))
+                return sum(pool.map(self._drop_if_damaged, [key for key in keys if is_there(*key)]))
         for unfinished in self.folder.rglob(f"*{UNFINISHED}"):
             unfinished.unlink()
-        return sum(self._drop_if_damaged(place) for place in places if self.file(*place).exists())
+        return sum(self._drop_if_damaged(key) for key in keys if self.file(*key).exists())
 
-    def _drop_if_damaged(self, place: tuple[PlaneIndex, int]) -> bool:
-        index, band = place
+    def _drop_if_damaged(self, key: tuple[PlaneIndex, int]) -> bool:
+        index, band = key
         try:
             self.packed(index, band)
         except OutputError:

@@ -180,17 +180,17 @@ class Writer:
         staged.replace(self.partial / JOB_FILE)
 
     def _resume(self, job: Mapping[str, Any]) -> None:
-        found = _read_job(self.partial / JOB_FILE)
-        found |= found.pop("fingerprint")
-        if found.get("cellxlate_partial") != JOB_VERSION:
+        partial_job = _read_job(self.partial / JOB_FILE)
+        partial_job |= partial_job.pop("fingerprint")
+        if partial_job.get("cellxlate_partial") != JOB_VERSION:
             raise OutputError(
                 f"{self.partial} was begun by another version of cellxlate (its layout is number "
-                f"{found.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or give "
-                "--overwrite to start again"
+                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or "
+                "give --overwrite to start again"
             )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
-        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        differing = sorted(key for key in partial_job.keys() | wanted.keys() if partial_job.get(key) != wanted.get(key))
         if differing:
             raise OutputError(
                 f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"

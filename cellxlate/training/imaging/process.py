@@ -274,7 +274,7 @@ def grow_guide(guides: Tensor, at_px: tuple[float, float] = (0.45, 0.2)) -> Tens
     """Let guides (B, 1, Y, X) fade past the outline of the cells: to these values at 1 and at 2 px.
 
     Blur carries a cell's light past its outline, and the gate, which reaches 1 only where attention does, must not end
-    inside the cell: without this it cost 0.7 dB of the generator's gain (docs/decisions/0004-objective.md).
+    inside the cell: without this it cost 0.7 dB of the generator's gain (docs/evidence/objective.md).
     """
     near, far = (largest_within(guides, reach_px) for reach_px in (1, 2))
     return torch.maximum(guides, torch.maximum(at_px[0] * near, at_px[1] * far))
