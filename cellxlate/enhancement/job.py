@@ -14,7 +14,6 @@ import numpy.typing as npt
 from cellxlate.enhancement.flow import EnhanceProgress, Phase, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs.names import (
     Outputs,
-    format_of,
     may_replace,
     name_outputs,
     require_free,
@@ -209,11 +208,9 @@ def enhance_file(
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = _source(path, stack, to=output or folder)
-            zarr_in = is_zarr(source)
             outputs = name_outputs(
-                source, is_zarr=zarr_in, output=_located(output), output_dir=folder,
-                format=format_of(stack, is_zarr=zarr_in, asked=format) if output is None else format,
-                attention=attention, report=report,
+                source, is_zarr=is_zarr(source), output=_located(output), output_dir=folder, format=format,
+                attention=attention, report=report, like=stack,
             )  # fmt: skip
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)

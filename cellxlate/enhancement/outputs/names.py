@@ -131,6 +131,7 @@ def name_outputs(
     format: Format | None = None,
     attention: bool = True,
     report: bool = True,
+    like: Stack | None = None,
 ) -> Outputs:
     """Name the outputs of the stack at `path`.
 
@@ -148,6 +149,8 @@ def name_outputs(
         Where the name does not decide.
     attention, report : bool
         Whether these are wanted.
+    like : Stack, optional
+        The input, where it is open: what OME cannot hold is written plain.
 
     Raises
     ------
@@ -159,6 +162,7 @@ def name_outputs(
     if output is not None and output_dir is not None:
         raise OptionError("-o and --output-dir are both given; give one of them")
     if output is None:
+        format = format_of(like, is_zarr=is_zarr, asked=format) if like else format
         ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
         folder, stem, suffix = output_dir or zarr_root(path).parent, f"{stack_name(path)}_enhanced", ending
     else:
