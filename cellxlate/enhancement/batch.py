@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack, model_folder
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.cluster.cluster import open_cluster
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Prediction, predict

@@ -53,7 +53,7 @@ from cellxlate.stacks.write.pyramid import Share
 from cellxlate.stacks.write.writer import Format, Writer, open_writer, remove_partial
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation.adapt import Adaptation
+    from cellxlate.enhancement.adaptation.record import Adaptation
 
 __all__ = [
     "THIS_PROCESS", "EnhanceProgress", "EnhancedStack", "Executor", "Progress", "Steps", "enhance", "enhance_file",

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import follow
 from cellxlate.enhancement.plan import choose_channels
