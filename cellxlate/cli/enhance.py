@@ -142,6 +142,8 @@ def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[di
     plates: list[dict[str, Any]] = []
     failed = {stack.path for stack, answer in zip(batch.stacks, answers, strict=True) if "error" in answer}
     for outcome in finished_plates(batch, failed):
+        if outcome.error:
+            raise outcome.error
         plate, missing = outcome.plate, outcome.failed
         if missing:
             complain(

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,6 @@ Watch = Callable[[], AbstractContextManager[Progress]]
 """Gives, for one stack, what is called with the news of its run."""
 
 
-def _unwatched() -> AbstractContextManager[Progress]:
-    return nullcontext(lambda _news: None)
-
-
 @dataclass(frozen=True)
 class BatchSettings:
     """How each stack of a batch is enhanced: what `enhance_file` and `enhance_files` take under these names."""
@@ -81,13 +77,6 @@ class BatchSettings:
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
             precision=self.precision, levels_from=self.levels_from,
-        )  # fmt: skip
-
-    def plates(self, paths: Sequence[Location]) -> list[Plate]:
-        """Return the plates that are given whole."""
-        return plates_of(
-            paths, output=self.output, output_dir=self.output_dir, format=self.format, attention=self.attention,
-            report=self.report,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -168,10 +157,11 @@ class StackOutcome:
 
 @dataclass(frozen=True)
 class PlateOutcome:
-    """What became of a plate, which appears if no field `failed`."""
+    """What became of a plate: it appears where no field `failed`, unless that went wrong."""
 
     plate: Plate
     failed: int
+    error: OutputError | None = None
 
 
 @dataclass(frozen=True)
@@ -275,8 +265,9 @@ def enhance_files(
         ),
         left_out=left_out.append,
     )  # fmt: skip
-    watch = (lambda: nullcontext(progress)) if progress else _unwatched
-    stacks = tuple(enhanced_stacks(batch, where=where, watch=watch))
+    start_plates(batch)
+    watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
+    stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
     plates = finished_plates(batch, {outcome.path for outcome in stacks if outcome.error})
     return BatchOutcome(stacks, tuple(plates), tuple(left_out))
 
@@ -293,7 +284,10 @@ def plan_batch(
     `left_out` is called with a line for each kind of what is found and is no stack.
     """
     given, said = without_results(paths)
-    plates = settings.plates(given) if settings.image is None else []
+    plates = [] if settings.image is not None else plates_of(
+        given, output=settings.output, output_dir=settings.output_dir, format=settings.format,
+        attention=settings.attention, report=settings.report,
+    )  # fmt: skip
     fields = {
         plate.source / name: BatchStack(plate.source / name, plate.outputs(name, resume=settings.resume), plate)
         for plate in plates
@@ -305,8 +299,7 @@ def plan_batch(
         left_out(line)
     single = [path for path in dict.fromkeys(images) if path not in fields]
     if settings.output is not None and len(plates) + len(single) > 1:
-        count = len(fields) + len(single)
-        raise OptionError(f"-o names one output, but there are {count} stacks; give --output-dir")
+        raise OptionError(f"-o names one output, but there are {len(fields) + len(single)} stacks; give --output-dir")
     if plates and settings.adapt_s:
         raise OptionError(
             "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
@@ -317,14 +310,6 @@ def plan_batch(
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
     loaded = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
     return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
-
-
-def enhanced_stacks(
-    batch: Batch, *, where: Executor = THIS_PROCESS, watch: Watch = _unwatched
-) -> Iterator[StackOutcome]:
-    """Begin the plates, enhance all stacks, and yield what became of each; plates appear with `finished_plates`."""
-    start_plates(batch)
-    yield from attempts(batch, partial(enhance_stack, batch, where=where, watch=watch))
 
 
 def attempts(batch: Batch, attempt: Callable[[BatchStack], StackOutcome]) -> Iterator[StackOutcome]:
@@ -348,15 +333,16 @@ def start_plates(batch: Batch) -> None:
 def finished_plates(batch: Batch, failed: Collection[Location]) -> Iterator[PlateOutcome]:
     """Let the plates appear of which no field `failed`, and yield what became of each."""
     for plate in batch.plates:
-        missing = sum(plate.source / name in failed for name in plate.fields)
-        if not missing:
-            plate.finish(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
-        yield PlateOutcome(plate, missing)
+        outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
+        try:
+            if not outcome.failed:
+                plate.finish(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
+        except OutputError as fault:
+            outcome = replace(outcome, error=fault)
+        yield outcome
 
 
-def enhance_stack(
-    batch: Batch, stack: BatchStack, *, where: Executor = THIS_PROCESS, watch: Watch = _unwatched
-) -> StackOutcome:
+def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Watch) -> StackOutcome:
     """Enhance one stack of a batch: let the model learn from it, enhance it, write how sure it is, as that is asked."""
     settings = batch.settings
     with settings.open(stack.path) as opened, watch() as progress:
