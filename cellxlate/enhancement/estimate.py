@@ -156,8 +156,8 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         "checks": checks.at_once(sampled["pictures"] * pictures, _cores()),
         "report": sampled["report"].clock_s,
     }
-    found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
-    return found.with_processes(processes)
+    prediction = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
+    return prediction.with_processes(processes)
 
 
 def sample_of(stack: Stack) -> Iterator[Any]:

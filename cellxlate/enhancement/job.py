@@ -282,11 +282,11 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    with opened(stack, axes) as found:
-        tell = _teller(found, started, phases)
+    with opened(stack, axes) as opened_stack:
+        tell = _teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            found, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+            opened_stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
         )
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 
@@ -530,5 +530,5 @@ def _source(what: object, stack: Stack, *, to: str | Location | None) -> Locatio
     return Path(stack.name)
 
 
-def _located(place: str | Location | None) -> Location | None:
-    return None if place is None else located(place)
+def _located(path: str | Location | None) -> Location | None:
+    return None if path is None else located(path)

@@ -162,14 +162,14 @@ def run_report(
     """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found = [*notes, *plan.translator.warnings, *stack.warnings]
-    found += doubts_about(stack, tally, chosen=plan.choice is not None)
+    warnings = [*notes, *plan.translator.warnings, *stack.warnings]
+    warnings += doubts_about(stack, tally, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", tally.failures):
         for channel, job in sorted(plan.jobs.items()):
-            found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
-    found += tally.failures
+            warnings += remarks(job.intensity, names.get(channel, f"channel {channel}"))
+    warnings += tally.failures
     if len(plan.jobs) > 1:
-        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+        warnings.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -202,7 +202,7 @@ def run_report(
         tiles_skipped=work.tiles_skipped,
         peak_rss_mb=peak_rss_mb(),
         engine=plan.engine,
-        warnings=found,
+        warnings=warnings,
         provenance=plan.provenance | digests,
         command=plan.command,
     )

@@ -85,23 +85,23 @@ def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tu
         A pattern matches nothing, or there is no stack.
     """
     given, said = without_results(paths)
-    found: list[Location] = []
+    stacks: list[Location] = []
     for path in given:
         if isinstance(path, RemotePath) or is_pattern(path):
-            found.append(path)
+            stacks.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
             inside, rest = images_among(_fitting(path), open_stack)
             if not inside and rest:
                 raise InputError(f"{path} fits no image ({'; '.join(rest)}); give the images")
-            found += find_stacks(inside or [path], "stack")
+            stacks += find_stacks(inside or [path], "stack")
             said += rest
         elif path.is_dir() and not is_zarr(path):
             inside, rest = find_images([path], "stack")
-            found, said = [*found, *inside], said + rest
+            stacks, said = [*stacks, *inside], said + rest
         else:
-            found.append(path)
-    found = one_of_each(list(dict.fromkeys(found)))
-    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
+            stacks.append(path)
+    stacks = one_of_each(list(dict.fromkeys(stacks)))
+    return list(dict.fromkeys(image for path in stacks for image in (_images_of(path) if each_image else [path]))), said
 
 
 def _fitting(pattern: Path) -> list[Path]:
@@ -118,8 +118,8 @@ def _fitting(pattern: Path) -> list[Path]:
 
 def _images_of(path: Location) -> list[Location]:
     """Return the images of a plate or a set, the path itself where it holds one."""
-    places = zarr_images(path) if is_zarr(path) else []
-    return [path / place for place in places] if len(places) > 1 else [path]
+    images = zarr_images(path) if is_zarr(path) else []
+    return [path / image for image in images] if len(images) > 1 else [path]
 
 
 def name_outputs(
@@ -286,8 +286,8 @@ def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
 
 def _place(path: Location) -> str:
     """Return what two paths share that name one place; Windows and macOS do not tell case apart."""
-    place = str(path.absolute())
-    return unicodedata.normalize("NFC", place).casefold() if sys.platform in ("win32", "darwin") else place
+    name = str(path.absolute())
+    return unicodedata.normalize("NFC", name).casefold() if sys.platform in ("win32", "darwin") else name
 
 
 def _same(one: Location, other: Location) -> bool:

@@ -124,9 +124,9 @@ def _stated_report(
 def _earlier_report(path: Path) -> dict[str, Any]:
     """Return what an earlier report says; nothing where there is none that can be read."""
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(read_small_file(path))
-        if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and _depth(found) <= MOST_DEEP:
-            return found
+        stated = json.loads(read_small_file(path))
+        if isinstance(stated, dict) and isinstance(stated.get("provenance"), dict) and _depth(stated) <= MOST_DEEP:
+            return stated
     return {}
 
 
