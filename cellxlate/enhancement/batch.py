@@ -23,7 +23,7 @@ from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, Progress, enhance_file
 from cellxlate.enhancement.outputs.names import (
     Outputs,
-    inputs_and_rest,
+    find_inputs,
     name_outputs,
     require_distinct,
     require_free,
@@ -294,7 +294,7 @@ def plan_batch(
         for name in plate.fields
     }
     others = [path for path in given if all(path != plate.source for plate in plates)]
-    images, further = inputs_and_rest(others, each_image=settings.image is None) if others else ([], [])
+    images, further = find_inputs(others, each_image=settings.image is None) if others else ([], [])
     for line in (*said, *further):
         left_out(line)
     single = [path for path in dict.fromkeys(images) if path not in fields]

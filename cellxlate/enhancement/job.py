@@ -218,16 +218,9 @@ def enhance_file(
         tell = _teller(stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            stack,
-            model,
-            channels=channels,
-            levels_from=levels_from,
-            settings=settings,
-            engine=engine,
-            device=device,
-            precision=precision,
-            adaptation=adaptation,
-        )
+            stack, model, channels=channels, levels_from=levels_from, settings=settings, engine=engine, device=device,
+            precision=precision, adaptation=adaptation,
+        )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
         )
@@ -443,14 +436,9 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
     """Open the writers of the enhanced stack and of its attention, which has the same axes in uint8."""
     identity, provenance = plan.identity, plan.provenance
     image_writer = open_writer(
-        outputs.enhanced,
-        like=plan.stack,
-        format=outputs.format,
-        fingerprint=identity,
-        provenance=provenance,
-        overwrite=overwrite,
-        resume=resume,
-    )
+        outputs.enhanced, like=plan.stack, format=outputs.format, fingerprint=identity, provenance=provenance,
+        overwrite=overwrite, resume=resume,
+    )  # fmt: skip
     try:
         attention_writer = open_writer(
             outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), format=outputs.format, reduction="max",

@@ -177,35 +177,20 @@ def run_report(
         {"enhanced": outputs.enhanced, "attention": outputs.attention if outputs.keep_attention else None,
          "report": outputs.report_html} if outputs else {}
     )  # fmt: skip
+    stated = {name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()}
     return RunReport(
-        outputs={
-            name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()
-        },
-        input_name=stack.path.name if stack.path else stack.name,
-        axes=stack.axes,
-        shape=stack.shape,
-        dtype=str(stack.dtype),
-        model_name=bundle.name,
-        model_digest=bundle.digest,
-        tally=tally,
+        outputs=stated, input_name=stack.path.name if stack.path else stack.name, axes=stack.axes, shape=stack.shape,
+        dtype=str(stack.dtype), model_name=bundle.name, model_digest=bundle.digest, tally=tally,
         model_licence=str(bundle.card.get("licence", "")),
         model_considered=plan.choice.considered if plan.choice else {},
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
-        ranking=plan.adaptation.ranking if plan.adaptation else None,
-        pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names,
-        settings=asdict(plan.settings),
-        versions=plan.versions,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        tiles_total=work.tiles_total,
-        tiles_skipped=work.tiles_skipped,
-        peak_rss_mb=peak_rss_mb(),
-        engine=plan.engine,
-        warnings=warnings,
-        provenance=plan.provenance | digests,
-        command=plan.command,
-    )
+        ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
+        channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
+        seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
+        tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, warnings=warnings,
+        provenance=plan.provenance | digests, command=plan.command,
+    )  # fmt: skip
 
 
 def store_report(

@@ -59,30 +59,18 @@ class Outputs:
         return [path for path in paths if path is not None]
 
 
-def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
-    """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
+def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
+    """Return the stacks among files, Zarr folders, patterns and folders, and a line for each kind of what is left out.
 
     Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
-    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image.
+    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image. Left out are hidden files,
+    results of earlier runs and label images beside images; of what is given by name, results are where other stacks
+    are given too.
 
     Raises
     ------
     InputError
         A pattern matches nothing, or a folder holds no image.
-    """
-    return inputs_and_rest(paths, each_image=each_image)[0]
-
-
-def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
-    """Return the stacks as `find_inputs` does, and a line for each kind of what folders and patterns hold beside them.
-
-    Left out are hidden files, results of earlier runs and label images beside images; of what is given by name, results
-    are where other stacks are given too.
-
-    Raises
-    ------
-    InputError
-        A pattern matches nothing, or there is no stack.
     """
     given, said = without_results(paths)
     stacks: list[Location] = []

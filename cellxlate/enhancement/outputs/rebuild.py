@@ -93,32 +93,18 @@ def _stated_report(
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
-        outputs=outputs,
-        input_name=input_name,
-        axes=stack.axes,
-        shape=stack.shape,
-        dtype=str(stack.dtype),
-        model_name=str(facts.get("model", "not stated")),
-        model_digest=str(facts.get("model_sha256", "not stated")),
-        tally=tally,
-        model_licence=str(stated_model.get("licence", "")),
-        model_considered=considered,
-        model_reason=str(stated_model.get("reason", "")) if considered else "",
-        pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names,
-        settings=_mapping(facts.get("settings")),
-        versions=versions or {"cellxlate": cellxlate.__version__},
-        seconds=_seconds(earlier),
-        tiles_total=int(_number(earlier.get("tiles_total"))),
-        tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
-        peak_rss_mb=_number(earlier.get("peak_rss_mb")),
-        engine=str(earlier.get("engine") or facts.get("engine", "")),
-        warnings=[*doubts_about(stack, tally, chosen=bool(considered)), *tally.failures],
-        provenance=facts,
-        command=str(earlier.get("command", "")),
-        adaptation=_adaptation(earlier.get("adaptation")),
+        outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
+        model_name=str(facts.get("model", "not stated")), model_digest=str(facts.get("model_sha256", "not stated")),
+        tally=tally, model_licence=str(stated_model.get("licence", "")), model_considered=considered,
+        model_reason=str(stated_model.get("reason", "")) if considered else "", pixel_size_um=stack.pixel_size_um,
+        channel_names=stack.channel_names, settings=_mapping(facts.get("settings")),
+        versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
+        tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
+        peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),
+        warnings=[*doubts_about(stack, tally, chosen=bool(considered)), *tally.failures], provenance=facts,
+        command=str(earlier.get("command", "")), adaptation=_adaptation(earlier.get("adaptation")),
         ranking=Ranking.from_stated(earlier.get("ranking")),
-    )
+    )  # fmt: skip
 
 
 def _earlier_report(path: Path) -> dict[str, Any]:
