@@ -131,7 +131,7 @@ class Forecast:
     def as_dict(self) -> dict[str, Any]:
         """Return what `enhance --dry-run --json` prints."""
         plan, stack, expected, adapting = self.plan, self.plan.stack, self.prediction.as_dict(), {}
-        if self.adapt_s:
+        if self.adapt_s is not None:
             adapting = {"adaptation": {"seconds": self.adapt_s, "model": str(model_folder(self.outputs))}}
             expected["hours"] = round(expected["hours"] + self.adapt_s / 3600, 4)
             expected["seconds"] = {"adapting": self.adapt_s, **expected["seconds"]}
@@ -300,7 +300,7 @@ def plan_batch(
     single = [path for path in dict.fromkeys(images) if path not in fields]
     if settings.output is not None and len(plates) + len(single) > 1:
         raise OptionError(f"-o names one output, but there are {len(fields) + len(single)} stacks; give --output-dir")
-    if plates and settings.adapt_s:
+    if plates and settings.adapt_s is not None:
         raise OptionError(
             "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
         )
@@ -348,7 +348,9 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
     with settings.open(stack.path) as opened, watch() as progress:
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
         sure = confidence_path(outputs, settings) if settings.confidence else None
-        adaptation = _adapted(batch, opened, outputs, progress) if settings.adapt_s else None
+        adaptation = None
+        if settings.adapt_s is not None:
+            adaptation = _adapted(batch, opened, outputs, settings.adapt_s, progress)
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
@@ -408,14 +410,14 @@ def confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
     return path
 
 
-def _adapted(batch: Batch, stack: Stack, outputs: Outputs, progress: Progress) -> Adaptation:
+def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progress: Progress) -> Adaptation:
     """Let the model learn from a stack, after making sure that there is room for the results."""
     settings = batch.settings
     _make_folder(settings.output_dir)
     folder = model_folder(outputs)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
-        stack, batch.model, output=folder, seconds=settings.adapt_s or 0.0, channels=settings.channels,
+        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels,
         settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
         overwrite=settings.overwrite, resume=settings.resume, progress=progress,
     )  # fmt: skip

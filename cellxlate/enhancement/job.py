@@ -349,7 +349,10 @@ def _verified(
     def read_back(files: tuple[Location, Location]) -> Account:
         if was_changed(plan, before):
             raise changed_meanwhile(plan.stack)
-        return _read_back(plan, *files, image_writer.origins.found(), where, tell, draw=draw)
+        with open_stack(files[0]) as image, open_stack(files[1]) as selected:
+            tell("verifying", 0)
+            compare, origins = told(where.compare, lambda planes: tell("verifying", planes)), image_writer.origins
+            return verify(plan, image, selected, compare, origins=origins.found(), draw=draw, beside=where.beside)
 
     files = yield from _written(plan, image_writer, attention_writer, started, where, tell)
     try:
@@ -360,17 +363,6 @@ def _verified(
         for writer in (image_writer, attention_writer):
             writer.mend()
     return read_back((yield from _written(plan, image_writer, attention_writer, started, where, tell)))
-
-
-def _read_back(
-    plan: Plan, image_file: Location, attention_file: Location, origins: Mapping[PlaneIndex, Sequence[Origin]],
-    where: Executor, tell: Tell, *, draw: bool,
-) -> Account:  # fmt: skip
-    """Verify the two files, and draw planes of them at the same time."""
-    with open_stack(image_file) as image, open_stack(attention_file) as selected:
-        tell("verifying", 0)
-        compare = told(where.compare, lambda planes: tell("verifying", planes))
-        return verify(plan, image, selected, compare, origins=origins, draw=draw, beside=where.beside)
 
 
 def _written(
