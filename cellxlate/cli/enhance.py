@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.output import complain, progress_bar, say
-from cellxlate.errors import CellxlateError, OptionError, OutputError
+from cellxlate.errors import CellxlateError, OptionError, OutputError, said
 from cellxlate.locations import Location
+from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ def _request(options: argparse.Namespace) -> Request:
         complain(line)
     paths = list(dict.fromkeys([*in_plates, *found]))
     if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
-        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
+        raise OptionError(OUTPUT, f" names one output, but there are {len(paths)} stacks", remedy=("give ", OUTPUT_DIR))
     if plates and options.adapt:
         raise OptionError(
-            "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
-        )
+            ADAPT, " learns from single stacks",
+            remedy=("adapt to one field of the plate, then give its model with ", MODEL, " for all"),
+        )  # fmt: skip
     if plates and options.confidence:
-        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
+        raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
     require_distinct(named)
     model = AUTO if options.model == AUTO else load_model(options.model)
@@ -213,7 +215,7 @@ def _attempt(request: Request, path: Location, outputs: "Outputs", cluster: "Clu
         if request.options.debug:
             raise
         known = isinstance(fault, CellxlateError)
-        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        error = said(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
         complain(error if known else f"{path}: {error}")
         return {"input": str(path), "error": error}
 
@@ -307,11 +309,11 @@ def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Location
         There is one already.
     """
     if options.no_attention:
-        raise OptionError("--confidence is read together with attention; leave out --no-attention")
+        raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))
     head, _, ending = outputs.attention.name.rpartition("_attention")
     path = outputs.attention.with_name(f"{head}_confidence{ending}")
     if path.exists() and not (options.overwrite or options.resume):
-        raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+        raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
     return path
 
 

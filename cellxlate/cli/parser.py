@@ -11,7 +11,7 @@ from cellxlate.cli.export import run_export
 from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report, run_sample
 from cellxlate.cli.output import printable
 from cellxlate.cli.train import run_evaluate, run_train
-from cellxlate.errors import OptionError
+from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
 from cellxlate.settings import PRESETS, THRESHOLD
 
@@ -231,7 +231,7 @@ def _place(text: str) -> Location:
     try:
         return located(text)
     except OptionError as fault:
-        raise argparse.ArgumentTypeError(str(fault)) from fault
+        raise argparse.ArgumentTypeError(said(fault)) from fault
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from cellxlate.enhancement.same_input import (
     require_same,
     same_input,
 )
-from cellxlate.errors import OutputError, PromiseError
+from cellxlate.errors import OutputError, PromiseError, said
+from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.trust import examine
@@ -158,7 +159,7 @@ def run_report(
             found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
     found += failures
     if len(plan.jobs) > 1:
-        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+        found.append(said(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with ", CHANNELS))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -256,12 +257,13 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(
-                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
+                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}",
+                remedy=TO_REPLACE,
             )
         digest, made_digest = str(stored.get(INPUT_DIGEST, "")), str(stored.get(OUTPUT_DIGEST, ""))
     else:
         note += "; without a report it is not known whether with the same settings"
-    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels; give --overwrite to replace it")
+    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels", remedy=TO_REPLACE)
     if not outputs.keep_attention:
         check = same_input(plan)
         if digest:
@@ -276,7 +278,8 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
             raise changed from fault
         except DamagedResultError as fault:
             raise PromiseError(
-                f"{outputs.enhanced} or its attention was changed after the run; give --overwrite to make it again"
+                f"{outputs.enhanced} or its attention was changed after the run",
+                remedy=("give ", OVERWRITE, " to make it again"),
             ) from fault
     return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 import cellxlate
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError, OutputError, unless_denied
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
 from cellxlate.model.networks import TranslatorNetworks, parameter_count
@@ -103,8 +103,10 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
         rename_free(partial, folder)
+    except ModelError:
+        raise
     except (OSError, SafetensorError) as fault:
-        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
+        raise unless_denied(OutputError(f"{folder} cannot be written: {one_line(fault)}"), folder, fault) from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return load_model(folder)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import MissingModelError, ModelError, OutputError, said, unless_denied
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
@@ -80,15 +80,16 @@ def locate(model: str | Path) -> Path:
     try:
         if place.is_dir() or is_archive(place):
             return place.resolve()
-        if place.exists():
-            raise refuse_file(place)
+        refused = refuse_file(place) if place.exists() else None
     except (OSError, ValueError):  # a name that no file system can hold
-        place = Path("?")
+        place, refused = Path("?"), None
+    if refused:
+        raise refused
     shipped = SHIPPED / place
     if place.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
-    raise ModelError(
+    raise MissingModelError(
         f"there is no model {str(model)[:200]!r}; give a model folder or one of the shipped models: {names}"
     )
 
@@ -137,7 +138,7 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
             try:
                 card = read_card(path)
             except ModelError as fault:
-                card = {"description": str(fault)}
+                card = {"description": said(fault)}
             described = str(card.get("description") or f"preset {card.get('preset', 'unknown')}")
             models.append({"name": path.name, "path": str(path), "shipped": shipped, "description": described})
     return models
@@ -193,7 +194,7 @@ def save_copy(folder: Path, place: Path) -> Path:
         _amend(partial, "name", place.name)
         rename_free(partial, place)
     except OSError as fault:
-        raise OutputError(f"{place} cannot be written: {one_line(fault)}") from fault
+        raise unless_denied(OutputError(f"{place} cannot be written: {one_line(fault)}"), place, fault) from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place

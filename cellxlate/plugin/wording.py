@@ -1,6 +1,5 @@
 """What panels say."""
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,42 +7,6 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.requests import AdaptNews
     from cellxlate.plugin.train.requests import TrainingSnapshot
-
-PANEL_WORDS = {
-    r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
-    r"leave the model out to take the nearest of those shipped \(-m auto\)": "Model 'auto' takes the nearest",
-    r"adapt to it: --adapt \(cellxlate\.adapt in Python\)": "press 'Adapt to this image'",
-    "--adapt": "'Adapt to this image'",
-    "--axes": "Axes",
-    "--channel": "Channel",
-    "--device": "Device",
-    "--intensity source": "Intensity 'as in the image'",
-    "--overwrite": "'Replace existing files'",
-    "--output-dir": "folder",
-    "--threshold": "Threshold",
-    "with --resume": "with Resume",
-    "--guide saliency": "Guide 'saliency'",
-    "with a few --masks": "with Guide 'painted cells'",
-    "--masks DIR": "painted cells",
-    "--masks": "painted cells",
-    "--guide": "Guide",
-    "another --seed (--restarts N tries them)": "other images or more of them",
-    "--preset": "Preset",
-    "-o": "file name",
-}
-
-
-def in_panel_words(message: str) -> str:
-    """Return a message of the command line with the names that the panel gives to its options.
-
-    Examples
-    --------
-    >>> in_panel_words("out.ome.tif exists already; give --overwrite to replace it or choose another -o")
-    "out.ome.tif exists already; give 'Replace existing files' to replace it or choose another file name"
-    """
-    for option, name in PANEL_WORDS.items():
-        message = re.sub(rf"(?<![\w-]){option}(?![\w-])", name, message)
-    return message
 
 
 def time_left(news: "EnhanceProgress") -> str:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from cellxlate.errors import InputError, OptionError
+from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import FORMAT
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".ims")
@@ -42,7 +43,7 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"the {what} {path} does not exist; check the name")
+            raise MissingInputError(f"the {what} {path} does not exist; check the name")
         if path.is_file() or is_zarr(path):
             found.append(path)
             continue
@@ -128,6 +129,8 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
     for endings, found in formats.items():
         if name.endswith(endings):
             if asked is not None and asked not in found:
-                raise OptionError(f"the output {path} says {found[0]}, --format says {asked}; give one of them")
+                raise OptionError(
+                    f"the output {path} says {found[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
+                )
             return asked or found[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

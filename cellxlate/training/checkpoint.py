@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cellxlate.errors import ModelError, OutputError
+from cellxlate.options import TRAIN_RESUME
 from cellxlate.stacks.naming import one_line
 from cellxlate.training.losses import HistoryPool
 
@@ -66,8 +67,8 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     except (OSError, SafetensorError) as fault:
         kept = "the one before is kept" if (folder / CHECKPOINT).exists() else "there is none before"
         raise OutputError(
-            f"the checkpoint cannot be written to {folder} ({one_line(fault)}); {kept}: free some space, then go on "
-            "with --resume"
+            f"the checkpoint cannot be written to {folder} ({one_line(fault)})",
+            remedy=(f"{kept}: free some space, then go on with ", TRAIN_RESUME),
         ) from fault
     finally:
         with suppress(OSError):

@@ -26,11 +26,12 @@ from cellxlate.enhancement.outputs.names import Outputs, is_there
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import OptionError, OutputError, TrainingError
+from cellxlate.errors import ModelError, OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device, open_engine
+from cellxlate.options import ADAPT, ADAPT_S, MODEL, OVERWRITE, RESUME, TO_REPLACE
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
 from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
@@ -65,6 +66,7 @@ JUDGING_SHARE, FINISHING_S, FINISHING_SHARE, CALM = 0.2, 2.0, 0.05, 0.9
 CALLS, CLASSICAL_SHARE = 5, 0.3
 """How often a candidate is asked for a plane to judge it; what the filters that always take part cost beside."""
 STANDARD_ERRORS = 2.0
+NOTHING = "nothing was learned: "
 VERDICT = "verdict.json"
 
 
@@ -215,7 +217,7 @@ def model_folder(outputs: Outputs) -> Path:
     folder = outputs.attention.parent
     if not isinstance(folder, Path):
         raise OptionError(
-            f"--adapt writes a model beside the results, which must lie on this computer; {folder} does not"
+            ADAPT, " writes a model beside the results, which must lie on this computer", remedy=f"{folder} does not"
         )
     return folder / f"{outputs.attention.name.rpartition('_attention')[0]}_model"
 
@@ -268,7 +270,9 @@ def adapt_stack(
             stated = ranges_of(stack, numbers, levels_from)
             domain = sampled_domain(stack, {one: stated[one] for one in numbers}, chosen.alone)
         except NothingToLearnError as fault:
-            return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)
+            return Adaptation(
+                base, False, clock.spent_s, 0, said("nothing was learned: ", fault), base.name, choice=choice
+            )
         identity = {"data": fingerprint((domain, domain)), "base_sha256": base.digest, "seed": seed}
         if resume and (known := _recalled(output, partial, base, identity, choice)):
             return known
@@ -279,7 +283,9 @@ def adapt_stack(
                           device=device, tell=tell)  # fmt: skip
         except TrainingError as fault:
             shutil.rmtree(partial, ignore_errors=True)
-            return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)
+            return Adaptation(
+                base, False, clock.spent_s, 0, said("nothing was learned: ", fault), base.name, choice=choice
+            )
         translator = finished_translator(run.average, run.settings, [])
         ranking = judge.ranking(replace(base, translator=translator), seed)
         kept, reason = verdict(ranking)
@@ -316,7 +322,9 @@ class _Clock:
 
     def __init__(self, seconds: float, steps: int | None) -> None:
         if not (math.isfinite(seconds) and seconds >= 1):
-            raise OptionError(f"--adapt {seconds:g} is no time to learn in; give at least 1 second, 90 are usual")
+            raise OptionError(
+                ADAPT_S.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual"
+            )
         if steps is not None and steps < 1:
             raise OptionError(f"steps is {steps}, expected at least 1")
         self._started = self._learned = time.monotonic()
@@ -518,7 +526,7 @@ def held(output: Path) -> Iterator[None]:
     try:
         lock = FolderLock.acquire(output.with_name(output.name + ".lock"))
     except OSError as fault:
-        raise OutputError(f"{output} cannot be written: {fault}") from fault
+        raise unless_denied(OutputError(f"{output} cannot be written: {fault}"), output, fault) from fault
     try:
         yield
     finally:
@@ -532,12 +540,15 @@ def require_free(output: Path, partial: Path, *, overwrite: bool, resume: bool) 
     if is_there(partial) and not partial.is_dir():
         raise OutputError(f"{partial} is no folder of an unfinished adaptation; move it away or choose another output")
     if is_there(output) and not (overwrite or resume):
-        raise OutputError(f"{output} exists already; give -m {output} to use it, --overwrite to replace it")
+        raise OutputError(
+            f"{output} exists already", remedy=("give ", MODEL.of(output), " to use it, ", OVERWRITE, " to replace it")
+        )
     if is_there(partial) and (overwrite or (partial / VERDICT).exists()) and not resume:
         shutil.rmtree(partial, ignore_errors=True)
     if is_there(partial) and not resume:
         raise OutputError(
-            f"{partial} holds an unfinished adaptation; continue with --resume or replace it with --overwrite"
+            f"{partial} holds an unfinished adaptation",
+            remedy=("continue with ", RESUME, " or replace it with ", OVERWRITE),
         )
 
 
@@ -567,21 +578,21 @@ def _recalled(
     try:
         bundle = load_model(output) if output.is_dir() else None
         text = (partial / VERDICT).read_text(encoding="utf-8") if bundle is None else ""
+    except ModelError:
+        raise
     except OSError:
         return None
     record = bundle.card.get("adaptation") if bundle else json.loads(text)
     if not isinstance(record, dict) or any(record.get(name) != value for name, value in identity.items()):
         where = output if bundle else partial
-        raise OutputError(
-            f"{where} was adapted to another stack, or from another model; give --overwrite to replace it"
-        )
+        raise OutputError(f"{where} was adapted to another stack, or from another model", remedy=TO_REPLACE)
     try:
         return Adaptation(
             bundle or base, bundle is not None, float(record["seconds"]), int(record["steps"]), str(record["reason"]),
             base.name, _ranking(record["ranking"]), choice, str(record["command"]), None if bundle else partial,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as fault:
-        raise OutputError(f"{output} says nothing about its adaptation; give --overwrite to replace it") from fault
+        raise OutputError(f"{output} says nothing about its adaptation", remedy=TO_REPLACE) from fault
 
 
 def _ranking(stated: Mapping[str, Any] | None) -> Ranking | None:

@@ -234,14 +234,14 @@ def forget_job(token: str) -> None:
             _ONE_AT_A_TIME.release()
 
 
-def fault_of_worker(job: BandJob) -> str:
-    """Return in one line why this process cannot work on a job; nothing if it can."""
+def fault_of_worker(job: BandJob) -> CellxlateError | OSError | None:
+    """Return why this process cannot work on a job; None if it can."""
     try:
         with _ONE_AT_A_TIME:
             _opened(job)
     except (CellxlateError, OSError) as fault:
-        return str(fault)
-    return ""
+        return fault
+    return None
 
 
 def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:

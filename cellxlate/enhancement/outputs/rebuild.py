@@ -9,6 +9,7 @@ from typing import Any
 import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
+from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back, spared, warnings_of
 from cellxlate.quality.report.report import RunReport, draw_planes, write_report
 from cellxlate.quality.risk import Ranking
@@ -195,7 +196,9 @@ def _beside(path: Path, name: str) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == name:
             return candidate
-    raise InputError(f"{path.parent} holds no {name}, which belongs to {path.name}; name it with --attention")
+    raise InputError(
+        f"{path.parent} holds no {name}, which belongs to {path.name}", remedy=("name it with ", ATTENTION)
+    )
 
 
 def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
@@ -207,7 +210,7 @@ def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == base:
             return candidate
-    raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
+    raise InputError(f"the input {name or base} does not lie beside {path}", remedy=("name it with ", SOURCE))
 
 
 def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:

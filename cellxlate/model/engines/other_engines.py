@@ -13,6 +13,7 @@ from cellxlate.errors import OptionError
 from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.options import DEVICE, ENGINE
 
 Floats = npt.NDArray[np.float32]
 Precision = Literal["float32", "bfloat16"]
@@ -43,7 +44,9 @@ class OpenVinoNetwork:
         try:
             import openvino
         except ImportError as fault:
-            raise OptionError('--engine openvino is not installed; pip install "cellxlate[openvino]"') from fault
+            raise OptionError(
+                ENGINE.of("openvino"), " is not installed", remedy='pip install "cellxlate[openvino]"'
+            ) from fault
         self._core = openvino.Core()
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
@@ -102,10 +105,14 @@ def onnxruntime_network(
     try:
         import onnxruntime
     except ImportError as fault:
-        raise OptionError('--engine onnxruntime is not installed; pip install "cellxlate[onnx]"') from fault
+        raise OptionError(
+            ENGINE.of("onnxruntime"), " is not installed", remedy='pip install "cellxlate[onnx]"'
+        ) from fault
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, "")
     if provider not in onnxruntime.get_available_providers():
-        raise OptionError(f"--engine onnxruntime does not run on {device} here; use --device cpu")
+        raise OptionError(
+            ENGINE.of("onnxruntime"), f" does not run on {device} here", remedy=("use ", DEVICE.of("cpu"))
+        )
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(torch.get_num_threads() // streams, 1)
     options.log_severity_level = 4  # what it says is raised too

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cellxlate.errors import OptionError
 from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.options import DEVICE
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Floats = npt.NDArray[np.float32]
@@ -34,7 +35,7 @@ def choose_device(device: Device) -> torch.device:
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     if not available.get(device, False):
         found = ", ".join(name for name, present in available.items() if present)
-        raise OptionError(f"--device {device} is not available here; available: {found}")
+        raise OptionError(DEVICE.of(device), " is not available here", remedy=f"available: {found}")
     return torch.device(device)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, visible_part
 from cellxlate.plugin.layers import appearance, layer_stack, read_part, visible_plane
 from cellxlate.plugin.preview.cache import shown_part
@@ -248,7 +248,7 @@ def _read_steps(part: Part) -> Generator[npt.NDArray[Any], None, Refusal | None]
     try:
         yield read_part(part.stack, part.plane, part.tile, part.every_px)
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.enhance.steps import enhance_steps
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, CancelledError, Outcome, Refusal
 from cellxlate.plugin.train.steps import file_name
@@ -50,7 +50,7 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to adapt; close other layers first")
     except OSError as fault:

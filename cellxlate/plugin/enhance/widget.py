@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit, ProgressBar
 from qtpy.QtCore import Qt
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model.cards import is_model
 from cellxlate.plugin.compare.comparison import Pair
 from cellxlate.plugin.compare.widget import CompareControls
@@ -25,7 +25,7 @@ from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, Refusal, StopRequest
 from cellxlate.plugin.strokes.controls import PaintedLayer, StrokeControls
-from cellxlate.plugin.wording import in_panel_words, time_left
+from cellxlate.plugin.wording import time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
@@ -303,7 +303,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:
-        self.selected.value, self.selected.visible = in_panel_words(text), bool(text)
+        self.selected.value, self.selected.visible = text, bool(text)
 
     # A run
 
@@ -347,7 +347,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         try:
             request = self._request()
         except CellxlateError as fault:
-            self._say(in_panel_words(str(fault)))
+            self._say(said(fault, by="panel"))
             return
         self.begin_run(request.stop, "Reading the stack and measuring its levels ...")
         layer = self.image_layer.value
@@ -401,7 +401,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if outcome is None or request.stop.asked:
             self.end_run(request.stop, "Cancelled. No layer and no file was made.")
         elif isinstance(outcome, Refusal):
-            self.end_run(request.stop, in_panel_words(outcome.reason))
+            self.end_run(request.stop, outcome.reason)
         elif self.end_run(request.stop, ""):
             self.progress.value = PROGRESS_STEPS
             self._show(request, layer, outcome)
@@ -421,7 +421,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )  # fmt: skip
         self._results.append(Pair(layer, enhanced, look.axes))
         self.compare.offer(outcome, request)
-        notes = "\n".join(f"Warning: {in_panel_words(warning)}" for warning in report.warnings)
+        notes = "\n".join(f"Warning: {warning}" for warning in report.warnings)
         self._say(
             f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
             f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",

@@ -9,7 +9,7 @@ from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
@@ -177,7 +177,7 @@ class AttentionPreview:
             plane = visible_plane(wanted.layer, stack, self._viewer.dims.point)
         except CellxlateError as fault:
             self._clear()
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
         key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, plane)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
 from cellxlate.plugin.requests import StopRequest
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
 
@@ -202,7 +202,7 @@ def painted_text(painted: Stack, least_px: int) -> str:
     try:
         regions = painted_regions(painted, least_px)
     except InputError as fault:
-        return str(fault)
+        return said(fault, by="panel")
     boxes = ", ".join(f"{region.area.shape[0]} x {region.area.shape[1]} px" for region in regions[:4])
     more = f" and {len(regions) - 4} more" if len(regions) > 4 else ""
     plural = "s" if len(regions) > 1 else ""

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.plugin.train.requests import (
     StepDone,
@@ -66,7 +66,7 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     partial = request.output.with_name(f"{request.output.name}.partial")
     watch = _RunWatch(request, told)
     try:
-        with tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:
+        with speaking("panel"), tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:
             source, target, masks = _as_files(request, Path(folder))
             train(
                 source, target, output=request.output, preset=request.preset, guide=request.guide, masks=masks,
@@ -77,7 +77,7 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     except CancelledError:
         return Stopped(partial, has_checkpoint(partial))
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to train; close other layers, or give folders of smaller images")
     except Exception as fault:  # noqa: BLE001  a thread's own failure would otherwise leave the panel waiting

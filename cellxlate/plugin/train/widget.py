@@ -10,7 +10,7 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtSvgWidgets import QSvgWidget
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
 from cellxlate.plugin.layers import layer_stack, one_channel, painted_stack, visible_plane
 from cellxlate.plugin.models import SHELF
@@ -19,7 +19,7 @@ from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.train.curves import HEIGHT_PX, WIDTH_PX, curves_svg
 from cellxlate.plugin.train.requests import StepDone, Stopped, Trained, TrainingSnapshot, TrainRequest, painted_text
-from cellxlate.plugin.wording import in_panel_words, leaning_words, training_left
+from cellxlate.plugin.wording import leaning_words, training_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import PRESETS
 from cellxlate.stacks.stack import Stack
@@ -184,7 +184,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         try:
             painted = self._painted()
         except CellxlateError as fault:
-            self.paint_state.value = str(fault)
+            self.paint_state.value = said(fault, by="panel")
             return
         if painted is None:
             self.paint_state.value = "Press Paint, then paint every cell of a small region with the brush."
@@ -238,7 +238,7 @@ class TrainWidget(Container):  # type: ignore[misc]
                 resume=resume,
             )
         except CellxlateError as fault:
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         self._stop, self._looks = stop, self._looks if resume else []
         self._running(True)
@@ -261,7 +261,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             self._say("Stopping after this step ...")
 
     def _say(self, text: str) -> None:
-        self.state.value = in_panel_words(text)
+        self.state.value = text
 
     def _news(self, request: TrainRequest, news: StepDone | TrainingSnapshot) -> None:
         if self._stop is not request.stop:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, MissingInputError
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
@@ -128,7 +128,7 @@ def open_stack(
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
-        raise InputError(f"{path} does not exist; check the name")
+        raise MissingInputError(f"{path} does not exist; check the name")
     if path.is_dir():
         return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:

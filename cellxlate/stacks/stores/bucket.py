@@ -10,8 +10,9 @@ import uuid
 
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import OUTPUT, OUTPUT_DIR, RESUME, TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import Format
-from cellxlate.whole_file import IN_THE_WAY
+from cellxlate.whole_file import in_the_way
 
 LOCK_NAME = ".cellxlate-lock"
 RENEW_S = 5.0
@@ -153,7 +154,9 @@ def check_remote(place: Location, kind: Format | None = None) -> None:
     if not isinstance(place, RemotePath):
         return
     if not place.writable:
-        raise OptionError(f"{place} is on the web, where nothing can be written; give -o or --output-dir")
+        raise OptionError(
+            f"{place} is on the web, where nothing can be written", remedy=("give ", OUTPUT, " or ", OUTPUT_DIR)
+        )
     if kind not in (None, "ome-zarr"):
         raise OptionError(f"{place}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file")
 
@@ -161,17 +164,17 @@ def check_remote(place: Location, kind: Format | None = None) -> None:
 def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool, replace: bool) -> None:
     """Raise OutputError where an output must not go into a bucket, or an interrupted job's partial is in the way."""
     if is_input:
-        raise OutputError(f"{path} is the input itself; choose another name with -o")
+        raise OutputError(f"{path} is the input itself", remedy=TO_RENAME)
     began = (partial / "job.json").is_file()
     if not replace and began:
-        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+        raise OutputError(f"{partial} is left from an interrupted job", remedy=TO_GO_ON)
     if not path.exists():
         return
     if not replace:
-        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+        raise OutputError(f"{path} exists", remedy=TO_REPLACE_OR_GO_ON)
     is_image = any((path / name).is_file() for name in (ROOT, ".zgroup"))
     if not is_image and not (partial / PUBLISHING).is_file():
-        raise OutputError(f"there are objects below {path} and no OME-Zarr image; choose another name with -o")
+        raise OutputError(f"there are objects below {path} and no OME-Zarr image", remedy=TO_RENAME)
 
 
 def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *, replaces: bool) -> None:
@@ -187,7 +190,7 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
         Something is there that may not be replaced, or what is there in the end is not what was copied.
     """
     if not replaces and path.exists():
-        raise OutputError(IN_THE_WAY.format(path))
+        raise in_the_way(path)
     (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
     if (path / ROOT).is_file():
         (path / ROOT).unlink()
@@ -197,5 +200,7 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
     found = path.below()
     differing = [name for name, size in wanted.items() if name != ROOT and found.get(name) != size]
     if differing or len(found) != len(wanted) - 1:
-        raise OutputError(f"{path}: {len(differing)} objects were not copied whole; give --resume to copy them again")
+        raise OutputError(
+            f"{path}: {len(differing)} objects were not copied whole", remedy=("give ", RESUME, " to copy them again")
+        )
     result.copy_to(path, [ROOT])
