@@ -48,9 +48,8 @@ class Option:
     @property
     def words(self) -> Words:
         """How it is named in a sentence; where there is none of it, by its name on the command line."""
-        there = f"'{self.command.lstrip('-')}' of the command line"
-        label = f"'{self.panel}'" if " " in self.panel else self.panel
-        return Words(self.python or there, self.command, label or there, (self,))
+        panel = f"'{self.panel}'" if " " in self.panel else self.panel
+        return Words(self.python or self._elsewhere(), self.command, panel or self._elsewhere(), (self,))
 
     def of(self, value: object) -> Words:
         """Return how it is named with a value.
@@ -61,8 +60,16 @@ class Option:
         "Device 'cpu'"
         """
         plain = value if isinstance(value, int | float) else str(value)
-        words, shown = self.words, dict[object, object](self.shown).get(plain, plain)
-        return Words(f"{words.python}{plain!r}", f"{words.command} {plain}", f"{words.panel} {shown!r}", (self,))
+        shown = dict[object, object](self.shown).get(plain, plain)
+        return Words(
+            f"{self.python}{plain!r}" if self.python else self._elsewhere(plain),
+            f"{self.command} {plain}",
+            f"{self.words.panel} {shown!r}" if self.panel else self._elsewhere(plain),
+            (self,),
+        )
+
+    def _elsewhere(self, value: object = "") -> str:
+        return f"'{f'{self.command} {value}'.strip(' -')}' of the command line"
 
 
 Part: TypeAlias = str | Words | Option | BaseException

@@ -242,7 +242,7 @@ class Stack:
                 f"{'cannot be read' if of_network else 'is damaged'} ({' '.join(str(fault).split())[:200]})",
                 remedy=("run again with ", RESUME) if of_network else "copy the file again",
             )
-            raise unless_denied(damaged, self.path or self.name, fault) from fault
+            raise damaged if of_network else unless_denied(damaged, self.path or self.name, fault) from fault
         if self.axes.index("X") < self.axes.index("Y"):
             window = window.T
         return np.asarray(window, dtype=self.dtype)

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import OptionError, OutputError, said
 from cellxlate.locations import Location, RemotePath
 from cellxlate.options import OUTPUT, OUTPUT_DIR, RESUME, TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import Format
@@ -191,7 +191,8 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
     """
     if not replaces and path.exists():
         raise in_the_way(path)
-    (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
+    note = said("the result is complete and verified; give ", RESUME, " to publish it again\n")
+    (partial / PUBLISHING).write_text(note)
     if (path / ROOT).is_file():
         (path / ROOT).unlink()
     path.remove_below()
