@@ -278,9 +278,10 @@ def test_only_the_chosen_channel_is_learned_from(viewer, panel, spin, fake):
 
 def test_why_it_cannot_be_adapted_is_said(viewer, panel, spin, monkeypatch):
     from cellxlate.errors import InputError
+    from cellxlate.options import CHANNELS
 
     def refuse(*_arguments, **_options):
-        raise InputError("the noise cannot be measured; choose --channel")
+        raise InputError("the noise cannot be measured", remedy=("choose ", CHANNELS))
 
     monkeypatch.setattr(adaptation, "adapt_stack", refuse)
     viewer.add_image(ramp((70, 90)), name="cells")

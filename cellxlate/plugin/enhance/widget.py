@@ -76,14 +76,37 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop: StopRequest | None = None
         self._worker: Any = None
         self._results: list[Pair] = []
+        self._make_choices()
+        self._make_seldom_choices()
+        self._make_run_controls()
+        self.compare = CompareControls(napari_viewer, self._pair)
+        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
+        self.adapt_button = self.adapting.adapt_button
+        self.strokes = StrokeControls(napari_viewer, self._canvas)
+        super().__init__(labels=False)
+        self._rows = scrolled(self, self._laid_out())
+        self.attention = AttentionPreview(
+            napari_viewer,
+            wanted=self._previewed,
+            say=self._tell_selected,
+            ended=lambda: setattr(self.preview, "value", False),
+        )
+        self._warming: Any = None
+        self._is_closed = False
+        self._warm_timer = single_shot(self._warm_up, self.native)
+        self._connect()
+        self._destination_changed()
+        self._show_more(False)
+        self.strokes.show(False)  # magicgui shows what it lays out
+        self._ready()
+        self._warm_timer.start(WARM_MS)
+        self.adapting.domain.update()
+
+    def _make_choices(self) -> None:
         self.image_layer = LayerChoice(
-            napari_viewer, "image", label="Image",
+            self._viewer, "image", label="Image",
             tooltip="The image layer whose cells are enhanced. It is not changed.",
         )  # fmt: skip
-        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
-        self.axes = LineEdit(
-            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
-        )
         self.model_choice = ModelChoice(
             label="Model",
             choices=lambda _: SHELF.choices_and_auto(),
@@ -103,6 +126,19 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
         )  # fmt: skip
+        self.destination = ComboBox(
+            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
+        )
+        self.file = FileEdit(
+            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
+        )
+        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+
+    def _make_seldom_choices(self) -> None:
+        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
+        self.axes = LineEdit(
+            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
+        )
         self.intensity = ComboBox(
             label="Intensity", choices=[("as in the image", "source"), ("as in the model's targets", "target")],
             tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
@@ -112,23 +148,17 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             label="Engine", choices=["auto", "torch", "openvino", "onnxruntime"], tooltip="What runs the networks."
         )
         self.more = CheckBox(text="More options", tooltip="Channel, axes, intensity, engine, device.")
-        self.destination = ComboBox(
-            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
-        )
-        self.file = FileEdit(
-            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
-        )
-        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
+
+    def _make_run_controls(self) -> None:
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
         self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
-        self.compare = CompareControls(napari_viewer, self._pair)
-        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
-        self.adapt_button = self.adapting.adapt_button
-        self.strokes = StrokeControls(napari_viewer, self._canvas)
+
+    def _laid_out(self) -> Container:
+        """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
-        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
         rows = Container(
             widgets=[
                 self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
@@ -138,30 +168,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )  # fmt: skip
         rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
         rows.extend(self.compare.rows)
-        super().__init__(labels=False)
         for text in (self.selected, self.state, self.notes):
             wrapped(text)
         without_label(self.adapting.row)
         for text in (self.selected, self.notes):
             text.visible = False
         rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._rows = scrolled(self, rows)
-        self.attention = AttentionPreview(
-            napari_viewer,
-            wanted=self._previewed,
-            say=self._tell_selected,
-            ended=lambda: setattr(self.preview, "value", False),
-        )
-        self._warming: Any = None
-        self._is_closed = False
-        self._warm_timer = single_shot(self._warm_up, self.native)
-        self._connect()
-        self._destination_changed()
-        self._show_more(False)
-        self.strokes.show(False)  # magicgui shows what it lays out
-        self._ready()
-        self._warm_timer.start(WARM_MS)
-        self.adapting.domain.update()
+        return rows
 
     @property
     def is_running(self) -> bool:

@@ -56,14 +56,35 @@ class TrainWidget(Container):  # type: ignore[misc]
         self._stop: StopRequest | None = None
         self._worker: Any = None
         self._looks: list[TrainingSnapshot] = []
+        self._make_images()
+        self._make_run_controls()
+        buttons = Container(
+            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
+        )
+        super().__init__(
+            widgets=[
+                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
+                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
+            ],
+        )  # fmt: skip
+        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        for text in (self.state, self.paint_state):
+            wrapped(text)
+        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
+        self._add_pictures()
+        self._paint_timer = single_shot(self._tell_paint, self.native)
+        self._connect()
+        self._choices_changed()
+
+    def _make_images(self) -> None:
         first = [(FOLDER, FOLDER)]
         self.source = LayerChoice(
-            napari_viewer, "image", label="Source", first=first,
+            self._viewer, "image", label="Source", first=first,
             tooltip="Images as they come from the microscope: a stack of at least 2 planes, or a folder of images.",
         )  # fmt: skip
         self.source_folder = FileEdit(label="", mode="d", tooltip="Folder of source images (TIFF or OME-Zarr).")
         self.target = LayerChoice(
-            napari_viewer, "image", label="Target", first=first,
+            self._viewer, "image", label="Target", first=first,
             tooltip="Images as they should look: other cells, other days; they need not be pairs.",
         )  # fmt: skip
         self.target_folder = FileEdit(label="", mode="d", tooltip="Folder of target images (TIFF or OME-Zarr).")
@@ -72,12 +93,14 @@ class TrainWidget(Container):  # type: ignore[misc]
             tooltip="What tells attention where cells are. Paint where cells are not brighter than their surroundings.",
         )  # fmt: skip
         self.painted = LayerChoice(
-            napari_viewer, "labels", label="Painted", tooltip="A Labels layer with the shape of the source layer."
+            self._viewer, "labels", label="Painted", tooltip="A Labels layer with the shape of the source layer."
         )
         self.paint_button = ClickButton(
             text="Paint", tooltip="Add a Labels layer over the source; paint every cell of a small region, any label."
         )
         self.paint_state = Label(value="")
+
+    def _make_run_controls(self) -> None:
         self.preset = ComboBox(
             label="Preset", choices=[name for name in PRESETS if name != "alone"], value="fast",
             tooltip="fast suits a laptop; paper and paper-wide are the published networks and want a GPU.",
@@ -97,23 +120,6 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.resume_button = ClickButton(text="Resume", tooltip="Continue the run that was stopped under this name.")
         self.progress = ProgressBar(label="Progress", min=0, max=1, value=0)
         self.state = Label(label="State", value="")
-        buttons = Container(
-            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
-        )
-        super().__init__(
-            widgets=[
-                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
-                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
-            ],
-        )  # fmt: skip
-        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        for text in (self.state, self.paint_state):
-            wrapped(text)
-        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
-        self._add_pictures()
-        self._paint_timer = single_shot(self._tell_paint, self.native)
-        self._connect()
-        self._choices_changed()
 
     @property
     def is_running(self) -> bool:
