@@ -89,8 +89,8 @@ def _run(options: argparse.Namespace, *, is_process: bool) -> int:
     except OSError as fault:
         if options.debug:
             raise
-        place = f"{fault.filename}: " if fault.filename else ""
-        complain(f"{place}{fault.strerror or fault}; check the name, the folder and the disk")
+        file = f"{fault.filename}: " if fault.filename else ""
+        complain(f"{file}{fault.strerror or fault}; check the name, the folder and the disk")
         return OptionError.exit_code
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:

@@ -73,16 +73,16 @@ def run_info(options: argparse.Namespace) -> int:
     from cellxlate.model.cards import describe_model, is_model
     from cellxlate.stacks.read.open import open_stack
 
-    place = located(options.path)
+    location = located(options.path)
     lines: list[str] = []
-    if isinstance(place, Path) and is_model(options.path):
+    if isinstance(location, Path) and is_model(options.path):
         if options.noise:
             raise OptionError(
                 f"{options.path} is a model", remedy=(NOISE, " measures a stack: leave it out, or give a stack")
             )
         answer = describe_model(options.path)
     else:
-        with open_stack(place, options.axes, image=options.image, incomplete=options.incomplete) as stack:
+        with open_stack(location, options.axes, image=options.image, incomplete=options.incomplete) as stack:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),

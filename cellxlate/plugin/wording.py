@@ -49,7 +49,7 @@ def training_left(look: "TrainingSnapshot") -> str:
     return f"step {look.step} of {look.steps}, {look.seconds:.0f} s so far, about {left} left"
 
 
-def suitability_words(found: "Suitability") -> tuple[str, str]:
+def suitability_words(suitability: "Suitability") -> tuple[str, str]:
     """Return whether a model suits an image, in a line, and what there is to explain.
 
     Examples
@@ -60,16 +60,19 @@ def suitability_words(found: "Suitability") -> tuple[str, str]:
     >>> suitability_words(Suitability("cells", 0.5, (), 8))[0]
     'Like what cells was trained on: distance 0.5, limit 1.'
     """
-    if not found.windows:
+    if not suitability.windows:
         return "Nothing stands out from the noise here.", "So no model can be judged by it."
-    if found.distance is None and found.adapted_from:
-        return f"Adapted from {found.adapted_from}.", "To images like one; how near others are is not known."
-    if found.distance is None:
-        return f"What {found.model} was trained on is not known.", "Its card does not say what its images look like."
-    beside = f"what {found.model} was trained on: distance {found.distance:.1f}, limit 1."
-    if not found.is_outside:
+    if suitability.distance is None and suitability.adapted_from:
+        return f"Adapted from {suitability.adapted_from}.", "To images like one; how near others are is not known."
+    if suitability.distance is None:
+        return (
+            f"What {suitability.model} was trained on is not known.",
+            "Its card does not say what its images look like.",
+        )
+    beside = f"what {suitability.model} was trained on: distance {suitability.distance:.1f}, limit 1."
+    if not suitability.is_outside:
         return f"Like {beside}", ""
-    return f"Unlike {beside}", f"{'; '.join(found.differences)}.\nAdapt to this image, then compare."
+    return f"Unlike {beside}", f"{'; '.join(suitability.differences)}.\nAdapt to this image, then compare."
 
 
 def adapting_left(news: "AdaptNews") -> str:

@@ -34,19 +34,19 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
     """
     run = request.run
     try:
-        place = _place_for(run.source)
-        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=place) as folder:
+        parent = _place_for(run.source)
+        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=parent) as folder:
             made = Path(folder) / f"{file_name(run.appearance.name)}_model"
             learning = _Learning(request, made)
-            found = yield from in_thread(learning.work, run.stop, tick=learning.news)
+            adaptation = yield from in_thread(learning.work, run.stop, tick=learning.news)
             run.stop.check()
-            if not found.kept:
-                return Adapted(None, found.reason)
+            if not adaptation.kept:
+                return Adapted(None, adaptation.reason)
             yield AdaptNews(request.seconds, request.seconds, "Showing before and after ...")
             before = _enhanced(request, run.model)
             after = _enhanced(request, str(made))
-            kept = _keep(made, place)
-        return Adapted(kept, found.reason, before, after)
+            kept = _keep(made, parent)
+        return Adapted(kept, adaptation.reason, before, after)
     except CancelledError:
         return None
     except CellxlateError as fault:
@@ -110,10 +110,10 @@ def _place_for(source: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="cellxlate-"))
 
 
-def _keep(made: Path, place: Path) -> Path:
+def _keep(made: Path, parent: Path) -> Path:
     """Move a model to its place, under a name that is free."""
-    free = place / made.name
+    free = parent / made.name
     number = 2
     while free.exists():
-        free, number = place / f"{made.name}_{number}", number + 1
+        free, number = parent / f"{made.name}_{number}", number + 1
     return made.rename(free)

@@ -262,8 +262,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         """Return the newest result that is still there with its input; one of the chosen image first."""
         there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
         chosen = [pair for pair in there if pair.image is self.image_layer.value]
-        found = chosen or there
-        return found[-1] if found else None
+        pairs = chosen or there
+        return pairs[-1] if pairs else None
 
     def _show_more(self, shown: bool) -> None:
         for control in self._seldom:
@@ -424,13 +424,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         report, look = outcome.report, request.appearance
         metadata = {"cellxlate": report.as_full_dict()}
         enhanced = self._viewer.add_image(
-            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.place,
+            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.placement,
             **look.shown,
         )  # fmt: skip
         attention = _each_level(outcome.attention, lambda level: without_samples(level, look.axes))
         self._viewer.add_image(
             attention, name=f"{look.name} attention", metadata=metadata, colormap=attention_colormap(),
-            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.place,
+            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.placement,
         )  # fmt: skip
         self._results.append(Pair(layer, enhanced, look.axes))
         self.compare.offer(outcome, request)
@@ -455,7 +455,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.model_choice.value = folder
         names = f"{look.name} before adapting", f"{look.name} adapted"
         before, after = (
-            self._viewer.add_image(pixels, name=name, **look.place, **look.shown)
+            self._viewer.add_image(pixels, name=name, **look.placement, **look.shown)
             for name, pixels in zip(names, (adapted.before, adapted.after), strict=True)
         )
         self._results.append(Pair(before, after, look.axes, ("before adapting", "the adapted model"), request.layer))

@@ -265,7 +265,7 @@ class AttentionPreview:
         axes = view.stack.axes
         self._put(flat_pixels(shown, axes), flat_place(view.layer, axes, view.plane, part, every_px))
 
-    def _put(self, shown: Any, place: dict[str, Any]) -> None:
+    def _put(self, shown: Any, placement: dict[str, Any]) -> None:
         """Show an attention image in the layer, which is made where it is missing."""
         layer = self._layer
         if layer is not None:
@@ -274,13 +274,13 @@ class AttentionPreview:
                 layer.refresh(extent=False, highlight=False, thumbnail=False)  # a third of the time of a new array
             else:
                 layer.data = shown
-            if not np.allclose(layer.affine.affine_matrix, place["affine"]):
-                layer.affine = place["affine"]
+            if not np.allclose(layer.affine.affine_matrix, placement["affine"]):
+                layer.affine = placement["affine"]
             return
         active = self._viewer.layers.selection.active
         self._layer = self._viewer.add_image(
             shown, name="attention preview", colormap=overlay_colormap(), contrast_limits=(0, 255),
-            blending="translucent", metadata={OURS: True}, **place,
+            blending="translucent", metadata={OURS: True}, **placement,
         )  # fmt: skip
         self._viewer.layers.selection.active = active
 

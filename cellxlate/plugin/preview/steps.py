@@ -122,14 +122,14 @@ def _blocks(
     stack = request.stack
     readers = [plane_reader(stack, index) for index in request.indices]
     for block in blocks:
-        found: list[npt.NDArray[np.uint16]] = []
+        attentions: list[npt.NDArray[np.uint16]] = []
         for index, reader in zip(request.indices, readers, strict=True):
             request.stop.check()
             own = intensities[stack.channel_of(index)].at(stack.time_of(index))
-            found += (
+            attentions += (
                 steps
                 for _, steps in attention_blocks(
                     reader, [block], stack.plane_shape, translator=translator, intensity=own
                 )
             )
-        yield block, np.max(found, axis=0)
+        yield block, np.max(attentions, axis=0)

@@ -275,9 +275,9 @@ class StrokeControls:
         if self._model is None:
             return
         try:
-            place = save_copy(self._model, Path(self.save_as.value))
+            folder = save_copy(self._model, Path(self.save_as.value))
         except CellxlateError as fault:
             self._say(said(fault, by="panel"))
             return
-        SHELF.add(place)
-        self._say(f"Saved as {place.name}; it is now among the models.")
+        SHELF.add(folder)
+        self._say(f"Saved as {folder.name}; it is now among the models.")

@@ -146,14 +146,14 @@ def painted_regions(painted: Stack, least_px: int) -> list[PaintedRegion]:
         raise InputError(
             f"planes of {rows} x {columns} px are smaller than a patch of {least_px} px; use larger images"
         )
-    found: list[PaintedRegion] = []
+    regions: list[PaintedRegion] = []
     for index in painted.plane_indices():
         marked = painted.read(index) > 0
         if marked.any():
-            found += [PaintedRegion(index, _box(marked, group, least_px)) for group in _groups(marked)]
-    if not found:
+            regions += [PaintedRegion(index, _box(marked, group, least_px)) for group in _groups(marked)]
+    if not regions:
         raise InputError("no cell is painted yet; choose a label and the brush, and paint every cell of a small region")
-    return found
+    return regions
 
 
 def _groups(marked: npt.NDArray[np.bool_]) -> list[tuple[slice, slice]]:

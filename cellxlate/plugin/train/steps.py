@@ -135,8 +135,8 @@ def _as_files(request: TrainRequest, folder: Path) -> tuple[list[Path], list[Pat
             painted_regions(request.painted, window_px(settings.patch_px, settings.load_px)), 1
         ):
             name = f"{file_name(request.source.name)}-painted-{number}"
-            for stack, place in ((request.source, folder / "source"), (request.painted, folder / "masks")):
-                wanted.append((cut(stack, region, name), place / f"{name}.ome.tif"))
+            for stack, subfolder in ((request.source, folder / "source"), (request.painted, folder / "masks")):
+                wanted.append((cut(stack, region, name), subfolder / f"{name}.ome.tif"))
     write_stacks(wanted, progress=lambda _done, _total: request.stop.check())
     return paths[0], paths[1], [folder / "masks"] if request.guide == "masks" else None
 
