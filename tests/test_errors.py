@@ -49,6 +49,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.samples.drawn import StructureSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings
+from cellxlate.training.checkpoint import CHECKPOINT, read_notes
 from cellxlate.training.fields.masks import open_mask
 from cellxlate.whole_file import write_whole_file
 
@@ -309,6 +310,40 @@ def closed_mask(folder: Path) -> Callable[[], object]:
     return lambda: open_mask(folder / "a.png")
 
 
+def closed_file_of_a_set(folder: Path) -> Callable[[], object]:
+    names = [f"t{number}.ome.tif" for number in range(2)]
+    planes = "".join(
+        f'<TiffData FirstT="{number}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{number}</UUID></TiffData>'
+        for number, name in enumerate(names)
+    )
+    for number, name in enumerate(names):
+        document = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{number}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="32" SizeY="32" '
+            'SizeZ="1" SizeC="1" SizeT="2"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+            f"{planes}</Pixels></Image></OME>"
+        )
+        tifffile.imwrite(folder / name, np.ones((32, 32), "uint16"), description=document, metadata=None)
+    (folder / names[1]).chmod(0)
+    return lambda: cellxlate.open_stack(folder / names[0])
+
+
+def closed_way(folder: Path) -> Callable[[], object]:
+    (folder / "closed").mkdir(mode=0)
+    return lambda: cellxlate.open_stack(folder / "closed" / "a.tif")
+
+
+def closed_way_to_a_model(folder: Path) -> Callable[[], object]:
+    (folder / "closed").mkdir(mode=0)
+    return lambda: cellxlate.load_model(folder / "closed" / "model")
+
+
+def closed_checkpoint(folder: Path) -> Callable[[], object]:
+    (folder / CHECKPOINT).write_bytes(b"")
+    (folder / CHECKPOINT).chmod(0)
+    return lambda: read_notes(folder)
+
+
 def closed_chunk(folder: Path) -> Callable[[], object]:
     array = zarr.create_array(folder / "a.zarr", shape=(32, 32), chunks=(32, 32), dtype="uint16")
     array[:] = 1
@@ -360,7 +395,8 @@ def closed_folder(folder: Path) -> Callable[[], object]:
 @pytest.mark.parametrize(
     "closed",
     [
-        closed_tiff, closed_png, closed_mask, closed_chunk, closed_zarr, closed_zip, closed_card, closed_weights,
+        closed_tiff, closed_file_of_a_set, closed_way, closed_way_to_a_model, closed_checkpoint,
+        closed_png, closed_mask, closed_chunk, closed_zarr, closed_zip, closed_card, closed_weights,
         closed_archive, closed_report, closed_folder,
     ],
 )  # fmt: skip

@@ -81,6 +81,8 @@ def locate(model: str | Path) -> Path:
         if place.is_dir() or is_archive(place):
             return place.resolve()
         refused = refuse_file(place) if place.exists() else None
+    except PermissionError as fault:
+        refused = unless_denied(ModelError(f"{place} cannot be read"), place, fault)
     except (OSError, ValueError):  # a name that no file system can hold
         place, refused = Path("?"), None
     if refused:

@@ -101,7 +101,12 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                     )
                 place = opening.place_in_xml(image, images)
                 ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
-                series, cut = complete_part(images[image], incomplete=incomplete)
+                try:
+                    series, cut = complete_part(images[image], incomplete=incomplete)
+                except InputError:
+                    if document is not None:
+                        document.require_rights(path.parent)
+                    raise
                 _check_alike(series)
                 _check_storage(series)
                 pixels = _tiff_pixels(file, series, opened)
