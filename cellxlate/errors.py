@@ -4,7 +4,7 @@ An option has three names: a keyword of Python, a flag of the command line, a la
 Errors and warnings are made of parts, texts and options mixed, and `said` joins them with the names of one of these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,18 +26,9 @@ class Words:
 
 @dataclass(frozen=True)
 class Option:
-    """An option, by its three names; empty where there is none.
+    """An option: keyword (`tile_px=`, `overwrite=True`), flag, label, and values that a panel calls otherwise.
 
-    Attributes
-    ----------
-    python : str
-        Keyword with "=", and with the value of a switch: `tile_px=`, `overwrite=True`.
-    command : str
-        Flag.
-    panel : str
-        Label in a panel.
-    shown : tuple of (str, str)
-        Values that the panel calls otherwise.
+    A name is empty where Python or the panels do not have the option.
     """
 
     python: str
@@ -60,13 +51,10 @@ class Option:
         "Device 'cpu'"
         """
         plain = value if isinstance(value, int | float) else str(value)
+        keyword = f"{self.python}{plain!r}" if self.python else self._elsewhere(plain)
         shown = dict[object, object](self.shown).get(plain, plain)
-        return Words(
-            f"{self.python}{plain!r}" if self.python else self._elsewhere(plain),
-            f"{self.command} {plain}",
-            f"{self.words.panel} {shown!r}" if self.panel else self._elsewhere(plain),
-            (self,),
-        )
+        label = f"{self.words.panel} {shown!r}" if self.panel else self._elsewhere(plain)
+        return Words(keyword, f"{self.command} {plain}", label, (self,))
 
     def _elsewhere(self, value: object = "") -> str:
         return f"'{f'{self.command} {value}'.strip(' -')}' of the command line"
@@ -95,33 +83,25 @@ def said(*parts: Part, by: Speaker | None = None) -> str:
     'give overwrite=True to replace it'
     """
     speaker = by or _SPEAKER.get()
-    return "".join(_said(part, speaker) for part in parts)
+    words = [part.words if isinstance(part, Option) else part for part in _flat(parts)]
+    return "".join(getattr(part, speaker) if isinstance(part, Words) else str(part) for part in words)
 
 
-def _said(part: Part, speaker: Speaker) -> str:
-    if isinstance(part, CellxlateError):
-        return said(*part.parts, by=speaker)
-    if isinstance(part, Option):
-        part = part.words
-    return getattr(part, speaker) if isinstance(part, Words) else str(part)
+def _flat(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts, and of errors their parts."""
+    for part in parts:
+        yield from _flat(part.parts) if isinstance(part, CellxlateError) else (part,)
 
 
 class CellxlateError(Exception):
     """A condition that is reported to the user in one line, which `str` returns in the words of Python.
 
-    Parameters
-    ----------
-    *found : str, Option, Words or exception
-        What was found, in parts; a text alone may hold the remedy too.
-    remedy : the same, or a tuple of them
-        What to do.
-
     Attributes
     ----------
+    found, remedy : tuple of (str, Option, Words or exception)
+        What was found and what to do, in parts; a text alone may hold both.
     exit_code : int
         What the command line returns for it.
-    found, remedy : tuple
-        The parts.
     """
 
     exit_code = 2
@@ -142,13 +122,8 @@ class CellxlateError(Exception):
     @property
     def options(self) -> tuple[Option, ...]:
         """The options that it names, each once."""
-        return tuple(dict.fromkeys(option for part in self.parts for option in _options(part)))
-
-
-def _options(part: Part) -> tuple[Option, ...]:
-    if isinstance(part, Option):
-        return (part,)
-    return part.options if isinstance(part, Words | CellxlateError) else ()
+        words = [part.words if isinstance(part, Option) else part for part in _flat(self.parts)]
+        return tuple(dict.fromkeys(one for part in words if isinstance(part, Words) for one in part.options))
 
 
 def _again(kind: type[CellxlateError], found: tuple[Part, ...], remedy: tuple[Part, ...]) -> CellxlateError:
@@ -193,16 +168,9 @@ class ForbiddenModelError(ModelError, PermissionError):
 
 
 def unless_denied(error: CellxlateError, place: object, fault: BaseException) -> CellxlateError:
-    """Return an error; where the system has denied a right, one that says so and is a PermissionError too.
+    """Return an error, or a PermissionError in its place where the fault is that the system denied a right to a file.
 
-    Parameters
-    ----------
-    error : InputError, ModelError or OutputError
-        What is said otherwise, that a file is damaged.
-    place : path
-        The file or folder.
-    fault : exception
-        What was raised, by the system or by a library in consequence.
+    The fault may be of a library, with the system's among its causes.
     """
     cause: BaseException | None = fault
     while cause and not (isinstance(cause, PermissionError) and not isinstance(cause, CellxlateError)):
