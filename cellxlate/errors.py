@@ -74,6 +74,11 @@ def speaking(speaker: Speaker) -> Iterator[None]:
         _SPEAKER.set(before)  # no token: what closes a generator may be another thread
 
 
+def who_speaks() -> Speaker:
+    """Return whose words `said` uses in this thread."""
+    return _SPEAKER.get()
+
+
 def said(*parts: Part, by: Speaker | None = None) -> str:
     """Return parts, errors among them, as one line in the words of who is `speaking`.
 
@@ -82,7 +87,7 @@ def said(*parts: Part, by: Speaker | None = None) -> str:
     >>> said("give ", Option("overwrite=True", "--overwrite", "Replace existing files"), " to replace it")
     'give overwrite=True to replace it'
     """
-    speaker = by or _SPEAKER.get()
+    speaker = by or who_speaks()
     words = [part.words if isinstance(part, Option) else part for part in _flat(parts)]
     return "".join(getattr(part, speaker) if isinstance(part, Words) else str(part) for part in words)
 

@@ -40,7 +40,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import ClusterError, InputError, said
+from cellxlate.errors import ClusterError, InputError, said, who_speaks
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
 from cellxlate.options import RESUME
@@ -223,7 +223,7 @@ class Cluster:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
         with suppress(TimeoutError):
             self.client.wait_for_workers(1, timeout=connecting.WAIT_FOR_WORKERS_S)
-        found = self.client.run(fault_of_worker, job, on_error="return")
+        found = self.client.run(fault_of_worker, job, who_speaks(), on_error="return")
         faults = {worker: said(fault) for worker, fault in found.items() if fault}
         if not found:
             raise ClusterError(

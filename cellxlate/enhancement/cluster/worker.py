@@ -19,7 +19,7 @@ import cellxlate
 from cellxlate.enhancement.plan import Plan, input_identity
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
@@ -234,14 +234,14 @@ def forget_job(token: str) -> None:
             _ONE_AT_A_TIME.release()
 
 
-def fault_of_worker(job: BandJob) -> CellxlateError | OSError | None:
-    """Return why this process cannot work on a job; None if it can."""
+def fault_of_worker(job: BandJob, by: Speaker = "python") -> str:
+    """Return in one line why this process cannot work on a job; nothing if it can."""
     try:
         with _ONE_AT_A_TIME:
             _opened(job)
     except (CellxlateError, OSError) as fault:
-        return fault
-    return None
+        return said(fault, by=by)
+    return ""
 
 
 def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
