@@ -87,12 +87,12 @@ class RemotePath:
         """All that lead here, the nearest first."""
         return tuple(RemotePath(self.scheme, self.parts[:count]) for count in range(len(self.parts) - 1, 0, -1))
 
-    def __truediv__(self, place: str) -> "RemotePath":
-        return self.joinpath(place)
+    def __truediv__(self, name: str) -> "RemotePath":
+        return self.joinpath(name)
 
-    def joinpath(self, *places: str) -> "RemotePath":
+    def joinpath(self, *names: str) -> "RemotePath":
         """Return an address below this one."""
-        further = [part for place in places for part in str(place).split("/") if part]
+        further = [part for name in names for part in str(name).split("/") if part]
         return RemotePath(self.scheme, (*self.parts, *further))
 
     def with_name(self, name: str) -> "RemotePath":
@@ -129,12 +129,12 @@ class RemotePath:
         bucket, key = self._bucket_key
         try:
             with remote_faults(self):
-                found = connection(self.scheme).call_s3(
+                listing = connection(self.scheme).call_s3(
                     "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1
                 )
         except FileNotFoundError:  # no such bucket
             return False
-        return bool(found.get("Contents"))
+        return bool(listing.get("Contents"))
 
     def stated_bytes(self) -> int | None:
         """Return the size of the object.
@@ -175,9 +175,9 @@ class RemotePath:
     def below(self) -> dict[str, int]:
         """Return the objects below this address: the rest of each key, and its bytes."""
         with remote_faults(self):
-            found = connection(self.scheme).find(f"{self.key}/", detail=True)
+            objects = connection(self.scheme).find(f"{self.key}/", detail=True)
         start = len(self.key) + 1
-        return {key[start:]: int(stated["size"]) for key, stated in found.items() if len(key) > start}
+        return {key[start:]: int(stated["size"]) for key, stated in objects.items() if len(key) > start}
 
     def remove_below(self, *, keep: Sequence[str] = ()) -> None:
         """Remove all objects below this address but some."""
@@ -245,7 +245,7 @@ Location = Path | RemotePath
 """Where something lies."""
 
 
-def located(place: "str | Path | RemotePath") -> Location:
+def located(location: "str | Path | RemotePath") -> Location:
     """Return the path or the address that is meant.
 
     Raises
@@ -253,20 +253,20 @@ def located(place: "str | Path | RemotePath") -> Location:
     OptionError
         The address is of a kind that is not known, is incomplete, or holds a password, which would end in reports.
     """
-    if isinstance(place, RemotePath):
-        return place
-    text = str(place)
-    if isinstance(place, Path):
+    if isinstance(location, RemotePath):
+        return location
+    text = str(location)
+    if isinstance(location, Path):
         if not FLATTENED.match(text):
-            return _named(place)
+            return _named(location)
         text = FLATTENED.sub(r"\1://", text)
-    found = ADDRESS.match(text)
-    if not found:
+    address = ADDRESS.match(text)
+    if not address:
         return _named(Path(text))
-    scheme = found[1].lower()
+    scheme = address[1].lower()
     if scheme not in ("s3", "http", "https", "file"):
         raise OptionError(f"{scheme}:// is not known; give s3://, http://, https:// or a path")
-    rest = text[found.end() :]
+    rest = text[address.end() :]
     if scheme == "file":
         if not rest.startswith("/"):
             raise OptionError("file:// takes a whole path with three slashes, as in file:///data/stack.ome.zarr")
@@ -320,7 +320,7 @@ def connection(scheme: str, *, asynchronous: bool = False) -> Any:
 
 
 @contextmanager
-def remote_faults(place: object) -> Iterator[None]:
+def remote_faults(address: object) -> Iterator[None]:
     """Raise whatever a store or the way to it refuses as OSError; only what it says is not there is no error of it."""
     try:
         yield
@@ -331,10 +331,10 @@ def remote_faults(place: object) -> Iterator[None]:
     except RuntimeError as fault:
         if str(fault) == "Event loop is closed":  # a request that another's failure left behind: nobody waits for it
             raise GeneratorExit from fault
-        raise OSError(f"{place} does not answer as it should: {fault}") from fault
+        raise OSError(f"{address} does not answer as it should: {fault}") from fault
     except Exception as fault:  # of s3fs, aiobotocore, aiohttp and fsspec, which share no base
         words = " ".join(str(fault).split())[:200] or type(fault).__name__
-        raise OSError(f"{place} does not answer as it should: {words}") from fault
+        raise OSError(f"{address} does not answer as it should: {words}") from fault
 
 
 def _is_refused_condition(fault: BaseException) -> bool:

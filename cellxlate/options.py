@@ -3,7 +3,7 @@
 from cellxlate.errors import Option, Words
 
 ADAPT = Option("", "--adapt", "Adapt to this image")
-ADAPT_S = Option("seconds=", "--adapt", "Adapt for (s)")
+ADAPT_SECONDS = Option("seconds=", "--adapt", "Adapt for (s)")
 ATTENTION = Option("attention=", "--attention")
 AUTHOR = Option("authors=", "--author")
 AXES_OPTION = Option("axes=", "--axes", "Axes")

@@ -63,9 +63,9 @@ def files_below(folder: Path, tree: Path) -> Iterator[str]:
     waiting: list[tuple[Path, str, tuple[Path, ...]]] = [(start, "", (start,))]
     links = 0
     while waiting:
-        place, prefix, above = waiting.pop()
+        below, prefix, above = waiting.pop()
         try:
-            entries = list(os.scandir(place))
+            entries = list(os.scandir(below))
         except OSError:  # as os.walk: what cannot be listed is not there
             continue
         for entry in entries:
@@ -95,13 +95,13 @@ def _inside(tree: Path, path: Path) -> Path:
             break
     if not linked:
         return path
-    found = Path(os.path.realpath(path))
-    if not found.is_relative_to(tree):
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(tree):
         raise InputError(
             f"{path} leads out of {tree}, and only what lies inside is read; copy the folder with what its links lead "
             "to (cp -rL)"
         )
-    return found
+    return real
 
 
 def _no_regular_file(path: Path) -> InputError:

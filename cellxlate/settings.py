@@ -6,7 +6,10 @@ with their reasons in docs/decisions.
 
 import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from operator import attrgetter, le
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -16,9 +19,16 @@ from cellxlate.errors import OptionError
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
+Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
 
-LEAST_WINDOW_PX = 64
+AUTO = "auto"
+"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
+
+ADAPT_S = 90.0
+"""So long a model adapts to a stack unless it is told otherwise."""
+
+LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
 THRESHOLD = 0.1
@@ -94,7 +104,7 @@ class ImagingSettings:
         The noise variance of a source field is multiplied by a factor between 1 / jitter and jitter.
     texture : float
         Weight of the distance between the patches of restored and clear cells: 0 asks for fidelity alone, more for
-        sharper texture at some cost of it (docs/decisions/0004-objective.md has the measured trade).
+        sharper texture at some cost of it (docs/evidence/objective.md has the measured trade).
     """
 
     blur_px: tuple[float, float] | None = None
@@ -109,7 +119,7 @@ class GeneralistSettings:
     Attributes
     ----------
     drawn_fields : int
-        Drawn structures (`stacks.structures`) of 256 x 256 px that join the target.
+        Drawn structures (`stacks.samples.structures`) of 256 x 256 px that join the target.
     magnification : (float, float)
         Every window of a clear image is enlarged by a factor between these two, drawn evenly on a logarithmic scale.
     generator_px : int
@@ -151,21 +161,47 @@ class TrainSettings:
 
     Attributes
     ----------
+    preset : str
+        Which of `PRESETS` the rest comes from.
+    networks : NetworkSettings
+        Shapes of the networks.
     backward : {"learned", "imaging", "any-camera", "alone"}
         What F_TS is: a network, the imaging process of the source's microscope, or that of any camera, drawn anew for
         each image; the last needs no source images. "alone" needs no target: the noise of the source, put on what the
         model itself makes of it.
+    baseline : {"none", "cyclegan"}
+        "cyclegan" fixes attention to 1.
+    guide : {"none", "saliency", "masks"}
+        What attention is guided by.
+    epochs, steps : int, int or None
+        Length; steps win.
     switch_epoch : int
         From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
         the epochs are stretched over the steps.
     gate_in_loop : bool
         From the switch on, compose with the gate that enhancing uses in place of attention itself (not in P).
+    threshold : float
+        tau of that gate and of previews, in [0, 1).
+    batch, patch_px : int
+        Patches per step and domain, and their side.
     turns : bool
         Vary patches by quarter turns and flips, not by left-right flips alone (C).
     load_px : int or None
         Where given, windows are enlarged by load_px / patch_px (C: resized to 286, cropped to 256).
+    learning_rate, adam_beta1, decay_from : float
+        Of Adam; after the share `decay_from` of the run the rate falls linearly to 0.
+    pool : int
+        How many generated images discriminators see again.
+    lambda_cycle, lambda_adversarial, lambda_guide : float
+        Weights.
     ema : float
         Of the moving average of the weights that becomes the model; 0 takes the last weights (P).
+    imaging, generalist, alone : ImagingSettings, GeneralistSettings, AloneSettings
+        Of the ways back that need them.
+    seed : int
+        Of weights and draws.
+    checkpoint_minutes : float
+        Between checkpoints.
     mixed_precision : bool
         Networks in bfloat16 on CUDA, and on a CPU that multiplies in it and is found to be clearly faster with it.
     compile_networks : bool
@@ -201,10 +237,6 @@ class TrainSettings:
     checkpoint_minutes: float = 2.0
     mixed_precision: bool = True
     compile_networks: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as nested plain values, as they are stored in a card."""
-        return asdict(self)
 
 
 _PAPER = TrainSettings(preset="paper", turns=False)
@@ -380,58 +412,52 @@ def check_settings(settings: TrainSettings, *, where: str = "") -> None:
     OptionError
         Names the setting, its value and what was expected.
     """
+    for name, fits, expected in _rules(settings):
+        value = attrgetter(name)(settings)
+        if not (value is None or fits(value)):
+            raise OptionError(f"{where}{name} is {value}, expected {expected}")
+
+
+Rule = tuple[str, Callable[[Any], bool], str]
+
+
+def _rules(settings: TrainSettings) -> list[Rule]:
+    """Return of each setting its name, what tells whether a value fits, and that in words."""
     networks = settings.networks
     smallest_px = max(16, 4 * 2**networks.discriminator.layers)
     stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
-    rules: list[tuple[str, Any, bool, str]] = [
-        ("epochs", settings.epochs, settings.epochs >= 1, "at least 1"),
-        ("steps", settings.steps, settings.steps is None or settings.steps >= 1, "at least 1"),
-        ("seed", settings.seed, settings.seed >= 0, "0 or more"),
-        ("switch_epoch", settings.switch_epoch,
-         settings.switch_epoch >= (settings.backward == "learned" and settings.baseline == "none"),
+    learns_attention = settings.backward == "learned" and settings.baseline == "none"
+    return [
+        *_at_least({"epochs": 1, "steps": 1, "seed": 0}),
+        ("switch_epoch", lambda epoch: epoch >= learns_attention,
          "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
-        ("threshold", settings.threshold, 0 <= settings.threshold < 1, "from 0 to below 1"),
-        ("batch", settings.batch, settings.batch >= 1, "at least 1"),
-        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % stride_px == 0,
+        ("threshold", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        *_at_least({"batch": 1}),
+        ("patch_px", lambda px: px >= smallest_px and px % stride_px == 0,
          f"a multiple of {stride_px}, at least {smallest_px}"),
-        ("load_px", settings.load_px, settings.load_px is None or settings.load_px >= settings.patch_px,
-         "at least patch_px"),
-        ("learning_rate", settings.learning_rate, settings.learning_rate > 0, "above 0"),
-        ("adam_beta1", settings.adam_beta1, 0 <= settings.adam_beta1 < 1, "from 0 to below 1"),
-        ("decay_from", settings.decay_from, 0 <= settings.decay_from <= 1, "from 0 to 1"),
-        ("pool", settings.pool, settings.pool >= 0, "0 or more"),
-        ("lambda_cycle", settings.lambda_cycle, settings.lambda_cycle >= 0, "0 or more"),
-        ("lambda_adversarial", settings.lambda_adversarial, settings.lambda_adversarial >= 0, "0 or more"),
-        ("lambda_guide", settings.lambda_guide, settings.lambda_guide >= 0, "0 or more"),
-        ("imaging.blur_px", settings.imaging.blur_px,
-         settings.imaging.blur_px is None or 0 <= settings.imaging.blur_px[0] <= settings.imaging.blur_px[1] <= 3,
-         "two sigmas, the smaller first, from 0 to 3"),
-        ("imaging.exposure_jitter", settings.imaging.exposure_jitter, settings.imaging.exposure_jitter >= 1,
-         "at least 1"),
-        ("imaging.texture", settings.imaging.texture, settings.imaging.texture >= 0, "0 or more"),
-        ("generalist.drawn_fields", settings.generalist.drawn_fields, settings.generalist.drawn_fields >= 0,
-         "0 or more"),
-        ("generalist.magnification", settings.generalist.magnification,
-         0.1 <= settings.generalist.magnification[0] <= settings.generalist.magnification[1] <= 8,
+        ("load_px", lambda px: px >= settings.patch_px, "at least patch_px"),
+        ("learning_rate", lambda rate: rate > 0, "above 0"),
+        ("adam_beta1", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        ("decay_from", lambda value: 0 <= value <= 1, "from 0 to 1"),
+        *_at_least({"pool": 0, "lambda_cycle": 0, "lambda_adversarial": 0, "lambda_guide": 0}),
+        ("imaging.blur_px", lambda px: 0 <= px[0] <= px[1] <= 3, "two sigmas, the smaller first, from 0 to 3"),
+        *_at_least({"imaging.exposure_jitter": 1, "imaging.texture": 0, "generalist.drawn_fields": 0}),
+        ("generalist.magnification", lambda factors: 0.1 <= factors[0] <= factors[1] <= 8,
          "two factors, the smaller first, from 0.1 to 8"),
-        ("generalist.generator_px", settings.generalist.generator_px,
-         settings.generalist.generator_px >= 32 and settings.generalist.generator_px % 16 == 0,
-         "a multiple of 16, at least 32"),
-        ("generalist.source_fields", settings.generalist.source_fields, settings.generalist.source_fields >= 2,
-         "at least 2"),
-        ("alone.windows", settings.alone.windows, settings.alone.windows >= 1, "at least 1"),
-        ("alone.window_px", settings.alone.window_px, settings.alone.window_px >= LEAST_WINDOW_PX,
-         f"at least {LEAST_WINDOW_PX}"),
-        ("alone.round_steps", settings.alone.round_steps, settings.alone.round_steps >= 1, "at least 1"),
-        ("alone.round_windows", settings.alone.round_windows, settings.alone.round_windows >= 1, "at least 1"),
-        ("alone.turns", settings.alone.turns, 1 <= settings.alone.turns <= 8, "from 1 to 8"),
-        ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
-        ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
-        ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),
+        ("generalist.generator_px", lambda px: px >= 32 and px % 16 == 0, "a multiple of 16, at least 32"),
+        *_at_least({"generalist.source_fields": 2, "alone.windows": 1, "alone.window_px": LEAST_LEARNED_PX}),
+        *_at_least({"alone.round_steps": 1, "alone.round_windows": 1}),
+        ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
+        ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
+        *_at_least({"checkpoint_minutes": 0}),
+        ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
     ]  # fmt: skip
-    for name, value, fits, expected in rules:
-        if not fits:
-            raise OptionError(f"{where}{name} is {value}, expected {expected}")
+
+
+def _at_least(smallest: dict[str, float]) -> list[Rule]:
+    return [
+        (name, partial(le, least), f"at least {least}" if least else "0 or more") for name, least in smallest.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -441,7 +467,7 @@ class EnhanceSettings:
     Attributes
     ----------
     threshold : float
-        tau in [0, 1): attention at or below it keeps the pixel.
+        tau in [0, 1]: attention at or below it keeps the pixel; with 1 nothing is selected.
     intensity : {"source", "target"}
         Whether cells stay on the input's scale or move to the scale of the images the model was trained towards.
     tile_px : int or None

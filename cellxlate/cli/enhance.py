@@ -382,7 +382,7 @@ def _dry_run(
             expected["seconds"] = {"adapting": options.adapt, **expected["seconds"]}
         return {
             "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,
+            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "outputs": [str(written) for written in outputs.wanted],
             **adapting, "expected": expected,

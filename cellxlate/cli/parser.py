@@ -13,10 +13,9 @@ from cellxlate.cli.output import printable
 from cellxlate.cli.train import run_evaluate, run_train
 from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
-from cellxlate.settings import PRESETS, THRESHOLD
+from cellxlate.settings import ADAPT_S, AUTO, PRESETS, THRESHOLD
 
-AUTO = "auto"
-ADAPT_S, MOST_ADAPT_S = 90.0, 86_400.0
+MOST_ADAPT_S = 86_400.0
 EXAMPLES = {
     "demo": "cellxlate demo -o demo",
     "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",

@@ -21,11 +21,12 @@ from cellxlate.enhancement.flow import write_bands
 from cellxlate.enhancement.job import open_writers
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import PlaneJob, Work
+from cellxlate.enhancement.plane import Work
 from cellxlate.enhancement.verify import run_report, store_report
-from cellxlate.quality.checks import Tally, read_back, spared
+from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.report.report import draw_planes
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.range import PLASTIC, IntensityRange
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -135,10 +136,12 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     resolutions = resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
-        jobs = {
-            channel: replace(job, work=Work(), intensity=_range_of(plan, job, len(part)))
-            for channel, job in plan.jobs.items()
-        }
+        jobs = tuple(
+            replace(job, work=Work(), intensities={
+                channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
+            })
+            for job in plan.jobs
+        )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
             sampled, tally = run_sample(
                 replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), resolutions=resolutions
@@ -178,13 +181,13 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
 
 
-def _range_of(plan: Plan, job: PlaneJob, windows: int) -> IntensityRange:
+def _range_of(plan: Plan, intensity: IntensityRange, windows: int) -> IntensityRange:
     """Return the intensity range of a channel with the drift of each window of a sample, as if it were a time point."""
     count = plan.stack.planes_per_channel
     middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
     times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
-    drift = ((number, job.intensity.at(time).black - job.intensity.black) for number, time in enumerate(times))
-    return replace(job.intensity, drift=tuple(drift) if job.intensity.drift else ())
+    drift = ((number, intensity.at(time).black - intensity.black) for number, time in enumerate(times))
+    return replace(intensity, drift=tuple(drift) if intensity.drift else ())
 
 
 def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int = 1) -> tuple[dict[str, Took], Tally]:
@@ -196,7 +199,7 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int =
     suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
                         format=outputs.format)  # fmt: skip
-    stack, channels = plan.stack, sorted(plan.jobs)
+    stack, channels = plan.stack, plan.channels
     marks: list[tuple[float, float]] = []
 
     def mark() -> None:
@@ -249,4 +252,4 @@ def _pixels(stack: Stack) -> int:
 def _pictured(stack: Stack, plan: Plan) -> int:
     """Return the pixels of the planes that the report shows."""
     rows, columns = stack.plane_shape
-    return len(choose_planes(stack, sorted(plan.jobs))) * rows * columns
+    return len(choose_planes(stack, plan.channels)) * rows * columns

@@ -45,9 +45,8 @@ from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
-from cellxlate.quality.checks import spared
 from cellxlate.quality.report.report import RunReport, draw_planes
-from cellxlate.quality.tally import Tally
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
@@ -382,7 +381,7 @@ def _read_back(
         open_stack(attention_file) as selected,
         ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
     ):
-        channels = sorted(plan.jobs) if draw else []
+        channels = plan.channels if draw else []
         drawing = pool.submit(draw_planes, plan.stack, image, selected, channels=channels)
         tell("verifying", 0)
         compare = told(where.compare, lambda planes: tell("verifying", planes))

@@ -21,14 +21,15 @@ from cellxlate.enhancement.same_input import (
 )
 from cellxlate.errors import OutputError, PromiseError, said
 from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
-from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
+from cellxlate.quality.checks import read_back, warnings_of
 from cellxlate.quality.report.report import RunReport, write_page, write_record
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.intensity.network_input import remarks
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Origin, RowSums, SeeRows
-from cellxlate.stacks.write.writer import PARTIAL_ENDING
 
 Compare = Callable[[Plan, Stack, Stack, Sequence[int], int, SeeRows], Tally]
 """Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs. What is called
@@ -113,14 +114,15 @@ def verify(
                 f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
                 f"{stack.shape}; it does not appear under its name, please report this"
             )
-    copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
-    chosen = sorted(plan.jobs)
+    copied = [channel for channel in range(stack.channel_count) if channel not in plan.channels]
+    chosen = plan.channels
     for _ in range(MOST_READ_BACK):
         before, check = file_states(stack), same_input(plan, origins)
         with opened_again(stack) as now:
             again = replace(plan, stack=now)
             tally = compare(again, image, selected, chosen, plan.tile_px, check.see)
-            broken = tally.kept_violations + compare(again, image, selected, copied, 0, check.see).kept_violations
+            others = compare(again, image, selected, copied, 0, check.see)
+            broken = tally.total.kept_violations + others.total.kept_violations
             if digest not in ("", check.digest):
                 raise ChangedInputError(f"{stack.path or stack.name} was changed after the run")
             require_same(plan, check, now)
@@ -155,11 +157,13 @@ def run_report(
     with spared("gathering warnings", failures):
         found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", failures):
-        for channel, job in sorted(plan.jobs.items()):
-            found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
+        for channel, intensity in sorted(plan.intensities.items()):
+            found += remarks(intensity, names.get(channel, f"channel {channel}"))
     found += failures
-    if len(plan.jobs) > 1:
-        found.append(said(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with ", CHANNELS))
+    if len(plan.channels) > 1:
+        found.append(
+            said(f"all {len(plan.channels)} chosen channels were enhanced by one model; choose with ", CHANNELS)
+        )
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -247,7 +251,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     PromiseError
         They have been changed since.
     """
-    partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
+    partial = partial_of(outputs.enhanced)
     if partial.exists() or not all(path.exists() for path in outputs.wanted):
         return None
     note, digest, made_digest = "this run was finished before; nothing was written", "", ""

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.read.not_images import RESULT_ENDINGS
 from cellxlate.stacks.read.open import find_stacks, stack_name
 from cellxlate.stacks.stack import PlaneIndex, Stack
-
-RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
 @dataclass(frozen=True)

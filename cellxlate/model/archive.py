@@ -132,11 +132,11 @@ def _member_prefix(path: Path) -> str:
     if len(members) > MOST_MEMBERS:
         raise ModelError(f"{path} lists {len(members)} files, a model has a handful; give the archive of one model")
     cards = [member for member in members if PurePosixPath(member.filename).name == CARD]
-    places = [PurePosixPath(member.filename) for member in cards]
-    near = [place for place in places if len(place.parts) <= 2 and ".." not in place.parts and not place.is_absolute()]
+    names = [PurePosixPath(member.filename) for member in cards]
+    near = [name for name in names if len(name.parts) <= 2 and ".." not in name.parts and not name.is_absolute()]
     if len(near) != 1:
-        found = "holds no card.json" if not near else f"holds {len(near)} cards"
-        raise ModelError(f"{path} {found}, so it is not the archive of one cellxlate model; give the model folder")
+        content = "holds no card.json" if not near else f"holds {len(near)} cards"
+        raise ModelError(f"{path} {content}, so it is not the archive of one cellxlate model; give the model folder")
     return near[0].as_posix().removesuffix(CARD)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cellxlate.errors import CellxlateError
+from cellxlate.stacks.naming import TIFF_SUFFIXES
 
 if TYPE_CHECKING:
     from napari.types import LayerData
 
     from cellxlate.stacks.stack import Stack
 
-TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".lsm", ".stk")
 SMALL_BYTES = 64_000_000
 """Smaller TIFF files that state no pixel size are left to napari's own reader, which reads them at once."""
 SAMPLE_PX = 512
@@ -38,7 +38,7 @@ def reader(path: str | list[str]) -> Read | None:
             from cellxlate.stacks.read.open import is_zarr
 
             return read_layers if is_zarr(file) else None
-        if file.suffix.lower() in TIFF_ENDINGS and (file.stat().st_size > SMALL_BYTES or _is_calibrated(file)):
+        if file.suffix.lower() in TIFF_SUFFIXES and (file.stat().st_size > SMALL_BYTES or _is_calibrated(file)):
             return read_layers
     except (CellxlateError, OSError):
         return None

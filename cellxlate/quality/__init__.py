@@ -1,1 +1,1 @@
-"""What was changed and whether to believe it: scores, checks, reports."""
+"""What was changed and whether to believe it: checks, a judge without truth, reports."""

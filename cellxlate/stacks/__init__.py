@@ -1,1 +1,1 @@
-"""Files to arrays and back: lazy stacks, streamed writers, intensity levels, simulated samples."""
+"""Files to arrays and back: lazy stacks, streamed writers, what networks see of counts, simulated samples."""

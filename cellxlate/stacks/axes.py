@@ -47,13 +47,13 @@ def letters_of(stated: Sequence[Any]) -> tuple[str, ...]:
     The type decides, then the name. Axes of space with other names than z, y, x are depth, rows and columns in their
     order, as the format wants it.
     """
-    found = [_letter(entry) for entry in stated]
-    free = [letter for letter in "ZYX" if letter not in found]
-    places = [number for number, letter in enumerate(found) if letter == "space"]
-    taken = free[max(len(free) - len(places), 0) :] + [""] * (len(places) - len(free))
-    for place, letter in zip(places, taken, strict=True):
-        found[place] = letter
-    return tuple(found)
+    letters = [_letter(entry) for entry in stated]
+    free = [letter for letter in "ZYX" if letter not in letters]
+    spatial = [number for number, letter in enumerate(letters) if letter == "space"]
+    taken = free[max(len(free) - len(spatial), 0) :] + [""] * (len(spatial) - len(free))
+    for axis, letter in zip(spatial, taken, strict=True):
+        letters[axis] = letter
+    return tuple(letters)
 
 
 def _letter(entry: Any) -> str:
@@ -69,13 +69,13 @@ def _letter(entry: Any) -> str:
 
 def doubts_of(stated: Sequence[Any], letters: Sequence[str]) -> list[str]:
     """Return a phrase for each axis that has a letter which its name does not say."""
-    found = []
+    doubts = []
     for entry, letter in zip(stated, letters, strict=True):
         by_name = WORDS.get(axis_name(entry).strip().lower(), "")
         if by_name != letter and (by_name or letter in "ZYX"):
             kind = entry.get("type") if isinstance(entry, Mapping) else None
-            found.append(f"the axis {axis_name(entry)[:40]!r} of type {str(kind)[:40]} is read as {letter}")
-    return found
+            doubts.append(f"the axis {axis_name(entry)[:40]!r} of type {str(kind)[:40]} is read as {letter}")
+    return doubts
 
 
 def read_axes(stated: Sequence[Any], shape: tuple[int, ...]) -> tuple[str, list[str]]:

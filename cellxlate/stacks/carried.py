@@ -151,17 +151,17 @@ def is_too_deep(value: Any) -> bool:
 
 def valid_colours(colours: Sequence[Any]) -> tuple[str, ...]:
     """Return colours as "RRGGBB", or nothing where one is no such colour."""
-    found = tuple(str(colour).lstrip("#").upper() for colour in colours)
-    return found if all(re.fullmatch("[0-9A-F]{6}", colour) for colour in found) else ()
+    digits = tuple(str(colour).lstrip("#").upper() for colour in colours)
+    return digits if all(re.fullmatch("[0-9A-F]{6}", colour) for colour in digits) else ()
 
 
 def display_ranges(pairs: Any) -> tuple[tuple[float, float], ...]:
     """Return pairs of finite numbers, or nothing where one is no such pair."""
     try:
-        found = tuple((float(low), float(high)) for low, high in pairs or ())
+        ranges = tuple((float(low), float(high)) for low, high in pairs or ())
     except (TypeError, ValueError):
         return ()
-    return found if np.isfinite(found).all() else ()
+    return ranges if np.isfinite(ranges).all() else ()
 
 
 def hex_colour(red: int, green: int, blue: int) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
@@ -20,14 +20,27 @@ COMPANION = ".companion.ome"
 """OME-XML that lies beside the TIFF files it describes."""
 
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+ZARR_JSON = "zarr.json"
+ZARR_MARKS = (ZARR_JSON, ".zgroup", ".zarray")
 
+PARTIAL_ENDING, UNFINISHED_ENDING = ".partial", ".unfinished"
+"""What is being written, and a plate or a batch of which only some images are."""
+
+LOCK_FILE = ".cellxlate-lock"
+"""In a partial, by which one process or job at a time holds it."""
 
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
 """What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
+AnyLocation = TypeVar("AnyLocation", bound=Location)
+
 PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 """Without a pyramid, and without OME's metadata."""
+
+
+def partial_of(path: AnyLocation) -> AnyLocation:
+    """Return where an output is while it is not complete."""
+    return path.with_name(path.name + PARTIAL_ENDING)  # type: ignore[return-value]
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
@@ -40,12 +53,12 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     InputError
         A path does not exist, or a folder holds no image.
     """
-    found: list[Path] = []
+    stacks: list[Path] = []
     for path in paths:
         if not path.exists():
             raise MissingInputError(f"the {what} {path} does not exist; check the name")
         if path.is_file() or is_zarr(path):
-            found.append(path)
+            stacks.append(path)
             continue
         shown = [item for item in sorted(path.iterdir()) if not item.name.startswith(".")]
         inside = [item for item in shown if is_image_name(item) or is_zarr(item)]
@@ -53,8 +66,8 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
         inside = inside or [item for item in shown if is_picture_name(item)]
         if not inside:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
-        found += inside
-    return found
+        stacks += inside
+    return stacks
 
 
 def is_image_name(path: Path) -> bool:
@@ -126,11 +139,11 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
     }  # fmt: skip
     if asked in ("ome-zarr", "ome-zarr-0.4") and "." not in name and any(".zarr" in part for part in path.parts[:-1]):
         return asked  # a field of a plate
-    for endings, found in formats.items():
+    for endings, possible in formats.items():
         if name.endswith(endings):
-            if asked is not None and asked not in found:
+            if asked is not None and asked not in possible:
                 raise OptionError(
-                    f"the output {path} says {found[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
+                    f"the output {path} says {possible[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
                 )
-            return asked or found[0]
+            return asked or possible[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

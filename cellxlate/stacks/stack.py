@@ -93,6 +93,8 @@ class Stack:
         The files of a stack whose planes lie in several; empty otherwise.
     incomplete : bool
         Whether it was opened so that missing planes leave their time points out.
+    release : callable
+        Closes what is open.
     """
 
     pixels: Pixels

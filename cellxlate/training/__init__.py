@@ -1,1 +1,1 @@
-"""From two folders of unpaired images to a model bundle."""
+"""From images of a source, and of a target where there is one, to a model bundle."""

@@ -51,11 +51,11 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     for name, module in state.modules.items():
         tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
     for name, optimiser in state.optimisers.items():
-        for place, moments in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{name}/{place}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+        for number, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{name}/{number}/{key}": torch.as_tensor(value) for key, value in moments.items()}
     for name, pool in state.pools.items():
-        for place, (image, mask) in enumerate(pool.pairs):
-            tensors |= {f"pool/{name}/{place}/image": image, f"pool/{name}/{place}/mask": mask}
+        for number, (image, mask) in enumerate(pool.pairs):
+            tensors |= {f"pool/{name}/{number}/image": image, f"pool/{name}/{number}/mask": mask}
     stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     partial = folder / "checkpoint.partial"
     try:
@@ -116,8 +116,8 @@ def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
     for name, optimiser in state.optimisers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, f"optimiser/{name}/").items():
-            place, moment = key.split("/")
-            moments.setdefault(int(place), {})[moment] = value
+            number, moment = key.split("/")
+            moments.setdefault(int(number), {})[moment] = value
         full = optimiser.state_dict()
         full["state"] = moments
         optimiser.load_state_dict(full)
@@ -129,7 +129,7 @@ def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
     for name, pool in state.pools.items():
         kept = _below(tensors, f"pool/{name}/")
         pool.pairs = [
-            (kept[f"{place}/image"].to(device), kept[f"{place}/mask"].to(device)) for place in range(len(kept) // 2)
+            (kept[f"{number}/image"].to(device), kept[f"{number}/mask"].to(device)) for number in range(len(kept) // 2)
         ]
 
 

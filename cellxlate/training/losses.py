@@ -37,7 +37,7 @@ def attended_cycle(restored: Tensor, images: Tensor, guide: Tensor, background: 
     Used with the imaging process, which degrades the background too: what is restored there is never written. All but
     3 % of it is taken after the best gain and offset of each image: how much a blur of unknown width dims a cell cannot
     be told, and guessing it cost the generator 0.15 dB. The rest keeps the scale. Squares measured better
-    than absolute values (docs/decisions/0004-objective.md); divided by 0.1 they equal them at 0.1.
+    than absolute values (docs/evidence/objective.md); divided by 0.1 they equal them at 0.1.
     """
     weight = background + (1 - background) * largest_within(guide, 2)
     fitted = (weight * (best_fit(restored, images, weight) - images) ** 2).mean()
@@ -161,9 +161,9 @@ class HistoryPool:
                 self.pairs.append(pair)
                 shown.append(pair)
             elif self.size and torch.rand((), generator=rng) > 0.5:
-                place = int(torch.randint(self.size, (), generator=rng))
-                shown.append(self.pairs[place])
-                self.pairs[place] = pair
+                position = int(torch.randint(self.size, (), generator=rng))
+                shown.append(self.pairs[position])
+                self.pairs[position] = pair
             else:
                 shown.append(pair)
         return torch.stack([image for image, _ in shown]), torch.stack([mask for _, mask in shown])

@@ -1,12 +1,12 @@
 """What was asked for, as one set of settings, refused in one line where it makes no sense."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import Bundle, network_settings, stored_networks
+from cellxlate.model.bundle import Bundle, network_settings
 from cellxlate.model.statistics import without_normalisation
 from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SETTINGS, SOURCE, TARGET
 from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings, check_settings, load_settings
@@ -71,7 +71,7 @@ def resolve(
         chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks and chosen.backward != "any-camera"))
     check_settings(chosen)
     try:
-        network_settings(stored_networks(without_normalisation(chosen.networks)))
+        network_settings(asdict(without_normalisation(chosen.networks)))
     except (ValueError, TypeError) as fault:
         raise OptionError(f"no model can be made of networks where {fault}; change the settings") from fault
     if chosen.backward in ("imaging", "any-camera") and chosen.guide == "none":

@@ -109,11 +109,11 @@ def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
     TrainingError
         Attention is ones, zeros or one grey everywhere in three looks running.
     """
-    found = collapse(history)
-    if found:
+    kind = collapse(history)
+    if kind:
         meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
         raise TrainingError(
-            f"attention {meaning[found]} at step {step} (collapse to {found})",
+            f"attention {meaning[kind]} at step {step} (collapse to {kind})",
             remedy=("train again with ", GUIDE.of("saliency"), ", ", WITH_MASKS, ", or with ", OTHER_SEED),
         )
 

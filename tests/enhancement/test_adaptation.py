@@ -38,7 +38,7 @@ from cellxlate.settings import PRESETS, AloneSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
-from cellxlate.training.alone import sampled_domain
+from cellxlate.training.alone.domain import sampled_domain
 from cellxlate.training.checkpoint import read_notes
 
 SMALL = replace(
@@ -227,7 +227,7 @@ def test_a_model_is_written_beside_results_on_this_computer_alone():
 
 def test_ninety_seconds_are_the_default():
     options: argparse.Namespace = build_parser().parse_args(["enhance", "stack.tif", "--adapt"])
-    assert options.adapt == adaptation.SECONDS == 90
+    assert options.adapt == adaptation.ADAPT_S == 90
     assert build_parser().parse_args(["enhance", "stack.tif"]).adapt is None
 
 
@@ -315,7 +315,7 @@ settings.PRESETS["alone"] = replace(
     settings.PRESETS["alone"], batch=2, patch_px=32, checkpoint_minutes=0.0,
     alone=AloneSettings(4, 64, round_steps=10, round_windows=2, turns=2),
 )
-from cellxlate.enhancement import adaptation
+from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.training import loop
 adaptation.CALM = 0.0
 honest, saved = loop.save, []

@@ -15,8 +15,6 @@ from cellxlate.enhancement.confidence.views import (
     View,
     confidence_map,
     deviation,
-    expected_error,
-    reliability,
     views_of,
 )
 from cellxlate.enhancement.outputs.names import find_inputs
@@ -64,16 +62,6 @@ def test_the_stored_map_is_0_where_kept_and_falls_with_deviation() -> None:
     deviations = np.array([[0.0, FULL_DEVIATION / 2, FULL_DEVIATION, 9.0]], np.float32)
     assert confidence_map(deviations, np.array([[True, True, True, True]])).tolist() == [[255, 128, 1, 1]]
     assert confidence_map(deviations, np.zeros((1, 4), bool)).tolist() == [[0, 0, 0, 0]]
-
-
-def test_a_calibration_is_found_again() -> None:
-    draw = np.random.default_rng(1)
-    deviations = draw.uniform(0, 0.1, 200_000)
-    errors = draw.normal(0, np.sqrt(0.02**2 + (2 * deviations) ** 2))
-    found = reliability(deviations, errors)
-    assert found.calibration == pytest.approx((0.02, 2.0), rel=0.1)
-    assert expected_error(found.deviations, found.calibration) == pytest.approx(found.errors, rel=0.05)
-    assert found.pixels.sum() == 200_000
 
 
 def test_a_file_says_0_exactly_where_attention_does(tmp_path: Path, tiny_model: Path) -> None:

@@ -16,7 +16,8 @@ from cellxlate.enhancement.tiling import (
     window,
 )
 from cellxlate.errors import OptionError
-from cellxlate.model.networks import TranslatorNetworks, activation_bytes_per_px, receptive_field
+from cellxlate.model.layers import activation_bytes_per_px, receptive_field
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import PRESETS, PresetName
 
 sides = st.integers(1, 1300)

@@ -333,7 +333,7 @@ def test_a_processor_without_bfloat16_goes_on_in_float32_and_says_so(images, tin
 def test_a_checkpoint_of_before_precisions_goes_on_in_float32_on_a_cpu(images, tiny_fast, tmp_path):
     domains = opened(images, tiny_fast)
     run = begin(tiny_fast, domains, torch.device("cpu"))
-    notes = {"step": 0, "seconds": 0.0, "settings": tiny_fast.as_dict(), "data": fingerprint(domains), "attention": []}
+    notes = {"step": 0, "seconds": 0.0, "settings": asdict(tiny_fast), "data": fingerprint(domains), "attention": []}
     save_checkpoint(tmp_path, run.state, notes)
     assert resumed_precision(tmp_path, torch.device("cpu")) == "float32"
     assert resumed_precision(tmp_path, torch.device("cuda")) is None

@@ -21,7 +21,7 @@ import torch
 
 from cellxlate.choice import GOLDEN, Choice, choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import opened
+from cellxlate.enhancement.job import Progress, opened
 from cellxlate.enhancement.outputs.names import Outputs, is_there
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
@@ -31,14 +31,15 @@ from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device, open_engine
-from cellxlate.options import ADAPT, ADAPT_S, MODEL, OVERWRITE, RESUME, TO_REPLACE
+from cellxlate.options import ADAPT, ADAPT_SECONDS, MODEL, OVERWRITE, RESUME, TO_REPLACE
 from cellxlate.quality.risk import Candidate, Ranking, Risk, estimate_risks
-from cellxlate.settings import PRESETS, EnhanceSettings, TrainSettings
+from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.training.alone import NothingToLearnError, sampled_domain
+from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
 from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.finished import finished_translator, preview, training_card
 from cellxlate.training.loop import loop, prepare
@@ -56,7 +57,6 @@ from cellxlate.training.run import (
     save,
 )
 
-SECONDS = 90.0
 BEFORE, AFTER = "the model as it was", "the adapted model"
 """What the two are called where they are ranked."""
 FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS, ENOUGH_PX = 3, 20, 300, 256**2
@@ -137,14 +137,11 @@ class Adaptation:
         }  # fmt: skip
 
 
-Progress = Callable[[EnhanceProgress], object]
-
-
 def adapt(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels,
     model: str | Path | Bundle = AUTO,
     *,
-    seconds: float = SECONDS,
+    seconds: float = ADAPT_S,
     steps: int | None = None,
     seed: int = 0,
     axes: str | None = None,
@@ -227,7 +224,7 @@ def adapt_stack(
     model: str | Path | Bundle = AUTO,
     *,
     output: Path,
-    seconds: float = SECONDS,
+    seconds: float = ADAPT_S,
     steps: int | None = None,
     seed: int = 0,
     axes: str | None = None,
@@ -253,7 +250,7 @@ def adapt_stack(
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
     clock = _Clock(seconds, steps)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     settings = replace(checked(settings or EnhanceSettings()), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         require_free(output, partial, overwrite=overwrite, resume=resume)
@@ -323,7 +320,7 @@ class _Clock:
     def __init__(self, seconds: float, steps: int | None) -> None:
         if not (math.isfinite(seconds) and seconds >= 1):
             raise OptionError(
-                ADAPT_S.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual"
+                ADAPT_SECONDS.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual"
             )
         if steps is not None and steps < 1:
             raise OptionError(f"steps is {steps}, expected at least 1")
@@ -472,10 +469,12 @@ class _Judge:
         return estimate_risks(self._planes, self._noises, candidates, inside=inside, seed=seed)
 
     def _candidate(self, bundle: Bundle) -> Candidate:
-        job = PlaneJob(open_engine(bundle, engine="torch", device=self._device), self._intensity, None, self._settings)
+        translator = open_engine(bundle, engine="torch", device=self._device)
+        job = PlaneJob(translator, {0: self._intensity}, None, self._settings)
 
         def composed(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            bands = enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job)
+            seen = job.input(Stack.from_array(plane, "YX"), ())
+            bands = enhance_plane(seen, bands_of(plane.shape, job.tile_px), job)
             return np.concatenate([band.enhanced for band in bands])
 
         return composed

@@ -9,12 +9,10 @@ from cellxlate.enhancement.outputs.names import Outputs, is_there, may_replace
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
 from cellxlate.options import TO_GO_ON, TO_REPLACE_OR_RENAME
-from cellxlate.stacks.naming import is_zarr, stack_name
+from cellxlate.stacks.naming import UNFINISHED_ENDING, is_zarr, stack_name
 from cellxlate.stacks.write.plates import beside_wells, plate_fields, start_plate
 from cellxlate.stacks.write.writer import Format
 from cellxlate.whole_file import in_the_way, rename_free
-
-UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class Plate:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + UNFINISHED)
+    return path.with_name(path.name + UNFINISHED_ENDING)
 
 
 def plates_of(

@@ -10,9 +10,10 @@ import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
-from cellxlate.quality.checks import read_back, spared, warnings_of
+from cellxlate.quality.checks import read_back, warnings_of
 from cellxlate.quality.report.report import RunReport, draw_planes, write_report
 from cellxlate.quality.risk import Ranking
+from cellxlate.quality.tally import spared
 from cellxlate.quality.trust import examine
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, stack_name

@@ -8,24 +8,25 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from cellxlate.errors import OptionError, said
+from cellxlate.model.attention import Floats
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.memory import ask_for_memory
-from cellxlate.model.engines.other_engines import OpenVinoNetwork, Precision, onnxruntime_network
+from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_network
 from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_device, torch_network
 from cellxlate.model.inference import for_inference
-from cellxlate.model.networks import AttentionNetwork, Generator, activation_bytes_per_px
+from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.model.networks import AttentionNetwork, Generator
 from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
+from cellxlate.settings import Precision
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 EngineName = Literal["torch", "openvino", "onnxruntime"]
-Floats = npt.NDArray[np.float32]
 RunNetwork = Callable[[Floats], Floats]
 """(B, C, Y, X) float32 in unit range -> the same, smaller by an equal margin at every side. Raises MemoryError."""
 
@@ -100,7 +101,7 @@ class EngineTranslator:
         halo_px = max(self.generator_halo_px, self.attention_halo_px)
         reach_px = -(-halo_px // self.stride) * self.stride
         if len(images) > 1:
-            return np.concatenate([self._run(network, images[place : place + 1]) for place in range(len(images))])
+            return np.concatenate([self._run(network, images[number : number + 1]) for number in range(len(images))])
         axis = 2 if images.shape[2] >= images.shape[3] else 3
         length = images.shape[axis]
         middle = length // 2 // self.stride * self.stride
@@ -183,13 +184,13 @@ def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) 
         if engine == "torch" or not all(find_spec(package) for package in PACKAGES[engine]):
             continue
         try:
-            found = _open(bundle, engine, "cpu", precision, streams)
-            error = probe_error(found, bundle)
+            translator = _open(bundle, engine, "cpu", precision, streams)
+            error = probe_error(translator, bundle)
         except (OptionError, RuntimeError):  # an installation that does not work is no reason to stop
             continue
         if precision != "float32" or error <= PROBE_TOLERANCE:
-            found.name += f" (within {error:.0e} of torch)"
-            return found
+            translator.name += f" (within {error:.0e} of torch)"
+            return translator
     return _open(bundle, "torch", device, precision, streams)
 
 
@@ -249,10 +250,10 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
         (opened.attention, bundle.translator.attention, halos_px[1]),
     ):
         expected = network(torch.from_numpy(images)).numpy()
-        found = run(images)
-        cut = (side - found.shape[-1]) // 2
-        inside, middle = slice(halo_px - cut, found.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
-        errors.append(float(np.abs(found[..., inside, inside] - expected[..., middle, middle]).max()))
+        outcome = run(images)
+        cut = (side - outcome.shape[-1]) // 2
+        inside, middle = slice(halo_px - cut, outcome.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
+        errors.append(float(np.abs(outcome[..., inside, inside] - expected[..., middle, middle]).max()))
     return max(errors) if np.isfinite(errors).all() else np.inf
 
 

@@ -1,6 +1,6 @@
 """How the C library serves the memory that networks take and free, window after window. No effect on pixels.
 
-Measured in docs/decisions/0011-several-bands-at-once.md. Nothing heavy is imported: it must come before the work.
+Measured in docs/evidence/bands-at-once.md. Nothing heavy is imported: it must come before the work.
 """
 
 import os

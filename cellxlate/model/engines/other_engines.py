@@ -3,20 +3,19 @@
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cellxlate.errors import OptionError
+from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.model.networks import AttentionNetwork, Generator
 from cellxlate.options import DEVICE, ENGINE
+from cellxlate.settings import Precision
 
-Floats = npt.NDArray[np.float32]
-Precision = Literal["float32", "bfloat16"]
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -85,9 +84,9 @@ class OpenVinoNetwork:
         return idle
 
 
-def _fits(found: tuple[int, ...], given: tuple[int, ...]) -> bool:
+def _fits(made: tuple[int, ...], given: tuple[int, ...]) -> bool:
     """Return whether an outcome has as many images as were given, less an equal margin at every side."""
-    return found[0] == given[0] and 0 <= given[-2] - found[-2] == given[-1] - found[-1]
+    return made[0] == given[0] and 0 <= given[-2] - made[-2] == given[-1] - made[-1]
 
 
 def onnxruntime_network(

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from imagecodecs import png_encode
 
 import cellxlate
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
-from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.model.attention import ATTENTION_STEPS, Floats
 from cellxlate.model.bundle import LARGEST_WEIGHTS_BYTES, Bundle
 from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED
 from cellxlate.model.export.onnx import IR_VERSION, OPSET, onnx_model
@@ -34,7 +33,6 @@ from cellxlate.whole_file import write_whole_file
 if TYPE_CHECKING:
     import onnx
 
-Floats = npt.NDArray[np.float32]
 
 SPEC_VERSION = "0.5.12"
 MODEL_FILE, COVER_FILE, DOCUMENTATION_FILE = "model.onnx", "cover.png", "README.md"
@@ -301,8 +299,8 @@ def _answers(translator: TranslatorNetworks, images: Floats) -> dict[str, Floats
     attention = torch.round(translator.attention(given) * ATTENTION_STEPS) / ATTENTION_STEPS
     proposal = translator.generator(given)
     gate = ((attention - THRESHOLD) / (1 - THRESHOLD)).clamp(0, 1)
-    found = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
-    return {name: values.numpy() for name, values in found.items()}
+    answers = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
+    return {name: values.numpy() for name, values in answers.items()}
 
 
 def _cover(before: Floats, after: Floats) -> bytes:

@@ -12,11 +12,12 @@ from cellxlate.plugin.preview.overlay import Wanted
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, Refusal, StopRequest
 from cellxlate.plugin.wording import adapting_left
 from cellxlate.plugin.working import await_end, begin
+from cellxlate.settings import ADAPT_S
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-ADAPT_S, LEAST_S, MOST_S = 90, 10, 3600
+LEAST_S, MOST_S = 10, 3600
 
 
 class RunPanel(Protocol):
@@ -77,7 +78,7 @@ class AdaptControls:
         )
         self.seconds = SpinBox(
             label="Adapt for (s)",
-            value=ADAPT_S,
+            value=int(ADAPT_S),
             min=LEAST_S,
             max=MOST_S,
             step=10,

@@ -66,7 +66,10 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
     axes = plan.stack.axes
-    jobs = {0: plan.jobs[channel_of_plane(axes, plane)]} if "C" in axes else plan.jobs
+    jobs = plan.jobs
+    if "C" in axes:
+        channel = channel_of_plane(axes, plane)
+        jobs = tuple(replace(one, intensities={0: one.intensities[channel]}) for one in jobs if channel in one.channels)
     return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
 
 

@@ -25,6 +25,7 @@ from cellxlate.plugin.train.requests import (
     painted_regions,
 )
 from cellxlate.settings import PRESETS
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
@@ -63,7 +64,7 @@ def train_steps(request: TrainRequest) -> Generator[News, None, End]:
 
 def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     """Train, and turn whatever ends it into what the panel can say."""
-    partial = request.output.with_name(f"{request.output.name}.partial")
+    partial = partial_of(request.output)
     watch = _RunWatch(request, told)
     try:
         with speaking("panel"), tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:

@@ -22,6 +22,7 @@ from cellxlate.plugin.train.requests import StepDone, Stopped, Trained, Training
 from cellxlate.plugin.wording import leaning_words, training_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import PRESETS
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class TrainWidget(Container):  # type: ignore[misc]
 
     def _partial(self) -> Path:
         output = Path(self.output.value)
-        return output.with_name(f"{output.name}.partial")
+        return partial_of(output)
 
     def _painting(self, _: Any = None) -> None:
         """Tell what the paint amounts to, a moment later; napari announces every stroke."""

@@ -73,10 +73,6 @@ class CameraNoise:
         """Mean correlation of a pixel with the next in its row and in its column; 0 for white noise."""
         return float(self.covariance[REACH_PX, REACH_PX + 1] + self.covariance[REACH_PX + 1, REACH_PX]) / 2
 
-    def sd_at(self, counts: float) -> float:
-        """Return the standard deviation, in counts, where the image without noise has this many counts."""
-        return float(np.sqrt(self.sd_counts**2 + self.gain * max(counts - self.black_counts, 0.0)))
-
     def left_by_smoothing(self, sigma_px: float) -> float:
         """Return the share of the sd that a Gaussian of sigma_px leaves; 1 / (2 sqrt(pi) sigma_px) of white noise.
 
@@ -166,14 +162,14 @@ def measure_noise(
     ]
     if not any(np.isfinite(look.ratio).any() for look in looks):
         return _unmeasured(tiles, step, top)
-    found = _measured(looks, None if top is None else (top - ground) / scale)
-    low, high = found.sd_interval
+    noise = _measured(looks, None if top is None else (top - ground) / scale)
+    low, high = noise.sd_interval
     return replace(
-        found,
-        sd_counts=scale * found.sd_counts,
+        noise,
+        sd_counts=scale * noise.sd_counts,
         sd_interval=(scale * low, scale * high),
-        gain=scale * found.gain,
-        black_counts=scale * found.black_counts + ground,
+        gain=scale * noise.gain,
+        black_counts=scale * noise.black_counts + ground,
         quantisation_counts=step,
         saturation_counts=top,
     )
@@ -206,8 +202,8 @@ def _tiles(
     """Cut windows into tiles of at most 256 px and keep at most 12, spread evenly; the same of their brightness."""
     windows = list(windows)
     brightness = windows if brightness is None else list(brightness)
-    places = _spread_evenly(
-        [(number, *place) for number, window in enumerate(windows) for place in _places(window)], MOST_TILES
+    places = spread_evenly(
+        [(number, *inside) for number, window in enumerate(windows) for inside in _windows(window)], MOST_TILES
     )
     return tuple(  # type: ignore[return-value]
         [_finite(images[number][rows, columns]) for number, rows, columns in places] for images in (windows, brightness)
@@ -216,10 +212,10 @@ def _tiles(
 
 def tiles_of(window: npt.NDArray[Any], most: int) -> list[npt.NDArray[Any]]:
     """Return copies of at most so many tiles of 256 px of a window (Y, X), as `measure_noise` looks at."""
-    return [window[place].copy() for place in _spread_evenly(_places(window), most)]
+    return [window[inside].copy() for inside in spread_evenly(_windows(window), most)]
 
 
-def _places(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
+def _windows(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
     counts = [max(round(size / TILE_PX), 1) for size in window.shape]
     rows, columns = (
         [int(start) for start in np.linspace(0, max(size - TILE_PX, 0), count)]
@@ -228,9 +224,10 @@ def _places(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
     return [(slice(top, top + TILE_PX), slice(left, left + TILE_PX)) for top in rows for left in columns]
 
 
-def _spread_evenly(places: list[Place], most: int) -> list[Place]:
+def spread_evenly(places: Sequence[Place], most: int) -> list[Place]:
+    """Return at most so many of some places, spread evenly."""
     if len(places) <= most:
-        return places
+        return list(places)
     return [places[(2 * number + 1) * len(places) // (2 * most)] for number in range(most)]
 
 
@@ -295,11 +292,11 @@ def _measured(looks: Sequence[_Look], top: float | None) -> CameraNoise:
         limit = float(patch_level[chosen].max()) + 2 * float(np.sqrt(max(power, 0.0))) / side_px
         chosen = flat & (patch_level <= limit)
         autocovariance, pairs, fine = _autocovariance(looks, chosen)
-    found, beyond = _without_far(autocovariance, pairs)
-    variance = found[FAR_REACH_PX, FAR_REACH_PX]
+    near, beyond = _without_far(autocovariance, pairs)
+    variance = near[FAR_REACH_PX, FAR_REACH_PX]
     if not variance > 0:
-        found, variance, beyond = autocovariance, autocovariance[FAR_REACH_PX, FAR_REACH_PX], 1.0
-    shape = found / variance
+        near, variance, beyond = autocovariance, autocovariance[FAR_REACH_PX, FAR_REACH_PX], 1.0
+    shape = near / variance
     doubt = float(np.clip(max((clutter - 0.3) / 0.4, (beyond - 0.08) / 0.1), 0.0, 1.0))
     continued = _continued(shape) if doubt > 0 else None
     narrow = _least(shape)
@@ -426,9 +423,9 @@ def _without_far(autocovariance: Floats, pairs: Floats) -> tuple[Floats, float]:
     weight = np.sqrt(pairs[ring])
     terms = np.stack([np.ones(int(ring.sum())), distance[ring] ** 2], axis=1)
     fit = np.linalg.lstsq(terms * weight[:, None], autocovariance[ring] * weight, rcond=None)[0]
-    found = autocovariance - (fit[0] + fit[1] * distance**2)
+    near = autocovariance - (fit[0] + fit[1] * distance**2)
     centre = FAR_REACH_PX, FAR_REACH_PX
-    return found, float(fit[0] / found[centre]) if found[centre] > 0 else 1.0
+    return near, float(fit[0] / near[centre]) if near[centre] > 0 else 1.0
 
 
 def _continued(shape: Floats) -> Floats | None:
@@ -445,9 +442,9 @@ def _continued(shape: Floats) -> Floats | None:
     for sigma_px in np.arange(0.0, 0.85, 0.05):
         falling = np.exp(-((2 * np.pi * sigma_px) ** 2) * squared)
         height = float((falling[high] * power[high]).sum() / (falling[high] ** 2).sum())
-        found = float(((height * falling[high] - power[high]) ** 2).sum())
-        if found < misfit:
-            misfit, continued = found, height * falling
+        trial = float(((height * falling[high] - power[high]) ** 2).sum())
+        if trial < misfit:
+            misfit, continued = trial, height * falling
     covariance = fft.ifft2(continued).real[np.ix_(offsets, offsets)]
     return np.asarray(covariance) if covariance[FAR_REACH_PX, FAR_REACH_PX] > 0 else None
 

@@ -87,12 +87,12 @@ def constant_pixels(plane: npt.NDArray[Any]) -> Mask | None:
 
 def _run(true: Mask, length: int) -> Mask:
     """Return where a run of so many rows begins in which all is true: (rows - length + 1, X)."""
-    found, reached = true, 1
+    run, reached = true, 1
     while reached < length:
         step = min(reached, length - reached)
-        found = found[:-step] & found[step:]
+        run = run[:-step] & run[step:]
         reached += step
-    return found
+    return run
 
 
 def grown(mask: Mask, radius_px: int) -> Mask:
@@ -119,15 +119,15 @@ def empty_parts(plane: npt.NDArray[Any]) -> dict[float, Mask]:
     if constant is None or constant.all():
         return {}
     values, counts = np.unique(plane[constant], return_counts=True)
-    found = {}
+    parts = {}
     for value in values[np.argsort(-counts, kind="stable")[:MOST_VALUES]]:
         part = constant & (plane == value)
         if _begins_with_a_step(plane, constant, part, float(value)) and _is_no_saturation(plane, part, value):
             alike = plane == value
-            found[float(value)] = part if (alike & ~grown(part, WEDGE_PX)).any() else alike
-    if found and not _in_large_pieces(~np.logical_or.reduce(list(found.values()))):
+            parts[float(value)] = part if (alike & ~grown(part, WEDGE_PX)).any() else alike
+    if parts and not _in_large_pieces(~np.logical_or.reduce(list(parts.values()))):
         return {}
-    return found
+    return parts
 
 
 def _begins_with_a_step(plane: npt.NDArray[Any], constant: Mask, part: Mask, value: float) -> bool:
@@ -163,12 +163,12 @@ def without_empty_parts(plane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], dict
 
     A plane that is recorded everywhere comes back as it is.
     """
-    found = empty_parts(plane)
-    if not found:
+    parts = empty_parts(plane)
+    if not parts:
         return plane, {}
     recorded = plane.astype(np.float64)
-    recorded[grown(np.logical_or.reduce(list(found.values())), RIM_PX)] = np.nan
-    return recorded, {value: int(np.count_nonzero(part)) for value, part in found.items()}
+    recorded[grown(np.logical_or.reduce(list(parts.values())), RIM_PX)] = np.nan
+    return recorded, {value: int(np.count_nonzero(part)) for value, part in parts.items()}
 
 
 def empty_pixels(
@@ -187,11 +187,11 @@ def empty_pixels(
     above : float
         Known values below `below` or above `above` occur nowhere else, so that every pixel that has one counts.
     """
-    found = _in_squares(plane, values, below)
+    empty = _in_squares(plane, values, below)
     for value in values:
         if not below <= value <= above and (alike := plane == value).any():
-            found = alike if found is None else found | alike
-    return found
+            empty = alike if empty is None else empty | alike
+    return empty
 
 
 def _in_squares(plane: npt.NDArray[Any], values: Sequence[float], below: float) -> Mask | None:
@@ -207,10 +207,10 @@ def _in_squares(plane: npt.NDArray[Any], values: Sequence[float], below: float) 
 
 def _stands_for_nothing(counts: npt.NDArray[Any], values: Sequence[float], below: float) -> Mask:
     with np.errstate(invalid="ignore"):
-        found = counts < below
+        empty = counts < below
         for value in values:
-            found |= counts == value
-    return np.asarray(found)
+            empty |= counts == value
+    return np.asarray(empty)
 
 
 def carried_in(unit: npt.NDArray[np.float32], hollow: Mask) -> npt.NDArray[np.float32]:

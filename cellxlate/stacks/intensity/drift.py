@@ -15,7 +15,8 @@ MOST_TIMES = 64
 SAMPLE_PX = 2**21
 WINDOWS = 4
 CENTRES = (0.3, 0.3), (0.7, 0.7), (0.3, 0.7), (0.7, 0.3)
-SMOOTHING_PX, PERCENTILE = 2.0, 10.0
+SMOOTHING_PX, BLACK_PERCENTILE = 2.0, 10.0
+"""Black is this percentile of the pixels smoothed by a Gaussian."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,9 +35,9 @@ def background_over_time(stack: Stack, channel: int) -> tuple[npt.NDArray[np.int
     if count < 2:
         return np.zeros(0, np.int64), np.zeros(0)
     times = np.unique(np.linspace(0, count - 1, min(count, MOST_TIMES)).round().astype(np.int64))
-    found = np.array([_background(stack, channel, int(time), SAMPLE_PX // len(times)) for time in times])
-    known = np.isfinite(found)
-    return times[known], found[known]
+    backgrounds = np.array([_background(stack, channel, int(time), SAMPLE_PX // len(times)) for time in times])
+    known = np.isfinite(backgrounds)
+    return times[known], backgrounds[known]
 
 
 def _background(stack: Stack, channel: int, time: int, most_px: int) -> float:
@@ -53,7 +54,7 @@ def _background(stack: Stack, channel: int, time: int, most_px: int) -> float:
             top, left = int((height - rows) * down), int((width - columns) * across)
             windows.append(stack.read(index, slice(top, top + rows), slice(left, left + columns)))
     values = np.concatenate([_smoothed(window) for window in windows])
-    return float(np.percentile(values, PERCENTILE)) if len(values) else np.nan
+    return float(np.percentile(values, BLACK_PERCENTILE)) if len(values) else np.nan
 
 
 def _smoothed(window: npt.NDArray[Any]) -> Floats:

@@ -88,5 +88,5 @@ def _beside(
     """Return the neighbours in one direction; NaN outside the plane."""
     down, across = rows + shift[0], columns + shift[1]
     inside = (down >= 0) & (down < plane.shape[0]) & (across >= 0) & (across < plane.shape[1])
-    found = plane[np.where(inside, down, 0), np.where(inside, across, 0)]
-    return np.where(inside, found, np.asarray(np.nan, plane.dtype))
+    neighbours = plane[np.where(inside, down, 0), np.where(inside, across, 0)]
+    return np.where(inside, neighbours, np.asarray(np.nan, plane.dtype))

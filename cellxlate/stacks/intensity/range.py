@@ -19,12 +19,13 @@ from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
 from cellxlate.stacks.intensity.camera_noise import measure_noise, tiles_of
 from cellxlate.stacks.intensity.constant_parts import ConstantPart, without_empty_parts
+from cellxlate.stacks.intensity.drift import BLACK_PERCENTILE as BLACK_PERCENTILE
+from cellxlate.stacks.intensity.drift import SMOOTHING_PX as SMOOTHING_PX
 from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.hot_pixels import find_hot
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
-SMOOTHING_PX = 2.0
-BLACK_PERCENTILE, WHITE_PERCENTILE = 10.0, 99.5
+WHITE_PERCENTILE = 99.5
 SPAN_PER_NOISE = 6.0
 SAMPLE_PX = 2**22
 SAMPLE_WINDOWS = 32
@@ -114,18 +115,18 @@ class IntensityRange:
 
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_stated` turns them back."""
-        found: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
+        values: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
         if self.noise_left:
-            found["noise_left"] = self.noise_left
+            values["noise_left"] = self.noise_left
         if self.tail:
-            found["tail"] = self.tail
+            values["tail"] = self.tail
         if self.constant_parts:
-            found["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
+            values["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
         if self.drift:
-            found["drift"] = [list(one) for one in self.drift]
+            values["drift"] = [list(one) for one in self.drift]
         if self.uneven:
-            found["uneven"] = list(self.uneven)
-        return found
+            values["uneven"] = list(self.uneven)
+        return values
 
     @classmethod
     def from_stated(cls, stated: Mapping[str, Any]) -> Self:
@@ -248,16 +249,16 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
     smallest_span = 0.0
     tails: list[npt.NDArray[np.float64]] = []
     empty: Counter[float | None] = Counter()
-    for found, offset in zip(planes, offsets or [0.0] * len(planes), strict=True):
-        empty.update(found.empty)
-        smallest_span = max(smallest_span, found.smallest_span)
-        if found.constant is not None:
-            constant = found.constant if constant is None else constant
-        elif found.smoothed is not None:
-            noises.append(found.noise)
-            smoothed.append(found.smoothed - offset if offset else found.smoothed)
-            tiles += found.tiles
-            tails.append(found.raw - offset)
+    for plane, offset in zip(planes, offsets or [0.0] * len(planes), strict=True):
+        empty.update(plane.empty)
+        smallest_span = max(smallest_span, plane.smallest_span)
+        if plane.constant is not None:
+            constant = plane.constant if constant is None else constant
+        elif plane.smoothed is not None:
+            noises.append(plane.noise)
+            smoothed.append(plane.smoothed - offset if offset else plane.smoothed)
+            tiles += plane.tiles
+            tails.append(plane.raw - offset)
     if not smoothed:
         black = constant or 0.0
         return IntensityRange(black, black + _smallest_span(black, black, 1.0))
@@ -266,7 +267,7 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
     floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
     white = max(white, black + floor)
     tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
-    sampled = sum(found.pixels for found in planes)
+    sampled = sum(plane.pixels for plane in planes)
     parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
     return IntensityRange(
         black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left
@@ -341,16 +342,16 @@ def _backgrounds(
     smooth: npt.NDArray[np.float64], finite: npt.NDArray[np.bool_], parts: tuple[int, int] | None
 ) -> npt.NDArray[np.float64]:
     """Return the black level of each of so many parts along rows and columns; NaN where half of it is not known."""
-    found = np.full(parts or (1, 1), np.nan)
+    backgrounds = np.full(parts or (1, 1), np.nan)
     if parts is None:
-        return found
+        return backgrounds
     rows, columns = (np.arange(number + 1) * size // number for number, size in zip(parts, smooth.shape, strict=True))
     for row, column in np.ndindex(*parts):
         inside = slice(rows[row], rows[row + 1], 2), slice(columns[column], columns[column + 1], 2)
         known = smooth[inside][finite[inside]]
         if 2 * known.size > finite[inside].size:
-            found[row, column] = np.percentile(known, BLACK_PERCENTILE)
-    return found
+            backgrounds[row, column] = np.percentile(known, BLACK_PERCENTILE)
+    return backgrounds
 
 
 def _smallest_span(black: float, white: float, least: float) -> float:
@@ -418,35 +419,35 @@ def stack_ranges(stack: Stack, channels: Iterable[int]) -> dict[int, IntensityRa
     InputError
         A channel does not exist.
     """
-    found = {}
+    ranges = {}
     for channel in channels:
         if not 0 <= channel < stack.channel_count:
             raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
-        found[channel] = _range_of(stack, channel)
-    return found
+        ranges[channel] = _range_of(stack, channel)
+    return ranges
 
 
 def _range_of(stack: Stack, channel: int) -> IntensityRange:
     """Measure the range of a channel; where its background drifts over time, of what is left without the drift."""
-    places = list(sample_places(stack, channel))
+    windows = list(sample_places(stack, channel))
     parts = None
     if min(stack.plane_shape) >= UNEVEN_FROM_PX:
         height, width = stack.plane_shape
-        _, rows, columns = places[0]  # all windows are of one size
+        _, rows, columns = windows[0]  # all windows are of one size
         parts = (
             max(round(UNEVEN_PARTS * (rows.stop - rows.start) / height), 1),
             max(round(UNEVEN_PARTS * (columns.stop - columns.start) / width), 1),
         )
-    planes = list(ahead(partial(_measured, parts=parts), (stack.read(*place) for place in places), threads=2))
+    planes = list(ahead(partial(_measured, parts=parts), (stack.read(*window) for window in windows), threads=2))
     measured, offsets = _combined(planes), [0.0] * len(planes)
     times, background = background_over_time(stack, channel)
     if len(times) > 1 and np.ptp(background) > DRIFT_SPANS * measured.span:
         background = background - background.mean()
-        offsets = np.interp([stack.time_of(index) for index, _, _ in places], times, background).tolist()
+        offsets = np.interp([stack.time_of(index) for index, _, _ in windows], times, background).tolist()
         measured = replace(
             _combined(planes, offsets), drift=tuple(zip(times.tolist(), background.tolist(), strict=True))
         )
-    return replace(measured, uneven=_unevenness(stack, places, planes, offsets, measured.span))
+    return replace(measured, uneven=_unevenness(stack, windows, planes, offsets, measured.span))
 
 
 def _unevenness(
@@ -454,7 +455,7 @@ def _unevenness(
     offsets: Sequence[float], span: float,
 ) -> tuple[float, float] | None:  # fmt: skip
     """Return the background in the darkest and in the brightest tenth of the field where they differ much."""
-    found: dict[tuple[int, int], list[float]] = {}
+    backgrounds: dict[tuple[int, int], list[float]] = {}
     for (_, rows, columns), plane, offset in zip(places, planes, offsets, strict=True):
         for at, value in np.ndenumerate(plane.backgrounds):
             row, column = (
@@ -464,8 +465,8 @@ def _unevenness(
                 )
             )
             if np.isfinite(value):
-                found.setdefault((row, column), []).append(value - offset)
-    if len(found) < FEWEST_PARTS:
+                backgrounds.setdefault((row, column), []).append(value - offset)
+    if len(backgrounds) < FEWEST_PARTS:
         return None
-    low, high = np.percentile([np.median(values) for values in found.values()], [10, 90])
+    low, high = np.percentile([np.median(values) for values in backgrounds.values()], [10, 90])
     return (float(low), float(high)) if high - low > UNEVEN_SPANS * span else None

@@ -40,9 +40,9 @@ def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     try:
         stated = facts["levels_counts"]
         stated = json.loads(stated) if isinstance(stated, str) else stated
-        found = {int(channel): IntensityRange.from_stated(one) for channel, one in stated.items()}
+        ranges = {int(channel): IntensityRange.from_stated(one) for channel, one in stated.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
-        found = {}
-    if not found or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in found.values()):
+        ranges = {}
+    if not ranges or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in ranges.values()):
         raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
-    return found
+    return ranges

@@ -100,60 +100,60 @@ def tiff_calibration(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, k
         return _imagej_calibration(file.imagej_metadata or {}, tags)
     if file.is_lsm and isinstance(file.lsm_metadata, Mapping):
         return _lsm_calibration(file.lsm_metadata)
-    found = Calibration()
+    calibration = Calibration()
     if file.is_stk and isinstance(file.stk_metadata, Mapping):
-        found = _stk_calibration(file.stk_metadata)
-    if not found.pixel_size_um and tags is not None and "ResolutionUnit" in tags:
+        calibration = _stk_calibration(file.stk_metadata)
+    if not calibration.pixel_size_um and tags is not None and "ResolutionUnit" in tags:
         unit_um, (least, most) = {2: (INCH_UM, PLAUSIBLE_IN_INCHES_UM), 3: (CENTIMETRE_UM, PLAUSIBLE_UM)}.get(
             tags["ResolutionUnit"].value, (0.0, (1.0, 0.0))
         )
         size_um = _resolution_um(tags, unit_um)
         if all(least <= value <= most for value in size_um.values()):
-            found.pixel_size_um = size_um
-    return found
+            calibration.pixel_size_um = size_um
+    return calibration
 
 
 def _lsm_calibration(metadata: Mapping[str, Any]) -> Calibration:
     """Read Zeiss's voxel sizes (metres), interval (seconds) and channel names."""
-    found = Calibration()
+    calibration = Calibration()
     for axis in "ZYX":
-        found.add_size(axis, metadata.get(f"VoxelSize{axis}"), "m")
-    found.add_size("T", metadata.get("TimeIntervall"), "s")
+        calibration.add_size(axis, metadata.get(f"VoxelSize{axis}"), "m")
+    calibration.add_size("T", metadata.get("TimeIntervall"), "s")
     names = (metadata.get("ChannelColors") or {}).get("ColorNames") or ()
-    found.channel_names = all_named(names)
-    return found
+    calibration.channel_names = all_named(names)
+    return calibration
 
 
 def _stk_calibration(metadata: Mapping[str, Any]) -> Calibration:
     """Read MetaMorph's calibration, where it says it has one, and the first step in depth."""
-    found = Calibration()
+    calibration = Calibration()
     unit = str(metadata.get("CalibrationUnits", ""))
     if metadata.get("SpatialCalibration"):
         for axis in "YX":
-            found.add_size(axis, metadata.get(f"{axis}Calibration"), unit)
+            calibration.add_size(axis, metadata.get(f"{axis}Calibration"), unit)
     steps = metadata.get("ZDistance")
-    if found.pixel_size_um and steps is not None and len(steps):
-        found.add_size("Z", float(steps[0]), unit)
-    return found
+    if calibration.pixel_size_um and steps is not None and len(steps):
+        calibration.add_size("Z", float(steps[0]), unit)
+    return calibration
 
 
 def _imagej_calibration(metadata: Mapping[str, Any], tags: tifffile.TiffTags | None) -> Calibration:
     """Read what ImageJ keeps in its description and in the resolution tags."""
-    found = Calibration()
+    calibration = Calibration()
     unit = str(metadata.get("unit", ""))
     units = {axis: str(metadata.get(f"{axis.lower()}unit", unit)) for axis in "ZYX"}
     for axis, value in (("Z", metadata.get("spacing")), ("T", metadata.get("finterval"))):
         if isinstance(value, int | float):
-            found.add_size(axis, value, units["Z"] if axis == "Z" else str(metadata.get("tunit", "s")))
+            calibration.add_size(axis, value, units["Z"] if axis == "Z" else str(metadata.get("tunit", "s")))
     if tags is not None:
         for axis, per_unit in _resolution_um(tags, 1.0).items():
-            found.add_size(axis, per_unit, units[axis])
+            calibration.add_size(axis, per_unit, units[axis])
     if "cf" in metadata or "c0" in metadata:
         stated = ", ".join(f"{key}={one_line(metadata[key])[:20]}" for key in CALIBRATION_KEYS if key in metadata)
-        found.doubts.append(
+        calibration.doubts.append(
             f"ImageJ's function from stored to calibrated values ({stated}) is kept as text, not applied"
         )
-    return found
+    return calibration
 
 
 def _resolution_um(tags: tifffile.TiffTags, unit_um: float) -> dict[str, float]:

@@ -69,45 +69,45 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     pixels = chosen.find(".//{*}Pixels")
     if pixels is None:
         return OmeImage(lost=("its OME-XML describes no pixels, so nothing of it is carried",))
-    found = OmeImage(ome_calibration(pixels))
-    found.most_px = max(
+    ome = OmeImage(ome_calibration(pixels))
+    ome.most_px = max(
         prod(positive(each.get(f"Size{axis}")) or 1.0 for axis in "XYZCT") for each in root.findall(".//{*}Pixels")
     )
     channels = pixels.findall("{*}Channel")
-    found.bits = _whole(pixels.get("SignificantBits")) or None
-    found.samples = tuple(_whole(channel.get("SamplesPerPixel")) for channel in channels)
+    ome.bits = _whole(pixels.get("SignificantBits")) or None
+    ome.samples = tuple(_whole(channel.get("SamplesPerPixel")) for channel in channels)
     if any(channel.get("Color") for channel in channels):
-        found.colours = tuple(_read_colour(channel.get("Color")) for channel in channels)
+        ome.colours = tuple(_read_colour(channel.get("Color")) for channel in channels)
     notes = _take_own_notes(root)
     if notes:
-        found.calibration.axes = notes[-1].pop("axes", None)
-        found.kept = _json_mapping(notes[-1].pop("metadata", None))
+        ome.calibration.axes = notes[-1].pop("axes", None)
+        ome.kept = _json_mapping(notes[-1].pop("metadata", None))
         earlier = _json_list(notes[-1].pop("earlier", None))
-        found.earlier = (*earlier, *(note for note in notes if note))
-    if found.kept.get("own_xml"):
-        return found
+        ome.earlier = (*earlier, *(note for note in notes if note))
+    if ome.kept.get("own_xml"):
+        return ome
     if root.tag.removesuffix("OME").strip("{}") not in CARRIED_VERSIONS:
-        found.lost = ("its OME-XML is older than 2015, so instrument and acquisition are not carried",)
-        return found
+        ome.lost = ("its OME-XML is older than 2015, so instrument and acquisition are not carried",)
+        return ome
     lost = _drop_other_images(root, images, chosen) if len(images) > 1 else []
     lost += _drop_what_is_of_the_file(root, pixels)
-    found.lost = (f"of its OME-XML {', '.join(lost)} are not carried",) if lost else ()
-    found.xml = _as_text(root)
-    return found
+    ome.lost = (f"of its OME-XML {', '.join(lost)} are not carried",) if lost else ()
+    ome.xml = _as_text(root)
+    return ome
 
 
 def ome_calibration(pixels: Element) -> Calibration:
     """Return what a Pixels element states in micrometres and seconds."""
-    found = Calibration()
+    calibration = Calibration()
     for axis in "ZYX":
         size = pixels.get(f"PhysicalSize{axis}")
         if finite(size) == NOT_SET:
-            found.doubts.append(f"the pixel size along {axis} is {size}, as where none is set, and is not stated")
+            calibration.doubts.append(f"the pixel size along {axis} is {size}, as where none is set, and is not stated")
         else:
-            found.add_size(axis, size, pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-    found.add_size("T", pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
-    found.channel_names = all_named([channel.get("Name") for channel in pixels.findall("{*}Channel")])
-    return found
+            calibration.add_size(axis, size, pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    calibration.add_size("T", pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    calibration.channel_names = all_named([channel.get("Name") for channel in pixels.findall("{*}Channel")])
+    return calibration
 
 
 def compose_ome(

@@ -43,16 +43,16 @@ def read_note(note: Any) -> PlainNote:
     """Return what a note states; what is not as `compose_note` writes it states nothing."""
     if not isinstance(note, Mapping) or not isinstance(note.get("metadata"), Mapping):
         return PlainNote()
-    found = Calibration(axes=note["axes"] if isinstance(note.get("axes"), str) else None)
+    calibration = Calibration(axes=note["axes"] if isinstance(note.get("axes"), str) else None)
     stated = note.get("pixel_size_um")
     for axis, value in stated.items() if isinstance(stated, Mapping) else ():
         if axis in "ZYX" and (size := positive(value)):
-            found.pixel_size_um[axis] = size
-    found.time_step_s = positive(note.get("time_step_s"))
-    found.channel_names = tuple(str(name) for name in _list(note.get("channel_names")))
+            calibration.pixel_size_um[axis] = size
+    calibration.time_step_s = positive(note.get("time_step_s"))
+    calibration.channel_names = tuple(str(name) for name in _list(note.get("channel_names")))
     earlier = valid_notes(note.get("earlier"))
     own = {key: value for key, value in note.items() if key not in STATED}
-    return PlainNote(found, restored(note["metadata"]), (*earlier, *(valid_notes([own]) if own else ())))
+    return PlainNote(calibration, restored(note["metadata"]), (*earlier, *(valid_notes([own]) if own else ())))
 
 
 def _list(value: Any) -> Sequence[Any]:

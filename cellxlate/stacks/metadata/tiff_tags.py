@@ -50,34 +50,34 @@ VENDORS = ("stk", "lsm", "metaseries", "fluoview", "micromanager", "scanimage", 
 def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what the tags of a page state, as JSON values, and one line for each thing that is not carried."""
     tags, lost = page.tags, list[str]()
-    found: dict[str, Any] = {}
+    carried: dict[str, Any] = {}
     text = {name: tags[code].value for code, name in TEXT_TAGS.items() if code in tags}
-    found["text"] = {name: value.strip("\x00") for name, value in text.items() if isinstance(value, str)}
+    carried["text"] = {name: value.strip("\x00") for name, value in text.items() if isinstance(value, str)}
     if "XResolution" in tags and "YResolution" in tags:
         unit = int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2
-        found["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
+        carried["resolution"] = as_json([tags["XResolution"].value, tags["YResolution"].value, unit])
     shaped = parse_shaped(page.description)
     if page.description and kind != "ome-tiff" and (not shaped or shaped.keys() - SHAPED_KEYS):
         if len(page.description) <= LONGEST_DESCRIPTION:
-            found["description"] = page.description
+            carried["description"] = page.description
         else:
             lost.append(f"its description of {len(page.description) / 1e6:.0f} MB is too long to be carried")
     if page.photometric.name in ("MINISWHITE", "PALETTE"):
-        found["photometric"] = page.photometric.name.lower()
+        carried["photometric"] = page.photometric.name.lower()
     if page.colormap is not None:
-        found["colormap"] = as_json(np.asarray(page.colormap))
+        carried["colormap"] = as_json(np.asarray(page.colormap))
     if page.bitspersample not in (8, 16, 32, 64) and page.bitspersample > 1:
-        found["bits"] = int(page.bitspersample)
+        carried["bits"] = int(page.bitspersample)
     if page.extrasamples and set(page.extrasamples) <= {0, 1}:
-        found["alpha"] = "assocalpha" if 1 in page.extrasamples else "unspecified"
+        carried["alpha"] = "assocalpha" if 1 in page.extrasamples else "unspecified"
     if page.iccprofile:
-        found["icc"] = as_json(page.iccprofile)
+        carried["icc"] = as_json(page.iccprofile)
     if "IJMetadata" in tags and isinstance(tags["IJMetadata"].value, Mapping):
-        found["imagej"] = as_json(tags["IJMetadata"].value)
-    lost += _vendor_metadata(file, found)
+        carried["imagej"] = as_json(tags["IJMetadata"].value)
+    lost += _vendor_metadata(file, carried)
     orientation = tags[274].value if 274 in tags else 1
     if orientation in ORIENTATIONS:
-        found["orientation"] = int(orientation)
+        carried["orientation"] = int(orientation)
         lost.append(
             f"the tag Orientation wants the image shown {ORIENTATIONS[orientation]}; rows and columns are read as they "
             "are stored, and TIFF outputs have the tag"
@@ -87,24 +87,24 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
             f"its colours are {OTHER_COLOURS[page.photometric.name]}, and its samples are taken for RGB as they are "
             "stored; convert it to RGB first"
         )
-    names = [tag.name for tag in tags if _is_lost(tag, found)]
+    names = [tag.name for tag in tags if _is_lost(tag, carried)]
     if names:
-        text_of = ", only what could be read of them, as text" if "vendor" in found else ""
+        text_of = ", only what could be read of them, as text" if "vendor" in carried else ""
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         lost.append(f"the TIFF tags {', '.join(names[:8])}{more} are not carried{text_of}")
-    stated = {name: value for name, value in found.items() if value}
+    stated = {name: value for name, value in carried.items() if value}
     valid = valid_tiff(stated)
     if len(valid) < len(stated):
         lost.append(f"of its TIFF tags {', '.join(stated.keys() - valid.keys())} has another type than it may have")
     return valid, tuple(lost)
 
 
-def _is_lost(tag: tifffile.TiffTag, found: Mapping[str, Any]) -> bool:
-    """Return whether a tag says something that is not in `found`."""
+def _is_lost(tag: tifffile.TiffTag, carried: Mapping[str, Any]) -> bool:
+    """Return whether a tag says something that is not in `carried`."""
     if tag.code in TEXT_TAGS:
-        return TEXT_TAGS[tag.code] not in found["text"]
+        return TEXT_TAGS[tag.code] not in carried["text"]
     if tag.code in (282, 283):
-        return "resolution" not in found
+        return "resolution" not in carried
     return tag.code not in STRUCTURE
 
 
@@ -149,20 +149,20 @@ def parse_shaped(description: str) -> dict[str, Any]:
     if not description.startswith("{") or '"shape":' not in description:  # first or last, by version
         return {}
     try:
-        found = json.loads(description)
+        shaped = json.loads(description)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and "shape" in found else {}
+    return shaped if isinstance(shaped, dict) and "shape" in shaped else {}
 
 
-def _vendor_metadata(file: tifffile.TiffFile, found: dict[str, Any]) -> list[str]:
+def _vendor_metadata(file: tifffile.TiffFile, carried: dict[str, Any]) -> list[str]:
     """Add what tifffile can parse of a vendor's private tags; return a line for what is too long."""
     lost = []
     for vendor in VENDORS:
         if getattr(file, f"is_{vendor}", False):
             stated = as_json(getattr(file, f"{vendor}_metadata", None))
             if stated and short_enough(stated):
-                found.setdefault("vendor", {})[vendor] = stated
+                carried.setdefault("vendor", {})[vendor] = stated
             elif stated:
                 lost.append(f"the metadata of its {vendor} tags is longer than 1 MB and not carried")
     return lost

@@ -75,38 +75,38 @@ class ImarisFile:
                 )
         check_blocks(first.chunks or first.shape, first.dtype)
 
-    def read(self, place: tuple[int, ...], rows: slice, columns: slice) -> Any:
+    def read(self, position: tuple[int, ...], rows: slice, columns: slice) -> Any:
         """Read a window of one plane: (t, c, z), rows, columns."""
-        t, c, z = place
+        t, c, z = position
         if self._open is None or self._open[0] != (t, c):
             self._open = ((t, c), self._dataset(t, c))
         return self._open[1][z, rows, columns]
 
     def calibration(self) -> Calibration:
         """Return voxel size, interval and channel names."""
-        found, info = Calibration(), _attributes(self._node("DataSetInfo/Image"))
+        calibration, info = Calibration(), _attributes(self._node("DataSetInfo/Image"))
         unit = info.get("Unit", "um")
         for axis, number, size in zip("XYZ", "012", self.shape[:1:-1], strict=True):
             with suppress(KeyError, ValueError):
                 extent = abs(float(info[f"ExtMax{number}"]) - float(info[f"ExtMin{number}"]))
-                found.add_size(axis, float(f"{extent / size:.12g}"), unit)
-        found.time_step_s = self._time_step_s()
+                calibration.add_size(axis, float(f"{extent / size:.12g}"), unit)
+        calibration.time_step_s = self._time_step_s()
         names = [self._channel(number).get("Name", "") for number in range(self.shape[1])]
-        found.channel_names = all_named(names)
-        return found
+        calibration.channel_names = all_named(names)
+        return calibration
 
     def colours(self) -> tuple[str, ...]:
         """Return the colour of each channel as "RRGGBB", white for those that state none; none where none does."""
-        found = []
+        colours = []
         for number in range(self.shape[1]):
             try:
                 parts = [float(part) for part in self._channel(number).get("Color", "").split()]
                 red, green, blue = (round(255 * min(max(part, 0.0), 1.0)) for part in parts)
             except ValueError:
-                found.append("")
+                colours.append("")
             else:
-                found.append(hex_colour(red, green, blue))
-        return tuple(colour or "FFFFFF" for colour in found) if any(found) else ()
+                colours.append(hex_colour(red, green, blue))
+        return tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
 
     def _channel(self, number: int) -> dict[str, str]:
         return _attributes(self._node(f"DataSetInfo/Channel {number}"))
@@ -127,9 +127,9 @@ class ImarisFile:
 
     def _stated_size(self, stored: tuple[int, ...]) -> tuple[int, int, int]:
         """Return depths, rows and columns: of the first channel, of the image, or as stored."""
-        for place, names in ((f"{LEVEL}/TimePoint 0/Channel 0", ("ImageSizeZ", "ImageSizeY", "ImageSizeX")),
+        for path, names in ((f"{LEVEL}/TimePoint 0/Channel 0", ("ImageSizeZ", "ImageSizeY", "ImageSizeX")),
                              ("DataSetInfo/Image", ("Z", "Y", "X"))):  # fmt: skip
-            stated = _attributes(self._node(place))
+            stated = _attributes(self._node(path))
             sizes = [int(stated[name]) for name in names if stated.get(name, "").isdecimal()]
             if len(sizes) == 3 and all(sizes):
                 return sizes[0], sizes[1], sizes[2]
@@ -138,24 +138,24 @@ class ImarisFile:
 
     def _dataset(self, t: int, c: int) -> Any:
         """Return the voxels of a channel at a time point, which lie in this file and nowhere else."""
-        place = DATA.format(t, c)
-        found = self._node(place)
-        if not isinstance(found, self._h5py.Dataset) or found.ndim != 3 or found.dtype.kind not in "uif":
-            raise InputError(f"{place} holds no depths of planes; save it anew with Imaris")
-        if found.external or found.is_virtual:
-            raise InputError(ELSEWHERE.format(place))
-        return found
+        path = DATA.format(t, c)
+        dataset = self._node(path)
+        if not isinstance(dataset, self._h5py.Dataset) or dataset.ndim != 3 or dataset.dtype.kind not in "uif":
+            raise InputError(f"{path} holds no depths of planes; save it anew with Imaris")
+        if dataset.external or dataset.is_virtual:
+            raise InputError(ELSEWHERE.format(path))
+        return dataset
 
-    def _node(self, place: str) -> Any:
+    def _node(self, path: str) -> Any:
         """Return a group or dataset of this file; None where there is none."""
-        found: Any = self._file
-        for part in place.split("/"):
-            if not isinstance(found, self._h5py.Group) or part not in found:
+        node: Any = self._file
+        for part in path.split("/"):
+            if not isinstance(node, self._h5py.Group) or part not in node:
                 return None
-            if not isinstance(found.get(part, getlink=True), self._h5py.HardLink):
-                raise InputError(ELSEWHERE.format(place))
-            found = found[part]
-        return found
+            if not isinstance(node.get(part, getlink=True), self._h5py.HardLink):
+                raise InputError(ELSEWHERE.format(path))
+            node = node[part]
+        return node
 
     def _forget(self) -> None:
         self._open = None
@@ -164,19 +164,19 @@ class ImarisFile:
 def _counted(group: Any, word: str) -> int:
     """Return how many members "word 0", "word 1", ... a group has, none left out."""
     numbers = {name.removeprefix(f"{word} ") for name in group if name.startswith(f"{word} ")}
-    found = sorted(int(number) for number in numbers if number.isdecimal())
-    if found != list(range(len(found))):
-        raise InputError(f"of its {word}s number {next(n for n, at in enumerate(found) if n != at)} is missing")
-    return len(found)
+    present = sorted(int(number) for number in numbers if number.isdecimal())
+    if present != list(range(len(present))):
+        raise InputError(f"of its {word}s number {next(n for n, at in enumerate(present) if n != at)} is missing")
+    return len(present)
 
 
 def _attributes(group: Any) -> dict[str, str]:
     """Return the attributes of a group as text; Imaris writes arrays of single characters."""
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     for name, value in group.attrs.items() if group is not None else ():
         if isinstance(value, np.ndarray) and value.dtype.kind in "SU":
             text = b"".join(np.atleast_1d(value).astype("S").tolist()).decode("utf-8", "replace")
         else:
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        found[name] = text.strip().strip("\0")
-    return found
+        attributes[name] = text.strip().strip("\0")
+    return attributes

@@ -42,7 +42,7 @@ def find_images(paths: Sequence[Path], what: str) -> tuple[list[Path], list[str]
         A path does not exist, or there is no image.
     """
     given, said = without_results(paths)
-    found: list[Path] = []
+    all_images: list[Path] = []
     for path in given:
         if isinstance(path, Path) and path.is_dir() and not is_zarr(path):
             items = sorted(path.iterdir())
@@ -55,12 +55,12 @@ def find_images(paths: Sequence[Path], what: str) -> tuple[list[Path], list[str]
             if pictures and not any(is_picture_name(item) for item in taken):
                 said.append(left_out_words("pictures beside images (name them to use them as images)", pictures))
             images, rest = images_among(taken, open_stack)
-            found, said = found + images, said + rest
+            all_images, said = all_images + images, said + rest
         else:
-            found += find_stacks([path], what)
-    if not found:
+            all_images += find_stacks([path], what)
+    if not all_images:
         raise InputError(f"the {what} folder {paths[0]} holds no image ({'; '.join(said)}); give a folder of images")
-    return found, said
+    return all_images, said
 
 
 def without_results(paths: Sequence[AnyLocation]) -> tuple[list[AnyLocation], list[str]]:

@@ -54,6 +54,10 @@ class PicturePixels:
         Of the stored values.
     decode : callable
         Returns all pixels.
+    kept : list
+        The pixels, once they are decoded.
+    lock : Lock
+        Held while they are.
     """
 
     shape: tuple[int, ...]
@@ -70,10 +74,10 @@ class PicturePixels:
     def __getitem__(self, key: Any) -> Any:
         with self.lock:
             if not self.kept:
-                found = np.asarray(self.decode())
-                if found.shape != self.shape or found.dtype != self.dtype:
-                    raise ValueError(f"{found.shape} {found.dtype} came, its header states {self.shape} {self.dtype}")
-                self.kept.append(found)
+                pixels = np.asarray(self.decode())
+                if pixels.shape != self.shape or pixels.dtype != self.dtype:
+                    raise ValueError(f"{pixels.shape} {pixels.dtype} came, its header states {self.shape} {self.dtype}")
+                self.kept.append(pixels)
         return self.kept[0][key]
 
 
@@ -132,12 +136,12 @@ def _png(path: Path, content: bytes) -> tuple[PicturePixels, tuple[str, ...]]:
 
     def decode() -> Any:  # libpng spreads 1, 2 and 4 bits over the range of 8
         stored = path.read_bytes()
-        found = _interlaced(stored) if content[INTERLACE_AT] else imagecodecs.png_decode(stored)
+        pixels = _interlaced(stored) if content[INTERLACE_AT] else imagecodecs.png_decode(stored)
         if step > 1 and samples == 1:
-            found = found // step
+            pixels = pixels // step
         elif step > 1:
-            found[..., 0] //= step
-        return found.astype(dtype)
+            pixels[..., 0] //= step
+        return pixels.astype(dtype)
 
     lines = []
     if kind == PALETTE:
@@ -193,10 +197,10 @@ def _interlaced(content: bytes) -> Any:
             struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
             for name, body in parts
         )
-        found = imagecodecs.png_decode(PNG_MARK + first + before + b"".join(rest))
+        small = imagecodecs.png_decode(PNG_MARK + first + before + b"".join(rest))
         if pixels is None:
-            pixels = np.empty((rows, columns, *found.shape[2:]), found.dtype)
-        pixels[top::down, left::right] = found
+            pixels = np.empty((rows, columns, *small.shape[2:]), small.dtype)
+        pixels[top::down, left::right] = small
         start += count
     return pixels
 

@@ -51,9 +51,9 @@ class FilePixels:
         rows = ranges[self.row_axis]
         if window.size:
             within = (slice(None), *(as_slice(part) for part in ranges[self.row_axis + 1 :]))
-            for place in product(*(range(len(part)) for part in ranges[: self.row_axis])):
-                plane = [part[number] for part, number in zip(ranges, place, strict=False)]
-                window[place] = self._rows(plane, min(rows), max(rows) + 1)[:: abs(rows.step)][within]
+            for position in product(*(range(len(part)) for part in ranges[: self.row_axis])):
+                plane = [part[number] for part, number in zip(ranges, position, strict=False)]
+                window[position] = self._rows(plane, min(rows), max(rows) + 1)[:: abs(rows.step)][within]
             if rows.step < 0:
                 window = np.flip(window, self.row_axis)
         return window.reshape(kept)

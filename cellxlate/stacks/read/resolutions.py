@@ -57,9 +57,9 @@ def open_resolutions(path: str | Location, axes: str | None = None, *, image: in
 
 
 def _zarr_arrays(path: Location, image: int) -> list[Any]:
-    place = zarr_images(path)[image]  # plates and sets keep their images in groups
+    group_path = zarr_images(path)[image]  # plates and sets keep their images in groups
     node = open_node(path)
-    group = node[place] if place and isinstance(node, zarr.Group) else node
+    group = node[group_path] if group_path and isinstance(node, zarr.Group) else node
     if not isinstance(group, zarr.Group):
         raise InputError(f"{path} is an array, not an image")
     datasets = ome_attributes(group)["multiscales"][0]["datasets"]

@@ -99,8 +99,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                     raise InputError(
                         f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
                     )
-                place = opening.place_in_xml(image, images)
-                ome = read_ome(opening.ome_xml, place) if kind == "ome-tiff" else OmeImage()
+                in_xml = opening.place_in_xml(image, images)
+                ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
                 try:
                     series, cut = complete_part(images[image], incomplete=incomplete)
                 except InputError:
@@ -118,16 +118,16 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 if note.kept:
                     calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
                 differing = differing_tags(series, kind)
-            found = _tiff_stack(path, pixels, axes, series, calibration)
-            names, misfit = fitting(calibration.channel_names, found.axes, found.shape, asked=axes)
-            if metadata.ome_xml is not None and not channels_fit(ome.samples, found):
-                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {found.size('C')} that "
+            stack = _tiff_stack(path, pixels, axes, series, calibration)
+            names, misfit = fitting(calibration.channel_names, stack.axes, stack.shape, asked=axes)
+            if metadata.ome_xml is not None and not channels_fit(ome.samples, stack):
+                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {stack.size('C')} that "
                           "are read, so what it says of them is not carried",)  # fmt: skip
             files = _files_of(series)
             foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
             return replace(
-                found, channel_names=names, resolutions=len(series.levels), kind=kind, metadata=metadata, image=image,
-                alpha=_alpha(series.keyframe, found),
+                stack, channel_names=names, resolutions=len(series.levels), kind=kind, metadata=metadata, image=image,
+                alpha=_alpha(series.keyframe, stack),
                 files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
                 warnings=(
                     *_others(images, image, document), *cut.warnings, *stated_more(file, series),
@@ -217,10 +217,10 @@ def _alpha(page: tifffile.TiffPage, stack: Stack) -> tuple[int, ...]:
     if count < 2 or (stack.size("S") if "S" in stack.axes else stack.size("C")) != count:
         return ()
     first = count - len(extra)
-    found = [first + number for number, kind in enumerate(extra) if kind in OPACITY]
+    samples = [first + number for number, kind in enumerate(extra) if kind in OPACITY]
     if page.photometric.name == "RGB" and count == 4:
-        found = [3]
-    return tuple(number for number in found if number > 0)
+        samples = [3]
+    return tuple(number for number in samples if number > 0)
 
 
 def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -279,11 +279,11 @@ def _check_directories(file: tifffile.TiffFile) -> None:
     """Raise InputError where the directories of a file form a circle; tifffile would follow it without end."""
     seen: set[int] = set()
     tiff, handle = file.tiff, file.filehandle
-    place = 4 if tiff.offsetsize == 4 else 8
+    offset = 4 if tiff.offsetsize == 4 else 8
     if tiff.is_ndpi:
-        place = 4
+        offset = 4
     while True:
-        handle.seek(place)
+        handle.seek(offset)
         stored = handle.read(tiff.offsetsize)
         if len(stored) < tiff.offsetsize:
             return
@@ -301,7 +301,7 @@ def _check_directories(file: tifffile.TiffFile) -> None:
         if tiff.tagsize in (12, 20):
             entries = handle.read(min(entries_bytes, 2**20))
             check_tags(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
-        place = directory + tiff.tagnosize + entries_bytes
+        offset = directory + tiff.tagnosize + entries_bytes
 
 
 def _tiff_stack(
@@ -466,13 +466,13 @@ def _without_data(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
 @contextmanager
 def _damage_reported() -> Iterator[None]:
     """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
-    found: list[str] = []
+    messages: list[str] = []
     thread = threading.get_ident()
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.thread == thread:
-                found.append(record.getMessage())
+                messages.append(record.getMessage())
 
     listener = Listener()
     logger = logging.getLogger("tifffile")
@@ -481,7 +481,7 @@ def _damage_reported() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(listener)
-    for message in found:
+    for message in messages:
         if DAMAGE.search(message):
             raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
 

@@ -43,6 +43,8 @@ class WindowPixels:
         How many axes come before rows and columns.
     read : callable
         Reads a window of one plane.
+    lock : Lock
+        Held while it does.
     """
 
     shape: tuple[int, ...]
@@ -65,11 +67,11 @@ class WindowPixels:
             within = [
                 np.asarray(part) - start for part, start in zip(inner, (rows.start, columns.start, 0), strict=False)
             ]
-            for place in product(*(range(len(part)) for part in ranges[: self.outer])):
-                plane = tuple(part[number] for part, number in zip(ranges, place, strict=False))
+            for position in product(*(range(len(part)) for part in ranges[: self.outer])):
+                plane = tuple(part[number] for part, number in zip(ranges, position, strict=False))
                 with self.lock:
-                    found = np.asarray(self.read(plane, rows, columns))
-                window[place] = found[np.ix_(*within)]
+                    pixels = np.asarray(self.read(plane, rows, columns))
+                window[position] = pixels[np.ix_(*within)]
         return window.reshape(kept)
 
 
@@ -124,8 +126,8 @@ def open_vendor(path: Path, axes: str | None, image: int) -> Stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with ExitStack() as opened:
-                found = OPENING[kind](path, image, opened)
-                stack = _as_stack(path, kind, found, axes, image)
+                vendor_image = OPENING[kind](path, image, opened)
+                stack = _as_stack(path, kind, vendor_image, axes, image)
                 return replace(stack, release=opened.pop_all().close)
     except ImportError:
         raise InputError(
@@ -142,31 +144,31 @@ def open_vendor(path: Path, axes: str | None, image: int) -> Stack:
         raise unless_denied(damaged, path, fault) from fault
 
 
-def _as_stack(path: Path, kind: str, found: VendorImage, asked: str | None, image: int) -> Stack:
-    pixels, axes = found.pixels, asked or found.axes
+def _as_stack(path: Path, kind: str, opened: VendorImage, asked: str | None, image: int) -> Stack:
+    pixels, axes = opened.pixels, asked or opened.axes
     check_axes(axes, pixels.shape)
     pixels[tuple(slice(0, 1) if axis in "YX" else 0 for axis in axes)]  # a reader may list what it cannot read
     others = (
-        (said(f"the file holds {found.count} images, this is number {image}; choose with ", IMAGE),)
-        if found.count > 1
+        (said(f"the file holds {opened.count} images, this is number {image}; choose with ", IMAGE),)
+        if opened.count > 1
         else ()
     )
-    words = "sizes, names and colours" if found.colours else "sizes and names"
+    words = "sizes, names and colours" if opened.colours else "sizes and names"
     lost = (f"of the {kind.upper()} file's own metadata only {words} are carried",)
-    metadata = Metadata(colours=found.colours, lost=lost)
-    if found.ome is not None and found.ome.xml:
-        bits = {"bits": found.ome.bits} if (found.ome.bits or 99) < 8 * pixels.dtype.itemsize else {}
-        metadata = Metadata(ome_xml=found.ome.xml, tiff=bits, colours=found.ome.colours, lost=found.ome.lost)
-    stated = found.calibration
+    metadata = Metadata(colours=opened.colours, lost=lost)
+    if opened.ome is not None and opened.ome.xml:
+        bits = {"bits": opened.ome.bits} if (opened.ome.bits or 99) < 8 * pixels.dtype.itemsize else {}
+        metadata = Metadata(ome_xml=opened.ome.xml, tiff=bits, colours=opened.ome.colours, lost=opened.ome.lost)
+    stated = opened.calibration
     of_stack = Stack(pixels, axes)
-    if metadata.ome_xml is not None and found.ome is not None and not channels_fit(found.ome.samples, of_stack):
+    if metadata.ome_xml is not None and opened.ome is not None and not channels_fit(opened.ome.samples, of_stack):
         metadata = replace(metadata, lost=(*metadata.lost, "what its OME-XML says of channels is not carried"))
-    renamed = dict(zip(found.axes, axes, strict=True))
+    renamed = dict(zip(opened.axes, axes, strict=True))
     sizes_um = {renamed[axis]: size_um for axis, size_um in stated.pixel_size_um.items()}
     names, misfit = fitting(stated.channel_names, axes, pixels.shape, asked=asked)
     return Stack(
         pixels, axes, stack_name(path), path, sizes_um, names, stated.time_step_s, kind=kind, metadata=metadata,
-        warnings=(*others, *found.warnings, *stated.lost, *misfit, *metadata.lost), image=image,
+        warnings=(*others, *opened.warnings, *stated.lost, *misfit, *metadata.lost), image=image,
     )  # fmt: skip
 
 
@@ -201,9 +203,9 @@ def _open_czi(path: Path, image: int, opened: ExitStack) -> VendorImage:
     (pixel_type,) = types
     samples = (3,) if pixel_type.startswith("Bgr") else ()
 
-    def read(place: tuple[int, ...], rows: slice, columns: slice) -> npt.NDArray[Any]:
+    def read(position: tuple[int, ...], rows: slice, columns: slice) -> npt.NDArray[Any]:
         window = (left + columns.start, top + rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        pixels: npt.NDArray[Any] = file.read(roi=window, plane=dict(zip("TCZ", place, strict=True)), scene=scene)
+        pixels: npt.NDArray[Any] = file.read(roi=window, plane=dict(zip("TCZ", position, strict=True)), scene=scene)
         return pixels[..., ::-1] if samples else pixels[..., 0]  # stored as blue, green, red
 
     shape = (sizes["T"], sizes["C"], sizes["Z"], height, width, *samples)
@@ -214,19 +216,19 @@ def _open_czi(path: Path, image: int, opened: ExitStack) -> VendorImage:
 
 def czi_calibration(text: str) -> Calibration:
     """Return pixel sizes (stated in metres), interval (seconds) and channel names of the XML of a CZI file."""
-    found, root = Calibration(), parse(text)
+    calibration, root = Calibration(), parse(text)
     if root is None:
-        return found
+        return calibration
     for distance in root.iterfind("Metadata/Scaling/Items/Distance"):
         size_m = positive(distance.findtext("Value"))
         if size_m and distance.get("Id") in ("X", "Y", "Z"):
-            found.pixel_size_um[str(distance.get("Id"))] = _micrometres(size_m)
+            calibration.pixel_size_um[str(distance.get("Id"))] = _micrometres(size_m)
     dimensions = root.find("Metadata/Information/Image/Dimensions")
     if dimensions is not None:
-        found.time_step_s = positive(dimensions.findtext("T/Positions/Interval/Increment"))
+        calibration.time_step_s = positive(dimensions.findtext("T/Positions/Interval/Increment"))
         names = [channel.get("Name") for channel in dimensions.iterfind("Channels/Channel")]
-        found.channel_names = all_named(names)
-    return found
+        calibration.channel_names = all_named(names)
+    return calibration
 
 
 def _open_nd2(path: Path, image: int, opened: ExitStack) -> VendorImage:
@@ -241,15 +243,15 @@ def _open_nd2(path: Path, image: int, opened: ExitStack) -> VendorImage:
     if "P" in axes:
         array, axes = array[tuple(image if axis == "P" else slice(None) for axis in axes)], axes.replace("P", "")
     size = file.voxel_size()
-    found = Calibration({axis: step for axis in "ZYX" if (step := positive(getattr(size, axis.lower())))})
-    found.channel_names = all_named([channel.channel.name for channel in file.metadata.channels or ()])
+    calibration = Calibration({axis: step for axis in "ZYX" if (step := positive(getattr(size, axis.lower())))})
+    calibration.channel_names = all_named([channel.channel.name for channel in file.metadata.channels or ()])
     for loop in file.experiment:
         if loop.type == "TimeLoop":
-            found.time_step_s = positive(loop.parameters.periodMs / 1000)
+            calibration.time_step_s = positive(loop.parameters.periodMs / 1000)
     ome = None
     with suppress(Exception):  # offered for newer files alone, and what it raises is not documented
         ome = read_ome(file.ome_metadata().to_xml(), image)
-    return VendorImage(LazyPixels(array), axes, found, count, ome)
+    return VendorImage(LazyPixels(array), axes, calibration, count, ome)
 
 
 def _open_lif(path: Path, image: int, opened: ExitStack) -> VendorImage:
@@ -264,25 +266,25 @@ def _open_lif(path: Path, image: int, opened: ExitStack) -> VendorImage:
         raise InputError(f"its axes are {axes}, stored in frames {frame}, which are no planes; convert it to OME-TIFF")
     outer = axes.removesuffix(frame)
 
-    def read(place: tuple[int, ...], rows: slice, columns: slice) -> npt.NDArray[Any]:
-        plane: npt.NDArray[Any] = chosen.frame(**dict(zip(outer, place, strict=True)))
+    def read(position: tuple[int, ...], rows: slice, columns: slice) -> npt.NDArray[Any]:
+        plane: npt.NDArray[Any] = chosen.frame(**dict(zip(outer, position, strict=True)))
         return plane[rows, columns]
 
     pixels = WindowPixels(tuple(chosen.shape), np.dtype(chosen.dtype), len(outer), read)
     wavelengths = [axis for axis in axes if axis in "λΛ"]
     if len(wavelengths) == 1 and "C" not in axes:  # each wavelength of a spectral scan is a channel
         axes = axes.replace(wavelengths[0], "C")
-    found = Calibration()
+    calibration = Calibration()
     for axis, values in chosen.coords.items():
         step = positive(abs(float(values[-1] - values[0])) / (len(values) - 1)) if len(values) > 1 else None
         if step and axis in "ZYX":
-            found.pixel_size_um[axis] = _micrometres(step)
+            calibration.pixel_size_um[axis] = _micrometres(step)
         elif axis == "T":
-            found.time_step_s = step
+            calibration.time_step_s = step
     names = [channel.get("LUTName") for channel in chosen.xml_element.iterfind(".//ChannelDescription")]
     if len(set(filter(None, names))) == len(list(filter(None, names))):  # the names of lookup tables
-        found.channel_names = all_named(names)
-    return VendorImage(pixels, axes, found, len(file.images))
+        calibration.channel_names = all_named(names)
+    return VendorImage(pixels, axes, calibration, len(file.images))
 
 
 def _open_ims(path: Path, image: int, opened: ExitStack) -> VendorImage:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 
 from cellxlate.errors import CellxlateError, InputError, said, unless_denied
 from cellxlate.locations import Location, RemotePath
@@ -26,7 +25,7 @@ from cellxlate.stacks.carried import (
     valid_colours,
     valid_notes,
 )
-from cellxlate.stacks.limits.zarr_codecs import bounded
+from cellxlate.stacks.limits.zarr_codecs import LimitedStore, bounded
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
@@ -67,7 +66,7 @@ def open_node(path: Location) -> "zarr.Group | zarr.Array[Any]":
     return zarr.open(store, mode="r", use_consolidated=False)
 
 
-def image_array(path: Location, group: zarr.Group, place: str) -> "zarr.Array[Any]":
+def image_array(path: Location, group: zarr.Group, inside: str) -> "zarr.Array[Any]":
     """Open the array of a level, which is read in bounded memory and has chunks.
 
     Parameters
@@ -76,7 +75,7 @@ def image_array(path: Location, group: zarr.Group, place: str) -> "zarr.Array[An
         What was opened.
     group : zarr.Group
         Of the image.
-    place : str
+    inside : str
         Of the array in the group.
 
     Raises
@@ -84,9 +83,9 @@ def image_array(path: Location, group: zarr.Group, place: str) -> "zarr.Array[An
     InputError
         It is no array, none of its chunks is there, or its chunks cannot be read.
     """
-    array = group[place]
+    array = group[inside]
     if not isinstance(array, zarr.Array):
-        raise InputError(f"{place} is not an array")
+        raise InputError(f"{inside} is not an array")
     if isinstance(path, RemotePath) and not path.writable:  # its metadata may have come from a consolidated copy
         with suppress(FileNotFoundError, KeyError):
             array = zarr.open_array(store_of(path), path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
@@ -143,8 +142,8 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             if not isinstance(group, zarr.Group):
                 raise InputError(f"{places[image]} is an array, not an image")
             plate = "plate" in ome_attributes(node)
-            found = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
-            return replace(_with_document(found, _document_of_set(path, node, image), axes), image=image, **closing)
+            stack = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
+            return replace(_with_document(stack, _document_of_set(path, node, image), axes), image=image, **closing)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except READ_FAULTS as fault:
@@ -174,19 +173,19 @@ def remote_metadata(path: RemotePath) -> dict[str, bytes]:
     OSError
         They cannot be had; FileNotFoundError if there are none.
     """
-    found: dict[str, bytes] = {}
-    for place in ("", "0"):
+    documents: dict[str, bytes] = {}
+    for folder in ("", "0"):
         for mark in (*ZARR_MARKS, ".zattrs"):
-            if f"{place}/zarr.json" not in found:  # Zarr 3 has no other
+            if f"{folder}/zarr.json" not in documents:  # Zarr 3 has no other
                 with suppress(FileNotFoundError):
-                    found[f"{place}/{mark}"] = path.joinpath(place, mark).read_bytes()
-    if not found:
+                    documents[f"{folder}/{mark}"] = path.joinpath(folder, mark).read_bytes()
+    if not documents:
         raise FileNotFoundError(f"{path} is not there")
-    return found
+    return documents
 
 
 def checked_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
-    """Return an array that was opened to be read, whose chunks are decoded into bounded memory.
+    """Return an array that was opened to be read as one whose chunks are decoded into bounded memory.
 
     Raises
     ------
@@ -226,23 +225,23 @@ def _images(group: zarr.Group) -> list[str]:
         return [str(field["path"]) for field in attributes["well"]["images"]]
     if "bioformats2raw.layout" in attributes:
         listed = _listed_series(group)
-        found = listed or sorted((key for key in group.group_keys() if key.isdecimal()), key=int)
-        if found:
-            return found
+        paths = listed or sorted((key for key in group.group_keys() if key.isdecimal()), key=int)
+        if paths:
+            return paths
     raise InputError("it holds no multiscale image; give the folder of one image inside it")
 
 
 def _listed_series(group: zarr.Group) -> list[str]:
     """Return the images that a bioformats2raw set lists, in the order of its OME-XML; none where it has no list."""
     listed = ome_attributes(_subgroup(group, "OME")).get("series") if "OME" in group else None
-    return [str(place) for place in listed or ()]
+    return [str(path) for path in listed or ()]
 
 
-def _subgroup(group: zarr.Group, place: str) -> zarr.Group:
-    found = group[place]
-    if not isinstance(found, zarr.Group):
-        raise InputError(f"{place} is an array, not a group")
-    return found
+def _subgroup(group: zarr.Group, path: str) -> zarr.Group:
+    node = group[path]
+    if not isinstance(node, zarr.Group):
+        raise InputError(f"{path} is an array, not a group")
+    return node
 
 
 def _others(places: Sequence[str], image: int, *, plate: bool) -> tuple[str, ...]:
@@ -364,13 +363,13 @@ def _zarr_axes(attributes: Mapping[str, Any], shape: tuple[int, ...], asked: str
         stated = [""] * len(shape)
     letters: Sequence[str] = letters_of(stated)
     if asked is None:
-        found, doubts = read_axes(stated, shape)
-        letters = found
+        own, doubts = read_axes(stated, shape)
+        letters = own
     if not is_known_version(version):
         doubts.insert(0, f"OME-Zarr version {version} is not known and read as {LATEST}")
     calibration = _zarr_calibration(image, letters, [axis_unit(entry) for entry in stated])
     calibration.doubts[:0] = doubts
-    return asked or found, calibration
+    return asked or own, calibration
 
 
 def _zarr_metadata(
@@ -410,7 +409,7 @@ def _zarr_metadata(
     colours = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
     windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])
-    found = {
+    carried = {
         "zarr": {} if kept.get("own_attributes") else {key: as_json(value) for key, value in stated.items() if value},
         "colours": colours, "ranges": ranges,
         "earlier": tuple(note for note in earlier if note), "lost": tuple(lost),
@@ -418,7 +417,7 @@ def _zarr_metadata(
     labels = all_named([channel.get("label") for channel in channels])
     if kept.get("own_names"):
         labels = ()
-    return labels, Metadata(**(found | (restored(kept) if kept else {})))
+    return labels, Metadata(**(carried | (restored(kept) if kept else {})))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -460,14 +459,14 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
     if names is None:
         return _probed(path, array, counts)
     kinds = _key_kinds(array, len(counts))
-    places: dict[int, set[tuple[int, ...]]] = {kind: set() for kind in range(len(kinds))}
+    stored: dict[int, set[tuple[int, ...]]] = {kind: set() for kind in range(len(kinds))}
     for name in names:
         for kind, (expression, _) in enumerate(kinds):
             if match := expression.fullmatch(name):
-                places[kind].add(tuple(map(int, match.groups())))
+                stored[kind].add(tuple(map(int, match.groups())))
     inside = {
-        kind: sum(all(at < count for at, count in zip(place, counts, strict=True)) for place in found)
-        for kind, found in places.items()
+        kind: sum(all(at < count for at, count in zip(indices, counts, strict=True)) for indices in keys)
+        for kind, keys in stored.items()
     }
     used = max(inside, key=lambda kind: (inside[kind], -kind))
     where = array.path or path.name
@@ -489,9 +488,9 @@ def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
             f"{expected - inside[used]} of {expected} chunks have no file and read as {_fill(array)}; if the stack "
             "was copied, compare it with its source"
         )
-    if len(places[used]) > inside[used]:
+    if len(stored[used]) > inside[used]:
         lines.append(
-            f"{len(places[used]) - inside[used]} chunks lie outside of the stated shape {shape} and are not read; if "
+            f"{len(stored[used]) - inside[used]} chunks lie outside of the stated shape {shape} and are not read; if "
             "something was appended, correct the shape"
         )
     return tuple(lines)
@@ -504,9 +503,10 @@ def _fill(array: "zarr.Array[Any]") -> str:
 
 def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> Iterable[str] | None:
     """Return the names of the files below an array, None where they cannot be listed, or are too many to be."""
-    if isinstance(array.store, ZippedStore):
+    store = array.store.unlimited if isinstance(array.store, LimitedStore) else array.store
+    if isinstance(store, ZippedStore):
         start = f"{array.path}/" if array.path else ""
-        return [name.removeprefix(start) for name in array.store.names if name.startswith(start)]
+        return [name.removeprefix(start) for name in store.names if name.startswith(start)]
     folder = path / array.path if array.path else path
     if isinstance(folder, RemotePath):
         if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time
@@ -547,8 +547,8 @@ def _use_keys(array: "zarr.Array[Any]", encoding: Any) -> None:
         object.__setattr__(stated, "dimension_separator", encoding)
     else:
         name, separator = encoding
-        other = parse_chunk_key_encoding({"name": name, "configuration": {"separator": separator}})
-        object.__setattr__(stated, "chunk_key_encoding", other)
+        other = replace(stated, chunk_key_encoding={"name": name, "configuration": {"separator": separator}})
+        object.__setattr__(stated, "chunk_key_encoding", other.chunk_key_encoding)
 
 
 def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -> tuple[str, ...]:
@@ -557,12 +557,12 @@ def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -
     kinds = _key_kinds(array, len(counts))
     if isinstance(folder, RemotePath):
         corners = [tuple(0 for _ in counts), tuple(count // 2 for count in counts), tuple(size - 1 for size in counts)]
-        tried = [(encoding, place) for _, encoding in kinds for place in dict.fromkeys(corners)]
-        found = (encoding for encoding, place in tried if (folder / _key(array, encoding, place)).is_file())
+        tried = [(encoding, chunk) for _, encoding in kinds for chunk in dict.fromkeys(corners)]
+        matching = (encoding for encoding, chunk in tried if (folder / _key(array, encoding, chunk)).is_file())
     else:
         keys = files_below(folder, _tree(path))
-        found = (encoding for key in keys for expression, encoding in kinds if expression.fullmatch(key))
-    used = next(found, None)
+        matching = (encoding for key in keys for expression, encoding in kinds if expression.fullmatch(key))
+    used = next(matching, None)
     if used is None and isinstance(folder, RemotePath):
         return ("of its chunks those that were looked for are not there; what is not there reads as "
                 f"{_fill(array)}: compare the image with its source",)  # fmt: skip
@@ -574,30 +574,30 @@ def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -
     return (OTHER_KEYS,)
 
 
-def _key(array: "zarr.Array[Any]", encoding: Any, place: tuple[int, ...]) -> str:
+def _key(array: "zarr.Array[Any]", encoding: Any, chunk: tuple[int, ...]) -> str:
     """Return the key of a chunk in an encoding of `_key_kinds`."""
     if array.metadata.zarr_format == 2:
-        return str(encoding).join(map(str, place))
+        return str(encoding).join(map(str, chunk))
     name, separator = encoding
-    return str(separator).join([*(["c"] if name == "default" else []), *map(str, place)])
+    return str(separator).join([*(["c"] if name == "default" else []), *map(str, chunk)])
 
 
 def _zarr_calibration(image: Mapping[str, Any], letters: Sequence[str], units: Sequence[str]) -> Calibration:
     """Return what the scales of the first level mean in micrometres and seconds; nothing where there is no unit."""
-    found = Calibration()
+    calibration = Calibration()
     steps, others = _scale(image, image["datasets"][0], len(letters))
     for axis, unit, step in zip(letters, units, steps, strict=True):
         if axis and axis in "TZYX":
-            found.add_size(axis, step, unit)
+            calibration.add_size(axis, step, unit)
         if axis and axis in "ZYX" and not unit and step not in (0.0, 1.0):
-            found.doubts.append(f"the scale along {axis}, {step:.6g}, has no unit, so no pixel size is stated")
+            calibration.doubts.append(f"the scale along {axis}, {step:.6g}, has no unit, so no pixel size is stated")
     if others:
-        found.doubts.append(f"the transformations {', '.join(others)} are not applied, but kept as text")
-    return found
+        calibration.doubts.append(f"the transformations {', '.join(others)} are not applied, but kept as text")
+    return calibration
 
 
 def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
-    checked_array(array)
+    array = checked_array(array)
     absent = found_chunks(path, array)
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(letters_of([str(name or "") for name in names])):
@@ -610,12 +610,12 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
         )
     attributes = {key: as_json(value) for key, value in array.attrs.asdict().items()}
     note, axes = read_note(attributes.pop(ANNOTATION, None)), axes or "YX"
-    found: dict[str, Any] = {"zarr": {"array": attributes} if attributes else {}, "earlier": note.earlier}
+    carried: dict[str, Any] = {"zarr": {"array": attributes} if attributes else {}, "earlier": note.earlier}
     stated = note.calibration
     channel_names, misfit = fitting(stated.channel_names, axes, array.shape, asked=axes)
     return Stack(
         array, axes, stack_name(path), path, stated.pixel_size_um, channel_names,
-        stated.time_step_s, kind="zarr", metadata=Metadata(**(found | dict(note.kept))),
+        stated.time_step_s, kind="zarr", metadata=Metadata(**(carried | dict(note.kept))),
         warnings=(*misfit, *absent),
     )  # fmt: skip
 

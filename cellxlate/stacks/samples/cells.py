@@ -197,11 +197,11 @@ def _scale_for(cells: Cells, plane_shape: tuple[int, int], cell_fraction: float)
     centres = np.stack([cells["row"], cells["column"]], axis=1)
     neighbours = min(NEIGHBOURS, len(cells))
     reach_px = float(cells["half_major"].max()) * REACH * SCALE_LIMITS[1]
-    apart, found = cKDTree(centres).query(points, k=list(range(1, neighbours + 1)), distance_upper_bound=reach_px)
+    apart, numbers = cKDTree(centres).query(points, k=list(range(1, neighbours + 1)), distance_upper_bound=reach_px)
     near = np.isfinite(apart)  # (points, neighbours)
-    offsets = points[np.nonzero(near)[0]] - centres[found[near]]
+    offsets = points[np.nonzero(near)[0]] - centres[numbers[near]]
     distance = np.full(near.shape, np.inf)
-    distance[near] = outline_distance(cells[found[near]], offsets[:, 0], offsets[:, 1])
+    distance[near] = outline_distance(cells[numbers[near]], offsets[:, 0], offsets[:, 1])
     nearest = distance.min(axis=1)
     covered = min(round(cell_fraction * len(nearest)), len(nearest) - 1)
     return float(np.clip(np.sqrt(np.partition(nearest, covered)[covered]), *SCALE_LIMITS))

@@ -167,9 +167,9 @@ def read_blocks(
         np.atleast_1d(np.asarray(positions, dtype=np.int64)) for positions in chosen
     )
     pixels = np.empty([len(axis) for axis in (times, channels, depths, rows, columns)], dtype)
-    for place in np.ndindex(pixels.shape[:3]):
-        plane = (int(times[place[0]]), int(channels[place[1]]), int(depths[place[2]]))
-        window = pixels[place]
+    for position in np.ndindex(pixels.shape[:3]):
+        plane = (int(times[position[0]]), int(channels[position[1]]), int(depths[position[2]]))
+        window = pixels[position]
         for row in np.unique(rows // BLOCK_PX):
             in_rows = np.flatnonzero(rows // BLOCK_PX == row)
             for column in np.unique(columns // BLOCK_PX):

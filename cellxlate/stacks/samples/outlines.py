@@ -247,18 +247,18 @@ def condense(canvas: Canvas, bodies: Bodies) -> Bodies:
     rng = canvas.rng
     parts = []
     for number in range(len(bodies)):
-        place, (major, minor) = bodies.places[number], bodies.half_px[number]
+        middle, (major, minor) = bodies.places[number], bodies.half_px[number]
         radius, angle = sqrt(major * minor), float(bodies.angle[number])
         kind = int(rng.integers(3))
         if kind == 0:
-            parts.append((place, 0.9 * radius, 0.3 * radius, angle))
+            parts.append((middle, 0.9 * radius, 0.3 * radius, angle))
         elif kind == 1:
             apart = canvas.between(0.35, 0.9) * radius * np.array([np.cos(angle), -np.sin(angle)])
-            parts += [(place + side * apart, 0.75 * radius, 0.25 * radius, angle) for side in (-1, 1)]
+            parts += [(middle + side * apart, 0.75 * radius, 0.25 * radius, angle) for side in (-1, 1)]
         else:
             for _ in range(int(rng.integers(2, 8))):
                 size = canvas.between(0.12, 0.4) * radius
-                parts.append((place + rng.normal(0.0, 0.4 * radius, 2), size, size, 0.0))
+                parts.append((middle + rng.normal(0.0, 0.4 * radius, 2), size, size, 0.0))
     count = len(parts)
     return Bodies(
         np.array([part[0] for part in parts], np.float32),

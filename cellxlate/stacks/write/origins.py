@@ -149,11 +149,11 @@ class Origins:
 
     def found(self) -> dict[PlaneIndex, list[Origin]]:
         """Return all that is noted, by plane; two of one band where it was made twice."""
-        folder, found = self.folder, dict[PlaneIndex, list[Origin]]()
+        folder, origins = self.folder, dict[PlaneIndex, list[Origin]]()
         for name in folder.below() if isinstance(folder, RemotePath) else (item.name for item in folder.iterdir()):
             if origin := Origin.named(name):
-                found.setdefault(origin.index, []).append(origin)
-        return found
+                origins.setdefault(origin.index, []).append(origin)
+        return origins
 
 
 class SampledPixels:

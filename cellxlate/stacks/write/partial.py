@@ -6,7 +6,7 @@ from pathlib import Path
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.options import TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
-from cellxlate.stacks.naming import Format
+from cellxlate.stacks.naming import ZARR_JSON, Format
 from cellxlate.stacks.stores.bucket import ObjectLock, check_remote_place, publish_objects
 from cellxlate.stacks.write.locking import FolderLock
 from cellxlate.whole_file import in_the_way, rename_free, wait_for_disk
@@ -110,7 +110,7 @@ def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool
 
 
 def _is_zarr_image(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
+    return any((folder / name).is_file() for name in (ZARR_JSON, ".zgroup"))
 
 
 def _check_partial(partial: Path, *, usable: bool) -> None:

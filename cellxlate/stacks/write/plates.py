@@ -56,10 +56,10 @@ def start_plate(source: Location, target: Path, *, version: Literal["0.4", "0.5"
     plate = dict(ome_attributes(before)["plate"])
     after = zarr.open_group(target, mode="a", zarr_format=3 if version == "0.5" else 2)
     _state(after, further_attributes(before.attrs.asdict()), "plate", plate, version)
-    for place in dict.fromkeys(str(well["path"]) for well in plate["wells"]):
-        well: Any = before[place]
+    for name in dict.fromkeys(str(well["path"]) for well in plate["wells"]):
+        well: Any = before[name]
         group = after
-        for part in place.split("/"):
+        for part in name.split("/"):
             group = group.require_group(part)
         _state(group, further_attributes(well.attrs.asdict()), "well", dict(ome_attributes(well)["well"]), version)
 

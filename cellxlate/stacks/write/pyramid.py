@@ -91,16 +91,16 @@ class Pyramid:
         """
         for above, below in pairwise(self.all_resolutions):
             is_done = below.found()
-            places = product(below.plane_indices(), range(below.per_plane))
-            missing = (place for place in places if not is_done(*place))
+            keys = product(below.plane_indices(), range(below.per_plane))
+            missing = (key for key in keys if not is_done(*key))
             for _ in share(partial(_halve_bands, above, below, self.reduction), missing):
                 pass
         return self.all_resolutions
 
 
-def _halve_bands(above: Bands, below: Bands, reduction: Reduction, place: tuple[PlaneIndex, int]) -> None:
+def _halve_bands(above: Bands, below: Bands, reduction: Reduction, key: tuple[PlaneIndex, int]) -> None:
     """Write one band of a level from the bands above it."""
-    index, band = place
+    index, band = key
     rows = below.rows(band)
     below.write(index, rows.start, halve(above.read(index, slice(2 * rows.start, 2 * rows.stop)), reduction))
 

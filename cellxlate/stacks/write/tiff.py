@@ -106,7 +106,7 @@ def _tiles(level: Bands, tell: Tell) -> Iterator[Any]:
     """Yield tiles in the order of the file: compressed bytes, or pixels (rows, X, S) where samples are interleaved."""
     planes, bands = level.plane_indices(), range(level.per_plane)
     if not level.axes.endswith("S"):
-        for number, tiles in enumerate(ahead(lambda place: level.packed(*place), product(planes, bands)), 1):
+        for number, tiles in enumerate(ahead(lambda key: level.packed(*key), product(planes, bands)), 1):
             tell(number / level.per_plane)  # who takes the tiles may not ask again after the last
             yield from tiles
         return

@@ -21,10 +21,10 @@ from cellxlate.errors import CellxlateError, OptionError, OutputError, unless_de
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.options import OTHER_FOLDER, OVERWRITE, RESUME
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.naming import PLAIN, Format, output_format
+from cellxlate.stacks.naming import PLAIN, ZARR_JSON, Format, output_format, partial_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.stores.bucket import PUBLISHING, check_remote
-from cellxlate.stacks.write.bands import BAND_PX, METADATA, Bands, Tell, no_news
+from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news
 from cellxlate.stacks.write.origins import Origins
 from cellxlate.stacks.write.partial import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.write.plain import check_format, natural_format, write_plain_attributes, write_plain_tiff
@@ -34,7 +34,6 @@ from cellxlate.stacks.write.zarr import Version, write_arrays_v2, write_group
 
 __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "output_format", "remove_partial"]
 
-PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
 ORIGINS_FOLDER = "input"
 JOB_VERSION = 4
@@ -102,7 +101,7 @@ def open_writer(
         kind = natural_format("tiff" if kind == "ome-tiff" else "zarr", like, stored)
     check_remote(path, kind)
     check_format(kind, path, like, stored)
-    partial: Location = path.with_name(path.name + PARTIAL_ENDING)
+    partial = partial_of(path)
     with _disk_faults(path):
         check_places(path, partial, kind, source=like.path, replace=overwrite or resume)
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
@@ -181,17 +180,17 @@ class Writer:
         staged.replace(self.partial / JOB_FILE)
 
     def _resume(self, job: Mapping[str, Any]) -> None:
-        found = _read_job(self.partial / JOB_FILE)
-        found |= found.pop("fingerprint")
-        if found.get("cellxlate_partial") != JOB_VERSION:
+        partial_job = _read_job(self.partial / JOB_FILE)
+        partial_job |= partial_job.pop("fingerprint")
+        if partial_job.get("cellxlate_partial") != JOB_VERSION:
             raise OutputError(
                 f"{self.partial} was begun by another version of cellxlate (its layout is number "
-                f"{found.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
+                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
                 remedy=("finish it there, or give ", OVERWRITE, " to start again"),
             )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
-        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        differing = sorted(key for key in partial_job.keys() | wanted.keys() if partial_job.get(key) != wanted.get(key))
         if differing:
             raise OutputError(
                 f"{self.partial} was begun with other {', '.join(differing)}",
@@ -208,7 +207,7 @@ class Writer:
             self._finished = False
             self.origins.create()
             if isinstance(self._result, RemotePath) or self.kind in ("ome-zarr", "zarr"):
-                (self._result / METADATA).unlink(missing_ok=True)
+                (self._result / ZARR_JSON).unlink(missing_ok=True)
             elif self._result.is_dir():
                 shutil.rmtree(self._result)
             else:
@@ -382,7 +381,7 @@ def remove_partial(path: Location) -> None:
     OutputError
         Another job is writing it.
     """
-    partial = path.with_name(path.name + PARTIAL_ENDING)
+    partial = partial_of(path)
     with _disk_faults(path):
         if is_ours(partial):
             acquire(partial).remove()
@@ -390,7 +389,7 @@ def remove_partial(path: Location) -> None:
 
 def is_half_published(path: RemotePath) -> bool:
     """Return whether an interrupted job has begun to copy its result to an address."""
-    return (path.with_name(path.name + PARTIAL_ENDING) / PUBLISHING).is_file()
+    return (partial_of(path) / PUBLISHING).is_file()
 
 
 def _read_job(file: Location) -> dict[str, Any]:

@@ -146,9 +146,11 @@ def write_arrays_v2(folder: Path, resolutions: Sequence[Bands], tell: Tell = no_
             if number == 0:
                 tell(done / level.per_plane)
         wanted = prod(-(-size // chunk) for size, chunk in zip(level.shape, chunks, strict=True))
-        found = sum(item.is_file() and not item.name.startswith(".") for item in (folder / str(number)).rglob("*"))
-        if found != wanted:
-            raise OutputError(f"{folder.name}: {found} of {wanted} chunks of level {number} are on the disk; run again")
+        written = sum(item.is_file() and not item.name.startswith(".") for item in (folder / str(number)).rglob("*"))
+        if written != wanted:
+            raise OutputError(
+                f"{folder.name}: {written} of {wanted} chunks of level {number} are on the disk; run again"
+            )
 
 
 def _image(
@@ -213,14 +215,14 @@ def _axes(axes: str, like: Stack, carried: Mapping[str, Any]) -> list[dict[str, 
     """Return the axes as the input stated them, if it did and they are the same; else from the calibration."""
     if _steps(like, carried) is not None:
         return [dict(axis) for axis in carried["axes"]]
-    found = []
+    entries = []
     for axis in axes:
         kind = {"C": "channel", "S": "channel", "T": "time"}.get(axis, "space")
         entry = {"name": axis.lower(), "type": kind}
         if axis in like.pixel_size_um or (axis == "T" and like.time_step_s is not None):
             entry["unit"] = "second" if axis == "T" else "micrometer"
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _steps(like: Stack, carried: Mapping[str, Any]) -> list[float] | None:
@@ -275,13 +277,13 @@ def _transformations(level: Bands, number: int, like: Stack, carried: Mapping[st
             if isinstance(stated, dict) and stated.get("type") == "translation":
                 shift = _numbers(stated.get("translation"), len(shift)) or shift
     factors = [2**number if axis in "YX" else 1 for axis in level.axes]
-    found: list[dict[str, Any]] = [
+    transformations: list[dict[str, Any]] = [
         {"type": "scale", "scale": [step * factor for step, factor in zip(full, factors, strict=True)]}
     ]
     if number or any(shift):
         moved = [start + step * (factor - 1) / 2 for start, step, factor in zip(shift, full, factors, strict=True)]
-        found.append({"type": "translation", "translation": moved})
-    return found
+        transformations.append({"type": "translation", "translation": moved})
+    return transformations
 
 
 def _omero(smallest: Bands, like: Stack, carried: Mapping[str, Any], *, same_values: bool) -> dict[str, Any] | None:

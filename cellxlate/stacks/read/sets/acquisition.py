@@ -69,14 +69,14 @@ class Cut:
         steps = {after - before for before, after in zip(self.kept, self.kept[1:], strict=False)}
         return steps.pop() if len(steps) == 1 else None if steps else 1
 
-    def calibrated(self, found: Calibration) -> Calibration:
+    def calibrated(self, calibration: Calibration) -> Calibration:
         """Return a calibration with the step that the kept positions have."""
         if self.axis and self.stride != 1:
-            if self.axis == "T" and found.time_step_s is not None:
-                found.time_step_s = found.time_step_s * self.stride if self.stride else None
-            elif self.axis == "Z" and (size_um := found.pixel_size_um.pop("Z", None)) and self.stride:
-                found.pixel_size_um["Z"] = size_um * self.stride
-        return found
+            if self.axis == "T" and calibration.time_step_s is not None:
+                calibration.time_step_s = calibration.time_step_s * self.stride if self.stride else None
+            elif self.axis == "Z" and (size_um := calibration.pixel_size_um.pop("Z", None)) and self.stride:
+                calibration.pixel_size_um["Z"] = size_um * self.stride
+        return calibration
 
     def of_xml(self, text: str | None) -> str | None:
         """Return OME-XML whose planes are those that are kept, under their new numbers."""
@@ -113,20 +113,20 @@ def ranges_in_words(numbers: Sequence[int]) -> str:
 
 def images_of(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     """Return the images of a file: its series; of one with positions of the stage, each position."""
-    found: list[tifffile.TiffPageSeries] = []
+    images: list[tifffile.TiffPageSeries] = []
     for series in file.series:
         if series.kind in WITH_POSITIONS and POSITION in series.axes:
             at = series.axes.index(POSITION)
             pages = _page_table(series)
             if pages is not None and at < pages.ndim:
-                found += [
+                images += [
                     _part(series, np.take(pages, number, at), series.axes.replace(POSITION, ""), f"position {number}")
                     for number in range(pages.shape[at])
                     if any(page is not None for page in np.take(pages, number, at).flat)
                 ]
                 continue
-        found.append(series)
-    return found
+        images.append(series)
+    return images
 
 
 def first_image_in(file: tifffile.TiffFile, images: Sequence[tifffile.TiffPageSeries]) -> int:
@@ -181,15 +181,15 @@ def stated_more(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tup
     """Return a line where Micro-Manager's summary states more than the file and its set hold."""
     described: Any = file.micromanager_metadata if series.kind == "mmstack" else None
     summary: Any = described.get("Summary") if isinstance(described, dict) else None
-    found = []
+    missing = []
     for axis, (name, words) in STATED_SIZES.items() if isinstance(summary, dict) else ():
         stated = summary.get(name)
         if isinstance(stated, int) and stated > _size(series, axis):
-            found.append(f"{_size(series, axis)} of {stated} {words}")
-    if not found:
+            missing.append(f"{_size(series, axis)} of {stated} {words}")
+    if not missing:
         return ()
     return (
-        f"of what the acquisition was to take there are {', '.join(found)}; if it was not stopped, put all its files "
+        f"of what the acquisition was to take there are {', '.join(missing)}; if it was not stopped, put all its files "
         "into one folder",
     )
 

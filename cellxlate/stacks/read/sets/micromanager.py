@@ -86,10 +86,10 @@ def _pages(
 
 def _with_further_files(file: tifffile.TiffFile, summary: dict[str, Any], index: npt.NDArray[Any]) -> Indexed:
     """Return a file and the others of the same acquisition beside it, which state the same prefix and start."""
-    found: Indexed = [(file, index)]
+    indexed: Indexed = [(file, index)]
     name, (prefix, mark, _) = file.filehandle.name, file.filehandle.name.partition("_MMStack")
     if not mark or not Path(file.filehandle.path).is_file():
-        return found
+        return indexed
     folder = Path(file.filehandle.dirname)
     for path in sorted(folder.glob(f"{glob.escape(prefix)}_MMStack*.tif")):
         if path.name == name or not path.is_file():
@@ -100,12 +100,12 @@ def _with_further_files(file: tifffile.TiffFile, summary: dict[str, Any], index:
                 stated, further = described.get("Summary"), described.get("IndexMap")
                 if further is not None and len(further) and isinstance(stated, dict) and _is_same(stated, summary):
                     other.pages.first.keyframe  # noqa: B018  # read while the file is open
-                    found.append((other, further))
+                    indexed.append((other, further))
         except PermissionError:
             raise
         except (ValueError, OSError):  # no file of Micro-Manager
             continue
-    return found
+    return indexed
 
 
 def _check_inside(index: Path) -> None:

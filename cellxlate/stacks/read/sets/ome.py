@@ -211,41 +211,41 @@ def _own_uuid(path: Path) -> str | None:
     with suppress(InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError), _quietly():
         check_first_directory(path)
         with tifffile.TiffFile(path) as file:
-            found = OWN_UUID.search(file.pages.first.description)
-            return found[1].lower() if found else None
+            stated = OWN_UUID.search(file.pages.first.description)
+            return stated[1].lower() if stated else None
     return None
 
 
 def _stated_uuids(images: Sequence[Element]) -> dict[str, str]:
     """Return the UUID of each file that is named, by its name; files that are given several have none."""
-    found: dict[str, set[str]] = {}
-    for place in (place for image in images for place in _places(image)):
-        if place.get("FileName") and place.text:
-            found.setdefault(str(place.get("FileName")).lower(), set()).add(place.text.strip().lower())
-    return {name: uuids.pop() for name, uuids in found.items() if len(uuids) == 1}
+    uuids_of: dict[str, set[str]] = {}
+    for uuid in (uuid for image in images for uuid in _uuids(image)):
+        if uuid.get("FileName") and uuid.text:
+            uuids_of.setdefault(str(uuid.get("FileName")).lower(), set()).add(uuid.text.strip().lower())
+    return {name: uuids.pop() for name, uuids in uuids_of.items() if len(uuids) == 1}
 
 
-def _places(image: Element) -> list[Element]:
+def _uuids(image: Element) -> list[Element]:
     return image.findall("{*}Pixels/{*}TiffData/{*}UUID")
 
 
 def _name_by_file(root: Element, images: Sequence[Element], path: Path) -> None:
     """Make the name of the file the identity of each plane."""
-    places = [place for image in images for place in _places(image)]
+    uuids = [uuid for image in images for uuid in _uuids(image)]
     own, stated = f"file:{path.name}", root.get("UUID")
-    named = {str(place.get("FileName")).lower() for place in places if place.get("FileName")}
+    named = {str(uuid.get("FileName")).lower() for uuid in uuids if uuid.get("FileName")}
     renamed = path.name.lower() not in named
-    by_uuid = {place.text: str(place.get("FileName")) for place in places if place.get("FileName") and place.text}
-    for place in places:
-        name = place.get("FileName") or by_uuid.get(place.text or "", "")
-        is_own = name.lower() == path.name.lower() or ((renamed or not name) and place.text in (stated, None))
+    by_uuid = {uuid.text: str(uuid.get("FileName")) for uuid in uuids if uuid.get("FileName") and uuid.text}
+    for uuid in uuids:
+        name = uuid.get("FileName") or by_uuid.get(uuid.text or "", "")
+        is_own = name.lower() == path.name.lower() or ((renamed or not name) and uuid.text in (stated, None))
         if not is_own and not name:
             raise InputError(
-                f"its OME-XML has planes in another file, {str(place.text)[:60]}, and does not name it; convert the "
+                f"its OME-XML has planes in another file, {str(uuid.text)[:60]}, and does not name it; convert the "
                 "set to one file"
             )
-        place.text = own if is_own else f"file:{name}"
-        place.set("FileName", path.name if is_own else name)
+        uuid.text = own if is_own else f"file:{name}"
+        uuid.set("FileName", path.name if is_own else name)
     root.set("UUID", own)
     for plane in (plane for image in images for plane in image.findall("{*}Pixels/{*}TiffData")):
         if not any(plane.get(count) for count in ("PlaneCount", "NumPlanes", "IFD")):
@@ -256,11 +256,11 @@ def _name_by_file(root: Element, images: Sequence[Element], path: Path) -> None:
 
 def _files_of(image: Element, own: str) -> tuple[str, ...]:
     """Return the names of the files that the planes of an image lie in; planes without a name lie in the own one."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for plane in image.findall("{*}Pixels/{*}TiffData"):
-        place = plane.find("{*}UUID")
-        found[own if place is None else str(place.get("FileName"))] = None
-    return tuple(found)
+        uuid = plane.find("{*}UUID")
+        names[own if uuid is None else str(uuid.get("FileName"))] = None
+    return tuple(names)
 
 
 def first_file(path: Path, text: str) -> Path:
@@ -273,9 +273,9 @@ def first_file(path: Path, text: str) -> Path:
     """
     root = parse(text)
     for image in root.findall("{*}Image") if root is not None else ():
-        for place in _places(image):
-            if place.get("FileName"):
-                return path.parent / str(place.get("FileName"))
+        for uuid in _uuids(image):
+            if uuid.get("FileName"):
+                return path.parent / str(uuid.get("FileName"))
     raise InputError(f"{path.name} names no TIFF file; give the TIFF files themselves")
 
 
@@ -286,7 +286,7 @@ def one_of_each(paths: Sequence[AnyPlace]) -> list[AnyPlace]:
     """
     if len(paths) < 2:
         return list(paths)
-    found: list[AnyPlace] = []
+    firsts: list[AnyPlace] = []
     taken: set[tuple[int, frozenset[Path]]] = set()
     described = {path for one in paths if isinstance(one, Path) and is_companion(one) for path in _described(one)}
     for path in paths:
@@ -297,8 +297,8 @@ def one_of_each(paths: Sequence[AnyPlace]) -> list[AnyPlace]:
             continue
         if stack is not None:
             taken.add(stack)
-        found.append(path)
-    return found
+        firsts.append(path)
+    return firsts
 
 
 def _described(companion: Path) -> set[Path]:
@@ -307,7 +307,7 @@ def _described(companion: Path) -> set[Path]:
         root = parse(read_companion(companion))
         images = root.findall("{*}Image") if root is not None else []
         folder = companion.parent.absolute()
-        return {folder / str(place.get("FileName")) for image in images for place in _places(image)}
+        return {folder / str(uuid.get("FileName")) for image in images for uuid in _uuids(image)}
     return set()
 
 

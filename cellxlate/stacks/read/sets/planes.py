@@ -1,7 +1,6 @@
 """Many files as one stack: a pattern such as `img_t{T}_z{Z}_c{C}.tif` names the axes that the file names count."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -15,7 +14,7 @@ from cellxlate.options import AXES_OPTION, INCOMPLETE
 from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
-from cellxlate.stacks.read.not_images import images_among
+from cellxlate.stacks.read.not_images import OpenFile, images_among
 from cellxlate.stacks.read.pixels import as_slice, picked
 from cellxlate.stacks.read.sets.acquisition import WORDS, Cut
 from cellxlate.stacks.stack import Stack, all_named
@@ -24,8 +23,6 @@ PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
 TAG_WORDS = {"description": "ImageDescription", "imagej": "ImageJ's tables", "icc": "the ICC profile",
              "vendor": "the vendor's tags"}  # fmt: skip
-
-OpenFile = Callable[[Path], Stack]
 
 
 def is_pattern(path: Path) -> bool:
@@ -65,24 +62,23 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
         raise InputError(f"{path} names an axis twice; give each of {{T}}, {{C}}, {{Z}} once")
     outer = "".join(axis for axis in "TCZ" if axis in counted)
     files, parts, left_out = _matching(path, outer, open_file)
-    places = list(product(*(parts[axis] for axis in outer)))
-    absent = [place for place in places if place not in files]
+    positions = list(product(*(parts[axis] for axis in outer)))
+    absent = [position for position in positions if position not in files]
     cut = Cut()
     if absent:
         axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
-        gone = {place[outer.index(axis)] for place in absent} if axis else set()
+        gone = {position[outer.index(axis)] for position in absent} if axis else set()
         kept = [part for part in parts.get(axis, ()) if part not in gone]
         if not incomplete or not kept:
             named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
             way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
-            raise InputError(
-                f"{path}: {len(absent)} of {len(places)} files are missing, the first at {named}", remedy=way
-            )
+            missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
+            raise InputError(missing, remedy=way)
         numbers = tuple(parts[axis].index(part) for part in kept)
         parts = {**parts, axis: kept}
-        places = list(product(*(parts[axis] for axis in outer)))
-        cut = Cut(axis, numbers, len(gone) + len(kept), len(files) - len(places))
-    ordered = tuple(files[place] for place in places)
+        positions = list(product(*(parts[axis] for axis in outer)))
+        cut = Cut(axis, numbers, len(gone) + len(kept), len(files) - len(positions))
+    ordered = tuple(files[position] for position in positions)
     inner = None if axes is None else axes.removeprefix(outer)
     if axes is not None and not axes.startswith(outer):
         raise InputError(
@@ -149,8 +145,8 @@ class _Stated:
 
     def of_channels(self, name: str) -> tuple[str | None, ...]:
         """Return what the files state of their one channel, None where they do not, in the order of the channels."""
-        found = [values for (stated, _), values in sorted(self._channels.items()) if stated == name]
-        return tuple(values[0] if len(values) == 1 else None for values in found)
+        of_files = [values for (stated, _), values in sorted(self._channels.items()) if stated == name]
+        return tuple(values[0] if len(values) == 1 else None for values in of_files)
 
     def _calibration(self, name: str) -> float | None:
         value: float | None = None if name in self._differing else self._agreed.get(name)
@@ -171,22 +167,22 @@ class _Stated:
         for name in self._differing:
             if name.startswith("pixel size"):
                 tiff.pop("resolution", None)
-            place = f"PhysicalSize{name[-1]}" if name.startswith("pixel size") else "TimeIncrement"
+            attribute = f"PhysicalSize{name[-1]}" if name.startswith("pixel size") else "TimeIncrement"
             if xml and (name == "time step" or name.startswith("pixel size")):
-                xml = re.sub(rf' {place}(Unit)?="[^"]*"', "", xml)
+                xml = re.sub(rf' {attribute}(Unit)?="[^"]*"', "", xml)
         return replace(metadata, ome_xml=xml, tiff=tiff)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         calibration = [name for name in self._differing if name == "time step" or name.startswith("pixel size")]
         others = [name for name in self._differing if name not in calibration]
-        found = []
+        warnings = []
         if calibration:
-            found.append(f"the files differ in {' and '.join(calibration)}, so none is stated for the stack")
+            warnings.append(f"the files differ in {' and '.join(calibration)}, so none is stated for the stack")
         if others:
             named = ", ".join(others[:8])
-            found.append(f"the files differ in {named}; what the first, {self._first}, states is carried")
-        return tuple(found)
+            warnings.append(f"the files differ in {named}; what the first, {self._first}, states is carried")
+        return tuple(warnings)
 
 
 def name_expression(pattern: str) -> re.Pattern[str]:
@@ -218,13 +214,13 @@ def _matching(
     images, left_out = images_among(fitting, open_file) if not path.name.startswith(".") else (fitting, [])
     for file in images:
         match: Any = expression.fullmatch(file.name)
-        place = tuple(match[axis] for axis in outer)
-        if place in files:
-            raise InputError(f"{path}: {files[place].name} and {file.name} both fit one position; make * narrower")
-        files[place] = file
+        position = tuple(match[axis] for axis in outer)
+        if position in files:
+            raise InputError(f"{path}: {files[position].name} and {file.name} both fit one position; make * narrower")
+        files[position] = file
     if not files:
         raise InputError(f"{path} fits no file; {{T}}, {{C}}, {{Z}} stand for parts of the names of files in {folder}")
-    parts = {axis: sorted({place[at] for place in files}, key=_order) for at, axis in enumerate(outer)}
+    parts = {axis: sorted({position[at] for position in files}, key=_order) for at, axis in enumerate(outer)}
     for axis, named in parts.items():
         left_out += _check_numbers(path, axis, [part for part in named if part.isdecimal()])
     return files, parts, left_out
@@ -273,6 +269,10 @@ class FilePlanes:
         Sizes of the axes over the files, and of each file.
     dtype : dtype
         Of every file.
+    inner_axes : str or None
+        Axes of each file, where it does not state them.
+    open_file : callable
+        Opens one.
     """
 
     files: tuple[Path, ...]
@@ -297,9 +297,9 @@ class FilePlanes:
         over, within = ranges[: len(self.outer)], tuple(as_slice(part) for part in ranges[len(self.outer) :])
         window = np.empty([len(part) for part in ranges], self.dtype)
         if window.size:
-            for place in product(*(range(len(part)) for part in over)):
-                at = [part[number] for part, number in zip(over, place, strict=True)]
+            for position in product(*(range(len(part)) for part in over)):
+                at = [part[number] for part, number in zip(over, position, strict=True)]
                 number = int(np.ravel_multi_index(at, self.outer)) if at else 0
                 with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
-                    window[place] = stack.pixels[within]
+                    window[position] = stack.pixels[within]
         return window.reshape(kept)
