@@ -32,10 +32,12 @@ WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"
 """Writes every band that is not there yet: in this process (`write_bands`), or on a cluster."""
 
 
-Phase = Literal["adapting", "levels", "checking", "enhancing", "writing", "verifying", "report", "publishing"]
+Phase = Literal[
+    "adapting", "levels", "checking", "enhancing", "writing", "verifying", "report", "publishing", "confidence"
+]
 """What a run does: a model learns from the stack (`done` and `total` are seconds then), it measures levels, looks at
-what an earlier run has done, enhances, puts the files together, reads them back, writes the report, and gives the files
-their names."""
+what an earlier run has done, enhances, puts the files together, reads them back, writes the report, gives the files
+their names, and asks the networks how sure they are."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation.adapt import Adaptation
+    from cellxlate.enhancement.adaptation.record import Adaptation
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""

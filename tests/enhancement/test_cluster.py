@@ -25,6 +25,7 @@ from distributed import Client, LocalCluster
 import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement import estimate as costs
+from cellxlate.enhancement import verify
 from cellxlate.enhancement.cluster import client as connecting
 from cellxlate.enhancement.cluster import cluster as cluster_room
 from cellxlate.enhancement.cluster import worker as worker_room
@@ -36,6 +37,7 @@ from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import Work
 from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
+from cellxlate.quality.report import account
 from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import Stack
@@ -794,6 +796,41 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
         assert list(seconds) == list(costs.SAMPLED)
         assert all(took.clock_s >= 0 and took.processor_s >= 0 for took in seconds.values())
         assert tally.total.pixels == 70 * 60
+
+
+def test_the_sample_takes_the_steps_of_the_job_one_after_another(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack.from_array(np.random.default_rng(0).integers(50, 99, (70, 60), np.uint16), "YX")
+    plan = make_plan(
+        stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
+    )
+    began: list[str] = []
+
+    def slow(owner: Any, name: str, took_s: float) -> None:
+        honest = getattr(owner, name)
+
+        def wait(*arguments: Any, **options: Any) -> Any:
+            began.append(name)
+            time.sleep(took_s)
+            return honest(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, wait)
+
+    slow(verify, "read_back", 0.2)
+    slow(account, "examine", 0.3)
+    slow(account, "draw_planes", 0.4)
+    slow(verify, "write_page", 0.5)
+    seconds, _ = costs.run_sample(plan, name_outputs(tmp_path / "a.tif", is_zarr=False), tmp_path)
+    assert began == ["read_back", "read_back", "examine", "draw_planes", "write_page"]  # chosen channels, then others
+    expected = {"read_back": 0.4, "examine": 0.3, "pictures": 0.4, "report": 0.5}
+    assert {part: seconds[part].clock_s for part in expected} == pytest.approx(expected, abs=0.15)
+    before, began[:] = list(tmp_path.iterdir()), []
+    assert [path.name for path in before if "partial" in path.name] == []
+    outputs = name_outputs(tmp_path / "a.tif", is_zarr=False, report=False, attention=False)
+    seconds, _ = costs.run_sample(plan, outputs, tmp_path)
+    assert began == ["read_back", "read_back", "examine"]
+    assert seconds["pictures"].clock_s == 0
 
 
 @pytest.mark.parametrize(

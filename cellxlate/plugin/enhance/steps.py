@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
+from cellxlate.enhancement.job import Steps, steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.enhancement.tiling import Tile
@@ -77,15 +77,11 @@ def _until_stopped(
     steps: Generator[EnhanceProgress | None, None, Result], stop: StopRequest
 ) -> Generator[EnhanceProgress, None, Result]:
     """Pass on the news of a run and return what it returns; after each step a stop may end it (CancelledError)."""
-    while True:
-        try:
-            news = next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for news in (run := Steps(steps)):
         stop.check()
         if news:
             yield news
+    return run.result
 
 
 def _in_memory(plan: Plan, request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome]:
