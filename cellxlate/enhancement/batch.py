@@ -35,15 +35,7 @@ from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
-from cellxlate.options import (
-    ADAPT,
-    CONFIDENCE,
-    MODEL,
-    NO_ATTENTION,
-    OUTPUT,
-    OUTPUT_DIR,
-    TO_REPLACE_OR_RENAME,
-)
+from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
@@ -308,13 +300,15 @@ def plan_batch(
         left_out(line)
     single = [path for path in dict.fromkeys(images) if path not in fields]
     if settings.output is not None and len(plates) + len(single) > 1:
-        count = len(fields) + len(single)
-        raise OptionError(OUTPUT, f" names one output, but there are {count} stacks", remedy=("give ", OUTPUT_DIR))
+        raise OptionError(
+            OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
+        )
     if plates and settings.adapt_s is not None:
         raise OptionError(
-            ADAPT, " learns from single stacks",
+            ADAPT,
+            " learns from single stacks",
             remedy=("adapt to one field of the plate, then give its model with ", MODEL, " for all"),
-        )  # fmt: skip
+        )
     if plates and settings.confidence:
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)

@@ -172,8 +172,8 @@ def run_report(
             warnings += remarks(intensity, names.get(channel, f"channel {channel}"))
     warnings += tally.failures
     if len(plan.channels) > 1:
-        several = f"all {len(plan.channels)} chosen channels were enhanced by one model; choose with "
-        warnings.append(said(several, CHANNELS))
+        count = len(plan.channels)
+        warnings.append(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}

@@ -72,9 +72,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
         if not incomplete or not kept:
             named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
             way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
-            raise InputError(
-                f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}", remedy=way
-            )
+            missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
+            raise InputError(missing, remedy=way)
         numbers = tuple(parts[axis].index(part) for part in kept)
         parts = {**parts, axis: kept}
         positions = list(product(*(parts[axis] for axis in outer)))
