@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 BENCH = Path(__file__).parent / "bench"
-NEEDED = ("attention", "degraded", "n2v", "pairs", "real")
+NEEDED = ("attention", "confidence", "degraded", "n2v", "pairs", "real")
 
 
 @pytest.fixture(scope="module")

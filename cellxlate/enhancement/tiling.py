@@ -112,14 +112,14 @@ def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int],
 
     Parameters
     ----------
-    rows : ndarray (rows, X)
-        Rows first_row.. of the plane; at least those that the window mirrors to.
+    rows : ndarray (..., rows, X)
+        Rows first_row.. of the plane, or of several; at least those that the window mirrors to.
     """
     if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
-        return rows[tile.slices(first_row)]
+        return rows[..., *tile.slices(first_row)]
     down = mirrored(tile.top, tile.bottom, plane_shape[0]) - first_row
     across = mirrored(tile.left, tile.right, plane_shape[1])
-    return rows[np.ix_(down, across)]
+    return rows.take(down, axis=-2).take(across, axis=-1)
 
 
 def _down(position: int, stride: int) -> int:

@@ -103,8 +103,8 @@ class Places:
 
     def _window(self, row: int, column: int) -> tuple[slice, slice]:
         starts = [
-            max(min(place * BLOCK_PX, size - BLOCK_PX), 0)
-            for place, size in zip((row, column), self.shape, strict=True)
+            max(min(block * BLOCK_PX, size - BLOCK_PX), 0)
+            for block, size in zip((row, column), self.shape, strict=True)
         ]
         top, left = starts
         return slice(top, min(top + BLOCK_PX, self.shape[0])), slice(left, min(left + BLOCK_PX, self.shape[1]))

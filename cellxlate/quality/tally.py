@@ -184,7 +184,7 @@ class Tally:
     >>> tally = Tally()
     >>> raw = np.array([[5, 5, 5]], np.uint16)
     >>> tally.add((), 0, raw=raw, enhanced=raw + np.array([[0, 2, 0]], np.uint16), attention=np.uint8([[0, 9, 9]]))
-    >>> tally.pixels, tally.selected, tally.changed, tally.kept_violations
+    >>> tally.total.pixels, tally.total.selected, tally.total.changed, tally.total.kept_violations
     (3, 2, 1, 0)
     """
 
@@ -307,46 +307,6 @@ class Tally:
                 return index[self.plane_axes.index(axis)]
         return 0
 
-    @property
-    def pixels(self) -> int:
-        """Pixels of the enhanced channels."""
-        return self.total.pixels
-
-    @property
-    def selected(self) -> int:
-        """Pixels with attention > 0."""
-        return self.total.selected
-
-    @property
-    def changed(self) -> int:
-        """Pixels whose stored bits differ from the input."""
-        return self.total.changed
-
-    @property
-    def kept_violations(self) -> int:
-        """Pixels with attention 0 whose stored bits differ; the promise is that there is none."""
-        return self.total.kept_violations
-
-    @property
-    def saturated(self) -> int:
-        """Changed pixels at a limit of their dtype."""
-        return self.total.saturated
-
-    @property
-    def changed_fraction(self) -> float:
-        """Share of the pixels whose stored value changed."""
-        return self.total.changed_fraction
-
-    @property
-    def mean_abs_change_counts(self) -> float:
-        """Mean |output - input| over the changed pixels, in counts."""
-        return self.total.mean_abs_change_counts
-
-    @property
-    def max_abs_change_counts(self) -> float:
-        """Largest |output - input|, in counts."""
-        return self.total.change_max_counts
-
     def brightness_order(self) -> dict[int, float]:
         """Return per channel how well brightness order is kept inside the selected region.
 
@@ -384,7 +344,7 @@ class Tally:
             "planes": [{"index": list(index), **counts.as_dict()} for index, counts in sorted(self.planes.items())],
             "seams": None if not self.tile_px else {
                 "tile_px": self.tile_px, "borders_judged": len(self.seams.scores()),
-                "borders_with_a_step": len(self.seams.found()),
+                "borders_with_a_step": len(self.seams.visible()),
             },
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
         }  # fmt: skip

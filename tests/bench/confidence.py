@@ -98,7 +98,7 @@ def main() -> None:
         unit = intensity.to_unit(raw)
         made = output(unit[None, None])[0, 0].astype(float)
         wanted = affine(truth, made, cells)  # the truth on the scale of the output
-        spread = deviation(unit, output, noise=intensity.noise / intensity.span)
+        spread = deviation(unit[None], output, noise=intensity.noise / intensity.span)[0]
         halves[number % 2].append((spread[cells], np.abs(made - wanted)[cells]))
     fit, judged = (reliability(*(np.concatenate(part) for part in zip(*half, strict=True))) for half in halves)
     predictions = expected_error(judged.deviations, fit.calibration)

@@ -18,16 +18,10 @@ import cellxlate
 from cellxlate import cli
 from cellxlate.cli.parser import build_parser
 from cellxlate.enhancement.adaptation import adapt as adaptation
-from cellxlate.enhancement.adaptation.adapt import (
-    AFTER,
-    BEFORE,
-    Adaptation,
-    adapt_stack,
-    model_folder,
-    noise_on_range_of,
-    on_range_of,
-    verdict,
-)
+from cellxlate.enhancement.adaptation import judge
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, on_range_of, verdict
+from cellxlate.enhancement.adaptation.record import Adaptation, held, model_folder
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
@@ -77,7 +71,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
         errors = tuple(tuple(error_db for _ in risks) for _ in risks)
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
 
-    monkeypatch.setattr(adaptation, "estimate_risks", say)
+    monkeypatch.setattr(judge, "estimate_risks", say)
 
 
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,7 +498,7 @@ def test_times_and_steps_that_make_no_sense_are_refused(stack, tiny_model, tmp_p
 
 
 def test_two_runs_at_one_model_exclude_each_other(stack, tiny_model, tmp_path):
-    with adaptation.held(tmp_path / "m"), pytest.raises(OutputError, match="is being written by another job"):
+    with held(tmp_path / "m"), pytest.raises(OutputError, match="is being written by another job"):
         adapt_stack(stack, tiny_model, output=tmp_path / "m", steps=2, overwrite=True)
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith("m")] == []
 

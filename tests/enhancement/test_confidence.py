@@ -94,4 +94,4 @@ def test_the_option_writes_it_beside_attention(tmp_path: Path, tiny_model: Path)
     assert main(words) == 2
     assert main([*words, "--overwrite"]) == 0
     assert main([*words, "--overwrite", "--no-attention"]) == 2
-    assert [path.name for path in find_inputs([tmp_path])] == ["cells.ome.tif"]
+    assert [path.name for path in find_inputs([tmp_path])[0]] == ["cells.ome.tif"]

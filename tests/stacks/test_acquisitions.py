@@ -65,7 +65,7 @@ def test_an_acquisition_that_goes_on_in_a_second_file_is_one_stack(tmp_path: Pat
     pixels, paths = random_pixels(6, 20, 30), [tmp_path / f"a_MMStack_Pos0{end}.ome.tif" for end in ("", "_1")]
     acquisition(paths[0], pixels[:4], PLACES[:4], Frames=3)
     acquisition(paths[1], pixels[4:], PLACES[4:], Frames=3)
-    assert find_inputs([tmp_path]) == paths[:1]
+    assert find_inputs([tmp_path])[0] == paths[:1]
     for path in paths:
         with open_stack(path) as stack:
             np.testing.assert_array_equal(np.asarray(stack), pixels.reshape(3, 2, 20, 30))
@@ -97,7 +97,7 @@ def positions(folder: Path, pixels: np.ndarray, *, one_file: bool) -> list[Path]
 def test_positions_are_images(tmp_path: Path, one_file: bool) -> None:
     pixels = random_pixels(3, 2, 2, 20, 30)
     paths = positions(tmp_path, pixels, one_file=one_file)
-    assert find_inputs([tmp_path]) == paths
+    assert find_inputs([tmp_path])[0] == paths
     for number, path in enumerate(paths):
         with open_stack(path) as stack:
             assert (stack.axes, stack.image) == ("TCYX", number)

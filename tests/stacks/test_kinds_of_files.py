@@ -18,7 +18,7 @@ import zarr
 from file_writers import acquisition, imaris, ndtiff, png, random_pixels, zipped
 
 from cellxlate.cli import main
-from cellxlate.enhancement.outputs.names import format_of, inputs_and_rest, name_outputs
+from cellxlate.enhancement.outputs.names import find_inputs, format_of, name_outputs
 from cellxlate.errors import InputError
 from cellxlate.stacks.naming import is_zarr
 from cellxlate.stacks.read.open import open_stack
@@ -435,7 +435,7 @@ def test_the_table_of_what_is_no_input_is_what_happens(tmp_path: Path) -> None:
         folder.mkdir()
         put(folder, "a.tif")
         add(folder)
-        found, rest = inputs_and_rest([folder])
+        found, rest = find_inputs([folder])
         others = [path.name for path in found if path.name != "a.tif"]
         assert found[0].name == "a.tif"
         rows.append((name, "; ".join(rest) or f"nothing: {', '.join(others)} is enhanced"))

@@ -212,7 +212,7 @@ def test_a_plate_on_the_web_is_walked_well_by_well(web: Web) -> None:
         group = plate.create_group(str(well["path"]))
         group.update_attributes({"ome": {"version": "0.5", "well": {"images": [{"path": "0"}]}}})
         shutil.copytree(web.folder / "cells.ome.zarr", web.folder / f"plate.ome.zarr/{well['path']}/0")
-    found = find_inputs([located(f"{web.url}/plate.ome.zarr")])
+    found = find_inputs([located(f"{web.url}/plate.ome.zarr")])[0]
     assert [str(place) for place in found] == [f"{web.url}/plate.ome.zarr/{well}/0" for well in ("A/1", "B/2")]
     assert np.array_equal(read(str(found[1])), all_planes())
     with cellxlate.open_stack(found[1]) as stack:

@@ -65,14 +65,14 @@ class WorkerWatch:
         if self._client.status != "running":
             raise ClusterError(self.lost)
         try:
-            found = sum(self._client.nthreads().values())
+            threads = sum(self._client.nthreads().values())
         except (OSError, TimeoutError) as fault:
             raise ClusterError(self.lost) from fault
-        if found:
+        if threads:
             self._alone_since = now
         elif now - self._alone_since > WAIT_FOR_WORKERS_S:
             raise ClusterError(f"{self._name}: all workers are gone; start some, and give --resume")
-        self.threads = max(found, 1)
+        self.threads = max(threads, 1)
         return self.threads
 
     @property
@@ -182,18 +182,18 @@ def _client(scheduler: str, deadline_s: float) -> tuple[Any, Callable[[], None]]
     try:
         _look_at(address, deadline_s)
         threading.Thread(target=make, daemon=True).start()
-        found = made.get(timeout=max(deadline_s - time.monotonic(), 0.1))
+        outcome = made.get(timeout=max(deadline_s - time.monotonic(), 0.1))
     except queue.Empty:
         given_up.set()
-        found = TimeoutError(f"nothing came of it in {CONNECT_S:.0f} s")
+        outcome = TimeoutError(f"nothing came of it in {CONNECT_S:.0f} s")
     except OSError as fault:
-        found = fault
-    if isinstance(found, Exception):
+        outcome = fault
+    if isinstance(outcome, Exception):
         if not given_up.is_set():
             heard_again()
-        what = " ".join(str(found).split())[:200] or type(found).__name__
-        raise OptionError(f"no scheduler answers at {scheduler} ({what}); start one, or check the name") from found
-    return found, heard_again
+        what = " ".join(str(outcome).split())[:200] or type(outcome).__name__
+        raise OptionError(f"no scheduler answers at {scheduler} ({what}); start one, or check the name") from outcome
+    return outcome, heard_again
 
 
 def _address(scheduler: str) -> str:
@@ -206,18 +206,18 @@ def _address(scheduler: str) -> str:
         stated = json.loads(read_small_file(Path(scheduler)))
     except (OSError, ValueError, RecursionError):
         stated = None
-    found = stated.get("address") if isinstance(stated, dict) else None
-    if not isinstance(found, str) or ":" not in found:
+    address = stated.get("address") if isinstance(stated, dict) else None
+    if not isinstance(address, str) or ":" not in address:
         raise OptionError(f"--scheduler {scheduler} is no file that a dask scheduler has written; give its address")
-    return found
+    return address
 
 
 def _look_at(address: str, deadline_s: float) -> None:
     """Raise OSError unless what listens at a TCP address begins to speak as a scheduler of dask does."""
-    scheme, _, place = address.rpartition("://")
+    scheme, _, host_and_port = address.rpartition("://")
     if scheme not in ("", "tcp"):
         return
-    host, port = _host_and_port(place)
+    host, port = _host_and_port(host_and_port)
 
     def left_s() -> float:
         left = min(deadline_s - time.monotonic(), CONNECT_S / 2)
@@ -240,9 +240,9 @@ def _look_at(address: str, deadline_s: float) -> None:
         raise OSError("what listens there is no dask scheduler")
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":")
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
     try:
         return host.strip("[]"), int(port.strip("/"))
     except ValueError:
-        raise OSError(f"{place!r} is no host with a port") from None
+        raise OSError(f"{text!r} is no host with a port") from None

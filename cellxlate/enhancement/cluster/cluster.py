@@ -43,7 +43,8 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import ClusterError, InputError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
-from cellxlate.quality.checks import Tally, parts_of, plane_label
+from cellxlate.quality.checks import parts_of, plane_label
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.writer import Writer
@@ -177,7 +178,7 @@ class Cluster:
             raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
         wanted, channels = set(planes), range(stack.channel_count)
         parts = (
-            [place for place in part if place[0] in wanted]
+            [(index, rows) for index, rows in part if index in wanted]
             for part in parts_of(stack, channels, tile_px=0, part_px=LEAST_PART_PX)
         )
         summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image, stack.incomplete)
@@ -222,15 +223,15 @@ class Cluster:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
         with suppress(TimeoutError):
             self.client.wait_for_workers(1, timeout=connecting.WAIT_FOR_WORKERS_S)
-        found = self.client.run(fault_of_worker, job, on_error="return")
-        faults = {worker: str(fault) for worker, fault in found.items() if fault}
-        if not found:
+        answers = self.client.run(fault_of_worker, job, on_error="return")
+        faults = {worker: str(fault) for worker, fault in answers.items() if fault}
+        if not answers:
             raise ClusterError(
                 f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s; start some, and give --resume"
             )
-        if len(faults) == len(found):
+        if len(faults) == len(answers):
             worker, fault = next(iter(faults.items()))
-            raise ClusterError(f"none of {len(found)} workers can do the job; {worker}: {fault}")
+            raise ClusterError(f"none of {len(answers)} workers can do the job; {worker}: {fault}")
 
     def count(self, done: BandDone, plan: Plan, unit: QueuedBand) -> None:
         """Add what a band has cost to the worker that did it and to the plan.
@@ -302,21 +303,21 @@ class Flight:
 
     def _next_finished(self) -> list[Any]:
         """Return what has finished by now; nothing after some seconds without news."""
-        found: list[Any] = []
+        finished: list[Any] = []
         with suppress(queue.Empty):
-            found.append(self._finished.get(timeout=connecting.LOOK_S))
+            finished.append(self._finished.get(timeout=connecting.LOOK_S))
             while True:
-                found.append(self._finished.get_nowait())
-        return [future for future in found if future in self._waiting]
+                finished.append(self._finished.get_nowait())
+        return [future for future in finished if future in self._waiting]
 
     def _take(self, future: Any, task: Task) -> None:
         """Count bands that are done; send those of a task that failed one by one; note why a single one failed."""
         if future.status == "finished":
             try:
-                found = future.result()
+                bands = future.result()
             except (CancelledError, OSError, TimeoutError) as fault:  # done, but no longer to be had
                 raise ClusterError(self._watch.lost) from fault
-            for unit, done in zip(task, found, strict=True):
+            for unit, done in zip(task, bands, strict=True):
                 self.cluster.count(done, self.plan, unit)
             self._failed_in_a_row = 0
             return
@@ -349,10 +350,11 @@ def _result(future: Any, watch: WorkerWatch) -> Any:
 def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[QueuedBand]:
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
     tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
-    places = {top: place for place, top in enumerate(tops, 1)}
+    numbers = {top: number for number, top in enumerate(tops, 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            yield QueuedBand(plane.index, area, plane.number * len(tops) + places[area.top])
+            passed = plane.number * len(tops) + len(plane.indices) * numbers[area.top]
+            yield QueuedBand(plane.indices[0], area, passed)
 
 
 def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[Task]:

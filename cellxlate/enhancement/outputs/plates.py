@@ -46,12 +46,12 @@ class Plate:
         """Return where the results of a field go: beside their names, or there if a finished plate is only verified."""
         verified = resume and self.is_finished()
 
-        def place(path: Path) -> Path:
+        def folder(path: Path) -> Path:
             return path if verified else _unfinished(path)
 
-        report = place(self.reports) / f"{stack_name(self.source / field)}_report" if self.reports else None
+        report = folder(self.reports) / f"{stack_name(self.source / field)}_report" if self.reports else None
         return Outputs(
-            place(self.enhanced) / field, place(self.attention) / field,
+            folder(self.enhanced) / field, folder(self.attention) / field,
             report and report.with_name(f"{report.name}.html"), report and report.with_name(f"{report.name}.json"),
             self.keep_attention, self.format, final={_unfinished(path): path for path in self._wanted},
         )  # fmt: skip
@@ -172,10 +172,10 @@ def plates_of(
     InputError
         The metadata of a folder cannot be read.
     """
-    local = [place for place in (output, output_dir) if place is not None and not isinstance(place, Path)]
-    if local or format not in (None, "ome-zarr", "ome-zarr-0.4") or (output and not output.name.endswith(".zarr")):
+    elsewhere = [path for path in (output, output_dir) if path is not None and not isinstance(path, Path)]
+    if elsewhere or format not in (None, "ome-zarr", "ome-zarr-0.4") or (output and not output.name.endswith(".zarr")):
         return []
-    found = []
+    plates = []
     for path in paths:
         fields = plate_fields(path) if isinstance(path, Path) and is_zarr(path) else []
         if not fields or not isinstance(path, Path):
@@ -184,8 +184,8 @@ def plates_of(
         enhanced = output if output is not None else folder / f"{name}_enhanced.ome.zarr"
         base = stack_name(enhanced).removesuffix("_enhanced")
         ending = enhanced.name.removeprefix(stack_name(enhanced))
-        found.append(Plate(
+        plates.append(Plate(
             path, tuple(fields), Path(str(enhanced)), Path(str(enhanced.with_name(f"{base}_attention{ending}"))),
             Path(str(enhanced.with_name(f"{base}_reports"))) if report else None, attention, format or "ome-zarr",
         ))  # fmt: skip
-    return found
+    return plates

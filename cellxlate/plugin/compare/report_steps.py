@@ -10,8 +10,8 @@ import numpy as np
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import EnhanceRequest, Outcome, Refusal
-from cellxlate.quality.checks import spared
 from cellxlate.quality.report.report import draw_planes, write_report
+from cellxlate.quality.tally import spared
 from cellxlate.stacks.stack import Stack
 
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import follow
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.enhance.steps import enhance_steps
@@ -20,8 +22,6 @@ from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, Cancelle
 from cellxlate.plugin.train.steps import file_name
 from cellxlate.plugin.working import in_thread
 from cellxlate.stacks.read.open import one_line
-
-Result = TypeVar("Result")
 
 
 def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | Refusal | None]:
@@ -83,23 +83,12 @@ class _Learning:
 
 def _enhanced(request: AdaptRequest, model: str) -> Any:
     """Return the part of the plane as a model enhances it."""
-    steps = enhance_steps(replace(request.run, model=model))
-    outcome: Outcome | Refusal | None = _last(steps)
+    outcome = follow(enhance_steps(replace(request.run, model=model)))
     if isinstance(outcome, Outcome):
         return outcome.image
     if outcome is None:
         raise CancelledError
     raise CellxlateError(outcome.reason)
-
-
-def _last(steps: Generator[Any, None, Result]) -> Result:
-    """Return what steps return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
 
 
 def _place_for(source: Path | None) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.core.chunk_key_encodings import parse_chunk_key_encoding
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, RemotePath
@@ -25,7 +24,7 @@ from cellxlate.stacks.carried import (
     valid_colours,
     valid_notes,
 )
-from cellxlate.stacks.limits.zarr_codecs import bounded
+from cellxlate.stacks.limits.zarr_codecs import LimitedStore, bounded
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
@@ -180,7 +179,7 @@ def remote_metadata(path: RemotePath) -> dict[str, bytes]:
 
 
 def checked_array(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
-    """Return an array that was opened to be read, whose chunks are decoded into bounded memory.
+    """Return an array that was opened to be read as one whose chunks are decoded into bounded memory.
 
     Raises
     ------
@@ -493,9 +492,10 @@ def _fill(array: "zarr.Array[Any]") -> str:
 
 def _stored_names(path: Location, array: "zarr.Array[Any]", expected: int) -> Iterable[str] | None:
     """Return the names of the files below an array, None where they cannot be listed, or are too many to be."""
-    if isinstance(array.store, ZippedStore):
+    store = array.store.unlimited if isinstance(array.store, LimitedStore) else array.store
+    if isinstance(store, ZippedStore):
         start = f"{array.path}/" if array.path else ""
-        return [name.removeprefix(start) for name in array.store.names if name.startswith(start)]
+        return [name.removeprefix(start) for name in store.names if name.startswith(start)]
     folder = path / array.path if array.path else path
     if isinstance(folder, RemotePath):
         if not folder.writable or expected > MOST_COUNTED_REMOTE:  # the web lists nothing, a bucket 1000 at a time
@@ -536,8 +536,8 @@ def _use_keys(array: "zarr.Array[Any]", encoding: Any) -> None:
         object.__setattr__(stated, "dimension_separator", encoding)
     else:
         name, separator = encoding
-        other = parse_chunk_key_encoding({"name": name, "configuration": {"separator": separator}})
-        object.__setattr__(stated, "chunk_key_encoding", other)
+        other = replace(stated, chunk_key_encoding={"name": name, "configuration": {"separator": separator}})
+        object.__setattr__(stated, "chunk_key_encoding", other.chunk_key_encoding)
 
 
 def _probed(path: Location, array: "zarr.Array[Any]", counts: tuple[int, ...]) -> tuple[str, ...]:
@@ -586,7 +586,7 @@ def _zarr_calibration(image: Mapping[str, Any], letters: Sequence[str], units: S
 
 
 def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
-    checked_array(array)
+    array = checked_array(array)
     absent = found_chunks(path, array)
     names = getattr(array.metadata, "dimension_names", None)
     if axes is None and names and all(letters_of([str(name or "") for name in names])):
