@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.adapt import adapt
+    from cellxlate.enhancement.batch import enhance_files
     from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
     from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
     from cellxlate.evaluation.evaluate import evaluate
@@ -33,6 +34,7 @@ _HOMES = {
     "adapt": "cellxlate.enhancement.adaptation.adapt",
     "enhance": "cellxlate.enhancement.job",
     "enhance_file": "cellxlate.enhancement.job",
+    "enhance_files": "cellxlate.enhancement.batch",
     "evaluate": "cellxlate.evaluation.evaluate",
     "load_model": "cellxlate.model.bundle",
     "open_stack": "cellxlate.stacks.read.open",
@@ -54,6 +56,7 @@ __all__ = [
     "adapt",
     "enhance",
     "enhance_file",
+    "enhance_files",
     "evaluate",
     "load_model",
     "open_stack",

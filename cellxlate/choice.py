@@ -147,18 +147,18 @@ def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitabilit
     InputError
         The stack cannot be read.
     """
-    place = None if model == cards.AUTO else cards.locate(model)
+    folder = None if model == cards.AUTO else cards.locate(model)
     looks = [list(looks_of(stack, channel)) for channel in channels]
-    place = place or cards.SHIPPED / choose_by(looks).name
-    card, windows = cards.read_card(place), sum(map(len, looks))
+    folder = folder or cards.SHIPPED / choose_by(looks).name
+    card, windows = cards.read_card(folder), sum(map(len, looks))
     adaptation = card.get("adaptation")
     base = str(adaptation.get("base", "")) if isinstance(adaptation, dict) else ""
-    found = [one for own in looks if (one := departure(own, card.get("domain")))]
-    if not found:
-        return Suitability(cards.model_name(place), None, (), windows, base)
-    farthest = max(found, key=lambda one: one.distance)
+    departures = [one for own in looks if (one := departure(own, card.get("domain")))]
+    if not departures:
+        return Suitability(cards.model_name(folder), None, (), windows, base)
+    farthest = max(departures, key=lambda one: one.distance)
     differences = tuple(departure_words(farthest))
-    return Suitability(cards.model_name(place), round(farthest.distance, 4), differences, windows, base)
+    return Suitability(cards.model_name(folder), round(farthest.distance, 4), differences, windows, base)
 
 
 def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:
@@ -206,12 +206,12 @@ def nearest(distances: Mapping[str, float | None], generalists: Collection[str])
 
 def looks_of(stack: Stack, channel: int) -> Iterator[WindowFeatures]:
     """Look at windows of 256 px spread over the planes of a channel: the first 8 that show something, of at most 48."""
-    found = 0
+    count = 0
     for one in ahead(lambda window: look(stack.read(*window)), _spread_windows(stack, channel), threads=2):
         if one is not None and one.quantities["contrast"] > LEAST_CONTRAST:
             yield one
-            found += 1
-            if found == ENOUGH_WINDOWS:
+            count += 1
+            if count == ENOUGH_WINDOWS:
                 return
 
 
@@ -220,12 +220,12 @@ def _spread_windows(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, sl
     windows = windows_of(stack.plane_shape, sys.maxsize)
     total = len(windows) * stack.planes_per_channel
     spread = (int((turn + 0.5) * GOLDEN % 1.0 * total) for turn in range(MOST_WINDOWS))
-    for place in range(total) if total <= ENOUGH_WINDOWS else dict.fromkeys(spread):
-        plane, window = divmod(place, len(windows))
+    for number in range(total) if total <= ENOUGH_WINDOWS else dict.fromkeys(spread):
+        plane, window = divmod(number, len(windows))
         yield stack.plane_of(plane, channel), *windows[window]
 
 
 def _distance(looks: Sequence[Sequence[WindowFeatures]], domain: Mapping[str, Any] | None) -> float | None:
     """Return the distance of the channel that is farthest from a domain; None where no channel can be judged."""
-    found = [one.distance for own in looks if (one := departure(own, domain))]
-    return round(max(found), 4) if found else None
+    distances = [one.distance for own in looks if (one := departure(own, domain))]
+    return round(max(distances), 4) if distances else None

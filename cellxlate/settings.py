@@ -4,21 +4,22 @@ Sources: (P) Mejjati et al. 2018, arXiv 1806.02311; (C) the authors' released co
 with their reasons in docs/decisions.
 """
 
-import math
-import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-from cellxlate.errors import OptionError
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
+Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
 
-LEAST_WINDOW_PX = 64
+AUTO = "auto"
+"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
+
+ADAPT_S = 90.0
+"""So long a model adapts to a stack unless it is told otherwise."""
+
+LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
 THRESHOLD = 0.1
@@ -109,7 +110,7 @@ class GeneralistSettings:
     Attributes
     ----------
     drawn_fields : int
-        Drawn structures (`stacks.structures`) of 256 x 256 px that join the target.
+        Drawn structures (`stacks.samples.structures`) of 256 x 256 px that join the target.
     magnification : (float, float)
         Every window of a clear image is enlarged by a factor between these two, drawn evenly on a logarithmic scale.
     generator_px : int
@@ -151,21 +152,47 @@ class TrainSettings:
 
     Attributes
     ----------
+    preset : str
+        Which of `PRESETS` the rest comes from.
+    networks : NetworkSettings
+        Shapes of the networks.
     backward : {"learned", "imaging", "any-camera", "alone"}
         What F_TS is: a network, the imaging process of the source's microscope, or that of any camera, drawn anew for
         each image; the last needs no source images. "alone" needs no target: the noise of the source, put on what the
         model itself makes of it.
+    baseline : {"none", "cyclegan"}
+        "cyclegan" fixes attention to 1.
+    guide : {"none", "saliency", "masks"}
+        What attention is guided by.
+    epochs, steps : int, int or None
+        Length; steps win.
     switch_epoch : int
         From here on attention is frozen and discriminators see masked images (P, section 3.2: 30 of 100). With `steps`
         the epochs are stretched over the steps.
     gate_in_loop : bool
         From the switch on, compose with the gate that enhancing uses in place of attention itself (not in P).
+    threshold : float
+        tau of that gate and of previews, in [0, 1).
+    batch, patch_px : int
+        Patches per step and domain, and their side.
     turns : bool
         Vary patches by quarter turns and flips, not by left-right flips alone (C).
     load_px : int or None
         Where given, windows are enlarged by load_px / patch_px (C: resized to 286, cropped to 256).
+    learning_rate, adam_beta1, decay_from : float
+        Of Adam; after the share `decay_from` of the run the rate falls linearly to 0.
+    pool : int
+        How many generated images discriminators see again.
+    lambda_cycle, lambda_adversarial, lambda_guide : float
+        Weights.
     ema : float
         Of the moving average of the weights that becomes the model; 0 takes the last weights (P).
+    imaging, generalist, alone : ImagingSettings, GeneralistSettings, AloneSettings
+        Of the ways back that need them.
+    seed : int
+        Of weights and draws.
+    checkpoint_minutes : float
+        Between checkpoints.
     mixed_precision : bool
         Networks in bfloat16 on CUDA, and on a CPU that multiplies in it and is found to be clearly faster with it.
     compile_networks : bool
@@ -201,10 +228,6 @@ class TrainSettings:
     checkpoint_minutes: float = 2.0
     mixed_precision: bool = True
     compile_networks: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as nested plain values, as they are stored in a card."""
-        return asdict(self)
 
 
 _PAPER = TrainSettings(preset="paper", turns=False)
@@ -287,153 +310,6 @@ PRESETS: dict[PresetName, TrainSettings] = {
 }
 
 
-def load_settings(path: str | Path) -> TrainSettings:
-    """Read training settings from a TOML file.
-
-    Parameters
-    ----------
-    path : str or Path
-        `preset` names the preset that is changed ("fast" where it is missing); every other key replaces the value of
-        that name, tables such as `[networks.generator]` those inside. `false` stands for None.
-
-    Raises
-    ------
-    OptionError
-        The file cannot be read, or a key or a value is not known.
-
-    Examples
-    --------
-    A file that trains the paper's game with a guide and half its patches::
-
-        preset = "paper"
-        guide = "saliency"
-        patch_px = 128
-        load_px = 143
-
-        [networks.generator]
-        blocks = 6
-    """
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise OptionError(f"the settings {path} cannot be read ({fault}); expected a TOML file") from fault
-    preset = table.get("preset", "fast")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise OptionError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    settings = _changed(PRESETS[preset], table, f"{path}: ")
-    check_settings(settings, where=f"{path}: ")
-    return settings
-
-
-_Settings = TypeVar("_Settings")
-
-
-def _changed(settings: _Settings, table: dict[str, Any], where: str) -> _Settings:
-    """Return nested settings with the values of a table, after checking names and types."""
-    hints = get_type_hints(type(settings))
-    names = [one.name for one in fields(settings)]  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in names:
-            raise OptionError(f"{where}{key!r} is not a setting; known are {', '.join(names)}")
-        current = getattr(settings, key)
-        if is_dataclass(current):
-            if not isinstance(value, dict):
-                raise OptionError(f"{where}{key} is {value!r}, expected a table [{key}]")
-            changes[key] = _changed(current, value, f"{where}{key}.")
-            continue
-        fitting = _as_hinted(value, hints[key])
-        if fitting is _UNFIT:
-            kinds = str(getattr(hints[key], "__name__", hints[key])).replace("typing.", "")
-            raise OptionError(f"{where}{key} is {value!r}, expected {kinds}")
-        changes[key] = fitting
-    return replace(settings, **changes)  # type: ignore[type-var]
-
-
-_UNFIT = object()
-
-
-def _as_hinted(value: Any, hint: Any) -> Any:
-    """Return a TOML value as the hinted type, or _UNFIT."""
-    if get_origin(hint) is Literal:
-        return value if value in get_args(hint) else _UNFIT
-    if isinstance(hint, UnionType):
-        if value is False:
-            return None
-        return _as_hinted(value, next(kind for kind in get_args(hint) if kind is not type(None)))
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list) or len(value) != len(kinds):
-            return _UNFIT
-        parts = tuple(_as_hinted(part, kind) for part, kind in zip(value, kinds, strict=True))
-        return _UNFIT if _UNFIT in parts else parts
-    if hint is float:
-        return float(value) if type(value) in (int, float) and math.isfinite(value) else _UNFIT
-    return value if type(value) is hint else _UNFIT
-
-
-def check_settings(settings: TrainSettings, *, where: str = "") -> None:
-    """Raise OptionError unless every number of the settings makes sense.
-
-    Raises
-    ------
-    OptionError
-        Names the setting, its value and what was expected.
-    """
-    networks = settings.networks
-    smallest_px = max(16, 4 * 2**networks.discriminator.layers)
-    stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
-    rules: list[tuple[str, Any, bool, str]] = [
-        ("epochs", settings.epochs, settings.epochs >= 1, "at least 1"),
-        ("steps", settings.steps, settings.steps is None or settings.steps >= 1, "at least 1"),
-        ("seed", settings.seed, settings.seed >= 0, "0 or more"),
-        ("switch_epoch", settings.switch_epoch,
-         settings.switch_epoch >= (settings.backward == "learned" and settings.baseline == "none"),
-         "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
-        ("threshold", settings.threshold, 0 <= settings.threshold < 1, "from 0 to below 1"),
-        ("batch", settings.batch, settings.batch >= 1, "at least 1"),
-        ("patch_px", settings.patch_px, settings.patch_px >= smallest_px and settings.patch_px % stride_px == 0,
-         f"a multiple of {stride_px}, at least {smallest_px}"),
-        ("load_px", settings.load_px, settings.load_px is None or settings.load_px >= settings.patch_px,
-         "at least patch_px"),
-        ("learning_rate", settings.learning_rate, settings.learning_rate > 0, "above 0"),
-        ("adam_beta1", settings.adam_beta1, 0 <= settings.adam_beta1 < 1, "from 0 to below 1"),
-        ("decay_from", settings.decay_from, 0 <= settings.decay_from <= 1, "from 0 to 1"),
-        ("pool", settings.pool, settings.pool >= 0, "0 or more"),
-        ("lambda_cycle", settings.lambda_cycle, settings.lambda_cycle >= 0, "0 or more"),
-        ("lambda_adversarial", settings.lambda_adversarial, settings.lambda_adversarial >= 0, "0 or more"),
-        ("lambda_guide", settings.lambda_guide, settings.lambda_guide >= 0, "0 or more"),
-        ("imaging.blur_px", settings.imaging.blur_px,
-         settings.imaging.blur_px is None or 0 <= settings.imaging.blur_px[0] <= settings.imaging.blur_px[1] <= 3,
-         "two sigmas, the smaller first, from 0 to 3"),
-        ("imaging.exposure_jitter", settings.imaging.exposure_jitter, settings.imaging.exposure_jitter >= 1,
-         "at least 1"),
-        ("imaging.texture", settings.imaging.texture, settings.imaging.texture >= 0, "0 or more"),
-        ("generalist.drawn_fields", settings.generalist.drawn_fields, settings.generalist.drawn_fields >= 0,
-         "0 or more"),
-        ("generalist.magnification", settings.generalist.magnification,
-         0.1 <= settings.generalist.magnification[0] <= settings.generalist.magnification[1] <= 8,
-         "two factors, the smaller first, from 0.1 to 8"),
-        ("generalist.generator_px", settings.generalist.generator_px,
-         settings.generalist.generator_px >= 32 and settings.generalist.generator_px % 16 == 0,
-         "a multiple of 16, at least 32"),
-        ("generalist.source_fields", settings.generalist.source_fields, settings.generalist.source_fields >= 2,
-         "at least 2"),
-        ("alone.windows", settings.alone.windows, settings.alone.windows >= 1, "at least 1"),
-        ("alone.window_px", settings.alone.window_px, settings.alone.window_px >= LEAST_WINDOW_PX,
-         f"at least {LEAST_WINDOW_PX}"),
-        ("alone.round_steps", settings.alone.round_steps, settings.alone.round_steps >= 1, "at least 1"),
-        ("alone.round_windows", settings.alone.round_windows, settings.alone.round_windows >= 1, "at least 1"),
-        ("alone.turns", settings.alone.turns, 1 <= settings.alone.turns <= 8, "from 1 to 8"),
-        ("ema", settings.ema, 0 <= settings.ema < 1, "from 0 to below 1"),
-        ("checkpoint_minutes", settings.checkpoint_minutes, settings.checkpoint_minutes >= 0, "0 or more"),
-        ("networks.channels", networks.channels, networks.channels == 1, "1: one channel is trained at a time"),
-    ]  # fmt: skip
-    for name, value, fits, expected in rules:
-        if not fits:
-            raise OptionError(f"{where}{name} is {value}, expected {expected}")
-
-
 @dataclass(frozen=True)
 class EnhanceSettings:
     """How a stack is enhanced.
@@ -441,7 +317,7 @@ class EnhanceSettings:
     Attributes
     ----------
     threshold : float
-        tau in [0, 1): attention at or below it keeps the pixel.
+        tau in [0, 1]: attention at or below it keeps the pixel; with 1 nothing is selected.
     intensity : {"source", "target"}
         Whether cells stay on the input's scale or move to the scale of the images the model was trained towards.
     tile_px : int or None

@@ -7,6 +7,7 @@ import signal
 import uuid
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with small, seeded, untrained networks that select some pixels of a noisy ramp and keep others."""
     import torch
 
-    from cellxlate.model.bundle import save_bundle, stored_networks
+    from cellxlate.model.bundle import save_bundle
     from cellxlate.model.networks import TranslatorNetworks
     from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
@@ -80,7 +81,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         last.bias -= translator.attention.logits(ramp + noise).median()
     card = {
         "preset": "fast",
-        "networks": stored_networks(networks),
+        "networks": asdict(networks),
         "statistics": {},
         "intensity": {"target": {"black_counts": 150.0, "span_counts": 800.0}},
         "training": {},

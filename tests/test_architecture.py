@@ -77,6 +77,16 @@ def test_what_is_long_has_a_reason() -> None:
     assert long == {row[0].replace("`", "") for row in table("Long on purpose")}
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """One word for one thing: a name is found once, private or not."""
+    homes: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(module.relative_to(PACKAGE).as_posix())
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
 @pytest.mark.parametrize("record", sorted((TOP / "docs" / "decisions").glob("*.md")), ids=lambda path: path.stem)
 def test_a_decision_record_has_at_most_thirty_lines(record: Path) -> None:
     assert len(record.read_text(encoding="utf-8").splitlines()) <= 30

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
+import cellxlate
 from cellxlate import cli
 from cellxlate.cli.enhance import batch_lines
+from cellxlate.errors import InputError, OptionError
 from cellxlate.model.engines import engine as engines
+from cellxlate.settings import EnhanceSettings
 
 
 @pytest.fixture
@@ -77,3 +80,65 @@ def test_the_table_lines_up() -> None:
         "long_name.tif     failed            damaged",
         "1 of 2 stacks enhanced",
     ]
+
+
+def test_python_runs_the_batch_of_the_command(plate: Path, tiny_model: Path, tmp_path: Path) -> None:
+    news: list[Any] = []
+    options = {"settings": EnhanceSettings(tile_px=32), "engine": "torch"}
+    (plate / "notes.txt").write_text("no stack")
+    (plate / ".hidden.tif").write_bytes(b"")
+    outcome = cellxlate.enhance_files(
+        plate, tiny_model, output_dir=tmp_path / "new/python", progress=news.append, **options
+    )
+    assert [stack.path.name for stack in outcome.stacks] == ["well1.tif", "well2.tif", "well3.tif"]
+    [failed] = outcome.failed
+    assert (failed.path.name, failed.report, type(failed.error)) == ("well2.tif", None, InputError)
+    assert {one.name for one in news} == {"well1", "well3"}
+    assert {one.phase for one in news} >= {"levels", "enhancing", "writing", "verifying", "report", "publishing"}
+    assert len(outcome.left_out) == 1
+    words = ["enhance", str(plate), "-m", str(tiny_model), "--tile", "32", "--engine", "torch", "--quiet"]
+    assert cli.main([*words, "--output-dir", str(tmp_path / "command")]) == 1
+    made, expected = tmp_path / "new/python", tmp_path / "command"
+    assert sorted(file.name for file in made.iterdir()) == sorted(file.name for file in expected.iterdir())
+    for file in expected.glob("*.tif"):
+        assert np.array_equal(tifffile.imread(made / file.name), tifffile.imread(file))
+    for stack in (outcome.stacks[0], outcome.stacks[2]):
+        assert stack.report is not None
+        assert stack.report.kept_violations == 0
+        assert Path(str(stack.report.outputs["enhanced"])).is_file()
+
+
+def test_a_single_stack_that_fails_is_returned_from_python(plate: Path, tiny_model: Path) -> None:
+    outcome = cellxlate.enhance_files([plate / "well2.tif"], tiny_model)
+    assert [str(stack.error) for stack in outcome.failed] == [str(outcome.stacks[0].error)]
+    assert isinstance(outcome.stacks[0].error, InputError)
+    outcome = cellxlate.enhance_files([plate / "well1.tif"], tiny_model, adapt_s=0)
+    assert "no time to learn in" in str(outcome.stacks[0].error)
+
+
+def test_two_stacks_of_one_name_are_refused_before_any_is_written(
+    plate: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "well1.tif").write_bytes((plate / "well1.tif").read_bytes())
+    with pytest.raises(OptionError, match="would both be written to"):
+        cellxlate.enhance_files([plate, other], tiny_model, output_dir=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_confidence_of_each_stack_from_python(plate: Path, tiny_model: Path) -> None:
+    news: list[Any] = []
+    outcome = cellxlate.enhance_files(
+        plate / "well[13].tif", tiny_model, confidence=True, report=False, progress=news.append
+    )
+    assert not outcome.failed
+    for stack in outcome.stacks:
+        assert stack.report is not None
+        confidence, attention = (
+            tifffile.imread(str(path)) for path in (stack.confidence, stack.report.outputs["attention"])
+        )
+        assert np.array_equal(confidence == 0, attention == 0)
+    assert [one.done for one in news if one.phase == "confidence"] == [1.0, 1.0]
+    again = cellxlate.enhance_files(plate / "well[13].tif", tiny_model, confidence=True, report=False)
+    assert len(again.failed) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 BENCH = Path(__file__).parent / "bench"
-NEEDED = ("attention", "degraded", "n2v", "pairs", "real")
+NEEDED = ("attention", "confidence", "degraded", "n2v", "pairs", "real")
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +166,14 @@ def test_n2v_cleans_a_flat_field(bench: Any) -> None:
     assert made.shape == noisy.shape
     assert made.std() < 33
     assert made.mean() == pytest.approx(1000, abs=10)
+
+
+def test_a_calibration_of_confidence_is_found_again(bench: Any) -> None:
+    confidence = bench("confidence")
+    draw = np.random.default_rng(1)
+    deviations = draw.uniform(0, 0.1, 200_000)
+    errors = draw.normal(0, np.sqrt(0.02**2 + (2 * deviations) ** 2))
+    found = confidence.reliability(deviations, errors)
+    assert found.calibration == pytest.approx((0.02, 2.0), rel=0.1)
+    assert confidence.expected_error(found.deviations, found.calibration) == pytest.approx(found.errors, rel=0.05)
+    assert found.pixels.sum() == 200_000

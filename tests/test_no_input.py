@@ -11,7 +11,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.outputs.names import inputs_and_rest
+from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.stacks.read.open import find_images
 from cellxlate.training.fields.patches import open_domain
 
@@ -128,7 +128,7 @@ def test_label_images_beside_images_are_left_out_and_said(folder: Path, ending: 
     tifffile.imwrite(folder / f"scan_0{ending}.tif", np.ones((40, 60), np.int32))
     tifffile.imwrite(folder / f"other{ending}.tif", noisy_ramp(3))  # beside no image of its name
     tifffile.imwrite(folder / f"scan_1{ending}.tif", noisy_ramp(3).astype(np.float32))  # holds no labels
-    found, said = inputs_and_rest([folder])
+    found, said = find_inputs([folder])
     assert [path.name for path in found] == sorted(
         [f"other{ending}.tif", "scan_0.tif", "scan_1.tif", f"scan_1{ending}.tif"]
     )
@@ -145,7 +145,7 @@ def test_what_runs_leave_is_no_image(folder: Path, tiny_model: Path) -> None:
     model.mkdir()
     (model / "card.json").write_text("{}")
     (folder / "scan_0_report.html").write_text("<html>")
-    found, said = inputs_and_rest([folder / "*"])
+    found, said = find_inputs([folder / "*"])
     assert [path.name for path in found] == ["scan_0.tif", "scan_1.tif"]
     assert len(said) == 1
     assert all(name in said[0] for name in ("partial", "scan_model", "scan_0_report.html"))

@@ -15,7 +15,8 @@ import cellxlate
 TOP = Path(__file__).resolve().parents[1]
 MOST_WHEEL_BYTES = 8_000_000
 IN_PACKAGE = re.compile(
-    r"cellxlate/([a-z_]+/){0,3}[a-z_0-9]+\.py|cellxlate/py\.typed|cellxlate/napari\.yaml|cellxlate/quality/report\.(css|js)"
+    r"cellxlate/([a-z_]+/){0,3}[a-z_0-9]+(\.py|\.(html|svg)\.jinja)|cellxlate/py\.typed|cellxlate/napari\.yaml"
+    r"|cellxlate/quality/report/templates/page\.(css|js)"
     r"|cellxlate/models/[a-z0-9-]+/(card\.json|curves\.csv|preview\.png|weights\.safetensors)"
 )
 IN_SOURCE = re.compile(
@@ -50,6 +51,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: list[Path]) -> None
     assert not odd
     modules = {path.relative_to(TOP).as_posix() for path in (TOP / "cellxlate").rglob("*.py")}
     assert modules <= set(names)
+    templates = {path.relative_to(TOP).as_posix() for path in (TOP / "cellxlate").rglob("*.jinja")}
+    assert len(templates) > 5
+    assert templates <= set(names)
     assert {"cellxlate/napari.yaml", "cellxlate/models/nuclei-lowexp/weights.safetensors"} <= set(names)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaozarrs
 import zarr
 
+import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement.outputs import plates
 from cellxlate.enhancement.outputs.plates import Plate
@@ -94,6 +95,19 @@ def test_a_plate_comes_out_as_a_plate(
     report = json.loads((reports / "screen_A_1_0_report.json").read_text())
     assert report["outputs"]["report"] == str(reports / "screen_A_1_0_report.html")
     assert not any("unfinished" in file.read_text() for file in reports.iterdir())
+
+
+def test_a_plate_from_python_appears_when_all_its_fields_are_done(tmp_path: Path, tiny_model: Path) -> None:
+    path, made = plate(tmp_path / "screen.ome.zarr"), tmp_path / "screen_enhanced.ome.zarr"
+    shutil.move(path / "B/2/0", tmp_path / "aside")
+    outcome = cellxlate.enhance_files(path, tiny_model)
+    assert [stack.path for stack in outcome.failed] == [path / "B/2/0"]
+    assert [(one.plate.enhanced, one.failed, one.error) for one in outcome.plates] == [(made, 1, None)]
+    assert not made.exists()
+    shutil.move(tmp_path / "aside", path / "B/2/0")
+    outcome = cellxlate.enhance_files(path, tiny_model, resume=True)
+    assert (outcome.failed, [one.failed for one in outcome.plates]) == ([], [0])
+    assert stated(made, "plate") == stated(path, "plate")
 
 
 def test_what_lies_beside_the_wells_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,32 +1,24 @@
 """`enhance` and `demo`: from names on the command line to enhanced files."""
 
 import argparse
-import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.output import complain, progress_bar, say
-from cellxlate.errors import CellxlateError, OptionError, OutputError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation.adapt import Adaptation
+    from cellxlate.enhancement.batch import Batch, BatchSettings, BatchStack, StackOutcome
     from cellxlate.enhancement.cluster.cluster import Cluster
     from cellxlate.enhancement.flow import EnhanceProgress
-    from cellxlate.enhancement.outputs.names import Outputs
-    from cellxlate.enhancement.outputs.plates import Plate
-    from cellxlate.model.bundle import Bundle
     from cellxlate.quality.report.report import RunReport
-
-
-OPENING = ("axes", "image", "incomplete")
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -47,157 +39,64 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one call of `enhance` is asked to do.
-
-    Attributes
-    ----------
-    options : Namespace
-        As parsed.
-    named : list of (Location, Outputs)
-        The stacks, and where their results go.
-    plates : list of Plate
-        Those that are given whole; their fields are among the stacks.
-    model : Bundle or "auto"
-        Which enhances all stacks, or the wish to choose one for each.
-    naming, running : dict
-        Options of `name_outputs`; of `open_stack` and `make_plan`.
-    left_out : list of str
-        A line for each kind of what was found and is no stack.
-    """
-
-    options: argparse.Namespace
-    named: "list[tuple[Location, Outputs]]"
-    plates: "list[Plate]"
-    model: "Bundle | str"
-    naming: dict[str, Any]
-    running: dict[str, Any]
-    left_out: list[str]
-
-    def in_plate(self, path: Location) -> bool:
-        """Return whether a stack is a field of a plate that is given whole."""
-        return isinstance(path, Path) and any(path.is_relative_to(plate.source) for plate in self.plates)
-
-
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
-    request = _request(options)
-    named, plates = request.named, request.plates
+    from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
+    from cellxlate.enhancement.job import THIS_PROCESS
+
+    left_out: list[str] = []
+    batch = plan_batch(
+        options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
+    )
     if not options.dry_run:
-        for plate in plates:
-            if isinstance(options.output_dir, Path):
-                options.output_dir.mkdir(parents=True, exist_ok=True)
-            plate.start(overwrite=options.overwrite, resume=options.resume)
+        start_plates(batch)
     with _cluster(options) as cluster:
-        if len(named) == 1 and not plates:
-            answer, code = _enhance_one(request, *named[0], cluster), 0
+        attempt: Callable[[BatchStack], StackOutcome]
+        if options.dry_run:
+            attempt = partial(predict_stack, batch, workers=options.workers, scheduler=options.scheduler)
         else:
-            answers = [_attempt(request, *one, cluster) for one in named]
-            answer, code = {"stacks": answers}, int(any("error" in one for one in answers))
-            if plates and not options.dry_run:
-                failed = {path for (path, _), one in zip(named, answers, strict=True) if "error" in one}
-                answer["plates"] = [_finish(plate, failed, options) for plate in plates]
-        if request.left_out:
-            answer["left_out"] = request.left_out
+            where = cluster.executor if cluster else THIS_PROCESS
+            attempt = partial(enhance_stack, batch, where=where, watch=partial(_watched, options))
+        if len(batch.stacks) == 1 and not batch.plates:
+            answer = _answer(options, attempt(batch.stacks[0]))
+        else:
+            answer = {"stacks": [_answer(options, outcome) for outcome in attempts(batch, attempt)]}
+        if batch.plates and not options.dry_run:
+            answer["plates"] = _finish_plates(batch, answer["stacks"])
+        if left_out:
+            answer["left_out"] = left_out
         if cluster:
             answer["workers"] = cluster.summary()
-    _show(request, answer)
-    return code
+    _show(options, [_short(stack.path) for stack in batch.stacks], answer)
+    return int(any("error" in one for one in answer.get("stacks", [])))
 
 
-def _request(options: argparse.Namespace) -> Request:
-    """Find the stacks and plates that are meant, and name what becomes of them."""
-    from cellxlate.enhancement.outputs.names import inputs_and_rest, name_outputs, require_distinct
-    from cellxlate.enhancement.outputs.plates import plates_of
-    from cellxlate.model.bundle import load_model
-    from cellxlate.model.cards import AUTO
-    from cellxlate.stacks.read.open import is_zarr, without_results
+def _settings(options: argparse.Namespace) -> "BatchSettings":
+    """Return what is asked for, for each stack."""
+    from cellxlate.enhancement.batch import BatchSettings
 
-    naming: dict[str, Any] = {
-        "output": options.output, "output_dir": options.output_dir, "format": options.format,
-        "attention": not options.no_attention, "report": not options.no_report,
-    }  # fmt: skip
-    running: dict[str, Any] = {
-        "axes": options.axes, "image": options.image, "incomplete": options.incomplete, "channels": options.channel,
-        "settings": EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
-        "levels_from": options.levels_from,
-        "engine": options.engine, "device": options.device, "precision": options.precision,
-    }  # fmt: skip
-    stacks, left_out = without_results(options.stacks)
-    plates = plates_of(stacks, **naming) if options.image is None else []
-    in_plates: dict[Location, Outputs] = {
-        plate.source / field: plate.outputs(field, resume=options.resume) for plate in plates for field in plate.fields
-    }
-    others = [path for path in stacks if all(path != plate.source for plate in plates)]
-    found, further = inputs_and_rest(others, each_image=options.image is None) if others else ([], [])
-    left_out += further
-    for line in () if options.quiet else left_out:
-        complain(line)
-    paths = list(dict.fromkeys([*in_plates, *found]))
-    if options.output is not None and len(plates) + sum(path not in in_plates for path in paths) > 1:
-        raise OptionError(f"-o names one output, but there are {len(paths)} stacks; give --output-dir")
-    if plates and options.adapt:
-        raise OptionError(
-            "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
-        )
-    if plates and options.confidence:
-        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
-    named = [(path, in_plates.get(path) or name_outputs(path, is_zarr=is_zarr(path), **naming)) for path in paths]
-    require_distinct(named)
-    model = AUTO if options.model == AUTO else load_model(options.model)
-    return Request(options, named, plates, model, naming, running, left_out)
-
-
-def _enhance_one(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
-    """Enhance a stack, or predict what it would take; say what became of it, and return that as plain values."""
-    from cellxlate.enhancement.job import THIS_PROCESS, enhance_file
-
-    options, in_plate = request.options, request.in_plate(path)
-    if options.output is None and not in_plate and (options.dry_run or options.confidence):
-        outputs = _exact(path, request.naming, request.running)
-    if options.dry_run:
-        return _dry_run(path, outputs, request.model, request.running, options)
-    sure = confidence_path(outputs, options) if options.confidence else None
-    with progress_bar(options, "planes") as show:
-        adaptation = _adapted(request, path, outputs, followed(show)) if options.adapt else None
-        model = adaptation.model if adaptation else request.model
-        report = enhance_file(
-            path, model, **request.naming, **request.running,
-            overwrite=options.overwrite, resume=options.resume, outputs=outputs if in_plate else None,
-            adaptation=adaptation,
-            where=cluster.executor if cluster else THIS_PROCESS, progress=followed(show), phases=followed(show),
-        )  # fmt: skip
-    if adaptation:
-        adaptation.forget()
-    answer = report.as_dict()
-    if sure:
-        _write_confidence(path, outputs, sure, model, request.running, options)
-        answer["outputs"] |= {"confidence": str(sure)}
-    if not options.json:
-        say(options, {}, enhanced_lines(report) + ([f"confidence {sure}"] if sure else []))
-    return answer
-
-
-def _adapted(
-    request: Request, path: Location, outputs: "Outputs", progress: "Callable[[EnhanceProgress], None]"
-) -> "Adaptation":
-    """Let the model learn from a stack, after making sure that there is room for the results."""
-    from cellxlate.enhancement.adaptation.adapt import adapt_stack, model_folder
-    from cellxlate.enhancement.outputs.names import require_free
-
-    options, running = request.options, request.running
-    if options.output is None:
-        outputs = _exact(path, request.naming, running)
-    if isinstance(options.output_dir, Path):
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    folder = model_folder(outputs)
-    require_free(outputs, overwrite=options.overwrite, resume=options.resume)
-    asked = {name: running[name] for name in (*OPENING, "channels", "settings", "levels_from", "device")}
-    return adapt_stack(
-        path, request.model, output=folder, seconds=options.adapt, overwrite=options.overwrite, resume=options.resume,
-        progress=progress, **asked,
+    return BatchSettings(
+        output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
+        image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
+        settings=EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
+        engine=options.engine, device=options.device, precision=options.precision,
+        attention=not options.no_attention, report=not options.no_report, overwrite=options.overwrite,
+        resume=options.resume, adapt_s=options.adapt, confidence=options.confidence,
     )  # fmt: skip
+
+
+def _leave_out(options: argparse.Namespace, lines: list[str], line: str) -> None:
+    """Note what was found and is no stack, and say it."""
+    lines.append(line)
+    if not options.quiet:
+        complain(line)
+
+
+@contextmanager
+def _watched(options: argparse.Namespace) -> "Iterator[Callable[[EnhanceProgress], None]]":
+    """Show the news of a run on a progress bar."""
+    with progress_bar(options, "planes") as show:
+        yield followed(show)
 
 
 def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
@@ -205,44 +104,59 @@ def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
     return lambda news: show(news.done, news.total, news.phase)
 
 
-def _attempt(request: Request, path: Location, outputs: "Outputs", cluster: "Cluster | None") -> dict[str, Any]:
-    """Enhance one stack of several: what goes wrong is said, and the others go on."""
-    try:
-        return _enhance_one(request, path, outputs, cluster)
-    except Exception as fault:  # whatever it is, the other stacks have no part in it
-        if request.options.debug:
-            raise
+def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, Any]:
+    """Say what became of a stack, and return that as plain values."""
+    if fault := outcome.error:
+        if options.debug:
+            raise fault
         known = isinstance(fault, CellxlateError)
-        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
-        complain(error if known else f"{path}: {error}")
-        return {"input": str(path), "error": error}
+        error = said(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        complain(error if known else f"{outcome.path}: {error}")
+        return {"input": str(outcome.path), "error": error}
+    if outcome.report is None:
+        return outcome.forecast.as_dict() if outcome.forecast else {}
+    answer, sure = outcome.report.as_dict(), outcome.confidence
+    if sure:
+        answer["outputs"] |= {"confidence": str(sure)}
+    if not options.json:
+        say(options, {}, enhanced_lines(outcome.report) + ([f"confidence {sure}"] if sure else []))
+    return answer
 
 
-def _show(request: Request, answer: dict[str, Any]) -> None:
+def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:
     """Show what became of all stacks: as JSON, or as a table for people."""
-    options, named = request.options, request.named
     if options.json or options.dry_run:
         lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
         say(options, answer, lines)
     elif "stacks" in answer:
         plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
-        say(options, {}, batch_lines([_short(path) for path, _ in named], answer["stacks"]) + plates)
+        say(options, {}, batch_lines(names, answer["stacks"]) + plates)
     if "workers" in answer and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
 
 
-def _finish(plate: "Plate", failed: set[Location], options: argparse.Namespace) -> dict[str, Any]:
-    """Let a plate appear, or say why it does not."""
-    missing = sum(plate.source / field in failed for field in plate.fields)
-    if missing:
-        complain(f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume")
-        return {"enhanced": None, "attention": None, "reports": None, "warnings": []}
-    plate.finish(overwrite=options.overwrite, resume=options.resume)
-    attention = str(plate.attention) if plate.keep_attention else None
-    return {
-        "enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None,
-        "warnings": plate.warnings(),
-    }  # fmt: skip
+def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let the plates appear, or say why one does not; return where they are."""
+    from cellxlate.enhancement.batch import finished_plates
+
+    plates: list[dict[str, Any]] = []
+    failed = {stack.path for stack, answer in zip(batch.stacks, answers, strict=True) if "error" in answer}
+    for outcome in finished_plates(batch, failed):
+        if outcome.error:
+            raise outcome.error
+        plate, missing = outcome.plate, outcome.failed
+        if missing:
+            complain(
+                f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume"
+            )
+            plates.append({"enhanced": None, "attention": None, "reports": None, "warnings": []})
+            continue
+        attention = str(plate.attention) if plate.keep_attention else None
+        plates.append({
+            "enhanced": str(plate.enhanced), "attention": attention, "reports": str(plate.reports or "") or None,
+            "warnings": plate.warnings(),
+        })  # fmt: skip
+    return plates
 
 
 def plate_lines(answer: dict[str, Any]) -> list[str]:
@@ -256,21 +170,6 @@ def _short(path: Location) -> str:
     from cellxlate.stacks.naming import stack_name, zarr_root
 
     return path.name if zarr_root(path) == path else stack_name(path)
-
-
-def _exact(path: Location, naming: dict[str, Any], running: dict[str, Any]) -> "Outputs":
-    """Return the names that a run will use, which depend on what the file holds."""
-    from cellxlate.enhancement.outputs.names import format_of, name_outputs
-    from cellxlate.stacks.read.open import is_zarr, open_stack
-
-    with open_stack(path, **_opening(running)) as stack:
-        found = format_of(stack, is_zarr=is_zarr(path), asked=naming["format"])
-    return name_outputs(path, is_zarr=is_zarr(path), **(naming | {"format": found}))
-
-
-def _opening(running: dict[str, Any]) -> dict[str, Any]:
-    """Return what `open_stack` is told, of all that a run is told."""
-    return {name: running[name] for name in OPENING}
 
 
 @contextmanager
@@ -296,46 +195,6 @@ def worker_lines(workers: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def confidence_path(outputs: "Outputs", options: argparse.Namespace) -> Location:
-    """Return where confidence goes: beside attention, `_confidence` for `_attention`.
-
-    Raises
-    ------
-    OptionError
-        Attention is not kept.
-    OutputError
-        There is one already.
-    """
-    if options.no_attention:
-        raise OptionError("--confidence is read together with attention; leave out --no-attention")
-    head, _, ending = outputs.attention.name.rpartition("_attention")
-    path = outputs.attention.with_name(f"{head}_confidence{ending}")
-    if path.exists() and not (options.overwrite or options.resume):
-        raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
-    return path
-
-
-def _write_confidence(
-    path: Location,
-    outputs: "Outputs",
-    sure: Location,
-    model: "Bundle | str",
-    running: dict[str, Any],
-    options: argparse.Namespace,
-) -> None:
-    """Ask the networks again how sure they are, and write it beside attention."""
-    from cellxlate.enhancement.confidence.file import write_confidence
-    from cellxlate.enhancement.plan import make_plan
-    from cellxlate.stacks.read.open import open_stack
-
-    planning = {name: value for name, value in running.items() if name not in OPENING}
-    with open_stack(path, **_opening(running)) as stack, progress_bar(options, "planes") as show:
-        plan = make_plan(stack, model, **planning)
-        write_confidence(
-            plan, outputs.attention, sure, overwrite=options.overwrite, resume=options.resume, progress=show
-        )
-
-
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
     """Return a table of what became of each stack, how many there were, and which models were chosen for them."""
     width = max(len(name) for name in [*names, "stack"])
@@ -358,50 +217,6 @@ def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
     counts = ", ".join(f"{name} for {count}" for name, count in sorted(names.items()))
     advice = "; to compare intensities between them, give one with -m" if len(names) > 1 else ""
     return [f"the model was chosen for each stack: {counts}{advice}"]
-
-
-def _dry_run(
-    path: Location, outputs: "Outputs", model: "Bundle | str", running: dict[str, Any], options: argparse.Namespace
-) -> dict[str, Any]:
-    """Return what would be done with a stack, and how long it would take."""
-    from cellxlate.enhancement.adaptation.adapt import model_folder
-    from cellxlate.enhancement.estimate import predict
-    from cellxlate.enhancement.plan import make_plan
-    from cellxlate.stacks.read.open import open_stack
-
-    processes, started = _processes(options), time.perf_counter()
-    with open_stack(path, **_opening(running)) as stack:
-        plan = make_plan(stack, model, **{name: value for name, value in running.items() if name not in OPENING})
-        expected = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes).as_dict()
-        adapting = {}
-        if options.adapt:
-            adapting = {"adaptation": {"seconds": options.adapt, "model": str(model_folder(outputs))}}
-            expected["hours"] = round(expected["hours"] + options.adapt / 3600, 4)
-            expected["seconds"] = {"adapting": options.adapt, **expected["seconds"]}
-        return {
-            "input": str(path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": sorted(plan.jobs), "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "outputs": [str(written) for written in outputs.wanted],
-            **adapting, "expected": expected,
-        }  # fmt: skip
-
-
-def _processes(options: argparse.Namespace) -> int:
-    """Return how many processes would share the work at once, and let networks run here as they would in each."""
-    import torch
-
-    if options.scheduler is not None:
-        from cellxlate.enhancement.cluster.cluster import open_cluster
-
-        with open_cluster(scheduler=options.scheduler) as cluster:
-            threads: list[int] = list(cluster.client.nthreads().values())
-        torch.set_num_threads(max(threads, default=1))
-        return max(len(threads), 1)
-    if options.workers is None:
-        return 1
-    torch.set_num_threads(1)
-    return int(max(min(options.workers, os.cpu_count() or 1), 1))
 
 
 def enhanced_lines(report: "RunReport") -> list[str]:

@@ -47,7 +47,7 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Score and say the means."""
     from cellxlate.evaluation.evaluate import evaluate
-    from cellxlate.model.cards import add_scores, locate
+    from cellxlate.model.cards import amend_card, locate
 
     scores = evaluate(
         options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
@@ -55,6 +55,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
     if options.to_card and options.model:
-        add_scores(locate(options.model), {"data": options.source.name, "images": len(scores["images"]), **summary})
+        amend_card(
+            locate(options.model), "scores", {"data": options.source.name, "images": len(scores["images"]), **summary}
+        )
     say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
     return 0

@@ -9,7 +9,8 @@ seconds of the processor: together they take as long as the longer of them, and 
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,21 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.flow import write_bands
-from cellxlate.enhancement.job import open_writers
+from cellxlate.enhancement.flow import EnhanceProgress, Phase, write_bands
+from cellxlate.enhancement.job import Executor, follow, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import PlaneJob, Work
-from cellxlate.enhancement.verify import run_report, store_report
-from cellxlate.quality.checks import Tally, read_back, spared
+from cellxlate.enhancement.plane import Work
+from cellxlate.enhancement.verify import compare_here
+from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
-from cellxlate.quality.report.report import draw_planes
-from cellxlate.quality.trust import examine
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.intensity.range import PLASTIC, IntensityRange
 from cellxlate.stacks.naming import PLAIN, stack_name
-from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.pyramid import resolution_count
+from cellxlate.stacks.write.writer import Writer
 
 SAMPLE_PX = 8 * 2**20
 WINDOW_PX = 1024
@@ -42,6 +43,8 @@ PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")
 the result back and examine it, while pictures are drawn; `publish` waits until it has reached the disk."""
 SAMPLED = ("bands", "finish", "read_back", "examine", "pictures", "report", "publish")
 """What is measured on a sample, one after another."""
+BEGINS: Mapping[Phase, str] = {"writing": "finish", "report": "report", "publishing": "publish"}
+"""What begins with a phase that the job tells; the others begin where the sample's executor is called."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,15 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     resolutions = resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
-        jobs = {
-            channel: replace(job, work=Work(), intensity=_range_of(plan, job, len(part)))
-            for channel, job in plan.jobs.items()
-        }
+        jobs = tuple(
+            replace(job, work=Work(), intensities={
+                channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
+            })
+            for job in plan.jobs
+        )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
             sampled, tally = run_sample(
-                replace(plan, stack=stack, jobs=jobs), outputs, Path(folder), resolutions=resolutions
+                replace(plan, stack=stack, jobs=jobs, sampled=None), outputs, Path(folder), resolutions=resolutions
             )
     size, sample_size = _pixels(plan.stack), _pixels(stack)
     scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
@@ -153,8 +158,8 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         "checks": checks.at_once(sampled["pictures"] * pictures, _cores()),
         "report": sampled["report"].clock_s,
     }
-    found = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
-    return found.with_processes(processes)
+    prediction = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
+    return prediction.with_processes(processes)
 
 
 def sample_of(stack: Stack) -> Iterator[Any]:
@@ -178,13 +183,56 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
 
 
-def _range_of(plan: Plan, job: PlaneJob, windows: int) -> IntensityRange:
+def _range_of(plan: Plan, intensity: IntensityRange, windows: int) -> IntensityRange:
     """Return the intensity range of a channel with the drift of each window of a sample, as if it were a time point."""
     count = plan.stack.planes_per_channel
     middle = [(2 * number + 1) * count // (2 * windows) for number in range(windows)]
     times = [plan.stack.time_of(plan.stack.plane_of(number, 0)) for number in middle]
-    drift = ((number, job.intensity.at(time).black - job.intensity.black) for number, time in enumerate(times))
-    return replace(job.intensity, drift=tuple(drift) if job.intensity.drift else ())
+    drift = ((number, intensity.at(time).black - intensity.black) for number, time in enumerate(times))
+    return replace(intensity, drift=tuple(drift) if intensity.drift else ())
+
+
+class _Stopwatch:
+    """Adds up what the parts of a job take, on the clock and of the processor: each until another begins."""
+
+    def __init__(self) -> None:
+        self.took = dict.fromkeys(SAMPLED, Took(0.0, 0.0))
+        self._part, self._since = "", (0.0, 0.0)
+
+    def begin(self, part: str) -> None:
+        now = time.perf_counter(), time.process_time()
+        if self._part:
+            self.took[self._part] += Took(now[0] - self._since[0], now[1] - self._since[1])
+        self._part, self._since = part, now
+
+    def executor(self, resolutions: int) -> Executor:
+        """Return this process, measured: pictures are drawn after the checks, and small planes get a pyramid too."""
+
+        def write(plan: Plan, image: Writer, attention: Writer, started: float) -> Iterator[EnhanceProgress]:
+            for writer in (image, attention):
+                if resolutions > 1 and writer.kind not in PLAIN:
+                    writer.pyramid = replace(writer.pyramid, resolutions=2)
+                    writer.pyramid.all_resolutions[1].create()
+            self.begin("bands")
+            yield from write_bands(plan, image, attention, started)
+
+        def compare(
+            plan: Plan, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int, see: SeeRows
+        ) -> Tally:
+            self.begin("read_back")
+            tally = compare_here(plan, image, selected, channels, tile_px, see)
+            self.begin("examine")
+            return tally
+
+        @contextmanager
+        def afterwards(draw: Draw) -> Iterator[Draw]:
+            def drawn() -> str:
+                self.begin("pictures")
+                return draw()
+
+            yield drawn
+
+        return Executor(write_bands=write, compare=compare, beside=afterwards)
 
 
 def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int = 1) -> tuple[dict[str, Took], Tally]:
@@ -195,45 +243,17 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int =
     name = outputs.enhanced.name
     suffix = name.removeprefix(stack_name(Path(name))) or ".ome.zarr"  # a field of a plate has no ending
     here = name_outputs(folder / "sample", is_zarr=False, output=folder / f"sample_enhanced{suffix}",
-                        format=outputs.format)  # fmt: skip
-    stack, channels = plan.stack, sorted(plan.jobs)
-    marks: list[tuple[float, float]] = []
+                        format=outputs.format, attention=outputs.keep_attention, report=bool(outputs.report_html),
+                        )  # fmt: skip
+    watch = _Stopwatch()
 
-    def mark() -> None:
-        marks.append((time.perf_counter(), time.process_time()))
+    def tell(phase: Phase, _planes: float) -> None:
+        if phase in BEGINS:
+            watch.begin(BEGINS[phase])
 
-    image_writer, attention_writer = open_writers(plan, here, overwrite=True, resume=False)
-    with image_writer, attention_writer:
-        for writer in (image_writer, attention_writer):
-            if resolutions == 1 or writer.kind in PLAIN:
-                continue
-            writer.pyramid = replace(writer.pyramid, resolutions=2)
-            writer.pyramid.all_resolutions[1].create()
-        mark()
-        for _ in write_bands(plan, image_writer, attention_writer, marks[0][0]):
-            pass
-        mark()
-        files = image_writer.finish(), attention_writer.finish()
-        mark()
-        with open_stack(files[0]) as image, open_stack(files[1]) as selected:
-            tally = read_back(stack, image, selected, channels=channels, tile_px=plan.tile_px)
-            mark()
-            with spared("judging the sample", tally.failures):
-                domain = plan.bundle.card.get("domain")
-                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
-            mark()
-            figures = ""
-            with spared("drawing the sample", tally.failures):
-                figures = draw_planes(stack, image, selected, channels=channels if outputs.report_html else [])
-            mark()
-            found = run_report(plan, tally, here, total_s=0.0)
-            if outputs.report_html:
-                store_report(found, figures, here, overwrite=True)
-            mark()
-        attention_writer.publish()
-        image_writer.publish()
-        mark()
-    return {part: Took(*took) for part, took in zip(SAMPLED, np.diff(marks, axis=0).tolist(), strict=True)}, tally
+    report = follow(steps_to_files(plan, here, overwrite=True, where=watch.executor(resolutions), tell=tell))
+    watch.begin("")
+    return watch.took, report.tally
 
 
 def _cores() -> int:
@@ -249,4 +269,4 @@ def _pixels(stack: Stack) -> int:
 def _pictured(stack: Stack, plan: Plan) -> int:
     """Return the pixels of the planes that the report shows."""
     rows, columns = stack.plane_shape
-    return len(choose_planes(stack, sorted(plan.jobs))) * rows * columns
+    return len(choose_planes(stack, plan.channels)) * rows * columns

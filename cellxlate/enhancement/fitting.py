@@ -93,17 +93,17 @@ def pieces(cells: npt.NDArray[np.bool_], side: int) -> Boxes:
     rows, columns = np.nonzero(cells)
     grid = (rows // pitch) * (cells.shape[1] // pitch + 1) + columns // pitch
     keys = labels[rows, columns].astype(np.int64) * (int(grid.max()) + 1) + grid
-    names, place = np.unique(keys, return_inverse=True)
+    names, groups = np.unique(keys, return_inverse=True)
     if len(names) > MOST_PIECES:
-        names, place = np.unique(grid, return_inverse=True)
-    found = np.empty((len(names), 4), np.int64)
+        names, groups = np.unique(grid, return_inverse=True)
+    boxes = np.empty((len(names), 4), np.int64)
     for column, (reduce, positions, start) in enumerate(
         [(np.minimum, rows, cells.size), (np.maximum, rows + 1, 0), (np.minimum, columns, cells.size),
          (np.maximum, columns + 1, 0)]
     ):  # fmt: skip
-        found[:, column] = start
-        reduce.at(found[:, column], place, positions)
-    return found
+        boxes[:, column] = start
+        reduce.at(boxes[:, column], groups, positions)
+    return boxes
 
 
 def merged(boxes: Boxes, side: int, halo_px: int) -> Boxes:

@@ -9,11 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
+
+from cellxlate.enhancement.input import OpenPlane, planes_seen
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Band, ReadRows, Work, enhance_plane
+from cellxlate.enhancement.plane import Band, Work, enhance_plane
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.model.engines.threads import in_streams
 from cellxlate.prefetch import ahead
@@ -28,10 +32,12 @@ WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"
 """Writes every band that is not there yet: in this process (`write_bands`), or on a cluster."""
 
 
-Phase = Literal["adapting", "levels", "checking", "enhancing", "writing", "verifying", "report", "publishing"]
+Phase = Literal[
+    "adapting", "levels", "checking", "enhancing", "writing", "verifying", "report", "publishing", "confidence"
+]
 """What a run does: a model learns from the stack (`done` and `total` are seconds then), it measures levels, looks at
-what an earlier run has done, enhances, puts the files together, reads them back, writes the report, and gives the files
-their names."""
+what an earlier run has done, enhances, puts the files together, reads them back, writes the report, gives the files
+their names, and asks the networks how sure they are."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ class EnhanceProgress:
 
 @dataclass(frozen=True)
 class PlaneToDo:
-    """A plane, counted from 0, and its bands that are not done."""
+    """Planes that are enhanced together, how many come before them, and their bands that are not done."""
 
     number: int
-    index: PlaneIndex
+    indices: tuple[PlaneIndex, ...]
     wanted: list[Tile]
 
 
@@ -93,7 +99,7 @@ def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> 
 
     The origin of a band that is lost is forgotten first: it is written last, so no other band can pass for the old one.
     """
-    found = image_writer.bands.found(), attention_writer.bands.found()
+    written = image_writer.bands.found(), attention_writer.bands.found()
     areas = {area.top: area for area in bands_of(plan.stack.plane_shape, plan.tile_px)}
     noted: dict[tuple[PlaneIndex, int], list[Origin]] = {}
     for origin in chain.from_iterable(image_writer.origins.found().values()):
@@ -101,13 +107,13 @@ def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> 
 
     def is_there(index: PlaneIndex, area: Tile) -> bool:
         return all(
-            is_found(index, band)
-            for is_found in found
+            is_written(index, band)
+            for is_written in written
             for band in range(area.top // BAND_PX, -(-area.bottom // BAND_PX))
         )
 
-    lost = [place for place in noted if place[1] not in areas or not is_there(place[0], areas[place[1]])]
-    image_writer.origins.remove(chain.from_iterable([noted.pop(place) for place in lost]))
+    lost = [(index, top) for index, top in noted if top not in areas or not is_there(index, areas[top])]
+    image_writer.origins.remove(chain.from_iterable([noted.pop(band) for band in lost]))
     return lambda index, area: (index, area.top) in noted
 
 
@@ -117,40 +123,42 @@ def enhanced_bands(
     """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
     stack = plan.stack
 
-    def enhanced(part: tuple[PlaneToDo, ReadRows, Tile]) -> tuple[PlaneToDo, Band, Work]:
-        plane, read_rows, area = part
-        job, work = plan.job_of(plane.index), Work()
+    def enhanced(part: tuple[PlaneToDo, OpenPlane, Tile]) -> tuple[PlaneToDo, list[Band], Work]:
+        plane, open_plane, area = part
+        index, work = plane.indices[0], Work()
+        job = plan.job_of(index)
         if job is None:
-            return plane, Band.copied(read_rows(slice(area.top, area.bottom)), area.top), work
-        job = replace(job, work=work, intensity=job.intensity.at(stack.time_of(plane.index)))
-        [band] = enhance_plane(read_rows, [area], stack.plane_shape, job)
-        return plane, band, work
+            return plane, [Band.copied(open_plane(index)(slice(area.top, area.bottom)), area.top)], work
+        bands = enhance_plane(job.input(stack, index, open_plane), [area], replace(job, work=work))
+        return plane, list(bands), work
 
     parts = (
-        (plane, read_rows, area)
-        for plane, read_rows in read_ahead(plan, planes_to_do(plan, is_done))
+        (plane, open_plane, area)
+        for plane, open_plane in read_ahead(plan, planes_to_do(plan, is_done))
         for area in plane.wanted
     )
-    for plane, band, work in in_streams(enhanced, parts, streams=plan.streams):
-        job = plan.job_of(plane.index)
+    for plane, bands, work in in_streams(enhanced, parts, streams=plan.streams):
+        job = plan.job_of(plane.indices[0])
         if job:
             job.work.include(work, at_once=plan.streams)
-        done = plane.number + (band.first_row + len(band.raw)) / stack.plane_shape[0]
-        news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
-        yield plane.index, band, news
+        for index, band in zip(plane.indices, bands, strict=True):
+            rows = (band.first_row + len(band.raw)) / stack.plane_shape[0]
+            done = plane.number + len(bands) * rows
+            news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
+            yield index, band, news
 
 
 def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
-    """Yield the planes of which a band is not done."""
-    stack = plan.stack
-    for number, index in enumerate(stack.plane_indices()):
-        wanted = [area for area in bands_of(stack.plane_shape, plan.tile_px) if not is_done(index, area)]
+    """Yield the planes of which a band is not done; it is made again in all that are enhanced together."""
+    areas = list(bands_of(plan.stack.plane_shape, plan.tile_px))
+    for number, indices in plan.groups():
+        wanted = [area for area in areas if not all(is_done(index, area) for index in indices)]
         if wanted:
-            yield PlaneToDo(number, index, wanted)
+            yield PlaneToDo(number, indices, wanted)
 
 
-def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, ReadRows]]:
-    """Yield planes with what reads their rows; while one is worked on, the next is read.
+def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, OpenPlane]]:
+    """Yield planes with what reads them and those that are seen with them; while they are worked on, the next are read.
 
     Planes of more than 16 megapixels are read band by band, when their rows are needed.
     """
@@ -158,7 +166,15 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
     rows, columns = stack.plane_shape
     if rows * columns > PLANE_KEPT_PX:
         for plane in planes:
-            yield plane, plane_reader(stack, plane.index)
+            yield plane, partial(plane_reader, stack)
         return
-    for plane, kept in ahead(lambda plane: (plane, stack.read(plane.index)), planes):
-        yield plane, kept.__getitem__
+    read: dict[PlaneIndex, npt.NDArray[Any]] = {}
+
+    def open_read(plane: PlaneToDo) -> tuple[PlaneToDo, OpenPlane]:
+        nonlocal read  # neighbours are often those of the plane before
+        job, index = plan.job_of(plane.indices[0]), plane.indices[0]
+        seen = planes_seen(stack, index, job.channels, job.context) if job else plane.indices
+        kept = read = {one: read[one] if one in read else stack.read(one) for one in dict.fromkeys(seen)}
+        return plane, lambda index: kept[index].__getitem__
+
+    yield from ahead(open_read, planes)

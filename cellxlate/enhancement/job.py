@@ -3,11 +3,10 @@
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,6 @@ import numpy.typing as npt
 from cellxlate.enhancement.flow import EnhanceProgress, Phase, WriteBands, enhanced_bands, write_bands
 from cellxlate.enhancement.outputs.names import (
     Outputs,
-    format_of,
     may_replace,
     name_outputs,
     require_free,
@@ -33,8 +31,8 @@ from cellxlate.enhancement.same_input import (
 from cellxlate.enhancement.verify import (
     Compare,
     DamagedResultError,
-    account_of_finished,
     compare_here,
+    report_of_finished,
     run_report,
     store_report,
     told,
@@ -45,9 +43,8 @@ from cellxlate.locations import Location, RemotePath, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
-from cellxlate.quality.checks import spared
-from cellxlate.quality.report.report import RunReport, draw_planes
-from cellxlate.quality.tally import Tally
+from cellxlate.quality.report.account import Account, Beside, in_a_thread
+from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
@@ -56,11 +53,11 @@ from cellxlate.stacks.write.pyramid import Share
 from cellxlate.stacks.write.writer import Format, Writer, open_writer, remove_partial
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation.adapt import Adaptation
+    from cellxlate.enhancement.adaptation.record import Adaptation
 
 __all__ = [
-    "THIS_PROCESS", "EnhanceProgress", "EnhancedStack", "Executor", "Progress", "enhance", "enhance_file",
-    "enhanced_bands", "opened", "steps_in_memory", "steps_to_files", "withdraw",
+    "THIS_PROCESS", "EnhanceProgress", "EnhancedStack", "Executor", "Progress", "Steps", "enhance", "enhance_file",
+    "enhanced_bands", "follow", "opened", "steps_in_memory", "steps_to_files", "withdraw",
 ]  # fmt: skip
 
 Progress = Callable[[EnhanceProgress], object]
@@ -79,15 +76,16 @@ class Executor:
 
     Attributes
     ----------
-    write_bands, compare, share, read_again : callable
+    write_bands, compare, share, read_again, beside : callable
         Writes the bands that are not there yet; reads the result back and counts what differs; does what `map` does;
-        reads planes of the input again, for their checksums.
+        reads planes of the input again, for their checksums; draws pictures while the result is read back.
     """
 
     write_bands: WriteBands = write_bands
     compare: Compare = compare_here
     share: Share = map
     read_again: ReadAgain = read_again
+    beside: Beside = in_a_thread
 
 
 THIS_PROCESS = Executor()
@@ -210,11 +208,9 @@ def enhance_file(
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = _source(path, stack, to=output or folder)
-            zarr_in = is_zarr(source)
             outputs = name_outputs(
-                source, is_zarr=zarr_in, output=_located(output), output_dir=folder,
-                format=format_of(stack, is_zarr=zarr_in, asked=format) if output is None else format,
-                attention=attention, report=report,
+                source, is_zarr=is_zarr(source), output=_located(output), output_dir=folder, format=format,
+                attention=attention, report=report, like=stack,
             )  # fmt: skip
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
@@ -222,20 +218,13 @@ def enhance_file(
         tell = _teller(stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            stack,
-            model,
-            channels=channels,
-            levels_from=levels_from,
-            settings=settings,
-            engine=engine,
-            device=device,
-            precision=precision,
-            adaptation=adaptation,
-        )
+            stack, model, channels=channels, levels_from=levels_from, settings=settings, engine=engine, device=device,
+            precision=precision, adaptation=adaptation,
+        )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
         )
-        return _follow(steps, progress)
+        return follow(steps, progress)
 
 
 def enhance(
@@ -286,13 +275,13 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    with opened(stack, axes) as found:
-        tell = _teller(found, started, phases)
+    with opened(stack, axes) as opened_stack:
+        tell = _teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            found, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
+            opened_stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
         )
-        return _follow(steps_in_memory(plan, started=started, tell=tell), progress)
+        return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 
 
 def steps_to_files(
@@ -316,7 +305,7 @@ def steps_to_files(
     started = started or time.perf_counter()
     if resume:
         tell("checking", 0)
-    if resume and (finished := account_of_finished(plan, outputs, started=started)):
+    if resume and (finished := report_of_finished(plan, outputs, started=started)):
         return finished
     require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
@@ -325,12 +314,13 @@ def steps_to_files(
         if resume:
             require_same_bands(plan, image_writer.origins.found(), where.read_again)
         try:
-            tally, figures = yield from _verified(
+            account = yield from _verified(
                 plan, image_writer, attention_writer, started, where, tell, before=before,
                 draw=bool(outputs.report_html),
             )  # fmt: skip
             yield None
             tell("report", 0)
+            tally = account.tally
             report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
             require_still_same(plan, states=tally.input_states, digest=tally.input_digest, read=where.read_again)
         except ChangedInputError:
@@ -338,7 +328,7 @@ def steps_to_files(
                 writer.discard()  # its bands must not be resumed
             raise
         require_still_free(outputs, overwrite=overwrite, resume=resume)  # before any of them gets its name
-        report = store_report(report, figures, outputs, overwrite=overwrite, resume=resume)
+        report = store_report(report, account.figures, outputs, overwrite=overwrite, resume=resume)
         tell("publishing", 0)
         for path, writer in ((outputs.attention, attention_writer), (outputs.enhanced, image_writer)):
             if writer is attention_writer and not outputs.keep_attention:
@@ -353,13 +343,16 @@ def steps_to_files(
 def _verified(
     plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Executor, tell: Tell, *,
     before: Mapping[str, Any], draw: bool,
-) -> Generator[EnhanceProgress, None, tuple[Tally, str]]:  # fmt: skip
+) -> Generator[EnhanceProgress, None, Account]:  # fmt: skip
     """Write all bands, build the two files, and verify them; what turns out to be damaged is made again, once."""
 
-    def read_back(files: tuple[Location, Location]) -> tuple[Tally, str]:
+    def read_back(files: tuple[Location, Location]) -> Account:
         if was_changed(plan, before):
             raise changed_meanwhile(plan.stack)
-        return _read_back(plan, *files, image_writer.origins.found(), where, tell, draw=draw)
+        with open_stack(files[0]) as image, open_stack(files[1]) as selected:
+            tell("verifying", 0)
+            compare, origins = told(where.compare, lambda planes: tell("verifying", planes)), image_writer.origins
+            return verify(plan, image, selected, compare, origins=origins.found(), draw=draw, beside=where.beside)
 
     files = yield from _written(plan, image_writer, attention_writer, started, where, tell)
     try:
@@ -370,26 +363,6 @@ def _verified(
         for writer in (image_writer, attention_writer):
             writer.mend()
     return read_back((yield from _written(plan, image_writer, attention_writer, started, where, tell)))
-
-
-def _read_back(
-    plan: Plan, image_file: Location, attention_file: Location, origins: Mapping[PlaneIndex, Sequence[Origin]],
-    where: Executor, tell: Tell, *, draw: bool,
-) -> tuple[Tally, str]:  # fmt: skip
-    """Verify the two files, and draw planes of them at the same time."""
-    with (
-        open_stack(image_file) as image,
-        open_stack(attention_file) as selected,
-        ThreadPoolExecutor(1, "cellxlate-pictures") as pool,
-    ):
-        channels = sorted(plan.jobs) if draw else []
-        drawing = pool.submit(draw_planes, plan.stack, image, selected, channels=channels)
-        tell("verifying", 0)
-        compare = told(where.compare, lambda planes: tell("verifying", planes))
-        tally, figures = verify(plan, image, selected, compare, origins=origins), ""
-        with spared("drawing the pictures of the report", tally.failures):
-            figures = drawing.result()
-        return tally, figures
 
 
 def _written(
@@ -445,23 +418,19 @@ def steps_in_memory(
         _put(selected, index, band.first_row, band.attention)
         yield news
     tell("verifying", 0)
-    tally = verify(plan, image, selected, told(compare_here, lambda planes: tell("verifying", planes)), origins=origins)
-    found = run_report(plan, tally, None, total_s=time.perf_counter() - started)
-    return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), found)
+    compare = told(compare_here, lambda planes: tell("verifying", planes))
+    tally = verify(plan, image, selected, compare, origins=origins).tally
+    report = run_report(plan, tally, None, total_s=time.perf_counter() - started)
+    return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), report)
 
 
 def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool) -> tuple[Writer, Writer]:
     """Open the writers of the enhanced stack and of its attention, which has the same axes in uint8."""
     identity, provenance = plan.identity, plan.provenance
     image_writer = open_writer(
-        outputs.enhanced,
-        like=plan.stack,
-        format=outputs.format,
-        fingerprint=identity,
-        provenance=provenance,
-        overwrite=overwrite,
-        resume=resume,
-    )
+        outputs.enhanced, like=plan.stack, format=outputs.format, fingerprint=identity, provenance=provenance,
+        overwrite=overwrite, resume=resume,
+    )  # fmt: skip
     try:
         attention_writer = open_writer(
             outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), format=outputs.format, reduction="max",
@@ -481,17 +450,26 @@ def _put(stack: Stack, index: PlaneIndex, first_row: int, pixels: npt.NDArray[An
     into[plane_key(stack.axes, index, rows, slice(None))] = pixels.T if turned else pixels
 
 
-def _follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Progress | None) -> Result:
+class Steps(Generic[Result]):
+    """The steps of a run, to go through once, and after the last one what they lead to (`result`)."""
+
+    result: Result
+
+    def __init__(self, steps: Generator[EnhanceProgress | None, None, Result]) -> None:
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[EnhanceProgress | None]:
+        """Yield the news of each step."""
+        self.result = yield from self._steps
+
+
+def follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Progress | None = None) -> Result:
     """Go through all steps and return what they lead to; what `progress` raises ends them at that step."""
     with closing(steps):
-        while True:
-            try:
-                news = next(steps)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        for news in (run := Steps(steps)):
             if progress and news:
                 progress(news)
+    return run.result
 
 
 def _teller(stack: Stack, started: float, progress: Progress | None) -> Tell:
@@ -532,5 +510,5 @@ def _source(what: object, stack: Stack, *, to: str | Location | None) -> Locatio
     return Path(stack.name)
 
 
-def _located(place: str | Location | None) -> Location | None:
-    return None if place is None else located(place)
+def _located(path: str | Location | None) -> Location | None:
+    return None if path is None else located(path)

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -16,14 +16,16 @@ import torch
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
-from cellxlate.enhancement.plane import PlaneJob, Work
+from cellxlate.enhancement.input import planes_of_channels
+from cellxlate.enhancement.plane import PlaneJob, Work, job_of
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
-from cellxlate.model.networks import activation_bytes_per_px
+from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
@@ -33,7 +35,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
 if TYPE_CHECKING:
-    from cellxlate.enhancement.adaptation.adapt import Adaptation
+    from cellxlate.enhancement.adaptation.record import Adaptation
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
@@ -50,10 +52,12 @@ class Plan:
 
     Attributes
     ----------
-    jobs : mapping of int to PlaneJob
-        For each channel that is enhanced; the others are copied.
+    jobs : tuple of PlaneJob
+        For each group of channels that are enhanced together, which is one channel today; the others are copied.
     translator : EngineTranslator
         What runs the networks of all jobs.
+    stack, bundle, settings : Stack, Bundle, EnhanceSettings
+        What is enhanced, with which model, as it was asked for.
     calibrate_s : float
         Seconds spent on choosing the model and measuring the levels.
     levels_from : Path or None
@@ -70,7 +74,7 @@ class Plan:
 
     stack: Stack
     bundle: Bundle
-    jobs: Mapping[int, PlaneJob]
+    jobs: tuple[PlaneJob, ...]
     settings: EnhanceSettings
     translator: EngineTranslator
     calibrate_s: float
@@ -88,17 +92,37 @@ class Plan:
     @property
     def tile_px(self) -> int:
         """Side of a tile's core."""
-        return next(iter(self.jobs.values())).tile_px
+        return self.jobs[0].tile_px
+
+    @property
+    def intensities(self) -> dict[int, IntensityRange]:
+        """Of each channel that is enhanced."""
+        return {channel: intensity for job in self.jobs for channel, intensity in job.intensities.items()}
+
+    @property
+    def channels(self) -> list[int]:
+        """The channels that are enhanced, in order."""
+        return sorted(self.intensities)
 
     def job_of(self, index: PlaneIndex) -> PlaneJob | None:
-        """Return the job of a plane; None where it is copied: of a channel that was not chosen, or opacity."""
-        return None if self.stack.is_alpha(index) else self.jobs.get(self.stack.channel_of(index))
+        """Return the job of a plane; None where it is copied."""
+        return job_of(self.jobs, self.stack, index)
+
+    def groups(self) -> Iterator[tuple[int, tuple[PlaneIndex, ...]]]:
+        """Yield the planes that are enhanced together, and how many come before: in the order of the first of each."""
+        before = 0
+        for index in self.stack.plane_indices():
+            job = self.job_of(index)
+            together = planes_of_channels(self.stack, index, job.channels) if job else (index,)
+            if index == together[0]:
+                yield before, together
+                before += len(together)
 
     @property
     def work(self) -> Work:
-        """The sum of what the channels' jobs have counted."""
+        """The sum of what the jobs have counted."""
         total = Work()
-        for job in self.jobs.values():
+        for job in self.jobs:
             total.include(job.work)
         return total
 
@@ -116,7 +140,7 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
-            "levels_counts": {str(channel): job.intensity.stated() for channel, job in self.jobs.items()},
+            "levels_counts": {str(channel): intensity.stated() for channel, intensity in self.intensities.items()},
         }
 
     @property
@@ -149,8 +173,8 @@ class Plan:
             words.append("--incomplete")
         engine, device, precision = self.translator.identity.split()
         words += ["--engine", engine, "--device", device, "--precision", precision]
-        if len(self.jobs) < self.stack.channel_count:
-            words += ["--channel", *map(str, sorted(self.jobs))]
+        if len(self.channels) < self.stack.channel_count:
+            words += ["--channel", *map(str, self.channels)]
         return shlex.join(words)
 
 
@@ -201,7 +225,7 @@ def make_plan(
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
     calibrate_s = chosen_s + time.perf_counter() - started
-    jobs = {channel: PlaneJob(translator, intensities[channel], target, settings) for channel in chosen}
+    jobs = tuple(PlaneJob(translator, {channel: intensities[channel]}, target, settings) for channel in chosen)
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled, adaptation
     )
@@ -246,11 +270,15 @@ def checked(settings: EnhanceSettings) -> EnhanceSettings:
         The threshold lies outside [0, 1], the intensity is unknown, or a tile has no pixel.
     """
     if not 0 <= settings.threshold <= 1:
-        raise OptionError(f"--threshold {settings.threshold} is outside 0 to 1; 0.1 is usual, 1 selects nothing")
+        raise OptionError(
+            THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"
+        )
     if settings.intensity not in ("source", "target"):
-        raise OptionError(f"--intensity {settings.intensity} is not known; choose source or target")
+        raise OptionError(INTENSITY.of(settings.intensity), " is not known", remedy="choose source or target")
     if settings.tile_px is not None and settings.tile_px < 1:
-        raise OptionError(f"--tile {settings.tile_px} is less than 1 px; leave it out to let the memory budget decide")
+        raise OptionError(
+            TILE.of(settings.tile_px), " is less than 1 px", remedy="leave it out to let the memory budget decide"
+        )
     return settings
 
 
@@ -303,7 +331,9 @@ def target_levels(bundle: Bundle) -> IntensityRange:
         black = float(stated["black_counts"])
         return IntensityRange(black, black + float(stated["span_counts"]))
     except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
+        raise OptionError(
+            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
+        ) from fault
 
 
 def require_counts(stack: Stack) -> None:
@@ -322,7 +352,9 @@ def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -
     """
     intensities = stack_ranges(stack, channels) if levels_from is None else saved_ranges(levels_from)
     if absent := [channel for channel in channels if channel not in intensities]:
-        raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
+        raise OptionError(
+            f"{levels_from} states no levels of channel {absent[0]}", remedy=("choose others with ", CHANNELS)
+        )
     return intensities
 
 

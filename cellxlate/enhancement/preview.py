@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.plane import ReadRows, Rows, Translator, block_attention, rows_around
+from cellxlate.enhancement.input import PlaneInput
+from cellxlate.enhancement.plane import Translator, block_attention
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
-from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import IntensityRange
 
 
 @dataclass
@@ -49,8 +48,8 @@ class AttentionPlane:
         rows, columns = self.steps.shape
         area = area or Tile(0, rows, 0, columns)
         blocks = tiles_of(Tile(0, rows, 0, columns), BLOCK_PX)
-        found = [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
-        return sorted(found, key=lambda block: _distance(block, area))
+        unknown = [block for block in blocks if (block.top, block.left) not in self.known and _touch(block, area)]
+        return sorted(unknown, key=lambda block: _distance(block, area))
 
     def add(self, block: Tile, steps: npt.NDArray[np.uint16], *, estimated: bool = False) -> None:
         """Take in a block; a second time changes nothing, but for an estimate, which the block itself replaces."""
@@ -91,34 +90,27 @@ def gate_steps(threshold: float) -> npt.NDArray[np.float32]:
 
 
 def attention_blocks(
-    read_rows: ReadRows,
-    blocks: Iterable[Tile],
-    shape: tuple[int, int],
-    *,
-    translator: Translator,
-    intensity: IntensityRange,
+    plane: PlaneInput, blocks: Iterable[Tile], translator: Translator
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
     """Run attention, and only attention, on blocks of a plane.
 
     Parameters
     ----------
-    read_rows : callable
-        Reads rows of the plane.
+    plane : PlaneInput
+        What the networks see of it.
     blocks : iterable of Tile
         As `AttentionPlane.missing` gives them: at the fixed places where an enhancement computes them too.
-    shape : (int, int)
-        Rows and columns of the plane.
+    translator : Translator
+        Runs the networks.
 
     Yields
     ------
-    (Tile, ndarray of uint16)
-        A block and its attention in steps of 1/1024, equal to that of an enhancement.
+    (Tile, ndarray (G, Y, X) of uint16)
+        A block and the attention of each channel in steps of 1/1024, equal to that of an enhancement.
     """
-    margin = translator.attention_halo_px + translator.stride
     for block in blocks:
-        counts, first_row = rows_around(read_rows, block, margin, shape)
-        seen = network_input(counts, intensity)
-        yield block, block_attention(Rows(counts, seen.unit, first_row, shape, seen.kept), block, translator)
+        rows = plane.rows(block, translator.attention_halo_px + translator.stride)
+        yield block, block_attention(rows, block, translator)
 
 
 def _touch(block: Tile, area: Tile) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError
+from cellxlate.options import OVERWRITE, RESUME
 from cellxlate.prefetch import ahead
 from cellxlate.quality.checks import plane_label
 from cellxlate.stacks.read.open import open_stack
@@ -119,8 +120,8 @@ def read_again(plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
     stack = plan.stack
     height = max(READ_BYTES // max(stack.plane_shape[1] * stack.dtype.itemsize, 1), 1)
     tops = range(0, stack.plane_shape[0], height)
-    places = ((index, top) for index in planes for top in tops)
-    for index, top, sums in ahead(lambda place: _summed(stack, *place, height), places):
+    blocks = ((index, top) for index in planes for top in tops)
+    for index, top, sums in ahead(lambda block: _summed(stack, *block, height), blocks):
         see(index, top, sums, None)
 
 
@@ -137,8 +138,8 @@ def require_same_bands(
     if check.changed:
         where = named_bands(plan, check.changed)
         raise ChangedInputError(
-            f"{plan.stack.path or plan.stack.name} was changed after the run began ({where}); "
-            "give --overwrite to start again, or bring the stack back as it was and give --resume"
+            f"{plan.stack.path or plan.stack.name} was changed after the run began ({where})",
+            remedy=("give ", OVERWRITE, " to start again, or bring the stack back as it was and give ", RESUME),
         )
 
 
@@ -184,9 +185,9 @@ def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain 
 
 def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:
     """Return what to raise where the input has changed during a run."""
-    found = f" ({where})" if where else ""
+    named = f" ({where})" if where else ""
     return ChangedInputError(
-        f"{stack.path or stack.name} was changed or removed while it was read{found}; run again when it stays"
+        f"{stack.path or stack.name} was changed or removed while it was read{named}; run again when it stays"
     )
 
 
@@ -230,8 +231,8 @@ def opened_again(stack: Stack) -> Iterator[Stack]:
     raise changed_meanwhile(stack)
 
 
-def named_bands(plan: Plan, places: Iterable[tuple[PlaneIndex, int]], most: int = 3) -> str:
+def named_bands(plan: Plan, bands: Iterable[tuple[PlaneIndex, int]], most: int = 3) -> str:
     """Name some bands, by plane and first row."""
-    listed = sorted(set(places))
+    listed = sorted(set(bands))
     named = [f"{plane_label(index, plan.stack.plane_axes)} from row {top}" for index, top in listed[:most]]
     return ", ".join(named) + (f" and {len(listed) - most} more bands" if len(listed) > most else "")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError
+from cellxlate.options import TILE
 
 BLOCK_PX = 512
 """Attention is computed on blocks of this side at fixed places, whatever the tile size, so that the same pixel is
@@ -87,7 +88,9 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     """
     if tile_px is not None:
         if tile_px < 1:
-            raise OptionError(f"--tile {tile_px} is less than 1 px; leave it out to let the memory budget decide")
+            raise OptionError(
+                TILE.of(tile_px), " is less than 1 px", remedy="leave it out to let the memory budget decide"
+            )
         return _up(tile_px, stride)
     side = LARGEST_TILE_PX
     while side > BLOCK_PX and (side + 2 * halo_px) ** 2 * activation_bytes_per_px > ACTIVATION_BUDGET_BYTES:
@@ -112,14 +115,14 @@ def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int],
 
     Parameters
     ----------
-    rows : ndarray (rows, X)
-        Rows first_row.. of the plane; at least those that the window mirrors to.
+    rows : ndarray (..., rows, X)
+        Rows first_row.. of the plane, or of several; at least those that the window mirrors to.
     """
     if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
-        return rows[tile.slices(first_row)]
+        return rows[..., *tile.slices(first_row)]
     down = mirrored(tile.top, tile.bottom, plane_shape[0]) - first_row
     across = mirrored(tile.left, tile.right, plane_shape[1])
-    return rows[np.ix_(down, across)]
+    return rows.take(down, axis=-2).take(across, axis=-1)
 
 
 def _down(position: int, stride: int) -> int:

@@ -19,15 +19,17 @@ from cellxlate.enhancement.same_input import (
     require_same,
     same_input,
 )
-from cellxlate.errors import OutputError, PromiseError
-from cellxlate.quality.checks import Tally, read_back, spared, warnings_of
+from cellxlate.errors import OutputError, PromiseError, said
+from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
+from cellxlate.quality.checks import read_back
+from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
 from cellxlate.quality.report.report import RunReport, write_page, write_record
-from cellxlate.quality.trust import examine
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.stacks.intensity.network_input import remarks
+from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Origin, RowSums, SeeRows
-from cellxlate.stacks.write.writer import PARTIAL_ENDING
 
 Compare = Callable[[Plan, Stack, Stack, Sequence[int], int, SeeRows], Tally]
 """Plan, result, attention, channels, side of a tile: reads what was written, and counts what differs. What is called
@@ -78,7 +80,9 @@ def verify(
     origins: Mapping[PlaneIndex, Sequence[Origin]] | None = None,
     digest: str = "",
     made_digest: str = "",
-) -> Tally:
+    draw: bool = False,
+    beside: Beside = in_a_thread,
+) -> Account:
     """Open the input again, read it, result and attention, and count what differs: here, or where `compare` does it.
 
     Parameters
@@ -93,8 +97,10 @@ def verify(
         What the bands were made from, and what they are, by plane; a run that was finished earlier has none any more.
     digest, made_digest : str
         Of the input and of the output, as the report of such a run states them.
+    draw, beside : bool, callable
+        Whether pictures are wanted, and how they are drawn meanwhile.
 
-    Whether the result should be believed is looked at too; where that fails, the tally says so in its `failures`.
+    Whether the result should be believed is looked at too (`account_of`).
 
     Raises
     ------
@@ -105,6 +111,17 @@ def verify(
     DamagedResultError
         Any other pixel, or attention, is not as it was computed.
     """
+    return account_of(
+        plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
+        channels=plan.channels, domain=plan.bundle.card.get("domain"), draw=draw, beside=beside,
+    )  # fmt: skip
+
+
+def _promised(
+    plan: Plan, image: Stack, selected: Stack, compare: Compare, origins: Mapping[PlaneIndex, Sequence[Origin]] | None,
+    digest: str, made_digest: str,
+) -> Tally:  # fmt: skip
+    """Count what differs, and raise what `verify` does where that is more than it may be."""
     stack = plan.stack
     for written in (image, selected):
         if (written.axes, written.shape) != (stack.axes, stack.shape):
@@ -112,14 +129,15 @@ def verify(
                 f"{stack.name}: the written file reads as {written.axes} {written.shape} in place of {stack.axes} "
                 f"{stack.shape}; it does not appear under its name, please report this"
             )
-    copied = [channel for channel in range(stack.channel_count) if channel not in plan.jobs]
-    chosen = sorted(plan.jobs)
+    copied = [channel for channel in range(stack.channel_count) if channel not in plan.channels]
+    chosen = plan.channels
     for _ in range(MOST_READ_BACK):
         before, check = file_states(stack), same_input(plan, origins)
         with opened_again(stack) as now:
             again = replace(plan, stack=now)
             tally = compare(again, image, selected, chosen, plan.tile_px, check.see)
-            broken = tally.kept_violations + compare(again, image, selected, copied, 0, check.see).kept_violations
+            others = compare(again, image, selected, copied, 0, check.see)
+            broken = tally.total.kept_violations + others.total.kept_violations
             if digest not in ("", check.digest):
                 raise ChangedInputError(f"{stack.path or stack.name} was changed after the run")
             require_same(plan, check, now)
@@ -138,9 +156,6 @@ def verify(
             f"{stack.name}: the written file does not hold what was computed{where}, and therefore does not appear "
             "under its name; run again, and check the disk if it happens twice"
         )
-    domain = plan.bundle.card.get("domain")
-    with spared("judging whether the result should be believed", tally.failures):
-        tally.trust = examine(stack, image, selected, places=tally.places, channels=chosen, domain=domain)
     return tally
 
 
@@ -150,15 +165,15 @@ def run_report(
     """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work = plan.stack, plan.bundle, plan.work
     names = dict(enumerate(stack.channel_names))
-    found, failures = [*notes, *plan.translator.warnings, *stack.warnings], list(tally.failures)
-    with spared("gathering warnings", failures):
-        found += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=plan.choice is not None)
-    with spared("gathering remarks on intensities", failures):
-        for channel, job in sorted(plan.jobs.items()):
-            found += remarks(job.intensity, names.get(channel, f"channel {channel}"))
-    found += failures
-    if len(plan.jobs) > 1:
-        found.append(f"all {len(plan.jobs)} chosen channels were enhanced by one model; choose with --channel")
+    warnings = [*notes, *plan.translator.warnings, *stack.warnings]
+    warnings += doubts_about(stack, tally, chosen=plan.choice is not None)
+    with spared("gathering remarks on intensities", tally.failures):
+        for channel, intensity in sorted(plan.intensities.items()):
+            warnings += remarks(intensity, names.get(channel, f"channel {channel}"))
+    warnings += tally.failures
+    if len(plan.channels) > 1:
+        count = len(plan.channels)
+        warnings.append(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -166,35 +181,20 @@ def run_report(
         {"enhanced": outputs.enhanced, "attention": outputs.attention if outputs.keep_attention else None,
          "report": outputs.report_html} if outputs else {}
     )  # fmt: skip
+    stated = {name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()}
     return RunReport(
-        outputs={
-            name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()
-        },
-        input_name=stack.path.name if stack.path else stack.name,
-        axes=stack.axes,
-        shape=stack.shape,
-        dtype=str(stack.dtype),
-        model_name=bundle.name,
-        model_digest=bundle.digest,
-        tally=tally,
+        outputs=stated, input_name=stack.path.name if stack.path else stack.name, axes=stack.axes, shape=stack.shape,
+        dtype=str(stack.dtype), model_name=bundle.name, model_digest=bundle.digest, tally=tally,
         model_licence=str(bundle.card.get("licence", "")),
         model_considered=plan.choice.considered if plan.choice else {},
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
-        ranking=plan.adaptation.ranking if plan.adaptation else None,
-        pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names,
-        settings=asdict(plan.settings),
-        versions=plan.versions,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        tiles_total=work.tiles_total,
-        tiles_skipped=work.tiles_skipped,
-        peak_rss_mb=peak_rss_mb(),
-        engine=plan.engine,
-        warnings=found,
-        provenance=plan.provenance | digests,
-        command=plan.command,
-    )
+        ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
+        channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
+        seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
+        tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, warnings=warnings,
+        provenance=plan.provenance | digests, command=plan.command,
+    )  # fmt: skip
 
 
 def store_report(
@@ -236,7 +236,7 @@ def store_report(
     return report
 
 
-def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
+def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
     """Verify a run that has finished earlier and return its report; None where there is something left to do.
 
     Raises
@@ -246,7 +246,7 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
     PromiseError
         They have been changed since.
     """
-    partial = outputs.enhanced.with_name(outputs.enhanced.name + PARTIAL_ENDING)
+    partial = partial_of(outputs.enhanced)
     if partial.exists() or not all(path.exists() for path in outputs.wanted):
         return None
     note, digest, made_digest = "this run was finished before; nothing was written", "", ""
@@ -256,12 +256,13 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(
-                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
+                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}",
+                remedy=TO_REPLACE,
             )
         digest, made_digest = str(stored.get(INPUT_DIGEST, "")), str(stored.get(OUTPUT_DIGEST, ""))
     else:
         note += "; without a report it is not known whether with the same settings"
-    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels; give --overwrite to replace it")
+    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels", remedy=TO_REPLACE)
     if not outputs.keep_attention:
         check = same_input(plan)
         if digest:
@@ -271,14 +272,15 @@ def account_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunR
         return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
-            tally = verify(plan, image, selected, digest=digest, made_digest=made_digest)
+            account = verify(plan, image, selected, digest=digest, made_digest=made_digest)
         except ChangedInputError as fault:
             raise changed from fault
         except DamagedResultError as fault:
             raise PromiseError(
-                f"{outputs.enhanced} or its attention was changed after the run; give --overwrite to make it again"
+                f"{outputs.enhanced} or its attention was changed after the run",
+                remedy=("give ", OVERWRITE, " to make it again"),
             ) from fault
-    return run_report(plan, tally, outputs, total_s=time.perf_counter() - started, notes=[note])
+    return run_report(plan, account.tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 
 def peak_rss_mb() -> float:

@@ -11,6 +11,7 @@ from cellxlate.errors import OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
 from cellxlate.evaluation.score import Enhance, Scored, mean_scores, score_case
+from cellxlate.options import ENHANCED
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import finite_json
@@ -82,7 +83,7 @@ def evaluate(
     >>> scores = cellxlate.evaluate("my-model", source="faint", truth="clear", masks="masks")  # doctest: +SKIP
     """
     if (model is None) == (enhanced is None):
-        raise OptionError("give either a model or a folder of enhanced images (--enhanced)")
+        raise OptionError("give either a model or a folder of enhanced images (", ENHANCED, ")")
     made = _path(enhanced)
     cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
     empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []
@@ -170,19 +171,19 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         Of some of the images.
     """
 
-    def cells(row: dict[str, Any]) -> list[str]:
-        return [page.number((row[group] or {}).get(name)) for _, group, name in COLUMNS]
-
     def value(group: str, name: str, unit: str = "") -> str:
         known = (scores[group] or {}).get(name)
         return page.number(known) + (unit if known is not None else "")
 
+    def columns(row: dict[str, Any]) -> list[float | None]:
+        return [(row[group] or {}).get(name) for _, group, name in COLUMNS]
+
     broken = scores["kept_violations"]
-    notes = []
+    warned = []
     if broken:
-        notes.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
+        warned.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
     elif broken is not None:
-        notes.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
+        warned.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
     numbers = [
         ("PSNR in cells", value("foreground", "psnr_affine", " dB"), "after the best gain and offset"),
         ("SSIM in cells", value("foreground", "ssim_affine"), "after the best gain and offset; 1 is perfect"),
@@ -195,18 +196,16 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
         ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
     ]
-    rows = [[page.text(row["name"]), *cells(row)] for row in scores["images"]]
-    mean = [f'<td class="sum">{cell}</td>' for cell in ["all images", *cells(scores)]]
-    head = ["image", *(name for name, _, _ in COLUMNS)]
-    sections = [
-        page.notes(notes) if notes else "",
-        page.key_numbers(numbers),
-        page.section("Images", "Before and after on one intensity scale.", page.attention_legend(),
-                     page.figures(pictures)),
-        page.section("Scores per image", "– means that a score is not defined there.",
-                     page.table(head, [mean, *rows[:MOST_ROWS]], tall=len(rows) > 40)),
-    ]  # fmt: skip
-    about = f"{len(scores['images'])} images"
-    return page.whole_page(
-        title, kind="Evaluation", about=about, sections=sections, footer=f"Made by cellxlate {cellxlate.__version__}."
+    return page.render(
+        "evaluation/evaluation.html.jinja",
+        title=title,
+        kind="Evaluation",
+        about=f"{len(scores['images'])} images",
+        warned=warned,
+        numbers=numbers,
+        figures=page.markup(page.figures(pictures)),
+        head=["image", *(name for name, _, _ in COLUMNS)],
+        mean=columns(scores),
+        rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
+        footer=f"Made by cellxlate {cellxlate.__version__}.",
     )

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.errors import InputError
+from cellxlate.stacks.read.not_images import RESULT_ENDINGS
 from cellxlate.stacks.read.open import find_stacks, stack_name
 from cellxlate.stacks.stack import PlaneIndex, Stack
-
-RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,24 @@ def by_name(folder: Path, what: str) -> dict[str, Path]:
     InputError
         The folder is missing or empty, or two files differ in their endings alone.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in find_stacks([folder], what):
         name = stack_name(path)
-        if name in found:
-            raise InputError(f"{found[name]} and {path} have one name; keep one of them in the {what} folder")
-        found[name] = path
-    return found
+        if name in paths:
+            raise InputError(f"{paths[name]} and {path} have one name; keep one of them in the {what} folder")
+        paths[name] = path
+    return paths
 
 
 def _same_names(sources: Mapping[str, Path], folder: Path | None, what: str) -> dict[str, Path]:
     """Return the images of a folder that are named like sources; the endings of results do not count."""
     if folder is None:
         return {}
-    found = by_name(folder, what)
-    fitting = {name: found[name] for name in sources if name in found}
+    images = by_name(folder, what)
+    fitting = {name: images[name] for name in sources if name in images}
     if not fitting:
         raise InputError(
-            f"no image in the {what} folder {folder} is named like a source image ({next(iter(found))}, expected for "
+            f"no image in the {what} folder {folder} is named like a source image ({next(iter(images))}, expected for "
             f"example {next(iter(sources))}); name them alike"
         )
     return fitting

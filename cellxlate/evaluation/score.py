@@ -107,14 +107,14 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
     with ExitStack() as opened:
         stacks = _open(case, enhance, opened)
         stack = stacks["source"]
-        for place, index in enumerate(stack.plane_indices()):
+        for number, index in enumerate(stack.plane_indices()):
             plane = _plane(stacks, index)
             rows.append(score_plane(plane))
             if plane.truth is not None and plane.cells is not None:
-                places = seed + SEEDS_PER_PLANE * place
+                plane_seed = seed + SEEDS_PER_PLANE * number
                 both = (plane.enhanced, plane.truth)
-                textures.append([measures.texture_patches(pixels, plane.cells, seed=places) for pixels in both])
-            if picture and place == stack.plane_count // 2:
+                textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in both])
+            if picture and number == stack.plane_count // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
         row = {
             "name": case.name,
@@ -159,16 +159,16 @@ def score_plane(plane: Plane) -> dict[str, Any]:
     """Return the scores of a plane by group; a group is None where what it needs is not known."""
     changed, cells = plane.changed, plane.cells
     kept_violations = None if plane.attention is None else int((changed & (plane.attention == 0)).sum())
-    found: dict[str, Any] = {"changed_percent": 100 * float(changed.mean()), "kept_violations": kept_violations}
-    found["foreground"] = found["background"] = found["attention"] = None
+    scores: dict[str, Any] = {"changed_percent": 100 * float(changed.mean()), "kept_violations": kept_violations}
+    scores["foreground"] = scores["background"] = scores["attention"] = None
     if plane.truth is not None and cells is not None:
-        found["foreground"] = asdict(measures.foreground(plane.enhanced, plane.truth, cells))
+        scores["foreground"] = asdict(measures.foreground(plane.enhanced, plane.truth, cells))
     if cells is not None:
-        found["background"] = asdict(measures.background(*plane.comparable, cells))
+        scores["background"] = asdict(measures.background(*plane.comparable, cells))
     if plane.attention is not None and plane.mask is not None:
-        found["attention"] = asdict(measures.attention_scores(plane.attention / 255, plane.mask))
-    found["phantoms"] = asdict(measures.phantoms(plane.enhanced, plane.raw if plane.truth is None else plane.truth))
-    return found
+        scores["attention"] = asdict(measures.attention_scores(plane.attention / 255, plane.mask))
+    scores["phantoms"] = asdict(measures.phantoms(plane.enhanced, plane.raw if plane.truth is None else plane.truth))
+    return scores
 
 
 def combine(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

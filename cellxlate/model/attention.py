@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float32]
+
 ATTENTION_STEPS = 1024
 """Attention is kept as an integer number of steps from 0 to 1024, so that rounding cannot flip a pixel across tau."""
 

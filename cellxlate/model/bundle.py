@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 import cellxlate
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
-from cellxlate.model.cards import ARCHITECTURE_VERSION, DEFAULT_MODEL, FORMAT_VERSION, locate, model_name, read_card
-from cellxlate.model.networks import TranslatorNetworks, parameter_count
+from cellxlate.model.cards import (
+    ARCHITECTURE_VERSION,
+    DEFAULT_MODEL,
+    FORMAT_VERSION,
+    locate,
+    model_name,
+    read_card,
+    whole_folder,
+)
+from cellxlate.model.layers import parameter_count
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.naming import one_line
-from cellxlate.whole_file import rename_free
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
 LARGEST_HEADER_BYTES = 1_000_000
@@ -78,14 +84,13 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
     OutputError
         The folder exists, or cannot be written.
     """
-    if folder.exists():
-        raise OutputError(f"{folder} exists already; choose another name or remove it")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
+    with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
-        tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
-        save_file(tensors, weights)
+        try:
+            save_file(tensors, weights)
+        except SafetensorError as fault:  # it has no class for a full disk
+            raise OSError(str(fault)) from fault
         full = {
             **card,
             "format_version": FORMAT_VERSION,
@@ -102,11 +107,6 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
         (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
-        rename_free(partial, folder)
-    except (OSError, SafetensorError) as fault:
-        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return load_model(folder)
 
 
@@ -129,17 +129,17 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     Nothing is unpacked, no pickle is opened, and before the card is checked at most 4 MB are read. What is hashed are
     the bytes that are then used.
     """
-    place = locate(model)
-    card = read_card(place)
-    weights = place / WEIGHTS
-    translator = described_translator(place, card)
+    path = locate(model)
+    card = read_card(path)
+    weights = path / WEIGHTS
+    translator = described_translator(path, card)
     needed = BYTES_PER_WEIGHT * parameter_count(translator)
     if needed > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
-            f"{place}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
+            f"{path}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
             "the model again"
         )
-    stored = read_part(place, WEIGHTS, most_bytes=needed + LARGEST_HEADER_BYTES)
+    stored = read_part(path, WEIGHTS, most_bytes=needed + LARGEST_HEADER_BYTES)
     if len(stored) < needed:
         raise ModelError(f"{weights} holds {len(stored)} bytes, its card describes {needed}; copy the model again")
     if hashlib.sha256(stored).hexdigest() != card.get("weights_sha256"):
@@ -153,7 +153,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     for name, values in tensors.items():
         if values.dtype != torch.float32 or not bool(torch.isfinite(values).all()):
             raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
-    return Bundle(model_name(place), translator.eval().requires_grad_(False), card, place)
+    return Bundle(model_name(path), translator.eval().requires_grad_(False), card, path)
 
 
 def described_translator(folder: Path, card: Mapping[str, Any]) -> TranslatorNetworks:
@@ -215,11 +215,6 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
-
-
-def stored_networks(settings: NetworkSettings) -> dict[str, Any]:
-    """Return network settings as a card stores them."""
-    return asdict(settings)
 
 
 def _sha256(path: Path) -> str:

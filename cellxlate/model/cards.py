@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import CellxlateError, MissingModelError, ModelError, OutputError, said, unless_denied
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
 
@@ -18,8 +20,6 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
-AUTO = "auto"
-"""No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 
@@ -76,26 +76,29 @@ def locate(model: str | Path) -> Path:
             f"{AUTO} is no model but chooses one for a stack; give the name of a model here, or ./{AUTO} for a folder "
             "that is called so"
         )
-    place = Path(model)
+    path = Path(model)
     try:
-        if place.is_dir() or is_archive(place):
-            return place.resolve()
-        if place.exists():
-            raise refuse_file(place)
+        if path.is_dir() or is_archive(path):
+            return path.resolve()
+        refused = refuse_file(path) if path.exists() else None
+    except PermissionError as fault:
+        refused = unless_denied(ModelError(f"{path} cannot be read"), path, fault)
     except (OSError, ValueError):  # a name that no file system can hold
-        place = Path("?")
-    shipped = SHIPPED / place
-    if place.name == str(model) and (shipped / CARD).is_file():
+        path, refused = Path("?"), None
+    if refused:
+        raise refused
+    shipped = SHIPPED / path
+    if path.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
-    raise ModelError(
+    raise MissingModelError(
         f"there is no model {str(model)[:200]!r}; give a model folder or one of the shipped models: {names}"
     )
 
 
-def model_name(place: Path) -> str:
+def model_name(path: Path) -> str:
     """Return the name of a model by its folder or its archive."""
-    return place.name if place.is_dir() else place.stem
+    return path.name if path.is_dir() else path.stem
 
 
 def model_folders(parent: Path) -> Iterator[Path]:
@@ -106,12 +109,12 @@ def model_folders(parent: Path) -> Iterator[Path]:
 
 def is_model(path: str | Path) -> bool:
     """Return whether a path is a model folder or an archive of one, or no path but the name of a shipped model."""
-    place = Path(path)
+    folder = Path(path)
     try:
         return path != AUTO and (
-            (place / CARD).is_file()
-            or is_archive(place)
-            or (not place.exists() and place.name == str(path) and (SHIPPED / place / CARD).is_file())
+            (folder / CARD).is_file()
+            or is_archive(folder)
+            or (not folder.exists() and folder.name == str(path) and (SHIPPED / folder / CARD).is_file())
         )
     except (OSError, ValueError):  # a name that no file system can hold
         return False
@@ -137,71 +140,61 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
             try:
                 card = read_card(path)
             except ModelError as fault:
-                card = {"description": str(fault)}
+                card = {"description": said(fault)}
             described = str(card.get("description") or f"preset {card.get('preset', 'unknown')}")
             models.append({"name": path.name, "path": str(path), "shipped": shipped, "description": described})
     return models
 
 
-def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Put scores into the card of a model, in place of earlier ones.
-
-    Raises
-    ------
-    ModelError
-        The card is damaged.
-    OutputError
-        The folder cannot be written.
-    """
-    _amend(folder, "scores", scores)
-
-
-def add_domain(folder: Path, domain: dict[str, Any]) -> None:
-    """Put what the training images look like into the card of a model, in place of earlier numbers.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the model.
-    domain : dict
-        As `quality.domain.describe` returns it.
-
-    Raises
-    ------
-    ModelError
-        The card is damaged.
-    OutputError
-        The folder cannot be written.
-    """
-    _amend(folder, "domain", domain)
-
-
-def save_copy(folder: Path, place: Path) -> Path:
+def save_copy(folder: Path, destination: Path) -> Path:
     """Copy a model folder, which gets its name when it is complete; the copy's card says that name.
 
     Raises
     ------
     OutputError
-        The place exists, or cannot be written.
+        The destination exists, or cannot be written.
     """
-    if place.exists():
-        raise OutputError(f"{place} exists already; choose another name or remove it")
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    with whole_folder(destination) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        amend_card(partial, "name", destination.name)
+    return destination
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which gets its name when it is complete.
+
+    Raises
+    ------
+    OutputError
+        The folder exists, or cannot be written.
+    """
+    if folder.exists():
+        raise OutputError(f"{folder} exists already; choose another name or remove it")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, partial)
-        _amend(partial, "name", place.name)
-        rename_free(partial, place)
+        partial.mkdir(parents=True)
+        yield partial
+        rename_free(partial, folder)
+    except CellxlateError:
+        raise
     except OSError as fault:
-        raise OutputError(f"{place} cannot be written: {one_line(fault)}") from fault
+        raise unless_denied(OutputError(f"{folder} cannot be written: {one_line(fault)}"), folder, fault) from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return place
 
 
-def _amend(folder: Path, name: str, value: Any) -> None:
-    """Replace one entry of a card."""
+def amend_card(folder: Path, entry: Literal["name", "scores", "domain"], value: Any) -> None:
+    """Put scores, or what the training images look like, into the card of a model, in place of what it said of them.
+
+    Raises
+    ------
+    ModelError
+        The card is damaged.
+    OutputError
+        The folder cannot be written.
+    """
     if not folder.is_dir():
         raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")
-    card = {**read_card(folder), name: value}
+    card = {**read_card(folder), entry: value}
     write_whole_file(folder / CARD, json.dumps(card, indent=1) + "\n")

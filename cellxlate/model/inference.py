@@ -9,27 +9,13 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cellxlate.model.networks import AttentionNetwork, Generator, Level, ResidualBlock, inner
+from cellxlate.model.blocks import ChannelsToPixels, CroppedBlock, Level, ResidualBlock
+from cellxlate.model.layers import coarsening, margin_px
+from cellxlate.model.networks import AttentionNetwork, Generator
 
 Network = TypeVar("Network", bound=Generator | AttentionNetwork)
-
-
-class CroppedBlock(nn.Module):
-    """A residual block without padding: its output is smaller than its input by 2 px at every side."""
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        self.body = block.body
-        for layer in self.body:
-            if isinstance(layer, nn.Conv2d):
-                layer.padding, layer.padding_mode = (0, 0), "zeros"
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, width, Y, X) to (B, width, Y - 4, X - 4)."""
-        changed: Tensor = self.body(features)
-        return changed.add_(inner(features, changed))
 
 
 def for_inference(network: Network) -> Network:
@@ -60,15 +46,15 @@ def for_inference(network: Network) -> Network:
 def _unpadded(layers: nn.Sequential) -> nn.Sequential:
     """Return layers one after another as they are run."""
     ready: list[nn.Module] = list(layers)
-    for place, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
+    for position, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
         if isinstance(layer, ResidualBlock):
-            ready[place] = CroppedBlock(layer)
+            ready[position] = CroppedBlock(layer)
         elif isinstance(layer, Level):
             _crop_level(layer)
-        elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and following.kernel_size == (3, 3):
-            ready[place], ready[place + 1] = enlarging(following), ChannelsToPixels()
+        elif isinstance(following, nn.Conv2d) and is_enlarged(layer, following):
+            ready[position], ready[position + 1] = enlarging(following), ChannelsToPixels()
         elif isinstance(layer, nn.Conv2d) and isinstance(following, nn.PixelShuffle) and layer.out_channels > 4:
-            ready[place], ready[place + 1] = _pixels_last(layer), ChannelsToPixels()
+            ready[position], ready[position + 1] = _pixels_last(layer), ChannelsToPixels()
     return nn.Sequential(*ready)
 
 
@@ -79,29 +65,10 @@ def _crop_level(level: Level) -> None:
         _crop_level(inside)
     else:
         level.inside = _unpadded(inside)  # type: ignore[arg-type]
-    if margin_px(level.before, cropped=True) % coarsening(level) == 0:
-        level.before = _unpadded(level.before)
+    before = _unpadded(copy.deepcopy(level.before))
+    if margin_px(before) % coarsening(level) == 0:
+        level.before = before
     level.up, level.after = _unpadded(level.up), _unpadded(level.after)
-
-
-def coarsening(layer: nn.Module) -> int:
-    """Return how many pixels on a side become one in the coarsest resolution."""
-    return 2 * coarsening(layer.inside) if isinstance(layer, Level) else 1
-
-
-def margin_px(layer: nn.Module, *, cropped: bool = False) -> int:
-    """Return by how many pixels, at every side, the output of a layer is smaller than its input.
-
-    With `cropped`, residual blocks count as what they become.
-    """
-    if isinstance(layer, CroppedBlock) or (cropped and isinstance(layer, ResidualBlock)):
-        return 2
-    if isinstance(layer, nn.Sequential):
-        return sum(margin_px(one, cropped=cropped) for one in layer)
-    if isinstance(layer, Level):
-        inside = 2 * margin_px(layer.inside, cropped=cropped)
-        return margin_px(layer.before, cropped=cropped) + inside + margin_px(layer.after, cropped=cropped)
-    return 0
 
 
 def _pixels_last(convolution: nn.Conv2d) -> nn.Conv2d:
@@ -114,15 +81,15 @@ def _pixels_last(convolution: nn.Conv2d) -> nn.Conv2d:
     return convolution
 
 
-class ChannelsToPixels(nn.Module):
-    """(B, 4 C, Y, X), channels ordered as (row, column, C), to (B, C, 2 Y, 2 X); quick for channels-last images."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Spread the channels of a pixel over 2 x 2 pixels."""
-        batch, channels, rows, columns = features.shape
-        blocks = features.permute(0, 2, 3, 1).reshape(batch, rows, columns, 2, 2, channels // 4)
-        fine = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)
-        return fine.permute(0, 3, 1, 2)
+def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
+    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
+    return (
+        isinstance(first, nn.Upsample)
+        and (first.mode, first.scale_factor) == ("nearest", 2)
+        and isinstance(second, nn.Conv2d)
+        and (second.kernel_size, second.stride, second.padding, second.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and (second.padding_mode, second.groups) == ("zeros", 1)
+    )
 
 
 def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:

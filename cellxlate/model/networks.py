@@ -1,4 +1,4 @@
-"""Generator, attention network, discriminator; their receptive field, computed from their layers.
+"""Generator, attention network, discriminator, and the two that enhancing uses together.
 
 Images are (B, C, Y, X) float32. The `resnet` generator and the attention network follow Mejjati et al. 2018 and its
 released code (method table in docs/explanation/method.md); `compact`, made for two processor cores, and the networks of
@@ -6,112 +6,17 @@ several resolutions, for structures of any size, are ours.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cellxlate.settings import (
-    AttentionSettings,
-    DiscriminatorSettings,
-    GeneratorSettings,
-    NetworkSettings,
-    Normalisation,
-)
+from cellxlate.model.blocks import Level, ResidualBlock, convolution, inner
+from cellxlate.model.layers import receptive_field
+from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 INIT_STD = 0.02
 LOGIT_OF_ONE = 20.0
 """Its sigmoid is 1 in float32."""
-
-Padding = Literal["zeros", "reflect"]
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), 3 x 3, with the normalisation that is asked for after each convolution."""
-
-    def __init__(
-        self, width: int, normalisation: Normalisation = "none", padding_mode: Padding = "zeros", *, bias: bool = True
-    ) -> None:
-        super().__init__()
-        first, second = (
-            convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode, bias=bias)
-            for _ in range(2)
-        )
-        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, width, Y, X) to the same shape."""
-        changed: Tensor = features + self.body(features)
-        return changed
-
-
-def convolution(
-    inputs: int,
-    outputs: int,
-    kernel_px: int,
-    *,
-    stride: int = 1,
-    normalisation: Normalisation,
-    padding_mode: Padding = "zeros",
-    bias: bool = True,
-) -> list[nn.Module]:
-    """Return a centred convolution, followed by instance normalisation where asked."""
-    layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode, bias=bias)
-    return [layer, nn.InstanceNorm2d(outputs, affine=True)] if normalisation == "instance" else [layer]
-
-
-class Level(nn.Module):
-    """One resolution of a U-Net: residual blocks, all coarser resolutions, residual blocks.
-
-    Parameters
-    ----------
-    widths : list of int
-        Channels of this resolution and of the coarser ones, each half of the one before.
-    before, after : int
-        Residual blocks before, and after, the coarser resolutions; the coarsest has as many as `after`.
-    bias : bool
-        Of all convolutions.
-
-    Notes
-    -----
-    With blocks before the coarser resolutions, pixels become channels and channels pixels, which keeps detail. Without
-    any, a ReLU follows each step to a coarser resolution, and steps back are bilinear, which leaves no blocks in a map.
-    Nearly nothing is then computed at fine resolutions for the surroundings that only coarse ones look at
-    (`inference.for_inference` crops what comes after). Submodules stand in the order of the data along its longest way,
-    which decides the receptive field.
-    """
-
-    def __init__(self, widths: list[int], *, before: int, after: int, bias: bool) -> None:
-        super().__init__()
-        width, coarser = widths[0], widths[1]
-        self.before = residual_blocks(width, before, bias=bias)
-        down: list[nn.Module] = [nn.Conv2d(width, coarser, 2, 2, bias=bias)]
-        self.down = nn.Sequential(*down, *([] if before else [nn.ReLU(inplace=True)]))
-        self.inside: nn.Module = (
-            Level(widths[1:], before=before, after=after, bias=bias)
-            if len(widths) > 2
-            else residual_blocks(coarser, after, bias=bias)
-        )
-        self.up = (
-            nn.Sequential(nn.Conv2d(coarser, 4 * width, 1, bias=bias), nn.PixelShuffle(2))
-            if before
-            else nn.Sequential(nn.Conv2d(coarser, width, 1, bias=bias), nn.Upsample(scale_factor=2, mode="bilinear"))
-        )
-        self.after = residual_blocks(width, after, bias=bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, width, Y, X), sides multiples of 2 per coarser resolution, to the same shape."""
-        fine = self.before(features)
-        coarse = self.up(self.inside(self.down(fine)))
-        joined: Tensor = self.after(inner(fine, coarse) + coarse)
-        return joined
-
-
-def residual_blocks(width: int, blocks: int, *, bias: bool) -> nn.Sequential:
-    """Return residual blocks one after another."""
-    return nn.Sequential(*(ResidualBlock(width, bias=bias) for _ in range(blocks)))
 
 
 class Generator(nn.Module):
@@ -146,12 +51,6 @@ class Generator(nn.Module):
         inside = (2 * images - 1).clamp(-1, 1)
         proposal = (self.layers(inside) + 1) / 2
         return proposal + inner(images - (inside + 1) / 2, proposal)
-
-
-def inner(images: Tensor, smaller: Tensor) -> Tensor:
-    """Return the middle of images, of the size of `smaller`, whose layers may have left out what padding would make."""
-    rows, columns = ((images.shape[axis] - smaller.shape[axis]) // 2 for axis in (-2, -1))
-    return images[..., rows : images.shape[-2] - rows, columns : images.shape[-1] - columns]
 
 
 def resnet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
@@ -329,93 +228,3 @@ class TranslatorNetworks(nn.Module):
         fields = [receptive_field(network) for network in (self.generator, self.attention)]
         self.generator_halo_px, self.attention_halo_px = (field.halo_px for field in fields)
         self.stride = math.lcm(*(field.stride for field in fields))
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """How far the input of an output pixel reaches, at most, and the period of the network in pixels."""
-
-    halo_px: int
-    stride: int
-
-
-def receptive_field(network: nn.Module) -> ReceptiveField:
-    """Compute the receptive field of a network whose output has the size of its input.
-
-    For each phase of an output pixel, the interval of inputs that reach it is followed backwards through the layers.
-    """
-    layers = geometry(network)
-    stride = max(spacing for _, _, spacing in spacings(layers))
-    halo = 0
-    for phase in range(stride):
-        first = last = phase
-        for layer in reversed(layers):
-            first, last = reach(layer, first, last)
-        halo = max(halo, phase - first, last - phase)
-    return ReceptiveField(halo_px=halo, stride=stride)
-
-
-def geometry(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that move or mix positions, in the order of the data; a residual block counts as its body."""
-    moving = (nn.Conv2d, nn.ConvTranspose2d, nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle)
-    return [layer for layer in network.modules() if isinstance(layer, moving)]
-
-
-def reach(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
-    """Return the interval of inputs of a layer that its outputs first..last depend on."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-        return -(-(first + padding - kernel + 1) // stride), (last + padding) // stride
-    if isinstance(layer, nn.Conv2d):
-        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-        return first * stride - padding, last * stride - padding + kernel - 1
-    if isinstance(layer, nn.PixelUnshuffle):
-        return first * layer.downscale_factor, last * layer.downscale_factor + layer.downscale_factor - 1
-    if isinstance(layer, nn.PixelShuffle):
-        return first // layer.upscale_factor, last // layer.upscale_factor
-    factor = int(layer.scale_factor)  # type: ignore[arg-type]
-    if layer.mode == "bilinear":  # between the two pixels whose centres are nearest
-        half = factor // 2
-        return (first - half) // factor, (last + half) // factor
-    return first // factor, last // factor
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Return the number of trained numbers in a network."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def spacings(layers: list[nn.Module]) -> Iterator[tuple[nn.Module, int, int]]:
-    """Yield each layer with the distance, in input pixels, between neighbours before it and after it."""
-    spacing = 1
-    for layer in layers:
-        before = spacing
-        if isinstance(layer, nn.ConvTranspose2d):
-            spacing //= layer.stride[0]
-        elif isinstance(layer, nn.Conv2d):
-            spacing *= layer.stride[0]
-        elif isinstance(layer, nn.PixelUnshuffle):
-            spacing *= layer.downscale_factor
-        elif isinstance(layer, nn.PixelShuffle):
-            spacing //= layer.upscale_factor
-        elif isinstance(layer, nn.Upsample):
-            spacing //= int(layer.scale_factor)  # type: ignore[arg-type]
-        yield layer, before, spacing
-
-
-def activation_bytes_per_px(network: nn.Module) -> float:
-    """Return the bytes per input pixel that the widest layer holds: its input, its output, and a second one kept."""
-    return 4 * max(
-        layer.in_channels / before**2 + 2 * layer.out_channels / after**2
-        for layer, before, after in spacings(geometry(network))
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    )
-
-
-def operations_per_px(network: nn.Module) -> float:
-    """Return the multiply-adds times two (FLOP) that a network's convolutions spend per input pixel."""
-    return sum(
-        2 * layer.weight.numel() / max(before, after) ** 2  # each weight is used once per pixel of the coarser side
-        for layer, before, after in spacings(geometry(network))
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cellxlate.errors import OptionError
+from cellxlate.model.layers import kind_of, leaves
 from cellxlate.model.networks import AttentionNetwork, Generator, TranslatorNetworks
 from cellxlate.settings import NetworkSettings
 
@@ -45,13 +47,13 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> list[Sta
     sums = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
     count = 0
 
-    def record(place: int, features: Tensor) -> None:
+    def record(position: int, features: Tensor) -> None:
         variance, mean = torch.var_mean(features, dim=(2, 3), correction=0)  # (B, channels)
-        sums[place] += torch.stack([mean.double().sum(0), variance.double().sum(0)]).cpu()
+        sums[position] += torch.stack([mean.double().sum(0), variance.double().sum(0)]).cpu()
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, place=place: record(place, inputs[0]))
-        for place, layer in enumerate(layers)
+        layer.register_forward_pre_hook(lambda _, inputs, position=position: record(position, inputs[0]))
+        for position, layer in enumerate(layers)
     ]
     try:
         for batch in images:
@@ -63,40 +65,45 @@ def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> list[Sta
     return [Statistics((pair[0] / count).float(), (pair[1] / count).float()) for pair in sums]
 
 
-def fold_convolution(
-    layer: nn.Conv2d | nn.ConvTranspose2d, norm: nn.InstanceNorm2d, statistics: Statistics
-) -> tuple[Tensor, Tensor]:
-    """Return the weight and bias of a convolution that does what it and the fixed normalisation after it did."""
+def folded(layer: nn.Module, norm: nn.InstanceNorm2d, statistics: Statistics) -> dict[str, Tensor]:
+    """Return the weight and bias of a layer that does what it and the fixed normalisation after it did.
+
+    Raises
+    ------
+    OptionError
+        No normalisation can be folded into such a layer.
+    """
+    axis = kind_of(layer).output_axis
+    if axis is None:
+        raise OptionError(f"no normalisation can be folded into the layer {type(layer).__name__}")
+    values: dict[str, Tensor] = {name: value.cpu() for name, value in layer.state_dict().items()}
     scale = norm.weight.detach().cpu() / (statistics.variance.clamp(min=VARIANCE_FLOOR) + norm.eps).sqrt()
-    shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    bias = layer.bias.detach().cpu() if layer.bias is not None else torch.zeros_like(scale)
-    return layer.weight.detach().cpu() * scale.view(shape), (bias - statistics.mean) * scale + norm.bias.detach().cpu()
+    shape = [-1 if one == axis else 1 for one in range(values["weight"].ndim)]
+    bias = values.get("bias", torch.zeros_like(scale))
+    offset = (bias - statistics.mean) * scale + norm.bias.detach().cpu()
+    return values | {"weight": values["weight"] * scale.view(shape), "bias": offset}
 
 
 @torch.no_grad()
 def fold(
     network: Generator | AttentionNetwork, plain: Generator | AttentionNetwork, statistics: list[Statistics]
 ) -> None:
-    """Fill `plain`, the same network without normalisation, so that it equals `network` with fixed statistics."""
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.InstanceNorm2d)
-    layers = [layer for layer in network.modules() if isinstance(layer, kinds)]
-    outputs = [layer for layer in plain.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    remaining = iter(statistics)
-    destination = iter(outputs)
+    """Fill `plain`, the same network without normalisation, so that it equals `network` with fixed statistics.
+
+    Raises
+    ------
+    OptionError
+        No normalisation can be folded into a layer before one, or a layer has no entry in `layers.KINDS`.
+    """
+    layers = leaves(network)
+    remaining, copies = iter(statistics), iter(leaves(plain))
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, nn.InstanceNorm2d):
             continue
+        values = layer.state_dict()
         if isinstance(following, nn.InstanceNorm2d):
-            weight, bias = fold_convolution(layer, following, next(remaining))
-        else:
-            weight = layer.weight.detach()
-            bias = layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_channels)
-        copy = next(destination)
-        copy.weight.copy_(weight)
-        if copy.bias is not None:
-            copy.bias.copy_(bias)
-        elif bias.any():
-            raise ValueError("a folded convolution needs a bias")
+            values = folded(layer, following, next(remaining))
+        next(copies).load_state_dict(values)
 
 
 def without_normalisation(settings: NetworkSettings) -> NetworkSettings:

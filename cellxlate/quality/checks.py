@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
+from cellxlate.options import NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import departure_words
-from cellxlate.quality.tally import Counts, Tally, bits_differ, spared
+from cellxlate.quality.tally import Tally
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
-
-__all__ = [
-    "Counts", "Tally", "bits_differ", "parts_of", "plane_label", "read_back", "read_back_part", "spared",
-    "warnings_of",
-]  # fmt: skip
 
 NEARLY_ALL = 0.9
 NEARLY_NONE = 1e-4
@@ -26,11 +22,10 @@ LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
-TRAIN_COMMAND = "cellxlate train --source YOUR_IMAGES --target CLEAR_IMAGES -o MODEL (cellxlate.train in Python)"
 NEXT_STEP = (
-    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and adapt to "
-    f"it: --adapt (cellxlate.adapt in Python), or train on your own images with {TRAIN_COMMAND}."
-)
+    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and ",
+    TO_ADAPT, ", or train on your own images with ", TO_TRAIN, ".",
+)  # fmt: skip
 
 
 def warnings_of(
@@ -53,69 +48,70 @@ def warnings_of(
     chosen : bool
         Whether the model is the shipped one that suits the stack best, so that no other needs to be tried.
     """
-    if not tally.pixels:
+    total = tally.total
+    if not total.pixels:
         return []
-    found = []
+    warnings = []
     names = dict(channel_names or {})
-    if tally.kept_violations:
-        found.append(
-            f"{tally.kept_violations} pixels changed although attention did not select them: the background promise "
+    if total.kept_violations:
+        warnings.append(
+            f"{total.kept_violations} pixels changed although attention did not select them: the background promise "
             "is broken. Do not use this output; report the fault with this file."
         )
-    if not tally.selected:
-        found.append(
-            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower "
-            "--threshold, or use a model that was trained on images like these."
-        )
-    elif tally.total.selected_fraction < NEARLY_NONE:
-        found.append(
-            f"attention selected nearly nothing ({tally.selected} of {tally.pixels} pixels). If the stack does hold "
-            "cells, lower --threshold, or use a model that was trained on images like these."
-        )
-    elif tally.total.selected_fraction > NEARLY_ALL:
-        found.append(
-            f"attention selected {tally.total.selected_fraction:.0%} of all pixels, so hardly any background was "
-            "kept. If the cells do not fill the image, raise --threshold, or use a model that was trained on images "
-            "like these."
-        )
+    if not total.selected:
+        warnings.append(said(
+            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower ",
+            THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
+    elif total.selected_fraction < NEARLY_NONE:
+        warnings.append(said(
+            f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
+            "cells, lower ", THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
+    elif total.selected_fraction > NEARLY_ALL:
+        warnings.append(said(
+            f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
+            "kept. If the cells do not fill the image, raise ", THRESHOLD,
+            ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
     else:
         full = [index for index, counts in tally.planes.items() if counts.selected_fraction > NEARLY_ALL]
         if full:
-            found.append(
+            warnings.append(
                 f"attention selected more than {NEARLY_ALL:.0%} of {len(full)} of {len(tally.planes)} planes "
                 f"({_places(full, tally.plane_axes)}). Look at these planes before using them."
             )
-    found += _enhanced_before(tally, names, earlier)
+    warnings += _enhanced_before(tally, names, earlier)
     for channel, trust in sorted(tally.trust.items()):
-        found += _doubts(trust, names.get(channel, f"channel {channel}"), chosen=chosen)
-    found += _seams(tally)
-    if tally.saturated > SATURATED_SHARE * tally.changed:
-        found.append(
-            f"{tally.saturated} changed pixels ({tally.saturated / tally.changed:.1%}) reached the limit of the data "
+        warnings += _doubts(trust, names.get(channel, f"channel {channel}"), chosen=chosen)
+    warnings += _seams(tally)
+    if total.saturated > SATURATED_SHARE * total.changed:
+        warnings.append(
+            f"{total.saturated} changed pixels ({total.saturated / total.changed:.1%}) reached the limit of the data "
             "type, so their brightness is cut off. Do not measure intensities there; convert the stack to a wider data "
             "type first."
         )
     for channel, order in tally.brightness_order().items():
         if order < LOWEST_ORDER:
             name = names.get(channel, f"channel {channel}")
-            found.append(
+            warnings.append(
                 f"brightness order inside cells is not kept in {name} (rank correlation {order:.2f}, expected at least "
                 f"{LOWEST_ORDER}). Do not compare intensities of the output; measure them on the input."
             )
-    return found
+    return warnings
 
 
 def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which of the channels had been enhanced before; their pixels cannot tell, as the kept ones are the same."""
-    found = []
+    warnings = []
     for channel in sorted(tally.channels):
         models = [str(note.get("model", "a model")) for note in earlier if str(channel) in _channels_of(note)]
         if models:
-            found.append(
+            warnings.append(
                 f"{names.get(channel, f'channel {channel}')} of the input has been enhanced before, with {models[-1]}: "
                 "what was changed then counts as seen now. Enhance the original."
             )
-    return found
+    return warnings
 
 
 def _channels_of(note: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,52 +126,48 @@ def _channels_of(note: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _doubts(trust: Trust, name: str, *, chosen: bool) -> list[str]:
     """Say what the windows of a channel give reason to doubt."""
-    found, seen, words = [], trust.support, trust.departure and departure_words(trust.departure)
+    warnings, seen, words = [], trust.support, trust.departure and departure_words(trust.departure)
     if trust.departure and words:
-        others = (
-            "no other shipped model is nearer"
-            if chosen
-            else "leave the model out to take the nearest of those shipped (-m auto)"
-        )
-        found.append(
+        warnings.append(said(
             f"{name} does not look like the images the model was trained on: {'; '.join(words)} (distance "
-            f"{trust.departure.distance:.1f}, limit 1); {others}. {NEXT_STEP}"
-        )
+            f"{trust.departure.distance:.1f}, limit 1); ",
+            "no other shipped model is nearer" if chosen else NEAREST_MODEL, ". ", *NEXT_STEP,
+        ))  # fmt: skip
     if seen.added:
-        found.append(
+        warnings.append(said(
             f"{seen.added} regions of the output in {name} have no support in the input: they may be invented. Look at "
-            "both side by side there before counting or measuring anything, or raise --threshold."
-        )
+            "both side by side there before counting or measuring anything, or raise ", THRESHOLD, ".",
+        ))  # fmt: skip
     if seen.lost:
-        found.append(
+        warnings.append(
             f"{seen.lost} regions that stand out in {name} of the input are gone from the output. Count on the input, "
             "or use a model that was trained on images like these."
         )
     if seen.mean_agreement < LOWEST_AGREEMENT:
-        found.append(
+        warnings.append(
             f"attention is at odds with what stands out in {name}: a selected pixel has more contrast than a kept one "
             f"in {seen.mean_agreement:.0%} of cases (50% is chance). Look at the attention file; use a model that was "
             "trained on images like these."
         )
     elif seen.salient_share < LOWEST_SALIENT:
-        found.append(
-            f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower "
-            "--threshold, or use a model that was trained on images like these."
-        )
-    return found
+        warnings.append(said(
+            f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower ",
+            THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
+    return warnings
 
 
 def _seams(tally: Tally) -> list[str]:
     """Say where borders of tiles show."""
-    borders = tally.seams.found()
+    borders = tally.seams.visible()
     if not borders:
         return []
     index, kind, position, _ = borders[0]
     where = plane_label(index, tally.plane_axes)
-    return [
+    return [said(
         f"{len(borders)} borders of tiles show as a step (the clearest at {kind} {position} of {where}). Do not use "
-        "this output; run again with another --tile, and report the fault with this file."
-    ]
+        "this output; run again with another ", TILE, ", and report the fault with this file.",
+    )]  # fmt: skip
 
 
 def _places(indices: Iterable[PlaneIndex], axes: str, most: int = 4) -> str:

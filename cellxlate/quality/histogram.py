@@ -24,6 +24,10 @@ class Histogram:
         The first bin starts at first * 2 ** exponent counts.
     before, moved_from, moved_to : ndarray of int64 (bins,)
         All input pixels; input and output values of pixels that were selected or changed.
+    low, high : float
+        The smallest and the largest value so far.
+    whole : bool
+        Whether values are whole numbers.
     """
 
     exponent: int = 0
@@ -61,19 +65,19 @@ class Histogram:
             return
         self.whole = other.whole
         self._cover(other.low, other.high, whole=self.whole)
-        places = ((np.arange(len(other.before)) + other.first) >> (self.exponent - other.exponent)) - self.first
+        bins = ((np.arange(len(other.before)) + other.first) >> (self.exponent - other.exponent)) - self.first
         for name in ("before", "moved_from", "moved_to"):
-            np.add.at(getattr(self, name), places, getattr(other, name))
+            np.add.at(getattr(self, name), bins, getattr(other, name))
 
     def _bins(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         if values.dtype.kind == "f":
-            places = np.floor(np.ldexp(values, -self.exponent)).astype(np.int64)
-            places[(values < 0) & (places == 0)] = -1  # so small that the division gave -0.0
+            bins = np.floor(np.ldexp(values, -self.exponent)).astype(np.int64)
+            bins[(values < 0) & (bins == 0)] = -1  # so small that the division gave -0.0
         else:
-            places = values.astype(np.int64)
-            places >>= self.exponent
-        places -= self.first
-        return np.asarray(places, dtype=np.int64)
+            bins = values.astype(np.int64)
+            bins >>= self.exponent
+        bins -= self.first
+        return np.asarray(bins, dtype=np.int64)
 
     def _cover(self, low: float, high: float, *, whole: bool) -> None:
         """Widen the bins until they hold low to high; absolute edges keep the result independent of the order."""
@@ -83,17 +87,17 @@ class Histogram:
         exponent = _bin_exponent(self.low, self.high, whole=whole)
         first, last = _bin(self.low, exponent), _bin(self.high, exponent)
         shift = exponent - self.exponent
-        places = ((np.arange(len(self.before)) + self.first) >> shift) - first
+        bins = ((np.arange(len(self.before)) + self.first) >> shift) - first
         for name in ("before", "moved_from", "moved_to"):
             wider = np.zeros(last - first + 1, np.int64)
-            np.add.at(wider, places, getattr(self, name))
+            np.add.at(wider, bins, getattr(self, name))
             setattr(self, name, wider)
         self.exponent, self.first = exponent, first
 
 
 def _bin(value: float, exponent: int) -> int:
-    place = math.floor(math.ldexp(value, -exponent))
-    return -1 if value < 0 and place == 0 else place
+    number = math.floor(math.ldexp(value, -exponent))
+    return -1 if value < 0 and number == 0 else number
 
 
 def _bin_exponent(low: float, high: float, *, whole: bool) -> int:

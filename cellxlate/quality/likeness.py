@@ -144,9 +144,11 @@ def windows_of(shape: tuple[int, int], most: int = 8) -> list[tuple[slice, slice
     starts = [
         np.linspace(0, max(size - WINDOW_PX, 0), count).astype(int) for size, count in zip(shape, counts, strict=True)
     ]
-    places = [(int(top), int(left)) for top in starts[0] for left in starts[1]]
+    corners = [(int(top), int(left)) for top in starts[0] for left in starts[1]]
     picked = (
-        [places[(2 * part + 1) * len(places) // (2 * most)] for part in range(most)] if len(places) > most else places
+        [corners[(2 * part + 1) * len(corners) // (2 * most)] for part in range(most)]
+        if len(corners) > most
+        else corners
     )
     return [(slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)) for top, left in picked]
 
@@ -212,7 +214,7 @@ def _together(looks: Sequence[WindowFeatures]) -> dict[str, Any]:
     floors = np.array([(floor / 2) ** 2 for floor in SPREAD_FLOORS.values()])
     floors = np.concatenate([floors, np.full(values.shape[1] - len(floors), STRUCTURE_FLOOR)])
     middle, inverse = _middle_and_inverse(values, floors)
-    others = [_middle_and_inverse(np.delete(values, place, axis=0), floors) for place in range(len(values))]
+    others = [_middle_and_inverse(np.delete(values, left_out, axis=0), floors) for left_out in range(len(values))]
     distances = [_deviation(value, *other) for value, other in zip(values, others, strict=True)]
     return {
         "names": names,
@@ -247,13 +249,13 @@ def describe_planes(planes: Sequence[tuple[Stack, PlaneIndex]]) -> dict[str, Any
     """
     chosen = planes
     if len(planes) > MOST_WINDOWS:
-        chosen = [planes[place * len(planes) // MOST_WINDOWS] for place in range(MOST_WINDOWS)]
+        chosen = [planes[part * len(planes) // MOST_WINDOWS] for part in range(MOST_WINDOWS)]
     looks = []
     for stack, index in chosen:
         for rows, columns in windows_of(stack.plane_shape, max(MOST_WINDOWS // len(chosen), 1)):
-            found = look(stack.read(index, rows, columns))
-            if found is not None and found.quantities["contrast"] > LEAST_CONTRAST:
-                looks.append(found)
+            features = look(stack.read(index, rows, columns))
+            if features is not None and features.quantities["contrast"] > LEAST_CONTRAST:
+                looks.append(features)
     return describe(looks)
 
 
@@ -327,21 +329,21 @@ def departure(looks: Sequence[WindowFeatures], domain: Mapping[str, Any] | None)
     return Departure(max(parts.values()), parts, measured, trained, len(looks))
 
 
-def departure_words(found: Departure, most: int = 3) -> list[str]:
+def departure_words(departure: Departure, most: int = 3) -> list[str]:
     """Say in plain words what is different, the most different first; nothing where the distance is at most 1."""
-    if found.distance > 1 and found.measured["contrast"] < LEAST_CONTRAST:
+    if departure.distance > 1 and departure.measured["contrast"] < LEAST_CONTRAST:
         return ["nothing stands out from the noise"]
-    single = {name: distance for name, distance in found.parts.items() if name != "together"}
+    single = {name: distance for name, distance in departure.parts.items() if name != "together"}
     ranked = sorted(single.items(), key=lambda part: -part[1])
-    if found.distance > 1 and max(single.values(), default=0.0) <= 1:
-        return [_difference("together", found)]
-    return [_difference(name, found) for name, distance in ranked[:most] if distance > 1]
+    if departure.distance > 1 and max(single.values(), default=0.0) <= 1:
+        return [_difference("together", departure)]
+    return [_difference(name, departure) for name, distance in ranked[:most] if distance > 1]
 
 
-def _difference(name: str, found: Departure) -> str:
+def _difference(name: str, departure: Departure) -> str:
     if name == "together":
         return "what the training images show one by one does not go together so in them"
-    measured, trained = found.measured[name], found.trained[name]
+    measured, trained = departure.measured[name], departure.trained[name]
     if name == "contrast":
         ratio = math.exp(min(abs(measured - trained), 300.0))
         times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"

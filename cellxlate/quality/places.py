@@ -27,6 +27,8 @@ class Places:
         Plane -> ndarray of int64 (block rows, block columns); planes beyond a million blocks are left out.
     shape : (int, int)
         Rows seen and columns of a plane.
+    blocks : int
+        How many there are in all planes.
     """
 
     selected: dict[PlaneIndex, npt.NDArray[np.int64]] = field(default_factory=dict)
@@ -101,8 +103,8 @@ class Places:
 
     def _window(self, row: int, column: int) -> tuple[slice, slice]:
         starts = [
-            max(min(place * BLOCK_PX, size - BLOCK_PX), 0)
-            for place, size in zip((row, column), self.shape, strict=True)
+            max(min(block * BLOCK_PX, size - BLOCK_PX), 0)
+            for block, size in zip((row, column), self.shape, strict=True)
         ]
         top, left = starts
         return slice(top, min(top + BLOCK_PX, self.shape[0])), slice(left, min(left + BLOCK_PX, self.shape[1]))

@@ -6,32 +6,36 @@ is no merit.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from cellxlate.errors import OptionError
+from cellxlate.quality.error_sums import (
+    BLOCK_PX,
+    LEVEL_PX,
+    SIGNAL_BINS,
+    Candidate,
+    ErrorSums,
+    Floats,
+    error_sums,
+    smoothed,
+    squared_errors,
+    variance_times,
+)
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
 
 __all__ = ["CLASSICAL", "INPUT", "Candidate", "Ranking", "Risk", "estimate_risks"]
 
-Plane = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
-Candidate = Callable[[Plane], npt.NDArray[Any]]
-"""Turns a plane (Y, X) of counts into another of the same shape, also in counts."""
-
 INPUT = "input"
 GAUSSIANS_PX = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-FITTED = ("gaussian 0.7", "gaussian 1", "gaussian 1.5")
 UNSTEADY = ("median 3",)
 """What follows a little noise otherwise than all of it."""
 STRENGTH, DRAWS = 0.25, 1
-BLOCK_PX, LEVEL_PX = 32, 2.0
-FINE_PX, SIGNAL_BINS, FEWEST_BIN_PX, SCATTER_OF_VARIANCE = 1.0, 8, 100, 8.0
 RANGE_PERCENTILES, SKEW, SEEN, BRIGHT_SHARE = (0.5, 50.0, 99.5), 2.0, 5.0, 0.25
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
 MOST_SHIFTED, MOST_REGRET_DB = 0.15, 0.3
@@ -251,17 +255,16 @@ def estimate_risks(
     asked = {**CLASSICAL, **candidates}
     planes = [np.asarray(plane) for plane in planes]
     counted = _bright(planes, noises) if inside is None else inside
-    brightest = max(
-        float(_level(plane).max(initial=0.0)) - noise.black_counts for plane, noise in zip(planes, noises, strict=True)
-    )
+    pairs = list(zip(planes, noises, strict=True))
+    brightest = max(float(smoothed(plane).max(initial=0.0)) - noise.black_counts for plane, noise in pairs)
     parts = [
-        _sums(
-            plane, noise, asked, counted[place], brightest=brightest,
-            rng=np.random.default_rng([seed, place]), strength=strength, draws=draws,
+        error_sums(
+            plane, noise, asked, counted[number], brightest=brightest,
+            rng=np.random.default_rng([seed, number]), strength=strength, draws=draws,
         )
-        for place, (plane, noise) in enumerate(zip(planes, noises, strict=True))
+        for number, (plane, noise) in enumerate(pairs)
     ]  # fmt: skip
-    return _ranking(_Sums.together(parts), noises, known=known)
+    return _ranking(ErrorSums.together(parts), noises, known=known)
 
 
 def _bright(planes: Sequence[npt.NDArray[Any]], noises: Sequence[CameraNoise]) -> list[npt.NDArray[np.bool_]]:
@@ -270,7 +273,7 @@ def _bright(planes: Sequence[npt.NDArray[Any]], noises: Sequence[CameraNoise]) -
     Most of a field is background, where a filter may do what it likes to noise; what people look at is not. Where dark
     parts stand out as well, as in bright field, or nothing does, all pixels count.
     """
-    smooth = [_level(plane) for plane in planes]
+    smooth = [smoothed(plane) for plane in planes]
     low, middle, high = np.percentile(np.concatenate([level.ravel() for level in smooth]), RANGE_PERCENTILES)
     noise = max(noise.after_smoothing(LEVEL_PX) for noise in noises)
     if high - middle < max(SKEW * (middle - low), SEEN * noise):
@@ -278,214 +281,14 @@ def _bright(planes: Sequence[npt.NDArray[Any]], noises: Sequence[CameraNoise]) -
     return [level > low + BRIGHT_SHARE * (high - low) for level in smooth]
 
 
-def _level(counts: npt.NDArray[Any]) -> Floats:
-    """Return a plane without what is not finite, smoothed: where it is how bright."""
-    finite = np.isfinite(counts)
-    known = np.where(finite, counts, np.median(counts[finite]) if finite.any() else 0.0)
-    return np.asarray(ndimage.gaussian_filter(known.astype(np.float64), LEVEL_PX, mode="reflect"))
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over the judged pixels of each block, of some by how bright it is there. Counts less a constant.
-
-    `square` is of f², `first` of f, `product` of f y, `follows` of z (f+ - f-) / 2 a, `spread` of (f+ - f-)² / 4 a².
-    Of fine detail, over all pixels: `left` of (y - f)², `expected` of the same if nothing but noise were left.
-    """
-
-    names: tuple[str, ...]
-    saturated: float
-    """Share of the judged pixels that could hold no more."""
-    pixels: Floats  # (blocks,)
-    plane: Floats
-    plane_square: Floats
-    square: Floats  # (candidates, blocks)
-    first: Floats
-    product: Floats
-    at_black: Floats  # (blocks, bins): variance where nothing is
-    signal: Floats  # (blocks, bins): counts above black
-    variance: Floats  # (blocks, bins): as it was measured
-    follows: Floats  # (candidates, blocks, bins)
-    spread: Floats
-    around: Floats  # (4, bins): pixels, at_black, signal, variance of all pixels
-    left: Floats  # (candidates, bins)
-    expected: Floats
-
-    @classmethod
-    def together(cls, parts: Sequence["_Sums"]) -> "_Sums":
-        def joined(axis: int, *names: str) -> list[Floats]:
-            return [np.concatenate([getattr(part, name) for part in parts], axis=axis) for name in names]
-
-        return cls(
-            parts[0].names, max(part.saturated for part in parts), *joined(0, "pixels", "plane", "plane_square"),
-            *joined(1, "square", "first", "product"), *joined(0, "at_black", "signal", "variance"),
-            *joined(1, "follows", "spread"),
-            *(np.sum([getattr(part, name) for part in parts], axis=0) for name in ("around", "left", "expected")),
-        )  # fmt: skip
-
-
-def _sums(
-    counts: npt.NDArray[Any],
-    noise: CameraNoise,
-    candidates: Mapping[str, Candidate],
-    inside: npt.NDArray[np.bool_],
-    *,
-    brightest: float,
-    rng: np.random.Generator,
-    strength: float,
-    draws: int,
-) -> _Sums:
-    finite = np.isfinite(counts)
-    full = np.zeros(counts.shape, bool) if noise.saturation_counts is None else counts >= noise.saturation_counts
-    judged = finite & inside
-    saturated = float(full[judged].mean()) if judged.any() else 0.0
-    offset = float(np.median(counts[finite])) if finite.any() else 0.0
-    plane = np.where(finite, counts, offset).astype(np.float32)
-    own = plane - np.float64(offset)
-    above = np.maximum(_level(counts) - noise.black_counts, 0.0)
-    at_black = np.full(plane.shape, noise.sd_counts**2)
-    variance = at_black + noise.gain * above
-    bins = np.minimum((above / max(brightest, 1e-30) * SIGNAL_BINS).astype(np.int64), SIGNAL_BINS - 1)
-    groups, everywhere = _Groups(judged & ~full, bins), _Groups(finite & ~full, bins)
-    sums: dict[str, Floats] = {}
-    kernel = noise.kernel()
-    for _ in range(draws):
-        white = rng.standard_normal([size + kernel.shape[0] - 1 for size in plane.shape])
-        drawn = np.sqrt(variance) * signal.fftconvolve(white, kernel, "valid")
-        noisier = (plane + strength * drawn).astype(np.float32), (plane - strength * drawn).astype(np.float32)
-        for name, candidate in candidates.items():
-            up, down = (_asked(candidate, one, name) - offset for one in noisier)
-            middle, change = (up + down) / 2, (up - down) / (2 * strength)
-            terms = (up**2 + down**2) / 2, middle, middle * own, drawn * change, change**2
-            of_blocks = np.stack([groups.sums(one) for one in terms])
-            of_all = np.stack([everywhere.sums(_fine(one) ** 2) for one in (own - middle, drawn - change)])
-            found = np.concatenate([of_blocks.reshape(-1), of_all.sum(axis=1).reshape(-1)]) / draws
-            sums[name] = sums[name] + found if name in sums else found
-    table = np.stack([sums[name] for name in candidates])  # (candidates, values)
-    split = 5 * len(groups) * SIGNAL_BINS
-    square, first, product, follows, spread = np.moveaxis(
-        table[:, :split].reshape(len(candidates), 5, len(groups), SIGNAL_BINS), 1, 0
-    )
-    left, expected = np.moveaxis(table[:, split:].reshape(len(candidates), 2, SIGNAL_BINS), 1, 0)
-    ones = np.ones(plane.shape)
-    around = np.stack([everywhere.sums(one).sum(axis=0) for one in (ones, at_black, above, variance)])
-    of_pixels, of_plane, of_square = (groups.sums(one).sum(axis=1) for one in (ones, own, own**2))
-    return _Sums(
-        tuple(candidates), saturated, of_pixels, of_plane, of_square, square.sum(axis=2), first.sum(axis=2),
-        product.sum(axis=2), groups.sums(at_black), groups.sums(above), groups.sums(variance), follows, spread, around,
-        left, expected,
-    )  # fmt: skip
-
-
-def _fine(plane: Floats) -> Floats:
-    """Return what a Gaussian of 1 px removes: nearly all noise, hardly any structure."""
-    return np.asarray(plane - ndimage.gaussian_filter(plane, FINE_PX, mode="reflect"))
-
-
-def _asked(candidate: Candidate, plane: Plane, name: str) -> Floats:
-    output = np.asarray(candidate(plane), dtype=np.float64)
-    if output.shape != plane.shape:
-        raise OptionError(f"candidate {name!r} gave an output of {output.shape} for a plane of {plane.shape} px")
-    return output
-
-
-class _Groups:
-    """Pixels of a plane by blocks of 32 px, those without any left out, and by bins of brightness."""
-
-    def __init__(self, chosen: npt.NDArray[np.bool_], bins: npt.NDArray[np.int64]) -> None:
-        rows, columns = (np.arange(size) // BLOCK_PX for size in chosen.shape)
-        block = (rows[:, None] * (columns[-1] + 1 if len(columns) else 1) + columns)[chosen]
-        self._kept, self._block = np.unique(block, return_inverse=True)
-        self._number = self._block * SIGNAL_BINS + bins[chosen]
-        self._chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def sums(self, values: npt.NDArray[Any]) -> Floats:
-        """Return the sum over the pixels of each block and bin."""
-        sums = np.bincount(self._number, values[self._chosen], len(self) * SIGNAL_BINS)
-        return np.asarray(sums, dtype=np.float64).reshape(len(self), SIGNAL_BINS)
-
-
-def _variance_times(sums: _Sums, within: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Return by what the variance measured is to be multiplied in each bin of brightness, and its standard error.
-
-    What `left` exceeds `expected` by is structure that a filter took away, so of linear filters, for which both are
-    exact, the least ratio is nearest to the noise. Through the bins goes a line: a factor of the variance at black,
-    `within` what was measured, and a gain, which may have been measured far too small where little is bright.
-    """
-    pixels, at_black, above, variance = sums.around
-    filters = [place for place, name in enumerate(sums.names) if name in FITTED]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (sums.left[filters] / sums.expected[filters]).min(axis=0)
-    seen = (pixels >= FEWEST_BIN_PX) & np.isfinite(ratio) & (variance > 0)
-    times, error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
-    if seen.sum() < 2:
-        return times, error
-    found, black, bright = (one[seen] / pixels[seen] for one in (ratio * variance, at_black, above))
-    weight = pixels[seen] / found**2
-    _, level = _line(bright / black, found / black, weight * black**2)
-    level = float(np.clip(level, *within))
-    lever = weight * bright**2
-    gains = (found - level * black) / np.maximum(bright, 1e-300)
-    gain = max(float((lever * gains).sum() / lever.sum()), 0.0)
-    scatter = float(np.sqrt((lever * (gains - gain) ** 2).sum() / lever.sum() / (len(gains) - 1)))
-    scatter = max(scatter, float(np.sqrt(SCATTER_OF_VARIANCE / lever.sum())))
-    full = variance > 0
-    times[full] = ((level * at_black + gain * above) / np.where(full, variance, 1.0))[full]
-    error[full] = (scatter * above / np.where(full, variance, 1.0))[full]
-    return times, error
-
-
-def _line(across: Floats, up: Floats, weight: Floats) -> tuple[float, float]:
-    """Return slope and value at 0 of the line that fits best."""
-    total = weight.sum()
-    middle, height = (weight * across).sum() / total, (weight * up).sum() / total
-    square = (weight * (across - middle) ** 2).sum()
-    slope = float((weight * (across - middle) * (up - height)).sum() / square) if square > 0 else 0.0
-    return slope, float(height - slope * middle)
-
-
-@dataclass(frozen=True)
-class _Losses:
-    """Estimated squared error: sums (candidates, blocks), means (candidates,), and what of these the noise makes."""
-
-    blocks: Floats
-    mse: Floats
-    made_by_noise: Floats
-    variance: float
-
-
-def _losses(sums: _Sums, times: Floats) -> _Losses:
-    """Return what is left after the best gain and offset, if the noise has so many times the variance in each bin."""
-    pixels = sums.pixels.sum()
-
-    def mean(values: Floats) -> Floats:
-        return np.asarray(values.sum(axis=-1) / pixels)
-
-    first, plane = mean(sums.first), mean(sums.plane)
-    follows, spread, variance = sums.follows @ times, sums.spread @ times, sums.variance @ times
-    own_square = mean(sums.square) - first**2
-    shared = mean(sums.product) - mean(follows) - first * plane
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(own_square > 0, np.maximum(shared, 0.0) / own_square, 0.0)[:, None]
-    offset = plane - gain * first[:, None]
-    blocks = (
-        gain**2 * sums.square + 2 * gain * offset * sums.first + offset**2 * sums.pixels
-        - 2 * gain * (sums.product - follows) - 2 * offset * sums.plane + sums.plane_square - variance
-    )  # fmt: skip
-    return _Losses(blocks, mean(blocks), gain[:, 0] ** 2 * mean(spread), float(sums.variance.sum() / pixels))
-
-
-def _decibels(sums: _Sums, times: Floats) -> tuple[Floats, Floats, float]:
+def _decibels(sums: ErrorSums, times: Floats) -> tuple[Floats, Floats, float]:
     """Return level in dB per candidate, its share per block (sums to 0), and what was added to every error.
 
     No error is less than what the noise makes of it. Where estimates say so, the noise was taken for too strong, and
     the same is added to all, which leaves differences as they are. What linear filters make of noise is known exactly,
     what others do is taken by half: a median follows a little noise more than it follows all of it.
     """
-    losses = _losses(sums, times)
+    losses = squared_errors(sums, times)
     certain = np.array([0.0 if name in UNSTEADY else 1.0 if name in CLASSICAL else 0.5 for name in sums.names])
     added = max(float((certain * losses.made_by_noise - losses.mse).max()), 0.0)
     mse = np.maximum(losses.mse + added, 10 ** (-MOST_DB / 10) * losses.variance)
@@ -493,12 +296,12 @@ def _decibels(sums: _Sums, times: Floats) -> tuple[Floats, Floats, float]:
     return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / losses.variance
 
 
-def _ranking(sums: _Sums, noises: Sequence[CameraNoise], *, known: bool = False) -> Ranking:
+def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool = False) -> Ranking:
     if not sums.pixels.sum() or not sums.variance.sum() > 0:
         return _nothing(sums.names)
     times, times_error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
     if not known:
-        times, times_error = _variance_times(sums, _interval(noises))
+        times, times_error = variance_times(sums, _interval(noises))
     level, shares, added = _decibels(sums, times)
     blocks = len(sums.pixels)
     scatter = (shares[:, None, :] - shares[None, :, :]) ** 2
@@ -513,7 +316,7 @@ def _ranking(sums: _Sums, noises: Sequence[CameraNoise], *, known: bool = False)
     errors = np.sqrt(squared + half**2 + LEAST_ERROR_DB**2)
     np.fill_diagonal(errors, 0.0)
     order = np.argsort(-level, kind="stable")
-    mse, at_input = _losses(sums, times).mse, sums.names.index(INPUT)
+    mse, at_input = squared_errors(sums, times).mse, sums.names.index(INPUT)
     risks = tuple(
         Risk(sums.names[one], float(mse[one]), float(level[one] - level[at_input]), float(errors[one, at_input]))
         for one in order
@@ -537,7 +340,7 @@ def _interval(noises: Sequence[CameraNoise]) -> tuple[float, float]:
     return min(low, 1.0) ** 2, max(high, 1.0) ** 2
 
 
-def _doubt(sums: _Sums, noises: Sequence[CameraNoise], added: float, regret_db: float) -> str:
+def _doubt(sums: ErrorSums, noises: Sequence[CameraNoise], added: float, regret_db: float) -> str:
     """Return why nothing should be decided by a ranking; empty where nothing speaks against it."""
     if not all(noise.reliable for noise in noises):
         return "no place without structure was found, so structure may have been taken for noise"

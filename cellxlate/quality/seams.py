@@ -13,7 +13,7 @@ STEPS = 2 * REACH_PX - 1
 """Steps that are looked at around a border, the one across it in the middle, each less the mean of its neighbours: a
 slope has none."""
 MIDDLE = STEPS // 2
-BESIDE = tuple(place for place in range(STEPS) if abs(place - MIDDLE) > 1)
+BESIDE = tuple(step for step in range(STEPS) if abs(step - MIDDLE) > 1)
 FEWEST_PX = 24
 """Of selected border; an edge of a single cell that happens to lie along a border is shorter."""
 LEAST_CHANCE_COUNTS = 0.3
@@ -143,9 +143,9 @@ class Seams:
         clearest = np.zeros(len(tiles))
         np.maximum.at(clearest, beside, np.broadcast_to(alone, beside.shape))
         shared = np.where(alone >= clearest[beside], together[beside], 0).max(axis=0)
-        found = np.maximum(alone * judged, shared)
+        scores = np.maximum(alone * judged, shared)
         looked_at = judged | (counts[beside].max(axis=0) >= FEWEST_PX)
-        return {border: float(score) for border, score, seen in zip(borders, found, looked_at, strict=True) if seen}
+        return {border: float(score) for border, score, seen in zip(borders, scores, looked_at, strict=True) if seen}
 
     def _tiles_beside(self, border: Border) -> tuple[tuple[PlaneIndex, int, int], ...]:
         """Return the tiles before and after a border, by plane, row and column of tiles."""
@@ -155,7 +155,7 @@ class Seams:
             return (index, after - 1, along), (index, after, along)
         return (index, along, after - 1), (index, along, after)
 
-    def found(self, limit: float = LIMIT) -> list[Border]:
+    def visible(self, limit: float = LIMIT) -> list[Border]:
         """Return the borders whose step is no chance, the clearest first."""
         scores = self.scores()
         return sorted((border for border, score in scores.items() if score > limit), key=lambda one: -scores[one])

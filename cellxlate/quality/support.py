@@ -113,13 +113,13 @@ def supported(
     clearly = selected & (seen > CLEARLY_SEEN * noise)
     gain = float(np.median(shown[clearly] / seen[clearly])) if clearly.sum() >= FEWEST_FOR_GAIN else 1.0
     gain = max(gain, 1.0)
-    found = Support(
+    support = Support(
         windows=1,
         added=_unsupported(shown / gain, seen, selected, noise),
         lost=_unsupported(seen, shown / gain, selected, noise),
     )
-    _judge_attention(found, np.abs(smooth - np.percentile(smooth, 25)), selected, quiet, noise=noise)
-    return found
+    _judge_attention(support, np.abs(smooth - np.percentile(smooth, 25)), selected, quiet, noise=noise)
+    return support
 
 
 def _filled(pixels: npt.NDArray[Any], raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -173,7 +173,7 @@ def _unsupported(
 
 
 def _judge_attention(
-    found: Support,
+    support: Support,
     contrast: npt.NDArray[np.float64],
     selected: npt.NDArray[np.bool_],
     quiet: npt.NDArray[np.bool_],
@@ -184,10 +184,10 @@ def _judge_attention(
     step = (slice(JUDGED_EVERY_PX // 2, None, JUDGED_EVERY_PX),) * 2
     ours, theirs = contrast[step][selected[step]], contrast[step][quiet[step]]
     if min(len(ours), len(theirs)) >= FEWEST_JUDGED:
-        found.agreement = probability_above(ours, theirs)
-        found.judged = 1
+        support.agreement = probability_above(ours, theirs)
+        support.judged = 1
     salient = contrast > CLEARLY_SEEN * noise
-    found.salient, found.salient_selected = int(salient.sum()), int((salient & selected).sum())
+    support.salient, support.salient_selected = int(salient.sum()), int((salient & selected).sum())
 
 
 def probability_above(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
 from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segment_means, selected_segments
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.places import Places
@@ -39,7 +39,7 @@ def spared(what: str, failures: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as fault:  # noqa: BLE001 whatever it is, a result that keeps the promise is not thrown away
-        words = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        words = " ".join(said(f"{type(fault).__name__}: ", fault).split())[:200]
         note = f"{what} failed ({words}); the pixels are verified and do not depend on it"
         if note not in failures:
             failures.append(note)
@@ -160,14 +160,16 @@ class Tally:
         Counts of the first 2000 planes.
     rest : Counts
         All further planes together.
-    channels : dict
-        Counts per channel.
+    channels, histograms, samples : dict
+        Counts, intensities and drawn pixels per channel.
     places : Places
         Where attention selects, in blocks of 256 px.
     seams : Seams
         Steps across the borders of tiles.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    orders : dict or None
+        Channel -> rank correlation of a finished run whose samples are not known any more.
     failures : list of str
         Checks that could not be made, and why; what counts for the promise is never among them.
     input_digest : str
@@ -182,7 +184,7 @@ class Tally:
     >>> tally = Tally()
     >>> raw = np.array([[5, 5, 5]], np.uint16)
     >>> tally.add((), 0, raw=raw, enhanced=raw + np.array([[0, 2, 0]], np.uint16), attention=np.uint8([[0, 9, 9]]))
-    >>> tally.pixels, tally.selected, tally.changed, tally.kept_violations
+    >>> tally.total.pixels, tally.total.selected, tally.total.changed, tally.total.kept_violations
     (3, 2, 1, 0)
     """
 
@@ -305,46 +307,6 @@ class Tally:
                 return index[self.plane_axes.index(axis)]
         return 0
 
-    @property
-    def pixels(self) -> int:
-        """Pixels of the enhanced channels."""
-        return self.total.pixels
-
-    @property
-    def selected(self) -> int:
-        """Pixels with attention > 0."""
-        return self.total.selected
-
-    @property
-    def changed(self) -> int:
-        """Pixels whose stored bits differ from the input."""
-        return self.total.changed
-
-    @property
-    def kept_violations(self) -> int:
-        """Pixels with attention 0 whose stored bits differ; the promise is that there is none."""
-        return self.total.kept_violations
-
-    @property
-    def saturated(self) -> int:
-        """Changed pixels at a limit of their dtype."""
-        return self.total.saturated
-
-    @property
-    def changed_fraction(self) -> float:
-        """Share of the pixels whose stored value changed."""
-        return self.total.changed_fraction
-
-    @property
-    def mean_abs_change_counts(self) -> float:
-        """Mean |output - input| over the changed pixels, in counts."""
-        return self.total.mean_abs_change_counts
-
-    @property
-    def max_abs_change_counts(self) -> float:
-        """Largest |output - input|, in counts."""
-        return self.total.change_max_counts
-
     def brightness_order(self) -> dict[int, float]:
         """Return per channel how well brightness order is kept inside the selected region.
 
@@ -382,7 +344,7 @@ class Tally:
             "planes": [{"index": list(index), **counts.as_dict()} for index, counts in sorted(self.planes.items())],
             "seams": None if not self.tile_px else {
                 "tile_px": self.tile_px, "borders_judged": len(self.seams.scores()),
-                "borders_with_a_step": len(self.seams.found()),
+                "borders_with_a_step": len(self.seams.visible()),
             },
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
         }  # fmt: skip

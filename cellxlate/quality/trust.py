@@ -38,10 +38,10 @@ class Trust:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        found, seen = self.departure, self.support
+        departed, seen = self.departure, self.support
         return {
-            "domain": None if found is None else {
-                "distance": found.distance, "parts": dict(found.parts), "differences": departure_words(found),
+            "domain": None if departed is None else {
+                "distance": departed.distance, "parts": dict(departed.parts), "differences": departure_words(departed),
             },
             "windows": seen.windows,
             "regions_added": seen.added,
@@ -91,12 +91,12 @@ def examine(
         What the model's card says of its training images.
     """
 
-    def judge(place: tuple[Window, bool]) -> tuple[Support, WindowFeatures | None]:
-        window, is_looked_at = place
+    def judge(asked: tuple[Window, bool]) -> tuple[Support, WindowFeatures | None]:
+        window, is_looked_at = asked
         raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
         return supported(raw, after, selected, noise_left=left), look(raw) if is_looked_at else None
 
-    found = {}
+    trusts = {}
     for channel in channels:
         planes = [index for index in places.selected if stack.channel_of(index) == channel]
         windows = places.choose(max(SUPPORT_WINDOWS // len(channels), 4), planes)
@@ -109,5 +109,5 @@ def examine(
         ):
             support.include(seen)
             looks += [one] if one else []
-        found[channel] = Trust(departure(looks, domain), support)
-    return found
+        trusts[channel] = Trust(departure(looks, domain), support)
+    return trusts

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from cellxlate.errors import InputError, OptionError
+from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import FORMAT
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".ims")
@@ -19,14 +20,27 @@ COMPANION = ".companion.ome"
 """OME-XML that lies beside the TIFF files it describes."""
 
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
+ZARR_JSON = "zarr.json"
+ZARR_MARKS = (ZARR_JSON, ".zgroup", ".zarray")
 
+PARTIAL_ENDING, UNFINISHED_ENDING = ".partial", ".unfinished"
+"""What is being written, and a plate or a batch of which only some images are."""
+
+LOCK_FILE = ".cellxlate-lock"
+"""In a partial, by which one process or job at a time holds it."""
 
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
 """What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
+AnyLocation = TypeVar("AnyLocation", bound=Location)
+
 PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 """Without a pyramid, and without OME's metadata."""
+
+
+def partial_of(path: AnyLocation) -> AnyLocation:
+    """Return where an output is while it is not complete."""
+    return path.with_name(path.name + PARTIAL_ENDING)  # type: ignore[return-value]
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
@@ -42,7 +56,7 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     stacks: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"the {what} {path} does not exist; check the name")
+            raise MissingInputError(f"the {what} {path} does not exist; check the name")
         if path.is_file() or is_zarr(path):
             stacks.append(path)
             continue
@@ -128,6 +142,8 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
     for endings, possible in formats.items():
         if name.endswith(endings):
             if asked is not None and asked not in possible:
-                raise OptionError(f"the output {path} says {possible[0]}, --format says {asked}; give one of them")
+                raise OptionError(
+                    f"the output {path} says {possible[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
+                )
             return asked or possible[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError, OutputError, unless_denied
+from cellxlate.options import TRAIN_RESUME
 from cellxlate.stacks.naming import one_line
 from cellxlate.training.losses import HistoryPool
 
@@ -50,11 +51,11 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     for name, module in state.modules.items():
         tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
     for name, optimiser in state.optimisers.items():
-        for place, moments in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{name}/{place}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+        for number, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{name}/{number}/{key}": torch.as_tensor(value) for key, value in moments.items()}
     for name, pool in state.pools.items():
-        for place, (image, mask) in enumerate(pool.pairs):
-            tensors |= {f"pool/{name}/{place}/image": image, f"pool/{name}/{place}/mask": mask}
+        for number, (image, mask) in enumerate(pool.pairs):
+            tensors |= {f"pool/{name}/{number}/image": image, f"pool/{name}/{number}/mask": mask}
     stored = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     partial = folder / "checkpoint.partial"
     try:
@@ -66,8 +67,8 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     except (OSError, SafetensorError) as fault:
         kept = "the one before is kept" if (folder / CHECKPOINT).exists() else "there is none before"
         raise OutputError(
-            f"the checkpoint cannot be written to {folder} ({one_line(fault)}); {kept}: free some space, then go on "
-            "with --resume"
+            f"the checkpoint cannot be written to {folder} ({one_line(fault)})",
+            remedy=(f"{kept}: free some space, then go on with ", TRAIN_RESUME),
         ) from fault
     finally:
         with suppress(OSError):
@@ -83,13 +84,13 @@ def read_notes(folder: Path) -> dict[str, Any]:
         There is none, or it is damaged.
     """
     try:
+        (folder / CHECKPOINT).open("rb").close()  # which says what is denied; safetensors calls it missing
         with safe_open(folder / CHECKPOINT, framework="pt") as file:
             notes: dict[str, Any] = json.loads(file.metadata()["notes"])
             return notes
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as fault:
-        raise ModelError(
-            f"{folder} holds no checkpoint that can be resumed ({fault}); remove it and train again"
-        ) from fault
+        damaged = ModelError(f"{folder} holds no checkpoint that can be resumed ({fault}); remove it and train again")
+        raise unless_denied(damaged, folder, fault) from fault
 
 
 def restore_checkpoint(folder: Path, state: RunState) -> None:
@@ -115,8 +116,8 @@ def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
     for name, optimiser in state.optimisers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, f"optimiser/{name}/").items():
-            place, moment = key.split("/")
-            moments.setdefault(int(place), {})[moment] = value
+            number, moment = key.split("/")
+            moments.setdefault(int(number), {})[moment] = value
         full = optimiser.state_dict()
         full["state"] = moments
         optimiser.load_state_dict(full)
@@ -128,7 +129,7 @@ def _restore(tensors: Mapping[str, Tensor], state: RunState) -> None:
     for name, pool in state.pools.items():
         kept = _below(tensors, f"pool/{name}/")
         pool.pairs = [
-            (kept[f"{place}/image"].to(device), kept[f"{place}/mask"].to(device)) for place in range(len(kept) // 2)
+            (kept[f"{number}/image"].to(device), kept[f"{number}/mask"].to(device)) for number in range(len(kept) // 2)
         ]
 
 

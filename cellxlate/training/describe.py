@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import InputError
-from cellxlate.model.cards import add_domain, locate
+from cellxlate.model.cards import amend_card, locate
 from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
 from cellxlate.stacks.read.open import find_images, open_stack
 
@@ -57,5 +57,5 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
             f"the source images hold fewer than {FEWEST_WINDOWS} windows of 256 x 256 px with anything in them; give "
             "the images the model was trained on"
         )
-    add_domain(folder, domain)
+    amend_card(folder, "domain", domain)
     return domain

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.model.bundle import Bundle, stored_networks
+from cellxlate.model.bundle import Bundle
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.likeness import describe_planes
@@ -87,7 +87,7 @@ def training_card(
         "description": description,
         "preset": settings.preset,
         "generalist": settings.backward == "any-camera",
-        "networks": stored_networks(without_normalisation(settings.networks)),
+        "networks": asdict(without_normalisation(settings.networks)),
         "statistics": {
             "kind": "fixed at the end of training and folded" if patches else "none needed (no normalisation layers)",
             "source_patches": patches,
@@ -113,7 +113,7 @@ def training_card(
             "seconds": round(seconds, 1),
             "seed": settings.seed,
             "seeds_tried": seeds,
-            "settings": settings.as_dict(),
+            "settings": asdict(settings),
             "precision": precision,
             "torch": torch.__version__,
             "python": sys.version.split()[0],

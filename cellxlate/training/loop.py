@@ -7,24 +7,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from cellxlate.choice import choose_by, looks_of, shipped_model
-from cellxlate.errors import OptionError, OutputError, TrainingError
+from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.quality.likeness import WindowFeatures
+from cellxlate.options import NOT_RESUMED, OTHER_SEED, TRAIN_RESUME, TRAINED
 from cellxlate.settings import Guide, PresetName, TrainSettings
-from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
-from cellxlate.training.alone import alone_domain
 from cellxlate.training.checkpoint import CHECKPOINT
-from cellxlate.training.fields.generalist import generalist_domains
-from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, check_stack, open_domain
+from cellxlate.training.domains import nearest_model, open_domains
+from cellxlate.training.fields.patches import Domain
 from cellxlate.training.finished import finished_translator, preview, statistics_patches, training_card
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
@@ -43,8 +40,6 @@ from cellxlate.training.run import (
 from cellxlate.training.watch import AttentionState, Board, Curves, log, look, open_board, require_no_collapse
 
 PROBE_PATCHES = 8
-MOST_LOOKED_AT = 8
-"""Files, to tell which shipped model is nearest."""
 
 Progress = Callable[["TrainProgress"], object]
 
@@ -112,7 +107,7 @@ def train(
         Where all settings come from that are not given; ignored if `settings` is. By default "alone" where a source but
         no target is given, "fast" elsewhere.
     settings : TrainSettings or path, optional
-        Full control: settings, or a TOML file of them (see `load_settings`). Other options change them.
+        Full control: settings, or a TOML file of them (see `settings_file.load_settings`). Other options change them.
     base : Bundle, str or path, optional
         A model to start from, in place of weights drawn from the seed: it is fitted to these images, or learns on. Its
         networks are taken, and a learning rate of at most `BASE_RATE`. The card names it. The preset "alone" takes the
@@ -173,20 +168,20 @@ def train(
     )  # fmt: skip
     require_domains(*paths, chosen)
     start = None if base is None else base if isinstance(base, Bundle) else load_model(base)
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_of(output)
     require_free(output, partial, resume)
     if start is None and chosen.backward == "alone":
         start = nearest_model(paths[0], channel)
     if start:
         chosen = starting_from(start, chosen)
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     with _nothing_left_of_nothing(partial), ExitStack() as files:
         domains = open_domains(paths, chosen, channel, mask_folders, files)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
             files.callback(board.close)
         run, seeds = run_seeds(
-            chosen, domains, place, partial, start=start, restarts=restarts, resume=resume, board=board,
+            chosen, domains, chosen_device, partial, start=start, restarts=restarts, resume=resume, board=board,
             progress=progress, after_step=after_step,
         )  # fmt: skip
         count = statistics_patches(run.settings, domains[0])
@@ -219,63 +214,13 @@ def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
 def require_free(output: Path, partial: Path, resume: bool) -> None:
     """Raise OutputError or OptionError unless the output can be made, or continued, there."""
     if output.exists():
-        raise OutputError(f"{output} exists already; choose another -o or remove it")
+        raise OutputError(f"{output} exists already", remedy=("choose another ", TRAINED, " or remove it"))
     if partial.exists() and not resume:
-        raise OutputError(f"{partial} holds an unfinished run; continue with --resume or remove it")
+        raise OutputError(
+            f"{partial} holds an unfinished run", remedy=("continue with ", TRAIN_RESUME, " or remove it")
+        )
     if resume and not partial.exists():
-        raise OptionError(f"{partial} does not exist, so there is nothing to resume; leave out --resume")
-
-
-def open_domains(
-    paths: tuple[list[Path], list[Path]],
-    settings: TrainSettings,
-    channel: int | None,
-    masks: list[Path],
-    files: ExitStack,
-) -> tuple[Domain, ...]:
-    """Open source and target, with their masks, check everything about them, and have their files closed in the end.
-
-    Raises
-    ------
-    InputError
-        What is wrong, in one line.
-    """
-    if settings.backward == "alone":
-        source = alone_domain(paths[0], settings, channel)
-        return source, source
-    if settings.backward == "any-camera":
-        return generalist_domains(paths[1], masks, settings, channel, files)
-    domains: list[Domain] = []
-    for number, own in enumerate(paths):
-        domains.append(
-            open_domain(
-                own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
-                guide=settings.guide,
-            )
-        )  # fmt: skip
-        files.callback(domains[-1].close)
-    if not masks:
-        return tuple(domains)
-    marked = attach_masks(domains, masks)
-    for domain in marked:
-        files.callback(domain.close)
-    return marked
-
-
-def nearest_model(source: Sequence[Path], channel: int | None) -> Bundle:
-    """Load the shipped model that is nearest to some files and folders, of which a few are looked at.
-
-    Raises
-    ------
-    InputError
-        There is nothing to read, or several channels and none is chosen.
-    """
-    files = find_images(source, "source")[0]
-    looks: list[WindowFeatures] = []
-    for path in files[:: -(-len(files) // MOST_LOOKED_AT)]:
-        with open_stack(path) as stack:
-            looks += looks_of(stack, check_stack(stack, path, 1, channel))
-    return shipped_model(choose_by([looks]))
+        raise OptionError(f"{partial} does not exist, so there is nothing to resume", remedy=NOT_RESUMED)
 
 
 def run_seeds(
@@ -313,8 +258,8 @@ def run_seeds(
             if not restarts:
                 raise
             if seed == seeds[-1]:
-                raise TrainingError(f"{fault}; seeds {first} to {seed} were tried") from fault
-            note = f"seed {seed} failed ({fault}); trying seed {seed + 1}"
+                raise TrainingError(fault, f"; seeds {first} to {seed} were tried") from fault
+            note = said(f"seed {seed} failed (", fault, f"); trying seed {seed + 1}")
             precision = run.precision
         set_aside(partial, seed)
         seed, resume = seed + 1, False
@@ -324,9 +269,9 @@ def prepare(partial: Path, settings: TrainSettings) -> None:
     """Make the folder of a run and note its settings there."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        (partial / "settings.json").write_text(json.dumps(settings.as_dict(), indent=1), encoding="utf-8")
+        (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
     except OSError as fault:
-        raise OutputError(f"{partial} cannot be written: {fault}") from fault
+        raise unless_denied(OutputError(f"{partial} cannot be written: {fault}"), partial, fault) from fault
 
 
 def set_aside(partial: Path, seed: int) -> None:
@@ -406,6 +351,6 @@ def require_finite(values: dict[str, float], run: Run, partial: Path) -> None:
         if run.saved is not None:
             left = f"the last good checkpoint, of step {run.saved}, is in {partial}"
         raise TrainingError(
-            f"the loss is not finite at step {run.done} ({', '.join(lost)}); {left}; train again with a lower "
-            "learning_rate or another --seed (--restarts N tries them)"
+            f"the loss is not finite at step {run.done} ({', '.join(lost)}); {left}",
+            remedy=("train again with a lower learning_rate or ", OTHER_SEED),
         )

@@ -161,9 +161,9 @@ class HistoryPool:
                 self.pairs.append(pair)
                 shown.append(pair)
             elif self.size and torch.rand((), generator=rng) > 0.5:
-                place = int(torch.randint(self.size, (), generator=rng))
-                shown.append(self.pairs[place])
-                self.pairs[place] = pair
+                position = int(torch.randint(self.size, (), generator=rng))
+                shown.append(self.pairs[position])
+                self.pairs[position] = pair
             else:
                 shown.append(pair)
         return torch.stack([image for image, _ in shown]), torch.stack([mask for _, mask in shown])

@@ -18,9 +18,10 @@ from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import TrainSettings
-from cellxlate.training.acceleration.precision import Precision, accelerate, choose_precision
-from cellxlate.training.alone import NO_IMAGES, AloneStep
+from cellxlate.options import BASE
+from cellxlate.settings import Precision, TrainSettings
+from cellxlate.training.acceleration.precision import accelerate, choose_precision
+from cellxlate.training.alone.step import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.fields.guides import saliency
 from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
@@ -52,6 +53,8 @@ class Run:
         What the networks that learn compute in.
     steps, steps_per_epoch : int
         In all, and per pass over the larger domain.
+    start : str or None
+        SHA-256 of the weights that it began with, where they were those of a model.
     done : int
         Steps behind us.
     seconds : float
@@ -227,7 +230,7 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
         "step": run.done,
         "seconds": run.seconds,
         "precision": run.precision,
-        "settings": run.settings.as_dict(),
+        "settings": asdict(run.settings),
         "start": run.start,
         "data": fingerprint(domains),
         "attention": [asdict(state) for state in run.attention[-LOOKS_BEFORE_GREY:]],
@@ -305,8 +308,10 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
     """
     notes = run_notes(partial)
     if notes.get("start") != run.start:
-        raise OptionError(f"{partial} was begun from another model, or from none; give the same --from or remove it")
-    wanted = json.loads(json.dumps(run.settings.as_dict()))
+        raise OptionError(
+            f"{partial} was begun from another model, or from none", remedy=("give the same ", BASE, " or remove it")
+        )
+    wanted = json.loads(json.dumps(asdict(run.settings)))
     differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
     if differing:
         raise OptionError(

@@ -28,6 +28,7 @@ from cellxlate.model.engines.engine import open_engine
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import stack_ranges
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.stack import Stack
 
 CASES = {"5 % clustered": (0.05, "clustered"), "full of cells": (0.6, "scattered")}
 WAYS = ("cellxlate", "monai constant", "monai gaussian")
@@ -46,9 +47,10 @@ def runner(way: str, plane: Any, intensity: Any, engine: str) -> Callable[[], An
     """Return what runs a plane once and returns the generator's output, or the enhanced plane."""
     bundle = load_model()
     if way == "cellxlate":
-        job = PlaneJob(open_engine(bundle, engine=engine), intensity, settings=EnhanceSettings())  # type: ignore[arg-type]
+        job = PlaneJob(open_engine(bundle, engine=engine), {0: intensity}, settings=EnhanceSettings())  # type: ignore[arg-type]
         areas = list(bands_of(plane.shape, job.tile_px))
-        return lambda: [band.enhanced for band in enhance_plane(lambda rows: plane[rows], areas, plane.shape, job)]
+        seen = job.input(Stack.from_array(plane, "YX"), ())
+        return lambda: [band.enhanced for band in enhance_plane(seen, areas, job)]
     from monai.inferers import sliding_window_inference
 
     generator = bundle.translator.generator
@@ -82,9 +84,9 @@ def error_of(way: str, plane: Any, intensity: Any) -> float:
             def attention(self, images: Any) -> Any:
                 return np.ones_like(images)
 
-        job = PlaneJob(Keeping(), intensity, settings=EnhanceSettings(tile_px=256))
-        counts = plane.astype(np.float64)
-        for band in enhance_plane(lambda rows: counts[rows], bands_of(plane.shape, 256), plane.shape, job):
+        job = PlaneJob(Keeping(), {0: intensity}, settings=EnhanceSettings(tile_px=256))
+        seen = job.input(Stack.from_array(plane.astype(np.float64), "YX"), ())
+        for band in enhance_plane(seen, bands_of(plane.shape, 256), job):
             found[band.first_row : band.first_row + len(band.raw)] = intensity.to_unit(band.enhanced)
     else:
         found = runner(way, plane, intensity, "torch")()

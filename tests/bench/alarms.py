@@ -171,7 +171,7 @@ def verdicts(tally: Tally) -> dict[str, bool]:
         "attention at odds": seen.mean_agreement < LOWEST_AGREEMENT or seen.salient_share < LOWEST_SALIENT,
         "added": seen.added > 0,
         "lost": seen.lost > 0,
-        "seam": bool(tally.seams.found()),
+        "seam": bool(tally.seams.visible()),
     }
 
 
@@ -248,7 +248,7 @@ def seam_found(plane: Plane, attention: Plane, offset: float, draw: np.random.Ge
     }  # fmt: skip
     if not any(sums[-1] >= FEWEST_PX for border, sums in seams.sums.items() if border[1:] in around):
         return None
-    return bool(seams.found())
+    return bool(seams.visible())
 
 
 def print_planted(results: list[tuple[Plane, Plane, Plane]]) -> None:

@@ -119,7 +119,7 @@ def one_try(attempt: Try, way: str, model: Path, folder: Path, whole_s: float) -
     """Do one run, or two of which the first is interrupted, and say how it ended; ValueError for a mixture."""
     stack, draws = attempt.stack, attempt.random
     verified: list[float] = []
-    account = importlib.import_module("cellxlate.enhancement.verify")
+    account = importlib.import_module("cellxlate.quality.report.account")
     honest = account.examine
     account.examine = lambda *arguments, **named: (verified.append(time.perf_counter()), honest(*arguments, **named))[1]
 

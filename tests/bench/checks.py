@@ -16,7 +16,8 @@ import tifffile
 from scipy import ndimage
 
 from cellxlate.evaluation.measures import phantoms
-from cellxlate.quality.checks import LOWEST_ORDER, Tally
+from cellxlate.quality.checks import LOWEST_ORDER
+from cellxlate.quality.tally import Tally
 
 Floats = npt.NDArray[np.float64]
 SMOOTHING_PX = 1.5

@@ -7,17 +7,68 @@ even number and judged on those of odd number. Prints a table in Markdown.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 import torch
 
 import cellxlate
-from cellxlate.enhancement.confidence.views import Unit, deviation, expected_error, reliability
+from cellxlate.enhancement.confidence.views import Unit, deviation
 from cellxlate.evaluation.measures import affine
 from cellxlate.model.attention import change, gate, quantise
 from cellxlate.stacks.intensity.range import measure_range
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of pixels of like deviation, and what their true error was.
+
+    Attributes
+    ----------
+    deviations, errors : ndarray (bins,)
+        Root mean squares, in unit range.
+    pixels : ndarray of int (bins,)
+        In each bin.
+    """
+
+    deviations: npt.NDArray[np.float64]
+    errors: npt.NDArray[np.float64]
+    pixels: npt.NDArray[np.int64]
+
+    @property
+    def calibration(self) -> tuple[float, float]:
+        """Floor and factor: an error is the root of floor squared plus the square of factor times deviation."""
+        squares = np.column_stack([np.ones(len(self.deviations)), self.deviations**2])
+        floor, factor = np.linalg.lstsq(squares, self.errors**2, rcond=None)[0]
+        return float(np.sqrt(max(floor, 0.0))), float(np.sqrt(max(factor, 0.0)))
+
+
+def expected_error(deviations: npt.NDArray[np.floating], calibration: tuple[float, float]) -> npt.NDArray[np.floating]:
+    """Return the root mean square error, in unit range, that pixels of such deviations had where truth was known."""
+    floor, factor = calibration
+    return np.asarray(np.sqrt(floor**2 + (factor * deviations) ** 2))
+
+
+def reliability(deviations: npt.NDArray[np.floating], errors: npt.NDArray[np.floating], bins: int = 10) -> Reliability:
+    """Compare deviations with true errors in bins of equally many pixels.
+
+    Parameters
+    ----------
+    deviations, errors : ndarray (n,)
+        Of selected pixels, in unit range; errors are output minus truth after the best gain and offset of the field.
+    bins : int
+        How many.
+    """
+    order = np.argsort(deviations, kind="stable")
+    parts = np.array_split(order, bins)
+    rms = [
+        [float(np.sqrt(np.mean(values[part].astype(np.float64) ** 2))) for part in parts]
+        for values in (deviations, errors)
+    ]
+    return Reliability(np.array(rms[0]), np.array(rms[1]), np.array([len(part) for part in parts]))
 
 
 def main() -> None:
@@ -47,7 +98,7 @@ def main() -> None:
         unit = intensity.to_unit(raw)
         made = output(unit[None, None])[0, 0].astype(float)
         wanted = affine(truth, made, cells)  # the truth on the scale of the output
-        spread = deviation(unit, output, noise=intensity.noise / intensity.span)
+        spread = deviation(unit[None], output, noise=intensity.noise / intensity.span)[0]
         halves[number % 2].append((spread[cells], np.abs(made - wanted)[cells]))
     fit, judged = (reliability(*(np.concatenate(part) for part in zip(*half, strict=True))) for half in halves)
     predictions = expected_error(judged.deviations, fit.calibration)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 import cellxlate
-from cellxlate.model.cards import CARD, add_domain, locate, read_card
+from cellxlate.model.cards import CARD, amend_card, locate, read_card
 from cellxlate.quality.likeness import departure, describe_planes, look, windows_of
 from cellxlate.stacks.read.open import find_stacks
 from cellxlate.stacks.stack import Stack
@@ -88,7 +88,7 @@ def main() -> None:
             print(f"{folder.name:24} {name:9} {len(own):4} images, {np.mean(found > 1):.0%} above 1, "
                   f"median {np.median(found):.2f}, largest {found.max():.2f}")  # fmt: skip
     if options.update:
-        add_domain(model, measured)
+        amend_card(model, "domain", measured)
         if options.generalist:
             card = {**read_card(model), "generalist": True}
             write_whole_file(model / CARD, json.dumps(card, indent=1) + "\n")

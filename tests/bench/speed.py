@@ -36,6 +36,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.stack import Stack
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 CASES = [
@@ -93,9 +94,9 @@ def enhance(
 ) -> tuple[float, Timed, Any, Any]:
     """Return seconds, those of the networks, pixels and attention."""
     timed = Timed(translator, clock)
-    job = PlaneJob(timed, intensity, settings=EnhanceSettings(**settings))
+    job = PlaneJob(timed, {0: intensity}, settings=EnhanceSettings(**settings))
     started = clock()
-    bands = list(enhance_plane(lambda rows: plane[rows], bands_of(plane.shape, job.tile_px), plane.shape, job))
+    bands = list(enhance_plane(job.input(Stack.from_array(plane, "YX"), ()), bands_of(plane.shape, job.tile_px), job))
     seconds = clock() - started
     return (
         seconds,

@@ -18,16 +18,10 @@ import cellxlate
 from cellxlate import cli
 from cellxlate.cli.parser import build_parser
 from cellxlate.enhancement.adaptation import adapt as adaptation
-from cellxlate.enhancement.adaptation.adapt import (
-    AFTER,
-    BEFORE,
-    Adaptation,
-    adapt_stack,
-    model_folder,
-    noise_on_range_of,
-    on_range_of,
-    verdict,
-)
+from cellxlate.enhancement.adaptation import judge
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, on_range_of, verdict
+from cellxlate.enhancement.adaptation.record import Adaptation, held, model_folder
 from cellxlate.enhancement.job import EnhanceProgress, enhance_file
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
@@ -38,7 +32,7 @@ from cellxlate.settings import PRESETS, AloneSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
-from cellxlate.training.alone import sampled_domain
+from cellxlate.training.alone.domain import sampled_domain
 from cellxlate.training.checkpoint import read_notes
 
 SMALL = replace(
@@ -77,7 +71,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
         errors = tuple(tuple(error_db for _ in risks) for _ in risks)
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
 
-    monkeypatch.setattr(adaptation, "estimate_risks", say)
+    monkeypatch.setattr(judge, "estimate_risks", say)
 
 
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +221,7 @@ def test_a_model_is_written_beside_results_on_this_computer_alone():
 
 def test_ninety_seconds_are_the_default():
     options: argparse.Namespace = build_parser().parse_args(["enhance", "stack.tif", "--adapt"])
-    assert options.adapt == adaptation.SECONDS == 90
+    assert options.adapt == adaptation.ADAPT_S == 90
     assert build_parser().parse_args(["enhance", "stack.tif"]).adapt is None
 
 
@@ -386,7 +380,7 @@ def test_a_model_of_another_stack_is_not_taken_for_this_one(stack, tiny_model, t
     other = Stack(pixels(seed=5), "ZYX")
     with pytest.raises(OutputError, match="adapted to another stack"):
         adapted(other, tiny_model, tmp_path / "m", resume=True)
-    with pytest.raises(OutputError, match=r"exists already; give -m .* to use it, --overwrite to replace it"):
+    with pytest.raises(OutputError, match=r"exists already; give model='.*' to use it, overwrite=True to replace it"):
         adapted(other, tiny_model, tmp_path / "m")
     before = load_model(tmp_path / "m").digest
     assert adapted(other, tiny_model, tmp_path / "m", overwrite=True).model.digest != before
@@ -504,7 +498,7 @@ def test_times_and_steps_that_make_no_sense_are_refused(stack, tiny_model, tmp_p
 
 
 def test_two_runs_at_one_model_exclude_each_other(stack, tiny_model, tmp_path):
-    with adaptation.held(tmp_path / "m"), pytest.raises(OutputError, match="is being written by another job"):
+    with held(tmp_path / "m"), pytest.raises(OutputError, match="is being written by another job"):
         adapt_stack(stack, tiny_model, output=tmp_path / "m", steps=2, overwrite=True)
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith("m")] == []
 

@@ -25,6 +25,7 @@ from distributed import Client, LocalCluster
 import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement import estimate as costs
+from cellxlate.enhancement import verify
 from cellxlate.enhancement.cluster import client as connecting
 from cellxlate.enhancement.cluster import cluster as cluster_room
 from cellxlate.enhancement.cluster import worker as worker_room
@@ -36,6 +37,7 @@ from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import Work
 from cellxlate.errors import ClusterError, InputError, OptionError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
+from cellxlate.quality.report import account
 from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import Stack
@@ -108,7 +110,7 @@ def test_two_workers_give_the_pixels_of_one_process(
     before = sum(done.bands for done in processes.workers.values())
     report = cellxlate.enhance_file(
         stack, tiny_model, output=stack.parent / f"cells_enhanced{ending}", settings=TILES,
-        where=processes.place, progress=news.append,
+        where=processes.executor, progress=news.append,
     )  # fmt: skip
     expected = alone(stack, tiny_model)
     assert same(report, expected)
@@ -122,7 +124,7 @@ def test_two_workers_give_the_pixels_of_one_process(
 
 
 def test_channels_that_are_not_chosen_are_copied(stack: Path, tiny_model: Path, processes: Cluster) -> None:
-    report = cellxlate.enhance_file(stack, tiny_model, channels=[1], settings=TILES, where=processes.place)
+    report = cellxlate.enhance_file(stack, tiny_model, channels=[1], settings=TILES, where=processes.executor)
     enhanced, attention = pixels_of(report)
     with cellxlate.open_stack(stack) as read:
         raw = np.asarray(read).copy()
@@ -140,7 +142,7 @@ def test_a_worker_that_is_killed_changes_no_pixel(stack: Path, tiny_model: Path,
             killed.append(next(iter(processes.client.run(os.getpid).values())))
             os.kill(killed[0], signal.SIGKILL)
 
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=processes.place, progress=kill_one)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=processes.executor, progress=kill_one)
     assert killed
     assert same(report, alone(stack, tiny_model))
 
@@ -165,7 +167,7 @@ def test_a_band_that_fails_twice_is_done_in_the_end(
 ) -> None:
     expected = alone(stack, tiny_model)
     attempts = failing(monkeypatch, {(1, 0)}, times=2)
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor)
     assert attempts == [(1, 0)] * 3
     assert same(report, expected)
     assert report.tally.summary() == expected.tally.summary()
@@ -178,13 +180,13 @@ def test_a_band_that_fails_three_times_is_named_and_the_rest_is_done(
     with monkeypatch.context() as patch:
         attempts = failing(patch, {(1, 0)}, times=99)
         with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=1 C=0 rows 512 to 599 \(a fault of"):
-            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor)
         assert attempts == [(1, 0)] * 3
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     assert ClusterError.exit_code == 1
     news: list[EnhanceProgress] = []
     report = cellxlate.enhance_file(
-        stack, tiny_model, settings=TILES, where=inside.place, resume=True, progress=news.append
+        stack, tiny_model, settings=TILES, where=inside.executor, resume=True, progress=news.append
     )
     assert len(news) == 1
     assert same(report, expected)
@@ -198,7 +200,7 @@ def test_a_job_that_can_only_fail_ends_early(
     honest = Bands.write
     monkeypatch.setattr(Bands, "write", lambda self, index, row, pixels: honest(self, index, 512, pixels[:88]))
     with pytest.raises(ClusterError, match="2 bands failed"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor)
     assert len(attempts) < 3 * BANDS
 
 
@@ -214,7 +216,7 @@ def test_what_ends_a_job_releases_the_cluster_and_resuming_continues_in_one_proc
             raise Stop
 
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=stop)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, progress=stop)
     until = time.monotonic() + 5
     while (tasks := len(inside.client.cluster.scheduler.tasks)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -242,18 +244,18 @@ def test_what_waits_is_taken_back_when_a_job_ends_and_its_stack_is_closed(
 
     monkeypatch.setattr(Bands, "write", write)
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=stop)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, progress=stop)
     time.sleep(1.5)
     assert len(ended) - 1 <= 2  # that which each of two workers had begun; the two that waited are not
     monkeypatch.undo()
     monkeypatch.setattr(worker_room, "_OPEN", {})
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, resume=True)
     assert same(report, alone(stack, tiny_model))
     assert worker_room._OPEN == {}
 
 
 def test_models_are_taken_off_the_workers(stack: Path, tiny_model: Path, inside: Cluster) -> None:
-    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+    report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor)
     assert report.model_digest in worker_room._MODELS
     inside.release()
     assert report.model_digest not in worker_room._MODELS
@@ -299,7 +301,7 @@ def test_little_is_in_flight_however_many_bands_there_are(stack: Path, tiny_mode
         tasks = inside.client.cluster.scheduler.tasks.values()
         most = max(most, sum(task.state in ("processing", "queued", "waiting", "no-worker") for task in tasks))
 
-    cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=count)
+    cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, progress=count)
     assert 2 <= most <= 2 * cluster_room.BANDS_PER_THREAD
 
 
@@ -309,7 +311,7 @@ def test_models_go_to_each_worker_once(stack: Path, tiny_model: Path, inside: Cl
     inside.client.register_plugin = lambda plugin: (sent.append(plugin.name), honest(plugin))
     for name in ("one", "two"):
         cellxlate.enhance_file(
-            stack, tiny_model, output=tmp_path / f"{name}.ome.tif", settings=TILES, where=inside.place
+            stack, tiny_model, output=tmp_path / f"{name}.ome.tif", settings=TILES, where=inside.executor
         )
     assert len(sent) == 1
 
@@ -322,7 +324,7 @@ def test_workers_that_cannot_do_the_job_are_named_before_it_starts(
 
     monkeypatch.setattr(worker_room, "open_stack", elsewhere)
     with pytest.raises(ClusterError, match=r"none of 2 workers can do the job; .*cells.ome.tif does not exist"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor)
 
 
 def test_a_worker_that_sees_another_input_refuses(stack: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -365,7 +367,7 @@ def test_an_input_that_changes_is_refused_on_a_cluster_too(
     other = stack.with_name("other.ome.tif")
     write_stacks([(Stack(cells, "TCYX"), other)])
     with pytest.raises((Stop, InputError), match=None if when == "before resume" else "changed"):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, progress=write_over)
+        cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, progress=write_over)
     if when == "before resume":
         [partial_folder] = stack.parent.glob("cells_enhanced*.partial")
         origins = Origins(partial_folder / "input")
@@ -374,7 +376,7 @@ def test_an_input_that_changes_is_refused_on_a_cluster_too(
                 origins.remove([origin])
                 origins.add(replace(origin, read=replace(origin.read, digest="0" * 32)))
         with pytest.raises(InputError, match=r"was changed after the run began \(T=0 C=0 from row 0"):
-            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.place, resume=True)
+            cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=inside.executor, resume=True)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
 
 
@@ -488,7 +490,9 @@ def test_only_bands_that_fail_in_a_row_end_a_job() -> None:
         flight._take(SimpleNamespace(status="finished", result=list), [])
     for _ in range(cluster_room.MOST_FAILED - 1):
         flight._take(failed, task)
-    with pytest.raises(ClusterError, match=rf"{4 * cluster_room.MOST_FAILED - 3} bands failed 3 times.*disk.*--resume"):
+    with pytest.raises(
+        ClusterError, match=rf"{4 * cluster_room.MOST_FAILED - 3} bands failed 3 times.*disk.*resume=True"
+    ):
         flight._take(failed, task)
 
 
@@ -524,7 +528,7 @@ def test_small_bands_go_out_together_and_give_the_same_pixels(
     monkeypatch.setattr(cluster_room, "TASKS_PER_THREAD", 2)
     monkeypatch.setattr(cluster_room, "TASK_PX", 5 * 30 * 40)
     seen, news = tasks_seen(inside, monkeypatch), []
-    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.place, progress=news.append)
+    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.executor, progress=news.append)
     assert seen == [5, 5, 5, 5, 4]
     assert same(report, expected)
     assert 0 < report.changed_fraction == expected.changed_fraction
@@ -552,12 +556,12 @@ def test_of_bands_that_go_out_together_the_one_that_fails_is_named_and_the_other
         news: list[float] = []
         with pytest.raises(ClusterError, match=r"1 bands failed 3 times: T=13 rows 0 to 29 \(a fault of"):
             cellxlate.enhance_file(
-                small_planes, tiny_model, where=inside.place, progress=lambda passed: news.append(passed.done)
+                small_planes, tiny_model, where=inside.executor, progress=lambda passed: news.append(passed.done)
             )
     assert news == sorted(news)
     assert seen == [6, 6, 6, 6, *[1] * 6]
     seen = tasks_seen(inside, monkeypatch)
-    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.place, resume=True)
+    report = cellxlate.enhance_file(small_planes, tiny_model, where=inside.executor, resume=True)
     assert seen == [1]
     assert report.kept_violations == 0
 
@@ -597,7 +601,7 @@ def test_what_is_shared_does_not_wait_for_ever_for_workers_that_are_gone(monkeyp
         while cluster.client.nthreads() and time.monotonic() < until:
             time.sleep(0.05)
         started = time.monotonic()
-        with pytest.raises(ClusterError, match="all workers are gone; start some, and give --resume"):
+        with pytest.raises(ClusterError, match="all workers are gone; start some, and give resume=True"):
             list(cluster.share(abs, [-1, 2, -3]))
         assert 0.9 < time.monotonic() - started < 10
 
@@ -676,7 +680,7 @@ def test_a_scheduler_that_dies_leaves_what_is_done(
         if news.done >= 1:
             process.kill()
 
-    with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+    with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*resume=True"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.executor, progress=kill)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     news: list[EnhanceProgress] = []
@@ -691,7 +695,7 @@ def test_a_scheduler_that_dies_before_a_result_is_fetched_is_lost() -> None:
 
     flight = cluster_room.Flight.__new__(cluster_room.Flight)
     flight._watch = connecting.WorkerWatch(None, "cells")
-    with pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+    with pytest.raises(ClusterError, match=r"scheduler is lost.*resume=True"):
         flight._take(SimpleNamespace(status="finished", result=fetch), [])
 
 
@@ -791,7 +795,42 @@ def test_the_sample_of_a_stack_with_pyramids_builds_a_level_and_leaves_nothing(
         assert built == expected
         assert list(seconds) == list(costs.SAMPLED)
         assert all(took.clock_s >= 0 and took.processor_s >= 0 for took in seconds.values())
-        assert tally.pixels == 70 * 60
+        assert tally.total.pixels == 70 * 60
+
+
+def test_the_sample_takes_the_steps_of_the_job_one_after_another(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack.from_array(np.random.default_rng(0).integers(50, 99, (70, 60), np.uint16), "YX")
+    plan = make_plan(
+        stack, tiny_model, channels=None, settings=TILES, engine="torch", device="cpu", precision="float32"
+    )
+    began: list[str] = []
+
+    def slow(owner: Any, name: str, took_s: float) -> None:
+        honest = getattr(owner, name)
+
+        def wait(*arguments: Any, **options: Any) -> Any:
+            began.append(name)
+            time.sleep(took_s)
+            return honest(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, wait)
+
+    slow(verify, "read_back", 0.2)
+    slow(account, "examine", 0.3)
+    slow(account, "draw_planes", 0.4)
+    slow(verify, "write_page", 0.5)
+    seconds, _ = costs.run_sample(plan, name_outputs(tmp_path / "a.tif", is_zarr=False), tmp_path)
+    assert began == ["read_back", "read_back", "examine", "draw_planes", "write_page"]  # chosen channels, then others
+    expected = {"read_back": 0.4, "examine": 0.3, "pictures": 0.4, "report": 0.5}
+    assert {part: seconds[part].clock_s for part in expected} == pytest.approx(expected, abs=0.15)
+    before, began[:] = list(tmp_path.iterdir()), []
+    assert [path.name for path in before if "partial" in path.name] == []
+    outputs = name_outputs(tmp_path / "a.tif", is_zarr=False, report=False, attention=False)
+    seconds, _ = costs.run_sample(plan, outputs, tmp_path)
+    assert began == ["read_back", "read_back", "examine"]
+    assert seconds["pictures"].clock_s == 0
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from cellxlate.enhancement.confidence.views import (
     View,
     confidence_map,
     deviation,
-    expected_error,
-    reliability,
     views_of,
 )
 from cellxlate.enhancement.outputs.names import find_inputs
@@ -66,16 +64,6 @@ def test_the_stored_map_is_0_where_kept_and_falls_with_deviation() -> None:
     assert confidence_map(deviations, np.zeros((1, 4), bool)).tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_calibration_is_found_again() -> None:
-    draw = np.random.default_rng(1)
-    deviations = draw.uniform(0, 0.1, 200_000)
-    errors = draw.normal(0, np.sqrt(0.02**2 + (2 * deviations) ** 2))
-    found = reliability(deviations, errors)
-    assert found.calibration == pytest.approx((0.02, 2.0), rel=0.1)
-    assert expected_error(found.deviations, found.calibration) == pytest.approx(found.errors, rel=0.05)
-    assert found.pixels.sum() == 200_000
-
-
 def test_a_file_says_0_exactly_where_attention_does(tmp_path: Path, tiny_model: Path) -> None:
     sample = simulate(SampleSettings(shape=(1, 1, 2, 150, 170), seed=2))
     write_stacks([(sample.stack, tmp_path / "cells.ome.tif")])
@@ -106,4 +94,4 @@ def test_the_option_writes_it_beside_attention(tmp_path: Path, tiny_model: Path)
     assert main(words) == 2
     assert main([*words, "--overwrite"]) == 0
     assert main([*words, "--overwrite", "--no-attention"]) == 2
-    assert [path.name for path in find_inputs([tmp_path])] == ["cells.ome.tif"]
+    assert [path.name for path in find_inputs([tmp_path])[0]] == ["cells.ome.tif"]

@@ -10,15 +10,17 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cellxlate.enhancement.plane import Floats, PlaneJob, enhance_plane
+from cellxlate.enhancement.input import Floats, PlaneInput
+from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.layers import receptive_field
 from cellxlate.model.networks import TranslatorNetworks as Networks
-from cellxlate.model.networks import receptive_field
 from cellxlate.settings import AttentionSettings, EnhanceSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.stack import Stack
 
 DTYPES = ("uint8", "uint16", "int16", "uint32", "float32", "float64")
 SHAPES = ((17, 1031), (1, 1), (3, 700), (600, 530), (1030, 90))
@@ -46,11 +48,15 @@ def noise(shape: tuple[int, int], dtype: str, seed: int = 0) -> npt.NDArray[Any]
     return np.random.default_rng(seed).uniform(90, 210, shape).astype(dtype)
 
 
+def seen(raw: npt.NDArray[Any], job: PlaneJob) -> PlaneInput:
+    return job.input(Stack.from_array(raw, "YX"), ())
+
+
 def enhanced(
     raw: npt.NDArray[Any], translator: Any = None, **settings: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], PlaneJob]:
-    job = PlaneJob(translator or Arithmetic(), LEVELS, settings=EnhanceSettings(**settings))
-    bands = list(enhance_plane(lambda rows: raw[rows], bands_of(raw.shape, job.tile_px), raw.shape, job))
+    job = PlaneJob(translator or Arithmetic(), {0: LEVELS}, settings=EnhanceSettings(**settings))
+    bands = list(enhance_plane(seen(raw, job), bands_of(raw.shape, job.tile_px), job))
     assert [band.first_row for band in bands] == [0, *np.cumsum([len(band.raw) for band in bands])[:-1]]
     assert all(band.enhanced.dtype == raw.dtype for band in bands)
     assert np.array_equal(np.concatenate([band.raw for band in bands]), raw, equal_nan=raw.dtype.kind == "f")
@@ -233,8 +239,8 @@ def test_the_change_is_gate_times_difference_in_counts(dtype: str) -> None:
 
 def test_target_intensity_moves_cells_to_the_scale_of_the_target() -> None:
     raw = np.full((40, 40), 200, np.uint16)  # unit 1, attention 1; the proposal is 1.5
-    job = PlaneJob(Arithmetic(bias=1.0), LEVELS, target=IntensityRange(1000.0, 3000.0))
-    (band,) = enhance_plane(lambda rows: raw[rows], bands_of(raw.shape, 64), raw.shape, job)
+    job = PlaneJob(Arithmetic(bias=1.0), {0: LEVELS}, target=IntensityRange(1000.0, 3000.0))
+    (band,) = enhance_plane(seen(raw, job), bands_of(raw.shape, 64), job)
     assert np.unique(band.enhanced).tolist() == [4000]
 
 
@@ -246,10 +252,10 @@ def test_brightness_beyond_the_white_level_is_not_clipped() -> None:
 
 def test_bands_come_in_order_and_only_those_that_are_asked_for() -> None:
     raw = noise((1200, 30), "uint8")
-    job = PlaneJob(Arithmetic(), LEVELS, settings=EnhanceSettings(tile_px=64))
+    job = PlaneJob(Arithmetic(), {0: LEVELS}, settings=EnhanceSettings(tile_px=64))
     areas = list(bands_of(raw.shape, 64))
-    everything = list(enhance_plane(lambda rows: raw[rows], areas, raw.shape, job))
+    everything = list(enhance_plane(seen(raw, job), areas, job))
     assert [band.first_row for band in everything] == [0, 512, 1024]
-    (last,) = enhance_plane(lambda rows: raw[rows], areas[2:], raw.shape, job)
+    (last,) = enhance_plane(seen(raw, job), areas[2:], job)
     assert np.array_equal(last.enhanced, everything[2].enhanced)
     assert all(a.first_row < b.first_row for a, b in pairwise(everything))

@@ -11,10 +11,10 @@ import zarr
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement import job
-from cellxlate.enhancement import verify as account
+from cellxlate.enhancement import verify
 from cellxlate.errors import OutputError, PromiseError
 from cellxlate.quality import tally as tally_parts
+from cellxlate.quality.report import account
 from cellxlate.quality.report import report as report_page
 from cellxlate.quality.report.report import RunReport
 
@@ -48,10 +48,10 @@ def require_promise(raw: Any, report: RunReport) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ((job, "draw_planes"), "drawing the pictures"),
+        ((account, "draw_planes"), "drawing the pictures"),
         ((account, "examine"), "judging whether the result should be believed"),
         ((account, "warnings_of"), "gathering warnings"),
-        ((account, "remarks"), "gathering remarks"),
+        ((verify, "remarks"), "gathering remarks"),
         ((report_page, "report_page"), "writing the report"),
         ((report_page, "finite_json"), "writing the report's JSON"),
         ((tally_parts, "selected_segments"), "counting for the report"),
@@ -77,12 +77,12 @@ def test_a_report_a_picture_or_a_check_that_fails_is_a_warning(
 
 def test_the_promise_is_never_a_warning(plain: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(stack: Any, image: Any, *rest: Any, **options: Any) -> Any:
-        tally = account.Tally(plane_axes=stack.plane_axes)
+        tally = verify.Tally(plane_axes=stack.plane_axes)
         tally.total.kept_violations = 1
         return tally
 
-    monkeypatch.setattr(account, "read_back", broken)
-    monkeypatch.setattr(job, "draw_planes", fail)
+    monkeypatch.setattr(verify, "read_back", broken)
+    monkeypatch.setattr(account, "draw_planes", fail)
     with pytest.raises(PromiseError, match="kept pixels differ"):
         cellxlate.enhance_file(plain, tiny_model)
     assert not (plain.parent / "plain_enhanced.ome.tif").exists()

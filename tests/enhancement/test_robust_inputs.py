@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 import cellxlate
-from cellxlate.enhancement.cluster.worker import OpenJob, _band
+from cellxlate.enhancement.cluster.worker import OpenJob, _bands
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
@@ -142,12 +142,10 @@ def test_every_tiling_gives_the_same_pixels(tiny_model: Path, tile_px: int) -> N
         translator = make_plan(
             Stack.from_array(pixels), tiny_model, channels=None, settings=None, engine="torch", device="cpu"
         ).translator
-        job = PlaneJob(translator, intensity, settings=EnhanceSettings(tile_px=side))
-        bands = list(enhance_plane(pixels.__getitem__, bands_of(pixels.shape, side), pixels.shape, job))
-        blocks = attention_blocks(
-            pixels.__getitem__, [Tile(512, 1024, 0, 90)], pixels.shape, translator=translator, intensity=intensity
-        )
-        [(_, steps)] = blocks
+        job = PlaneJob(translator, {0: intensity}, settings=EnhanceSettings(tile_px=side))
+        plane = job.input(Stack.from_array(pixels, "YX"), ())
+        bands = list(enhance_plane(plane, bands_of(pixels.shape, side), job))
+        [(_, [steps])] = attention_blocks(plane, [Tile(512, 1024, 0, 90)], translator)
         attention = np.concatenate([band.attention for band in bands])
         assert np.array_equal(steps > 102, attention[512:1024] > 0)  # the preview too
         return np.concatenate([band.enhanced for band in bands]), attention
@@ -195,8 +193,8 @@ def test_files_workers_and_levels_of_an_earlier_run_follow_the_drift(tmp_path: P
     assert "this run was finished before" in resumed.warnings[0]
     with cellxlate.open_stack(path) as stack:
         plan = make_plan(stack, MODEL, channels=None, settings=None, engine="auto", device="auto")
-        opened = OpenJob(stack, dict(plan.jobs), image=None, attention=None)  # type: ignore[arg-type]
+        opened = OpenJob(stack, plan.jobs, image=None, attention=None)  # type: ignore[arg-type]
         for index in stack.plane_indices():
             [area] = bands_of(stack.plane_shape, 512)
-            band = _band(opened, index, area, plan.work)
+            band = _bands(opened, index, area, plan.work)[index]
             assert np.array_equal(band.enhanced, expected.image[stack.time_of(index)])

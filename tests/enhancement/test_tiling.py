@@ -16,7 +16,8 @@ from cellxlate.enhancement.tiling import (
     window,
 )
 from cellxlate.errors import OptionError
-from cellxlate.model.networks import TranslatorNetworks, activation_bytes_per_px, receptive_field
+from cellxlate.model.layers import activation_bytes_per_px, receptive_field
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import PRESETS, PresetName
 
 sides = st.integers(1, 1300)
@@ -74,7 +75,7 @@ def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget()
     assert tile_side(201, activation_bytes_per_px=84, **network) == 204
     assert tile_side(None, activation_bytes_per_px=84, **network) == 1024
     assert tile_side(None, activation_bytes_per_px=700, **network) == 512
-    with pytest.raises(OptionError, match="--tile 0"):
+    with pytest.raises(OptionError, match="tile_px=0"):
         tile_side(0, activation_bytes_per_px=84, **network)
 
 

@@ -18,8 +18,9 @@ from cellxlate.errors import ModelError, OutputError
 from cellxlate.model import cards
 from cellxlate.model.archive import is_archive
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
-from cellxlate.model.cards import add_scores, describe_model, is_model, list_models
-from cellxlate.model.networks import TranslatorNetworks, parameter_count
+from cellxlate.model.cards import amend_card, describe_model, is_model, list_models
+from cellxlate.model.layers import parameter_count
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 SETTINGS = NetworkSettings(
@@ -279,7 +280,7 @@ def test_an_archive_of_a_model_is_the_same_model(saved, tmp_path, inside):
     assert describe_model(path)["weights_sha256"] == saved.digest
     assert sorted(tmp_path.rglob("*")) == before  # nothing is unpacked
     with pytest.raises(OutputError, match="archive and stays as it is"):
-        add_scores(path, {})
+        amend_card(path, "scores", {})
 
 
 def test_a_file_without_a_model_is_no_archive(tmp_path):

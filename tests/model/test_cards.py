@@ -9,7 +9,7 @@ import pytest
 
 from cellxlate.errors import ModelError
 from cellxlate.model.bundle import load_model
-from cellxlate.model.cards import add_scores, describe_model, is_model, list_models, read_card
+from cellxlate.model.cards import amend_card, describe_model, is_model, list_models, read_card
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
 
 def test_scores_enter_the_card_and_the_model_stays_the_same(folder: Path) -> None:
     before = load_model(folder)
-    add_scores(folder, {"patch_distance": 0.04})
-    add_scores(folder, {"patch_distance": 0.03})
+    amend_card(folder, "scores", {"patch_distance": 0.04})
+    amend_card(folder, "scores", {"patch_distance": 0.03})
     after = load_model(folder)
     assert after.card["scores"] == {"patch_distance": 0.03}
     assert {**after.card, "scores": {}} == {**before.card, "scores": {}}
@@ -30,7 +30,7 @@ def test_scores_enter_the_card_and_the_model_stays_the_same(folder: Path) -> Non
 def test_a_damaged_card_is_left_alone(folder: Path) -> None:
     (folder / "card.json").write_text("{")
     with pytest.raises(ModelError):
-        add_scores(folder, {})
+        amend_card(folder, "scores", {})
     assert (folder / "card.json").read_text() == "{"
 
 

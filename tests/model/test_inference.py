@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from cellxlate.model.inference import ChannelsToPixels, enlarging, for_inference
-from cellxlate.model.networks import TranslatorNetworks, inner
+from cellxlate.model.blocks import ChannelsToPixels, inner
+from cellxlate.model.inference import enlarging, for_inference
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
 
 

@@ -6,17 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cellxlate.model.networks import (
-    AttentionNetwork,
-    Discriminator,
-    Generator,
-    TranslatorNetworks,
-    geometry,
-    operations_per_px,
-    parameter_count,
-    reach,
-    receptive_field,
-)
+from cellxlate.model.layers import kind_of, leaves, operations_per_px, parameter_count, receptive_field
+from cellxlate.model.networks import AttentionNetwork, Discriminator, Generator, TranslatorNetworks
 from cellxlate.settings import (
     PRESETS,
     AttentionSettings,
@@ -73,8 +64,8 @@ def found_reach_px(network: nn.Module, phase: int, side: int) -> tuple[int, int]
 def computed_reach_px(network: nn.Module, phase: int) -> tuple[int, int]:
     """Return the same from the layers, followed backwards."""
     first = last = phase
-    for layer in reversed(geometry(network)):
-        first, last = reach(layer, first, last)
+    for layer in reversed(leaves(network)):
+        first, last = kind_of(layer).window(layer).reach(first, last)
     return phase - first, last - phase
 
 

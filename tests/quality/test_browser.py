@@ -42,7 +42,14 @@ def dom_of(path: Path) -> str:
 def written(folder: Path, title: str = "Z=0") -> Path:
     before = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
     picture = Picture(title, before, np.full(before.shape, 9, np.uint8), before, 0.5)
-    html = page.whole_page("t", kind="k", about="a", sections=[page.figures([picture])], footer="f")
+    html = page.render(
+        "quality/report/templates/page.html.jinja",
+        title="t",
+        kind="k",
+        about="a",
+        sections=page.markup(page.figures([picture])),
+        footer="f",
+    )
     path = folder / "page.html"
     path.write_text(html, encoding="utf-8")
     return path

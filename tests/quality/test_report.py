@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,12 +15,12 @@ import pytest
 from imagecodecs import png_decode
 
 from cellxlate.errors import OutputError
-from cellxlate.quality.checks import Tally
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import RunReport, finite_json, report_page, triptych_png, write_report
 from cellxlate.quality.risk import Ranking, Risk
+from cellxlate.quality.tally import Tally
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\udcff.tif"
 
@@ -166,6 +168,28 @@ def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert stored["input"]["name"] == HOSTILE
 
 
+def test_a_value_that_is_missing_or_misspelt_in_a_template_is_an_error() -> None:
+    with pytest.raises(Exception, match="'about' is undefined"):
+        page.render("quality/report/templates/page.html.jinja", title="t", kind="k", footer="f", sections="")
+
+
+def test_what_a_template_is_handed_is_text_until_it_is_said_to_be_markup() -> None:
+    values = {"title": "t", "kind": "<b>", "about": "a", "footer": "f"}
+    as_text, as_html = (
+        page.render("quality/report/templates/page.html.jinja", sections=sections, **values)
+        for sections in (HOSTILE, page.markup("<hr>"))
+    )
+    assert Reader(as_text).count("img") == 0
+    assert Reader(as_html).count("hr") == 1
+    assert Reader(as_text).count("b") == Reader(as_html).count("b") == 0
+    assert "\x00" not in as_text
+
+
+def test_templates_are_imported_only_where_a_page_is_written() -> None:
+    code = "import sys, cellxlate.quality.report.report; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_no_name_or_number_of_planes_makes_the_page_large(tmp_path: Path) -> None:
     long, many = "a" * 3_000_000, "b" * 3_000
     counted = tally(planes=2)
@@ -273,14 +297,15 @@ def test_charts_hold_what_the_histogram_holds() -> None:
     histogram = Histogram()
     values = np.repeat(np.array([10, 11, 12], np.uint8), [1, 9, 99])
     histogram.add(values, values[-9:], np.full(9, 13, np.uint8))
-    charts = page.histogram_charts(histogram)
+    charts = report_page(report(tally=replace(tally(), histograms={0: histogram})), "")
     assert charts.count("<svg") == 2
     heights = [
         float(level) for level in re.findall(r'class="after" d="M([^"]+)"', charts)[0].replace(",", " ").split()[1::4]
     ]
     counts = 10 ** ((132 - np.array(heights)) / 122 * np.log10(100)) - 1
     assert counts == pytest.approx([1, 9, 90, 9], rel=0.01)
-    assert page.histogram_charts(Histogram()).count("<svg") == 0
+    empty = replace(tally(), histograms={0: Histogram()})
+    assert report_page(report(tally=empty), "").count("<svg") == 0
 
 
 def test_a_preview_shows_three_images_side_by_side() -> None:

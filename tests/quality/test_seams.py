@@ -38,13 +38,13 @@ def with_offset(pixels: npt.NDArray[np.uint16], selected: npt.NDArray[np.bool_],
 
 def test_an_honest_output_has_no_seam() -> None:
     for seed in range(8):
-        assert seams_of(*plane(seed)).found() == []
+        assert seams_of(*plane(seed)).visible() == []
 
 
 def test_a_tile_with_an_offset_is_found_at_its_borders() -> None:
     for seed in range(4):
         pixels, selected = plane(seed)
-        found = seams_of(with_offset(pixels, selected, 40), selected).found()
+        found = seams_of(with_offset(pixels, selected, 40), selected).visible()
         assert found
         assert {border[1:] for border in found} <= {
             ("row", 64, 2), ("row", 128, 2), ("column", 128, 1), ("column", 192, 1)
@@ -64,11 +64,11 @@ def test_any_split_into_bands_finds_the_same(band: int) -> None:
 
 def test_slopes_and_kept_pixels_are_no_seams() -> None:
     ramp = np.add.outer(np.arange(200) * 30, np.arange(260) * 20).astype(np.uint16)
-    assert seams_of(ramp, np.ones(ramp.shape, bool)).found() == []
+    assert seams_of(ramp, np.ones(ramp.shape, bool)).visible() == []
     pixels, selected = plane(2)
     steps = pixels.copy()
     steps[:, 128:] += 500
-    assert seams_of(steps, np.zeros_like(selected)).found() == []
+    assert seams_of(steps, np.zeros_like(selected)).visible() == []
 
 
 def test_the_warning_names_the_place_and_the_tile_reaches_the_report() -> None:
@@ -77,7 +77,7 @@ def test_the_warning_names_the_place_and_the_tile_reaches_the_report() -> None:
     stacks = [Stack.from_array(one) for one in (pixels, with_offset(pixels, selected, 40), attention)]
     tally = read_back(*stacks, tile_px=TILE_PX)
     assert any("borders of tiles show as a step" in text for text in warnings_of(tally))
-    assert tally.summary()["seams"]["borders_with_a_step"] == len(tally.seams.found()) > 0
+    assert tally.summary()["seams"]["borders_with_a_step"] == len(tally.seams.visible()) > 0
     assert read_back(*stacks).summary()["seams"] is None
 
 
@@ -129,7 +129,7 @@ def test_a_tile_is_found_by_all_its_sides_where_none_shows_by_itself() -> None:
         scores = around_a_tile(*(27.0, -27.0, 27.0, -27.0)[:count]).scores()
         assert max(scores.values()) == pytest.approx(3 * count**0.5)
     seams = around_a_tile(27.0, -27.0, 28.0, -27.0)
-    assert [border[1:] for border in seams.found()] == [("column", 128, 1)]  # the clearest tells for all
+    assert [border[1:] for border in seams.visible()] == [("column", 128, 1)]  # the clearest tells for all
 
 
 def test_steps_up_or_down_all_around_are_no_offset() -> None:
@@ -140,7 +140,7 @@ def test_steps_up_or_down_all_around_are_no_offset() -> None:
 def test_a_neighbour_of_a_broken_tile_is_not_blamed_on_its_other_sides() -> None:
     seams = around_a_tile(99.0, -9.0, 9.0, -9.0)
     seams.sums[(), "row", 128, 2] = side(9.0)
-    assert [border[1:] for border in seams.found()] == [("row", 64, 2)]
+    assert [border[1:] for border in seams.visible()] == [("row", 64, 2)]
 
 
 def test_a_noisy_neighbourhood_needs_a_larger_step() -> None:

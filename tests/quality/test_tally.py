@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
-from cellxlate.quality.checks import Tally, bits_differ, plane_label, read_back, warnings_of
+from cellxlate.quality.checks import plane_label, read_back, warnings_of
 from cellxlate.quality.likeness import Departure
 from cellxlate.quality.support import Support
-from cellxlate.quality.tally import MOST_PLANE_ROWS
+from cellxlate.quality.tally import MOST_PLANE_ROWS, Tally, bits_differ
 from cellxlate.quality.trust import Trust
 from cellxlate.stacks.stack import Stack
 
@@ -85,13 +85,13 @@ def test_counts_equal_a_direct_count(dtype: str) -> None:
     raw, enhanced, attention = parts = bands(dtype)
     tally = tally_of(parts, (0, 40))
     change = np.abs(enhanced.astype(float) - raw.astype(float))
-    assert tally.pixels == raw.size
-    assert tally.selected == (attention > 0).sum()
-    assert tally.changed == (raw != enhanced).sum() > 0
-    assert tally.kept_violations == 0
-    assert tally.changed_fraction == (raw != enhanced).mean()
-    assert tally.mean_abs_change_counts == pytest.approx(change[raw != enhanced].mean(), rel=1e-12)
-    assert tally.max_abs_change_counts == change.max()
+    assert tally.total.pixels == raw.size
+    assert tally.total.selected == (attention > 0).sum()
+    assert tally.total.changed == (raw != enhanced).sum() > 0
+    assert tally.total.kept_violations == 0
+    assert tally.total.changed_fraction == (raw != enhanced).mean()
+    assert tally.total.mean_abs_change_counts == pytest.approx(change[raw != enhanced].mean(), rel=1e-12)
+    assert tally.total.change_max_counts == change.max()
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,7 +112,7 @@ def test_one_changed_kept_pixel_is_found_wherever_it_is() -> None:
     for row, column in kept[:: len(kept) // 7]:
         broken = enhanced.copy()
         broken[row, column] += 1
-        assert tally_of((raw, broken, attention), (0, 13, 40)).kept_violations == 1
+        assert tally_of((raw, broken, attention), (0, 13, 40)).total.kept_violations == 1
 
 
 def test_a_kept_nan_may_stay_but_not_change() -> None:
@@ -120,30 +120,34 @@ def test_a_kept_nan_may_stay_but_not_change() -> None:
     broken = raw.copy()
     broken[1, 1] = nan_with_payload(4)
     attention = np.zeros(raw.shape, np.uint8)
-    assert tally_of((raw, raw.copy(), attention), (0, 2)).kept_violations == 0
+    assert tally_of((raw, raw.copy(), attention), (0, 2)).total.kept_violations == 0
     tally = tally_of((raw, broken, attention), (0, 2))
-    assert (tally.kept_violations, tally.mean_abs_change_counts, tally.max_abs_change_counts) == (1, 0.0, 0.0)
+    assert (tally.total.kept_violations, tally.total.mean_abs_change_counts, tally.total.change_max_counts) == (
+        1,
+        0.0,
+        0.0,
+    )
 
 
 def test_a_change_that_is_not_finite_is_counted_but_does_not_spoil_the_mean() -> None:
     raw = np.array([[1.0, 2.0, np.inf, -np.inf]], np.float32)
     enhanced = np.array([[np.nan, 5.0, -np.inf, -np.inf]], np.float32)
     tally = tally_of((raw, enhanced, np.full(raw.shape, 9, np.uint8)), (0, 1))
-    assert (tally.changed, tally.max_abs_change_counts) == (3, 3.0)
+    assert (tally.total.changed, tally.total.change_max_counts) == (3, 3.0)
 
 
 def test_only_changed_pixels_at_a_limit_count_as_saturated() -> None:
     raw = np.array([[255, 250, 3, 0, 7]], np.uint8)
     enhanced = np.array([[255, 255, 0, 0, 9]], np.uint8)
-    assert tally_of((raw, enhanced, np.full(raw.shape, 9, np.uint8)), (0, 1)).saturated == 2
+    assert tally_of((raw, enhanced, np.full(raw.shape, 9, np.uint8)), (0, 1)).total.saturated == 2
 
 
 def test_large_unsigned_differences_do_not_wrap() -> None:
     raw = np.array([[0, 4_000_000_000]], np.uint32)
     enhanced = raw[:, ::-1].copy()
-    assert tally_of((raw, enhanced, np.full(raw.shape, 1, np.uint8)), (0, 1)).max_abs_change_counts == 4e9
+    assert tally_of((raw, enhanced, np.full(raw.shape, 1, np.uint8)), (0, 1)).total.change_max_counts == 4e9
     darker = tally_of((raw[:, 1:], raw[:, 1:] - np.uint32(7), np.ones((1, 1), np.uint8)), (0, 1))
-    assert (darker.mean_abs_change_counts, darker.max_abs_change_counts) == (7.0, 7.0)
+    assert (darker.total.mean_abs_change_counts, darker.total.change_max_counts) == (7.0, 7.0)
 
 
 def test_channels_are_kept_apart_and_planes_have_rows() -> None:
@@ -153,7 +157,7 @@ def test_channels_are_kept_apart_and_planes_have_rows() -> None:
         result = enhanced if index[1] else raw
         tally.add(index, 0, raw=raw, enhanced=result, attention=attention)
     assert tally.channels[0].changed == 0
-    assert tally.channels[1].changed == 2 * (raw != enhanced).sum() == tally.changed
+    assert tally.channels[1].changed == 2 * (raw != enhanced).sum() == tally.total.changed
     assert [row["index"] for row in tally.summary()["planes"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert tally.planes[0, 1].changed == (raw != enhanced).sum()
 
@@ -166,7 +170,7 @@ def test_further_planes_are_counted_together() -> None:
     tally.add((3,), 1, raw=raw, enhanced=raw, attention=raw)
     assert (len(tally.planes), tally.planes[3,].pixels) == (MOST_PLANE_ROWS, 16)
     assert tally.rest.pixels == 50 * 8
-    assert tally.pixels == tally.rest.pixels + sum(counts.pixels for counts in tally.planes.values())
+    assert tally.total.pixels == tally.rest.pixels + sum(counts.pixels for counts in tally.planes.values())
 
 
 def test_brightness_order_is_one_for_a_gain_and_minus_one_for_an_inversion() -> None:
@@ -246,18 +250,18 @@ def test_reading_back_finds_what_was_changed(axes: str) -> None:
     raw, enhanced, attention = (pixels.T if axes == "XY" else pixels for pixels in bands("uint16"))
     stacks = [Stack.from_array(pixels, axes) for pixels in (raw, enhanced, attention)]
     tally = read_back(*stacks, band_bytes=1000)
-    assert (tally.changed, tally.kept_violations) == ((raw != enhanced).sum(), 0)
+    assert (tally.total.changed, tally.total.kept_violations) == ((raw != enhanced).sum(), 0)
     kept = tuple(np.argwhere(attention == 0)[11])
     broken = enhanced.copy()
     broken[kept] ^= 1
-    assert read_back(stacks[0], Stack.from_array(broken, axes), stacks[2]).kept_violations == 1
+    assert read_back(stacks[0], Stack.from_array(broken, axes), stacks[2]).total.kept_violations == 1
 
 
 def test_reading_back_leaves_other_channels_alone() -> None:
     raw = np.zeros((2, 8, 8), np.uint8)
     stacks = [Stack.from_array(pixels, "CYX") for pixels in (raw, raw + np.array([[[0]], [[1]]], np.uint8), raw)]
     assert read_back(*stacks, channels=[0]).summary()["kept_violations"] == 0
-    assert read_back(*stacks).kept_violations == 64
+    assert read_back(*stacks).total.kept_violations == 64
 
 
 def test_reading_back_refuses_files_that_do_not_belong_together() -> None:

@@ -180,10 +180,10 @@ STUCK = """
 import os, sys, threading
 import cellxlate.cli as cli
 from cellxlate.stacks.limits import zarr_codecs
-def wait(*_):
+def wait(*_, **__):
     os.write(1, b"reading\\n")  # whole at once: several threads read
     threading.Event().wait()
-zarr_codecs._LimitedGetter._whole = wait
+zarr_codecs.LimitedStore.get_sync = wait
 cli.TIDY_S, cli.LEAVE_S = 2.0, 0.5
 sys.exit(cli.main())
 """

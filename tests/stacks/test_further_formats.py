@@ -16,7 +16,7 @@ from file_writers import chunk, imaris, png, random_pixels, text, zipped
 
 from cellxlate.cli import main
 from cellxlate.enhancement.job import enhance_file
-from cellxlate.enhancement.outputs.names import find_inputs, inputs_and_rest
+from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.errors import InputError
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.open import open_stack
@@ -183,12 +183,12 @@ def test_a_jpeg_that_is_to_be_turned_says_so(tmp_path: Path, order: str) -> None
 def test_pictures_are_images_of_a_folder_that_holds_no_others(tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(imagecodecs.png_encode(random_pixels(4, 4)))
-    assert find_inputs([tmp_path]) == [tmp_path / "a.png", tmp_path / "b.jpg"]
+    assert find_inputs([tmp_path])[0] == [tmp_path / "a.png", tmp_path / "b.jpg"]
     tifffile.imwrite(tmp_path / "c.tif", random_pixels(4, 4))
-    found, rest = inputs_and_rest([tmp_path])
+    found, rest = find_inputs([tmp_path])
     assert found == [tmp_path / "c.tif"]
     assert rest == ["left out 2 pictures beside images (name them to use them as images): a.png, b.jpg"]
-    assert find_inputs([tmp_path / "*.png"]) == [tmp_path / "a.png"]
+    assert find_inputs([tmp_path / "*.png"])[0] == [tmp_path / "a.png"]
 
 
 # --- Imaris
@@ -357,7 +357,7 @@ def test_a_zipped_zarr_is_enhanced_into_a_tiff_beside_it(tmp_path: Path, image: 
     folder, pixels = image
     (tmp_path / "zips").mkdir()
     zipped(folder, tmp_path / "zips" / "a.ome.zarr.zip")
-    assert find_inputs([tmp_path / "zips"]) == [tmp_path / "zips" / "a.ome.zarr.zip"]
+    assert find_inputs([tmp_path / "zips"])[0] == [tmp_path / "zips" / "a.ome.zarr.zip"]
     enhance_file(tmp_path / "zips" / "a.ome.zarr.zip", "nuclei-lowexp", report=False)
     kept = tifffile.imread(tmp_path / "zips" / "a_attention.ome.tif") == 0
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "zips" / "a_enhanced.ome.tif")[kept], pixels[kept])

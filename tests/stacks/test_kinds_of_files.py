@@ -18,8 +18,9 @@ import zarr
 from file_writers import acquisition, imaris, ndtiff, png, random_pixels, zipped
 
 from cellxlate.cli import main
-from cellxlate.enhancement.outputs.names import format_of, inputs_and_rest, name_outputs
+from cellxlate.enhancement.outputs.names import find_inputs, format_of, name_outputs
 from cellxlate.errors import InputError
+from cellxlate.errors import said as in_words
 from cellxlate.stacks.naming import is_zarr
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
@@ -352,7 +353,7 @@ def outcome(kind: Kind, folder: Path) -> tuple[str, ...]:
     if pixels is None:
         with pytest.raises(InputError) as caught:
             open_stack(path, **kind.opening)
-        said = str(caught.value).replace(f"{path}: ", "").replace(f"{folder}/", "")
+        said = in_words(caught.value, by="command").replace(f"{path}: ", "").replace(f"{folder}/", "")
         said = re.sub(r" \([^;]*TIFF?[^;]*\)", "", said, flags=re.I)  # words of tifffile, which change
         return kind.name, kind.options, "refused", "", said
     with open_stack(path, **kind.opening) as stack:
@@ -435,7 +436,7 @@ def test_the_table_of_what_is_no_input_is_what_happens(tmp_path: Path) -> None:
         folder.mkdir()
         put(folder, "a.tif")
         add(folder)
-        found, rest = inputs_and_rest([folder])
+        found, rest = find_inputs([folder])
         others = [path.name for path in found if path.name != "a.tif"]
         assert found[0].name == "a.tif"
         rows.append((name, "; ".join(rest) or f"nothing: {', '.join(others)} is enhanced"))

@@ -146,7 +146,7 @@ def test_a_chunk_that_cannot_be_had_is_an_error_and_never_zeros(
     with cellxlate.open_stack(place) as stack:
         web.faults["0/c/1/0"] = fault
         assert stack.read((0, 0)).any()
-        with pytest.raises(InputError, match=r"T=1, C=0 cannot be read .*; run again with --resume"):
+        with pytest.raises(InputError, match=r"T=1, C=0 cannot be read .*; run again with resume=True"):
             stack.read((1, 0))
 
 
@@ -212,7 +212,7 @@ def test_a_plate_on_the_web_is_walked_well_by_well(web: Web) -> None:
         group = plate.create_group(str(well["path"]))
         group.update_attributes({"ome": {"version": "0.5", "well": {"images": [{"path": "0"}]}}})
         shutil.copytree(web.folder / "cells.ome.zarr", web.folder / f"plate.ome.zarr/{well['path']}/0")
-    found = find_inputs([located(f"{web.url}/plate.ome.zarr")])
+    found = find_inputs([located(f"{web.url}/plate.ome.zarr")])[0]
     assert [str(place) for place in found] == [f"{web.url}/plate.ome.zarr/{well}/0" for well in ("A/1", "B/2")]
     assert np.array_equal(read(str(found[1])), all_planes())
     with cellxlate.open_stack(found[1]) as stack:
@@ -282,7 +282,7 @@ def test_what_is_not_there_or_no_zarr_is_one_line(web: Web, name: str) -> None:
 
 def test_nothing_can_be_written_on_the_web(web: Web, tiny_model: Path, tmp_path: Path) -> None:
     place = f"{web.url}/cells.ome.zarr"
-    with pytest.raises(CellxlateError, match="nothing can be written; give -o or --output-dir"):
+    with pytest.raises(CellxlateError, match="nothing can be written; give output= or output_dir="):
         cellxlate.enhance_file(place, tiny_model)
     report = cellxlate.enhance_file(place, tiny_model, output_dir=tmp_path / "out")
     expected = cellxlate.enhance_file(web.folder / "cells.ome.zarr", tiny_model, output_dir=tmp_path / "local")

@@ -15,14 +15,17 @@ from torch import nn
 from cellxlate import cli
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
-from cellxlate.settings import PRESETS, AloneSettings, TrainSettings, check_settings
+from cellxlate.settings import PRESETS, AloneSettings, TrainSettings
+from cellxlate.settings_file import check_settings
 from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_ranges
 from cellxlate.stacks.stack import Stack
-from cellxlate.training import alone
-from cellxlate.training.alone import AloneStep, NothingToLearnError, UnitNoise, sampled_domain
+from cellxlate.training.alone import step as alone_step
+from cellxlate.training.alone.domain import CANDIDATES, NothingToLearnError, sampled_domain
+from cellxlate.training.alone.step import RECORRUPTED, AloneStep, UnitNoise, wanted_gate
 from cellxlate.training.checkpoint import CHECKPOINT
+from cellxlate.training.domains import nearest_model
 from cellxlate.training.fields.patches import Domain
-from cellxlate.training.loop import loop, nearest_model, train
+from cellxlate.training.loop import loop, train
 from cellxlate.training.options import starting_from
 from cellxlate.training.run import NO_IMAGES, begin, continue_from
 
@@ -96,7 +99,7 @@ def test_the_sample_is_bounded_and_read_window_by_window():
     intensity = stack_ranges(Stack(noisy(), "ZYX"), [0])
     found = sampled_domain(Stack(pixels, "ZYX"), intensity, AloneSettings(windows=16, window_px=128))
     assert len(found) == 16
-    assert pixels.read_px <= 16 * alone.CANDIDATES * 128**2 + SAMPLE_PX
+    assert pixels.read_px <= 16 * CANDIDATES * 128**2 + SAMPLE_PX
 
 
 def test_each_channel_has_its_own_noise():
@@ -136,8 +139,8 @@ def test_what_nothing_can_be_learned_from_is_refused_in_one_line(pixels, words):
 
 def test_a_turn_is_undone():
     images = torch.rand(2, 1, 8, 12)
-    turned = [alone._turned(images, turn) for turn in range(8)]
-    assert all(torch.equal(alone._turned_back(one, turn), images) for turn, one in enumerate(turned))
+    turned = [alone_step._turned(images, turn) for turn in range(8)]
+    assert all(torch.equal(alone_step._turned_back(one, turn), images) for turn, one in enumerate(turned))
     assert len({tuple(one.flatten().tolist()) for one in turned}) == 8
 
 
@@ -153,15 +156,15 @@ def test_turned_and_reflected_images_teach_the_same(tiny_model, domain):
     image = step.images[0]
     lesson = step._lesson(image)
     for turn in range(8):
-        turned = step._lesson(alone._turned(image, turn))
-        assert torch.allclose(alone._turned_back(turned.shown, turn), lesson.shown, atol=1e-5)
+        turned = step._lesson(alone_step._turned(image, turn))
+        assert torch.allclose(alone_step._turned_back(turned.shown, turn), lesson.shown, atol=1e-5)
 
 
 def test_the_wanted_gate_reaches_two_pixels_further_and_stays_closed_at_specks():
     attention = np.zeros((40, 40), np.float32)
     attention[10:20, 10:20] = 0.9
     attention[30, 30] = 0.4  # nowhere sure
-    gate = alone.wanted_gate(attention, 0.1)
+    gate = wanted_gate(attention, 0.1)
     assert gate[8, 15] == gate[15, 21] == gate.max() == pytest.approx(0.8 / 0.9)
     assert gate[7, 15] == gate[15, 22] == 0
     assert gate[28:33, 28:33].max() == 0
@@ -266,7 +269,7 @@ def test_what_is_recorrupted_has_independent_noise(domain):
     noise = UnitNoise(domain, CPU)
     clear, rng = torch.full((1, 1, 600, 600), 0.5), torch.Generator().manual_seed(0)
     recorded, again = (noise.drawn(clear, [0], rng) for _ in range(2))
-    one, other = recorded + alone.RECORRUPTED * again, recorded - again / alone.RECORRUPTED
+    one, other = recorded + RECORRUPTED * again, recorded - again / RECORRUPTED
     assert abs(float(np.corrcoef(one.flatten(), other.flatten())[0, 1])) < 0.01
 
 

@@ -13,7 +13,7 @@ from cellxlate.training.imaging.process import (
     fit_noise,
     gaussian_blur,
     grow_guide,
-    patch_levels,
+    patch_range,
     texture_distance,
 )
 
@@ -86,7 +86,7 @@ def test_a_faint_field_has_the_levels_of_the_clear_one() -> None:
     process = ImagingProcess(ImagingSettings(blur_px=(2.8, 2.8)), np.array([[0.04, 0.01]]))
     clear = torch.from_numpy(cells(4)).float()[None, None]
     made = process(clear, torch.Generator().manual_seed(0))
-    for before, after in zip(patch_levels(clear), patch_levels(made), strict=True):
+    for before, after in zip(patch_range(clear), patch_range(made), strict=True):
         assert float(after) == pytest.approx(float(before), abs=0.015)
 
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import ClusterError, OptionError
+from cellxlate.options import RESUME, SCHEDULER, WORKERS
 from cellxlate.regular_files import read_small_file
 
 try:
     import dask
     from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 except ImportError as fault:
-    raise OptionError('--workers and --scheduler need another package; pip install "cellxlate[distributed]"') from fault
+    raise OptionError(
+        WORKERS, " and ", SCHEDULER, " need another package", remedy='pip install "cellxlate[distributed]"'
+    ) from fault
 
 __all__ = ["ATTEMPTS", "KilledWorker", "WorkerPlugin", "WorkerWatch", "connected_client"]
 
@@ -63,22 +66,23 @@ class WorkerWatch:
             return self.threads
         self._looked = now
         if self._client.status != "running":
-            raise ClusterError(self.lost)
+            raise self.lost
         try:
-            found = sum(self._client.nthreads().values())
+            threads = sum(self._client.nthreads().values())
         except (OSError, TimeoutError) as fault:
-            raise ClusterError(self.lost) from fault
-        if found:
+            raise self.lost from fault
+        if threads:
             self._alone_since = now
         elif now - self._alone_since > WAIT_FOR_WORKERS_S:
-            raise ClusterError(f"{self._name}: all workers are gone; start some, and give --resume")
-        self.threads = max(found, 1)
+            raise ClusterError(f"{self._name}: all workers are gone", remedy=("start some, and give ", RESUME))
+        self.threads = max(threads, 1)
         return self.threads
 
     @property
-    def lost(self) -> str:
-        """What is said when the scheduler is gone."""
-        return f"{self._name}: the scheduler is lost; what is done is kept, start it again and give --resume"
+    def lost(self) -> ClusterError:
+        """What is raised when the scheduler is gone."""
+        remedy = ("what is done is kept, start it again and give ", RESUME)
+        return ClusterError(f"{self._name}: the scheduler is lost", remedy=remedy)
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def connected_client(*, workers: int | None, scheduler: str | Path | None, threa
         Not exactly one of both is given, or no scheduler answers.
     """
     if (workers is None) == (scheduler is None):
-        raise OptionError("--workers and --scheduler exclude each other; give one of them")
+        raise OptionError(WORKERS, " and ", SCHEDULER, " exclude each other", remedy="give one of them")
     with _local(workers, threads) if workers is not None else _connected(str(scheduler)) as client:
         yield client
 
@@ -99,7 +103,7 @@ def connected_client(*, workers: int | None, scheduler: str | Path | None, threa
 @contextmanager
 def _local(workers: int, threads: int) -> Iterator[Any]:
     if workers < 1 or threads < 1:
-        raise OptionError(f"--workers {workers} with {threads} threads cannot work; give at least 1")
+        raise OptionError(WORKERS.of(workers), f" with {threads} threads cannot work", remedy="give at least 1")
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
@@ -182,42 +186,46 @@ def _client(scheduler: str, deadline_s: float) -> tuple[Any, Callable[[], None]]
     try:
         _look_at(address, deadline_s)
         threading.Thread(target=make, daemon=True).start()
-        found = made.get(timeout=max(deadline_s - time.monotonic(), 0.1))
+        outcome = made.get(timeout=max(deadline_s - time.monotonic(), 0.1))
     except queue.Empty:
         given_up.set()
-        found = TimeoutError(f"nothing came of it in {CONNECT_S:.0f} s")
+        outcome = TimeoutError(f"nothing came of it in {CONNECT_S:.0f} s")
     except OSError as fault:
-        found = fault
-    if isinstance(found, Exception):
+        outcome = fault
+    if isinstance(outcome, Exception):
         if not given_up.is_set():
             heard_again()
-        what = " ".join(str(found).split())[:200] or type(found).__name__
-        raise OptionError(f"no scheduler answers at {scheduler} ({what}); start one, or check the name") from found
-    return found, heard_again
+        what = " ".join(str(outcome).split())[:200] or type(outcome).__name__
+        raise OptionError(f"no scheduler answers at {scheduler} ({what}); start one, or check the name") from outcome
+    return outcome, heard_again
 
 
 def _address(scheduler: str) -> str:
     """Return the address that is given, or that a scheduler has written into a file."""
     if not Path(scheduler).is_file():
         if ":" not in scheduler:
-            raise OptionError(f"--scheduler {scheduler} is neither a file nor an address such as tcp://host:8786")
+            raise OptionError(SCHEDULER.of(scheduler), " is neither a file nor an address such as tcp://host:8786")
         return scheduler
     try:
         stated = json.loads(read_small_file(Path(scheduler)))
+    except PermissionError as fault:
+        raise OptionError(SCHEDULER.of(scheduler), f" cannot be read ({fault.strerror})") from fault
     except (OSError, ValueError, RecursionError):
         stated = None
-    found = stated.get("address") if isinstance(stated, dict) else None
-    if not isinstance(found, str) or ":" not in found:
-        raise OptionError(f"--scheduler {scheduler} is no file that a dask scheduler has written; give its address")
-    return found
+    address = stated.get("address") if isinstance(stated, dict) else None
+    if not isinstance(address, str) or ":" not in address:
+        raise OptionError(
+            SCHEDULER.of(scheduler), " is no file that a dask scheduler has written", remedy="give its address"
+        )
+    return address
 
 
 def _look_at(address: str, deadline_s: float) -> None:
     """Raise OSError unless what listens at a TCP address begins to speak as a scheduler of dask does."""
-    scheme, _, place = address.rpartition("://")
+    scheme, _, host_and_port = address.rpartition("://")
     if scheme not in ("", "tcp"):
         return
-    host, port = _host_and_port(place)
+    host, port = _host_and_port(host_and_port)
 
     def left_s() -> float:
         left = min(deadline_s - time.monotonic(), CONNECT_S / 2)
@@ -240,9 +248,9 @@ def _look_at(address: str, deadline_s: float) -> None:
         raise OSError("what listens there is no dask scheduler")
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":")
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
     try:
         return host.strip("[]"), int(port.strip("/"))
     except ValueError:
-        raise OSError(f"{place!r} is no host with a port") from None
+        raise OSError(f"{text!r} is no host with a port") from None

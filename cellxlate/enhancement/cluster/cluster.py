@@ -40,10 +40,12 @@ from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import ClusterError, InputError
+from cellxlate.errors import ClusterError, InputError, said, who_speaks
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
-from cellxlate.quality.checks import Tally, parts_of, plane_label
+from cellxlate.options import RESUME
+from cellxlate.quality.checks import parts_of, plane_label
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.writer import Writer
@@ -177,7 +179,7 @@ class Cluster:
             raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
         wanted, channels = set(planes), range(stack.channel_count)
         parts = (
-            [place for place in part if place[0] in wanted]
+            [(index, rows) for index, rows in part if index in wanted]
             for part in parts_of(stack, channels, tile_px=0, part_px=LEAST_PART_PX)
         )
         summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image, stack.incomplete)
@@ -222,15 +224,15 @@ class Cluster:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
         with suppress(TimeoutError):
             self.client.wait_for_workers(1, timeout=connecting.WAIT_FOR_WORKERS_S)
-        found = self.client.run(fault_of_worker, job, on_error="return")
-        faults = {worker: str(fault) for worker, fault in found.items() if fault}
-        if not found:
+        answers = self.client.run(fault_of_worker, job, who_speaks(), on_error="return")
+        faults = {worker: said(fault) for worker, fault in answers.items() if fault}
+        if not answers:
             raise ClusterError(
-                f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s; start some, and give --resume"
+                f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s", remedy=("start some, and give ", RESUME)
             )
-        if len(faults) == len(found):
+        if len(faults) == len(answers):
             worker, fault = next(iter(faults.items()))
-            raise ClusterError(f"none of {len(found)} workers can do the job; {worker}: {fault}")
+            raise ClusterError(f"none of {len(answers)} workers can do the job; {worker}: {fault}")
 
     def count(self, done: BandDone, plan: Plan, unit: QueuedBand) -> None:
         """Add what a band has cost to the worker that did it and to the plan.
@@ -302,33 +304,33 @@ class Flight:
 
     def _next_finished(self) -> list[Any]:
         """Return what has finished by now; nothing after some seconds without news."""
-        found: list[Any] = []
+        finished: list[Any] = []
         with suppress(queue.Empty):
-            found.append(self._finished.get(timeout=connecting.LOOK_S))
+            finished.append(self._finished.get(timeout=connecting.LOOK_S))
             while True:
-                found.append(self._finished.get_nowait())
-        return [future for future in found if future in self._waiting]
+                finished.append(self._finished.get_nowait())
+        return [future for future in finished if future in self._waiting]
 
     def _take(self, future: Any, task: Task) -> None:
         """Count bands that are done; send those of a task that failed one by one; note why a single one failed."""
         if future.status == "finished":
             try:
-                found = future.result()
+                bands = future.result()
             except (CancelledError, OSError, TimeoutError) as fault:  # done, but no longer to be had
-                raise ClusterError(self._watch.lost) from fault
-            for unit, done in zip(task, found, strict=True):
+                raise self._watch.lost from fault
+            for unit, done in zip(task, bands, strict=True):
                 self.cluster.count(done, self.plan, unit)
             self._failed_in_a_row = 0
             return
         if future.status != "error":
-            raise ClusterError(self._watch.lost)
+            raise self._watch.lost
         if len(task) > 1:
             self._alone += [[unit] for unit in task]
             return
-        self.failed.append((task[0], " ".join(str(future.exception()).split())[:300]))
+        self.failed.append((task[0], " ".join(said(future.exception()).split())[:300]))
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= MOST_FAILED:
-            raise ClusterError(_failures(self.plan, self.failed))
+            raise _failures(self.plan, self.failed)
 
 
 def _result(future: Any, watch: WorkerWatch) -> Any:
@@ -342,17 +344,18 @@ def _result(future: Any, watch: WorkerWatch) -> Any:
             if future.status == "error":  # of the function itself
                 raise
             if future.status != "pending":
-                raise ClusterError(watch.lost) from fault
+                raise watch.lost from fault
             watch.look()
 
 
 def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[QueuedBand]:
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
     tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
-    places = {top: place for place, top in enumerate(tops, 1)}
+    numbers = {top: number for number, top in enumerate(tops, 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            yield QueuedBand(plane.index, area, plane.number * len(tops) + places[area.top])
+            passed = plane.number * len(tops) + len(plane.indices) * numbers[area.top]
+            yield QueuedBand(plane.indices[0], area, passed)
 
 
 def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[Task]:
@@ -382,16 +385,16 @@ def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[
         yield task
 
 
-def _failures(plan: Plan, failed: list[tuple[QueuedBand, str]]) -> str:
-    """Name the bands that failed."""
+def _failures(plan: Plan, failed: list[tuple[QueuedBand, str]]) -> ClusterError:
+    """Return what to raise, which names the bands that failed."""
     named = [
         f"{plane_label(unit.index, plan.stack.plane_axes)} rows {unit.area.top} to {unit.area.bottom - 1} ({fault})"
         for unit, fault in failed[:MOST_NAMED]
     ]
     further = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
-    return (
-        f"{plan.stack.name}: {len(failed)} bands failed {ATTEMPTS} times: {'; '.join(named)}{further}; what is done "
-        "is kept, give --resume to try these again"
+    return ClusterError(
+        f"{plan.stack.name}: {len(failed)} bands failed {ATTEMPTS} times: {'; '.join(named)}{further}",
+        remedy=("what is done is kept, give ", RESUME, " to try these again"),
     )
 
 

@@ -6,9 +6,10 @@ by the same pixels. Stack and partial are reached by the paths of whoever asked,
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,14 +17,16 @@ from typing import Any
 import numpy.typing as npt
 
 import cellxlate
+from cellxlate.enhancement.input import Context, planes_of_channels
 from cellxlate.enhancement.plan import Plan, input_identity
-from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
+from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
-from cellxlate.quality.checks import Tally, read_back_part
+from cellxlate.quality.checks import read_back_part
+from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack
@@ -58,8 +61,10 @@ class BandJob:
         SHA-256 of the weights.
     engine : str
         Engine, device and precision.
-    intensities : mapping of int to IntensityRange
-        Measured once; other channels are copied.
+    groups : tuple of (mapping of int to IntensityRange)
+        The channels that are enhanced together, with what was measured once; other channels are copied.
+    context : Context
+        As in PlaneJob.
     target : IntensityRange or None
         As in PlaneJob.
     settings : EnhanceSettings
@@ -79,7 +84,8 @@ class BandJob:
     identity: dict[str, Any]
     digest: str
     engine: str
-    intensities: dict[int, IntensityRange]
+    groups: tuple[Mapping[int, IntensityRange], ...]
+    context: Context
     target: IntensityRange | None
     settings: EnhanceSettings
     image: Pyramid
@@ -132,7 +138,7 @@ class OpenJob:
     """A stack that a worker has opened, and how its channels are enhanced."""
 
     stack: Stack
-    jobs: dict[int, PlaneJob]
+    jobs: tuple[PlaneJob, ...]
     image: Pyramid
     attention: Pyramid
     read_s: float = field(default=0.0)
@@ -156,12 +162,12 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     stack = plan.stack
     if stack.path is None:
         raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
-    first = next(iter(plan.jobs.values()))
+    first = plan.jobs[0]
     return BandJob(
         token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
         incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
         engine=plan.translator.identity,
-        intensities={channel: job.intensity for channel, job in plan.jobs.items()}, target=first.target,
+        groups=tuple(job.intensities for job in plan.jobs), context=first.context, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -234,23 +240,23 @@ def forget_job(token: str) -> None:
             _ONE_AT_A_TIME.release()
 
 
-def fault_of_worker(job: BandJob) -> str:
+def fault_of_worker(job: BandJob, by: Speaker = "python") -> str:
     """Return in one line why this process cannot work on a job; nothing if it can."""
     try:
         with _ONE_AT_A_TIME:
             _opened(job)
     except (CellxlateError, OSError) as fault:
-        return str(fault)
+        return said(fault, by=by)
     return ""
 
 
-def enhance_bands(job: BandJob, places: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
+def enhance_bands(job: BandJob, bands: Sequence[tuple[PlaneIndex, Tile]]) -> list[BandDone]:
     """Enhance some bands, one after another, as `enhance_band` does."""
-    return [enhance_band(job, index, area) for index, area in places]
+    return [enhance_band(job, index, area) for index, area in bands]
 
 
 def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
-    """Enhance one band and write it into both partials.
+    """Enhance one band, in all channels of its group, and write it into both partials.
 
     Parameters
     ----------
@@ -272,29 +278,32 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
         started = time.perf_counter()
         opened = _opened(job)
         opened.read_s, work = 0.0, Work()
-        band = _band(opened, index, area, work)
+        bands = _bands(opened, index, area, work)
         computed = time.perf_counter()
         folder = opened.image.full.folder
         if not (folder / "zarr.json").exists():  # writing would bring a folder back that was removed
             raise OutputError(f"{folder} is gone, the job has ended; nothing was written")
-        origin = band.origin(index)
-        opened.image.write(index, band.first_row, band.enhanced)
-        opened.attention.write(index, band.first_row, band.attention)
-        job.origins.add(origin)
+        for plane, band in bands.items():
+            origin = band.origin(plane)
+            opened.image.write(plane, band.first_row, band.enhanced)
+            opened.attention.write(plane, band.first_row, band.attention)
+            job.origins.add(origin)
         ended = time.perf_counter()
         return BandDone(
-            worker or worker_address(), band.raw.size, work, read_s=opened.read_s,
+            worker or worker_address(), sum(band.raw.size for band in bands.values()), work, read_s=opened.read_s,
             compute_s=computed - started - opened.read_s, write_s=ended - computed,
         )  # fmt: skip
 
 
-def _band(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> Band:
+def _bands(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> dict[PlaneIndex, Band]:
+    """Return a band of the planes that are enhanced together."""
     stack = opened.stack
-    job = None if stack.is_alpha(index) else opened.jobs.get(stack.channel_of(index))
+    job = job_of(opened.jobs, stack, index)
     if job is None:
-        return Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)
-    counted = replace(job, work=work, intensity=job.intensity.at(stack.time_of(index)))
-    return next(enhance_plane(lambda rows: opened.read(index, rows), [area], stack.plane_shape, counted))
+        return {index: Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)}
+    seen = job.input(stack, index, lambda plane: partial(opened.read, plane))
+    bands = enhance_plane(seen, [area], replace(job, work=work))
+    return dict(zip(planes_of_channels(stack, index, job.channels), bands, strict=True))
 
 
 def worker_address() -> str:
@@ -315,10 +324,9 @@ def _opened(job: BandJob) -> OpenJob:
             translator = open_engine(
                 _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
             )  # fmt: skip
-            jobs = {
-                channel: PlaneJob(translator, intensity, job.target, job.settings)
-                for channel, intensity in job.intensities.items()
-            }
+            jobs = tuple(
+                PlaneJob(translator, group, job.target, job.settings, context=job.context) for group in job.groups
+            )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()
             _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention)
@@ -338,8 +346,8 @@ def _checked(job: BandJob) -> Iterator[Stack]:
             raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
     stack = open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete)
     try:
-        found = input_identity(job.path, stack.files)
-        if any(found.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
+        identity = input_identity(job.path, stack.files)
+        if any(identity.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
             raise InputError(f"{job.path} is another file here; choose an input that all workers see")
         yield stack
     except BaseException:

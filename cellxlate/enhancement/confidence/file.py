@@ -1,6 +1,6 @@
 """The confidence of a finished run, written beside its attention. Read `write_confidence` from top to bottom."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +8,12 @@ import numpy.typing as npt
 from cellxlate.enhancement.confidence.views import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
 from cellxlate.enhancement.outputs.names import may_replace
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Translator, rows_around
-from cellxlate.enhancement.tiling import bands_of, tiles_of, window
+from cellxlate.enhancement.plane import Translator
+from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.read.open import open_stack
-from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.writer import open_writer
 
 TILE_PX = 512
@@ -57,48 +56,50 @@ def write_confidence(
         output, like=stack, dtype=np.dtype(np.uint8), reduction="max", fingerprint={**plan.identity, "views": views},
         provenance={**plan.provenance, "views": views}, overwrite=overwrite, resume=resume,
     ) as writer:  # fmt: skip
-        for number, index in enumerate(stack.plane_indices()):
-            for first_row, rows in confidence_bands(plan, selected, index, views=views):
-                writer.write(index, first_row, rows)
-                progress(number + (first_row + len(rows)) / stack.plane_shape[0], stack.plane_count)
+        for before, indices in plan.groups():
+            for first_row, channels in confidence_bands(plan, selected, indices, views=views):
+                for index, rows in zip(indices, channels, strict=True):
+                    writer.write(index, first_row, rows)
+                done = (first_row + channels.shape[1]) / stack.plane_shape[0]
+                progress(before + len(indices) * done, stack.plane_count)
         writer.finish()
         writer.publish(replaces=may_replace(writer.path, overwrite=overwrite, resume=resume))
 
 
 def confidence_bands(
-    plan: Plan, selected: Stack, index: PlaneIndex, *, views: int = VIEWS
+    plan: Plan, selected: Stack, indices: Sequence[PlaneIndex], *, views: int = VIEWS
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Yield first row and confidence (rows, X) of the bands of one plane; 0 in a channel that was copied."""
-    stack, job = plan.stack, plan.job_of(index)
-    read_rows, shape = plane_reader(stack, index), stack.plane_shape
-    for band in bands_of(shape, TILE_PX):
-        chosen = selected.read(index, slice(band.top, band.bottom)) > 0
+    """Yield first row and confidence (G, rows, X) of the bands of planes that are enhanced together; 0 of copies."""
+    job = plan.job_of(indices[0])
+    plane = job.input(plan.stack, indices[0]) if job else None
+    for band in bands_of(plan.stack.plane_shape, TILE_PX):
+        chosen = np.stack([selected.read(index, slice(band.top, band.bottom)) > 0 for index in indices])
         confidence = np.zeros(chosen.shape, np.uint8)
-        if job is not None and chosen.any():
-            output = gated_output(job.translator, job.settings.threshold)
+        if job and plane and chosen.any():
             halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
-            counts, first_row = rows_around(read_rows, band, halo_px + job.translator.stride, shape)
-            intensity = job.intensity.at(stack.time_of(index))
-            seen = network_input(counts, intensity).unit
+            rows = plane.rows(band, halo_px + job.translator.stride)
+            output = gated_output(job.translator, job.settings.threshold, plane.own)
             for tile in tiles_of(band, TILE_PX):
-                inside = tile.slices(band.top, 0)
+                inside = (..., *tile.slices(band.top))
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
-                unit = window(seen, first_row, shape, around)
-                spread = deviation(unit, output, noise=intensity.noise / intensity.span, views=views, seed=tile.top)
-                confidence[inside] = confidence_map(spread[tile.slices(around.top, around.left)], chosen[inside])
+                spread = deviation(rows.window(around), output, noise=plane.noise, views=views, seed=tile.top)
+                confidence[inside] = confidence_map(spread[..., *tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
 
 
-def gated_output(translator: Translator, threshold: float) -> Output:
-    """Return what turns a batch (B, 1, Y, X) in unit range into s + g (F(s) - s); a margin may stay as it is."""
+def gated_output(translator: Translator, threshold: float, own: slice = slice(None)) -> Output:
+    """Return what turns a batch (B, C, Y, X) in unit range into s + g (F(s) - s), (B, G, Y, X); a margin may stay.
+
+    `own` are the G of the C planes that the change is added to.
+    """
 
     def output(images: Unit) -> Unit:
         opened, proposal = gate(quantise(translator.attention(images)), threshold), translator.proposal(images)
-        made = images.copy()
+        made = images[:, own].copy()
         margin = max((images.shape[2] - part.shape[2]) // 2 for part in (opened, proposal))
-        inner = _inner(images, margin)
+        inner = _inner(images[:, own], margin)
         _inner(made, margin)[:] += change(_cropped(opened, inner.shape), _cropped(proposal, inner.shape), inner)
         return made
 

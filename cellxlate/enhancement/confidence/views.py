@@ -11,8 +11,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Unit = npt.NDArray[np.float32]
+Noise = float | npt.NDArray[np.float64]
 Output = Callable[[Unit], Unit]
-"""(B, 1, Y, X) float32 unit range -> the gated output s + g (F(s) - s) of the same shape."""
+"""(B, C, Y, X) float32 unit range -> the gated output s + g (F(s) - s), (B, G, Y, X)."""
 
 LEVEL_SHIFTS = ((0.0, 1.0), (0.02, 1.0), (-0.02, 1.0), (0.0, 1.06), (0.0, 0.94))
 """Offset and gain of the views: levels that are measured a little differently."""
@@ -45,19 +46,19 @@ class View:
     gain: float
     seed: int
 
-    def of(self, unit: Unit, noise: float) -> Unit:
-        """Return the view of a plane (Y, X) with pixel noise of this standard deviation, in unit range."""
+    def of(self, unit: Unit, noise: Noise) -> Unit:
+        """Return the view of planes (..., Y, X) with pixel noise of this standard deviation, in unit range."""
         noisy = unit
-        if noise > 0:
+        if np.any(np.greater(noise, 0)):
             draw = np.random.default_rng(self.seed)
             noisy = unit + (NOISE_SHARE * noise * draw.standard_normal(unit.shape)).astype(np.float32)
         levelled = (self.gain * noisy + self.offset).astype(np.float32)
-        return np.ascontiguousarray(np.rot90(levelled[:, ::-1] if self.flip else levelled, self.turns))
+        return np.ascontiguousarray(np.rot90(levelled[..., ::-1] if self.flip else levelled, self.turns, (-2, -1)))
 
     def back(self, output: Unit) -> Unit:
-        """Return what was made of the view in the place and on the levels of the plane."""
-        turned = np.rot90(output, -self.turns)
-        return np.asarray(((turned[:, ::-1] if self.flip else turned) - self.offset) / self.gain, np.float32)
+        """Return what was made of the view, (..., Y, X), where it was and on the levels of the plane."""
+        turned = np.rot90(output, -self.turns, (-2, -1))
+        return np.asarray(((turned[..., ::-1] if self.flip else turned) - self.offset) / self.gain, np.float32)
 
 
 def views_of(count: int = VIEWS, seed: int = 0) -> Iterator[View]:
@@ -67,16 +68,16 @@ def views_of(count: int = VIEWS, seed: int = 0) -> Iterator[View]:
         yield View(number % 4, number % 8 >= 4, offset, gain, seed + number)
 
 
-def deviation(unit: Unit, output: Output, *, noise: float, views: int = VIEWS, seed: int = 0) -> Unit:
+def deviation(unit: Unit, output: Output, *, noise: Noise, views: int = VIEWS, seed: int = 0) -> Unit:
     """Return the standard deviation of the outputs of several views, smoothed by 2 px.
 
     Parameters
     ----------
-    unit : ndarray (Y, X) float32
-        A plane, or a window with the halo of the networks, in unit range.
+    unit : ndarray (C, Y, X) float32
+        What the networks see of a plane, or of a window with their halo, in unit range.
     output : callable
         What the networks make of a batch, composed with the gate.
-    noise : float
+    noise : float or ndarray (C, 1, 1)
         Standard deviation of the pixel noise in unit range.
     views : int
         How many; the cost of each is that of the networks.
@@ -85,12 +86,13 @@ def deviation(unit: Unit, output: Output, *, noise: float, views: int = VIEWS, s
 
     Returns
     -------
-    ndarray (Y, X) float32
+    ndarray (G, Y, X) float32
         In unit range.
     """
-    made = [one.back(output(one.of(unit, noise)[None, None])[0, 0]) for one in views_of(views, seed)]
-    spread = np.std(np.stack(made), axis=0)  # (Y, X)
-    return np.asarray(np.sqrt(ndimage.gaussian_filter(spread**2, SMOOTHING_PX, mode="reflect")), np.float32)
+    made = [one.back(output(one.of(unit, noise)[None])[0]) for one in views_of(views, seed)]
+    spread = np.std(np.stack(made), axis=0)  # (G, Y, X)
+    smooth = ndimage.gaussian_filter(spread**2, SMOOTHING_PX, mode="reflect", axes=(-2, -1))
+    return np.asarray(np.sqrt(smooth), np.float32)
 
 
 def confidence_map(deviations: Unit, selected: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -98,66 +100,10 @@ def confidence_map(deviations: Unit, selected: npt.NDArray[np.bool_]) -> npt.NDA
 
     Parameters
     ----------
-    deviations : ndarray (Y, X)
+    deviations : ndarray (G, Y, X)
         As `deviation` returns them.
-    selected : ndarray of bool (Y, X)
+    selected : ndarray of bool (G, Y, X)
         Where the attention that is stored is above 0.
     """
     sure = 1 - np.clip(deviations / FULL_DEVIATION, 0, 1)
     return np.where(selected, 1 + np.rint(254 * sure), 0).astype(np.uint8)
-
-
-def expected_deviation(confidence: npt.NDArray[np.uint8]) -> Unit:
-    """Return the deviation in unit range that a stored confidence stands for; 0 where the pixel was kept."""
-    return np.where(confidence > 0, (255 - confidence.astype(np.float32)) / 254 * FULL_DEVIATION, 0).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins of pixels of like deviation, and what their true error was.
-
-    Attributes
-    ----------
-    deviations, errors : ndarray (bins,)
-        Root mean squares, in unit range.
-    pixels : ndarray of int (bins,)
-        In each bin.
-    factor : float
-        By which deviations must be multiplied to be errors, least squares through the bins.
-    """
-
-    deviations: npt.NDArray[np.float64]
-    errors: npt.NDArray[np.float64]
-    pixels: npt.NDArray[np.int64]
-
-    @property
-    def calibration(self) -> tuple[float, float]:
-        """Floor and factor: an error is the root of floor squared plus the square of factor times deviation."""
-        squares = np.column_stack([np.ones(len(self.deviations)), self.deviations**2])
-        floor, factor = np.linalg.lstsq(squares, self.errors**2, rcond=None)[0]
-        return float(np.sqrt(max(floor, 0.0))), float(np.sqrt(max(factor, 0.0)))
-
-
-def expected_error(deviations: npt.NDArray[np.floating], calibration: tuple[float, float]) -> npt.NDArray[np.floating]:
-    """Return the root mean square error, in unit range, that pixels of such deviations had where truth was known."""
-    floor, factor = calibration
-    return np.asarray(np.sqrt(floor**2 + (factor * deviations) ** 2))
-
-
-def reliability(deviations: npt.NDArray[np.floating], errors: npt.NDArray[np.floating], bins: int = 10) -> Reliability:
-    """Compare deviations with true errors in bins of equally many pixels.
-
-    Parameters
-    ----------
-    deviations, errors : ndarray (n,)
-        Of selected pixels, in unit range; errors are output minus truth after the best gain and offset of the field.
-    bins : int
-        How many.
-    """
-    order = np.argsort(deviations, kind="stable")
-    parts = np.array_split(order, bins)
-    rms = [
-        [float(np.sqrt(np.mean(values[part].astype(np.float64) ** 2))) for part in parts]
-        for values in (deviations, errors)
-    ]
-    return Reliability(np.array(rms[0]), np.array(rms[1]), np.array([len(part) for part in parts]))

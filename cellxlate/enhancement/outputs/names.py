@@ -11,8 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cellxlate.errors import InputError, OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
@@ -23,7 +24,7 @@ from cellxlate.stacks.read.zarr import zarr_images
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.stores.bucket import check_remote
 from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format
-from cellxlate.whole_file import IN_THE_WAY
+from cellxlate.whole_file import in_the_way
 
 ENDINGS: dict[Format, str] = {
     "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
@@ -59,49 +60,37 @@ class Outputs:
         return [path for path in paths if path is not None]
 
 
-def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> list[Location]:
-    """Return the stacks among files, Zarr folders, patterns and folders, without results of earlier runs in folders.
+def find_inputs(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
+    """Return the stacks among files, Zarr folders, patterns and folders, and a line for each kind of what is left out.
 
     Of a plate or a set of images, each image is a stack of its own, unless `each_image` is False. A pattern with {T},
-    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image.
+    {C} or {Z} is one stack, and so are the files of an OME-TIFF set that hold one image. Left out are hidden files,
+    results of earlier runs and label images beside images; of what is given by name, results are where other stacks
+    are given too.
 
     Raises
     ------
     InputError
         A pattern matches nothing, or a folder holds no image.
     """
-    return inputs_and_rest(paths, each_image=each_image)[0]
-
-
-def inputs_and_rest(paths: Sequence[Location], *, each_image: bool = True) -> tuple[list[Location], list[str]]:
-    """Return the stacks as `find_inputs` does, and a line for each kind of what folders and patterns hold beside them.
-
-    Left out are hidden files, results of earlier runs and label images beside images; of what is given by name, results
-    are where other stacks are given too.
-
-    Raises
-    ------
-    InputError
-        A pattern matches nothing, or there is no stack.
-    """
     given, said = without_results(paths)
-    found: list[Location] = []
+    stacks: list[Location] = []
     for path in given:
         if isinstance(path, RemotePath) or is_pattern(path):
-            found.append(path)
+            stacks.append(path)
         elif not path.exists() and any(sign in path.name for sign in "*?["):
             inside, rest = images_among(_fitting(path), open_stack)
             if not inside and rest:
                 raise InputError(f"{path} fits no image ({'; '.join(rest)}); give the images")
-            found += find_stacks(inside or [path], "stack")
+            stacks += find_stacks(inside or [path], "stack")
             said += rest
         elif path.is_dir() and not is_zarr(path):
             inside, rest = find_images([path], "stack")
-            found, said = [*found, *inside], said + rest
+            stacks, said = [*stacks, *inside], said + rest
         else:
-            found.append(path)
-    found = one_of_each(list(dict.fromkeys(found)))
-    return list(dict.fromkeys(image for path in found for image in (_images_of(path) if each_image else [path]))), said
+            stacks.append(path)
+    stacks = one_of_each(list(dict.fromkeys(stacks)))
+    return list(dict.fromkeys(image for path in stacks for image in (_images_of(path) if each_image else [path]))), said
 
 
 def _fitting(pattern: Path) -> list[Path]:
@@ -118,8 +107,8 @@ def _fitting(pattern: Path) -> list[Path]:
 
 def _images_of(path: Location) -> list[Location]:
     """Return the images of a plate or a set, the path itself where it holds one."""
-    places = zarr_images(path) if is_zarr(path) else []
-    return [path / place for place in places] if len(places) > 1 else [path]
+    images = zarr_images(path) if is_zarr(path) else []
+    return [path / image for image in images] if len(images) > 1 else [path]
 
 
 def name_outputs(
@@ -131,6 +120,7 @@ def name_outputs(
     format: Format | None = None,
     attention: bool = True,
     report: bool = True,
+    like: Stack | None = None,
 ) -> Outputs:
     """Name the outputs of the stack at `path`.
 
@@ -148,6 +138,8 @@ def name_outputs(
         Where the name does not decide.
     attention, report : bool
         Whether these are wanted.
+    like : Stack, optional
+        The input, where it is open: what OME cannot hold is written plain.
 
     Raises
     ------
@@ -157,8 +149,9 @@ def name_outputs(
         An output would replace the input.
     """
     if output is not None and output_dir is not None:
-        raise OptionError("-o and --output-dir are both given; give one of them")
+        raise OptionError(OUTPUT, " and ", OUTPUT_DIR, " are both given", remedy="give one of them")
     if output is None:
+        format = format_of(like, is_zarr=is_zarr, asked=format) if like else format
         ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
         folder, stem, suffix = output_dir or zarr_root(path).parent, f"{stack_name(path)}_enhanced", ending
     else:
@@ -176,7 +169,7 @@ def name_outputs(
         format=format,
     )
     if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
-        raise OutputError(f"{path} would be replaced by its own result; choose another -o")
+        raise OutputError(f"{path} would be replaced by its own result", remedy=("choose another ", OUTPUT))
     return outputs
 
 
@@ -206,7 +199,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
         return
     for path in outputs.wanted:
         if is_there(path):
-            raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+            raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
 
 
 def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
@@ -244,7 +237,7 @@ def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> No
     """
     for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
         if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
-            raise OutputError(IN_THE_WAY.format(path))
+            raise in_the_way(path)
 
 
 def is_there(path: Location) -> bool:
@@ -253,9 +246,11 @@ def is_there(path: Location) -> bool:
 
 
 def recorded_provenance(report: Location) -> Mapping[str, Any]:
-    """Return the provenance that a report's JSON states; nothing where it cannot be read."""
+    """Return the provenance that a report's JSON states; nothing where it states none, InputError where denied."""
     try:
         stored = json.loads(read_small_file(report))["provenance"]
+    except PermissionError as fault:
+        raise unless_denied(InputError(f"{report} cannot be read"), report, fault) from fault
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}
@@ -282,8 +277,8 @@ def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
 
 def _place(path: Location) -> str:
     """Return what two paths share that name one place; Windows and macOS do not tell case apart."""
-    place = str(path.absolute())
-    return unicodedata.normalize("NFC", place).casefold() if sys.platform in ("win32", "darwin") else place
+    name = str(path.absolute())
+    return unicodedata.normalize("NFC", name).casefold() if sys.platform in ("win32", "darwin") else name
 
 
 def _same(one: Location, other: Location) -> bool:

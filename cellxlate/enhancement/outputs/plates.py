@@ -8,12 +8,11 @@ from pathlib import Path
 from cellxlate.enhancement.outputs.names import Outputs, is_there, may_replace
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
-from cellxlate.stacks.naming import is_zarr, stack_name
+from cellxlate.options import TO_GO_ON, TO_REPLACE_OR_RENAME
+from cellxlate.stacks.naming import UNFINISHED_ENDING, is_zarr, stack_name
 from cellxlate.stacks.write.plates import beside_wells, plate_fields, start_plate
 from cellxlate.stacks.write.writer import Format
-from cellxlate.whole_file import IN_THE_WAY, rename_free
-
-UNFINISHED = ".unfinished"
+from cellxlate.whole_file import in_the_way, rename_free
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ class Plate:
         """Return where the results of a field go: beside their names, or there if a finished plate is only verified."""
         verified = resume and self.is_finished()
 
-        def place(path: Path) -> Path:
+        def folder(path: Path) -> Path:
             return path if verified else _unfinished(path)
 
-        report = place(self.reports) / f"{stack_name(self.source / field)}_report" if self.reports else None
+        report = folder(self.reports) / f"{stack_name(self.source / field)}_report" if self.reports else None
         return Outputs(
-            place(self.enhanced) / field, place(self.attention) / field,
+            folder(self.enhanced) / field, folder(self.attention) / field,
             report and report.with_name(f"{report.name}.html"), report and report.with_name(f"{report.name}.json"),
             self.keep_attention, self.format, final={_unfinished(path): path for path in self._wanted},
         )  # fmt: skip
@@ -78,10 +77,14 @@ class Plate:
         if not (overwrite or resume):
             for path in self._wanted:
                 if path.exists():
-                    raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+                    raise OutputError(
+                        f"{path} exists already",
+                        remedy=TO_REPLACE_OR_RENAME,
+                    )
                 if _unfinished(path).exists():
                     raise OutputError(
-                        f"{_unfinished(path)} is left from an interrupted job; give --resume to go on, or --overwrite"
+                        f"{_unfinished(path)} is left from an interrupted job",
+                        remedy=TO_GO_ON,
                     )
         if resume and _unfinished(self.enhanced).exists():
             for path in self._wanted:  # a crash while they got their names
@@ -121,7 +124,7 @@ class Plate:
             return
         for path in self._wanted:
             if is_there(path) and not self._is_earlier(path, overwrite=overwrite, resume=resume):
-                raise OutputError(IN_THE_WAY.format(path))
+                raise in_the_way(path)
         for path in reversed(self._wanted):
             replaced = path.with_name(path.name + ".replaced")
             if path.exists():
@@ -129,7 +132,7 @@ class Plate:
             try:
                 rename_free(_unfinished(path), path)
             except FileExistsError as fault:
-                raise OutputError(IN_THE_WAY.format(path)) from fault
+                raise in_the_way(path) from fault
             shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(_unfinished(self.attention), ignore_errors=True)  # where it is not wanted
 
@@ -148,7 +151,7 @@ class Plate:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + UNFINISHED)
+    return path.with_name(path.name + UNFINISHED_ENDING)
 
 
 def plates_of(
@@ -174,10 +177,10 @@ def plates_of(
     InputError
         The metadata of a folder cannot be read.
     """
-    local = [place for place in (output, output_dir) if place is not None and not isinstance(place, Path)]
-    if local or format not in (None, "ome-zarr", "ome-zarr-0.4") or (output and not output.name.endswith(".zarr")):
+    elsewhere = [path for path in (output, output_dir) if path is not None and not isinstance(path, Path)]
+    if elsewhere or format not in (None, "ome-zarr", "ome-zarr-0.4") or (output and not output.name.endswith(".zarr")):
         return []
-    found = []
+    plates = []
     for path in paths:
         fields = plate_fields(path) if isinstance(path, Path) and is_zarr(path) else []
         if not fields or not isinstance(path, Path):
@@ -186,8 +189,8 @@ def plates_of(
         enhanced = output if output is not None else folder / f"{name}_enhanced.ome.zarr"
         base = stack_name(enhanced).removesuffix("_enhanced")
         ending = enhanced.name.removeprefix(stack_name(enhanced))
-        found.append(Plate(
+        plates.append(Plate(
             path, tuple(fields), Path(str(enhanced)), Path(str(enhanced.with_name(f"{base}_attention{ending}"))),
             Path(str(enhanced.with_name(f"{base}_reports"))) if report else None, attention, format or "ome-zarr",
         ))  # fmt: skip
-    return found
+    return plates

@@ -9,10 +9,12 @@ from typing import Any
 import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
-from cellxlate.quality.checks import read_back, spared, warnings_of
-from cellxlate.quality.report.report import RunReport, draw_planes, write_report
+from cellxlate.options import ATTENTION, SOURCE
+from cellxlate.quality.checks import read_back
+from cellxlate.quality.report.account import account_of, doubts_about
+from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
-from cellxlate.quality.trust import examine
+from cellxlate.quality.tally import Tally
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, stack_name
 from cellxlate.stacks.read.open import open_stack
@@ -73,60 +75,46 @@ def rebuild_report(
         selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
         source_path = Path(source) if source is not None else _input_of(path, base, facts)
         with _open_input(source_path, image.axes, facts) as stack, open_stack(selected_path) as selected:
-            channels, settings = _channels(facts, stack), _mapping(facts.get("settings"))
-            tile_px = int(_number(settings.get("tile_px")))
-            tally, figures, warnings = read_back(stack, image, selected, channels=channels, tile_px=tile_px), "", []
-            domain = _domain(model, facts)
-            with spared("judging whether the result should be believed", tally.failures):
-                tally.trust = examine(stack, image, selected, places=tally.places, channels=channels, domain=domain)
-            with spared("drawing the pictures of the report", tally.failures):
-                figures = draw_planes(stack, image, selected, channels=channels)
-            considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
-            with spared("gathering warnings", tally.failures):
-                warnings += warnings_of(
-                    tally,
-                    channel_names=dict(enumerate(stack.channel_names)),
-                    earlier=stack.metadata.earlier,
-                    chosen=bool(considered),
-                )
-            found = RunReport(
-                outputs={"enhanced": str(path), "attention": str(selected_path), "report": str(html)},
-                input_name=source_path.name,
-                axes=stack.axes,
-                shape=stack.shape,
-                dtype=str(stack.dtype),
-                model_name=str(facts.get("model", "not stated")),
-                model_digest=str(facts.get("model_sha256", "not stated")),
-                tally=tally,
-                model_licence=str(stated_model.get("licence", "")),
-                model_considered=considered,
-                model_reason=str(stated_model.get("reason", "")) if considered else "",
-                pixel_size_um=stack.pixel_size_um,
-                channel_names=stack.channel_names,
-                settings=settings,
-                versions={str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
-                or {"cellxlate": cellxlate.__version__},
-                seconds=_seconds(earlier),
-                tiles_total=int(_number(earlier.get("tiles_total"))),
-                tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
-                peak_rss_mb=_number(earlier.get("peak_rss_mb")),
-                engine=str(earlier.get("engine") or facts.get("engine", "")),
-                warnings=[*warnings, *tally.failures],
-                provenance=facts,
-                command=str(earlier.get("command", "")),
-                adaptation=_adaptation(earlier.get("adaptation")),
-                ranking=Ranking.from_stated(earlier.get("ranking")),
-            )
-    write_report(found, figures, html=html, json=html.with_suffix(".json"))
-    return found
+            channels, tile_px = _channels(facts, stack), int(_number(_mapping(facts.get("settings")).get("tile_px")))
+            account = account_of(
+                stack, image, selected,
+                lambda: read_back(stack, image, selected, channels=channels, tile_px=tile_px),
+                channels=channels, domain=_domain(model, facts),
+            )  # fmt: skip
+            outputs = {"enhanced": str(path), "attention": str(selected_path), "report": str(html)}
+            report = _stated_report(stack, account.tally, outputs, source_path.name, facts, earlier)
+    write_report(report, account.figures, html=html, json=html.with_suffix(".json"))
+    return report
+
+
+def _stated_report(
+    stack: Stack, tally: Tally, outputs: Mapping[str, str], input_name: str, facts: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+) -> RunReport:  # fmt: skip
+    """Return what the checks found, with what the result (`facts`) and an earlier report state of the run."""
+    considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
+    versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
+    return RunReport(
+        outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
+        model_name=str(facts.get("model", "not stated")), model_digest=str(facts.get("model_sha256", "not stated")),
+        tally=tally, model_licence=str(stated_model.get("licence", "")), model_considered=considered,
+        model_reason=str(stated_model.get("reason", "")) if considered else "", pixel_size_um=stack.pixel_size_um,
+        channel_names=stack.channel_names, settings=_mapping(facts.get("settings")),
+        versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
+        tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
+        peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),
+        warnings=[*doubts_about(stack, tally, chosen=bool(considered)), *tally.failures], provenance=facts,
+        command=str(earlier.get("command", "")), adaptation=_adaptation(earlier.get("adaptation")),
+        ranking=Ranking.from_stated(earlier.get("ranking")),
+    )  # fmt: skip
 
 
 def _earlier_report(path: Path) -> dict[str, Any]:
     """Return what an earlier report says; nothing where there is none that can be read."""
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(read_small_file(path))
-        if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and _depth(found) <= MOST_DEEP:
-            return found
+        stated = json.loads(read_small_file(path))
+        if isinstance(stated, dict) and isinstance(stated.get("provenance"), dict) and _depth(stated) <= MOST_DEEP:
+            return stated
     return {}
 
 
@@ -195,7 +183,9 @@ def _beside(path: Path, name: str) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == name:
             return candidate
-    raise InputError(f"{path.parent} holds no {name}, which belongs to {path.name}; name it with --attention")
+    raise InputError(
+        f"{path.parent} holds no {name}, which belongs to {path.name}", remedy=("name it with ", ATTENTION)
+    )
 
 
 def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
@@ -207,7 +197,7 @@ def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == base:
             return candidate
-    raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
+    raise InputError(f"the input {name or base} does not lie beside {path}", remedy=("name it with ", SOURCE))
 
 
 def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:

@@ -8,23 +8,25 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from cellxlate.errors import OptionError
+from cellxlate.errors import OptionError, said
+from cellxlate.model.attention import Floats
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.memory import ask_for_memory
-from cellxlate.model.engines.other_engines import OpenVinoNetwork, Precision, onnxruntime_network
+from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_network
 from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_device, torch_network
 from cellxlate.model.inference import for_inference
-from cellxlate.model.networks import AttentionNetwork, Generator, activation_bytes_per_px
+from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
+from cellxlate.settings import Precision
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 EngineName = Literal["torch", "openvino", "onnxruntime"]
-Floats = npt.NDArray[np.float32]
 RunNetwork = Callable[[Floats], Floats]
 """(B, C, Y, X) float32 in unit range -> the same, smaller by an equal margin at every side. Raises MemoryError."""
 
@@ -99,13 +101,13 @@ class EngineTranslator:
         halo_px = max(self.generator_halo_px, self.attention_halo_px)
         reach_px = -(-halo_px // self.stride) * self.stride
         if len(images) > 1:
-            return np.concatenate([self._run(network, images[place : place + 1]) for place in range(len(images))])
+            return np.concatenate([self._run(network, images[number : number + 1]) for number in range(len(images))])
         axis = 2 if images.shape[2] >= images.shape[3] else 3
         length = images.shape[axis]
         middle = length // 2 // self.stride * self.stride
         if middle + reach_px >= length:
             raise MemoryError(
-                "the device has no memory left, even for small tiles; close other programs, or --device cpu"
+                said("the device has no memory left, even for small tiles; close other programs, or ", DEVICE.of("cpu"))
             )
         first, second = (
             self._run(network, np.ascontiguousarray(part))
@@ -121,10 +123,10 @@ class EngineTranslator:
 
     def _remember(self, shape: tuple[int, ...], pixels: int) -> None:
         if self._largest_px is None:
-            self.warnings.append(
+            self.warnings.append(said(
                 f"the device ran out of memory for tiles of {shape[-2]} x {shape[-1]} px, so smaller ones were used, "
-                "which is slower; the pixels are the same. A smaller --tile avoids it."
-            )
+                "which is slower; the pixels are the same. A smaller ", TILE, " avoids it."
+            ))  # fmt: skip
         self._largest_px = pixels // 2
 
 
@@ -163,7 +165,7 @@ def open_engine(
         The engine, the device or the precision is not available.
     """
     if precision not in ("float32", "bfloat16"):
-        raise OptionError(f"--precision {precision} is not known; choose float32 or bfloat16")
+        raise OptionError(PRECISION.of(precision), " is not known", remedy="choose float32 or bfloat16")
     opened = _OPENED.setdefault(bundle.translator, {})
     key = (engine, device, precision, streams)
     if key not in opened:
@@ -182,25 +184,29 @@ def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) 
         if engine == "torch" or not all(find_spec(package) for package in PACKAGES[engine]):
             continue
         try:
-            found = _open(bundle, engine, "cpu", precision, streams)
-            error = probe_error(found, bundle)
+            translator = _open(bundle, engine, "cpu", precision, streams)
+            error = probe_error(translator, bundle)
         except (OptionError, RuntimeError):  # an installation that does not work is no reason to stop
             continue
         if precision != "float32" or error <= PROBE_TOLERANCE:
-            found.name += f" (within {error:.0e} of torch)"
-            return found
+            translator.name += f" (within {error:.0e} of torch)"
+            return translator
     return _open(bundle, "torch", device, precision, streams)
 
 
 def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open one engine."""
     if engine not in PACKAGES:
-        raise OptionError(f"--engine {engine} is not known; choose auto, {', '.join(PACKAGES)}")
+        raise OptionError(ENGINE.of(engine), " is not known", remedy=f"choose auto, {', '.join(PACKAGES)}")
     where = choose_device(device) if engine == "torch" or device != "auto" else torch.device("cpu")
     if engine == "openvino" and where.type != "cpu":
-        raise OptionError(f"--engine openvino runs on the CPU, not on {where.type}; leave out --device")
+        raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where.type}", remedy=ANY_DEVICE)
     if engine == "onnxruntime" and precision != "float32":
-        raise OptionError("--engine onnxruntime runs in float32 alone; use openvino or torch for --precision bfloat16")
+        raise OptionError(
+            ENGINE.of("onnxruntime"),
+            " runs in float32 alone",
+            remedy=("use openvino or torch for ", PRECISION.of("bfloat16")),
+        )
 
     def ready(network: Generator | AttentionNetwork) -> RunNetwork:
         prepared = for_inference(network)
@@ -222,10 +228,10 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
     )  # fmt: skip
     if precision != "float32":
         error = probe_error(opened, bundle)
-        opened.warnings.append(
+        opened.warnings.append(said(
             f"the networks ran in bfloat16; on a probe tile they differ from float32 by up to {error:.1e} of the range "
-            "from black to white. Leave out --precision for float32."
-        )
+            "from black to white. Leave out ", PRECISION, " for float32."
+        ))  # fmt: skip
     return opened
 
 
@@ -244,10 +250,10 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
         (opened.attention, bundle.translator.attention, halos_px[1]),
     ):
         expected = network(torch.from_numpy(images)).numpy()
-        found = run(images)
-        cut = (side - found.shape[-1]) // 2
-        inside, middle = slice(halo_px - cut, found.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
-        errors.append(float(np.abs(found[..., inside, inside] - expected[..., middle, middle]).max()))
+        outcome = run(images)
+        cut = (side - outcome.shape[-1]) // 2
+        inside, middle = slice(halo_px - cut, outcome.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
+        errors.append(float(np.abs(outcome[..., inside, inside] - expected[..., middle, middle]).max()))
     return max(errors) if np.isfinite(errors).all() else np.inf
 
 

@@ -4,17 +4,16 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.errors import OptionError
+from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.options import DEVICE
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Floats = npt.NDArray[np.float32]
 
 # oneDNN prepares every shape of window once and keeps 1024 of what it has prepared; tiles that are fitted to cells have
 # more, and a fifth of their time went into preparing them again. It looks here when it first computes.
@@ -33,8 +32,8 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     if not available.get(device, False):
-        found = ", ".join(name for name, present in available.items() if present)
-        raise OptionError(f"--device {device} is not available here; available: {found}")
+        names = ", ".join(name for name, present in available.items() if present)
+        raise OptionError(DEVICE.of(device), " is not available here", remedy=f"available: {names}")
     return torch.device(device)
 
 

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from imagecodecs import png_encode
 
 import cellxlate
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
-from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.model.attention import ATTENTION_STEPS, Floats
 from cellxlate.model.bundle import LARGEST_WEIGHTS_BYTES, Bundle
 from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED
 from cellxlate.model.export.onnx import IR_VERSION, OPSET, onnx_model
 from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.options import AUTHOR, LICENCE, OVERWRITE
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity.range import BLACK_PERCENTILE, WHITE_PERCENTILE
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
@@ -33,7 +33,6 @@ from cellxlate.whole_file import write_whole_file
 if TYPE_CHECKING:
     import onnx
 
-Floats = npt.NDArray[np.float32]
 
 SPEC_VERSION = "0.5.12"
 MODEL_FILE, COVER_FILE, DOCUMENTATION_FILE = "model.onnx", "cover.png", "README.md"
@@ -189,7 +188,8 @@ def export_package(
     if not names or not licence:
         raise OptionError(
             f"the card of {bundle.name} states no {'licence' if names else 'authors'}, which the BioImage Model Zoo "
-            f"asks for; give {'--licence CC-BY-4.0, for example' if names else '--author NAME'}"
+            "asks for",
+            remedy=("give ", LICENCE.of("CC-BY-4.0"), ", for example") if names else ("give ", AUTHOR.of("NAME")),
         )
     counts = _test_field(int(bundle.card["networks"]["channels"]))
     answers = _answers(bundle.translator, _unit(counts))
@@ -299,8 +299,8 @@ def _answers(translator: TranslatorNetworks, images: Floats) -> dict[str, Floats
     attention = torch.round(translator.attention(given) * ATTENTION_STEPS) / ATTENTION_STEPS
     proposal = translator.generator(given)
     gate = ((attention - THRESHOLD) / (1 - THRESHOLD)).clamp(0, 1)
-    found = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
-    return {name: values.numpy() for name, values in found.items()}
+    answers = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
+    return {name: values.numpy() for name, values in answers.items()}
 
 
 def _cover(before: Floats, after: Floats) -> bytes:
@@ -318,5 +318,7 @@ def _npy(values: Floats) -> bytes:
 
 def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
     if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path} exists already; give --overwrite to replace it, or choose another name")
+        raise OutputError(
+            f"{path} exists already", remedy=("give ", OVERWRITE, " to replace it, or choose another name")
+        )
     write_whole_file(path, content)

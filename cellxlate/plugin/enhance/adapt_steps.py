@@ -9,19 +9,19 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cellxlate.enhancement.adaptation.adapt import Adaptation, adapt_stack
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import follow
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.enhance.steps import enhance_steps
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, CancelledError, Outcome, Refusal
 from cellxlate.plugin.train.steps import file_name
 from cellxlate.plugin.working import in_thread
 from cellxlate.stacks.read.open import one_line
-
-Result = TypeVar("Result")
 
 
 def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | Refusal | None]:
@@ -34,23 +34,23 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
     """
     run = request.run
     try:
-        place = _place_for(run.source)
-        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=place) as folder:
+        parent = _place_for(run.source)
+        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=parent) as folder:
             made = Path(folder) / f"{file_name(run.appearance.name)}_model"
             learning = _Learning(request, made)
-            found = yield from in_thread(learning.work, run.stop, tick=learning.news)
+            adaptation = yield from in_thread(learning.work, run.stop, tick=learning.news)
             run.stop.check()
-            if not found.kept:
-                return Adapted(None, found.reason)
+            if not adaptation.kept:
+                return Adapted(None, adaptation.reason)
             yield AdaptNews(request.seconds, request.seconds, "Showing before and after ...")
             before = _enhanced(request, run.model)
             after = _enhanced(request, str(made))
-            kept = _keep(made, place)
-        return Adapted(kept, found.reason, before, after)
+            kept = _keep(made, parent)
+        return Adapted(kept, adaptation.reason, before, after)
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to adapt; close other layers first")
     except OSError as fault:
@@ -83,23 +83,12 @@ class _Learning:
 
 def _enhanced(request: AdaptRequest, model: str) -> Any:
     """Return the part of the plane as a model enhances it."""
-    steps = enhance_steps(replace(request.run, model=model))
-    outcome: Outcome | Refusal | None = _last(steps)
+    outcome = follow(enhance_steps(replace(request.run, model=model)))
     if isinstance(outcome, Outcome):
         return outcome.image
     if outcome is None:
         raise CancelledError
     raise CellxlateError(outcome.reason)
-
-
-def _last(steps: Generator[Any, None, Result]) -> Result:
-    """Return what steps return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
 
 
 def _place_for(source: Path | None) -> Path:
@@ -110,10 +99,10 @@ def _place_for(source: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="cellxlate-"))
 
 
-def _keep(made: Path, place: Path) -> Path:
+def _keep(made: Path, parent: Path) -> Path:
     """Move a model to its place, under a name that is free."""
-    free = place / made.name
+    free = parent / made.name
     number = 2
     while free.exists():
-        free, number = place / f"{made.name}_{number}", number + 1
+        free, number = parent / f"{made.name}_{number}", number + 1
     return made.rename(free)

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import steps_in_memory, steps_to_files, withdraw
+from cellxlate.enhancement.job import Steps, steps_in_memory, steps_to_files, withdraw
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, OutputError
+from cellxlate.errors import CellxlateError, OutputError, said
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
@@ -56,7 +56,7 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory for this result; write it to a file instead")
     except RuntimeError as fault:  # of torch; the worker would take it for a result
@@ -66,7 +66,10 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
     axes = plan.stack.axes
-    jobs = {0: plan.jobs[channel_of_plane(axes, plane)]} if "C" in axes else plan.jobs
+    jobs = plan.jobs
+    if "C" in axes:
+        channel = channel_of_plane(axes, plane)
+        jobs = tuple(replace(one, intensities={0: one.intensities[channel]}) for one in jobs if channel in one.channels)
     return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
 
 
@@ -74,15 +77,11 @@ def _until_stopped(
     steps: Generator[EnhanceProgress | None, None, Result], stop: StopRequest
 ) -> Generator[EnhanceProgress, None, Result]:
     """Pass on the news of a run and return what it returns; after each step a stop may end it (CancelledError)."""
-    while True:
-        try:
-            news = next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for news in (run := Steps(steps)):
         stop.check()
         if news:
             yield news
+    return run.result
 
 
 def _in_memory(plan: Plan, request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome]:

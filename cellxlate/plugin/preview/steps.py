@@ -13,18 +13,17 @@ import numpy.typing as npt
 
 from cellxlate.choice import choose
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import Translator
+from cellxlate.enhancement.plane import PlaneJob, job_of
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
 from cellxlate.plugin.requests import CancelledError, Refusal
-from cellxlate.stacks.intensity.range import IntensityRange, measure_range
+from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.read.open import one_line
-from cellxlate.stacks.stack import plane_reader
 
 ESTIMATE_FROM_PX = 1 << 22
 """Of larger stacks, whose levels take a while, the first blocks are estimated with levels of the visible plane."""
@@ -71,14 +70,12 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
         plan = request.plan
         if plan is None:
             plan = yield from _planned(request)
-        intensities = {channel: job.intensity for channel, job in plan.jobs.items()}
-        translator = next(iter(plan.jobs.values())).translator
-        for block, steps in _blocks(request, request.blocks, translator, intensities):
+        for block, steps in _blocks(request, request.blocks, plan.jobs):
             yield Computed(block, steps)
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except RuntimeError as fault:  # of torch; the worker would take it for a result
         return Refusal(f"attention failed ({one_line(fault)}); try another device")
     return None
@@ -95,12 +92,12 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     bundle = ready_model(model, request.engine, request.device)
     if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
-        intensities = {
-            stack.channel_of(index): measure_range([stack.read(index, *block.slices())])
+        first = request.blocks[0].slices()
+        jobs = [
+            PlaneJob(translator, {stack.channel_of(index): measure_range([stack.read(index, *first)])})
             for index in request.indices
-            for block in request.blocks[:1]
-        }
-        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], translator, intensities):
+        ]
+        for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
     plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
                      streams=1, choice=choice)  # fmt: skip
@@ -116,20 +113,15 @@ def _chosen_for(request: PreviewRequest, shown: Sequence[int]) -> Sequence[int]:
 
 
 def _blocks(
-    request: PreviewRequest, blocks: tuple[Tile, ...], translator: Translator, intensities: dict[int, IntensityRange]
+    request: PreviewRequest, blocks: Sequence[Tile], jobs: Sequence[PlaneJob]
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
     """Yield blocks with the largest attention over the samples of the plane."""
     stack = request.stack
-    readers = [plane_reader(stack, index) for index in request.indices]
+    of_samples = [(index, job) for index in request.indices if (job := job_of(jobs, stack, index))]
+    planes = [(job.channels.index(stack.channel_of(index)), job.input(stack, index), job) for index, job in of_samples]
     for block in blocks:
-        found: list[npt.NDArray[np.uint16]] = []
-        for index, reader in zip(request.indices, readers, strict=True):
+        attention: list[npt.NDArray[np.uint16]] = []
+        for own, plane, job in planes:
             request.stop.check()
-            own = intensities[stack.channel_of(index)].at(stack.time_of(index))
-            found += (
-                steps
-                for _, steps in attention_blocks(
-                    reader, [block], stack.plane_shape, translator=translator, intensity=own
-                )
-            )
-        yield block, np.max(found, axis=0)
+            attention += [steps[own] for _, steps in attention_blocks(plane, [block], job.translator)]
+        yield block, np.max(attention, axis=0)

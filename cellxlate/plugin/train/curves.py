@@ -1,8 +1,10 @@
 """Curves of a training run as a picture: SVG, so that it needs no plotting package and is sharp on every screen."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from math import log10
+from typing import Any
+
+from cellxlate.quality.report import page
 
 WIDTH_PX, HEIGHT_PX = 320, 190
 LEFT, RIGHT, TOP, GAP, PANE = 38, 74, 8, 24, 66
@@ -32,41 +34,39 @@ def curves_svg(
     str
         SVG of 320 x 190 px.
     """
-    panes = [_frame(TOP, ink), _frame(TOP + PANE + GAP, ink)]
     thin = slice(None, None, max(len(steps) // MOST_POINTS, 1))
+    upper, lower = _pane(TOP), _pane(TOP + PANE + GAP)
     total = [value for value in values.get("total", []) if value is not None and value > 0]
-    parts = [*panes]
     if total:
         low, high = log10(min(total)), log10(max(total))
         high = max(high, low + 0.05)
         rising = [None if not value or value <= 0 else (log10(value) - low) / (high - low) for value in values["total"]]
-        parts += _curve(steps[thin], rising[thin], last_step, TOP, BLUE, "objective", 0)
-        parts += [_text(LEFT - 4, TOP + 8, f"{10**high:.2g}", ink), _text(LEFT - 4, TOP + PANE, f"{10**low:.2g}", ink)]
-    lower = TOP + PANE + GAP
-    for name, colour, label, dash in (
-        ("attention_area", ORANGE, "selected", 0), ("attention_agreement", GREEN, "as guided", 5),
+        upper["scale"] = (f"{10**low:.2g}", f"{10**high:.2g}")
+        upper["curves"] = _curves(steps[thin], rising[thin], last_step, TOP, ("objective", BLUE, 0))
+    lower["scale"] = ("0", "1")
+    for name, look in (
+        ("attention_area", ("selected", ORANGE, 0)), ("attention_agreement", ("as guided", GREEN, 5)),
     ):  # fmt: skip
         if any(value is not None for value in values.get(name, [])):
-            parts += _curve(steps[thin], values[name][thin], last_step, lower, colour, label, dash)
-    parts += [_text(LEFT - 4, lower + 8, "1", ink), _text(LEFT - 4, lower + PANE, "0", ink)]
-    parts.append(_text(LEFT, HEIGHT_PX - 6, "0", ink, "start"))
-    parts.append(_text(WIDTH_PX - RIGHT, HEIGHT_PX - 6, f"step {last_step}", ink))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" font-family="sans-serif">'
-    return head + "".join(parts) + "</svg>"
-
-
-def _frame(top: int, ink: str) -> str:
-    right = WIDTH_PX - RIGHT
-    return (
-        f'<polyline points="{LEFT},{top} {LEFT},{top + PANE} {right},{top + PANE}" fill="none" '
-        f'stroke="{ink}" stroke-opacity="0.6"/>'
+            lower["curves"] += _curves(steps[thin], values[name][thin], last_step, lower["top"], look)
+    return page.render(
+        "plugin/train/curves.svg.jinja",
+        width=WIDTH_PX,
+        height=HEIGHT_PX,
+        panes=[upper, lower],
+        last_step=last_step,
+        ink=ink,
     )
 
 
-def _curve(
-    steps: Sequence[int], heights: Sequence[float | None], last_step: int, top: int, colour: str, label: str, dash: int
-) -> list[str]:
-    """Return a line through the known heights in [0, 1], and its name at its end."""
+def _pane(top: int) -> dict[str, Any]:
+    return {"left": LEFT, "right": WIDTH_PX - RIGHT, "top": top, "bottom": top + PANE, "scale": None, "curves": []}
+
+
+def _curves(
+    steps: Sequence[int], heights: Sequence[float | None], last_step: int, top: int, look: tuple[str, str, int]
+) -> list[dict[str, Any]]:
+    """Return a line through the known heights in [0, 1], with its label, colour and dashes; none without a height."""
     width = WIDTH_PX - RIGHT - LEFT
     points = [
         (LEFT + width * step / max(last_step, 1), top + PANE * (1 - min(max(height, 0.0), 1.0)))
@@ -75,15 +75,6 @@ def _curve(
     ]
     if not points:
         return []
+    label, colour, dash = look
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    x, y = points[-1]
-    return [
-        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"{dashed}/>',
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>',
-        _text(x + 6, min(max(y + 4, top + 9), top + PANE), label, colour, "start"),
-    ]
-
-
-def _text(x: float, y: float, words: str, colour: str, anchor: str = "end") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="10" fill="{colour}" text-anchor="{anchor}">{escape(words)}</text>'
+    return [{"points": line, "x": points[-1][0], "y": points[-1][1], "label": label, "colour": colour, "dash": dash}]

@@ -1,19 +1,25 @@
-"""The parts of an HTML page that needs nothing but itself. Everything that comes from outside is escaped here."""
+"""HTML by Jinja2: the one environment, in which all is escaped, and plain values of pictures and charts for it.
 
-import html
+A template stands beside the module that hands it values. Only what was made here is markup; all else is text.
+"""
+
+import functools
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report.pictures import VIRIDIS, Picture, attention_png, grey_limits, grey_png, shrink
+
+if TYPE_CHECKING:
+    from jinja2 import Environment  # with the templates it takes 0.07 s: only where a page is written
 
 MOST_PICTURES = 24
 PICTURES_BYTES = 3_800_000
@@ -24,24 +30,74 @@ LONGEST_TEXT = 300
 FLATTEST, TALLEST = 4.0, 0.6
 """Shape of a panel, columns per row, at most and at least; longer planes are drawn with margins."""
 CHART_BINS = 96
-MOST_BARS, LONGEST_BAR_NAME = 16, 24
+MOST_BARS = 16
 
 
-def text(value: object, longest: int = LONGEST_TEXT) -> str:
-    """Return text from outside as HTML: escaped, cut, without control characters, its writing direction kept inside.
+def render(template: str, **values: Any) -> str:
+    """Return a template of the package, filled in.
+
+    Parameters
+    ----------
+    template : str
+        Its path below the package.
+    **values
+        What the template names; text is escaped, its control characters replaced. What is not given is an error.
 
     Examples
     --------
-    >>> text("<b>DAPI</b>")
+    >>> render("quality/report/templates/page.html.jinja", title="<b>DAPI</b>", kind="", about="", footer="",
+    ...        sections="").partition("<h1>")[2].partition("</h1>")[0]
     '<bdi>&lt;b&gt;DAPI&lt;/b&gt;</bdi>'
     """
-    return f"<bdi>{html.escape(_printable(value, longest))}</bdi>"
+    return _environment().get_template(template).render(values)
 
 
-def _printable(value: object, longest: int = LONGEST_TEXT) -> str:
+def markup(made: str) -> str:
+    """Return HTML that was made here as what a template does not escape."""
+    from markupsafe import Markup
+
+    return Markup(made)
+
+
+@functools.cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cellxlate", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    style, script = (
+        files("cellxlate.quality.report").joinpath(f"templates/page.{kind}").read_text(encoding="utf-8")
+        for kind in ("css", "js")
+    )
+    environment.globals |= {
+        "style": markup(style),
+        "script": markup(script),
+        "script_digest": b64encode(sha256(script.encode()).digest()).decode(),
+        "attention_colours": VIRIDIS,
+    }
+    environment.filters |= {"number": number, "percent": percent, "cut": _cut}
+    return environment
+
+
+def _cut(value: object, longest: int = LONGEST_TEXT) -> str:
     plain = str(value)
-    if len(plain) > longest:
-        plain = plain[: longest - 1] + "…"
+    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
+
+
+def _printable(value: object) -> object:
+    """Return what a template says, without control characters."""
+    if hasattr(value, "__html__"):
+        return value
+    plain = str(value)
+    if plain.isprintable():
+        return plain
     plain = plain.encode("utf-8", "backslashreplace").decode()
     return "".join(
         letter if letter.isprintable() or letter in "\n\xa0" else "\N{REPLACEMENT CHARACTER}" for letter in plain
@@ -84,115 +140,23 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.{1 if share >= 0.1 else 2}f} %"
 
 
-def whole_page(title: str, *, kind: str, about: str, sections: Sequence[str], footer: str) -> str:
-    """Return a whole page.
-
-    Parameters
-    ----------
-    title, about : str
-        From outside; escaped here.
-    kind : str
-        What the page is.
-    sections : sequence of str
-        HTML.
-    footer : str
-        Escaped here.
-    """
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(_printable(title))}</title>",
-            f"<style>{style}</style></head>",
-            f'<body><main><header><p class="kind">{html.escape(kind)}</p><h1>{text(title)}</h1>',
-            f'<p class="about">{text(about)}</p></header>',
-            *sections,
-            f"<footer>{text(footer)}</footer></main>",
-            f"<script>{script}</script></body></html>\n",
-        ]
-    )
-
-
-def _asset(name: str) -> str:
-    return files("cellxlate.quality").joinpath(name).read_text(encoding="utf-8")
-
-
-def notes(entries: Sequence[tuple[str, str]]) -> str:
-    """Return notes; each is a level ("good", "alert" or "bad") and a text, in this order."""
-    signs = {"good": ("✓", "Good"), "alert": ("!", "Warning"), "bad": ("✗", "Fault")}
-    boxes = [
-        f'<div class="note {level}" role="note"><span class="sign" aria-label="{signs[level][1]}">'
-        f"{signs[level][0]}</span><p>{text(message, 1000)}</p></div>"
-        for level, message in entries
-    ]
-    return f'<div class="notes">{"".join(boxes)}</div>'
-
-
-def key_numbers(entries: Sequence[tuple[str, str, str]]) -> str:
-    """Return large numbers; each is a name, a number and a remark."""
-    items = [
-        f'<div><dt>{text(name)}</dt><dd>{text(value)}</dd><dd class="more">{text(remark)}</dd></div>'
-        for name, value, remark in entries
-    ]
-    return f'<dl class="numbers">{"".join(items)}</dl>'
-
-
-def section(title: str, hint: str, *parts: str) -> str:
-    """Return a section; title and hint are our own words."""
-    lead = f'<p class="hint">{html.escape(hint)}</p>' if hint else ""
-    return f"<section><h2>{html.escape(title)}</h2>{lead}{''.join(parts)}</section>"
-
-
-def facts(entries: Mapping[str, object]) -> str:
-    """Return names and values as a list."""
-    items = [f"<dt>{text(name)}</dt><dd>{text(value, 1000)}</dd>" for name, value in entries.items()]
-    return f'<dl class="facts">{"".join(items)}</dl>'
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, tall: bool = False) -> str:
-    """Return a table whose cells are HTML already; the head is our own words."""
-    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(c if c.startswith('<td') else f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
-    box = "scroll tall" if tall else "scroll"
-    return f'<div class="{box}"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def share_cell(share: float) -> str:
-    """Return a percentage with a bar as long as it."""
-    width_px = 60 * min(max(share, 0.0), 1.0)
-    return f'<td><i class="fill" style="width:{width_px:.1f}px"></i>{html.escape(percent(share))}</td>'
-
-
 def figures(pictures: Sequence[Picture]) -> str:
     """Return the panels of at most 24 pictures, reduced as far as needed to keep the page small."""
     longest_px = max((max(picture.before.shape) for picture in pictures[:MOST_PICTURES]), default=0)
-    panels: list[str] = []
+    html = ""
     size = sum(BYTES_PER_PX * picture.before.size for picture in pictures[:MOST_PICTURES])
-    while size > PICTURES_BYTES or not panels:
+    while size > PICTURES_BYTES or not html:
         if size > PICTURES_BYTES:
             longest_px = max(int(0.97 * longest_px * math.sqrt(PICTURES_BYTES / size)), 1)
-        panels = [_figure(reduce_picture(picture, longest_px)) for picture in pictures[:MOST_PICTURES]]
-        size = sum(map(len, panels))
+        html = render(
+            "quality/report/templates/figures.html.jinja",
+            figures=[_figure(reduce_picture(picture, longest_px)) for picture in pictures[:MOST_PICTURES]],
+            more=max(len(pictures) - MOST_PICTURES, 0),
+        )
+        size = len(html)
         if longest_px <= SMALLEST_PX or not pictures:
             break
-    if len(pictures) > MOST_PICTURES:
-        panels.append(f'<p class="hint">{len(pictures) - MOST_PICTURES} more pictures are not shown.</p>')
-    return "".join(panels)
-
-
-def attention_legend() -> str:
-    """Return what the colours of attention mean."""
-    colours = ", ".join(f"rgb{colour}" for colour in VIRIDIS)
-    return (
-        '<div class="legends"><span>Attention: little'
-        f'<i class="ramp" style="background:linear-gradient(90deg, {colours})"></i>'
-        "all of the proposed change is applied</span><span>no colour: the pixel was kept exactly</span></div>"
-    )
+    return html
 
 
 def reduce_picture(picture: Picture, longest_px: int) -> Picture:
@@ -211,51 +175,30 @@ def reduce_picture(picture: Picture, longest_px: int) -> Picture:
     )
 
 
-def _figure(picture: Picture) -> str:
-    """Return before, attention and after of one picture, with their scale bar and legends."""
+def _figure(picture: Picture) -> dict[str, Any]:
+    """Return what is drawn of one picture: before, attention and after, their scale bar and legends."""
     rows, columns = picture.before.shape
     ratio = min(max(columns / rows, TALLEST), FLATTEST)
     limits = grey_limits(picture.before, picture.after)
-    before, after = (_image(grey_png(plane, limits)) for plane in (picture.before, picture.after))
-    parts = [
-        ("Before", before),
-        (picture.overlay, '<img alt="" data-copy>' + _image(attention_png(picture.attention))),
-        ("After", after),
-    ]
-    if picture.truth is not None:
-        parts.append(("Truth, on a scale of its own", _image(grey_png(picture.truth, grey_limits(picture.truth)))))
-    bar = _scale_bar(max(columns, rows * ratio), picture)
+    before, after = (_coded(grey_png(plane, limits)) for plane in (picture.before, picture.after))
     panels = [
-        f'<figure><div class="view" tabindex="0" role="img" aria-label="{html.escape(_printable(name))}" '
-        f'style="aspect-ratio:{ratio:.4f}"><div class="stage">{images}</div><div class="cross"></div>{bar}</div>'
-        f"<figcaption>{text(name)}</figcaption></figure>"
-        for name, images in parts
-    ]
-    tools = (
-        '<div class="tools"><button type="button" data-factor="0.667" aria-label="zoom out">−</button>'
-        '<button type="button" data-factor="1.5" aria-label="zoom in">+</button>'
-        '<button type="button" data-factor="0">Whole</button></div>'
-    )
-    drawn = (
-        f"<span>each pixel drawn is {picture.reduction} × {picture.reduction} pixels</span>"
-        if picture.reduction > 1
-        else ""
-    )
-    legends = (
-        f'<div class="legends"><span>{number(limits[0])}<i class="ramp grey"></i>{number(limits[1])} counts, '
-        f"before and after alike</span>{drawn}</div>"
-    )
-    return (
-        f'<div class="plane"><div class="bar"><h3>{text(picture.title)}</h3>{tools}</div>'
-        f'<div class="views" style="--panels:{len(panels)}">{"".join(panels)}</div>{legends}</div>'
-    )
+        ("Before", before, False), (picture.overlay, _coded(attention_png(picture.attention)), True),
+        ("After", after, False),
+    ]  # fmt: skip
+    if picture.truth is not None:
+        truth = _coded(grey_png(picture.truth, grey_limits(picture.truth)))
+        panels.append(("Truth, on a scale of its own", truth, False))
+    return {
+        "title": picture.title, "panels": panels, "ratio": ratio, "limits": limits, "reduction": picture.reduction,
+        "bar": _scale_bar(max(columns, rows * ratio), picture),
+    }  # fmt: skip
 
 
-def _image(png: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{b64encode(png).decode()}">'
+def _coded(png: bytes) -> str:
+    return markup(b64encode(png).decode())
 
 
-def _scale_bar(width_px: float, picture: Picture) -> str:
+def _scale_bar(width_px: float, picture: Picture) -> dict[str, Any]:
     """Return a bar of a round length, at most a quarter of the panel; it follows the zoom."""
     unit, width = (
         ("µm", width_px * picture.pixel_size_um) if picture.pixel_size_um else ("px", width_px * picture.reduction)
@@ -263,11 +206,8 @@ def _scale_bar(width_px: float, picture: Picture) -> str:
     length = nice_length(width / 4)
     if unit == "px":
         length = max(length, 1.0)
-    share = min(length / width, 1.0)
-    return (
-        f'<div class="scale" data-width="{width:.6g}" data-unit="{unit}" style="width:{share:.2%}">'
-        f"<span>{float(f'{length:.3g}'):g} {unit}</span><i></i></div>"
-    )
+    percent_of_width = 100 * min(length / width, 1.0)
+    return {"width": width, "unit": unit, "percent": percent_of_width, "length": f"{float(f'{length:.3g}'):g}"}
 
 
 def nice_length(most: float) -> float:
@@ -276,21 +216,20 @@ def nice_length(most: float) -> float:
     return next(digit * power for digit in (5, 2, 1) if digit * power <= most * (1 + 1e-9))
 
 
-def histogram_charts(histogram: Histogram) -> str:
-    """Return two charts: all pixels, and those that attention selected, before and after."""
-    charts = []
-    for caption, before, after in (
-        ("All pixels", histogram.before, histogram.after),
-        ("Selected pixels", histogram.moved_from, histogram.moved_to),
-    ):
-        if before.any() or after.any():
-            drawn = _chart(before, after, first=histogram.first, width_counts=2.0**histogram.exponent)
-            charts.append(f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>")
-    return f'<div class="charts">{"".join(charts)}</div>'
+def histogram_charts(histogram: Histogram) -> list[dict[str, Any]]:
+    """Return what is drawn of two charts: all pixels, and those that attention selected, before and after."""
+    return [
+        {"caption": caption, **_chart(before, after, histogram)}
+        for caption, before, after in (
+            ("All pixels", histogram.before, histogram.after),
+            ("Selected pixels", histogram.moved_from, histogram.moved_to),
+        )
+        if before.any() or after.any()
+    ]
 
 
-def _chart(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], *, first: int, width_counts: float) -> str:
-    """Draw two histograms with logarithmic heights; the outermost 0.01 % on either side are left out."""
+def _chart(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], histogram: Histogram) -> dict[str, Any]:
+    """Return two histograms with logarithmic heights; the outermost 0.01 % on either side are left out."""
     total = np.cumsum(before + after)
     low = int(np.searchsorted(total, 1e-4 * total[-1], side="right"))
     high = int(np.searchsorted(total, (1 - 1e-4) * total[-1], side="left")) + 1
@@ -298,62 +237,45 @@ def _chart(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64], *, first
     starts = np.arange(low, max(high, low + 1), step)
     heights = [np.log10(1 + np.add.reduceat(counts[: starts[-1] + step], starts)) for counts in (before, after)]
     most = max(float(height.max()) for height in heights)
-    width, height, base = 400.0, 150.0, 132.0
+    width, base = 400, 132
     edges = width * np.arange(len(starts) + 1) / len(starts)
     area, line = (_steps(edges, base - (base - 10) * level / most) for level in heights)
-    start_counts = (starts[0] + first) * width_counts
+    width_counts = 2.0**histogram.exponent
+    start_counts = (starts[0] + histogram.first) * width_counts
     span_counts = len(starts) * step * width_counts
-    ticks = "".join(
-        f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>'
-        f'<text x="{x:.1f}" y="{height - 1}" text-anchor="middle">{number(counts, 4)}</text>'
+    ticks = [
+        (x, counts)
         for counts in _round_counts(start_counts, start_counts + span_counts)
         for x in (width * (counts - start_counts) / span_counts,)
         if 0.03 * width < x < 0.97 * width
-    )
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height + 4:.0f}" role="img" aria-label="histogram before and after">'
-        f'<path class="before" d="M0,{base} L{area} L{width},{base} Z"/><path class="after" d="M{line}"/>'
-        f'<line class="axis" x1="0" x2="{width}" y1="{base}" y2="{base}"/>{ticks}</svg>'
-    )
+    ]
+    return {"width": width, "height": 154, "base": base, "area": area, "line": line, "ticks": ticks}
 
 
-def bar_chart(bars: Sequence[tuple[str, float, float]], *, faint: bool = False) -> str:
-    """Draw bars from 0 in dB, one below the other, with whiskers of two standard errors.
+def bar_chart(bars: Sequence[tuple[str, float, float]]) -> dict[str, Any] | None:
+    """Return what is drawn of bars from 0 in dB, one below the other, with whiskers of two standard errors.
 
     Parameters
     ----------
     bars : sequence of (name, dB, standard error in dB)
         At most 16 are drawn. What is not finite counts as 0.
-    faint : bool
-        Whether nothing should be read from them; they are drawn without colour.
     """
     shown = [(name, _or_zero(gain), _or_zero(error)) for name, gain, error in bars[:MOST_BARS]]
     if not shown:
-        return ""
+        return None
     low = min(0.0, *(gain - 2 * error for _, gain, error in shown), 0.0)
     high = max(0.0, *(gain + 2 * error for _, gain, error in shown), low + 1.0)
-    names, width, row, top = 150.0, 560.0, 20.0, 4.0
+    names, width, row, top = 150, 560, 20, 4
     scale = (width - names - 60) / (high - low)
     zero = names - low * scale
-    base = top + row * len(shown)
-    parts = []
-    for place, (name, gain, error) in enumerate(shown):
-        middle = top + row * (place + 0.5)
-        end, reach = zero + gain * scale, 2 * error * scale
-        whisker = f"M{end - reach:.1f},{middle} h{2 * reach:.1f}" if reach else ""
-        caps = "".join(f" M{end + side * reach:.1f},{middle - 3} v6" for side in (-1, 1)) if reach else ""
-        label = html.escape(_printable(name, LONGEST_BAR_NAME))
-        parts.append(
-            f'<text x="{names - 8}" y="{middle + 4}" text-anchor="end">{label}</text>'
-            f'<rect class="{"faint" if faint else "bar"}" x="{min(zero, end):.1f}" y="{middle - 6}" '
-            f'width="{abs(end - zero):.1f}" height="12"/><path class="whisker" d="{whisker}{caps}"/>'
-            f'<text x="{width - 4}" y="{middle + 4}" text-anchor="end">{gain:+.1f} dB</text>'
-        )
-    return (
-        f'<figure class="ranking"><svg viewBox="0 0 {width:.0f} {base + top:.0f}" role="img" '
-        f'aria-label="estimated gain of each candidate in dB">{"".join(parts)}'
-        f'<line class="axis" x1="{zero:.1f}" x2="{zero:.1f}" y1="{top}" y2="{base}"/></svg></figure>'
-    )
+    drawn = [
+        {"name": name, "gain_db": gain, "middle": top + row * number + row // 2, "start": min(zero, end),
+         "end": end, "length": abs(end - zero), "reach": 2 * error * scale}
+        for number, (name, gain, error) in enumerate(shown)
+        for end in (zero + gain * scale,)
+    ]  # fmt: skip
+    return {"width": width, "height": top + row * len(shown) + top, "names": names, "top": top, "zero": zero,
+            "bars": drawn}  # fmt: skip
 
 
 def _or_zero(value: float) -> float:
@@ -363,7 +285,7 @@ def _or_zero(value: float) -> float:
 def _round_counts(low: float, high: float) -> list[float]:
     """Return two to six round numbers between low and high."""
     step = nice_length((high - low) / 2.5)
-    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _steps(edges: npt.NDArray[np.float64], levels: npt.NDArray[np.float64]) -> str:

@@ -80,8 +80,8 @@ def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list
         if planes is not None:
             planes.append(index)
     chosen: list[PlaneIndex] = []
-    for place, planes in enumerate(of_channel.values()):
-        share = (count + place) // len(of_channel)
+    for number, planes in enumerate(of_channel.values()):
+        share = (count + number) // len(of_channel)
         parts = min(share, len(planes))
         chosen += [planes[(2 * part + 1) * len(planes) // (2 * parts)] for part in range(parts)]
     return sorted(chosen)
@@ -133,7 +133,7 @@ def shrink(
 def _blocks(operation: np.ufunc, pixels: npt.NDArray[Any], step: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Reduce blocks of `step` x `step`; the last axis by slices, for which numpy is several times as fast."""
     rows = operation.reduce(pixels.reshape(-1, step, pixels.shape[1]), axis=1, dtype=dtype)
-    return np.asarray(functools.reduce(operation, (rows[:, place::step] for place in range(step))))
+    return np.asarray(functools.reduce(operation, (rows[:, first::step] for first in range(step))))
 
 
 def take_pictures(

@@ -5,22 +5,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from imagecodecs import png_encode
 
 from cellxlate.locations import Location
-from cellxlate.quality.checks import Counts, Tally, plane_label
+from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import choose_planes, take_pictures
 from cellxlate.quality.risk import Ranking
+from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
 __all__ = ["RunReport", "draw_planes", "triptych_png", "write_page", "write_record", "write_report"]
 
+T = TypeVar("T")
 GAP_PX = 4
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
@@ -134,17 +136,17 @@ class RunReport:
     @property
     def pixels(self) -> int:
         """Pixels of the enhanced channels."""
-        return self.tally.pixels
+        return self.tally.total.pixels
 
     @property
     def changed_fraction(self) -> float:
         """Share of those pixels whose stored value changed."""
-        return self.tally.changed_fraction
+        return self.tally.total.changed_fraction
 
     @property
     def kept_violations(self) -> int:
         """Pixels that changed although attention is 0 there; the promise is that there is none."""
-        return self.tally.kept_violations
+        return self.tally.total.kept_violations
 
     def as_dict(self) -> dict[str, Any]:
         """Return the keys that `cellxlate enhance --json` prints."""
@@ -248,35 +250,53 @@ def write_record(report: RunReport, path: Location, *, replaces: bool = True) ->
 
 def report_page(report: RunReport, figures: str) -> str:
     """Return the HTML page of a report: warnings, numbers, pictures, intensities, planes, provenance."""
+    tally = report.tally
     size = " × ".join(str(length) for length in report.shape)
     um = report.pixel_size_um.get("X")
-    about = [f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated"]
-    sections = [_notes(report), _numbers(report)]
-    if figures:
-        sections.append(
-            page.section(
-                "Before and after",
-                "Both on one intensity scale. Pinch, or scroll with Ctrl, to zoom; drag to move; the three panels "
-                "follow one another.",
-                page.attention_legend(),
-                figures,
-            )
-        )
-    sections += [_ranking(report), _checks(report), _intensities(report), _places(report), _provenance(report)]
-    return page.whole_page(
-        report.input_name,
+    about = (
+        f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated",
+        f"enhanced with {report.model_name}",
+    )  # fmt: skip
+    planes = [(plane_label(index, tally.plane_axes), counts) for index, counts in sorted(tally.planes.items())]
+    if tally.rest.pixels:
+        planes.append(("all further planes", tally.rest))
+    learned = str(report.adaptation.get("reason", ""))
+    return page.render(
+        "quality/report/templates/report.html.jinja",
+        title=report.input_name,
         kind="Enhancement report",
-        about=f"{'  ·  '.join(about)}  ·  enhanced with {report.model_name}",
-        sections=sections,
+        about="  ·  ".join(about),
+        warned=_notes(report),
+        numbers=_numbers(report),
+        figures=page.markup(figures),
+        learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
+        ranking=_ranking(report),
+        trusts=_labelled(report, tally.trust)[:MOST_CHANNEL_ROWS],
+        seams_visible=len(tally.seams.visible()),
+        seams_judged=len(tally.seams.scores()),
+        histograms=[
+            (label if len(tally.histograms) > 1 else None, page.histogram_charts(histogram))
+            for label, histogram in _labelled(report, tally.histograms)[:MOST_CHANNEL_CHARTS]
+        ],
+        channels=_labelled(report, tally.channels)[:MOST_CHANNEL_ROWS],
+        planes=planes,
+        made=_provenance(report),
+        command=report.command,
+        recorded=dict(list(page.listing(report.provenance).items())[:MOST_FACTS]),
         footer=f"Made by cellxlate {report.versions.get('cellxlate', '')}, {report.finished}. This page loads nothing.",
     )
 
 
-def _notes(report: RunReport) -> str:
+def _labelled(report: RunReport, of_channels: Mapping[int, T]) -> list[tuple[str, T]]:
+    """Return what there is of each channel, under its name."""
+    return [(report.channel_label(channel), value) for channel, value in sorted(of_channels.items())]
+
+
+def _notes(report: RunReport) -> list[tuple[str, str]]:
     """Return the warnings, then the state of the promise; a broken promise comes first."""
-    kept = report.pixels - report.tally.selected
+    kept = report.pixels - report.tally.total.selected
     broken = report.kept_violations > 0
-    notes = [("bad" if broken and place == 0 else "alert", warning) for place, warning in enumerate(report.warnings)]
+    notes = [("bad" if broken and number == 0 else "alert", warning) for number, warning in enumerate(report.warnings)]
     if not broken:
         notes.append(
             ("good", f"All {page.number(kept)} pixels that attention did not select are the input's own, bit for bit.")
@@ -285,24 +305,24 @@ def _notes(report: RunReport) -> str:
         notes.append(
             ("bad", f"{page.number(report.kept_violations)} pixels changed although attention did not select them.")
         )
-    return page.notes(notes)
+    return notes
 
 
-def _numbers(report: RunReport) -> str:
+def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     """Return the numbers a reader looks for first."""
-    tally = report.tally
+    tally, total = report.tally, report.tally.total
     area_um2 = report.pixel_area_um2
-    changed = f"{page.number(tally.changed)} of {page.number(tally.pixels)} pixels"
+    changed = f"{page.number(total.changed)} of {page.number(total.pixels)} pixels"
     if area_um2:
-        changed += f", {page.number(tally.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
+        changed += f", {page.number(total.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
-        ("Pixels changed", page.percent(tally.changed_fraction), changed),
+        ("Pixels changed", page.percent(total.changed_fraction), changed),
         (
             "Mean change there",
-            page.number(tally.mean_abs_change_counts),
-            f"counts; {page.number(tally.max_abs_change_counts)} at most",
+            page.number(total.mean_abs_change_counts),
+            f"counts; {page.number(total.change_max_counts)} at most",
         ),
         (
             "Brightness order kept",
@@ -312,127 +332,33 @@ def _numbers(report: RunReport) -> str:
     ]
     if "total" in report.seconds:
         entries.append(("Time", f"{page.number(report.seconds['total'])} s", skipped if report.tiles_total else ""))
-    return page.key_numbers(entries)
+    return entries
 
 
-def _ranking(report: RunReport) -> str:
+def _ranking(report: RunReport) -> dict[str, Any] | None:
     """Return how filters and models compare on this image, as far as that can be told without a truth."""
-    learned = str(report.adaptation.get("reason", ""))
-    told = f"<p>{page.text(f'{learned[:1].upper()}{learned[1:]}.', 1000)}</p>" if learned else ""
     if report.ranking is None:
-        return page.section("Learning from this stack", "", told) if told else ""
+        return None
     taken = str(report.adaptation.get("ranked_as", report.model_name))
-    words = f"{told}<p>{page.text(report.ranking.words(taken), 1000)}</p>"
-    hint = (
-        "Estimated from the image and its own noise, better to the right: dB above the input after the best gain and "
-        "offset. Whiskers reach two standard errors."
-    )
     bars = [(risk.name, risk.gain_db, risk.error) for risk in report.ranking.risks]
-    return page.section("What suits this image", hint, words, page.bar_chart(bars, faint=not report.ranking.trusted))
+    return {
+        "words": report.ranking.words(taken), "chart": page.bar_chart(bars), "faint": not report.ranking.trusted
+    }  # fmt: skip
 
 
-def _checks(report: RunReport) -> str:
-    """Return what the checks found per channel, whether they warn or not."""
-    head = ["channel", "distance", "regions added", "lost", "stands out", "selected of that", "windows"]
-    rows = [
-        [
-            page.text(report.channel_label(channel)),
-            page.number(trust.departure.distance) if trust.departure else "not known",
-            page.number(trust.support.added),
-            page.number(trust.support.lost),
-            page.percent(trust.support.mean_agreement),
-            page.percent(trust.support.salient_share),
-            page.number(trust.support.windows),
-        ]
-        for channel, trust in sorted(report.tally.trust.items())[:MOST_CHANNEL_ROWS]
-    ]
-    judged = len(report.tally.seams.scores())
-    seams = f"{len(report.tally.seams.found())} of {page.number(judged)} borders of tiles show." if judged else ""
-    hint = (
-        "Distance: from the images the model was trained on; above 1 is far. Regions that the output shows and the "
-        "input does not, and the reverse. Stands out: pairs of a selected and a kept pixel of which the selected one "
-        f"has more contrast. {seams}"
-    )
-    return page.section("Should it be believed?", hint, page.table(head, rows)) if rows else ""
-
-
-def _intensities(report: RunReport) -> str:
-    """Return histograms per channel."""
-    charts = [
-        (f"<h3>{page.text(report.channel_label(channel))}</h3>" if len(report.tally.histograms) > 1 else "")
-        + page.histogram_charts(histogram)
-        for channel, histogram in sorted(report.tally.histograms.items())[:MOST_CHANNEL_CHARTS]
-    ]
-    key = '<p class="key"><span><b></b>before</span><span><b class="line"></b>after</span></p>'
-    return (
-        page.section("Intensities", "Pixels per intensity in counts; heights are logarithmic.", key, *charts)
-        if charts
-        else ""
-    )
-
-
-def _places(report: RunReport) -> str:
-    """Return what changed per channel and per plane."""
-    tally = report.tally
-    head = ["selected", "changed", "mean change, counts", "largest", "at the limit", "kept pixels that differ"]
-    channels = [
-        [page.text(report.channel_label(channel)), *_cells(counts)]
-        for channel, counts in sorted(tally.channels.items())
-    ]
-    planes = [
-        [page.text(plane_label(index, tally.plane_axes)), *_cells(counts)]
-        for index, counts in sorted(tally.planes.items())
-    ]
-    if tally.rest.pixels:
-        planes.append(["all further planes", *_cells(tally.rest)])
-    parts = [page.table(["channel", *head], channels[:MOST_CHANNEL_ROWS])]
-    if len(planes) > 1:
-        opened = " open" if len(planes) <= 12 else ""
-        parts.append(
-            f"<details{opened}><summary>{len(planes)} planes</summary>"
-            f"{page.table(['plane', *head], planes, tall=True)}</details>"
-        )
-    return page.section("What changed, and where", "", *parts)
-
-
-def _cells(counts: Counts) -> list[str]:
-    violations = page.number(counts.kept_violations)
-    return [
-        page.share_cell(counts.selected_fraction),
-        page.share_cell(counts.changed_fraction),
-        page.number(counts.mean_abs_change_counts),
-        page.number(counts.change_max_counts),
-        page.number(counts.saturated),
-        f'<td class="bad">{violations}</td>' if counts.kept_violations else violations,
-    ]
-
-
-def _provenance(report: RunReport) -> str:
-    """Return what is needed to know what was done, and the command that does it again."""
-    parts = [
-        page.facts(
-            {
-                "Input": report.input_name,
-                **{f"Output: {name}": path for name, path in report.outputs.items() if path},
-                "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
-                "Weights, SHA-256": report.model_digest,
-                "Engine": report.engine or "–",
-                "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items())
-                or "–",
-                "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
-                "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
-                "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
-            }
-        )
-    ]
-    if report.command:
-        parts.append(
-            f'<p class="hint" style="margin:20px 0 0">Run it again with</p><pre>{page.text(report.command, 2000)}</pre>'
-        )
-    if report.provenance:
-        details = dict(list(page.listing(report.provenance).items())[:MOST_FACTS])
-        parts.append(f"<details><summary>All recorded facts</summary>{page.facts(details)}</details>")
-    return page.section("How it was made", "", *parts)
+def _provenance(report: RunReport) -> dict[str, str]:
+    """Return what is needed to know what was done."""
+    return {
+        "Input": report.input_name,
+        **{f"Output: {name}": path for name, path in report.outputs.items() if path},
+        "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
+        "Weights, SHA-256": report.model_digest,
+        "Engine": report.engine or "–",
+        "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
+        "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
+        "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
+        "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
+    }
 
 
 def finite_json(value: Any) -> Any:

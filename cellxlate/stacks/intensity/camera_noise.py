@@ -73,10 +73,6 @@ class CameraNoise:
         """Mean correlation of a pixel with the next in its row and in its column; 0 for white noise."""
         return float(self.covariance[REACH_PX, REACH_PX + 1] + self.covariance[REACH_PX + 1, REACH_PX]) / 2
 
-    def sd_at(self, counts: float) -> float:
-        """Return the standard deviation, in counts, where the image without noise has this many counts."""
-        return float(np.sqrt(self.sd_counts**2 + self.gain * max(counts - self.black_counts, 0.0)))
-
     def left_by_smoothing(self, sigma_px: float) -> float:
         """Return the share of the sd that a Gaussian of sigma_px leaves; 1 / (2 sqrt(pi) sigma_px) of white noise.
 
@@ -206,7 +202,7 @@ def _tiles(
     """Cut windows into tiles of at most 256 px and keep at most 12, spread evenly; the same of their brightness."""
     windows = list(windows)
     brightness = windows if brightness is None else list(brightness)
-    places = _spread_evenly(
+    places = spread_evenly(
         [(number, *inside) for number, window in enumerate(windows) for inside in _windows(window)], MOST_TILES
     )
     return tuple(  # type: ignore[return-value]
@@ -216,7 +212,7 @@ def _tiles(
 
 def tiles_of(window: npt.NDArray[Any], most: int) -> list[npt.NDArray[Any]]:
     """Return copies of at most so many tiles of 256 px of a window (Y, X), as `measure_noise` looks at."""
-    return [window[inside].copy() for inside in _spread_evenly(_windows(window), most)]
+    return [window[inside].copy() for inside in spread_evenly(_windows(window), most)]
 
 
 def _windows(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
@@ -228,9 +224,10 @@ def _windows(window: npt.NDArray[Any]) -> list[tuple[slice, slice]]:
     return [(slice(top, top + TILE_PX), slice(left, left + TILE_PX)) for top in rows for left in columns]
 
 
-def _spread_evenly(places: list[Place], most: int) -> list[Place]:
+def spread_evenly(places: Sequence[Place], most: int) -> list[Place]:
+    """Return at most so many of some places, spread evenly."""
     if len(places) <= most:
-        return places
+        return list(places)
     return [places[(2 * number + 1) * len(places) // (2 * most)] for number in range(most)]
 
 

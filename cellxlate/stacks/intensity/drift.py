@@ -15,7 +15,8 @@ MOST_TIMES = 64
 SAMPLE_PX = 2**21
 WINDOWS = 4
 CENTRES = (0.3, 0.3), (0.7, 0.7), (0.3, 0.7), (0.7, 0.3)
-SMOOTHING_PX, PERCENTILE = 2.0, 10.0
+SMOOTHING_PX, BLACK_PERCENTILE = 2.0, 10.0
+"""Black is this percentile of the pixels smoothed by a Gaussian."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,7 +54,7 @@ def _background(stack: Stack, channel: int, time: int, most_px: int) -> float:
             top, left = int((height - rows) * down), int((width - columns) * across)
             windows.append(stack.read(index, slice(top, top + rows), slice(left, left + columns)))
     values = np.concatenate([_smoothed(window) for window in windows])
-    return float(np.percentile(values, PERCENTILE)) if len(values) else np.nan
+    return float(np.percentile(values, BLACK_PERCENTILE)) if len(values) else np.nan
 
 
 def _smoothed(window: npt.NDArray[Any]) -> Floats:

@@ -19,12 +19,13 @@ from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
 from cellxlate.stacks.intensity.camera_noise import measure_noise, tiles_of
 from cellxlate.stacks.intensity.constant_parts import ConstantPart, without_empty_parts
+from cellxlate.stacks.intensity.drift import BLACK_PERCENTILE as BLACK_PERCENTILE
+from cellxlate.stacks.intensity.drift import SMOOTHING_PX as SMOOTHING_PX
 from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.hot_pixels import find_hot
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
-SMOOTHING_PX = 2.0
-BLACK_PERCENTILE, WHITE_PERCENTILE = 10.0, 99.5
+WHITE_PERCENTILE = 99.5
 SPAN_PER_NOISE = 6.0
 SAMPLE_PX = 2**22
 SAMPLE_WINDOWS = 32

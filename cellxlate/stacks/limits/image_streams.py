@@ -130,13 +130,13 @@ def _jpeg_2000(data: bytes) -> Stated | None:
     right, bottom, left, top, tile_x, tile_y, tile_left, tile_top, samples = struct.unpack_from(">8IH", data, at + 8)
     rows, columns = max(bottom - top, 0), max(right - left, 0)
     steps = [1.0]
-    for marker, place in _segments(data, at + 2):
+    for marker, at_marker in _segments(data, at + 2):
         kind, width = {0x52: (0, 0), 0x53: (1, 1 if samples < 257 else 2)}.get(marker, (-1, 0))
         if kind == 0:  # COD: style, progression, layers, transform, levels, block, ...
-            steps.append(_per_precinct(data[place], data[place + 5], data[place + 10 :], rows * columns))
+            steps.append(_per_precinct(data[at_marker], data[at_marker + 5], data[at_marker + 10 :], rows * columns))
         elif kind == 1:  # COC, of one component: style, levels, block, ...
-            place += width
-            steps.append(_per_precinct(data[place], data[place + 1], data[place + 6 :], rows * columns))
+            at_marker += width
+            steps.append(_per_precinct(data[at_marker], data[at_marker + 1], data[at_marker + 6 :], rows * columns))
     tiles = -(-max(right - tile_left, 0) // max(tile_x, 1)) * -(-max(bottom - tile_top, 0) // max(tile_y, 1))
     parts = samples * max(tiles, max(steps))
     if parts > FEWEST_PARTS + rows * columns * samples / PX_PER_PART:
@@ -148,10 +148,10 @@ def _per_precinct(style: int, levels: int, sizes: bytes, pixels: int) -> float:
     """Return about how many precincts a component has; without stated sizes they are as large as they can be."""
     if not style & 1:
         return 1.0
-    found = 0.0
+    precincts = 0.0
     for level, size in enumerate(sizes[: min(levels, 32) + 1]):
-        found += pixels / 4.0 ** (levels - level) / 2 ** ((size & 15) + (size >> 4))
-    return found
+        precincts += pixels / 4.0 ** (levels - level) / 2 ** ((size & 15) + (size >> 4))
+    return precincts
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int]]:

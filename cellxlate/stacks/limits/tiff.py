@@ -68,12 +68,12 @@ def check_tags(entries: bytes, order: str, *, is_big: bool) -> None:
     """
     wide = f"{order}u8" if is_big else f"{order}u4"
     kind: Any = np.dtype([("code", f"{order}u2"), ("kind", f"{order}u2"), ("count", wide), ("value", wide)])
-    found: npt.NDArray[Any] = np.frombuffer(entries[: len(entries) // kind.itemsize * kind.itemsize], kind)
-    each = KIND_BYTES[np.minimum(found["kind"], len(KIND_BYTES) - 1)]
-    long = (found["count"] > MOST_TAG_BYTES // each) & ~np.isin(found["code"], TABLES)
+    tags: npt.NDArray[Any] = np.frombuffer(entries[: len(entries) // kind.itemsize * kind.itemsize], kind)
+    each = KIND_BYTES[np.minimum(tags["kind"], len(KIND_BYTES) - 1)]
+    long = (tags["count"] > MOST_TAG_BYTES // each) & ~np.isin(tags["code"], TABLES)
     if long.any():
         first = int(np.flatnonzero(long)[0])
-        code, size = int(found["code"][first]), int(found["count"][first]) * int(each[first])
+        code, size = int(tags["code"][first]), int(tags["count"][first]) * int(each[first])
         raise InputError(
             f"its TIFF tag {code}{' (ImageDescription)' if code == 270 else ''} takes {size / 1e6:.0f} MB, at most "
             f"{MOST_TAG_BYTES / 1e6:.0f} are read; save the file without it, or copy it again"
@@ -82,7 +82,7 @@ def check_tags(entries: bytes, order: str, *, is_big: bool) -> None:
 
 def storage_of(entries: bytes, order: str, *, is_big: bool) -> dict[str, int]:
     """Return how the pixels of a directory are stored, by the names of tags; parameters as of `check_tags`."""
-    step, found = 20 if is_big else 12, dict(STORAGE.values())
+    step, storage = 20 if is_big else 12, dict(STORAGE.values())
     for at in range(0, len(entries) - step + 1, step):
         code, kind = struct.unpack_from(f"{order}HH", entries, at)
         if code not in STORAGE or kind not in (1, 3, 4):
@@ -90,8 +90,8 @@ def storage_of(entries: bytes, order: str, *, is_big: bool) -> dict[str, int]:
         (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", entries, at + 4)
         letter = {1: "B", 3: "H", 4: "I"}[kind]
         if count * int(KIND_BYTES[kind]) <= (8 if is_big else 4):  # else its place stands here, not its values
-            (found[STORAGE[code][0]],) = struct.unpack_from(order + letter, entries, at + (12 if is_big else 8))
-    if found["Compression"] == DEFLATE:
-        found["Compression"] = ADOBE_DEFLATE
-    found["RowsPerStrip"] = min(found["RowsPerStrip"], found["ImageLength"])
-    return found
+            (storage[STORAGE[code][0]],) = struct.unpack_from(order + letter, entries, at + (12 if is_big else 8))
+    if storage["Compression"] == DEFLATE:
+        storage["Compression"] = ADOBE_DEFLATE
+    storage["RowsPerStrip"] = min(storage["RowsPerStrip"], storage["ImageLength"])
+    return storage

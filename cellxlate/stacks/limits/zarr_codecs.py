@@ -1,35 +1,36 @@
 """Chunks of Zarr arrays from strangers, decoded into bounded memory.
 
 A chunk of a few kilobytes can decode to gigabytes, or state that it does. How much a chunk may hold follows from the
-metadata of its array, so each decoder is stopped there. Only the array at hand changes, neither zarr's registry nor its
-configuration.
+metadata of its array, so each decoder is stopped there: the array is opened again, with codecs that know their bound
+and a store that reads no more. Neither zarr's registry nor its configuration changes; all that is used here is public.
 """
 
 import asyncio
 import bz2
 import lzma
-import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import zarr
+from numcodecs.abc import Codec as NumCodec
 from numcodecs.registry import get_codec
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.codec import BytesBytesCodec, Codec
-from zarr.abc.store import ByteRequest, RangeByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.codecs import ShardingCodec
-from zarr.codecs._v2 import V2Codec
-from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
-from zarr.core.buffer.cpu import as_numpy_array_wrapper
-from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.storage import StorePath, WrapperStore
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.stores.store import FolderStore
+
+BOUNDED = "cellxlate.bounded"
+"""What bounded codecs are called in metadata: a name that no other pipeline of codecs would decode, without a bound."""
 
 OBJECT_CODECS = (
     "pickle",
@@ -58,17 +59,17 @@ DICTIONARY_BYTES = 2**28
 
 
 def bounded(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
-    """Make an array that was opened to be read refuse chunks that decode to far more than they should hold.
+    """Return an array that refuses chunks that decode to far more than they should hold.
 
     Parameters
     ----------
     array : zarr.Array
-        Of version 2 or 3. Its pipeline of codecs is exchanged.
+        Of version 2 or 3, opened to be read.
 
     Returns
     -------
     zarr.Array
-        The same array.
+        The same array, opened again. Its metadata are those of the file but for the codecs.
 
     Raises
     ------
@@ -76,21 +77,28 @@ def bounded(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
         A codec makes Python objects, or a shard has more than `MOST_CHUNKS` chunks.
     """
     stated: Any = array.metadata
+    outer = array.shards or array.chunks
+    exchanged: dict[str, Any] = {}
+    widest_bytes = 1
     if stated.zarr_format == 2:
-        codecs: list[Codec] = [_BoundedV2(stated.filters, stated.compressor)]
-        names = [codec.codec_id for codec in (*(stated.filters or ()), stated.compressor) if codec is not None]
-        for name in names:
-            if name in OBJECT_CODECS:
-                raise InputError(f"its codec {name} makes Python objects, which are never read; convert it to numbers")
+        for codec in (*(stated.filters or ()), stated.compressor):
+            if codec is not None and codec.codec_id in OBJECT_CODECS:
+                raise InputError(
+                    f"its codec {codec.codec_id} makes Python objects, which are never read; convert it to numbers"
+                )
+        widest_bytes = WIDEST_BYTES if stated.filters else 1
+        bound = partial(_BoundedStep, most_bytes=_most_bytes(outer, array.dtype, widest_bytes))
+        exchanged["filters"] = [bound(codec) for codec in stated.filters or ()] or None
+        exchanged["compressor"] = stated.compressor and bound(stated.compressor)
     else:
-        codecs = _bounded_codecs(stated.codecs, array.shards or array.chunks)
-    object.__setattr__(array.async_array, "codec_pipeline", _BoundedPipeline.from_codecs(codecs))
-    return array
+        exchanged["codecs"] = _bounded_codecs(stated.codecs, outer)
+    store = LimitedStore(array.store, 4 * _most_bytes(outer, array.dtype, widest_bytes))
+    return zarr.Array(zarr.AsyncArray(replace(stated, **exchanged), StorePath(store, array.path)))
 
 
 def _bounded_codecs(codecs: Iterable[Codec], shape: tuple[int, ...]) -> list[Codec]:
     """Return codecs of Zarr 3 for blocks of this shape, those that compress exchanged for bounded ones."""
-    found: list[Codec] = []
+    exchanged: list[Codec] = []
     index_bytes = 0
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
@@ -98,15 +106,16 @@ def _bounded_codecs(codecs: Iterable[Codec], shape: tuple[int, ...]) -> list[Cod
             if count > MOST_CHUNKS:
                 raise InputError(f"its shards hold {count} chunks each; save it in larger chunks or smaller shards")
             index_bytes = 2 * WIDEST_BYTES * count
-            found.append(_BoundedSharding.of(codec))
+            inner = _bounded_codecs(codec.codecs, codec.chunk_shape)
+            exchanged.append(_BoundedSharding(**_shards(codec) | {"codecs": inner}))
         else:
             stated = codec.to_dict()
             name = str(stated["name"]).removeprefix("numcodecs.")
             if isinstance(codec, BytesBytesCodec) and name in DECODERS:
                 settings: Any = stated.get("configuration", {})
                 codec = _BoundedBytes(codec, name, settings, index_bytes)
-            found.append(codec)
-    return found
+            exchanged.append(codec)
+    return exchanged
 
 
 Decoder = Callable[[Any, int, Mapping[str, Any]], Any]
@@ -118,11 +127,11 @@ def _zstd(stored: Any, most_bytes: int, _: Mapping[str, Any]) -> Any:
     return imagecodecs.zstd_decode(stored, out=decoded)  # the part that was filled
 
 
-def _of_stated_size(name: str, place: int) -> Decoder:
+def _of_stated_size(name: str, at: int) -> Decoder:
     """Return a decoder for a codec that states the decoded size in its header, and believes it."""
 
     def decode(stored: Any, most_bytes: int, _: Mapping[str, Any]) -> Any:
-        size = int.from_bytes(bytes(stored[place : place + 4]), "little")
+        size = int.from_bytes(bytes(stored[at : at + 4]), "little")
         if size > most_bytes:
             raise ValueError(f"a chunk states {size} bytes, at most {most_bytes} were expected")
         return get_codec({"id": name}).decode(stored)
@@ -175,34 +184,30 @@ DECODERS: dict[str, Decoder] = {
 """Codecs whose result is not in proportion to what is stored."""
 
 
-def _most_bytes(spec: ArraySpec, least_item_bytes: int = 1) -> int:
+def _most_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], least_item_bytes: int = 1) -> int:
     """Return what a chunk may take in any step of decoding: its pixels, and what codecs add to the incompressible."""
-    pixels = prod(spec.shape) * max(spec.dtype.to_native_dtype().itemsize, least_item_bytes)
+    pixels = prod(shape) * max(dtype.itemsize, least_item_bytes)
     return pixels + pixels // 4 + 2**16
 
 
 @dataclass(frozen=True)
-class _BoundedStep:
+class _BoundedStep(NumCodec):  # type: ignore[misc]
     """A codec of Zarr 2, for chunks of one size."""
 
     codec: Any
     most_bytes: int
 
-    def decode(self, stored: Any) -> Any:
+    codec_id = BOUNDED
+
+    def get_config(self) -> dict[str, Any]:
+        return {"id": BOUNDED, "codec": self.codec.get_config()}
+
+    def encode(self, buf: Any) -> Any:
+        return self.codec.encode(buf)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
         decoder = DECODERS.get(self.codec.codec_id)
-        return decoder(stored, self.most_bytes, self.codec.get_config()) if decoder else self.codec.decode(stored)
-
-
-class _BoundedV2(V2Codec):
-    """The codecs of Zarr 2."""
-
-    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        most_bytes = _most_bytes(chunk_spec, WIDEST_BYTES if self.filters else 1)
-        filters = [_BoundedStep(codec, most_bytes) for codec in self.filters or ()]
-        compressor = None if self.compressor is None else _BoundedStep(self.compressor, most_bytes)
-        plain: Any = V2Codec(tuple(filters) or None, compressor)  # type: ignore[arg-type]
-        decoded: NDBuffer = await plain._decode_single(chunk_bytes, chunk_spec)
-        return decoded
+        return decoder(buf, self.most_bytes, self.codec.get_config()) if decoder else self.codec.decode(buf, out)
 
 
 @dataclass(frozen=True)
@@ -216,73 +221,89 @@ class _BoundedBytes(BytesBytesCodec):
 
     is_fixed_size = False
 
-    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        most_bytes = _most_bytes(chunk_spec) + self.further_bytes
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> Buffer:
+        most_bytes = _most_bytes(chunk_spec.shape, chunk_spec.dtype.to_native_dtype()) + self.further_bytes
+        stored = chunk_data.as_numpy_array()
+        decoded = await asyncio.to_thread(DECODERS[self.name], stored, most_bytes, self.settings)
+        return chunk_spec.prototype.buffer.from_bytes(decoded)  # type: ignore[no-any-return]
 
-        def decode(stored: Any) -> Any:
-            return DECODERS[self.name](stored, most_bytes, self.settings)
-
-        return await asyncio.to_thread(as_numpy_array_wrapper, decode, chunk_bytes, chunk_spec.prototype)
-
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         return self.inner.compute_encoded_size(input_byte_length, chunk_spec)
 
     def to_dict(self) -> dict[str, Any]:
-        return self.inner.to_dict()
+        return {"name": BOUNDED, "configuration": {"codec": self.inner.to_dict()}}
+
+
+def _shards(codec: ShardingCodec) -> dict[str, Any]:
+    """Return what makes a codec of shards."""
+    return {name: getattr(codec, name) for name in ("chunk_shape", "codecs", "index_codecs", "index_location")}
 
 
 class _BoundedSharding(ShardingCodec):
     """Shards, whose chunks are bounded."""
 
-    @classmethod
-    def of(cls, codec: ShardingCodec) -> "_BoundedSharding":
-        return cls(
-            chunk_shape=codec.chunk_shape,
-            codecs=_bounded_codecs(codec.codecs, codec.chunk_shape),
-            index_codecs=codec.index_codecs,
-            index_location=codec.index_location,
-        )
-
     def __reduce__(self) -> Any:  # zarr's way forgets what was exchanged
-        return _BoundedSharding.of, (ShardingCodec.from_dict(self.to_dict()),)
+        return partial(_BoundedSharding, **_shards(self)), ()
 
 
-class _BoundedPipeline(BatchedCodecPipeline):
-    """Reads no more of a file than a chunk or a shard can take."""
+class LimitedStore(WrapperStore[Store]):
+    """Reads no more of a file at once than a chunk or a shard can take; a file may be sparse, and state any size."""
 
-    async def read_batch(self, batch_info: Iterable[Any], out: NDBuffer, drop_axes: tuple[int, ...] = ()) -> Any:
-        widest_bytes = WIDEST_BYTES if getattr(self.array_bytes_codec, "filters", None) else 1
-        limited = [
-            (_LimitedGetter(getter, 4 * _most_bytes(spec, widest_bytes)), spec, *rest)
-            for getter, spec, *rest in batch_info
-        ]
-        return await super().read_batch(limited, out, drop_axes)
+    def __init__(self, store: Store, most_bytes: int) -> None:
+        super().__init__(store)
+        self.most_bytes = most_bytes
 
+    def _with_store(self, store: Store) -> "LimitedStore":
+        return LimitedStore(store, self.most_bytes)
 
-@dataclass(frozen=True)
-class _LimitedGetter:
-    """Where a chunk is stored; a file may be sparse, and state any size."""
+    @property
+    def unlimited(self) -> Store:
+        """What it reads from."""
+        return self._store
 
-    getter: Any
-    most_bytes: int
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return a file of a folder, or a part of it; None where it is not there.
 
-    async def get(self, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        store = self.getter.store
-        if byte_range is None and isinstance(store, FolderStore):
-            return await asyncio.to_thread(self._whole, store, prototype)
-        if isinstance(byte_range, RangeByteRequest):
-            self._check(byte_range.end - byte_range.start)
-        found: Buffer | None = await self.getter.get(prototype, byte_range)
-        return found
+        Raises
+        ------
+        ValueError
+            It is longer than a chunk can be.
+        """
+        self._check(byte_range)
+        folder: Any = self._store
+        content: Buffer | None = folder.get_sync(
+            key, prototype=prototype, byte_range=byte_range, most_bytes=self.most_bytes
+        )
+        return content
 
-    def _whole(self, store: FolderStore, prototype: BufferPrototype) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return what is stored, or a part of it; None where it is not there.
+
+        Raises
+        ------
+        ValueError
+            It is longer than a chunk can be, as far as that is known before it is read.
+        """
+        if isinstance(self._store, FolderStore):
+            return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+        self._check(byte_range)
+        return await self._store.get(key, prototype, byte_range)
+
+    async def get_ranges(
+        self, key: str, byte_ranges: Sequence[ByteRequest | None], **options: Any
+    ) -> AsyncIterator[Sequence[tuple[int, Buffer | None]]]:
+        """Return parts of a shard, as zarr since 3.2 asks for them; what fails is raised as `get` raises it."""
+        for part in byte_ranges:
+            self._check(part)
+        store: Any = self._store
         try:
-            with store.open_file(self.getter.path) as file:
-                self._check(os.fstat(file.fileno()).st_size)
-                return prototype.buffer.from_bytes(file.read())
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
+            async for parts in store.get_ranges(key, byte_ranges, **options):
+                yield parts
+        except BaseExceptionGroup as faults:
+            raise faults.exceptions[0] from faults
 
-    def _check(self, stored_bytes: int) -> None:
-        if stored_bytes > self.most_bytes:
-            raise ValueError(f"a chunk takes {stored_bytes} bytes where it is stored")
+    def _check(self, part: ByteRequest | None) -> None:
+        if isinstance(part, RangeByteRequest) and part.end - part.start > self.most_bytes:
+            raise ValueError(f"a chunk takes {part.end - part.start} bytes where it is stored")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from cellxlate.errors import CellxlateError
 from cellxlate.locations import Location
-from cellxlate.stacks.naming import is_zarr, stack_name
+from cellxlate.stacks.naming import LOCK_FILE, PARTIAL_ENDING, UNFINISHED_ENDING, is_zarr, stack_name
 from cellxlate.stacks.stack import Stack
 
-RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence", "_bounds")
+RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 REPORT_ENDINGS = ("_report.html", "_report.json", "_reports")
-UNFINISHED_ENDINGS = (".partial", ".unfinished", ".replaced")
+UNFINISHED_ENDINGS = (PARTIAL_ENDING, UNFINISHED_ENDING, ".replaced")
 LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_strokes")
 MOST_NAMED = 4
 
@@ -43,7 +43,7 @@ def is_result(path: Path, open_file: OpenFile) -> bool:
         Opens an image, as `open_stack` does.
     """
     if path.is_dir() and not is_zarr(path):
-        is_unfinished = path.name.endswith(UNFINISHED_ENDINGS) and (path / ".cellxlate-lock").is_file()
+        is_unfinished = path.name.endswith(UNFINISHED_ENDINGS) and (path / LOCK_FILE).is_file()
         return is_unfinished or path.name.endswith("_reports") or (path / "card.json").is_file()
     if path.name.endswith((*UNFINISHED_ENDINGS, *REPORT_ENDINGS)):
         return True

@@ -8,17 +8,16 @@ import threading
 import time
 import uuid
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import OptionError, OutputError, said
 from cellxlate.locations import Location, RemotePath
-from cellxlate.stacks.naming import Format
-from cellxlate.whole_file import IN_THE_WAY
+from cellxlate.options import OUTPUT, OUTPUT_DIR, RESUME, TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
+from cellxlate.stacks.naming import LOCK_FILE, ZARR_JSON, Format
+from cellxlate.whole_file import in_the_way
 
-LOCK_NAME = ".cellxlate-lock"
 RENEW_S = 5.0
 SILENT_S = 25.0
 """A lock that is not renewed for so long was left by a job that was killed."""
 
-ROOT = "zarr.json"
 PUBLISHING = "publishing"
 """An object in the partial while its result is being copied to the final name."""
 
@@ -56,7 +55,7 @@ class ObjectLock:
         OSError
             The store refuses.
         """
-        lock = folder / LOCK_NAME
+        lock = folder / LOCK_FILE
         holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         try:
             version = None if not lock.is_file() else _version_that_stays(lock)
@@ -78,7 +77,7 @@ class ObjectLock:
 
     def clear(self) -> None:
         """Remove all below the address but the lock."""
-        self.folder.remove_below(keep=(LOCK_NAME,))
+        self.folder.remove_below(keep=(LOCK_FILE,))
 
     def remove(self) -> None:
         """Remove all below the address, and release the lock."""
@@ -93,7 +92,7 @@ class ObjectLock:
             self._renewing.join()
             if not self._lost:
                 with contextlib.suppress(OSError):  # it will be found silent
-                    (self.folder / LOCK_NAME).unlink()
+                    (self.folder / LOCK_FILE).unlink()
 
     def _renew(self) -> None:
         """Write the lock again and again, so that others see it live."""
@@ -105,7 +104,7 @@ class ObjectLock:
         with self._one:
             self._count += 1
             try:
-                self._version = (self.folder / LOCK_NAME).write_if(
+                self._version = (self.folder / LOCK_FILE).write_if(
                     _content(self._holder, self._count), expected=self._version
                 )
             except FileExistsError:
@@ -114,7 +113,7 @@ class ObjectLock:
 
     def _is_own(self) -> bool:
         """Return whether the lock is this one, whose answer got lost; take its version then."""
-        lock = self.folder / LOCK_NAME
+        lock = self.folder / LOCK_FILE
         try:
             version = lock.version()
             if json.loads(lock.read_bytes()).get("holder") != self._holder:
@@ -153,7 +152,9 @@ def check_remote(location: Location, kind: Format | None = None) -> None:
     if not isinstance(location, RemotePath):
         return
     if not location.writable:
-        raise OptionError(f"{location} is on the web, where nothing can be written; give -o or --output-dir")
+        raise OptionError(
+            f"{location} is on the web, where nothing can be written", remedy=("give ", OUTPUT, " or ", OUTPUT_DIR)
+        )
     if kind not in (None, "ome-zarr"):
         raise OptionError(
             f"{location}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file"
@@ -163,17 +164,17 @@ def check_remote(location: Location, kind: Format | None = None) -> None:
 def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool, replace: bool) -> None:
     """Raise OutputError where an output must not go into a bucket, or an interrupted job's partial is in the way."""
     if is_input:
-        raise OutputError(f"{path} is the input itself; choose another name with -o")
+        raise OutputError(f"{path} is the input itself", remedy=TO_RENAME)
     began = (partial / "job.json").is_file()
     if not replace and began:
-        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+        raise OutputError(f"{partial} is left from an interrupted job", remedy=TO_GO_ON)
     if not path.exists():
         return
     if not replace:
-        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
-    is_image = any((path / name).is_file() for name in (ROOT, ".zgroup"))
+        raise OutputError(f"{path} exists", remedy=TO_REPLACE_OR_GO_ON)
+    is_image = any((path / name).is_file() for name in (ZARR_JSON, ".zgroup"))
     if not is_image and not (partial / PUBLISHING).is_file():
-        raise OutputError(f"there are objects below {path} and no OME-Zarr image; choose another name with -o")
+        raise OutputError(f"there are objects below {path} and no OME-Zarr image", remedy=TO_RENAME)
 
 
 def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *, replaces: bool) -> None:
@@ -189,15 +190,18 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
         Something is there that may not be replaced, or what is there in the end is not what was copied.
     """
     if not replaces and path.exists():
-        raise OutputError(IN_THE_WAY.format(path))
-    (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
-    if (path / ROOT).is_file():
-        (path / ROOT).unlink()
+        raise in_the_way(path)
+    note = said("the result is complete and verified; give ", RESUME, " to publish it again\n")
+    (partial / PUBLISHING).write_text(note)
+    if (path / ZARR_JSON).is_file():
+        (path / ZARR_JSON).unlink()
     path.remove_below()
     wanted = result.below()
-    result.copy_to(path, [name for name in wanted if name != ROOT])
+    result.copy_to(path, [name for name in wanted if name != ZARR_JSON])
     there = path.below()
-    differing = [name for name, size in wanted.items() if name != ROOT and there.get(name) != size]
+    differing = [name for name, size in wanted.items() if name != ZARR_JSON and there.get(name) != size]
     if differing or len(there) != len(wanted) - 1:
-        raise OutputError(f"{path}: {len(differing)} objects were not copied whole; give --resume to copy them again")
-    result.copy_to(path, [ROOT])
+        raise OutputError(
+            f"{path}: {len(differing)} objects were not copied whole", remedy=("give ", RESUME, " to copy them again")
+        )
+    result.copy_to(path, [ZARR_JSON])

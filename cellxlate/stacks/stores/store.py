@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cellxlate.locations import Location, RemotePath, connection, remote_faults
@@ -65,7 +66,12 @@ class FolderStore(LocalStore):
         return open_regular(self.tree, f"{self._place}/{key}")
 
     def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+        most_bytes: int | None = None,
     ) -> Buffer | None:
         """Return a file, or a part of it; None where it is not there.
 
@@ -74,13 +80,15 @@ class FolderStore(LocalStore):
         InputError
             It is no regular file, or a link leads out of the tree.
         ValueError
-            It is metadata, of more than 64 MB.
+            It is metadata, of more than 64 MB, or a chunk that is read whole and has more than `most_bytes`.
         """
         try:
             with self.open_file(key) as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if key.rpartition("/")[2] in METADATA and size_bytes > MOST_METADATA_BYTES:
                     raise ValueError(f"{key} takes {size_bytes} bytes, at most {MOST_METADATA_BYTES} were expected")
+                if byte_range is None and most_bytes is not None and size_bytes > most_bytes:
+                    raise ValueError(f"a chunk takes {size_bytes} bytes where it is stored")
                 part = slice(0, size_bytes) if byte_range is None else _slice(byte_range, size_bytes)
                 first, last, _ = part.indices(size_bytes)
                 file.seek(first)

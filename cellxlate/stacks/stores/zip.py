@@ -4,8 +4,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ZipStore
 
 from cellxlate.errors import InputError

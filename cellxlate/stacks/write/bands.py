@@ -19,8 +19,10 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import RESUME
+from cellxlate.stacks.naming import PARTIAL_ENDING, ZARR_JSON
 from cellxlate.stacks.stack import PlaneIndex, plane_key
 from cellxlate.stacks.stores.store import store_of
 
@@ -33,11 +35,6 @@ BYTE_LEVEL, LEVEL = 3, 1
 
 NOTHING = 2**64 - 1
 """Stands in the index of a file where a chunk is not there."""
-
-METADATA = "zarr.json"
-
-UNFINISHED = ".partial"
-"""Ends the name of a file that is being written."""
 
 REMOTE_THREADS = 16
 """That look at objects at once; each waits for its answers."""
@@ -97,7 +94,7 @@ class Bands:
         """Write the metadata of the array again, should it be damaged or changed; the bands stay."""
         made: dict[str, Any] = {}
         self._create(MemoryStore(made))
-        file, content = self.folder / METADATA, made[METADATA].to_bytes()
+        file, content = self.folder / ZARR_JSON, made[ZARR_JSON].to_bytes()
         if isinstance(file, Path):
             file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file() or file.read_bytes() != content:
@@ -199,7 +196,7 @@ class Bands:
         folder = self.folder if self.flat else self.folder / "c"
         if isinstance(folder, RemotePath):
             return folder.is_dir()
-        return any(item.is_file() and item.name != METADATA for item in folder.rglob("*"))
+        return any(item.is_file() and item.name != ZARR_JSON for item in folder.rglob("*"))
 
     def missing(self) -> int:
         """Count the bands that have not been written."""
@@ -274,7 +271,7 @@ class Bands:
         if isinstance(file, RemotePath):
             file.write_bytes(content)
             return
-        unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}{UNFINISHED}")
+        unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_ENDING}")
         try:
             try:
                 unfinished.write_bytes(content)
@@ -310,6 +307,8 @@ class Bands:
         self._require(index, band)
         try:
             window = np.asarray(self._array[plane_key(self.axes, index, rows, slice(0, self.size("X")))])
+        except InputError:
+            raise
         except (ValueError, RuntimeError) as fault:
             raise self._without(index, band) from fault
         return window if self._rows_first else window.T
@@ -345,8 +344,8 @@ class Bands:
         """Remove a damaged band, and return what to raise."""
         self.file(index, band).unlink(missing_ok=True)
         return OutputError(
-            f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed; run again with "
-            "--resume"
+            f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed",
+            remedy=("run again with ", RESUME),
         )
 
     @property
@@ -371,7 +370,7 @@ class Bands:
             is_there = self.found()
             with ThreadPoolExecutor(REMOTE_THREADS) as pool:
                 return sum(pool.map(self._drop_if_damaged, [key for key in keys if is_there(*key)]))
-        for unfinished in self.folder.rglob(f"*{UNFINISHED}"):
+        for unfinished in self.folder.rglob(f"*{PARTIAL_ENDING}"):
             unfinished.unlink()
         return sum(self._drop_if_damaged(key) for key in keys if self.file(*key).exists())
 

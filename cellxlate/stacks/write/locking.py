@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cellxlate.errors import OutputError
+from cellxlate.stacks.naming import LOCK_FILE
 
-LOCK_FILE = ".cellxlate-lock"
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """In a folder that others may write, a link could lead anywhere."""
 

@@ -17,13 +17,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import CellxlateError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
+from cellxlate.options import OTHER_FOLDER, OVERWRITE, RESUME
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.naming import PLAIN, Format, output_format
+from cellxlate.stacks.naming import PLAIN, ZARR_JSON, Format, output_format, partial_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.stores.bucket import PUBLISHING, check_remote
-from cellxlate.stacks.write.bands import BAND_PX, METADATA, Bands, Tell, no_news
+from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news
 from cellxlate.stacks.write.origins import Origins
 from cellxlate.stacks.write.partial import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.write.plain import check_format, natural_format, write_plain_attributes, write_plain_tiff
@@ -33,7 +34,6 @@ from cellxlate.stacks.write.zarr import Version, write_arrays_v2, write_group
 
 __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "output_format", "remove_partial"]
 
-PARTIAL_ENDING = ".partial"
 PIXELS_FOLDER = "pixels.zarr"
 ORIGINS_FOLDER = "input"
 JOB_VERSION = 4
@@ -101,7 +101,7 @@ def open_writer(
         kind = natural_format("tiff" if kind == "ome-tiff" else "zarr", like, stored)
     check_remote(path, kind)
     check_format(kind, path, like, stored)
-    partial: Location = path.with_name(path.name + PARTIAL_ENDING)
+    partial = partial_of(path)
     with _disk_faults(path):
         check_places(path, partial, kind, source=like.path, replace=overwrite or resume)
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
@@ -185,15 +185,16 @@ class Writer:
         if partial_job.get("cellxlate_partial") != JOB_VERSION:
             raise OutputError(
                 f"{self.partial} was begun by another version of cellxlate (its layout is number "
-                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or "
-                "give --overwrite to start again"
+                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
+                remedy=("finish it there, or give ", OVERWRITE, " to start again"),
             )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
         differing = sorted(key for key in partial_job.keys() | wanted.keys() if partial_job.get(key) != wanted.get(key))
         if differing:
             raise OutputError(
-                f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
+                f"{self.partial} was begun with other {', '.join(differing)}",
+                remedy=("use the same again, or ", OVERWRITE),
             )
         self.mend()
 
@@ -206,7 +207,7 @@ class Writer:
             self._finished = False
             self.origins.create()
             if isinstance(self._result, RemotePath) or self.kind in ("ome-zarr", "zarr"):
-                (self._result / METADATA).unlink(missing_ok=True)
+                (self._result / ZARR_JSON).unlink(missing_ok=True)
             elif self._result.is_dir():
                 shutil.rmtree(self._result)
             else:
@@ -231,8 +232,8 @@ class Writer:
         free = shutil.disk_usage(self.partial).free
         if free < needed:
             raise OutputError(
-                f"{self.path.parent} has {free / 1e9:.1f} GB free, the output needs at least {needed / 1e9:.1f} GB; "
-                "free some, or choose another --output-dir"
+                f"{self.path.parent} has {free / 1e9:.1f} GB free, the output needs at least {needed / 1e9:.1f} GB",
+                remedy=("free some, or choose ", OTHER_FOLDER),
             )
 
     def is_done(self, index: PlaneIndex, band: int) -> bool:
@@ -295,7 +296,9 @@ class Writer:
         """
         missing = self.bands.missing()
         if missing:
-            raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
+            raise OutputError(
+                f"{self.path}: {missing} of {self.bands.count} bands are not written", remedy=("give ", RESUME)
+            )
         with _disk_faults(self.path):
             self._assemble(share, tell)
         self._finished = True
@@ -378,7 +381,7 @@ def remove_partial(path: Location) -> None:
     OutputError
         Another job is writing it.
     """
-    partial = path.with_name(path.name + PARTIAL_ENDING)
+    partial = partial_of(path)
     with _disk_faults(path):
         if is_ours(partial):
             acquire(partial).remove()
@@ -386,7 +389,7 @@ def remove_partial(path: Location) -> None:
 
 def is_half_published(path: RemotePath) -> bool:
     """Return whether an interrupted job has begun to copy its result to an address."""
-    return (path.with_name(path.name + PARTIAL_ENDING) / PUBLISHING).is_file()
+    return (partial_of(path) / PUBLISHING).is_file()
 
 
 def _read_job(file: Location) -> dict[str, Any]:
@@ -395,7 +398,7 @@ def _read_job(file: Location) -> dict[str, Any]:
     except (ValueError, RecursionError):
         job = None
     if not isinstance(job, dict) or not isinstance(job.get("fingerprint"), dict):
-        raise OutputError(f"{file} is damaged; start again with --overwrite")
+        raise OutputError(f"{file} is damaged", remedy=("start again with ", OVERWRITE))
     return job
 
 
@@ -413,7 +416,12 @@ def _disk_faults(path: Location) -> Iterator[None]:
     """Report what the disk refuses as OutputError."""
     try:
         yield
+    except CellxlateError:
+        raise
     except OSError as fault:
         if fault.errno == errno.ENOSPC:
-            raise OutputError(f"{path}: the disk is full; free some space and run again with --resume") from fault
-        raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+            raise OutputError(
+                f"{path}: the disk is full", remedy=("free some space and run again with ", RESUME)
+            ) from fault
+        refused = OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder")
+        raise unless_denied(refused, path, fault) from fault

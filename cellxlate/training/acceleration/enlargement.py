@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellxlate.model.blocks import channels_to_pixels
+from cellxlate.model.inference import is_enlarged
+
 
 def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return the function that layers in a row are, with each nearest x 2 and 3 x 3 convolution as one.
@@ -20,17 +23,17 @@ def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if not isinstance(layers, nn.Sequential):
         return None
     row = list(layers)
-    pairs = {place for place in range(len(row) - 1) if is_enlarged(row[place], row[place + 1])}
+    pairs = {position for position in range(len(row) - 1) if is_enlarged(row[position], row[position + 1])}
     if not pairs:
         return None
 
     def forward(features: Tensor) -> Tensor:
-        for place, layer in enumerate(row):
-            if place in pairs:
+        for position, layer in enumerate(row):
+            if position in pairs:
                 continue
-            if place - 1 in pairs:
+            if position - 1 in pairs:
                 features = convolve_enlarged(features, layer.weight, layer.bias)  # type: ignore[arg-type]
-            elif place - 2 in pairs and isinstance(layer, nn.ReLU):
+            elif position - 2 in pairs and isinstance(layer, nn.ReLU):
                 features = functional.relu(features)  # not in place: it copies the part that is kept
             else:
                 features = layer(features)
@@ -39,25 +42,10 @@ def without_enlarging(layers: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return forward
 
 
-def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
-    return (
-        isinstance(first, nn.Upsample)
-        and (first.mode, first.scale_factor) == ("nearest", 2)
-        and isinstance(second, nn.Conv2d)
-        and (second.kernel_size, second.stride, second.padding, second.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        and (second.padding_mode, second.groups) == ("zeros", 1)
-    )
-
-
 def convolve_enlarged(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Enlarge (B, I, Y, X) by 2 to the nearest neighbour and convolve it, padded by 1, with weights (O, I, 3, 3)."""
-    outputs = len(weight)
     four = functional.conv2d(features, corner_weights(weight), None if bias is None else bias.repeat(4), padding=1)
-    count, _, rows, columns = four.shape  # of corners: Y + 1, X + 1
-    corners = four.permute(0, 2, 3, 1).reshape(count, rows, columns, 2, 2, outputs)
-    fine = corners.permute(0, 1, 3, 2, 4, 5).reshape(count, 2 * rows, 2 * columns, outputs)
-    return fine[:, 1:-1, 1:-1].permute(0, 3, 1, 2)  # (B, O, 2 Y, 2 X)
+    return channels_to_pixels(four)[..., 1:-1, 1:-1]  # four: of corners, Y + 1, X + 1; (B, O, 2 Y, 2 X)
 
 
 def corner_weights(weight: Tensor) -> Tensor:

@@ -3,15 +3,12 @@
 import platform
 import time
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cellxlate.settings import TrainSettings
+from cellxlate.settings import Precision, TrainSettings
 from cellxlate.training.acceleration.enlargement import without_enlarging
-
-Precision = Literal["float32", "bfloat16"]
 
 CLEARLY_FASTER = 1.3
 """How many times faster a CPU must be in bfloat16 for it to be taken."""
@@ -116,11 +113,11 @@ def accelerate(
 
 def networks_in(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Return the layers of each generator and attention network, and each discriminator."""
-    found: list[nn.Module] = []
+    networks: list[nn.Module] = []
     for module in modules:
         inner = [child for name, child in module.named_modules() if name.split(".")[-1] == "layers"]
-        found += inner or [module]
-    return found
+        networks += inner or [module]
+    return networks
 
 
 def run_in_bfloat16(network: nn.Module, device_type: str) -> None:

@@ -42,13 +42,13 @@ def generalist_domains(
     """
     fields: list[Field] = []
     if target:
-        found = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
-        files.callback(found.close)
+        marked = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
+        files.callback(marked.close)
         if masks:
             empty = Domain([], 0)
-            found = attach_masks((empty, found), masks)[1]
-            files.callback(found.close)
-        fields += found.fields
+            marked = attach_masks((empty, marked), masks)[1]
+            files.callback(marked.close)
+        fields += marked.fields
     times = [MASKED_TURNS if one.mask else 1 for one in fields]
     drawn = drawn_fields(settings.generalist.drawn_fields, settings.seed)
     clear = Domain([*fields, *drawn], 1, "saliency", by_area=True, times=[*times, *(1 for _ in drawn)])

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
 
 Plane = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SMOOTHING_PX = 2.0
 NEIGHBOURHOOD_PX = 41
 FRACTION = 0.275
 NOISE_MULTIPLE = 5.0
@@ -103,8 +102,8 @@ def saliency(plane: npt.NDArray[Any], intensity: IntensityRange) -> npt.NDArray[
     floor, dim_floor = contrast_floor(smooth, intensity, 1.0), contrast_floor(smooth, intensity, DIM_NOISE)
     pooled = {4: _pooled(smooth, 4)}
     pooled[8] = _pooled(pooled[4], 2)
-    found = _small_cells(counts, smooth, pooled[4], floor, intensity)
-    lit = np.zeros(found.shape, bool)
+    cells = _small_cells(counts, smooth, pooled[4], floor, intensity)
+    lit = np.zeros(cells.shape, bool)
     for scale in SCALES:
         background = np.maximum(
             _opened(pooled[scale.pooled], scale.background_px // scale.pooled, "symmetric"), intensity.black
@@ -118,8 +117,8 @@ def saliency(plane: npt.NDArray[Any], intensity: IntensityRange) -> npt.NDArray[
         slopes = _slopes(counts, scale.edge_px)
         for fraction in FRACTIONS:
             mask = outstanding & (dim > fraction * far)
-            found |= _ending_sharply(mask, found, contrast, slopes, scale)
-    return _filled(found, lit).astype(np.float32)
+            cells |= _ending_sharply(mask, cells, contrast, slopes, scale)
+    return _filled(cells, lit).astype(np.float32)
 
 
 def contrast_floor(smooth: Plane, intensity: IntensityRange, share: float) -> Plane:
@@ -165,7 +164,7 @@ def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, inte
     return _chosen(parts, (np.asarray(peaks) > PEAK) & (area > SPECK_PX) & (sharp > SHARPNESS_SMALL))
 
 
-def _ending_sharply(mask: Mask, found: Mask, contrast: Plane, slopes: list[Any], scale: Scale) -> Mask:
+def _ending_sharply(mask: Mask, cells: Mask, contrast: Plane, slopes: list[Any], scale: Scale) -> Mask:
     """Return what connected parts of a mask (Y, X) add to what was found, where their outline is sharp.
 
     What is added must end sharply by itself, or a bright cell would vouch for the haze around it; unless it is a seam,
@@ -174,11 +173,11 @@ def _ending_sharply(mask: Mask, found: Mask, contrast: Plane, slopes: list[Any],
     parts, number = ndimage.label(mask, np.ones((3, 3)))
     area = np.bincount(parts.ravel(), minlength=number + 1)
     sharp, _ = _sharpness(mask, parts, number, contrast, slopes, scale.edge_px)
-    added = _chosen(parts, (area > (6 * scale.pooled) ** 2) & (sharp > SHARPNESS)) & ~found
+    added = _chosen(parts, (area > (6 * scale.pooled) ** 2) & (sharp > SHARPNESS)) & ~cells
     parts, number = ndimage.label(added)
     area = np.bincount(parts.ravel(), minlength=number + 1)
-    sharp, outline = _sharpness(mask | found, parts, number, contrast, slopes, scale.edge_px)
-    shared = np.bincount(parts[added & ndimage.binary_dilation(found)], minlength=number + 1)
+    sharp, outline = _sharpness(mask | cells, parts, number, contrast, slopes, scale.edge_px)
+    shared = np.bincount(parts[added & ndimage.binary_dilation(cells)], minlength=number + 1)
     seam = area < (3 * scale.pooled) ** 2
     return _chosen(parts, seam | (sharp > SHARPNESS_ADDED) | (outline < ENCLOSED * shared))
 
@@ -214,15 +213,15 @@ def _slopes(counts: Plane, edge_px: float) -> list[Plane]:
     return [ndimage.gaussian_filter(counts, edge_px, order, mode="reflect") for order in ((1, 0), (0, 1))]
 
 
-def _filled(found: Mask, lit: Mask) -> Mask:
+def _filled(cells: Mask, lit: Mask) -> Mask:
     """Fill the holes that are narrower than what surrounds them, and those that are not as dark as the background."""
-    holes, number = ndimage.label(~found)
-    if not number or not found.any():
-        return found
-    thick = ndimage.distance_transform_edt(np.pad(found, 1, mode="edge"))[1:-1, 1:-1]
+    holes, number = ndimage.label(~cells)
+    if not number or not cells.any():
+        return cells
+    thick = ndimage.distance_transform_edt(np.pad(cells, 1, mode="edge"))[1:-1, 1:-1]
     near = ndimage.maximum_filter(thick, NEIGHBOURHOOD_PX)
-    width = np.asarray(ndimage.maximum(ndimage.distance_transform_edt(~found), holes, np.arange(number + 1)))
-    rim = ndimage.binary_dilation(found) & ~found
+    width = np.asarray(ndimage.maximum(ndimage.distance_transform_edt(~cells), holes, np.arange(number + 1)))
+    rim = ndimage.binary_dilation(cells) & ~cells
     length = np.bincount(holes[rim], minlength=number + 1)
     total = np.bincount(holes[rim], weights=near[rim], minlength=number + 1)
     around = total / np.maximum(length, 1)
@@ -232,8 +231,8 @@ def _filled(found: Mask, lit: Mask) -> Mask:
     contact = np.bincount(ends, minlength=number + 1)
     around = np.where(contact > 0, 0.5 * around, around)
     compact = area < 4 * np.maximum(around, 3) ** 2
-    bright &= (contact == 0) | ((contact < 0.3 * length) & (area < found.size / 30))
-    return found | _chosen(holes, (compact & (width <= around)) | (width <= 2.5) | bright)
+    bright &= (contact == 0) | ((contact < 0.3 * length) & (area < cells.size / 30))
+    return cells | _chosen(holes, (compact & (width <= around)) | (width <= 2.5) | bright)
 
 
 def _chosen(parts: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> Mask:

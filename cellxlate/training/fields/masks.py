@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from imagecodecs import PngError, png_decode
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.regular_files import open_regular
 from cellxlate.stacks.read.not_images import is_hidden
 from cellxlate.stacks.read.open import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
@@ -49,27 +49,27 @@ def attach_masks(domains: Sequence[Domain], folders: Sequence[Path]) -> tuple[Do
         A mask cannot be read, has another size than its image, could belong to several images; none has the name of an
         image, or none marks a cell.
     """
-    found = list(find_masks(folders))
+    masks = list(find_masks(folders))
     fields = [list(domain.fields) for domain in domains]
     attached, cells = 0, False
-    for path, only in found:
+    for path, only in masks:
         number, name = owner(path, only, domains)
         if name is None:
             continue
         strokes = is_strokes(path, name)
         mask = open_mask(path, labels=strokes)
-        places = [place for place, one in enumerate(fields[number]) if one.stack.name == name]
-        planes = planes_of(mask, path, [fields[number][place] for place in places])
+        positions = [position for position, one in enumerate(fields[number]) if one.stack.name == name]
+        planes = planes_of(mask, path, [fields[number][position] for position in positions])
         if strokes:
-            planes = completed(planes, path, [fields[number][place] for place in places])
-        for place, plane in zip(places, planes, strict=True):
+            planes = completed(planes, path, [fields[number][position] for position in positions])
+        for position, plane in zip(positions, planes, strict=True):
             marked = bool(plane.read().any())
             cells |= marked
-            if marked or len(places) == 1:
+            if marked or len(positions) == 1:
                 attached += 1
-                fields[number][place] = replace(fields[number][place], mask=plane)
+                fields[number][position] = replace(fields[number][position], mask=plane)
     if not attached:
-        raise InputError(f"none of the {len(found)} masks has the name of an image; name a mask like its image")
+        raise InputError(f"none of the {len(masks)} masks has the name of an image; name a mask like its image")
     if not cells:
         raise InputError("the masks mark no cell; a pixel of a cell is above 0")
     return tuple(Domain(own, domain.number, "masks") for own, domain in zip(fields, domains, strict=True))
@@ -94,7 +94,7 @@ def completed(planes: Sequence[Mask], path: Path, fields: Sequence[Field]) -> li
     try:
         whole = spread_over(counts, [strokes[number] for number in painted], [fields[n].intensity for n in painted])
     except InputError as fault:
-        raise InputError(f"{path}: {fault}") from fault
+        raise InputError(f"{path}: ", fault) from fault
     masks = list(planes)
     for number, cells in zip(painted, whole, strict=True):
         masks[number] = Mask(Stack.from_array((cells > HALF).astype(np.uint8), "YX", name=path.stem), ())
@@ -182,8 +182,11 @@ def open_mask(path: Path, *, labels: bool = False) -> Stack:
         return Stack.from_array(marked, stack.axes.replace("S", ""), name=stack.name)
     try:
         pixels = np.asarray(png_decode(_stored(path)))
+    except InputError:
+        raise
     except (OSError, PngError, ValueError) as fault:
-        raise InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF") from fault
+        damaged = InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF")
+        raise unless_denied(damaged, path, fault) from fault
     if labels and pixels.ndim == 2:
         return Stack.from_array(pixels, "YX", name=path.stem)
     if labels:
@@ -196,8 +199,8 @@ def open_mask(path: Path, *, labels: bool = False) -> Stack:
 
 def _stored(path: Path) -> bytes:
     """Return the content of a file that somebody gave, which may be a link."""
-    place = path.resolve()
-    with open_regular(place.parent, place.name) as file:
+    target = path.resolve()
+    with open_regular(target.parent, target.name) as file:
         return file.read()
 
 

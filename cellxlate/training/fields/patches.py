@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import InputError
+from cellxlate.options import CHANNEL
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range, sample_windows
@@ -65,6 +66,10 @@ class Field:
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.stack.plane_shape
+
+    def unit(self, rows: slice, columns: slice) -> npt.NDArray[np.float32]:
+        """Read a window (Y, X) in unit range."""
+        return self.intensity.to_unit(self.stack.read(self.index, rows, columns))
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,9 @@ class Domain:
         turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
         times = times or [1] * len(turns)
         self._turns = [
-            place for place, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
+            number for number, (turn, more) in enumerate(zip(turns, times, strict=True)) for _ in range(turn * more)
         ]
-        self._with_content = [place for place, one in enumerate(self.fields) if has_contrast(one)]
+        self._with_content = [number for number, one in enumerate(self.fields) if has_contrast(one)]
         self._saliency: dict[int, npt.NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -190,15 +195,15 @@ class Domain:
     def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
         """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
         numbers: Sequence[int] = self._turns
-        masked = [place for place, one in enumerate(self.fields) if one.mask is not None]
+        masked = [number for number, one in enumerate(self.fields) if one.mask is not None]
         stream = 1
         if guided and self.guide == "masks" and 0 < 2 * len(masked) < len(self.fields):
             stream = 2 + ticket % 2
             ticket, numbers = ticket // 2, masked if stream == 2 else numbers
         lap, position = divmod(ticket, len(numbers))
         shuffle = np.random.default_rng([seed, self.number, lap, *([stream] if stream > 1 else [])])
-        place = int(shuffle.permutation(len(numbers))[position])
-        return numbers[place], np.random.default_rng([seed, self.number, lap, position, stream])
+        turn = int(shuffle.permutation(len(numbers))[position])
+        return numbers[turn], np.random.default_rng([seed, self.number, lap, position, stream])
 
     def _draw_one(
         self, number: int, side: int, rng: np.random.Generator, guided: bool, content: bool
@@ -232,8 +237,7 @@ class Domain:
         if number not in self._saliency:
             self._saliency[number] = saliency(field.stack.read(field.index), field.intensity) > 0
         inside = slice(row, row + side), slice(column, column + side)
-        image = field.intensity.to_unit(field.stack.read(field.index, *inside))
-        return image, self._saliency[number][inside].astype(np.float32)
+        return field.unit(*inside), self._saliency[number][inside].astype(np.float32)
 
 
 def window_px(patch_px: int, load_px: int | None) -> int:
@@ -272,16 +276,15 @@ def read_window(
     field: Field, row: int, column: int, side: int, guide: Guide
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Read a square window in unit range with its guide; the guide is -1 where there is none."""
-    margin = REACH_PX if guide == "saliency" else 0
-    top, left = max(row - margin, 0), max(column - margin, 0)
-    counts = field.stack.read(field.index, slice(top, row + side + margin), slice(left, column + side + margin))
-    inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
-    image = field.intensity.to_unit(counts[inner])
     if guide == "saliency":
-        return image, saliency(counts, field.intensity)[inner]
-    if guide == "masks" and field.mask is not None:
-        return image, field.mask.read(slice(row, row + side), slice(column, column + side))
-    return image, np.full(image.shape, -1, np.float32)
+        top, left = max(row - REACH_PX, 0), max(column - REACH_PX, 0)
+        reach = side + REACH_PX
+        counts = field.stack.read(field.index, slice(top, row + reach), slice(left, column + reach))
+        inner = (slice(row - top, row - top + side), slice(column - left, column - left + side))
+        return field.intensity.to_unit(counts[inner]), saliency(counts, field.intensity)[inner]
+    window = slice(row, row + side), slice(column, column + side)
+    image = field.unit(*window)
+    return image, field.mask.read(*window) if guide == "masks" and field.mask else np.full_like(image, -1)
 
 
 def open_domain(
@@ -352,7 +355,7 @@ def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int
     if min(rows, columns) < side:
         raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
     if channel is None and stack.channel_count > 1:
-        raise InputError(f"{path}: has {stack.channel_count} channels; choose one with --channel")
+        raise InputError(f"{path}: has {stack.channel_count} channels", remedy=("choose one with ", CHANNEL))
     chosen = channel or 0
     if not 0 <= chosen < stack.channel_count:
         raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
@@ -424,12 +427,10 @@ def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:
 def brightest_window(field: Field, side: int) -> tuple[int, int]:
     """Return where a window around the brightest place in the middle of a field begins (row, column)."""
     rows, columns = _centre(field, CENTRE_PX)
-    smooth = ndimage.gaussian_filter(
-        field.intensity.to_unit(field.stack.read(field.index, rows, columns)), SMOOTHING_PX
-    )
-    place = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    smooth = ndimage.gaussian_filter(field.unit(rows, columns), SMOOTHING_PX)
+    brightest = np.unravel_index(int(smooth.argmax()), smooth.shape)
     first = [
         min(max(begin + int(at) - side // 2, 0), size - side)
-        for begin, at, size in zip((rows.start, columns.start), place, field.shape, strict=True)
+        for begin, at, size in zip((rows.start, columns.start), brightest, field.shape, strict=True)
     ]
     return first[0], first[1]

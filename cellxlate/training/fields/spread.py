@@ -95,8 +95,8 @@ def windows_of(unit: Plane, strokes: npt.NDArray[Any]) -> Iterator[Painted]:
                 continue
             middle = at.mean(axis=0) + np.array([top, left])
             first = [
-                int(np.clip(round(place) - WINDOW_PX // 2, 0, max(size - WINDOW_PX, 0)))
-                for place, size in zip(middle, unit.shape, strict=True)
+                int(np.clip(round(centre) - WINDOW_PX // 2, 0, max(size - WINDOW_PX, 0)))
+                for centre, size in zip(middle, unit.shape, strict=True)
             ]
             inside = tuple(slice(begin, begin + WINDOW_PX) for begin in first)
             yield Painted(unit[inside], kinds[inside])
@@ -225,7 +225,7 @@ def features_of(unit: Plane, attention: AttentionNetwork | None) -> Plane:
     """Return the features (Y, X, F) of the pixels of a window (Y, X)."""
     margin = min(MARGIN_PX, *unit.shape)
     wide = np.pad(unit, margin, mode="symmetric")
-    found = []
+    features = []
     for sigma in SIGMAS_PX:
         smooth = ndimage.gaussian_filter(wide, sigma)
         down, across = np.gradient(smooth)
@@ -234,15 +234,15 @@ def features_of(unit: Plane, attention: AttentionNetwork | None) -> Plane:
         curve_x = np.gradient(across, axis=1)
         mean, turn = (curve_y + curve_x) / 2, np.hypot((curve_y - curve_x) / 2, curve_xy)
         rough = ndimage.gaussian_filter(wide**2, 1.5 * sigma) - ndimage.gaussian_filter(wide, 1.5 * sigma) ** 2
-        found += [smooth, slope, (mean + turn) * sigma**2, (mean - turn) * sigma**2]
-        found += [np.sqrt(np.maximum(rough, 0)), ndimage.gaussian_filter(slope, 2 * sigma)]
+        features += [smooth, slope, (mean + turn) * sigma**2, (mean - turn) * sigma**2]
+        features += [np.sqrt(np.maximum(rough, 0)), ndimage.gaussian_filter(slope, 2 * sigma)]
     if attention is not None:
         with torch.no_grad():
             seen = attention(torch.from_numpy(whole_strides(wide))[None, None])[0, 0].numpy()
         seen = seen[: wide.shape[0], : wide.shape[1]]
-        found += [seen, ndimage.gaussian_filter(seen, 2.0)]
+        features += [seen, ndimage.gaussian_filter(seen, 2.0)]
     inner = tuple(slice(margin, -margin) for _ in range(2))
-    return np.stack([one[inner] for one in found], axis=-1).astype(np.float32)
+    return np.stack([one[inner] for one in features], axis=-1).astype(np.float32)
 
 
 def whole_strides(plane: npt.NDArray[Any], stride: int = 32) -> npt.NDArray[Any]:

@@ -302,15 +302,15 @@ def texture_distance(
     inner = torch.zeros_like(guides)
     reach = side // 2
     inner[..., reach:-reach, reach:-reach] = guides[..., reach:-reach, reach:-reach]
-    places = (inner[:, 0] > 0).nonzero()
-    if not len(places):
+    centres = (inner[:, 0] > 0).nonzero()
+    if not len(centres):
         return restored.sum() * 0
     area, rest = (mask.sum(dim=(1, 2, 3)).clamp(min=1) for mask in (guides, 1 - guides))
     signal = (clear * guides).sum(dim=(1, 2, 3)) / area - (clear * (1 - guides)).sum(dim=(1, 2, 3)) / rest
-    chosen = places[torch.randint(len(places), (patches,), generator=rng).to(places.device)]  # (N, 3)
-    offsets = torch.arange(-reach, reach + 1, device=places.device)
+    chosen = centres[torch.randint(len(centres), (patches,), generator=rng).to(centres.device)]  # (N, 3)
+    offsets = torch.arange(-reach, reach + 1, device=centres.device)
     number, rows, columns = chosen[:, 0, None, None], chosen[:, 1, None, None], chosen[:, 2, None, None]
-    axes = torch.randn(side * side, directions, generator=rng).to(places.device)
+    axes = torch.randn(side * side, directions, generator=rng).to(centres.device)
     axes = axes / axes.norm(dim=0)
 
     def ordered(images: Tensor) -> Tensor:

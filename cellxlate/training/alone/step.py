@@ -8,13 +8,9 @@ bottom.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,33 +20,20 @@ from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellxlate.errors import InputError
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.prefetch import ahead
-from cellxlate.settings import LEAST_WINDOW_PX, AloneSettings, TrainSettings
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.settings import Precision, TrainSettings
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
-from cellxlate.stacks.intensity.stack_noise import stack_noise
-from cellxlate.stacks.read.open import find_images, open_stack
-from cellxlate.stacks.read.sets.ome import one_of_each
-from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training import losses
-from cellxlate.training.acceleration.precision import Precision
-from cellxlate.training.fields.patches import Domain, Field, check_stack
+from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.imaging.process import correlated, patch_range
 from cellxlate.training.losses import HistoryPool
 from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
 
-CANDIDATES = 3
-"""Windows that are looked at for each that is taken: the one with most contrast."""
-CONTRAST_PER_NOISE = 1.5
-MOST_FILES, WINDOWS_PER_FILE = 16, 2
 ATTENTION_PX, BORDER_PX = 192, 12
-ATTENTION_RATE, BACKGROUND = 5.0, 0.3
+ATTENTION_RATE, BACKGROUND_WEIGHT = 5.0, 0.3
 """Attention learns so many times as fast; pixels of the background count so much for the generator."""
 RECORRUPTED = 0.8
-SHARED_NOISE, LEAST_NOISY_PX = 0.25, 256**2
+SHARED_FROM, LEAST_NOISY_PX = 0.25, 256**2
 """Correlation of neighbours from which on windows teach by their own noise, if they hold so many pixels together: from
 128 x 128 px the noise itself was learned, 0.7 dB worse beside them."""
 SURE, LEAST_SPAN = 0.5, 0.2
@@ -59,161 +42,6 @@ MARGIN_PX = 32
 RIM = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.3
 NO_IMAGES = Draw(torch.zeros(0), torch.zeros(0))
 """What a step is given whose images are made where it is computed."""
-
-
-class NothingToLearnError(InputError):
-    """An image is too small, or shows nothing that stands out of its noise."""
-
-
-def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | None) -> Domain:
-    """Take a bounded sample of some files and folders into memory, with the noise that their camera adds.
-
-    Raises
-    ------
-    InputError
-        Nothing to read, several channels and none chosen, images smaller than 64 px or without contrast.
-    """
-    files, _ = find_images(paths, "source")
-    files = one_of_each(files)
-    chosen = [files[place] for place in _spread(len(files), min(MOST_FILES, settings.alone.windows))]
-    quota = -(-settings.alone.windows // len(chosen))
-    fields: list[Field] = []
-    windows: list[npt.NDArray[Any]] = []
-    for path in chosen:
-        with ExitStack() as opened:
-            stack = opened.enter_context(open_stack(path))
-            number = check_stack(stack, path, LEAST_WINDOW_PX, channel)
-            intensities = stack_ranges(stack, [number])
-            fields += sample_of(stack, number, intensities[number], settings.alone, quota)
-            noise = stack_noise(stack, number) if len(chosen) == 1 else None
-            windows += [] if noise else islice(sample_windows(stack, number), WINDOWS_PER_FILE)
-    return domain_of([(fields, noise or measure_noise(windows))], "the source images")
-
-
-def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
-    """Take a bounded sample of some channels of a stack into memory, with the noise of each.
-
-    Parameters
-    ----------
-    stack : Stack
-        Of which windows are read.
-    intensities : dict of int to IntensityRange
-        Of each channel that takes part.
-    settings : AloneSettings
-        How many windows, and of which size.
-
-    Raises
-    ------
-    NothingToLearnError
-        Planes are smaller than 64 px, or no channel has contrast.
-    """
-    if min(stack.plane_shape) < LEAST_WINDOW_PX:
-        rows, columns = stack.plane_shape
-        raise NothingToLearnError(
-            f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_WINDOW_PX} px"
-        )
-    channels = [list(intensities)[place] for place in _spread(len(intensities), settings.windows)]
-    quota = max(settings.windows // len(channels), 1)
-    return domain_of(
-        [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
-        stack.name,
-    )
-
-
-def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str) -> Domain:
-    """Return the fields of some channels as one domain, with the noise of each channel.
-
-    Raises
-    ------
-    NothingToLearnError
-        No field has contrast, or none has noise.
-    """
-    if not any(own for own, _ in channels):
-        raise NothingToLearnError(f"{name}: every window holds pixels that are not finite, or one value alone")
-    pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
-    if not pairs:
-        raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
-    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
-
-
-def stands_out(field: Field) -> bool:
-    """Return whether a window shows more, after a Gaussian of 2 px, than what that leaves of the noise.
-
-    Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
-    """
-    return (
-        _contrast(_pixels(field), field.intensity)
-        > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
-    )
-
-
-def _contrast(counts: npt.NDArray[Any], intensity: IntensityRange) -> float:
-    """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
-    return float(np.std(ndimage.gaussian_filter(intensity.to_unit(counts), SMOOTHING_PX)))
-
-
-def sample_of(
-    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int
-) -> list[Field]:
-    """Return at most so many windows of a channel, spread over its planes, each where there is contrast, in memory.
-
-    Windows with pixels that are not finite, or of one value, are left out.
-    """
-    places = list(_places(stack, channel, settings.window_px))
-    kept: list[Field] = []
-    for group in _groups([places[place] for place in _spread(len(places), CANDIDATES * count)], count):
-        best: tuple[float, Field] | None = None
-        for place, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
-            if not np.isfinite(counts).all() or counts.min() == counts.max():
-                continue
-            own = intensity.at(stack.time_of(place[0]))
-            contrast = _contrast(counts, own)
-            if best is None or contrast > best[0]:
-                best = contrast, _field(stack, channel, place, np.array(counts), own)
-        if best:
-            kept.append(best[1])
-    return kept
-
-
-def _field(
-    stack: Stack,
-    channel: int,
-    place: tuple[PlaneIndex, slice, slice],
-    counts: npt.NDArray[Any],
-    intensity: IntensityRange,
-) -> Field:
-    index, rows, columns = place
-    name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
-    window = Stack.from_array(counts, "YX", name=name)
-    (inside,) = window.plane_indices()
-    return Field(window, inside, intensity)
-
-
-def _pixels(field: Field) -> npt.NDArray[Any]:
-    return np.asarray(field.stack.pixels)
-
-
-def _places(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
-    """Yield all windows of a channel, plane by plane, as large as asked for or as the plane."""
-    starts = [
-        np.linspace(0, max(size - side_px, 0), -(-size // side_px)).astype(int).tolist() for size in stack.plane_shape
-    ]
-    for number in range(stack.planes_per_channel):
-        index = stack.plane_of(number, channel)
-        for top in starts[0]:
-            for left in starts[1]:
-                yield index, slice(top, top + side_px), slice(left, left + side_px)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many of `count` numbers, spread evenly."""
-    return list(range(count)) if count <= most else [(2 * part + 1) * count // (2 * most) for part in range(most)]
-
-
-def _groups(places: list[Any], count: int) -> list[list[Any]]:
-    """Cut places, in their order, into at most so many groups."""
-    bounds = [len(places) * part // count for part in range(count + 1)]
-    return [places[first:last] for first, last in pairwise(bounds) if first < last]
 
 
 class StepCount(nn.Module):
@@ -314,8 +142,8 @@ class AloneStep:
     def _generator_term(self, drawn: "Squares", rng: torch.Generator) -> Tensor:
         """Return the mean square between what the generator makes of images and what it should, cells counting most."""
         shared = [self.noise.shared[number] for number in drawn.numbers]
-        again = [place for place, is_shared in enumerate(shared) if is_shared and place % 2]
-        once = [place for place in range(len(shared)) if place not in again]
+        again = [position for position, is_shared in enumerate(shared) if is_shared and position % 2]
+        once = [position for position in range(len(shared)) if position not in again]
         faint, aim, weight = drawn.faint[once], drawn.shown[once], drawn.attended[once]
         if again:
             noise = self.noise.drawn(drawn.shown[again], [drawn.numbers[one] for one in again], rng)
@@ -323,7 +151,7 @@ class AloneStep:
             faint = torch.cat([faint, recorded + RECORRUPTED * noise, recorded - RECORRUPTED * noise])
             aim = torch.cat([aim, recorded - noise / RECORRUPTED, recorded + noise / RECORRUPTED])
             weight = torch.cat([weight, drawn.attended[again], drawn.attended[again]])
-        weight = BACKGROUND + (1 - BACKGROUND) * (weight > 0)
+        weight = BACKGROUND_WEIGHT + (1 - BACKGROUND_WEIGHT) * (weight > 0)
         inner = _inner(self.side_px)
         difference: Tensor = (weight * (self.translator.generator(faint) - aim) ** 2)[inner]
         return difference.mean()
@@ -332,13 +160,13 @@ class AloneStep:
         """Return which windows a round learns from: all take their turns, in an order of the seed."""
         first = round_number * self.count
         orders: dict[int, npt.NDArray[np.int64]] = {}
-        found = []
+        chosen = []
         for ticket in range(first, first + self.count):
-            lap, place = divmod(ticket, len(self.images))
+            lap, position = divmod(ticket, len(self.images))
             if lap not in orders:
                 orders[lap] = np.random.default_rng([self.settings.seed, 5, lap]).permutation(len(self.images))
-            found.append(int(orders[lap][place]))
-        return found
+            chosen.append(int(orders[lap][position]))
+        return chosen
 
     @torch.no_grad()
     def _lesson(self, image: Tensor) -> Lesson:
@@ -359,15 +187,15 @@ class AloneStep:
         parts: list[list[Tensor]] = [[], [], []]
         numbers = []
         for _ in range(count):
-            place, turn = _random(len(windows), rng), _random(8, rng)
-            rows, columns = self.images[windows[place]].shape[-2:]
+            position, turn = _random(len(windows), rng), _random(8, rng)
+            rows, columns = self.images[windows[position]].shape[-2:]
             top, left = _random(rows - side_px + 1, rng), _random(columns - side_px + 1, rng)
             square = slice(None), slice(None), slice(top, top + side_px), slice(left, left + side_px)
-            lesson = self.lessons[windows[place]]
-            own = self.images[windows[place]], lesson.shown, lesson.attended
+            lesson = self.lessons[windows[position]]
+            own = self.images[windows[position]], lesson.shown, lesson.attended
             for part, image in zip(parts, own, strict=True):
                 part.append(_turned(image[square], turn))
-            numbers.append(windows[place])
+            numbers.append(windows[position])
         faint, shown, attended = (torch.cat(part) for part in parts)
         return Squares(faint, shown, attended, numbers)
 
@@ -419,7 +247,7 @@ class UnitNoise:
         self.figures = torch.tensor(rows, dtype=torch.float32, device=device)  # (windows, 3)
         self.kernels = torch.from_numpy(np.stack(kernels)).float().to(device)  # (windows, K, K)
         enough = sum(math.prod(field.shape) for field in source.fields) >= LEAST_NOISY_PX
-        self.shared = [enough and noise.neighbour_correlation > SHARED_NOISE for noise in source.noises]
+        self.shared = [enough and noise.neighbour_correlation > SHARED_FROM for noise in source.noises]
 
     def drawn(self, clear: Tensor, numbers: Sequence[int], rng: torch.Generator) -> Tensor:
         """Return noise as the windows of these numbers have it, where they show images (B, 1, Y, X)."""
@@ -432,7 +260,7 @@ class UnitNoise:
 
 def unit_image(field: Field, stride: int) -> Tensor:
     """Return what networks see of a window, (1, 1, Y, X) in unit range, cut to multiples of the stride."""
-    unit = network_input(_pixels(field), field.intensity).unit
+    unit = network_input(np.asarray(field.stack.pixels), field.intensity).unit
     rows, columns = (size - size % stride for size in unit.shape)
     return torch.from_numpy(np.ascontiguousarray(unit[:rows, :columns]))[None, None]
 

@@ -1,0 +1,108 @@
+"""Whether what was learned from a stack is better than the model as it was: both are judged on a sample of it."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.choice import GOLDEN
+from cellxlate.enhancement.plane import PlaneJob, enhance_plane
+from cellxlate.enhancement.tiling import bands_of
+from cellxlate.model.bundle import Bundle
+from cellxlate.model.engines.engine import Device, open_engine
+from cellxlate.quality.risk import Candidate, Ranking, estimate_risks
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields.patches import Domain, Field
+
+BEFORE, AFTER = "the model as it was", "the adapted model"
+"""What the two are called where they are ranked."""
+JUDGING_SHARE = 0.2
+"""Of the time, for judging."""
+CALLS, CLASSICAL_SHARE = 5, 0.3
+"""How often a candidate is asked for a plane to judge it; what the filters that always take part cost beside."""
+STANDARD_ERRORS = 2.0
+
+
+class Judge:
+    """Ranks models by what they make of the sample, all windows on the scale of the first.
+
+    It takes some of the `seconds` that adapting may; how many it will (`expected_s`) decides how many windows it takes.
+    """
+
+    def __init__(self, domain: Domain, settings: EnhanceSettings, device: Device, base: Bundle, seconds: float) -> None:
+        self._settings, self._device, self._base = settings, device, base
+        self._intensity = replace(domain.fields[0].intensity, drift=())
+        planes = [on_range_of(self._intensity, one) for one in domain.fields]
+        noises = [noise_on_range_of(self._intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
+        run = self._candidate(base)
+        run(planes[0])  # the first one makes ready
+        started = time.monotonic()
+        run(planes[0])
+        per_px_s = (time.monotonic() - started) * (2 + CLASSICAL_SHARE) * CALLS / planes[0].size
+        most_px = JUDGING_SHARE * seconds / max(per_px_s, 1e-12)
+        order = np.argsort(np.arange(len(planes)) * GOLDEN % 1.0, kind="stable")
+        chosen: list[int] = []
+        pixels = 0
+        for window in order:
+            if chosen and pixels + planes[window].size > most_px:
+                break
+            chosen.append(int(window))
+            pixels += planes[window].size
+        self._planes, self._noises = [planes[one] for one in chosen], [noises[one] for one in chosen]
+        self.expected_s = pixels * per_px_s
+
+    def ranking(self, adapted: Bundle, seed: int) -> Ranking:
+        """Rank the model as it was, what was learned, the input and filters, where either of the two changes pixels."""
+        candidates = {BEFORE: self._candidate(self._base), AFTER: self._candidate(adapted)}
+        inside = [
+            np.any([candidate(plane) != plane for candidate in candidates.values()], axis=0) for plane in self._planes
+        ]
+        if not any(one.any() for one in inside):
+            inside = [np.ones_like(one) for one in inside]
+        return estimate_risks(self._planes, self._noises, candidates, inside=inside, seed=seed)
+
+    def _candidate(self, bundle: Bundle) -> Candidate:
+        translator = open_engine(bundle, engine="torch", device=self._device)
+        job = PlaneJob(translator, {0: self._intensity}, None, self._settings)
+
+        def composed(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            seen = job.input(Stack.from_array(plane, "YX"), ())
+            bands = enhance_plane(seen, bands_of(plane.shape, job.tile_px), job)
+            return np.concatenate([band.enhanced for band in bands])
+
+        return composed
+
+
+def on_range_of(intensity: IntensityRange, field: Field) -> npt.NDArray[np.float32]:
+    """Return a window (Y, X) in counts of other levels: black and white are where those have them."""
+    own, counts = field.intensity, np.asarray(field.stack.pixels, dtype=np.float64)
+    return ((counts - own.black) * (intensity.span / own.span) + intensity.black).astype(np.float32)
+
+
+def noise_on_range_of(intensity: IntensityRange, noise: CameraNoise, field: Field) -> CameraNoise:
+    """Return the noise of a window in counts of other levels."""
+    own, factor = field.intensity, intensity.span / field.intensity.span
+    full = noise.saturation_counts
+    return replace(
+        noise, sd_counts=factor * noise.sd_counts, gain=factor * noise.gain,
+        sd_interval=(factor * noise.sd_interval[0], factor * noise.sd_interval[1]),
+        black_counts=(noise.black_counts - own.black) * factor + intensity.black,
+        quantisation_counts=factor * noise.quantisation_counts,
+        saturation_counts=None if full is None else (full - own.black) * factor + intensity.black,
+    )  # fmt: skip
+
+
+def verdict(ranking: Ranking) -> tuple[bool, str]:
+    """Return whether to keep what was learned, and why: only if it is better beyond doubt."""
+    gain_db, error_db = ranking.better(AFTER, BEFORE)
+    gain = f"its estimated error is {abs(gain_db):.2f} dB {'lower' if gain_db > 0 else 'higher'} (± {error_db:.2f})"
+    if not ranking.trusted:
+        doubt = ranking.doubt.rstrip(".")
+        return False, f"what was learned was not kept, since it cannot be told whether it is better: {doubt}"
+    if gain_db > STANDARD_ERRORS * error_db:
+        return True, f"what was learned from this stack was kept: {gain}"
+    return False, f"what was learned was not kept, since it is not clearly better: {gain}"

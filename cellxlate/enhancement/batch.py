@@ -1,0 +1,445 @@
+"""Many stacks in one go: found and named before any is written, then enhanced one by one. Read `enhance_files`.
+
+One that fails does not stop the others. The command line goes the same way, and says what comes of each.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
+from cellxlate.enhancement.cluster.cluster import open_cluster
+from cellxlate.enhancement.confidence.file import write_confidence
+from cellxlate.enhancement.estimate import Prediction, predict
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import THIS_PROCESS, Executor, Progress, enhance_file
+from cellxlate.enhancement.outputs.names import (
+    Outputs,
+    find_inputs,
+    name_outputs,
+    require_distinct,
+    require_free,
+)
+from cellxlate.enhancement.outputs.plates import Plate, plates_of
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.errors import OptionError, OutputError
+from cellxlate.locations import Location, located
+from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.cards import AUTO
+from cellxlate.model.engines.engine import Device, Engine, Precision
+from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
+from cellxlate.quality.report.report import RunReport
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.writer import Format
+
+Watch = Callable[[], AbstractContextManager[Progress]]
+"""Gives, for one stack, what is called with the news of its run."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How each stack of a batch is enhanced: what `enhance_file` and `enhance_files` take under these names."""
+
+    output: Location | None = None
+    output_dir: Location | None = None
+    format: Format | None = None
+    axes: str | None = None
+    image: int | None = None
+    incomplete: bool = False
+    channels: Sequence[str | int] | None = None
+    levels_from: Path | None = None
+    settings: EnhanceSettings = field(default_factory=EnhanceSettings)
+    engine: Engine = "auto"
+    device: Device = "auto"
+    precision: Precision = "float32"
+    attention: bool = True
+    report: bool = True
+    overwrite: bool = False
+    resume: bool = False
+    adapt_s: float | None = None
+    confidence: bool = False
+
+    def open(self, path: Location) -> Stack:
+        """Open a stack."""
+        return open_stack(path, self.axes, image=self.image, incomplete=self.incomplete)
+
+    def plan(self, stack: Stack, model: str | Bundle) -> Plan:
+        """Plan how it is enhanced."""
+        return make_plan(
+            stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
+            precision=self.precision, levels_from=self.levels_from,
+        )  # fmt: skip
+
+    def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
+        """Name the results of a stack, exactly where it is open: the format depends on what it holds."""
+        return name_outputs(
+            path, is_zarr=is_zarr(path), output=self.output, output_dir=self.output_dir, format=self.format,
+            attention=self.attention, report=self.report, like=stack,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BatchStack:
+    """A stack, where its results go as far as that is known before it is open, and the plate that it is a field of."""
+
+    path: Location
+    outputs: Outputs
+    plate: Plate | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is enhanced, by which model, and how.
+
+    Attributes
+    ----------
+    stacks : tuple of BatchStack
+        One after another; no two write to one place.
+    plates : tuple of Plate
+        Those that are given whole; their fields are among the stacks.
+    model : Bundle or "auto"
+        Which enhances all stacks, or the wish to choose one for each.
+    settings : BatchSettings
+        For all of them.
+    """
+
+    stacks: tuple[BatchStack, ...]
+    plates: tuple[Plate, ...]
+    model: Bundle | str
+    settings: BatchSettings
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would be done with a stack, and how long it would take."""
+
+    path: Location
+    plan: Plan
+    outputs: Outputs
+    prediction: Prediction
+    adapt_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `enhance --dry-run --json` prints."""
+        plan, stack, expected, adapting = self.plan, self.plan.stack, self.prediction.as_dict(), {}
+        if self.adapt_s is not None:
+            adapting = {"adaptation": {"seconds": self.adapt_s, "model": str(model_folder(self.outputs))}}
+            expected["hours"] = round(expected["hours"] + self.adapt_s / 3600, 4)
+            expected["seconds"] = {"adapting": self.adapt_s, **expected["seconds"]}
+        return {
+            "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
+            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
+            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "outputs": [str(written) for written in self.outputs.wanted],
+            **adapting, "expected": expected,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StackOutcome:
+    """What became of a stack: a report, and where its confidence is; or a forecast of them; or what went wrong."""
+
+    path: Location
+    report: RunReport | None = None
+    confidence: Location | None = None
+    forecast: Forecast | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class PlateOutcome:
+    """What became of a plate: it appears where no field `failed`, unless that went wrong."""
+
+    plate: Plate
+    failed: int
+    error: OutputError | None = None
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What became of all stacks and plates of a batch, in the order in which they were enhanced.
+
+    Attributes
+    ----------
+    stacks : tuple of StackOutcome
+        One for each stack.
+    plates : tuple of PlateOutcome
+        One for each plate that was given whole.
+    left_out : tuple of str
+        A line for each kind of what was found and is no stack.
+    """
+
+    stacks: tuple[StackOutcome, ...]
+    plates: tuple[PlateOutcome, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def failed(self) -> list[StackOutcome]:
+        """The stacks that were not enhanced, with what went wrong (`error`)."""
+        return [outcome for outcome in self.stacks if outcome.error]
+
+
+def enhance_files(
+    paths: str | Location | Sequence[str | Location],
+    model: str | Path | Bundle = AUTO,
+    *,
+    output_dir: str | Location | None = None,
+    format: Format | None = None,
+    axes: str | None = None,
+    image: int | None = None,
+    incomplete: bool = False,
+    channels: Sequence[str | int] | None = None,
+    levels_from: Path | None = None,
+    settings: EnhanceSettings | None = None,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    attention: bool = True,
+    report: bool = True,
+    overwrite: bool = False,
+    resume: bool = False,
+    adapt_s: float | None = None,
+    confidence: bool = False,
+    where: Executor = THIS_PROCESS,
+    progress: Progress | None = None,
+) -> BatchOutcome:
+    """Enhance many stacks as `cellxlate enhance` does: what fails does not stop the others, and is returned.
+
+    Parameters
+    ----------
+    paths : path, or sequence of paths
+        Files, Zarr folders, plates, folders and patterns of them. A plate that is given whole becomes a plate, which
+        appears when all its fields are enhanced.
+    model : str, Path or Bundle
+        For all stacks; "auto" takes for each the shipped model that suits it.
+    output_dir : path, optional
+        Folder for the outputs of all; made if it is not there. Beside each input by default.
+    format, axes, image, incomplete, channels, levels_from, settings, engine, device, precision
+        As in `enhance_file`, for every stack.
+    attention, report, overwrite, resume, where
+        As in `enhance_file`, for every stack.
+    adapt_s : float, optional
+        Let the model learn from each stack before, so many seconds (`adapt`); not for plates.
+    confidence : bool
+        Write how sure the networks are of each pixel too, beside attention; not for plates.
+    progress : callable, optional
+        Called with an EnhanceProgress, which names its stack, through all phases of each.
+
+    Returns
+    -------
+    BatchOutcome
+        What became of each stack and each plate; `failed` lists the stacks that were not enhanced.
+
+    Raises
+    ------
+    InputError, OptionError, OutputError, ModelError
+        Before any stack is enhanced: one cannot be found, two would be written to one place, a plate or its name is
+        taken, the model cannot be loaded.
+
+    Examples
+    --------
+    >>> import cellxlate
+    >>> outcome = cellxlate.enhance_files("screen/*.tif", output_dir="results")  # doctest: +SKIP
+    >>> [(stack.path.name, str(stack.error)) for stack in outcome.failed]  # doctest: +SKIP
+    [('well7.tif', 'screen/well7.tif is damaged: ...')]
+    """
+    given = [paths] if isinstance(paths, str | Location) else paths
+    left_out: list[str] = []
+    batch = plan_batch(
+        [located(path) for path in given],
+        model,
+        BatchSettings(
+            output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
+            incomplete=incomplete, channels=channels, levels_from=levels_from, settings=settings or EnhanceSettings(),
+            engine=engine, device=device, precision=precision, attention=attention, report=report,
+            overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
+        ),
+        left_out=left_out.append,
+    )  # fmt: skip
+    start_plates(batch)
+    watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
+    stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
+    plates = finished_plates(batch, {outcome.path for outcome in stacks if outcome.error})
+    return BatchOutcome(stacks, tuple(plates), tuple(left_out))
+
+
+def plan_batch(
+    paths: Sequence[Location],
+    model: str | Path | Bundle,
+    settings: BatchSettings,
+    *,
+    left_out: Callable[[str], object] = lambda _line: None,
+) -> Batch:
+    """Find the stacks and plates that are meant, name what becomes of them, and load the model; nothing is written.
+
+    `left_out` is called with a line for each kind of what is found and is no stack.
+    """
+    given, said = without_results(paths)
+    plates = [] if settings.image is not None else plates_of(
+        given, output=settings.output, output_dir=settings.output_dir, format=settings.format,
+        attention=settings.attention, report=settings.report,
+    )  # fmt: skip
+    fields = {
+        plate.source / name: BatchStack(plate.source / name, plate.outputs(name, resume=settings.resume), plate)
+        for plate in plates
+        for name in plate.fields
+    }
+    others = [path for path in given if all(path != plate.source for plate in plates)]
+    images, further = find_inputs(others, each_image=settings.image is None) if others else ([], [])
+    for line in (*said, *further):
+        left_out(line)
+    single = [path for path in dict.fromkeys(images) if path not in fields]
+    if settings.output is not None and len(plates) + len(single) > 1:
+        raise OptionError(
+            OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
+        )
+    if plates and settings.adapt_s is not None:
+        raise OptionError(
+            ADAPT,
+            " learns from single stacks",
+            remedy=("adapt to one field of the plate, then give its model with ", MODEL, " for all"),
+        )
+    if plates and settings.confidence:
+        raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
+    stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
+    require_distinct([(stack.path, stack.outputs) for stack in stacks])
+    loaded = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
+
+
+def attempts(batch: Batch, attempt: Callable[[BatchStack], StackOutcome]) -> Iterator[StackOutcome]:
+    """Attempt something with all stacks, and yield what became of each, an error too."""
+    for stack in batch.stacks:
+        try:
+            outcome = attempt(stack)
+        except Exception as fault:  # noqa: BLE001 whatever it is, the other stacks have no part in it
+            outcome = StackOutcome(stack.path, error=fault)
+        yield outcome
+
+
+def start_plates(batch: Batch) -> None:
+    """Make the unfinished plates, in a folder for the outputs that is made too."""
+    settings = batch.settings
+    for plate in batch.plates:
+        _make_folder(settings.output_dir)
+        plate.start(overwrite=settings.overwrite, resume=settings.resume)
+
+
+def finished_plates(batch: Batch, failed: Collection[Location]) -> Iterator[PlateOutcome]:
+    """Let the plates appear of which no field `failed`, and yield what became of each."""
+    for plate in batch.plates:
+        outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
+        try:
+            if not outcome.failed:
+                plate.finish(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
+        except OutputError as fault:
+            outcome = replace(outcome, error=fault)
+        yield outcome
+
+
+def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Watch) -> StackOutcome:
+    """Enhance one stack of a batch: let the model learn from it, enhance it, write how sure it is, as that is asked."""
+    settings = batch.settings
+    with settings.open(stack.path) as opened, watch() as progress:
+        outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
+        sure = confidence_path(outputs, settings) if settings.confidence else None
+        adaptation = None
+        if settings.adapt_s is not None:
+            adaptation = _adapted(batch, opened, outputs, settings.adapt_s, progress)
+        model = adaptation.model if adaptation else batch.model
+        report = enhance_file(
+            opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
+            levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
+            device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
+            resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,
+        )  # fmt: skip
+        if adaptation:
+            adaptation.forget()
+        if sure:
+            _write_confidence(batch, settings.plan(opened, model), outputs, sure, progress)
+    return StackOutcome(stack.path, report, sure)
+
+
+def predict_stack(
+    batch: Batch, stack: BatchStack, *, workers: int | None = None, scheduler: str | None = None
+) -> StackOutcome:
+    """Say what would be done with a stack, and run a sample of it to say how long, by so many workers, or a cluster."""
+    settings, processes, started = batch.settings, processes_of(workers, scheduler), time.perf_counter()
+    with settings.open(stack.path) as opened:
+        outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
+        plan = settings.plan(opened, batch.model)
+        prediction = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
+        forecast = Forecast(stack.path, plan, outputs, prediction, settings.adapt_s)
+    return StackOutcome(stack.path, forecast=forecast)
+
+
+def processes_of(workers: int | None, scheduler: str | None) -> int:
+    """Return how many processes would share the work at once, and let networks run here as they would in each."""
+    if scheduler is not None:
+        with open_cluster(scheduler=scheduler) as cluster:
+            threads: list[int] = list(cluster.client.nthreads().values())
+        torch.set_num_threads(max(threads, default=1))
+        return max(len(threads), 1)
+    if workers is None:
+        return 1
+    torch.set_num_threads(1)
+    return int(max(min(workers, os.cpu_count() or 1), 1))
+
+
+def confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
+    """Return where confidence goes: beside attention, `_confidence` for `_attention`.
+
+    Raises
+    ------
+    OptionError
+        Attention is not kept.
+    OutputError
+        There is one already.
+    """
+    if not settings.attention:
+        raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))
+    head, _, ending = outputs.attention.name.rpartition("_attention")
+    path = outputs.attention.with_name(f"{head}_confidence{ending}")
+    if path.exists() and not (settings.overwrite or settings.resume):
+        raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
+    return path
+
+
+def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progress: Progress) -> Adaptation:
+    """Let the model learn from a stack, after making sure that there is room for the results."""
+    settings = batch.settings
+    _make_folder(settings.output_dir)
+    folder = model_folder(outputs)
+    require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
+    return adapt_stack(
+        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels,
+        settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
+        overwrite=settings.overwrite, resume=settings.resume, progress=progress,
+    )  # fmt: skip
+
+
+def _write_confidence(batch: Batch, plan: Plan, outputs: Outputs, path: Location, progress: Progress) -> None:
+    """Ask the networks again how sure they are, and write it beside attention."""
+    started = time.perf_counter()
+
+    def tell(done: float, total: int) -> None:
+        progress(EnhanceProgress(plan.stack.name, done, total, time.perf_counter() - started, "confidence"))
+
+    write_confidence(
+        plan, outputs.attention, path, overwrite=batch.settings.overwrite, resume=batch.settings.resume, progress=tell
+    )
+
+
+def _make_folder(folder: Location | None) -> None:
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)

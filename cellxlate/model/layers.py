@@ -1,0 +1,324 @@
+"""What is known of each kind of layer, in one table, and what follows from it for whole networks.
+
+`KINDS` has an entry for every class of layer that networks are made of, as they are trained and as they are run. A new
+layer is a class in `blocks` and an entry here: receptive field, cost, folding and ONNX export then know it. Two things
+stand elsewhere, since they change rows of layers and not one: fusing neighbours (`inference`, `training.acceleration`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cellxlate.errors import OptionError
+from cellxlate.model.blocks import ChannelsToPixels, CroppedBlock, Level, ResidualBlock
+from cellxlate.model.graph import Graph
+
+PROBE_SIDE_PX = 1 << 16
+"""A side that any network can take, as margins are computed on it."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which inputs an output of a layer sees, along one axis; by itself: the one at the same place.
+
+    Attributes
+    ----------
+    kernel_px, padding_px : int
+        Inputs that an output sees, and how many beyond the border are made up.
+    step : int
+        How many inputs lie between neighbouring outputs.
+    enlarges : bool
+        The same backwards, as in a transposed convolution: `kernel_px` outputs see an input, and `step` outputs lie
+        between neighbouring inputs.
+    more_px : int
+        Outputs that are added at the end.
+    """
+
+    kernel_px: int = 1
+    step: int = 1
+    padding_px: int = 0
+    enlarges: bool = False
+    more_px: int = 0
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Return the interval of inputs that the outputs first..last depend on."""
+        if self.enlarges:
+            start = first + self.padding_px - self.kernel_px + 1
+            return -(-start // self.step), (last + self.padding_px) // self.step
+        return first * self.step - self.padding_px, last * self.step - self.padding_px + self.kernel_px - 1
+
+    def spacing(self, before: int) -> int:
+        """Return the distance between neighbouring outputs, from that between inputs."""
+        return before // self.step if self.enlarges else before * self.step
+
+    def side_px(self, side_px: int) -> int:
+        """Return the side of the output from the side of the input."""
+        if self.enlarges:
+            return (side_px - 1) * self.step - 2 * self.padding_px + self.kernel_px + self.more_px
+        return (side_px + 2 * self.padding_px - self.kernel_px) // self.step + 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer takes.
+
+    Attributes
+    ----------
+    inputs, outputs : int
+        Values per pixel that are kept, of what enters and of what leaves; 0 where it works in place.
+    products : int
+        Multiply-adds per pixel of the coarser side.
+    """
+
+    inputs: int = 0
+    outputs: int = 0
+    products: int = 0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of one kind of layer; functions take the layer first.
+
+    Attributes
+    ----------
+    window : callable
+        Returns the `Window` of a layer without parts.
+    parts : callable or None
+        Returns the layers inside, in the order of the data along its longest way, which decides the receptive field.
+    cost : callable
+        Returns the `Cost` of a layer without parts.
+    output_axis : int or None
+        The axis of its `weight` that counts output channels: the fixed normalisation after it is folded into its weight
+        and its `bias`. None: it takes none.
+    write : callable or None
+        (layer, graph, features) -> name of the output in the ONNX graph. None: it has no counterpart.
+    """
+
+    window: Callable[[Any], Window] = lambda _: Window()
+    parts: Callable[[Any], list[nn.Module]] | None = None
+    cost: Callable[[Any], Cost] = lambda _: Cost()
+    output_axis: int | None = None
+    write: Callable[[Any, Graph, str], str] | None = None
+
+
+def kind_of(layer: nn.Module) -> Kind:
+    """Return what is known of a layer.
+
+    Raises
+    ------
+    OptionError
+        Nothing: its class has no entry.
+    """
+    try:
+        return KINDS[type(layer)]
+    except KeyError:
+        raise OptionError(
+            f"nothing is known of the layer {type(layer).__name__}; give it an entry in cellxlate.model.layers.KINDS"
+        ) from None
+
+
+def leaves(network: nn.Module) -> list[nn.Module]:
+    """Return the layers without parts of a network (of all in its `layers`) or of a layer, in the order of the data."""
+    layer = getattr(network, "layers", network)
+    parts = kind_of(layer).parts
+    return [layer] if parts is None else [leaf for part in parts(layer) for leaf in leaves(part)]
+
+
+# geometry
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """How far the input of an output pixel reaches, at most, and the period of the network in pixels."""
+
+    halo_px: int
+    stride: int
+
+
+def receptive_field(network: nn.Module) -> ReceptiveField:
+    """Compute the receptive field of a network whose output has the size of its input.
+
+    For each phase of an output pixel, the interval of inputs that reach it is followed backwards through the layers.
+    """
+    stride = coarsening(network)
+    windows = [kind_of(layer).window(layer) for layer in leaves(network)]
+    halo = 0
+    for phase in range(stride):
+        first = last = phase
+        for window in reversed(windows):
+            first, last = window.reach(first, last)
+        halo = max(halo, phase - first, last - phase)
+    return ReceptiveField(halo_px=halo, stride=stride)
+
+
+def spacings(network: nn.Module) -> Iterator[tuple[nn.Module, int, int]]:
+    """Yield each layer with the distance, in input pixels, between neighbours before it and after it."""
+    spacing = 1
+    for layer in leaves(network):
+        before, spacing = spacing, kind_of(layer).window(layer).spacing(spacing)
+        yield layer, before, spacing
+
+
+def coarsening(network: nn.Module) -> int:
+    """Return how many pixels on a side become one where the network is coarsest."""
+    return max((spacing for _, _, spacing in spacings(network)), default=1)
+
+
+def margin_px(*layers: nn.Module) -> int:
+    """Return by how many pixels, at every side, the output of layers in a row is smaller than their input."""
+    side = PROBE_SIDE_PX
+    for layer in layers:
+        for leaf in leaves(layer):
+            side = kind_of(leaf).window(leaf).side_px(side)
+    return (PROBE_SIDE_PX - side) // 2
+
+
+# cost
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trained numbers in a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def activation_bytes_per_px(network: nn.Module) -> float:
+    """Return the bytes per input pixel that the widest layer holds: its input, its output, and a second one kept."""
+    widest = 0.0
+    for layer, before, after in spacings(network):
+        cost = kind_of(layer).cost(layer)
+        widest = max(widest, cost.inputs / before**2 + 2 * cost.outputs / after**2)
+    return 4 * widest
+
+
+def operations_per_px(network: nn.Module) -> float:
+    """Return the multiply-adds times two (FLOP) that a network's layers spend per input pixel."""
+    return sum(
+        2 * kind_of(layer).cost(layer).products / max(before, after) ** 2 for layer, before, after in spacings(network)
+    )
+
+
+# export
+
+
+def write(layer: nn.Module, graph: Graph, features: str) -> str:
+    """Add a layer to a graph and return the name of its output.
+
+    Raises
+    ------
+    OptionError
+        It, or a layer inside, has no counterpart in ONNX.
+    """
+    writes = kind_of(layer).write
+    if writes is None:
+        raise OptionError(f"the layer {type(layer).__name__} has no counterpart in ONNX; fold the statistics first")
+    return writes(layer, graph, features)
+
+
+def _node(kind: str, **attributes: Any) -> Callable[[nn.Module, Graph, str], str]:
+    """Return what writes a layer that is one node without constants."""
+    return lambda _, graph, features: graph.add(kind, features, **attributes)
+
+
+def _write_row(layers: nn.Sequential, graph: Graph, features: str) -> str:
+    for layer in layers:
+        features = write(layer, graph, features)
+    return features
+
+
+def _write_block(block: ResidualBlock | CroppedBlock, graph: Graph, features: str) -> str:
+    inside = graph.cropped(features, margin_px(block.body))
+    return graph.add("Add", inside, write(block.body, graph, features))
+
+
+def _write_level(level: Level, graph: Graph, features: str) -> str:
+    fine = write(level.before, graph, features)
+    coarse = write(level.up, graph, write(level.inside, graph, write(level.down, graph, fine)))
+    inside = graph.cropped(fine, margin_px(level.down, level.inside, level.up))
+    return write(level.after, graph, graph.add("Add", inside, coarse))
+
+
+def _write_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, graph: Graph, features: str) -> str:
+    pads = [int(side) for side in layer.padding] * 2
+    if layer.padding_mode == "reflect":
+        full = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+        features, pads = graph.add("Pad", features, graph.constant(full, np.int64), mode="reflect"), [0, 0, 0, 0]
+    given = [features, graph.constant(layer.weight)]
+    if layer.bias is not None:
+        given.append(graph.constant(layer.bias))
+    shape = {"kernel_shape": list(layer.kernel_size), "strides": list(layer.stride), "pads": pads}
+    if isinstance(layer, nn.ConvTranspose2d):
+        return graph.add("ConvTranspose", *given, **shape, output_padding=list(layer.output_padding))
+    return graph.add("Conv", *given, **shape)
+
+
+def _write_unshuffle(layer: nn.PixelUnshuffle, graph: Graph, features: str) -> str:
+    """Pixels to channels. ONNX orders the channels by the place in the block first, torch by the image channel."""
+    factor, channels = layer.downscale_factor, graph.channels
+    moved = graph.add("SpaceToDepth", features, blocksize=factor)
+    if channels == 1:
+        return moved
+    order = np.arange(channels * factor**2).reshape(factor**2, channels).T.ravel()
+    return graph.add("Gather", moved, graph.constant(order, np.int64), axis=1)
+
+
+def _write_shuffle(layer: nn.PixelShuffle, graph: Graph, features: str) -> str:
+    return graph.add("DepthToSpace", features, blocksize=layer.upscale_factor, mode="CRD")
+
+
+def _write_upsample(layer: nn.Upsample, graph: Graph, features: str) -> str:
+    factor = float(layer.scale_factor)  # type: ignore[arg-type]
+    how = (
+        {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        if layer.mode == "bilinear"
+        else {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    )
+    return graph.add("Resize", features, "", graph.constant([1.0, 1.0, factor, factor]), **how)
+
+
+# the table
+
+
+def _convolution_window(layer: nn.Conv2d) -> Window:
+    return Window(layer.kernel_size[0], layer.stride[0], int(layer.padding[0]))
+
+
+def _transposed_window(layer: nn.ConvTranspose2d) -> Window:
+    padding, more = int(layer.padding[0]), layer.output_padding[0]
+    return Window(layer.kernel_size[0], layer.stride[0], padding, enlarges=True, more_px=more)
+
+
+def _convolution_cost(layer: nn.Conv2d | nn.ConvTranspose2d) -> Cost:
+    return Cost(layer.in_channels, layer.out_channels, layer.weight.numel())
+
+
+def _enlarging(factor: int) -> Window:
+    """Each input becomes so many outputs."""
+    return Window(factor, factor, enlarges=True)
+
+
+def _upsample_window(layer: nn.Upsample) -> Window:
+    factor = int(layer.scale_factor)  # type: ignore[arg-type]
+    if layer.mode == "bilinear":  # between the two pixels whose centres are nearest
+        half = factor // 2
+        return Window(factor + 2 * half, factor, half, enlarges=True)
+    return _enlarging(factor)
+
+
+KINDS: dict[type[nn.Module], Kind] = {
+    nn.Sequential: Kind(parts=list, write=_write_row),
+    ResidualBlock: Kind(parts=lambda block: [block.body], write=_write_block),
+    CroppedBlock: Kind(parts=lambda block: [block.body], write=_write_block),
+    Level: Kind(parts=lambda one: [one.before, one.down, one.inside, one.up, one.after], write=_write_level),
+    nn.Conv2d: Kind(_convolution_window, cost=_convolution_cost, output_axis=0, write=_write_convolution),
+    nn.ConvTranspose2d: Kind(_transposed_window, cost=_convolution_cost, output_axis=1, write=_write_convolution),
+    nn.InstanceNorm2d: Kind(),  # once its statistics are fixed
+    nn.ReLU: Kind(write=_node("Relu")),
+    nn.Tanh: Kind(write=_node("Tanh")),
+    nn.PixelUnshuffle: Kind(lambda one: Window(one.downscale_factor, one.downscale_factor), write=_write_unshuffle),
+    nn.PixelShuffle: Kind(lambda layer: _enlarging(layer.upscale_factor), write=_write_shuffle),
+    ChannelsToPixels: Kind(lambda _: _enlarging(2), write=_node("DepthToSpace", blocksize=2, mode="DCR")),
+    nn.Upsample: Kind(_upsample_window, write=_write_upsample),
+}

@@ -1,0 +1,86 @@
+"""What a finished result is found to be: counted, judged and drawn in one place, whoever reads it back."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cellxlate.quality.checks import warnings_of
+from cellxlate.quality.report.report import draw_planes
+from cellxlate.quality.tally import Tally, spared
+from cellxlate.quality.trust import examine
+from cellxlate.stacks.stack import Stack
+
+Draw = Callable[[], str]
+Beside = Callable[[Draw], AbstractContextManager[Draw]]
+"""Lets pictures be drawn while a result is checked, and gives what returns them: `in_a_thread`, unless somebody wants
+to know what each takes."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was found: what changed, with what could not be found out among its failures; pictures, as HTML."""
+
+    tally: Tally
+    figures: str
+
+
+@contextmanager
+def in_a_thread(draw: Draw) -> Iterator[Draw]:
+    """Draw in a thread of its own."""
+    with ThreadPoolExecutor(1, "cellxlate-pictures") as pool:
+        yield pool.submit(draw).result
+
+
+def account_of(
+    stack: Stack,
+    enhanced: Stack,
+    attention: Stack,
+    count: Callable[[], Tally],
+    *,
+    channels: Sequence[int],
+    domain: Mapping[str, Any] | None,
+    draw: bool = True,
+    beside: Beside = in_a_thread,
+) -> Account:
+    """Count what a result changed, judge whether it should be believed, and draw planes of it meanwhile.
+
+    Parameters
+    ----------
+    stack, enhanced, attention : Stack
+        Input, output and attention (uint8), of the same shape.
+    count : callable
+        Reads them and returns what changed: `read_back`, be it elsewhere, or with more that it answers for. What it
+        raises is passed on; a check or a picture that fails is noted.
+    channels : sequence of int
+        The channels that were enhanced.
+    domain : mapping or None
+        What the model's card says of its training images.
+    draw : bool
+        Whether pictures are wanted.
+    beside : callable
+        How they are drawn meanwhile.
+    """
+    drawing = partial(draw_planes, stack, enhanced, attention, channels=channels)
+    figures = ""
+    with beside(drawing) if draw else nullcontext(str) as drawn:
+        tally = count()
+        with spared("judging whether the result should be believed", tally.failures):
+            tally.trust = examine(stack, enhanced, attention, places=tally.places, channels=channels, domain=domain)
+        with spared("drawing the pictures of the report", tally.failures):
+            figures = drawn()
+    return Account(tally, figures)
+
+
+def doubts_about(stack: Stack, tally: Tally, *, chosen: bool) -> list[str]:
+    """Return what a reader should be warned of; where that fails, it is among the tally's failures.
+
+    `chosen` says whether the model was taken as the one that suits the stack best.
+    """
+    warnings: list[str] = []
+    names = dict(enumerate(stack.channel_names))
+    with spared("gathering warnings", tally.failures):
+        warnings += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen)
+    return warnings

@@ -1,0 +1,173 @@
+"""Windows of noisy images, in memory, with the noise that their camera adds: what a model learns from alone."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from cellxlate.errors import InputError
+from cellxlate.prefetch import ahead
+from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
+from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise, spread_evenly
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
+from cellxlate.stacks.intensity.stack_noise import stack_noise
+from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.read.sets.ome import one_of_each
+from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.training.fields.patches import Domain, Field, check_stack
+
+CANDIDATES = 3
+"""Windows that are looked at for each that is taken: the one with most contrast."""
+CONTRAST_PER_NOISE = 1.5
+MOST_FILES, WINDOWS_PER_FILE = 16, 2
+
+
+class NothingToLearnError(InputError):
+    """An image is too small, or shows nothing that stands out of its noise."""
+
+
+def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | None) -> Domain:
+    """Take a bounded sample of some files and folders into memory, with the noise that their camera adds.
+
+    Raises
+    ------
+    InputError
+        Nothing to read, several channels and none chosen, images smaller than 64 px or without contrast.
+    """
+    files, _ = find_images(paths, "source")
+    files = one_of_each(files)
+    chosen = spread_evenly(files, min(MOST_FILES, settings.alone.windows))
+    quota = -(-settings.alone.windows // len(chosen))
+    fields: list[Field] = []
+    windows: list[npt.NDArray[Any]] = []
+    for path in chosen:
+        with ExitStack() as opened:
+            stack = opened.enter_context(open_stack(path))
+            number = check_stack(stack, path, LEAST_LEARNED_PX, channel)
+            intensities = stack_ranges(stack, [number])
+            fields += sample_of(stack, number, intensities[number], settings.alone, quota)
+            noise = stack_noise(stack, number) if len(chosen) == 1 else None
+            windows += [] if noise else islice(sample_windows(stack, number), WINDOWS_PER_FILE)
+    return domain_of([(fields, noise or measure_noise(windows))], "the source images")
+
+
+def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
+    """Take a bounded sample of some channels of a stack into memory, with the noise of each.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of which windows are read.
+    intensities : dict of int to IntensityRange
+        Of each channel that takes part.
+    settings : AloneSettings
+        How many windows, and of which size.
+
+    Raises
+    ------
+    NothingToLearnError
+        Planes are smaller than 64 px, or no channel has contrast.
+    """
+    if min(stack.plane_shape) < LEAST_LEARNED_PX:
+        rows, columns = stack.plane_shape
+        raise NothingToLearnError(
+            f"{stack.name}: {rows} x {columns} px is too small to learn from; expected at least {LEAST_LEARNED_PX} px"
+        )
+    channels = spread_evenly(list(intensities), settings.windows)
+    quota = max(settings.windows // len(channels), 1)
+    return domain_of(
+        [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
+        stack.name,
+    )
+
+
+def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str) -> Domain:
+    """Return the fields of some channels as one domain, with the noise of each channel.
+
+    Raises
+    ------
+    NothingToLearnError
+        No field has contrast, or none has noise.
+    """
+    if not any(own for own, _ in channels):
+        raise NothingToLearnError(f"{name}: every window holds pixels that are not finite, or one value alone")
+    pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
+    if not pairs:
+        raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
+    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
+
+
+def stands_out(field: Field) -> bool:
+    """Return whether a window shows more, after a Gaussian of 2 px, than what that leaves of the noise.
+
+    Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
+    """
+    return (
+        _contrast(np.asarray(field.stack.pixels), field.intensity)
+        > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
+    )
+
+
+def _contrast(counts: npt.NDArray[Any], intensity: IntensityRange) -> float:
+    """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
+    return float(np.std(ndimage.gaussian_filter(intensity.to_unit(counts), SMOOTHING_PX)))
+
+
+def sample_of(
+    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int
+) -> list[Field]:
+    """Return at most so many windows of a channel, spread over its planes, each where there is contrast, in memory.
+
+    Windows with pixels that are not finite, or of one value, are left out.
+    """
+    windows = list(_windows(stack, channel, settings.window_px))
+    kept: list[Field] = []
+    for group in _groups(spread_evenly(windows, CANDIDATES * count), count):
+        best: tuple[float, Field] | None = None
+        for window, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
+            if not np.isfinite(counts).all() or counts.min() == counts.max():
+                continue
+            own = intensity.at(stack.time_of(window[0]))
+            contrast = _contrast(counts, own)
+            if best is None or contrast > best[0]:
+                best = contrast, _field(stack, channel, window, np.array(counts), own)
+        if best:
+            kept.append(best[1])
+    return kept
+
+
+def _field(
+    stack: Stack,
+    channel: int,
+    part: tuple[PlaneIndex, slice, slice],
+    counts: npt.NDArray[Any],
+    intensity: IntensityRange,
+) -> Field:
+    index, rows, columns = part
+    name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
+    window = Stack.from_array(counts, "YX", name=name)
+    (inside,) = window.plane_indices()
+    return Field(window, inside, intensity)
+
+
+def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+    """Yield all windows of a channel, plane by plane, as large as asked for or as the plane."""
+    starts = [
+        np.linspace(0, max(size - side_px, 0), -(-size // side_px)).astype(int).tolist() for size in stack.plane_shape
+    ]
+    for number in range(stack.planes_per_channel):
+        index = stack.plane_of(number, channel)
+        for top in starts[0]:
+            for left in starts[1]:
+                yield index, slice(top, top + side_px), slice(left, left + side_px)
+
+
+def _groups(windows: list[Any], count: int) -> list[list[Any]]:
+    """Cut windows, in their order, into at most so many groups."""
+    bounds = [len(windows) * part // count for part in range(count + 1)]
+    return [windows[first:last] for first, last in pairwise(bounds) if first < last]
