@@ -15,7 +15,7 @@ import tifffile
 
 from cellxlate.cli import main
 from cellxlate.cli.parser import build_parser
-from cellxlate.settings import load_settings
+from cellxlate.settings_file import load_settings
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.write.copy import write_stacks
 
