@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 
@@ -276,6 +277,7 @@ def attempts(batch: Batch, attempt: Callable[[BatchStack], StackOutcome]) -> Ite
         try:
             outcome = attempt(stack)
         except Exception as fault:  # noqa: BLE001 whatever it is, the other stacks have no part in it
+            clear_frames(fault.__traceback__)  # the planes that they hold would stay as long as the outcome
             outcome = StackOutcome(stack.path, error=fault)
         yield outcome
 
