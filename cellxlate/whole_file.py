@@ -8,10 +8,10 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cellxlate.errors import OutputError
+from cellxlate.errors import OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import RESUME
 
-IN_THE_WAY = "{} appeared meanwhile and is not replaced; move it elsewhere and run again with --resume"
 UNKNOWN_CALL = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 """What a disk answers that has no links, or does not know how to rename without replacing."""
 
@@ -20,6 +20,13 @@ LINUX_HERE, LINUX_EXCLUSIVE, DARWIN_EXCLUSIVE = -100, 1, 4
 
 LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 """What a disk answers that has not kept what was written; any other answer means that it cannot wait."""
+
+
+def in_the_way(path: Location) -> OutputError:
+    """Return what to say of what has taken a name meanwhile."""
+    return OutputError(
+        f"{path} appeared meanwhile and is not replaced", remedy=("move it elsewhere and run again with ", RESUME)
+    )
 
 
 def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = True) -> None:
@@ -48,11 +55,12 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
     stored = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if isinstance(path, RemotePath):  # an object appears whole
         if not replaces and path.exists():
-            raise OutputError(IN_THE_WAY.format(path))
+            raise in_the_way(path)
         try:
             path.write_bytes(stored)
         except OSError as fault:
-            raise OutputError(f"{path} cannot be written ({fault}); check your rights and the network") from fault
+            refused = OutputError(f"{path} cannot be written ({fault}); check your rights and the network")
+            raise unless_denied(refused, path, fault) from fault
         return
     unfinished = path.with_name(unfinished_name())
     try:
@@ -70,14 +78,15 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
             unfinished.unlink(missing_ok=True)
         wait_for_disk(path.parent)
     except OSError as fault:
-        raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+        refused = OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder")
+        raise unless_denied(refused, path, fault) from fault
 
 
 def _rename_or_say(source: Path, target: Path) -> None:
     try:
         rename_free(source, target)
     except FileExistsError as fault:
-        raise OutputError(IN_THE_WAY.format(target)) from fault
+        raise in_the_way(target) from fault
 
 
 def rename_free(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """What the documentation says can be done: links lead somewhere, commands exist, examples run."""
 
+import ast
 import os
 import re
 import shlex
@@ -223,3 +224,26 @@ def test_the_python_of_the_readme_runs(folder: Path, tmp_path: Path, monkeypatch
     names["stack"].close()
     assert names["result"].image.shape == names["result"].attention.shape
     assert Path("out.ome.zarr").is_dir()
+
+
+def templates() -> list[str]:
+    """Return every text in the source of the program, `…` in the place of what is filled in."""
+    found = []
+    for path in sorted((TOP / "cellxlate").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return found
+
+
+def test_the_messages_that_are_quoted_are_messages_of_the_program() -> None:
+    page = (TOP / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| \*\*`(.+?)`\*\* \|", page, re.M)
+    assert len(quoted) > 30
+    known = templates()
+    for message in quoted:
+        pattern = re.compile(".*".join(re.escape(part) for part in message.split("…")), re.S)
+        assert any(pattern.search(text) for text in known), message

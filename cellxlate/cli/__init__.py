@@ -1,5 +1,6 @@
 """The command line: arguments in, exit code out. Each command imports what it needs when it runs."""
 
+import argparse
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from types import FrameType
 
 from cellxlate.cli.output import complain
 from cellxlate.cli.parser import build_parser
-from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.model.engines.malloc import keep_freed_memory
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -53,18 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any("\0" in argument for argument in given):
         complain("an argument holds a null character, which no file name can; check how it was made")
         return OptionError.exit_code
-    options = build_parser().parse_args(arguments)
+    with speaking("command"):
+        return _run(build_parser().parse_args(arguments), is_process=arguments is None)
+
+
+def _run(options: argparse.Namespace, *, is_process: bool) -> int:
+    """Run a command that has been parsed; it ends this process with it where it `is_process`."""
     if not options.debug:
         warnings.simplefilter("ignore")
     keep_freed_memory()
     try:
-        with _terminable(leaves=arguments is None):
+        with _terminable(leaves=is_process):
             code: int = options.run(options)
         return code
     except KeyboardInterrupt as ended:
         complain("interrupted; what is done is kept beside the output, give --resume to go on")
         code = TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
-        if arguments is None:  # this process is the command
+        if is_process:
             _leave_within(LEAVE_S, code)
         return code
     except BrokenPipeError:
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CellxlateError as fault:
         if options.debug:
             raise
-        complain(str(fault))
+        complain(said(fault))
         return fault.exit_code
     except MemoryError:
         if options.debug:
@@ -83,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as fault:
         if options.debug:
             raise
-        place = f"{fault.filename}: " if fault.filename else ""
-        complain(f"{place}{fault.strerror or fault}; check the name, the folder and the disk")
+        file = f"{fault.filename}: " if fault.filename else ""
+        complain(f"{file}{fault.strerror or fault}; check the name, the folder and the disk")
         return OptionError.exit_code
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.output import complain, progress_bar, say
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
 
@@ -110,7 +110,7 @@ def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, A
         if options.debug:
             raise fault
         known = isinstance(fault, CellxlateError)
-        error = str(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        error = said(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
         complain(error if known else f"{outcome.path}: {error}")
         return {"input": str(outcome.path), "error": error}
     if outcome.report is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cellxlate.cli.output import noise_answer, noise_table, progress_bar, say
 from cellxlate.errors import CellxlateError, InputError, OptionError
 from cellxlate.locations import located
+from cellxlate.options import ATTENTION, HAZE, LAYOUT, MASK, NOISE, OUTPUT, SCALE, SOURCE, STRUCTURE, TRUTH
 
 if TYPE_CHECKING:
     from cellxlate.stacks.samples.nuclei import SimulatedStack
@@ -22,7 +23,7 @@ def run_sample(options: argparse.Namespace) -> int:
     outputs: dict[str, Path | None] = {"stack": options.output, "truth": options.truth, "mask": options.mask}
     wanted = [(getattr(sample, name), path) for name, path in outputs.items() if path]
     if len({path.absolute() for _, path in wanted}) < len(wanted):
-        raise OptionError("OUT, --truth and --mask name the same file; give each its own")
+        raise OptionError("OUT, ", TRUTH, " and ", MASK, " name the same file", remedy="give each its own")
     with progress_bar(options, "planes") as show:
         write_stacks(wanted, overwrite=options.overwrite, progress=show)
     answer = {
@@ -40,14 +41,16 @@ def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str,
     if options.structure is None:
         from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
-        for name in ("scale", "haze"):
-            if getattr(options, name) is not None:
-                raise OptionError(f"--{name} is for drawn structures; add --structure KIND, or leave it out")
+        for option, given in ((SCALE, options.scale), (HAZE, options.haze)):
+            if given is not None:
+                raise OptionError(
+                    option, " is for drawn structures", remedy=("add ", STRUCTURE.of("KIND"), ", or leave it out")
+                )
         fraction = 0.15 if options.cell_fraction is None else options.cell_fraction
         plain = SampleSettings(options.shape, fraction, options.layout or "scattered", options.seed)
         return simulate(plain), {"cell_fraction": plain.cell_fraction, "layout": plain.layout}
     if options.layout is not None:
-        raise OptionError("--layout is for simulated nuclei; leave it out, or leave out --structure")
+        raise OptionError(LAYOUT, " is for simulated nuclei", remedy=("leave it out, or leave out ", STRUCTURE))
     from cellxlate.stacks.samples.drawn import StructureSettings, simulate_structures
 
     settings = StructureSettings(
@@ -70,14 +73,16 @@ def run_info(options: argparse.Namespace) -> int:
     from cellxlate.model.cards import describe_model, is_model
     from cellxlate.stacks.read.open import open_stack
 
-    place = located(options.path)
+    location = located(options.path)
     lines: list[str] = []
-    if isinstance(place, Path) and is_model(options.path):
+    if isinstance(location, Path) and is_model(options.path):
         if options.noise:
-            raise OptionError(f"{options.path} is a model; --noise measures a stack: leave it out, or give a stack")
+            raise OptionError(
+                f"{options.path} is a model", remedy=(NOISE, " measures a stack: leave it out, or give a stack")
+            )
         answer = describe_model(options.path)
     else:
-        with open_stack(place, options.axes, image=options.image, incomplete=options.incomplete) as stack:
+        with open_stack(location, options.axes, image=options.image, incomplete=options.incomplete) as stack:
             answer = {
                 "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
                 "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),
@@ -115,7 +120,9 @@ def run_report(options: argparse.Namespace) -> int:
 
     several = len(options.results) > 1
     if several and (options.output or options.source or options.attention):
-        raise OptionError("-o, --source and --attention belong to one result; give one, or leave them out")
+        raise OptionError(
+            OUTPUT, ", ", SOURCE, " and ", ATTENTION, " belong to one result", remedy="give one, or leave them out"
+        )
     reports = []
     for path in options.results:
         try:

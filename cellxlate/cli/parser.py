@@ -11,7 +11,7 @@ from cellxlate.cli.export import run_export
 from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report, run_sample
 from cellxlate.cli.output import printable
 from cellxlate.cli.train import run_evaluate, run_train
-from cellxlate.errors import OptionError
+from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
 from cellxlate.settings import ADAPT_S, AUTO, PRESETS, THRESHOLD
 
@@ -58,39 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--output", type=Path, default=Path("cellxlate_demo"), metavar="DIR", help="%(default)s")
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
-    sample = command("sample", run_sample, "Simulate a faint fluorescence stack with known truth and mask.")
-    sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
-    sample.add_argument("--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="1,1,1,520,696")
-    sample.add_argument(
-        "--cell-fraction", type=float, metavar="F", help="share of a plane, 0 to 0.9 (0.15; any, for drawn structures)"
-    )
-    sample.add_argument("--layout", choices=("scattered", "clustered"), help="of nuclei (scattered)")
-    sample.add_argument(
-        "--structure",
-        metavar="KIND",
-        help="draw filaments, tubules, membranes, puncta, blobs, nuclei, reticulum, cells, tissue or mixed",
-    )
-    sample.add_argument("--scale", type=float, metavar="F", help="sizes of drawn structures, 0.2 to 8 (1)")
-    sample.add_argument("--haze", type=float, metavar="F", help="out-of-focus light of drawn structures (0)")
-    sample.add_argument("--seed", type=int, default=0, metavar="N")
-    sample.add_argument("--truth", type=Path, metavar="FILE", help="write the sharp, noise-free truth too")
-    sample.add_argument("--mask", type=Path, metavar="FILE", help="write the mask of the cells too")
-    sample.add_argument("--overwrite", action="store_true")
-
+    _add_sample(command("sample", run_sample, "Simulate a faint fluorescence stack with known truth and mask."))
     _add_enhance(command("enhance", run_enhance, "Enhance the cells of stacks; every other pixel stays as it is."))
     _add_train(command("train", run_train, "Train a translator from unpaired images, or from the source alone."))
 
-    evaluate = command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images.")
-    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
-    evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
-    evaluate.add_argument("--source", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--truth", type=Path, metavar="DIR")
-    evaluate.add_argument("--masks", type=Path, metavar="DIR")
-    evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
-    evaluate.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
-    evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
-    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
-
+    _add_evaluate(command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images."))
     info = command("info", run_info, "Show what a stack or a model is.")
     info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
     info.add_argument("--axes", metavar="TCZYX")
@@ -109,6 +81,38 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
     describe.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
     return parser
+
+
+def _add_sample(sample: argparse.ArgumentParser) -> None:
+    sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
+    sample.add_argument("--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="1,1,1,520,696")
+    sample.add_argument(
+        "--cell-fraction", type=float, metavar="F", help="share of a plane, 0 to 0.9 (0.15; any, for drawn structures)"
+    )
+    sample.add_argument("--layout", choices=("scattered", "clustered"), help="of nuclei (scattered)")
+    sample.add_argument(
+        "--structure",
+        metavar="KIND",
+        help="draw filaments, tubules, membranes, puncta, blobs, nuclei, reticulum, cells, tissue or mixed",
+    )
+    sample.add_argument("--scale", type=float, metavar="F", help="sizes of drawn structures, 0.2 to 8 (1)")
+    sample.add_argument("--haze", type=float, metavar="F", help="out-of-focus light of drawn structures (0)")
+    sample.add_argument("--seed", type=int, default=0, metavar="N")
+    sample.add_argument("--truth", type=Path, metavar="FILE", help="write the sharp, noise-free truth too")
+    sample.add_argument("--mask", type=Path, metavar="FILE", help="write the mask of the cells too")
+    sample.add_argument("--overwrite", action="store_true")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
+    evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
+    evaluate.add_argument("--source", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--truth", type=Path, metavar="DIR")
+    evaluate.add_argument("--masks", type=Path, metavar="DIR")
+    evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
+    evaluate.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
+    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -166,6 +170,10 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         help="also write how sure the model is of each pixel; takes 9 times as long",
     )
     enhance.add_argument("--no-report", action="store_true", help="do not write the report")
+    _add_computing(enhance)
+
+
+def _add_computing(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--tile", type=int, metavar="N", help="side of a tile in pixels; from a memory budget by default"
     )
@@ -230,7 +238,7 @@ def _place(text: str) -> Location:
     try:
         return located(text)
     except OptionError as fault:
-        raise argparse.ArgumentTypeError(str(fault)) from fault
+        raise argparse.ArgumentTypeError(said(fault)) from fault
 
 
 def _shape(text: str) -> tuple[int, ...]:

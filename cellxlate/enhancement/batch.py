@@ -35,6 +35,7 @@ from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
+from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
@@ -299,13 +300,17 @@ def plan_batch(
         left_out(line)
     single = [path for path in dict.fromkeys(images) if path not in fields]
     if settings.output is not None and len(plates) + len(single) > 1:
-        raise OptionError(f"-o names one output, but there are {len(fields) + len(single)} stacks; give --output-dir")
+        raise OptionError(
+            OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
+        )
     if plates and settings.adapt_s is not None:
         raise OptionError(
-            "--adapt learns from single stacks; adapt to one field of the plate, then give its model with -m for all"
+            ADAPT,
+            " learns from single stacks",
+            remedy=("adapt to one field of the plate, then give its model with ", MODEL, " for all"),
         )
     if plates and settings.confidence:
-        raise OptionError("--confidence is written for single stacks; give the fields of the plate one by one")
+        raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
     loaded = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
@@ -402,11 +407,11 @@ def confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
         There is one already.
     """
     if not settings.attention:
-        raise OptionError("--confidence is read together with attention; leave out --no-attention")
+        raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))
     head, _, ending = outputs.attention.name.rpartition("_attention")
     path = outputs.attention.with_name(f"{head}_confidence{ending}")
     if path.exists() and not (settings.overwrite or settings.resume):
-        raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+        raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
     return path
 
 

@@ -25,6 +25,7 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
 from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
@@ -269,11 +270,15 @@ def checked(settings: EnhanceSettings) -> EnhanceSettings:
         The threshold lies outside [0, 1], the intensity is unknown, or a tile has no pixel.
     """
     if not 0 <= settings.threshold <= 1:
-        raise OptionError(f"--threshold {settings.threshold} is outside 0 to 1; 0.1 is usual, 1 selects nothing")
+        raise OptionError(
+            THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"
+        )
     if settings.intensity not in ("source", "target"):
-        raise OptionError(f"--intensity {settings.intensity} is not known; choose source or target")
+        raise OptionError(INTENSITY.of(settings.intensity), " is not known", remedy="choose source or target")
     if settings.tile_px is not None and settings.tile_px < 1:
-        raise OptionError(f"--tile {settings.tile_px} is less than 1 px; leave it out to let the memory budget decide")
+        raise OptionError(
+            TILE.of(settings.tile_px), " is less than 1 px", remedy="leave it out to let the memory budget decide"
+        )
     return settings
 
 
@@ -326,7 +331,9 @@ def target_levels(bundle: Bundle) -> IntensityRange:
         black = float(stated["black_counts"])
         return IntensityRange(black, black + float(stated["span_counts"]))
     except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(f"the card of {bundle.name} states no target intensity; use --intensity source") from fault
+        raise OptionError(
+            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
+        ) from fault
 
 
 def require_counts(stack: Stack) -> None:
@@ -345,7 +352,9 @@ def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -
     """
     intensities = stack_ranges(stack, channels) if levels_from is None else saved_ranges(levels_from)
     if absent := [channel for channel in channels if channel not in intensities]:
-        raise OptionError(f"{levels_from} states no levels of channel {absent[0]}; choose others with --channel")
+        raise OptionError(
+            f"{levels_from} states no levels of channel {absent[0]}", remedy=("choose others with ", CHANNELS)
+        )
     return intensities
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError
+from cellxlate.options import OVERWRITE, RESUME
 from cellxlate.prefetch import ahead
 from cellxlate.quality.checks import plane_label
 from cellxlate.stacks.read.open import open_stack
@@ -137,8 +138,8 @@ def require_same_bands(
     if check.changed:
         where = named_bands(plan, check.changed)
         raise ChangedInputError(
-            f"{plan.stack.path or plan.stack.name} was changed after the run began ({where}); "
-            "give --overwrite to start again, or bring the stack back as it was and give --resume"
+            f"{plan.stack.path or plan.stack.name} was changed after the run began ({where})",
+            remedy=("give ", OVERWRITE, " to start again, or bring the stack back as it was and give ", RESUME),
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError
+from cellxlate.options import TILE
 
 BLOCK_PX = 512
 """Attention is computed on blocks of this side at fixed places, whatever the tile size, so that the same pixel is
@@ -87,7 +88,9 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     """
     if tile_px is not None:
         if tile_px < 1:
-            raise OptionError(f"--tile {tile_px} is less than 1 px; leave it out to let the memory budget decide")
+            raise OptionError(
+                TILE.of(tile_px), " is less than 1 px", remedy="leave it out to let the memory budget decide"
+            )
         return _up(tile_px, stride)
     side = LARGEST_TILE_PX
     while side > BLOCK_PX and (side + 2 * halo_px) ** 2 * activation_bytes_per_px > ACTIVATION_BUDGET_BYTES:

@@ -19,7 +19,8 @@ from cellxlate.enhancement.same_input import (
     require_same,
     same_input,
 )
-from cellxlate.errors import OutputError, PromiseError
+from cellxlate.errors import OutputError, PromiseError, said
+from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
 from cellxlate.quality.report.report import RunReport, write_page, write_record
@@ -171,7 +172,8 @@ def run_report(
             warnings += remarks(intensity, names.get(channel, f"channel {channel}"))
     warnings += tally.failures
     if len(plan.channels) > 1:
-        warnings.append(f"all {len(plan.channels)} chosen channels were enhanced by one model; choose with --channel")
+        count = len(plan.channels)
+        warnings.append(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -254,12 +256,13 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(
-                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}; give --overwrite to replace it"
+                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}",
+                remedy=TO_REPLACE,
             )
         digest, made_digest = str(stored.get(INPUT_DIGEST, "")), str(stored.get(OUTPUT_DIGEST, ""))
     else:
         note += "; without a report it is not known whether with the same settings"
-    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels; give --overwrite to replace it")
+    changed = OutputError(f"{outputs.enhanced} is finished, but from other pixels", remedy=TO_REPLACE)
     if not outputs.keep_attention:
         check = same_input(plan)
         if digest:
@@ -274,7 +277,8 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
             raise changed from fault
         except DamagedResultError as fault:
             raise PromiseError(
-                f"{outputs.enhanced} or its attention was changed after the run; give --overwrite to make it again"
+                f"{outputs.enhanced} or its attention was changed after the run",
+                remedy=("give ", OVERWRITE, " to make it again"),
             ) from fault
     return run_report(plan, account.tally, outputs, total_s=time.perf_counter() - started, notes=[note])
 

@@ -11,6 +11,7 @@ from cellxlate.errors import OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
 from cellxlate.evaluation.score import Enhance, Scored, mean_scores, score_case
+from cellxlate.options import ENHANCED
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import finite_json
@@ -82,7 +83,7 @@ def evaluate(
     >>> scores = cellxlate.evaluate("my-model", source="faint", truth="clear", masks="masks")  # doctest: +SKIP
     """
     if (model is None) == (enhanced is None):
-        raise OptionError("give either a model or a folder of enhanced images (--enhanced)")
+        raise OptionError("give either a model or a folder of enhanced images (", ENHANCED, ")")
     made = _path(enhanced)
     cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
     empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from cellxlate.errors import ModelError
+from cellxlate.errors import CellxlateError, MissingModelError, ModelError, unless_denied
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 MOST_MEMBERS = 1000
@@ -62,13 +62,14 @@ def read_part(model: Path, name: str, *, most_bytes: int) -> bytes:
     except KeyError as fault:
         raise ModelError(f"{model} has no {name}; make the archive of the whole model folder") from fault
     except ARCHIVE_FAULTS as fault:
-        raise ModelError(f"{model}: {name} cannot be read ({_short(fault)}); copy the archive again") from fault
+        damaged = ModelError(f"{model}: {name} cannot be read ({_short(fault)}); copy the archive again")
+        raise unless_denied(damaged, model, fault) from fault
     if len(data) > most_bytes:
         raise ModelError(f"{model}: {name} holds more than it states; copy the archive again")
     return data
 
 
-def refuse_file(path: Path) -> ModelError:
+def refuse_file(path: Path) -> CellxlateError:
     """Return what to say of a file that is given as a model and is no archive of one."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -76,7 +77,8 @@ def refuse_file(path: Path) -> ModelError:
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as fault:
-        return ModelError(f"{path} cannot be read ({fault.strerror}); give a model folder")
+        unreadable = ModelError(f"{path} cannot be read ({fault.strerror}); give a model folder")
+        return unless_denied(unreadable, path, fault)
     if path.suffix.lower() in PICKLE_ENDINGS or start[:1] == b"\x80" or _holds_pickle(path):
         return ModelError(
             f"{path} looks like a pickle, which can run any program when it is loaded, so it is never opened; give a "
@@ -103,9 +105,10 @@ def _read_file(folder: Path, name: str, most_bytes: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(most_bytes + 1)
     except FileNotFoundError as fault:
-        raise ModelError(f"{folder} has no {name}; give a whole model folder") from fault
+        raise MissingModelError(f"{folder} has no {name}; give a whole model folder") from fault
     except (OSError, RuntimeError) as fault:  # RuntimeError: links in a circle
-        raise ModelError(f"{path} cannot be read ({_short(fault)}); copy the model folder again") from fault
+        damaged = ModelError(f"{path} cannot be read ({_short(fault)}); copy the model folder again")
+        raise unless_denied(damaged, path, fault) from fault
     if len(data) > most_bytes:
         raise ModelError(f"{path} grew while it was read; copy the model folder again")
     return data
@@ -124,7 +127,8 @@ def _member_prefix(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except ARCHIVE_FAULTS as fault:
-        raise ModelError(f"{path} is a damaged archive ({_short(fault)}); copy it again") from fault
+        damaged = ModelError(f"{path} is a damaged archive ({_short(fault)}); copy it again")
+        raise unless_denied(damaged, path, fault) from fault
     if len(members) > MOST_MEMBERS:
         raise ModelError(f"{path} lists {len(members)} files, a model has a handful; give the archive of one model")
     cards = [member for member in members if PurePosixPath(member.filename).name == CARD]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import CellxlateError, MissingModelError, ModelError, OutputError, said, unless_denied
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
 from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
@@ -80,15 +80,18 @@ def locate(model: str | Path) -> Path:
     try:
         if path.is_dir() or is_archive(path):
             return path.resolve()
-        if path.exists():
-            raise refuse_file(path)
+        refused = refuse_file(path) if path.exists() else None
+    except PermissionError as fault:
+        refused = unless_denied(ModelError(f"{path} cannot be read"), path, fault)
     except (OSError, ValueError):  # a name that no file system can hold
-        path = Path("?")
+        path, refused = Path("?"), None
+    if refused:
+        raise refused
     shipped = SHIPPED / path
     if path.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
-    raise ModelError(
+    raise MissingModelError(
         f"there is no model {str(model)[:200]!r}; give a model folder or one of the shipped models: {names}"
     )
 
@@ -137,7 +140,7 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
             try:
                 card = read_card(path)
             except ModelError as fault:
-                card = {"description": str(fault)}
+                card = {"description": said(fault)}
             described = str(card.get("description") or f"preset {card.get('preset', 'unknown')}")
             models.append({"name": path.name, "path": str(path), "shipped": shipped, "description": described})
     return models
@@ -173,8 +176,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         rename_free(partial, folder)
+    except CellxlateError:
+        raise
     except OSError as fault:
-        raise OutputError(f"{folder} cannot be written: {one_line(fault)}") from fault
+        raise unless_denied(OutputError(f"{folder} cannot be written: {one_line(fault)}"), folder, fault) from fault
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

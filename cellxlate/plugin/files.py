@@ -32,13 +32,13 @@ def reader(path: str | list[str]) -> Read | None:
     """
     if not isinstance(path, str):
         return None
-    place = Path(path)
+    file = Path(path)
     try:
-        if place.is_dir():
+        if file.is_dir():
             from cellxlate.stacks.read.open import is_zarr
 
-            return read_layers if is_zarr(place) else None
-        if place.suffix.lower() in TIFF_SUFFIXES and (place.stat().st_size > SMALL_BYTES or _is_calibrated(place)):
+            return read_layers if is_zarr(file) else None
+        if file.suffix.lower() in TIFF_SUFFIXES and (file.stat().st_size > SMALL_BYTES or _is_calibrated(file)):
             return read_layers
     except (CellxlateError, OSError):
         return None
@@ -56,10 +56,10 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
     from cellxlate.plugin.lazy import lazy_resolutions
 
     stack, resolutions = lazy_resolutions(Path(path if isinstance(path, str) else path[0]))
-    place = _place(stack)
+    placement = _place(stack)
     if "C" not in stack.axes:
         shown = {} if "S" in stack.axes else {"contrast_limits": _limits(stack, 0), "colormap": "gray"}
-        options = {"name": stack.name, "rgb": "S" in stack.axes, "metadata": _facts(stack), **place, **shown}
+        options = {"name": stack.name, "rgb": "S" in stack.axes, "metadata": _facts(stack), **placement, **shown}
         return [
             (
                 resolutions if len(resolutions) > 1 else resolutions[0],
@@ -68,12 +68,12 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
             )
         ]
     axis = stack.axes.index("C")
-    kept = [number for number in range(len(place["scale"])) if number != axis]
+    kept = [number for number in range(len(placement["scale"])) if number != axis]
     layers: list[LayerData] = []
     for channel in range(stack.size("C")):
         name = stack.channel_names[channel] if stack.channel_names else f"channel {channel}"
         own = [level[(slice(None),) * axis + (channel,)] for level in resolutions]
-        options = {key: tuple(values[number] for number in kept) for key, values in place.items()}
+        options = {key: tuple(values[number] for number in kept) for key, values in placement.items()}
         options |= {
             "name": f"{stack.name} {name}", "metadata": _facts(stack), "multiscale": len(own) > 1, "rgb": False,
             "contrast_limits": _limits(stack, channel), "colormap": COLOURS[channel % len(COLOURS)],

@@ -31,7 +31,7 @@ class Appearance:
         Of the layer.
     axes : str
         One letter of "TCZYXS" per dimension of its data.
-    place : mapping
+    placement : mapping
         Scale, translate, rotate, shear, affine, units and axis labels, as `add_image` takes them.
     shown : mapping
         Contrast limits, gamma, colormap, interpolation; `rgb` for colour images.
@@ -39,7 +39,7 @@ class Appearance:
 
     name: str
     axes: str
-    place: Mapping[str, Any]
+    placement: Mapping[str, Any]
     shown: Mapping[str, Any]
 
 
@@ -74,7 +74,7 @@ class ChannelPixels:
 
     def __init__(self, pixels: Any, axis: int, channel: int) -> None:
         self._pixels, self._axis, self._channel = pixels, axis, channel
-        self.shape = tuple(size for place, size in enumerate(pixels.shape) if place != axis)
+        self.shape = tuple(size for dimension, size in enumerate(pixels.shape) if dimension != axis)
         self.dtype = pixels.dtype
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
@@ -153,8 +153,8 @@ def painted_stack(labels: "Labels", like: Stack) -> Stack:
     """
     pixels = labels.data[0] if labels.multiscale else labels.data
     if tuple(pixels.shape) != like.shape:
-        found, wanted = (" x ".join(map(str, shape)) for shape in (pixels.shape, like.shape))
-        raise InputError(f"{labels.name} is {found} px, {like.name} is {wanted}; press Paint for a layer that fits")
+        own, wanted = (" x ".join(map(str, shape)) for shape in (pixels.shape, like.shape))
+        raise InputError(f"{labels.name} is {own} px, {like.name} is {wanted}; press Paint for a layer that fits")
     return Stack(MarkedPixels(pixels), like.axes, str(labels.name))
 
 
@@ -221,16 +221,16 @@ def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None, part:
     part : Tile, optional
         Of that plane.
     """
-    place = {name: getattr(layer, name) for name in PLACED}
-    place |= {"scale": tuple(layer.scale), "affine": np.array(layer.affine.affine_matrix)}
+    placement = {name: getattr(layer, name) for name in PLACED}
+    placement |= {"scale": tuple(layer.scale), "affine": np.array(layer.affine.affine_matrix)}
     positions = iter(plane or (0,) * len(axes))
     corner = {"Y": part.top, "X": part.left} if part else {}
     offset = [next(positions) if axis in "TCZ" else corner.get(axis, 0) for axis in axes if axis != "S"]
-    place["translate"] = tuple(layer.affine.inverse(layer.data_to_world(offset)))
+    placement["translate"] = tuple(layer.affine.inverse(layer.data_to_world(offset)))
     if plane is None:
-        place["translate"] = tuple(layer.translate)
+        placement["translate"] = tuple(layer.translate)
     shown: dict[str, Any] = {"rgb": True} if layer.rgb else {name: getattr(layer, name) for name in SHOWN}
-    return Appearance(str(layer.name), axes, place, shown)
+    return Appearance(str(layer.name), axes, placement, shown)
 
 
 def in_layer_shape(plane: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:

@@ -34,9 +34,10 @@ def add_labels_over(
         Passed on to `add_labels`: colours, metadata.
     """
     letters = layer_stack(layer, axes).axes.replace("S", "")
-    kept = [place for place, axis in enumerate(letters) if axis != "C"]
+    kept = [dimension for dimension, axis in enumerate(letters) if axis != "C"]
     placed = {
-        key: [getattr(layer, key)[place] for place in kept] for key in ("scale", "translate", "units", "axis_labels")
+        key: [getattr(layer, key)[dimension] for dimension in kept]
+        for key in ("scale", "translate", "units", "axis_labels")
     }
     labels = viewer.add_labels(np.zeros(stack.shape, np.uint8), name=name, **placed, **shown)
     labels.mode = "paint"

@@ -1,6 +1,5 @@
 """What panels say."""
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,42 +7,6 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.requests import AdaptNews
     from cellxlate.plugin.train.requests import TrainingSnapshot
-
-PANEL_WORDS = {
-    r"cellxlate train --source .* \(cellxlate\.train in Python\)": "the panel 'Train translator'",
-    r"leave the model out to take the nearest of those shipped \(-m auto\)": "Model 'auto' takes the nearest",
-    r"adapt to it: --adapt \(cellxlate\.adapt in Python\)": "press 'Adapt to this image'",
-    "--adapt": "'Adapt to this image'",
-    "--axes": "Axes",
-    "--channel": "Channel",
-    "--device": "Device",
-    "--intensity source": "Intensity 'as in the image'",
-    "--overwrite": "'Replace existing files'",
-    "--output-dir": "folder",
-    "--threshold": "Threshold",
-    "with --resume": "with Resume",
-    "--guide saliency": "Guide 'saliency'",
-    "with a few --masks": "with Guide 'painted cells'",
-    "--masks DIR": "painted cells",
-    "--masks": "painted cells",
-    "--guide": "Guide",
-    "another --seed (--restarts N tries them)": "other images or more of them",
-    "--preset": "Preset",
-    "-o": "file name",
-}
-
-
-def in_panel_words(message: str) -> str:
-    """Return a message of the command line with the names that the panel gives to its options.
-
-    Examples
-    --------
-    >>> in_panel_words("out.ome.tif exists already; give --overwrite to replace it or choose another -o")
-    "out.ome.tif exists already; give 'Replace existing files' to replace it or choose another file name"
-    """
-    for option, name in PANEL_WORDS.items():
-        message = re.sub(rf"(?<![\w-]){option}(?![\w-])", name, message)
-    return message
 
 
 def time_left(news: "EnhanceProgress") -> str:
@@ -86,7 +49,7 @@ def training_left(look: "TrainingSnapshot") -> str:
     return f"step {look.step} of {look.steps}, {look.seconds:.0f} s so far, about {left} left"
 
 
-def suitability_words(found: "Suitability") -> tuple[str, str]:
+def suitability_words(suitability: "Suitability") -> tuple[str, str]:
     """Return whether a model suits an image, in a line, and what there is to explain.
 
     Examples
@@ -97,16 +60,19 @@ def suitability_words(found: "Suitability") -> tuple[str, str]:
     >>> suitability_words(Suitability("cells", 0.5, (), 8))[0]
     'Like what cells was trained on: distance 0.5, limit 1.'
     """
-    if not found.windows:
+    if not suitability.windows:
         return "Nothing stands out from the noise here.", "So no model can be judged by it."
-    if found.distance is None and found.adapted_from:
-        return f"Adapted from {found.adapted_from}.", "To images like one; how near others are is not known."
-    if found.distance is None:
-        return f"What {found.model} was trained on is not known.", "Its card does not say what its images look like."
-    beside = f"what {found.model} was trained on: distance {found.distance:.1f}, limit 1."
-    if not found.is_outside:
+    if suitability.distance is None and suitability.adapted_from:
+        return f"Adapted from {suitability.adapted_from}.", "To images like one; how near others are is not known."
+    if suitability.distance is None:
+        return (
+            f"What {suitability.model} was trained on is not known.",
+            "Its card does not say what its images look like.",
+        )
+    beside = f"what {suitability.model} was trained on: distance {suitability.distance:.1f}, limit 1."
+    if not suitability.is_outside:
         return f"Like {beside}", ""
-    return f"Unlike {beside}", f"{'; '.join(found.differences)}.\nAdapt to this image, then compare."
+    return f"Unlike {beside}", f"{'; '.join(suitability.differences)}.\nAdapt to this image, then compare."
 
 
 def adapting_left(news: "AdaptNews") -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
+from cellxlate.errors import speaking
 from cellxlate.plugin.requests import Refusal, StopRequest
 
 Wanted = TypeVar("Wanted")
@@ -39,7 +40,11 @@ def begin(
     """
     from napari.qt.threading import thread_worker
 
-    worker = thread_worker(steps, ignore_errors=True)(request)
+    def speak(wanted: Wanted) -> Generator[Any, None, Any]:
+        with speaking("panel"):
+            return (yield from steps(wanted))
+
+    worker = thread_worker(speak, ignore_errors=True)(request)
     worker.yielded.connect(news)
     worker.returned.connect(ended)
     worker.errored.connect(lambda fault: ended(Refusal(f"{type(fault).__name__}: {fault}")))
@@ -74,7 +79,8 @@ def in_thread(
 
     def run() -> None:
         try:
-            ended.append(work())
+            with speaking("panel"):
+                ended.append(work())
         except BaseException as fault:  # noqa: BLE001  raised below, in the thread of the steps
             ended.append(fault)
 

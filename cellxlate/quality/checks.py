@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
+from cellxlate.options import NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import departure_words
 from cellxlate.quality.tally import Tally
@@ -21,11 +22,10 @@ LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
-TRAIN_COMMAND = "cellxlate train --source YOUR_IMAGES --target CLEAR_IMAGES -o MODEL (cellxlate.train in Python)"
 NEXT_STEP = (
-    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and adapt to "
-    f"it: --adapt (cellxlate.adapt in Python), or train on your own images with {TRAIN_COMMAND}."
-)
+    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and ",
+    TO_ADAPT, ", or train on your own images with ", TO_TRAIN, ".",
+)  # fmt: skip
 
 
 def warnings_of(
@@ -59,21 +59,21 @@ def warnings_of(
             "is broken. Do not use this output; report the fault with this file."
         )
     if not total.selected:
-        warnings.append(
-            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower "
-            "--threshold, or use a model that was trained on images like these."
-        )
+        warnings.append(said(
+            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower ",
+            THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
     elif total.selected_fraction < NEARLY_NONE:
-        warnings.append(
+        warnings.append(said(
             f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
-            "cells, lower --threshold, or use a model that was trained on images like these."
-        )
+            "cells, lower ", THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
     elif total.selected_fraction > NEARLY_ALL:
-        warnings.append(
+        warnings.append(said(
             f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
-            "kept. If the cells do not fill the image, raise --threshold, or use a model that was trained on images "
-            "like these."
-        )
+            "kept. If the cells do not fill the image, raise ", THRESHOLD,
+            ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
     else:
         full = [index for index, counts in tally.planes.items() if counts.selected_fraction > NEARLY_ALL]
         if full:
@@ -128,20 +128,16 @@ def _doubts(trust: Trust, name: str, *, chosen: bool) -> list[str]:
     """Say what the windows of a channel give reason to doubt."""
     warnings, seen, words = [], trust.support, trust.departure and departure_words(trust.departure)
     if trust.departure and words:
-        others = (
-            "no other shipped model is nearer"
-            if chosen
-            else "leave the model out to take the nearest of those shipped (-m auto)"
-        )
-        warnings.append(
+        warnings.append(said(
             f"{name} does not look like the images the model was trained on: {'; '.join(words)} (distance "
-            f"{trust.departure.distance:.1f}, limit 1); {others}. {NEXT_STEP}"
-        )
+            f"{trust.departure.distance:.1f}, limit 1); ",
+            "no other shipped model is nearer" if chosen else NEAREST_MODEL, ". ", *NEXT_STEP,
+        ))  # fmt: skip
     if seen.added:
-        warnings.append(
+        warnings.append(said(
             f"{seen.added} regions of the output in {name} have no support in the input: they may be invented. Look at "
-            "both side by side there before counting or measuring anything, or raise --threshold."
-        )
+            "both side by side there before counting or measuring anything, or raise ", THRESHOLD, ".",
+        ))  # fmt: skip
     if seen.lost:
         warnings.append(
             f"{seen.lost} regions that stand out in {name} of the input are gone from the output. Count on the input, "
@@ -154,10 +150,10 @@ def _doubts(trust: Trust, name: str, *, chosen: bool) -> list[str]:
             "trained on images like these."
         )
     elif seen.salient_share < LOWEST_SALIENT:
-        warnings.append(
-            f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower "
-            "--threshold, or use a model that was trained on images like these."
-        )
+        warnings.append(said(
+            f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower ",
+            THRESHOLD, ", or use a model that was trained on images like these.",
+        ))  # fmt: skip
     return warnings
 
 
@@ -168,10 +164,10 @@ def _seams(tally: Tally) -> list[str]:
         return []
     index, kind, position, _ = borders[0]
     where = plane_label(index, tally.plane_axes)
-    return [
+    return [said(
         f"{len(borders)} borders of tiles show as a step (the clearest at {kind} {position} of {where}). Do not use "
-        "this output; run again with another --tile, and report the fault with this file."
-    ]
+        "this output; run again with another ", TILE, ", and report the fault with this file.",
+    )]  # fmt: skip
 
 
 def _places(indices: Iterable[PlaneIndex], axes: str, most: int = 4) -> str:

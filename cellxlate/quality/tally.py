@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
 from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segment_means, selected_segments
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.places import Places
@@ -39,7 +39,7 @@ def spared(what: str, failures: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as fault:  # noqa: BLE001 whatever it is, a result that keeps the promise is not thrown away
-        words = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        words = " ".join(said(f"{type(fault).__name__}: ", fault).split())[:200]
         note = f"{what} failed ({words}); the pixels are verified and do not depend on it"
         if note not in failures:
             failures.append(note)

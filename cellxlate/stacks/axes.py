@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cellxlate.errors import InputError
+from cellxlate.options import AXES_OPTION
 
 WORDS = {
     "t": "T", "time": "T", "c": "C", "channel": "C", "channels": "C", "z": "Z", "depth": "Z", "y": "Y", "row": "Y",
@@ -98,8 +99,10 @@ def read_axes(stated: Sequence[Any], shape: tuple[int, ...]) -> tuple[str, list[
         if size > 1 or not free:
             rest = [one for one in letters if one]
             example = "".join(one or free for one in letters)
-            there = f", for example --axes {example}" if free and len(set(example)) == len(rest) + 1 else ""
-            raise InputError(f"{what} and length {size} is none of time, channel, space; name the axes{there}")
+            there = (", for example ", AXES_OPTION.of(example)) if free and len(set(example)) == len(rest) + 1 else ()
+            raise InputError(
+                f"{what} and length {size} is none of time, channel, space", remedy=("name the axes", *there)
+            )
         letters[number] = free
         doubts.append(f"{what}, which has length 1, is read as {free}")
     return "".join(letters), doubts + doubts_of(stated, letters)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cellxlate.errors import InputError, OptionError
+from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import FORMAT
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".ims")
@@ -55,7 +56,7 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     stacks: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"the {what} {path} does not exist; check the name")
+            raise MissingInputError(f"the {what} {path} does not exist; check the name")
         if path.is_file() or is_zarr(path):
             stacks.append(path)
             continue
@@ -141,6 +142,8 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
     for endings, possible in formats.items():
         if name.endswith(endings):
             if asked is not None and asked not in possible:
-                raise OptionError(f"the output {path} says {possible[0]}, --format says {asked}; give one of them")
+                raise OptionError(
+                    f"the output {path} says {possible[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
+                )
             return asked or possible[0]
     raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")

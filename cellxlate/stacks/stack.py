@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import AXES_OPTION, RESUME
 from cellxlate.stacks.axes import letters_of
 from cellxlate.stacks.carried import Metadata
 
@@ -233,16 +234,17 @@ class Stack:
         key = plane_key(self.axes, index, rows, columns)
         try:
             window = np.asarray(self.pixels[key])
+        except InputError:
+            raise
         except READ_FAULTS as fault:
             where = ", ".join(f"{axis}={position}" for axis, position in zip(self.plane_axes, index, strict=True))
             of_network = isinstance(self.path, RemotePath) and isinstance(fault, OSError)
-            what, remedy = ("cannot be read", "run again with --resume") if of_network else (
-                "is damaged", "copy the file again"
-            )  # fmt: skip
-            raise InputError(
-                f"{self.path or self.name}: the plane at {where or 'the start'} {what} "
-                f"({' '.join(str(fault).split())[:200]}); {remedy}"
-            ) from fault
+            damaged = InputError(
+                f"{self.path or self.name}: the plane at {where or 'the start'} "
+                f"{'cannot be read' if of_network else 'is damaged'} ({' '.join(str(fault).split())[:200]})",
+                remedy=("run again with ", RESUME) if of_network else "copy the file again",
+            )
+            raise damaged if of_network else unless_denied(damaged, self.path or self.name, fault) from fault
         if self.axes.index("X") < self.axes.index("Y"):
             window = window.T
         return np.asarray(window, dtype=self.dtype)
@@ -404,13 +406,17 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
     """Raise InputError unless `axes` names every dimension of `shape` once and contains Y and X."""
     if len(axes) != len(shape):
         raise InputError(
-            f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}; give --axes"
+            f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}",
+            remedy=("give ", AXES_OPTION),
         )
     unknown = sorted(set(axes) - set(AXES))
     if unknown or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
         raise InputError(
-            f"axes {axes} of shape {shape} are not clear; name each dimension once with letters of {AXES}, "
-            f"for example --axes {'TCZYX'[-max(len(shape), 2) :]}"
+            f"axes {axes} of shape {shape} are not clear",
+            remedy=(
+                f"name each dimension once with letters of {AXES}, for example ",
+                AXES_OPTION.of("TCZYX"[-max(len(shape), 2) :]),
+            ),
         )
     if 0 in shape:
         raise InputError(f"the stack of shape {shape} has no pixels")

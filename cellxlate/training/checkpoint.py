@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError, OutputError, unless_denied
+from cellxlate.options import TRAIN_RESUME
 from cellxlate.stacks.naming import one_line
 from cellxlate.training.losses import HistoryPool
 
@@ -66,8 +67,8 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     except (OSError, SafetensorError) as fault:
         kept = "the one before is kept" if (folder / CHECKPOINT).exists() else "there is none before"
         raise OutputError(
-            f"the checkpoint cannot be written to {folder} ({one_line(fault)}); {kept}: free some space, then go on "
-            "with --resume"
+            f"the checkpoint cannot be written to {folder} ({one_line(fault)})",
+            remedy=(f"{kept}: free some space, then go on with ", TRAIN_RESUME),
         ) from fault
     finally:
         with suppress(OSError):
@@ -83,13 +84,13 @@ def read_notes(folder: Path) -> dict[str, Any]:
         There is none, or it is damaged.
     """
     try:
+        (folder / CHECKPOINT).open("rb").close()  # which says what is denied; safetensors calls it missing
         with safe_open(folder / CHECKPOINT, framework="pt") as file:
             notes: dict[str, Any] = json.loads(file.metadata()["notes"])
             return notes
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as fault:
-        raise ModelError(
-            f"{folder} holds no checkpoint that can be resumed ({fault}); remove it and train again"
-        ) from fault
+        damaged = ModelError(f"{folder} holds no checkpoint that can be resumed ({fault}); remove it and train again")
+        raise unless_denied(damaged, folder, fault) from fault
 
 
 def restore_checkpoint(folder: Path, state: RunState) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from cellxlate.errors import OptionError, OutputError, TrainingError
+from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
+from cellxlate.options import NOT_RESUMED, OTHER_SEED, TRAIN_RESUME, TRAINED
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -213,11 +214,13 @@ def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
 def require_free(output: Path, partial: Path, resume: bool) -> None:
     """Raise OutputError or OptionError unless the output can be made, or continued, there."""
     if output.exists():
-        raise OutputError(f"{output} exists already; choose another -o or remove it")
+        raise OutputError(f"{output} exists already", remedy=("choose another ", TRAINED, " or remove it"))
     if partial.exists() and not resume:
-        raise OutputError(f"{partial} holds an unfinished run; continue with --resume or remove it")
+        raise OutputError(
+            f"{partial} holds an unfinished run", remedy=("continue with ", TRAIN_RESUME, " or remove it")
+        )
     if resume and not partial.exists():
-        raise OptionError(f"{partial} does not exist, so there is nothing to resume; leave out --resume")
+        raise OptionError(f"{partial} does not exist, so there is nothing to resume", remedy=NOT_RESUMED)
 
 
 def run_seeds(
@@ -255,8 +258,8 @@ def run_seeds(
             if not restarts:
                 raise
             if seed == seeds[-1]:
-                raise TrainingError(f"{fault}; seeds {first} to {seed} were tried") from fault
-            note = f"seed {seed} failed ({fault}); trying seed {seed + 1}"
+                raise TrainingError(fault, f"; seeds {first} to {seed} were tried") from fault
+            note = said(f"seed {seed} failed (", fault, f"); trying seed {seed + 1}")
             precision = run.precision
         set_aside(partial, seed)
         seed, resume = seed + 1, False
@@ -268,7 +271,7 @@ def prepare(partial: Path, settings: TrainSettings) -> None:
         partial.mkdir(parents=True, exist_ok=True)
         (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=1), encoding="utf-8")
     except OSError as fault:
-        raise OutputError(f"{partial} cannot be written: {fault}") from fault
+        raise unless_denied(OutputError(f"{partial} cannot be written: {fault}"), partial, fault) from fault
 
 
 def set_aside(partial: Path, seed: int) -> None:
@@ -348,6 +351,6 @@ def require_finite(values: dict[str, float], run: Run, partial: Path) -> None:
         if run.saved is not None:
             left = f"the last good checkpoint, of step {run.saved}, is in {partial}"
         raise TrainingError(
-            f"the loss is not finite at step {run.done} ({', '.join(lost)}); {left}; train again with a lower "
-            "learning_rate or another --seed (--restarts N tries them)"
+            f"the loss is not finite at step {run.done} ({', '.join(lost)}); {left}",
+            remedy=("train again with a lower learning_rate or ", OTHER_SEED),
         )

@@ -8,6 +8,7 @@ from typing import Literal
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, network_settings
 from cellxlate.model.statistics import without_normalisation
+from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SETTINGS, SOURCE, TARGET
 from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings
 from cellxlate.settings_file import check_settings, load_settings
 
@@ -36,10 +37,10 @@ def resolve(
         An option is unknown or outside what makes sense, or two contradict each other.
     """
     if preset not in PRESETS:
-        raise OptionError(f"--preset {preset} is not known; use {', '.join(PRESETS)}")
+        raise OptionError(PRESET.of(preset), " is not known", remedy=f"use {', '.join(PRESETS)}")
     chosen = load_settings(settings) if isinstance(settings, str | Path) else settings or PRESETS[preset]
     if restarts < 0:
-        raise OptionError(f"--restarts {restarts} is negative; give 0 or more")
+        raise OptionError(RESTARTS.of(restarts), " is negative", remedy="give 0 or more")
     if epochs is not None:
         chosen = replace(chosen, epochs=epochs, steps=None)
     if steps is not None:
@@ -48,14 +49,21 @@ def resolve(
         chosen = replace(chosen, seed=seed)
     if "cyclegan" in (baseline, chosen.baseline):
         if chosen.backward == "alone":
-            raise OptionError("--baseline cyclegan needs images to learn towards; give --target, or leave it out")
+            raise OptionError(
+                BASELINE.of("cyclegan"), " needs images to learn towards", remedy=("give ", TARGET, ", or leave it out")
+            )
         if masks or guide not in (None, "none"):
-            raise OptionError("--baseline cyclegan has no attention to guide; leave out --guide and --masks")
+            raise OptionError(
+                BASELINE.of("cyclegan"), " has no attention to guide", remedy=("leave out ", GUIDE, " and ", MASKS)
+            )
         chosen = as_cyclegan(chosen)
     elif chosen.backward == "alone":
         if masks or guide not in (None, "none"):
             raise OptionError(
-                "without --target attention learns from the model that it starts from; leave out --guide and --masks"
+                "without ",
+                TARGET,
+                " attention learns from the model that it starts from",
+                remedy=("leave out ", GUIDE, " and ", MASKS),
             )
         chosen = replace(chosen, guide="none")
     else:
@@ -68,7 +76,10 @@ def resolve(
     except (ValueError, TypeError) as fault:
         raise OptionError(f"no model can be made of networks where {fault}; change the settings") from fault
     if chosen.backward in ("imaging", "any-camera") and chosen.guide == "none":
-        raise OptionError("the imaging process teaches attention by a guide; use --guide saliency or --preset paper")
+        raise OptionError(
+            "the imaging process teaches attention by a guide",
+            remedy=("use ", GUIDE.of("saliency"), " or ", PRESET.of("paper")),
+        )
     return chosen
 
 
@@ -81,7 +92,7 @@ def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
         The baseline, which has no attention that could start from anything.
     """
     if settings.baseline == "cyclegan":
-        raise OptionError("--baseline cyclegan starts from nothing, to be compared; leave out --from")
+        raise OptionError(BASELINE.of("cyclegan"), " starts from nothing, to be compared", remedy=("leave out ", BASE))
     networks = network_settings(start.card["networks"])
     networks = replace(networks, discriminator=settings.networks.discriminator)
     settings = replace(settings, networks=networks, learning_rate=min(settings.learning_rate, BASE_RATE))
@@ -105,11 +116,11 @@ def resolve_guide(settings: TrainSettings, guide: Guide | None, masks: bool) -> 
     if guide is None:
         guide = "masks" if masks else settings.guide
     if guide not in ("none", "saliency", "masks"):
-        raise OptionError(f"--guide {guide} is not known; use saliency, masks or none")
+        raise OptionError(GUIDE.of(guide), " is not known", remedy="use saliency, masks or none")
     if guide == "masks" and not masks:
-        raise OptionError("--guide masks needs --masks DIR with masks of some of the images")
+        raise OptionError(GUIDE.of("masks"), " needs ", MASKS.of("DIR"), " with masks of some of the images")
     if masks and guide != "masks":
-        raise OptionError(f"--masks and --guide {guide} contradict each other; leave out one of them")
+        raise OptionError(MASKS, " and ", GUIDE.of(guide), " contradict each other", remedy="leave out one of them")
     return guide
 
 
@@ -125,7 +136,8 @@ def require_domains(source: Sequence[Path], target: Sequence[Path], settings: Tr
     if settings.backward == "any-camera":
         if source:
             raise InputError(
-                f"{source[0]} is given as source, but a generalist learns from clear images alone; leave out --source"
+                f"{source[0]} is given as source, but a generalist learns from clear images alone",
+                remedy=("leave out ", SOURCE),
             )
         if not target and not settings.generalist.drawn_fields:
             raise InputError("no target image is given and no field is to be drawn; name a folder of clear images")
@@ -140,8 +152,14 @@ def require_domains(source: Sequence[Path], target: Sequence[Path], settings: Tr
         return
     if source and not target:
         raise InputError(
-            "no target image is given; name a folder of images, or leave out --preset and --settings to learn from the "
-            "source alone"
+            "no target image is given",
+            remedy=(
+                "name a folder of images, or leave out ",
+                PRESET,
+                " and ",
+                SETTINGS,
+                " to learn from the source alone",
+            ),
         )
     for name, paths in (("source", source), ("target", target)):
         if not paths:

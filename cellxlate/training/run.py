@@ -18,6 +18,7 @@ from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.options import BASE
 from cellxlate.settings import Precision, TrainSettings
 from cellxlate.training.acceleration.precision import accelerate, choose_precision
 from cellxlate.training.alone.step import NO_IMAGES, AloneStep
@@ -307,7 +308,9 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
     """
     notes = run_notes(partial)
     if notes.get("start") != run.start:
-        raise OptionError(f"{partial} was begun from another model, or from none; give the same --from or remove it")
+        raise OptionError(
+            f"{partial} was begun from another model, or from none", remedy=("give the same ", BASE, " or remove it")
+        )
     wanted = json.loads(json.dumps(asdict(run.settings)))
     differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
     if differing:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError, TrainingError
+from cellxlate.options import GUIDE, OTHER_SEED, WITH_MASKS
 from cellxlate.whole_file import write_whole_file
 
 Collapse = Literal["ones", "zeros", "grey"]
@@ -112,8 +113,8 @@ def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
     if kind:
         meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
         raise TrainingError(
-            f"attention {meaning[kind]} at step {step} (collapse to {kind}); train again with --guide saliency, "
-            "with a few --masks, or with another --seed (--restarts N tries them)"
+            f"attention {meaning[kind]} at step {step} (collapse to {kind})",
+            remedy=("train again with ", GUIDE.of("saliency"), ", ", WITH_MASKS, ", or with ", OTHER_SEED),
         )
 
 

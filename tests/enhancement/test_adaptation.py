@@ -380,7 +380,7 @@ def test_a_model_of_another_stack_is_not_taken_for_this_one(stack, tiny_model, t
     other = Stack(pixels(seed=5), "ZYX")
     with pytest.raises(OutputError, match="adapted to another stack"):
         adapted(other, tiny_model, tmp_path / "m", resume=True)
-    with pytest.raises(OutputError, match=r"exists already; give -m .* to use it, --overwrite to replace it"):
+    with pytest.raises(OutputError, match=r"exists already; give model='.*' to use it, overwrite=True to replace it"):
         adapted(other, tiny_model, tmp_path / "m")
     before = load_model(tmp_path / "m").digest
     assert adapted(other, tiny_model, tmp_path / "m", overwrite=True).model.digest != before

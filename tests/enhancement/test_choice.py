@@ -14,7 +14,7 @@ import tifffile
 import cellxlate
 from cellxlate.choice import choose, choose_model, looks_of, nearest, suitability
 from cellxlate.cli import main
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, speaking
 from cellxlate.model import cards
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack
@@ -201,7 +201,8 @@ def test_several_stacks_get_each_its_own(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("model", ["auto", SPECIALIST])
 def test_a_stack_that_no_model_fits_is_warned_of_with_the_next_step(model: str) -> None:
-    report = cellxlate.enhance(something_else(), model).report
+    with speaking("command"):
+        report = cellxlate.enhance(something_else(), model).report
     warning = next(one for one in report.warnings if "does not look like the images" in one)
     assert "\n" not in warning
     for step in ("measure on the input", "look at the attention file", "cellxlate train --source", "cellxlate.train"):

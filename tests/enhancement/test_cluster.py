@@ -490,7 +490,9 @@ def test_only_bands_that_fail_in_a_row_end_a_job() -> None:
         flight._take(SimpleNamespace(status="finished", result=list), [])
     for _ in range(cluster_room.MOST_FAILED - 1):
         flight._take(failed, task)
-    with pytest.raises(ClusterError, match=rf"{4 * cluster_room.MOST_FAILED - 3} bands failed 3 times.*disk.*--resume"):
+    with pytest.raises(
+        ClusterError, match=rf"{4 * cluster_room.MOST_FAILED - 3} bands failed 3 times.*disk.*resume=True"
+    ):
         flight._take(failed, task)
 
 
@@ -599,7 +601,7 @@ def test_what_is_shared_does_not_wait_for_ever_for_workers_that_are_gone(monkeyp
         while cluster.client.nthreads() and time.monotonic() < until:
             time.sleep(0.05)
         started = time.monotonic()
-        with pytest.raises(ClusterError, match="all workers are gone; start some, and give --resume"):
+        with pytest.raises(ClusterError, match="all workers are gone; start some, and give resume=True"):
             list(cluster.share(abs, [-1, 2, -3]))
         assert 0.9 < time.monotonic() - started < 10
 
@@ -678,7 +680,7 @@ def test_a_scheduler_that_dies_leaves_what_is_done(
         if news.done >= 1:
             process.kill()
 
-    with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+    with open_cluster(scheduler=file) as cluster, pytest.raises(ClusterError, match=r"scheduler is lost.*resume=True"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=cluster.executor, progress=kill)
     assert not (stack.parent / "cells_enhanced.ome.tif").exists()
     news: list[EnhanceProgress] = []
@@ -693,7 +695,7 @@ def test_a_scheduler_that_dies_before_a_result_is_fetched_is_lost() -> None:
 
     flight = cluster_room.Flight.__new__(cluster_room.Flight)
     flight._watch = connecting.WorkerWatch(None, "cells")
-    with pytest.raises(ClusterError, match=r"scheduler is lost.*--resume"):
+    with pytest.raises(ClusterError, match=r"scheduler is lost.*resume=True"):
         flight._take(SimpleNamespace(status="finished", result=fetch), [])
 
 

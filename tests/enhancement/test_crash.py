@@ -146,7 +146,7 @@ def test_a_full_disk(stack: Path, tiny_model: Path, unbroken: list[Any], monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(Bands, "write", write)
-        with pytest.raises(OutputError, match=r"disk is full.*--resume"):
+        with pytest.raises(OutputError, match=r"disk is full.*resume=True"):
             cellxlate.enhance_file(stack, tiny_model, settings=TILES)
     assert nothing_has_its_name(stack)
     assert resume(stack, tiny_model, unbroken) == BANDS - 2  # image and attention
@@ -242,7 +242,7 @@ def test_resuming_what_is_finished_says_so_and_does_nothing(stack: Path, tiny_mo
     assert "finished before" in again.warnings[0]
     assert (again.changed_fraction, again.pixels) == (first.changed_fraction, first.pixels)
     assert again.changed_fraction > 0
-    with pytest.raises(OutputError, match="finished, but from other settings; give --overwrite"):
+    with pytest.raises(OutputError, match="finished, but from other settings; give overwrite=True"):
         cellxlate.enhance_file(stack, tiny_model, settings=EnhanceSettings(threshold=0.6), resume=True)
     assert state() == before
 

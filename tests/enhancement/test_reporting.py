@@ -87,7 +87,7 @@ def test_files_that_do_not_belong_together_are_refused(finished: Path, capsys: p
     assert "name it with --attention" in capsys.readouterr().err
     assert main(["report", str(result), "--attention", str(finished / "elsewhere.ome.tif"), "--quiet"]) == 0
     (finished / "cells.ome.tif").unlink()
-    with pytest.raises(InputError, match="name it with --source"):
+    with pytest.raises(InputError, match="name it with source="):
         rebuild_report(result, attention=finished / "elsewhere.ome.tif")
 
 

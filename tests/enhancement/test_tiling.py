@@ -75,7 +75,7 @@ def test_a_tile_side_is_rounded_up_to_the_stride_and_follows_the_memory_budget()
     assert tile_side(201, activation_bytes_per_px=84, **network) == 204
     assert tile_side(None, activation_bytes_per_px=84, **network) == 1024
     assert tile_side(None, activation_bytes_per_px=700, **network) == 512
-    with pytest.raises(OptionError, match="--tile 0"):
+    with pytest.raises(OptionError, match="tile_px=0"):
         tile_side(0, activation_bytes_per_px=84, **network)
 
 

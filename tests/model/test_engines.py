@@ -137,7 +137,7 @@ def test_auto_does_not_take_an_engine_that_computes_something_else(
 def test_what_cannot_be_opened_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load_model(tiny_model)
     if not torch.cuda.is_available():
-        with pytest.raises(OptionError, match="--device cuda is not available"):
+        with pytest.raises(OptionError, match="device='cuda' is not available"):
             open_engine(bundle, device="cuda")
     wrong: Any
     for wrong in ({"engine": "caffe"}, {"precision": "int8"}, {"engine": "onnxruntime", "precision": "bfloat16"}):

@@ -38,8 +38,8 @@ def looked(panel, spin):
     """Wait until the panel has an answer."""
 
     def wait():
-        spin(lambda: panel.adapting.domain.found is not None)
-        return panel.adapting.domain.found
+        spin(lambda: panel.adapting.domain.suitability is not None)
+        return panel.adapting.domain.suitability
 
     return wait
 
@@ -278,9 +278,10 @@ def test_only_the_chosen_channel_is_learned_from(viewer, panel, spin, fake):
 
 def test_why_it_cannot_be_adapted_is_said(viewer, panel, spin, monkeypatch):
     from cellxlate.errors import InputError
+    from cellxlate.options import CHANNELS
 
     def refuse(*_arguments, **_options):
-        raise InputError("the noise cannot be measured; choose --channel")
+        raise InputError("the noise cannot be measured", remedy=("choose ", CHANNELS))
 
     monkeypatch.setattr(adaptation, "adapt_stack", refuse)
     viewer.add_image(ramp((70, 90)), name="cells")
@@ -311,7 +312,7 @@ def test_in_a_small_window_every_text_is_whole_and_the_warning_beside_its_button
         shown.add_image(something_else(), name="far")
         _, panel = shown.window.add_plugin_dock_widget("cellxlate", "Enhance cells")
         panel.model_choice.value = "nuclei-lowexp"
-        spin(lambda: panel.adapting.domain.found is not None)
+        spin(lambda: panel.adapting.domain.suitability is not None)
         text, button = panel.adapting.domain.text.native, panel.adapt_button.native
         assert "Unlike" in text.text()
         panel.engine.value = "torch"

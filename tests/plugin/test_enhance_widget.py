@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -536,3 +537,29 @@ def test_a_model_is_chosen_for_the_channels_that_are_enhanced(viewer, spin, monk
         run(panel, spin)
         assert asked == [expected] * 2
     panel.close()
+
+
+def test_a_refusal_names_the_controls_of_the_panel(viewer, panel, spin, monkeypatch):
+    import torch
+
+    add_stack(viewer)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    panel.engine.value, panel.device.value = "openvino", "cuda"
+    run(panel, spin)
+    assert panel.state.value == "Engine 'openvino' runs on the CPU, not on cuda; set Device to 'auto'"
+
+
+def test_an_engine_that_is_not_installed_is_named_as_the_panel_names_it(viewer, panel, spin, monkeypatch):
+    add_stack(viewer)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    panel.engine.value = "onnxruntime"
+    run(panel, spin)
+    assert panel.state.value == "Engine 'onnxruntime' is not installed; pip install \"cellxlate[onnx]\""
+
+
+def test_doubts_are_said_in_the_words_of_the_panel(viewer, panel, spin):
+    add_stack(viewer)
+    panel.threshold.value = 1.0
+    run(panel, spin)
+    assert "lower Threshold, or use a model" in panel.notes.value
+    assert not re.search(r"--[a-z]|threshold=", panel.notes.value)

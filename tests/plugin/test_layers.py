@@ -84,7 +84,7 @@ def test_a_plane_lies_where_it_lay_in_the_stack():
     layer = Image(
         np.zeros((5, 8, 9), np.uint8), scale=(3, 0.5, 0.5), translate=(10, 20, 30), affine=np.diag([1, 2, 2, 1])
     )
-    of_plane = Image(np.zeros((1, 8, 9), np.uint8), **appearance(layer, "ZYX", (4,)).place)
+    of_plane = Image(np.zeros((1, 8, 9), np.uint8), **appearance(layer, "ZYX", (4,)).placement)
     for corner in ((0, 0), (7, 8)):
         assert of_plane.data_to_world((0, *corner)) == pytest.approx(layer.data_to_world((4, *corner)))
 

@@ -33,7 +33,7 @@ def test_of_a_stopped_acquisition_the_complete_time_points_are_read(
     there = [number for number in range(6) if number not in lost]
     acquisition(path, pixels[there], [PLACES[number] for number in there], Frames=9)
     if lost != (4, 5):  # of a whole time point that is missing at the end nothing is described
-        with pytest.raises(InputError, match=rf"planes are described.*--incomplete takes the {len(kept)}"):
+        with pytest.raises(InputError, match=rf"planes are described.*incomplete=True takes the {len(kept)}"):
             open_stack(path)
     with open_stack(path, incomplete=True) as stack:
         assert (stack.axes, stack.incomplete) == ("TCYX", True)
@@ -102,7 +102,7 @@ def test_positions_are_images(tmp_path: Path, one_file: bool) -> None:
         with open_stack(path) as stack:
             assert (stack.axes, stack.image) == ("TCYX", number)
             np.testing.assert_array_equal(np.asarray(stack), pixels[number])
-            assert any(f"holds 3 images, this is number {number}; choose with --image" in w for w in stack.warnings)
+            assert any(f"holds 3 images, this is number {number}; choose with image=" in w for w in stack.warnings)
         for image in range(3):
             with open_stack(path, image=image) as stack:
                 np.testing.assert_array_equal(np.asarray(stack), pixels[image])
@@ -191,7 +191,7 @@ def test_letters_are_not_advised_for_axes_that_are_known(tmp_path: Path) -> None
     tifffile.imwrite(path, random_pixels(2, 3, 20, 30), photometric="minisblack", metadata={"axes": "AZYX"})
     with pytest.raises(InputError, match="of which angle can be none of T, C, Z; save the images along it") as caught:
         open_stack(path)
-    assert "--axes" not in str(caught.value)
+    assert "axes=" not in str(caught.value)
 
 
 # --- OME sets and patterns
@@ -214,7 +214,7 @@ def test_what_remains_of_an_ome_set_has_its_times(tmp_path: Path, lost: tuple[in
     for t in kept:
         tifffile.imwrite(tmp_path / f"t{t}.ome.tif", pixels[t], description=OME.format(planes=planes, times=times),
                          metadata=None)  # fmt: skip
-    with pytest.raises(InputError, match="--incomplete"):
+    with pytest.raises(InputError, match="incomplete=True"):
         open_stack(tmp_path / "t0.ome.tif")
     report = enhance_file(tmp_path / "t0.ome.tif", "nuclei-lowexp", incomplete=True, report=False,
                           output=tmp_path / "out.ome.tif")  # fmt: skip
@@ -236,7 +236,9 @@ def test_of_a_pattern_the_complete_time_points_are_read(tmp_path: Path) -> None:
             if (t, c) != (2, 1):
                 tifffile.imwrite(tmp_path / f"a_t{t}_{name}.tif", pixels[t, c])
     pattern = tmp_path / "a_t{T}_{C}.tif"
-    with pytest.raises(InputError, match="1 of 6 files are missing, the first at T=2, C=GFP; --incomplete takes the 2"):
+    with pytest.raises(
+        InputError, match="1 of 6 files are missing, the first at T=2, C=GFP; incomplete=True takes the 2"
+    ):
         open_stack(pattern)
     with open_stack(pattern, incomplete=True) as stack:
         np.testing.assert_array_equal(np.asarray(stack), pixels[:2])

@@ -163,7 +163,7 @@ def test_one_of_several_images_is_chosen_and_the_others_are_named(tmp_path: Path
             file.write(pixels, photometric="minisblack", metadata={"axes": "YX", "Name": f"field {number}"})
     with open_stack(path) as stack:
         assert stack.shape == (20, 30)
-        assert stack.warnings[0].startswith("the file holds 3 images, this is number 0; choose with --image")
+        assert stack.warnings[0].startswith("the file holds 3 images, this is number 0; choose with image=")
         assert "field 2 (22, 30)" in stack.warnings[0]
     with open_stack(path, image=2) as stack:
         assert (stack.shape, stack.image) == ((22, 30), 2)

@@ -243,7 +243,7 @@ def test_dimensions_that_the_array_names_otherwise_are_said(tmp_path: Path) -> N
 def test_axes_of_unknown_types_are_refused_and_can_be_named(tmp_path: Path) -> None:
     axes = [{"name": "angle", "type": "angle"}, *space("y", "x")]
     path = zarr_image(tmp_path / "a.ome.zarr", axes)
-    with pytest.raises(InputError, match=r"its axis 'angle' of type 'angle' and length 3 .* --axes CYX"):
+    with pytest.raises(InputError, match=r"its axis 'angle' of type 'angle' and length 3 .* axes='CYX'"):
         open_stack(path)
     with open_stack(path, "CYX") as stack:
         write_stacks([(stack, tmp_path / "b.ome.zarr")])
@@ -261,7 +261,7 @@ def test_axes_of_unknown_types_are_refused_and_can_be_named(tmp_path: Path) -> N
 def test_unknown_versions_are_said_or_refused(tmp_path: Path) -> None:
     five = PIXELS[None, :, None]
     systems = zarr_image(tmp_path / "a.ome.zarr", None, version="0.6", pixels=five)
-    with pytest.raises(InputError, match=r"0\.6, which is not known .* name them, for example --axes TCZYX"):
+    with pytest.raises(InputError, match=r"0\.6, which is not known .* name them, for example axes='TCZYX'"):
         open_stack(systems)
     with open_stack(systems, "TZCYX") as stack:
         assert stack.axes == "TZCYX"

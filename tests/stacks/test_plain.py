@@ -107,7 +107,7 @@ def test_what_the_specification_of_ome_zarr_allows_is_written_as_such(tmp_path: 
 
 @pytest.mark.parametrize(("axes", "ending"), [("YXS", ".ome.zarr"), ("CTYX", ".ome.zarr"), ("XY", ".ome.tif")])
 def test_a_name_that_says_ome_is_refused_with_what_helps(tmp_path: Path, axes: str, ending: str) -> None:
-    with pytest.raises(OutputError, match=f"the stack has {axes}; choose --format zarr|the axes {axes}.*--format tiff"):
+    with pytest.raises(OutputError, match=f"the stack has {axes}; choose format='zarr'|the axes {axes}.*format='tiff'"):
         open_writer(tmp_path / f"a{ending}", like=random_stack(axes))
     assert not list(tmp_path.iterdir())
 

@@ -146,7 +146,7 @@ def test_a_chunk_that_cannot_be_had_is_an_error_and_never_zeros(
     with cellxlate.open_stack(place) as stack:
         web.faults["0/c/1/0"] = fault
         assert stack.read((0, 0)).any()
-        with pytest.raises(InputError, match=r"T=1, C=0 cannot be read .*; run again with --resume"):
+        with pytest.raises(InputError, match=r"T=1, C=0 cannot be read .*; run again with resume=True"):
             stack.read((1, 0))
 
 
@@ -282,7 +282,7 @@ def test_what_is_not_there_or_no_zarr_is_one_line(web: Web, name: str) -> None:
 
 def test_nothing_can_be_written_on_the_web(web: Web, tiny_model: Path, tmp_path: Path) -> None:
     place = f"{web.url}/cells.ome.zarr"
-    with pytest.raises(CellxlateError, match="nothing can be written; give -o or --output-dir"):
+    with pytest.raises(CellxlateError, match="nothing can be written; give output= or output_dir="):
         cellxlate.enhance_file(place, tiny_model)
     report = cellxlate.enhance_file(place, tiny_model, output_dir=tmp_path / "out")
     expected = cellxlate.enhance_file(web.folder / "cells.ome.zarr", tiny_model, output_dir=tmp_path / "local")

@@ -129,7 +129,7 @@ def test_a_run_that_was_interrupted_is_resumed_in_the_bucket(cells: Path, out: R
     with pytest.raises(Stop):
         enhance(cells, tiny_model, out, progress=stop)
     assert not out.exists()
-    with pytest.raises(OutputError, match="left from an interrupted job; give --resume"):
+    with pytest.raises(OutputError, match="left from an interrupted job; give resume=True"):
         enhance(cells, tiny_model, out)
     with pytest.raises(OutputError, match="begun with other settings"):
         cellxlate.enhance_file(cells, tiny_model, output=out, settings=EnhanceSettings(0.3, tile_px=64), resume=True)

@@ -372,7 +372,7 @@ def test_resume_refuses_another_job_and_names_what_differs(tmp_path: Path) -> No
     path = tmp_path / "a.ome.tif"
     interrupted(path, source, 1, fingerprint={"threshold": 0.1, "model": "a", "tile": [1, 2]})
     other = stack_of(random_pixels((3, 600, 40)), "ZYX")
-    with pytest.raises(OutputError, match=r"other model, shape, threshold; .*--overwrite"):
+    with pytest.raises(OutputError, match=r"other model, shape, threshold; .*overwrite=True"):
         open_writer(path, like=other, fingerprint={"threshold": 0.2, "tile": (1, 2)}, resume=True)
     with pytest.raises(OutputError, match=r"other dtype;"):
         open_writer(path, like=source, dtype=np.uint8, resume=True,
@@ -385,7 +385,7 @@ def test_a_partial_needs_a_decision(tmp_path: Path) -> None:
     source = stack_of(random_pixels((2, 600, 40)), "ZYX")
     path = tmp_path / "a.ome.tif"
     interrupted(path, source, 1)
-    with pytest.raises(OutputError, match=r"interrupted job; give --resume to go on, or --overwrite"):
+    with pytest.raises(OutputError, match=r"interrupted job; give resume=True to go on, or overwrite=True"):
         open_writer(path, like=source)
     with open_writer(path, like=source, overwrite=True) as writer:
         assert not writer.is_done((0,), 0)
@@ -426,7 +426,7 @@ def test_a_flipped_bit_is_found_and_the_band_done_again(tmp_path: Path, place: f
         content = bytearray(file.read_bytes())
         content[int(place * len(content))] ^= 1
         file.write_bytes(content)
-        with pytest.raises(OutputError, match=r"band 0 of plane \(1,\) was damaged .* run again with --resume"):
+        with pytest.raises(OutputError, match=r"band 0 of plane \(1,\) was damaged .* run again with resume=True"):
             writer.read((1,), slice(0, 512))
         assert not writer.is_done((1,), 0)
         with pytest.raises(OutputError, match="1 of 4 bands are not written"):
@@ -472,7 +472,7 @@ def test_reading_what_is_not_written_is_an_error_not_zeros(tmp_path: Path) -> No
         writer.write((), 0, source.read((), slice(0, 512)))
         with pytest.raises(OutputError, match="band 1 of plane"):
             writer.read((), slice(500, 520))
-        with pytest.raises(OutputError, match="1 of 2 bands are not written; give --resume"):
+        with pytest.raises(OutputError, match="1 of 2 bands are not written; give resume=True"):
             writer.finish()
 
 
@@ -514,7 +514,7 @@ def test_an_existing_output_stays_until_the_new_one_replaces_it(tmp_path: Path, 
     path = tmp_path / f"a{ending}"
     old, new = (stack_of(random_pixels((30, 40), seed=seed), "YX") for seed in (1, 2))
     written(path, old)
-    with pytest.raises(OutputError, match=r"exists; give --overwrite to replace it, or --resume"):
+    with pytest.raises(OutputError, match=r"exists; give overwrite=True to replace it, or resume=True"):
         open_writer(path, like=new)
     with open_writer(path, like=new, overwrite=True) as writer:
         write_all(writer, new)
@@ -601,14 +601,14 @@ def test_bands_may_be_written_by_threads_and_by_other_processes(tmp_path: Path) 
 
 
 REFUSED: list[tuple[str, str, tuple[int, ...], str, str]] = [
-    ("a.ome.tif", "YX", (8, 8), "float16", "cannot hold float16 pixels; choose --format tiff or ome-zarr"),
+    ("a.ome.tif", "YX", (8, 8), "float16", "cannot hold float16 pixels; choose format='tiff' or ome-zarr"),
     ("a.ome.tif", "YXC", (8, 8, 3), "uint8", "cannot hold the axes YXC"),
     ("a.ome.tif", "XY", (8, 8), "uint8", "cannot hold the axes XY"),
     ("a.ome.tif", "SZYX", (3, 2, 8, 8), "uint8", "cannot hold the axes SZYX"),
     ("a.ome.tif", "YXS", (8, 8, 2), "uint8", "holds 3 or 4 colour samples, the stack has 2"),
-    ("a.ome.zarr", "YXS", (8, 8, 3), "uint8", "the stack has YXS; choose --format zarr"),
-    ("a.ome.zarr", "CSYX", (2, 3, 8, 8), "uint8", "the stack has CSYX; choose --format zarr"),
-    ("a.ome.zarr", "ZCYX", (2, 2, 8, 8), "uint8", "time first.*the stack has ZCYX; choose --format zarr"),
+    ("a.ome.zarr", "YXS", (8, 8, 3), "uint8", "the stack has YXS; choose format='zarr'"),
+    ("a.ome.zarr", "CSYX", (2, 3, 8, 8), "uint8", "the stack has CSYX; choose format='zarr'"),
+    ("a.ome.zarr", "ZCYX", (2, 2, 8, 8), "uint8", "time first.*the stack has ZCYX; choose format='zarr'"),
 ]
 
 
@@ -705,7 +705,7 @@ def test_a_full_disk_is_reported_and_the_bands_are_kept(tmp_path: Path, monkeypa
         write_all(writer, source)
         with monkeypatch.context() as patch:
             patch.setattr(writing, "write_tiff", full)
-            with pytest.raises(OutputError, match=r"the disk is full; .* --resume"):
+            with pytest.raises(OutputError, match=r"the disk is full; .* resume=True"):
                 writer.finish()
     assert not path.exists()
     with open_writer(path, like=source, resume=True) as writer:
@@ -741,7 +741,7 @@ def test_a_partial_of_another_version_is_named(tmp_path):
         writer.write((0,), 0, np.ones((20, 20), np.uint16))
     record = tmp_path / "out.ome.tif.partial" / "job.json"
     record.write_text(record.read_text().replace('"cellxlate_partial": 4', '"cellxlate_partial": 3'))
-    with pytest.raises(OutputError, match=r"another version of cellxlate .* number 3, .* is 4.* --overwrite"):
+    with pytest.raises(OutputError, match=r"another version of cellxlate .* number 3, .* is 4.* overwrite=True"):
         open_writer(tmp_path / "out.ome.tif", like=like, resume=True)
     with open_writer(tmp_path / "out.ome.tif", like=like, overwrite=True) as writer:
         assert not writer.is_done((0,), 0)

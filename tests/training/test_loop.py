@@ -285,7 +285,7 @@ def test_train_resumes_to_the_same_model(images, tiny, tmp_path, monkeypatch):
         CHECKPOINT, "curves.csv", "previews", "settings.json",
     ]  # fmt: skip
     assert [path.name for path in (partial / "previews").iterdir()] == ["step-000008.png"]
-    with pytest.raises(OutputError, match="unfinished run; continue with --resume"):
+    with pytest.raises(OutputError, match="unfinished run; continue with resume=True"):
         train(images.source, images.target, output=tmp_path / "model", **arguments)
     resumed = train(images.source, images.target, output=tmp_path / "model", resume=True, **arguments)
     assert resumed.digest == unbroken.digest
@@ -498,7 +498,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(images, ti
     assert "not finite at step 20" in message
     assert "total" in message
     assert "checkpoint, of step 10" in message
-    assert "lower learning_rate or another --seed" in message
+    assert "lower learning_rate or another seed=" in message
     assert "\n" not in message
     assert not (tmp_path / "model").exists()
     kept = final_state(tmp_path / "model.partial")
@@ -584,7 +584,7 @@ def test_collapsed_attention_stops_a_run(images, tiny_fast, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop_module, "begin", collapsed)
     settings = replace(tiny_fast, steps=40, learning_rate=1e-6)
-    with pytest.raises(TrainingError, match=f"collapse to {kind}.*--guide saliency"):
+    with pytest.raises(TrainingError, match=f"collapse to {kind}.*guide='saliency'"):
         train(images.source, images.target, output=tmp_path / "model", settings=settings)
 
 
@@ -644,13 +644,13 @@ def test_a_run_goes_on_from_the_model_it_began_from_alone(images, tiny_fast, tmp
         interrupt_after(patch, 5)
         with pytest.raises(KeyboardInterrupt):
             train(images.source, images.target, base=first, **arguments)
-    with pytest.raises(OptionError, match="begun from another model, or from none; give the same --from"):
+    with pytest.raises(OptionError, match="begun from another model, or from none; give the same base="):
         train(images.source, images.target, resume=True, **arguments)
     assert train(images.source, images.target, base=first, resume=True, **arguments).digest == unbroken.digest
 
 
 def test_the_baseline_starts_from_no_model(images, tiny_fast, tmp_path):
-    with pytest.raises(OptionError, match="cyclegan starts from nothing, to be compared; leave out --from"):
+    with pytest.raises(OptionError, match="cyclegan starts from nothing, to be compared; leave out base="):
         train(
             images.source, images.target, settings=tiny_fast, output=tmp_path / "model", baseline="cyclegan",
             base="nuclei-lowexp",

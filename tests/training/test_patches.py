@@ -287,7 +287,7 @@ def test_channels_must_be_chosen_and_agree(tmp_path, good):
         folder = tmp_path / "two"
         folder.mkdir(exist_ok=True)
         tifffile.imwrite(folder / f"{name}.tif", colour, metadata={"axes": "CYX"}, ome=True)
-    assert "2 channels; choose one with --channel" in refusal(folder)
+    assert "2 channels; choose one with channel=" in refusal(folder)
     assert "channel 2 does not exist" in refusal(folder, channel=2)
     assert "channel -1 does not exist" in refusal(folder, channel=-1)
     chosen = open_domain([folder], number=0, patch_px=32, load_px=None, channel=1)

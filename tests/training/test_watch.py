@@ -114,8 +114,8 @@ def test_collapse_is_told_with_a_remedy_in_one_line(attention, words):
     message = str(caught.value)
     assert words in message
     assert "step 150" in message
-    assert "--guide saliency" in message
-    assert "--seed" in message
+    assert "guide='saliency'" in message
+    assert "seed=" in message
     assert "\n" not in message
     require_no_collapse(repeated(GUIDE, GUIDE, 20), 150)
 

@@ -23,11 +23,12 @@ from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room,
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import Progress, opened
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
-from cellxlate.errors import OptionError, TrainingError
+from cellxlate.errors import OptionError, TrainingError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device
+from cellxlate.options import ADAPT_SECONDS
 from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
@@ -165,7 +166,9 @@ def adapt_stack(
         base = model if isinstance(model, Bundle) else load_model(model)
 
         def nothing(fault: Exception) -> Adaptation:
-            return Adaptation(base, False, clock.spent_s, 0, f"nothing was learned: {fault}", base.name, choice=choice)
+            return Adaptation(
+                base, False, clock.spent_s, 0, said("nothing was learned: ", fault), base.name, choice=choice
+            )
 
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
@@ -224,7 +227,9 @@ class _Clock:
 
     def __init__(self, seconds: float, steps: int | None) -> None:
         if not (math.isfinite(seconds) and seconds >= 1):
-            raise OptionError(f"--adapt {seconds:g} is no time to learn in; give at least 1 second, 90 are usual")
+            raise OptionError(
+                ADAPT_SECONDS.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual"
+            )
         if steps is not None and steps < 1:
             raise OptionError(f"steps is {steps}, expected at least 1")
         self._started = self._learned = time.monotonic()

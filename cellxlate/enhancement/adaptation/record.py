@@ -11,8 +11,9 @@ from typing import Any
 from cellxlate.choice import Choice
 from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE
 from cellxlate.enhancement.outputs.names import Outputs, is_there
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import ModelError, OptionError, OutputError, unless_denied
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.options import ADAPT, MODEL, OVERWRITE, RESUME, TO_REPLACE
 from cellxlate.quality.risk import Ranking, Risk
 from cellxlate.stacks.write.locking import FolderLock
 
@@ -97,7 +98,7 @@ def model_folder(outputs: Outputs) -> Path:
     folder = outputs.attention.parent
     if not isinstance(folder, Path):
         raise OptionError(
-            f"--adapt writes a model beside the results, which must lie on this computer; {folder} does not"
+            ADAPT, " writes a model beside the results, which must lie on this computer", remedy=f"{folder} does not"
         )
     return folder / f"{outputs.attention.name.rpartition('_attention')[0]}_model"
 
@@ -116,7 +117,7 @@ def held(output: Path) -> Iterator[None]:
     try:
         lock = FolderLock.acquire(output.with_name(output.name + ".lock"))
     except OSError as fault:
-        raise OutputError(f"{output} cannot be written: {fault}") from fault
+        raise unless_denied(OutputError(f"{output} cannot be written: {fault}"), output, fault) from fault
     try:
         yield
     finally:
@@ -130,12 +131,15 @@ def make_room(output: Path, partial: Path, *, overwrite: bool, resume: bool) -> 
     if is_there(partial) and not partial.is_dir():
         raise OutputError(f"{partial} is no folder of an unfinished adaptation; move it away or choose another output")
     if is_there(output) and not (overwrite or resume):
-        raise OutputError(f"{output} exists already; give -m {output} to use it, --overwrite to replace it")
+        raise OutputError(
+            f"{output} exists already", remedy=("give ", MODEL.of(output), " to use it, ", OVERWRITE, " to replace it")
+        )
     if is_there(partial) and (overwrite or (partial / VERDICT).exists()) and not resume:
         shutil.rmtree(partial, ignore_errors=True)
     if is_there(partial) and not resume:
         raise OutputError(
-            f"{partial} holds an unfinished adaptation; continue with --resume or replace it with --overwrite"
+            f"{partial} holds an unfinished adaptation",
+            remedy=("continue with ", RESUME, " or replace it with ", OVERWRITE),
         )
 
 
@@ -167,13 +171,16 @@ def recalled(
     try:
         bundle = load_model(output) if output.is_dir() else None
         text = (partial / VERDICT).read_text(encoding="utf-8") if bundle is None else ""
+    except ModelError:
+        raise
     except OSError:
         return None
     record = bundle.card.get("adaptation") if bundle else json.loads(text)
     if not isinstance(record, dict) or any(record.get(name) != value for name, value in identity.items()):
         where = output if bundle else partial
         raise OutputError(
-            f"{where} was adapted to another stack, or from another model; give --overwrite to replace it"
+            f"{where} was adapted to another stack, or from another model",
+            remedy=TO_REPLACE,
         )
     try:
         return Adaptation(
@@ -181,7 +188,7 @@ def recalled(
             base.name, _ranking(record["ranking"]), choice, str(record["command"]), None if bundle else partial,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as fault:
-        raise OutputError(f"{output} says nothing about its adaptation; give --overwrite to replace it") from fault
+        raise OutputError(f"{output} says nothing about its adaptation", remedy=TO_REPLACE) from fault
 
 
 def _ranking(stated: Mapping[str, Any] | None) -> Ranking | None:

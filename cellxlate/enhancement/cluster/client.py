@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import ClusterError, OptionError
+from cellxlate.options import RESUME, SCHEDULER, WORKERS
 from cellxlate.regular_files import read_small_file
 
 try:
     import dask
     from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
 except ImportError as fault:
-    raise OptionError('--workers and --scheduler need another package; pip install "cellxlate[distributed]"') from fault
+    raise OptionError(
+        WORKERS, " and ", SCHEDULER, " need another package", remedy='pip install "cellxlate[distributed]"'
+    ) from fault
 
 __all__ = ["ATTEMPTS", "KilledWorker", "WorkerPlugin", "WorkerWatch", "connected_client"]
 
@@ -63,22 +66,23 @@ class WorkerWatch:
             return self.threads
         self._looked = now
         if self._client.status != "running":
-            raise ClusterError(self.lost)
+            raise self.lost
         try:
             threads = sum(self._client.nthreads().values())
         except (OSError, TimeoutError) as fault:
-            raise ClusterError(self.lost) from fault
+            raise self.lost from fault
         if threads:
             self._alone_since = now
         elif now - self._alone_since > WAIT_FOR_WORKERS_S:
-            raise ClusterError(f"{self._name}: all workers are gone; start some, and give --resume")
+            raise ClusterError(f"{self._name}: all workers are gone", remedy=("start some, and give ", RESUME))
         self.threads = max(threads, 1)
         return self.threads
 
     @property
-    def lost(self) -> str:
-        """What is said when the scheduler is gone."""
-        return f"{self._name}: the scheduler is lost; what is done is kept, start it again and give --resume"
+    def lost(self) -> ClusterError:
+        """What is raised when the scheduler is gone."""
+        remedy = ("what is done is kept, start it again and give ", RESUME)
+        return ClusterError(f"{self._name}: the scheduler is lost", remedy=remedy)
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def connected_client(*, workers: int | None, scheduler: str | Path | None, threa
         Not exactly one of both is given, or no scheduler answers.
     """
     if (workers is None) == (scheduler is None):
-        raise OptionError("--workers and --scheduler exclude each other; give one of them")
+        raise OptionError(WORKERS, " and ", SCHEDULER, " exclude each other", remedy="give one of them")
     with _local(workers, threads) if workers is not None else _connected(str(scheduler)) as client:
         yield client
 
@@ -99,7 +103,7 @@ def connected_client(*, workers: int | None, scheduler: str | Path | None, threa
 @contextmanager
 def _local(workers: int, threads: int) -> Iterator[Any]:
     if workers < 1 or threads < 1:
-        raise OptionError(f"--workers {workers} with {threads} threads cannot work; give at least 1")
+        raise OptionError(WORKERS.of(workers), f" with {threads} threads cannot work", remedy="give at least 1")
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
@@ -200,15 +204,19 @@ def _address(scheduler: str) -> str:
     """Return the address that is given, or that a scheduler has written into a file."""
     if not Path(scheduler).is_file():
         if ":" not in scheduler:
-            raise OptionError(f"--scheduler {scheduler} is neither a file nor an address such as tcp://host:8786")
+            raise OptionError(SCHEDULER.of(scheduler), " is neither a file nor an address such as tcp://host:8786")
         return scheduler
     try:
         stated = json.loads(read_small_file(Path(scheduler)))
+    except PermissionError as fault:
+        raise OptionError(SCHEDULER.of(scheduler), f" cannot be read ({fault.strerror})") from fault
     except (OSError, ValueError, RecursionError):
         stated = None
     address = stated.get("address") if isinstance(stated, dict) else None
     if not isinstance(address, str) or ":" not in address:
-        raise OptionError(f"--scheduler {scheduler} is no file that a dask scheduler has written; give its address")
+        raise OptionError(
+            SCHEDULER.of(scheduler), " is no file that a dask scheduler has written", remedy="give its address"
+        )
     return address
 
 

@@ -40,9 +40,10 @@ from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import ClusterError, InputError
+from cellxlate.errors import ClusterError, InputError, said, who_speaks
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
+from cellxlate.options import RESUME
 from cellxlate.quality.checks import parts_of, plane_label
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -223,11 +224,11 @@ class Cluster:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
         with suppress(TimeoutError):
             self.client.wait_for_workers(1, timeout=connecting.WAIT_FOR_WORKERS_S)
-        answers = self.client.run(fault_of_worker, job, on_error="return")
-        faults = {worker: str(fault) for worker, fault in answers.items() if fault}
+        answers = self.client.run(fault_of_worker, job, who_speaks(), on_error="return")
+        faults = {worker: said(fault) for worker, fault in answers.items() if fault}
         if not answers:
             raise ClusterError(
-                f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s; start some, and give --resume"
+                f"no worker came within {connecting.WAIT_FOR_WORKERS_S:.0f} s", remedy=("start some, and give ", RESUME)
             )
         if len(faults) == len(answers):
             worker, fault = next(iter(faults.items()))
@@ -316,20 +317,20 @@ class Flight:
             try:
                 bands = future.result()
             except (CancelledError, OSError, TimeoutError) as fault:  # done, but no longer to be had
-                raise ClusterError(self._watch.lost) from fault
+                raise self._watch.lost from fault
             for unit, done in zip(task, bands, strict=True):
                 self.cluster.count(done, self.plan, unit)
             self._failed_in_a_row = 0
             return
         if future.status != "error":
-            raise ClusterError(self._watch.lost)
+            raise self._watch.lost
         if len(task) > 1:
             self._alone += [[unit] for unit in task]
             return
-        self.failed.append((task[0], " ".join(str(future.exception()).split())[:300]))
+        self.failed.append((task[0], " ".join(said(future.exception()).split())[:300]))
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= MOST_FAILED:
-            raise ClusterError(_failures(self.plan, self.failed))
+            raise _failures(self.plan, self.failed)
 
 
 def _result(future: Any, watch: WorkerWatch) -> Any:
@@ -343,7 +344,7 @@ def _result(future: Any, watch: WorkerWatch) -> Any:
             if future.status == "error":  # of the function itself
                 raise
             if future.status != "pending":
-                raise ClusterError(watch.lost) from fault
+                raise watch.lost from fault
             watch.look()
 
 
@@ -384,16 +385,16 @@ def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[
         yield task
 
 
-def _failures(plan: Plan, failed: list[tuple[QueuedBand, str]]) -> str:
-    """Name the bands that failed."""
+def _failures(plan: Plan, failed: list[tuple[QueuedBand, str]]) -> ClusterError:
+    """Return what to raise, which names the bands that failed."""
     named = [
         f"{plane_label(unit.index, plan.stack.plane_axes)} rows {unit.area.top} to {unit.area.bottom - 1} ({fault})"
         for unit, fault in failed[:MOST_NAMED]
     ]
     further = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
-    return (
-        f"{plan.stack.name}: {len(failed)} bands failed {ATTEMPTS} times: {'; '.join(named)}{further}; what is done "
-        "is kept, give --resume to try these again"
+    return ClusterError(
+        f"{plan.stack.name}: {len(failed)} bands failed {ATTEMPTS} times: {'; '.join(named)}{further}",
+        remedy=("what is done is kept, give ", RESUME, " to try these again"),
     )
 
 

@@ -21,7 +21,7 @@ from cellxlate.enhancement.input import Context, planes_of_channels
 from cellxlate.enhancement.plan import Plan, input_identity
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
+from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
@@ -240,13 +240,13 @@ def forget_job(token: str) -> None:
             _ONE_AT_A_TIME.release()
 
 
-def fault_of_worker(job: BandJob) -> str:
+def fault_of_worker(job: BandJob, by: Speaker = "python") -> str:
     """Return in one line why this process cannot work on a job; nothing if it can."""
     try:
         with _ONE_AT_A_TIME:
             _opened(job)
     except (CellxlateError, OSError) as fault:
-        return str(fault)
+        return said(fault, by=by)
     return ""
 
 

@@ -11,8 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cellxlate.errors import InputError, OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
@@ -23,7 +24,7 @@ from cellxlate.stacks.read.zarr import zarr_images
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.stores.bucket import check_remote
 from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format
-from cellxlate.whole_file import IN_THE_WAY
+from cellxlate.whole_file import in_the_way
 
 ENDINGS: dict[Format, str] = {
     "ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr", "ome-zarr-0.4": ".ome.zarr", "tiff": ".tif", "zarr": ".zarr"
@@ -148,7 +149,7 @@ def name_outputs(
         An output would replace the input.
     """
     if output is not None and output_dir is not None:
-        raise OptionError("-o and --output-dir are both given; give one of them")
+        raise OptionError(OUTPUT, " and ", OUTPUT_DIR, " are both given", remedy="give one of them")
     if output is None:
         format = format_of(like, is_zarr=is_zarr, asked=format) if like else format
         ending = ENDINGS[format or ("ome-zarr" if is_zarr else "ome-tiff")]
@@ -168,7 +169,7 @@ def name_outputs(
         format=format,
     )
     if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
-        raise OutputError(f"{path} would be replaced by its own result; choose another -o")
+        raise OutputError(f"{path} would be replaced by its own result", remedy=("choose another ", OUTPUT))
     return outputs
 
 
@@ -198,7 +199,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
         return
     for path in outputs.wanted:
         if is_there(path):
-            raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+            raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
 
 
 def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
@@ -236,7 +237,7 @@ def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> No
     """
     for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
         if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
-            raise OutputError(IN_THE_WAY.format(path))
+            raise in_the_way(path)
 
 
 def is_there(path: Location) -> bool:
@@ -245,9 +246,11 @@ def is_there(path: Location) -> bool:
 
 
 def recorded_provenance(report: Location) -> Mapping[str, Any]:
-    """Return the provenance that a report's JSON states; nothing where it cannot be read."""
+    """Return the provenance that a report's JSON states; nothing where it states none, InputError where denied."""
     try:
         stored = json.loads(read_small_file(report))["provenance"]
+    except PermissionError as fault:
+        raise unless_denied(InputError(f"{report} cannot be read"), report, fault) from fault
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}

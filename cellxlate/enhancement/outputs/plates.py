@@ -8,10 +8,11 @@ from pathlib import Path
 from cellxlate.enhancement.outputs.names import Outputs, is_there, may_replace
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
+from cellxlate.options import TO_GO_ON, TO_REPLACE_OR_RENAME
 from cellxlate.stacks.naming import UNFINISHED_ENDING, is_zarr, stack_name
 from cellxlate.stacks.write.plates import beside_wells, plate_fields, start_plate
 from cellxlate.stacks.write.writer import Format
-from cellxlate.whole_file import IN_THE_WAY, rename_free
+from cellxlate.whole_file import in_the_way, rename_free
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,14 @@ class Plate:
         if not (overwrite or resume):
             for path in self._wanted:
                 if path.exists():
-                    raise OutputError(f"{path} exists already; give --overwrite to replace it or choose another -o")
+                    raise OutputError(
+                        f"{path} exists already",
+                        remedy=TO_REPLACE_OR_RENAME,
+                    )
                 if _unfinished(path).exists():
                     raise OutputError(
-                        f"{_unfinished(path)} is left from an interrupted job; give --resume to go on, or --overwrite"
+                        f"{_unfinished(path)} is left from an interrupted job",
+                        remedy=TO_GO_ON,
                     )
         if resume and _unfinished(self.enhanced).exists():
             for path in self._wanted:  # a crash while they got their names
@@ -119,7 +124,7 @@ class Plate:
             return
         for path in self._wanted:
             if is_there(path) and not self._is_earlier(path, overwrite=overwrite, resume=resume):
-                raise OutputError(IN_THE_WAY.format(path))
+                raise in_the_way(path)
         for path in reversed(self._wanted):
             replaced = path.with_name(path.name + ".replaced")
             if path.exists():
@@ -127,7 +132,7 @@ class Plate:
             try:
                 rename_free(_unfinished(path), path)
             except FileExistsError as fault:
-                raise OutputError(IN_THE_WAY.format(path)) from fault
+                raise in_the_way(path) from fault
             shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(_unfinished(self.attention), ignore_errors=True)  # where it is not wanted
 

@@ -9,6 +9,7 @@ from typing import Any
 import cellxlate
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
+from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import account_of, doubts_about
 from cellxlate.quality.report.report import RunReport, write_report
@@ -182,7 +183,9 @@ def _beside(path: Path, name: str) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == name:
             return candidate
-    raise InputError(f"{path.parent} holds no {name}, which belongs to {path.name}; name it with --attention")
+    raise InputError(
+        f"{path.parent} holds no {name}, which belongs to {path.name}", remedy=("name it with ", ATTENTION)
+    )
 
 
 def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
@@ -194,7 +197,7 @@ def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     for candidate in find_stacks([path.parent], "result"):
         if stack_name(candidate) == base:
             return candidate
-    raise InputError(f"the input {name or base} does not lie beside {path}; name it with --source")
+    raise InputError(f"the input {name or base} does not lie beside {path}", remedy=("name it with ", SOURCE))
 
 
 def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cellxlate.errors import OptionError
+from cellxlate.errors import OptionError, said
 from cellxlate.model.attention import Floats
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.memory import ask_for_memory
@@ -20,6 +20,7 @@ from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_devic
 from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
 from cellxlate.settings import Precision
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
@@ -106,7 +107,7 @@ class EngineTranslator:
         middle = length // 2 // self.stride * self.stride
         if middle + reach_px >= length:
             raise MemoryError(
-                "the device has no memory left, even for small tiles; close other programs, or --device cpu"
+                said("the device has no memory left, even for small tiles; close other programs, or ", DEVICE.of("cpu"))
             )
         first, second = (
             self._run(network, np.ascontiguousarray(part))
@@ -122,10 +123,10 @@ class EngineTranslator:
 
     def _remember(self, shape: tuple[int, ...], pixels: int) -> None:
         if self._largest_px is None:
-            self.warnings.append(
+            self.warnings.append(said(
                 f"the device ran out of memory for tiles of {shape[-2]} x {shape[-1]} px, so smaller ones were used, "
-                "which is slower; the pixels are the same. A smaller --tile avoids it."
-            )
+                "which is slower; the pixels are the same. A smaller ", TILE, " avoids it."
+            ))  # fmt: skip
         self._largest_px = pixels // 2
 
 
@@ -164,7 +165,7 @@ def open_engine(
         The engine, the device or the precision is not available.
     """
     if precision not in ("float32", "bfloat16"):
-        raise OptionError(f"--precision {precision} is not known; choose float32 or bfloat16")
+        raise OptionError(PRECISION.of(precision), " is not known", remedy="choose float32 or bfloat16")
     opened = _OPENED.setdefault(bundle.translator, {})
     key = (engine, device, precision, streams)
     if key not in opened:
@@ -196,12 +197,16 @@ def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) 
 def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open one engine."""
     if engine not in PACKAGES:
-        raise OptionError(f"--engine {engine} is not known; choose auto, {', '.join(PACKAGES)}")
+        raise OptionError(ENGINE.of(engine), " is not known", remedy=f"choose auto, {', '.join(PACKAGES)}")
     where = choose_device(device) if engine == "torch" or device != "auto" else torch.device("cpu")
     if engine == "openvino" and where.type != "cpu":
-        raise OptionError(f"--engine openvino runs on the CPU, not on {where.type}; leave out --device")
+        raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where.type}", remedy=ANY_DEVICE)
     if engine == "onnxruntime" and precision != "float32":
-        raise OptionError("--engine onnxruntime runs in float32 alone; use openvino or torch for --precision bfloat16")
+        raise OptionError(
+            ENGINE.of("onnxruntime"),
+            " runs in float32 alone",
+            remedy=("use openvino or torch for ", PRECISION.of("bfloat16")),
+        )
 
     def ready(network: Generator | AttentionNetwork) -> RunNetwork:
         prepared = for_inference(network)
@@ -223,10 +228,10 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
     )  # fmt: skip
     if precision != "float32":
         error = probe_error(opened, bundle)
-        opened.warnings.append(
+        opened.warnings.append(said(
             f"the networks ran in bfloat16; on a probe tile they differ from float32 by up to {error:.1e} of the range "
-            "from black to white. Leave out --precision for float32."
-        )
+            "from black to white. Leave out ", PRECISION, " for float32."
+        ))  # fmt: skip
     return opened
 
 

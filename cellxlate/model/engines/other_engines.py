@@ -13,6 +13,7 @@ from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.options import DEVICE, ENGINE
 from cellxlate.settings import Precision
 
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -42,7 +43,9 @@ class OpenVinoNetwork:
         try:
             import openvino
         except ImportError as fault:
-            raise OptionError('--engine openvino is not installed; pip install "cellxlate[openvino]"') from fault
+            raise OptionError(
+                ENGINE.of("openvino"), " is not installed", remedy='pip install "cellxlate[openvino]"'
+            ) from fault
         self._core = openvino.Core()
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
@@ -101,10 +104,14 @@ def onnxruntime_network(
     try:
         import onnxruntime
     except ImportError as fault:
-        raise OptionError('--engine onnxruntime is not installed; pip install "cellxlate[onnx]"') from fault
+        raise OptionError(
+            ENGINE.of("onnxruntime"), " is not installed", remedy='pip install "cellxlate[onnx]"'
+        ) from fault
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, "")
     if provider not in onnxruntime.get_available_providers():
-        raise OptionError(f"--engine onnxruntime does not run on {device} here; use --device cpu")
+        raise OptionError(
+            ENGINE.of("onnxruntime"), f" does not run on {device} here", remedy=("use ", DEVICE.of("cpu"))
+        )
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(torch.get_num_threads() // streams, 1)
     options.log_severity_level = 4  # what it says is raised too

@@ -11,6 +11,7 @@ from torch.nn import functional
 from cellxlate.errors import OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.options import DEVICE
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -32,7 +33,7 @@ def choose_device(device: Device) -> torch.device:
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     if not available.get(device, False):
         names = ", ".join(name for name, present in available.items() if present)
-        raise OptionError(f"--device {device} is not available here; available: {names}")
+        raise OptionError(DEVICE.of(device), " is not available here", remedy=f"available: {names}")
     return torch.device(device)
 
 

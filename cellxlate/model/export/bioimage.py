@@ -24,6 +24,7 @@ from cellxlate.model.bundle import LARGEST_WEIGHTS_BYTES, Bundle
 from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED
 from cellxlate.model.export.onnx import IR_VERSION, OPSET, onnx_model
 from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.options import AUTHOR, LICENCE, OVERWRITE
 from cellxlate.settings import THRESHOLD
 from cellxlate.stacks.intensity.range import BLACK_PERCENTILE, WHITE_PERCENTILE
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
@@ -187,7 +188,8 @@ def export_package(
     if not names or not licence:
         raise OptionError(
             f"the card of {bundle.name} states no {'licence' if names else 'authors'}, which the BioImage Model Zoo "
-            f"asks for; give {'--licence CC-BY-4.0, for example' if names else '--author NAME'}"
+            "asks for",
+            remedy=("give ", LICENCE.of("CC-BY-4.0"), ", for example") if names else ("give ", AUTHOR.of("NAME")),
         )
     counts = _test_field(int(bundle.card["networks"]["channels"]))
     answers = _answers(bundle.translator, _unit(counts))
@@ -316,5 +318,7 @@ def _npy(values: Floats) -> bytes:
 
 def _write(path: Path, content: bytes, *, overwrite: bool) -> None:
     if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path} exists already; give --overwrite to replace it, or choose another name")
+        raise OutputError(
+            f"{path} exists already", remedy=("give ", OVERWRITE, " to replace it, or choose another name")
+        )
     write_whole_file(path, content)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, visible_part
 from cellxlate.plugin.layers import appearance, layer_stack, read_part, visible_plane
 from cellxlate.plugin.preview.cache import shown_part
@@ -229,18 +229,18 @@ class Comparison:
         shown = pixels[:, : max(columns, 1)].copy()
         shown[:, -1:] = np.iinfo(shown.dtype).max if shown.dtype.kind in "iu" else part.layer.contrast_limits[1]
         shown = flat_pixels(shown, part.stack.axes)
-        place = flat_place(part.layer, part.stack.axes, part.plane, part.tile, part.every_px)
+        placement = flat_place(part.layer, part.stack.axes, part.plane, part.tile, part.every_px)
         if self._cover is None:
             active = self._viewer.layers.selection.active
             look = appearance(part.layer, part.stack.axes).shown
             self._cover = self._viewer.add_image(
-                shown, name=f"{self._words[0]}, left of the line", metadata={OURS: True}, **look, **place
+                shown, name=f"{self._words[0]}, left of the line", metadata={OURS: True}, **look, **placement
             )
             self._viewer.layers.selection.active = active
         else:
             self._cover.data = shown
-            if not np.allclose(self._cover.affine.affine_matrix, place["affine"]):
-                self._cover.affine = place["affine"]
+            if not np.allclose(self._cover.affine.affine_matrix, placement["affine"]):
+                self._cover.affine = placement["affine"]
         self._cover.visible = columns > 0
 
 
@@ -248,7 +248,7 @@ def _read_steps(part: Part) -> Generator[npt.NDArray[Any], None, Refusal | None]
     try:
         yield read_part(part.stack, part.plane, part.tile, part.every_px)
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     return None
 
 
@@ -263,14 +263,14 @@ class Difference:
 def difference_steps(arrays: tuple[Any, Any, str, PlaneIndex]) -> Generator[Difference, None, Refusal | None]:
     """Yield the difference of two arrays (before, after, axes, visible plane); lazily where they are large."""
     before, after, axes, plane = arrays
-    found = subtract(before, after, axes)
+    difference = subtract(before, after, axes)
     positions = iter(plane)
     key = tuple(
         min(next(positions), size - 1) if axis in "TCZ" else slice(None, None, max(size // 1024, 1))
-        for axis, size in zip(axes.replace("S", ""), found.shape, strict=True)
+        for axis, size in zip(axes.replace("S", ""), difference.shape, strict=True)
     )
-    changed = np.abs(np.asarray(found[key]))
-    yield Difference(found, max(float(np.percentile(changed, 99.8)), float(changed.max()) / 4, 1e-6))
+    changed = np.abs(np.asarray(difference[key]))
+    yield Difference(difference, max(float(np.percentile(changed, 99.8)), float(changed.max()) / 4, 1e-6))
     return None
 
 
@@ -279,8 +279,8 @@ def subtract(before: Any, after: Any, axes: str) -> Any:
 
     def change(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         wide = np.float32 if new.dtype.itemsize < 3 else np.float64
-        found = new.astype(wide) - old.astype(wide)
-        return np.asarray(found.mean(axis=-1) if "S" in axes else found, dtype=np.float32)
+        difference = new.astype(wide) - old.astype(wide)
+        return np.asarray(difference.mean(axis=-1) if "S" in axes else difference, dtype=np.float32)
 
     if np.prod(after.shape, dtype=np.int64) <= DIFFERENCE_NOW_PX:
         return change(np.asarray(before), np.asarray(after))

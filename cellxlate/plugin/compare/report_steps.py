@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import EnhanceRequest, Outcome, Refusal
 from cellxlate.quality.report.report import draw_planes, write_report
@@ -42,7 +42,7 @@ def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, N
         write_report(report, figures, html=page, json=page.with_suffix(".json"))
         yield page
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except OSError as fault:
         return Refusal(f"the report cannot be written ({fault})")
     return None

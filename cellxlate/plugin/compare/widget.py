@@ -106,18 +106,18 @@ class CompareControls:
         shown: tuple[int, ...] = plane
         if before.shape != after.shape:  # one plane was enhanced
             corner = pair.before.world_to_data(pair.after.data_to_world((0,) * pair.after.ndim))
-            chosen = [round(float(place)) for place in corner]
+            chosen = [round(float(position)) for position in corner]
             axes = pair.axes.replace("S", "")
             before = before[tuple(slice(at, at + 1) if axis in "TCZ" else slice(None)
                                   for axis, at in zip(axes, chosen, strict=True))]  # fmt: skip
             shown = (0,) * len(plane)
-        place = appearance(pair.after, pair.axes).place
+        placement = appearance(pair.after, pair.axes).placement
         name = f"{pair.after.name} - {pair.before.name}"
 
-        def add(found: Difference) -> None:
+        def add(difference: Difference) -> None:
             self._viewer.add_image(
-                found.pixels, name=name, colormap=difference_colormap(), blending="translucent",
-                contrast_limits=(-found.limit, found.limit), metadata={OURS: True}, **place,
+                difference.pixels, name=name, colormap=difference_colormap(), blending="translucent",
+                contrast_limits=(-difference.limit, difference.limit), metadata={OURS: True}, **placement,
             )  # fmt: skip
             self._say("Difference added: orange is brighter than the input, blue darker, clear unchanged.")
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from magicgui.widgets import Container, SpinBox
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.controls import ClickButton
 from cellxlate.plugin.enhance.domain_line import DomainLine
 from cellxlate.plugin.preview.overlay import Wanted
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, Refusal, StopRequest
-from cellxlate.plugin.wording import adapting_left, in_panel_words
+from cellxlate.plugin.wording import adapting_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import ADAPT_S
 
@@ -99,7 +99,7 @@ class AdaptControls:
         try:
             request = self._panel.adaptation_request(float(self.seconds.value))
         except CellxlateError as fault:
-            self._panel.refuse(in_panel_words(str(fault)))
+            self._panel.refuse(said(fault, by="panel"))
             return
         self._panel.begin_run(request.run.stop, "Adapting to this image ...")
         self._worker = begin(
@@ -116,14 +116,14 @@ class AdaptControls:
         if outcome is None or request.run.stop.asked:
             self._panel.end_run(request.run.stop, "Cancelled. The model is what it was.")
         elif isinstance(outcome, Refusal):
-            self._panel.end_run(request.run.stop, in_panel_words(outcome.reason))
+            self._panel.end_run(request.run.stop, outcome.reason)
         elif self._panel.end_run(request.run.stop, _verdict(outcome)) and outcome.folder is not None:
             self._panel.take_adapted(request, outcome)
 
 
 def _verdict(adapted: Adapted) -> str:
     """Say in one sentence what the judge found, and in another what follows."""
-    reason = in_panel_words(adapted.reason.rstrip(". "))
+    reason = adapted.reason.rstrip(". ")
     follows = f"{adapted.folder} is chosen now." if adapted.folder else "Nothing has changed."
     return f"{reason[:1].upper()}{reason[1:]}. {follows}"
 

@@ -16,7 +16,7 @@ from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import follow
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.enhance.steps import enhance_steps
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, CancelledError, Outcome, Refusal
 from cellxlate.plugin.train.steps import file_name
@@ -34,23 +34,23 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
     """
     run = request.run
     try:
-        place = _place_for(run.source)
-        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=place) as folder:
+        parent = _place_for(run.source)
+        with tempfile.TemporaryDirectory(prefix=".cellxlate-", dir=parent) as folder:
             made = Path(folder) / f"{file_name(run.appearance.name)}_model"
             learning = _Learning(request, made)
-            found = yield from in_thread(learning.work, run.stop, tick=learning.news)
+            adaptation = yield from in_thread(learning.work, run.stop, tick=learning.news)
             run.stop.check()
-            if not found.kept:
-                return Adapted(None, found.reason)
+            if not adaptation.kept:
+                return Adapted(None, adaptation.reason)
             yield AdaptNews(request.seconds, request.seconds, "Showing before and after ...")
             before = _enhanced(request, run.model)
             after = _enhanced(request, str(made))
-            kept = _keep(made, place)
-        return Adapted(kept, found.reason, before, after)
+            kept = _keep(made, parent)
+        return Adapted(kept, adaptation.reason, before, after)
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to adapt; close other layers first")
     except OSError as fault:
@@ -99,10 +99,10 @@ def _place_for(source: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="cellxlate-"))
 
 
-def _keep(made: Path, place: Path) -> Path:
+def _keep(made: Path, parent: Path) -> Path:
     """Move a model to its place, under a name that is free."""
-    free = place / made.name
+    free = parent / made.name
     number = 2
     while free.exists():
-        free, number = place / f"{made.name}_{number}", number + 1
+        free, number = parent / f"{made.name}_{number}", number + 1
     return made.rename(free)

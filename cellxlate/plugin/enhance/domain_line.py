@@ -36,7 +36,7 @@ class DomainLine:
     ----------
     text : Label
         One sentence, which takes as many lines as it needs; what is different stands in its tooltip.
-    found : Suitability or None
+    suitability : Suitability or None
         The answer for what is chosen now.
 
     Notes
@@ -48,7 +48,7 @@ class DomainLine:
         self._viewer, self._wanted = viewer, wanted
         self._request: SuitabilityRequest | None = None
         self._worker: Any = None
-        self.found: Suitability | None = None
+        self.suitability: Suitability | None = None
         self.text = wrapped(Label(value=""))
         self._timer = single_shot(self._look, self.text.native)
 
@@ -71,7 +71,7 @@ class DomainLine:
     def _end_look(self) -> None:
         if self._request is not None:
             self._request.stop.ask()
-        self._request = self.found = None
+        self._request = self.suitability = None
 
     def _look(self) -> None:
         wanted, stop = self._wanted(), StopRequest()
@@ -96,12 +96,12 @@ class DomainLine:
         if isinstance(answer, Refusal) or answer is None:
             self._say("", answer.reason if answer else "")
             return
-        self.found = answer
+        self.suitability = answer
         self._say(*suitability_words(answer))
 
     def _say(self, text: str, explained: str = "") -> None:
         self.text.value, self.text.tooltip = text, explained
-        outside = self.found is not None and self.found.is_outside
+        outside = self.suitability is not None and self.suitability.is_outside
         self.text.native.setStyleSheet("font-weight: bold" if outside else "")
 
 

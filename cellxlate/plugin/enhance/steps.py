@@ -15,7 +15,7 @@ from cellxlate.enhancement.job import Steps, steps_in_memory, steps_to_files, wi
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, OutputError
+from cellxlate.errors import CellxlateError, OutputError, said
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
@@ -56,7 +56,7 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory for this result; write it to a file instead")
     except RuntimeError as fault:  # of torch; the worker would take it for a result

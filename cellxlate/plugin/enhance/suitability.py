@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from cellxlate.choice import Suitability, suitability
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.requests import CancelledError, Refusal, SuitabilityRequest
 
 
@@ -26,6 +26,6 @@ def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suit
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except OSError as fault:  # of a lazy layer
         return Refusal(f"the image cannot be read ({fault})")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit, ProgressBar
 from qtpy.QtCore import Qt
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model.cards import is_model
 from cellxlate.plugin.compare.comparison import Pair
 from cellxlate.plugin.compare.widget import CompareControls
@@ -25,7 +25,7 @@ from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, Refusal, StopRequest
 from cellxlate.plugin.strokes.controls import PaintedLayer, StrokeControls
-from cellxlate.plugin.wording import in_panel_words, time_left
+from cellxlate.plugin.wording import time_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
@@ -76,14 +76,37 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self._stop: StopRequest | None = None
         self._worker: Any = None
         self._results: list[Pair] = []
+        self._make_choices()
+        self._make_seldom_choices()
+        self._make_run_controls()
+        self.compare = CompareControls(napari_viewer, self._pair)
+        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
+        self.adapt_button = self.adapting.adapt_button
+        self.strokes = StrokeControls(napari_viewer, self._canvas)
+        super().__init__(labels=False)
+        self._rows = scrolled(self, self._laid_out())
+        self.attention = AttentionPreview(
+            napari_viewer,
+            wanted=self._previewed,
+            say=self._tell_selected,
+            ended=lambda: setattr(self.preview, "value", False),
+        )
+        self._warming: Any = None
+        self._is_closed = False
+        self._warm_timer = single_shot(self._warm_up, self.native)
+        self._connect()
+        self._destination_changed()
+        self._show_more(False)
+        self.strokes.show(False)  # magicgui shows what it lays out
+        self._ready()
+        self._warm_timer.start(WARM_MS)
+        self.adapting.domain.update()
+
+    def _make_choices(self) -> None:
         self.image_layer = LayerChoice(
-            napari_viewer, "image", label="Image",
+            self._viewer, "image", label="Image",
             tooltip="The image layer whose cells are enhanced. It is not changed.",
         )  # fmt: skip
-        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
-        self.axes = LineEdit(
-            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
-        )
         self.model_choice = ModelChoice(
             label="Model",
             choices=lambda _: SHELF.choices_and_auto(),
@@ -103,6 +126,19 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
         )  # fmt: skip
+        self.destination = ComboBox(
+            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
+        )
+        self.file = FileEdit(
+            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
+        )
+        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+
+    def _make_seldom_choices(self) -> None:
+        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
+        self.axes = LineEdit(
+            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
+        )
         self.intensity = ComboBox(
             label="Intensity", choices=[("as in the image", "source"), ("as in the model's targets", "target")],
             tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
@@ -112,23 +148,17 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             label="Engine", choices=["auto", "torch", "openvino", "onnxruntime"], tooltip="What runs the networks."
         )
         self.more = CheckBox(text="More options", tooltip="Channel, axes, intensity, engine, device.")
-        self.destination = ComboBox(
-            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
-        )
-        self.file = FileEdit(
-            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
-        )
-        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
+
+    def _make_run_controls(self) -> None:
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
         self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
-        self.compare = CompareControls(napari_viewer, self._pair)
-        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
-        self.adapt_button = self.adapting.adapt_button
-        self.strokes = StrokeControls(napari_viewer, self._canvas)
+
+    def _laid_out(self) -> Container:
+        """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
-        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
         rows = Container(
             widgets=[
                 self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
@@ -138,30 +168,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )  # fmt: skip
         rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
         rows.extend(self.compare.rows)
-        super().__init__(labels=False)
         for text in (self.selected, self.state, self.notes):
             wrapped(text)
         without_label(self.adapting.row)
         for text in (self.selected, self.notes):
             text.visible = False
         rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._rows = scrolled(self, rows)
-        self.attention = AttentionPreview(
-            napari_viewer,
-            wanted=self._previewed,
-            say=self._tell_selected,
-            ended=lambda: setattr(self.preview, "value", False),
-        )
-        self._warming: Any = None
-        self._is_closed = False
-        self._warm_timer = single_shot(self._warm_up, self.native)
-        self._connect()
-        self._destination_changed()
-        self._show_more(False)
-        self.strokes.show(False)  # magicgui shows what it lays out
-        self._ready()
-        self._warm_timer.start(WARM_MS)
-        self.adapting.domain.update()
+        return rows
 
     @property
     def is_running(self) -> bool:
@@ -249,8 +262,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         """Return the newest result that is still there with its input; one of the chosen image first."""
         there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
         chosen = [pair for pair in there if pair.image is self.image_layer.value]
-        found = chosen or there
-        return found[-1] if found else None
+        pairs = chosen or there
+        return pairs[-1] if pairs else None
 
     def _show_more(self, shown: bool) -> None:
         for control in self._seldom:
@@ -303,7 +316,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:
-        self.selected.value, self.selected.visible = in_panel_words(text), bool(text)
+        self.selected.value, self.selected.visible = text, bool(text)
 
     # A run
 
@@ -347,7 +360,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         try:
             request = self._request()
         except CellxlateError as fault:
-            self._say(in_panel_words(str(fault)))
+            self._say(said(fault, by="panel"))
             return
         self.begin_run(request.stop, "Reading the stack and measuring its levels ...")
         layer = self.image_layer.value
@@ -401,7 +414,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if outcome is None or request.stop.asked:
             self.end_run(request.stop, "Cancelled. No layer and no file was made.")
         elif isinstance(outcome, Refusal):
-            self.end_run(request.stop, in_panel_words(outcome.reason))
+            self.end_run(request.stop, outcome.reason)
         elif self.end_run(request.stop, ""):
             self.progress.value = PROGRESS_STEPS
             self._show(request, layer, outcome)
@@ -411,17 +424,17 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         report, look = outcome.report, request.appearance
         metadata = {"cellxlate": report.as_full_dict()}
         enhanced = self._viewer.add_image(
-            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.place,
+            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.placement,
             **look.shown,
         )  # fmt: skip
         attention = _each_level(outcome.attention, lambda level: without_samples(level, look.axes))
         self._viewer.add_image(
             attention, name=f"{look.name} attention", metadata=metadata, colormap=attention_colormap(),
-            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.place,
+            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.placement,
         )  # fmt: skip
         self._results.append(Pair(layer, enhanced, look.axes))
         self.compare.offer(outcome, request)
-        notes = "\n".join(f"Warning: {in_panel_words(warning)}" for warning in report.warnings)
+        notes = "\n".join(f"Warning: {warning}" for warning in report.warnings)
         self._say(
             f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
             f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",
@@ -442,7 +455,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.model_choice.value = folder
         names = f"{look.name} before adapting", f"{look.name} adapted"
         before, after = (
-            self._viewer.add_image(pixels, name=name, **look.place, **look.shown)
+            self._viewer.add_image(pixels, name=name, **look.placement, **look.shown)
             for name, pixels in zip(names, (adapted.before, adapted.after), strict=True)
         )
         self._results.append(Pair(before, after, look.axes, ("before adapting", "the adapted model"), request.layer))

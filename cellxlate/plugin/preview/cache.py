@@ -60,9 +60,9 @@ class PreviewRequest:
         """Positions of the plane in the stack: one per sample of colour of a colour image, else one."""
         if "S" not in self.stack.axes:
             return [self.plane]
-        place = self.stack.plane_axes.index("S")
+        dimension = self.stack.plane_axes.index("S")
         samples = [sample for sample in range(self.stack.size("S")) if sample not in self.stack.alpha_samples]
-        return [(*self.plane[:place], sample, *self.plane[place:]) for sample in samples]
+        return [(*self.plane[:dimension], sample, *self.plane[dimension:]) for sample in samples]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
@@ -177,7 +177,7 @@ class AttentionPreview:
             plane = visible_plane(wanted.layer, stack, self._viewer.dims.point)
         except CellxlateError as fault:
             self._clear()
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
         key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, plane)
@@ -265,7 +265,7 @@ class AttentionPreview:
         axes = view.stack.axes
         self._put(flat_pixels(shown, axes), flat_place(view.layer, axes, view.plane, part, every_px))
 
-    def _put(self, shown: Any, place: dict[str, Any]) -> None:
+    def _put(self, shown: Any, placement: dict[str, Any]) -> None:
         """Show an attention image in the layer, which is made where it is missing."""
         layer = self._layer
         if layer is not None:
@@ -274,13 +274,13 @@ class AttentionPreview:
                 layer.refresh(extent=False, highlight=False, thumbnail=False)  # a third of the time of a new array
             else:
                 layer.data = shown
-            if not np.allclose(layer.affine.affine_matrix, place["affine"]):
-                layer.affine = place["affine"]
+            if not np.allclose(layer.affine.affine_matrix, placement["affine"]):
+                layer.affine = placement["affine"]
             return
         active = self._viewer.layers.selection.active
         self._layer = self._viewer.add_image(
             shown, name="attention preview", colormap=overlay_colormap(), contrast_limits=(0, 255),
-            blending="translucent", metadata={OURS: True}, **place,
+            blending="translucent", metadata={OURS: True}, **placement,
         )  # fmt: skip
         self._viewer.layers.selection.active = active
 

@@ -16,7 +16,7 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, job_of
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
@@ -75,7 +75,7 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except RuntimeError as fault:  # of torch; the worker would take it for a result
         return Refusal(f"attention failed ({one_line(fault)}); try another device")
     return None

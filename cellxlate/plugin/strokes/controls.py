@@ -13,7 +13,7 @@ import numpy as np
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label
 from psygnal import Signal
 
-from cellxlate.errors import CellxlateError, InputError
+from cellxlate.errors import CellxlateError, InputError, said
 from cellxlate.plugin.controls import ClickButton, wrapped
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, one_channel, visible_plane
@@ -22,7 +22,6 @@ from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.strokes.steps import StrokeRequest, Taught, folder_name, painted_kinds, stroke_steps, strokes_key
-from cellxlate.plugin.wording import in_panel_words
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import BACKGROUND, CELL
 from cellxlate.stacks.stack import Stack
@@ -145,7 +144,7 @@ class StrokeControls:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _say(self, text: str) -> None:
-        self.state.value = in_panel_words(text)
+        self.state.value = text
 
     # The layer of strokes
 
@@ -172,7 +171,7 @@ class StrokeControls:
             if (size_px := math.prod(stack.shape)) > MOST_PX:
                 raise InputError(f"{stack.name} has {size_px} px; strokes want at most {MOST_PX}: take a part of it")
         except CellxlateError as fault:
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         from napari.utils import DirectLabelColormap
 
@@ -229,7 +228,7 @@ class StrokeControls:
         try:
             stack = self._stack(canvas, stop)
         except CellxlateError as fault:
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         request = StrokeRequest(stack, strokes, canvas.model, self._folder, stop)
         self._request = request
@@ -268,9 +267,9 @@ class StrokeControls:
         if self._model is None:
             return
         try:
-            place = save_copy(self._model, Path(self.save_as.value))
+            folder = save_copy(self._model, Path(self.save_as.value))
         except CellxlateError as fault:
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
-        SHELF.add(place)
-        self._say(f"Saved as {place.name}; it is now among the models.")
+        SHELF.add(folder)
+        self._say(f"Saved as {folder.name}; it is now among the models.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.requests import CancelledError, Refusal, StopRequest
 from cellxlate.settings import BACKGROUND, CELL
 from cellxlate.stacks.stack import Stack
@@ -97,7 +97,7 @@ def stroke_steps(request: StrokeRequest) -> Generator[Taught, None, Refusal | No
     except CancelledError:
         return None
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to learn from strokes; close other layers")
     return None

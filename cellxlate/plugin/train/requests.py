@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said
 from cellxlate.plugin.requests import StopRequest
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
 
@@ -146,14 +146,14 @@ def painted_regions(painted: Stack, least_px: int) -> list[PaintedRegion]:
         raise InputError(
             f"planes of {rows} x {columns} px are smaller than a patch of {least_px} px; use larger images"
         )
-    found: list[PaintedRegion] = []
+    regions: list[PaintedRegion] = []
     for index in painted.plane_indices():
         marked = painted.read(index) > 0
         if marked.any():
-            found += [PaintedRegion(index, _box(marked, group, least_px)) for group in _groups(marked)]
-    if not found:
+            regions += [PaintedRegion(index, _box(marked, group, least_px)) for group in _groups(marked)]
+    if not regions:
         raise InputError("no cell is painted yet; choose a label and the brush, and paint every cell of a small region")
-    return found
+    return regions
 
 
 def _groups(marked: npt.NDArray[np.bool_]) -> list[tuple[slice, slice]]:
@@ -202,7 +202,7 @@ def painted_text(painted: Stack, least_px: int) -> str:
     try:
         regions = painted_regions(painted, least_px)
     except InputError as fault:
-        return str(fault)
+        return said(fault, by="panel")
     boxes = ", ".join(f"{region.area.shape[0]} x {region.area.shape[1]} px" for region in regions[:4])
     more = f" and {len(regions) - 4} more" if len(regions) > 4 else ""
     plural = "s" if len(regions) > 1 else ""

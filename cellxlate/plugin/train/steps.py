@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.plugin.train.requests import (
     StepDone,
@@ -67,7 +67,7 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     partial = partial_of(request.output)
     watch = _RunWatch(request, told)
     try:
-        with tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:
+        with speaking("panel"), tempfile.TemporaryDirectory(prefix="cellxlate-") as folder:
             source, target, masks = _as_files(request, Path(folder))
             train(
                 source, target, output=request.output, preset=request.preset, guide=request.guide, masks=masks,
@@ -78,7 +78,7 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
     except CancelledError:
         return Stopped(partial, has_checkpoint(partial))
     except CellxlateError as fault:
-        return Refusal(str(fault))
+        return Refusal(said(fault, by="panel"))
     except MemoryError:
         return Refusal("there is not enough memory to train; close other layers, or give folders of smaller images")
     except Exception as fault:  # noqa: BLE001  a thread's own failure would otherwise leave the panel waiting
@@ -136,8 +136,8 @@ def _as_files(request: TrainRequest, folder: Path) -> tuple[list[Path], list[Pat
             painted_regions(request.painted, window_px(settings.patch_px, settings.load_px)), 1
         ):
             name = f"{file_name(request.source.name)}-painted-{number}"
-            for stack, place in ((request.source, folder / "source"), (request.painted, folder / "masks")):
-                wanted.append((cut(stack, region, name), place / f"{name}.ome.tif"))
+            for stack, subfolder in ((request.source, folder / "source"), (request.painted, folder / "masks")):
+                wanted.append((cut(stack, region, name), subfolder / f"{name}.ome.tif"))
     write_stacks(wanted, progress=lambda _done, _total: request.stop.check())
     return paths[0], paths[1], [folder / "masks"] if request.guide == "masks" else None
 

@@ -10,7 +10,7 @@ from qtpy.QtGui import QPixmap
 from qtpy.QtSvgWidgets import QSvgWidget
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from cellxlate.errors import CellxlateError
+from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
 from cellxlate.plugin.layers import layer_stack, one_channel, painted_stack, visible_plane
 from cellxlate.plugin.models import SHELF
@@ -19,7 +19,7 @@ from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.train.curves import HEIGHT_PX, WIDTH_PX, curves_svg
 from cellxlate.plugin.train.requests import StepDone, Stopped, Trained, TrainingSnapshot, TrainRequest, painted_text
-from cellxlate.plugin.wording import in_panel_words, leaning_words, training_left
+from cellxlate.plugin.wording import leaning_words, training_left
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import PRESETS
 from cellxlate.stacks.naming import partial_of
@@ -57,14 +57,35 @@ class TrainWidget(Container):  # type: ignore[misc]
         self._stop: StopRequest | None = None
         self._worker: Any = None
         self._looks: list[TrainingSnapshot] = []
+        self._make_images()
+        self._make_run_controls()
+        buttons = Container(
+            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
+        )
+        super().__init__(
+            widgets=[
+                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
+                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
+            ],
+        )  # fmt: skip
+        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        for text in (self.state, self.paint_state):
+            wrapped(text)
+        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
+        self._add_pictures()
+        self._paint_timer = single_shot(self._tell_paint, self.native)
+        self._connect()
+        self._choices_changed()
+
+    def _make_images(self) -> None:
         first = [(FOLDER, FOLDER)]
         self.source = LayerChoice(
-            napari_viewer, "image", label="Source", first=first,
+            self._viewer, "image", label="Source", first=first,
             tooltip="Images as they come from the microscope: a stack of at least 2 planes, or a folder of images.",
         )  # fmt: skip
         self.source_folder = FileEdit(label="", mode="d", tooltip="Folder of source images (TIFF or OME-Zarr).")
         self.target = LayerChoice(
-            napari_viewer, "image", label="Target", first=first,
+            self._viewer, "image", label="Target", first=first,
             tooltip="Images as they should look: other cells, other days; they need not be pairs.",
         )  # fmt: skip
         self.target_folder = FileEdit(label="", mode="d", tooltip="Folder of target images (TIFF or OME-Zarr).")
@@ -73,12 +94,14 @@ class TrainWidget(Container):  # type: ignore[misc]
             tooltip="What tells attention where cells are. Paint where cells are not brighter than their surroundings.",
         )  # fmt: skip
         self.painted = LayerChoice(
-            napari_viewer, "labels", label="Painted", tooltip="A Labels layer with the shape of the source layer."
+            self._viewer, "labels", label="Painted", tooltip="A Labels layer with the shape of the source layer."
         )
         self.paint_button = ClickButton(
             text="Paint", tooltip="Add a Labels layer over the source; paint every cell of a small region, any label."
         )
         self.paint_state = Label(value="")
+
+    def _make_run_controls(self) -> None:
         self.preset = ComboBox(
             label="Preset", choices=[name for name in PRESETS if name != "alone"], value="fast",
             tooltip="fast suits a laptop; paper and paper-wide are the published networks and want a GPU.",
@@ -98,23 +121,6 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.resume_button = ClickButton(text="Resume", tooltip="Continue the run that was stopped under this name.")
         self.progress = ProgressBar(label="Progress", min=0, max=1, value=0)
         self.state = Label(label="State", value="")
-        buttons = Container(
-            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
-        )
-        super().__init__(
-            widgets=[
-                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
-                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
-            ],
-        )  # fmt: skip
-        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        for text in (self.state, self.paint_state):
-            wrapped(text)
-        self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
-        self._add_pictures()
-        self._paint_timer = single_shot(self._tell_paint, self.native)
-        self._connect()
-        self._choices_changed()
 
     @property
     def is_running(self) -> bool:
@@ -185,7 +191,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         try:
             painted = self._painted()
         except CellxlateError as fault:
-            self.paint_state.value = str(fault)
+            self.paint_state.value = said(fault, by="panel")
             return
         if painted is None:
             self.paint_state.value = "Press Paint, then paint every cell of a small region with the brush."
@@ -239,7 +245,7 @@ class TrainWidget(Container):  # type: ignore[misc]
                 resume=resume,
             )
         except CellxlateError as fault:
-            self._say(str(fault))
+            self._say(said(fault, by="panel"))
             return
         self._stop, self._looks = stop, self._looks if resume else []
         self._running(True)
@@ -262,7 +268,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             self._say("Stopping after this step ...")
 
     def _say(self, text: str) -> None:
-        self.state.value = in_panel_words(text)
+        self.state.value = text
 
     def _news(self, request: TrainRequest, news: StepDone | TrainingSnapshot) -> None:
         if self._stop is not request.stop:

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack
@@ -27,10 +26,14 @@ def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     InputError
         The file states no levels.
     """
-    facts: Mapping[str, Any] = {}
+    facts: Mapping[str, Any]
     if path.suffix.lower() == ".json":
-        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        try:
             facts = json.loads(read_small_file(path))["provenance"]
+        except PermissionError as fault:
+            raise unless_denied(InputError(f"{path} cannot be read"), path, fault) from fault
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            facts = {}
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellxlate.errors import InputError
+from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
@@ -119,14 +119,22 @@ def open_stack(
     >>> stack = cellxlate.open_stack("stack.tif")  # doctest: +SKIP
     """
     path = located(path)
-    if axes is not None:
-        axes = axes.upper()
+    try:
+        return _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
+    except CellxlateError:
+        raise
+    except PermissionError as fault:
+        raise unless_denied(InputError(f"{path} cannot be read"), path, fault) from fault
+
+
+def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: bool) -> Stack:
+    """Open a stack by what its path says it is."""
     if isinstance(path, RemotePath):
         return open_zarr(path, axes, image or 0)
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
-        raise InputError(f"{path} does not exist; check the name")
+        raise MissingInputError(f"{path} does not exist; check the name")
     if path.is_dir():
         return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:

@@ -12,7 +12,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.pixels import LARGEST_BLOCK_BYTES
@@ -105,9 +105,10 @@ def open_picture(path: Path, axes: str | None, image: int) -> Stack:
             pixels, found_axes, stack_name(path), path, kind=kind, metadata=Metadata(lost=lines), warnings=lines
         )
     except InputError as fault:
-        raise InputError(f"{path}: {fault}") from None
+        raise type(fault)(f"{path}: ", fault) from None
     except READ_FAULTS as fault:
-        raise InputError(f"{path} is damaged ({one_line(fault)}); copy it again") from fault
+        damaged = InputError(f"{path} is damaged ({one_line(fault)}); copy it again")
+        raise unless_denied(damaged, path, fault) from fault
 
 
 def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

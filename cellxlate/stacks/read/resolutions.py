@@ -7,7 +7,7 @@ from typing import Any
 
 import zarr
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location, RemotePath
 from cellxlate.stacks.limits.image_streams import guard_decoders
 from cellxlate.stacks.read.open import one_line, open_stack
@@ -48,8 +48,11 @@ def open_resolutions(path: str | Location, axes: str | None = None, *, image: in
             else:
                 arrays = _tiff_arrays(first.path, first.image, opened)
             coarser = [_coarser(first, array) for array in arrays[1:]]
+        except InputError:
+            raise
         except READ_FAULTS as fault:
-            raise InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again") from fault
+            damaged = InputError(f"{path}: its pyramid is damaged ({one_line(fault)}); convert it again")
+            raise unless_denied(damaged, path, fault) from fault
         return (replace(first, release=opened.pop_all().close), *coarser)
 
 

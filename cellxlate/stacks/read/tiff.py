@@ -16,7 +16,8 @@ import numpy as np
 import tifffile
 import zarr
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said, unless_denied
+from cellxlate.options import AXES_OPTION, IMAGE
 from cellxlate.stacks.carried import ANNOTATION, Metadata, restored
 from cellxlate.stacks.limits.image_streams import guard_decoders
 from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome, declares_entities
@@ -100,7 +101,12 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                     )
                 in_xml = opening.place_in_xml(image, images)
                 ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
-                series, cut = complete_part(images[image], incomplete=incomplete)
+                try:
+                    series, cut = complete_part(images[image], incomplete=incomplete)
+                except InputError:
+                    if document is not None:
+                        document.require_rights(path.parent)
+                    raise
                 _check_alike(series)
                 _check_storage(series)
                 pixels = _tiff_pixels(file, series, opened)
@@ -132,15 +138,14 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
                 release=opened.pop_all().close,
             )  # fmt: skip
     except InputError as fault:
-        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
+        raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except tifffile.TiffFileError as fault:
         raise InputError(
             f"{path} is not a TIFF file that can be read ({one_line(fault)}); convert it to OME-TIFF"
         ) from fault
     except READ_FAULTS as fault:
-        raise InputError(
-            f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF"
-        ) from fault
+        damaged = InputError(f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF")
+        raise unless_denied(damaged, path, fault) from fault
 
 
 @dataclass(frozen=True)
@@ -340,8 +345,8 @@ def _others(images: Sequence[tifffile.TiffPageSeries], image: int, document: Ome
         return ()
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
     return (
-        f"the file holds {len(others) + 1} images, this is number {image}; choose with --image, the others are: "
-        + "; ".join(others[:5]) + more,
+        said(f"the file holds {len(others) + 1} images, this is number {image}; choose with ", IMAGE,
+             f", the others are: {'; '.join(others[:5])}{more}"),
     )  # fmt: skip
 
 
@@ -569,4 +574,6 @@ def _guess_axes(axes: str, shape: tuple[int, ...]) -> str:
             "as stacks of their own"
         )
     example = "ZYX" if len(shape) == 3 else "TCZYX"[-len(shape) :]
-    raise InputError(f"the axes of shape {shape} are not known ({axes}); name them, for example --axes {example}")
+    raise InputError(
+        f"the axes of shape {shape} are not known ({axes})", remedy=("name them, for example ", AXES_OPTION.of(example))
+    )

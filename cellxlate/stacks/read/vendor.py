@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, said, unless_denied
+from cellxlate.options import IMAGE
 from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration, positive
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, parse, read_ome
@@ -134,12 +135,13 @@ def open_vendor(path: Path, axes: str | None, image: int) -> Stack:
             "to OME-TIFF with Fiji (File > Save As > OME-TIFF) or bioformats2raw"
         ) from None
     except InputError as fault:
-        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
+        raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except Exception as fault:  # whatever these readers raise
-        raise InputError(
+        damaged = InputError(
             f"{path} is damaged, or of a kind that its reader cannot read ({one_line(fault)}); convert it to OME-TIFF "
             "with Fiji"
-        ) from fault
+        )
+        raise unless_denied(damaged, path, fault) from fault
 
 
 def _as_stack(path: Path, kind: str, opened: VendorImage, asked: str | None, image: int) -> Stack:
@@ -147,7 +149,7 @@ def _as_stack(path: Path, kind: str, opened: VendorImage, asked: str | None, ima
     check_axes(axes, pixels.shape)
     pixels[tuple(slice(0, 1) if axis in "YX" else 0 for axis in axes)]  # a reader may list what it cannot read
     others = (
-        (f"the file holds {opened.count} images, this is number {image}; choose with --image",)
+        (said(f"the file holds {opened.count} images, this is number {image}; choose with ", IMAGE),)
         if opened.count > 1
         else ()
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 import zarr
 
-from cellxlate.errors import InputError
+from cellxlate.errors import CellxlateError, InputError, said, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import AXES_OPTION, IMAGE
 from cellxlate.regular_files import files_below
 from cellxlate.stacks.axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
 from cellxlate.stacks.carried import (
@@ -104,12 +105,12 @@ def zarr_images(path: Location) -> list[str]:
             warnings.simplefilter("ignore")
             node = open_node(path)
             return _images(node) if isinstance(node, zarr.Group) else [""]
+    except InputError:
+        raise
     except READ_FAULTS as fault:
         if isinstance(path, RemotePath) and isinstance(fault, OSError):
             raise InputError(_not_had(path, fault)) from fault
-        raise InputError(
-            f"{path} is a damaged or unsupported Zarr image ({one_line(fault)}); convert it again"
-        ) from fault
+        raise _damaged(path, one_line(fault), fault) from fault
 
 
 def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
@@ -144,12 +145,17 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
             stack = _open_multiscale(path, group, axes, _others(places, image, plate=plate))
             return replace(_with_document(stack, _document_of_set(path, node, image), axes), image=image, **closing)
     except InputError as fault:
-        raise fault if str(fault).startswith(str(path)) else InputError(f"{path}: {fault}") from None
+        raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except READ_FAULTS as fault:
         if isinstance(path, RemotePath) and isinstance(fault, OSError):
             raise InputError(_not_had(path, fault)) from fault
         what = f"no entry {fault}" if isinstance(fault, KeyError) else one_line(fault)
-        raise InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again") from fault
+        raise _damaged(path, what, fault) from fault
+
+
+def _damaged(path: Location, what: str, fault: BaseException) -> CellxlateError:
+    damaged = InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again")
+    return unless_denied(damaged, path, fault)
 
 
 def _not_had(path: RemotePath, fault: OSError) -> str:
@@ -242,8 +248,8 @@ def _others(places: Sequence[str], image: int, *, plate: bool) -> tuple[str, ...
     of_plate = ("what the plate states of itself is carried only where it is enhanced whole",) if plate else ()
     if len(places) == 1:
         return of_plate
-    line = (f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with --image, or "
-            "give the folder of one image")  # fmt: skip
+    line = said(f"the folder holds {len(places)} images, this is number {image} ({places[image]}); choose with ", IMAGE,
+                ", or give the folder of one image")  # fmt: skip
     return ("; ".join((line, *of_plate)),)
 
 
@@ -327,7 +333,8 @@ def _check_first_is_largest(group: zarr.Group, image: Mapping[str, Any], array: 
             if prod(shape) > prod(array.shape):
                 raise InputError(
                     f"its levels are not listed from the largest: {one_line(level['path'])} has {shape}, the first "
-                    f"{array.shape}; correct the order of its datasets, or give the folder of that array with --axes"
+                    f"{array.shape}",
+                    remedy=("correct the order of its datasets, or give the folder of that array with ", AXES_OPTION),
                 )
 
 
@@ -346,8 +353,12 @@ def _zarr_axes(attributes: Mapping[str, Any], shape: tuple[int, ...], asked: str
         if asked is None:
             known = "" if is_known_version(version) else ", which is not known (0.1 to 0.5 are),"
             raise InputError(
-                f"an image of OME-Zarr {version or 'of no version'}{known} that states no axes as {LATEST} does; name "
-                f"them, for example --axes {'TCZYX'[-max(len(shape), 2) :]}, or convert it to {LATEST}"
+                f"an image of OME-Zarr {version or 'of no version'}{known} that states no axes as {LATEST} does",
+                remedy=(
+                    "name them, for example ",
+                    AXES_OPTION.of("TCZYX"[-max(len(shape), 2) :]),
+                    f", or convert it to {LATEST}",
+                ),
             )
         stated = [""] * len(shape)
     letters: Sequence[str] = letters_of(stated)
@@ -594,7 +605,8 @@ def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> St
     if axes is None and array.ndim != 2:
         example = "TCZYX"[-max(array.ndim, 2) :]
         raise InputError(
-            f"{path} is a Zarr array of shape {array.shape} without axes; name them, for example --axes {example}"
+            f"{path} is a Zarr array of shape {array.shape} without axes",
+            remedy=("name them, for example ", AXES_OPTION.of(example)),
         )
     attributes = {key: as_json(value) for key, value in array.attrs.asdict().items()}
     note, axes = read_note(attributes.pop(ANNOTATION, None)), axes or "YX"

@@ -8,10 +8,11 @@ import threading
 import time
 import uuid
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import OptionError, OutputError, said
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import OUTPUT, OUTPUT_DIR, RESUME, TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import LOCK_FILE, ZARR_JSON, Format
-from cellxlate.whole_file import IN_THE_WAY
+from cellxlate.whole_file import in_the_way
 
 RENEW_S = 5.0
 SILENT_S = 25.0
@@ -151,7 +152,9 @@ def check_remote(location: Location, kind: Format | None = None) -> None:
     if not isinstance(location, RemotePath):
         return
     if not location.writable:
-        raise OptionError(f"{location} is on the web, where nothing can be written; give -o or --output-dir")
+        raise OptionError(
+            f"{location} is on the web, where nothing can be written", remedy=("give ", OUTPUT, " or ", OUTPUT_DIR)
+        )
     if kind not in (None, "ome-zarr"):
         raise OptionError(
             f"{location}: a bucket takes OME-Zarr 0.5 alone, not {kind}; name it .ome.zarr, or write a file"
@@ -161,17 +164,17 @@ def check_remote(location: Location, kind: Format | None = None) -> None:
 def check_remote_place(path: RemotePath, partial: RemotePath, *, is_input: bool, replace: bool) -> None:
     """Raise OutputError where an output must not go into a bucket, or an interrupted job's partial is in the way."""
     if is_input:
-        raise OutputError(f"{path} is the input itself; choose another name with -o")
+        raise OutputError(f"{path} is the input itself", remedy=TO_RENAME)
     began = (partial / "job.json").is_file()
     if not replace and began:
-        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+        raise OutputError(f"{partial} is left from an interrupted job", remedy=TO_GO_ON)
     if not path.exists():
         return
     if not replace:
-        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+        raise OutputError(f"{path} exists", remedy=TO_REPLACE_OR_GO_ON)
     is_image = any((path / name).is_file() for name in (ZARR_JSON, ".zgroup"))
     if not is_image and not (partial / PUBLISHING).is_file():
-        raise OutputError(f"there are objects below {path} and no OME-Zarr image; choose another name with -o")
+        raise OutputError(f"there are objects below {path} and no OME-Zarr image", remedy=TO_RENAME)
 
 
 def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *, replaces: bool) -> None:
@@ -187,8 +190,9 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
         Something is there that may not be replaced, or what is there in the end is not what was copied.
     """
     if not replaces and path.exists():
-        raise OutputError(IN_THE_WAY.format(path))
-    (partial / PUBLISHING).write_text("the result is complete and verified; give --resume to publish it again\n")
+        raise in_the_way(path)
+    note = said("the result is complete and verified; give ", RESUME, " to publish it again\n")
+    (partial / PUBLISHING).write_text(note)
     if (path / ZARR_JSON).is_file():
         (path / ZARR_JSON).unlink()
     path.remove_below()
@@ -197,5 +201,7 @@ def publish_objects(result: RemotePath, path: RemotePath, partial: RemotePath, *
     there = path.below()
     differing = [name for name, size in wanted.items() if name != ZARR_JSON and there.get(name) != size]
     if differing or len(there) != len(wanted) - 1:
-        raise OutputError(f"{path}: {len(differing)} objects were not copied whole; give --resume to copy them again")
+        raise OutputError(
+            f"{path}: {len(differing)} objects were not copied whole", remedy=("give ", RESUME, " to copy them again")
+        )
     result.copy_to(path, [ZARR_JSON])

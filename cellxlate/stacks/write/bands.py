@@ -19,8 +19,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import RESUME
 from cellxlate.stacks.naming import PARTIAL_ENDING, ZARR_JSON
 from cellxlate.stacks.stack import PlaneIndex, plane_key
 from cellxlate.stacks.stores.store import store_of
@@ -306,6 +307,8 @@ class Bands:
         self._require(index, band)
         try:
             window = np.asarray(self._array[plane_key(self.axes, index, rows, slice(0, self.size("X")))])
+        except InputError:
+            raise
         except (ValueError, RuntimeError) as fault:
             raise self._without(index, band) from fault
         return window if self._rows_first else window.T
@@ -341,8 +344,8 @@ class Bands:
         """Remove a damaged band, and return what to raise."""
         self.file(index, band).unlink(missing_ok=True)
         return OutputError(
-            f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed; run again with "
-            "--resume"
+            f"{self.folder}: band {band} of plane {index} was damaged on disk and has been removed",
+            remedy=("run again with ", RESUME),
         )
 
     @property

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import ZARR_JSON, Format
 from cellxlate.stacks.stores.bucket import ObjectLock, check_remote_place, publish_objects
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.whole_file import IN_THE_WAY, rename_free, wait_for_disk
+from cellxlate.whole_file import in_the_way, rename_free, wait_for_disk
 
 JOB_FILE = "job.json"
 """In a partial: what is being written."""
@@ -81,7 +82,7 @@ def _rename(result: Path, path: Path, partial: Path, *, replaces: bool) -> None:
         wait_for_disk(result)
     is_folder = path.is_dir() and not path.is_symlink()
     if is_folder and not (result.is_dir() and _is_zarr_image(path)):
-        raise OutputError(IN_THE_WAY.format(path))  # a user's folder, whatever was asked for
+        raise in_the_way(path)  # a user's folder, whatever was asked for
     if replaces and (is_folder or (result.is_dir() and os.path.lexists(path))):
         path.rename(partial / "replaced")
     try:
@@ -90,7 +91,7 @@ def _rename(result: Path, path: Path, partial: Path, *, replaces: bool) -> None:
         else:
             rename_free(result, path)
     except FileExistsError as fault:
-        raise OutputError(IN_THE_WAY.format(path)) from fault
+        raise in_the_way(path) from fault
     wait_for_disk(path.parent)
 
 
@@ -101,11 +102,11 @@ def _check_place(path: Path, kind: Format, *, source: Path | None, replace: bool
     if not path.exists():
         return
     if source is not None and source.exists() and path.samefile(source):
-        raise OutputError(f"{path} is the input itself; choose another name with -o")
+        raise OutputError(f"{path} is the input itself", remedy=TO_RENAME)
     if not replace:
-        raise OutputError(f"{path} exists; give --overwrite to replace it, or --resume")
+        raise OutputError(f"{path} exists", remedy=TO_REPLACE_OR_GO_ON)
     if path.is_dir() and (kind in ("ome-tiff", "tiff") or not _is_zarr_image(path)):
-        raise OutputError(f"{path} is a folder and no OME-Zarr image; choose another name with -o")
+        raise OutputError(f"{path} is a folder and no OME-Zarr image", remedy=TO_RENAME)
 
 
 def _is_zarr_image(folder: Path) -> bool:
@@ -119,4 +120,4 @@ def _check_partial(partial: Path, *, usable: bool) -> None:
     if not FolderLock.may_take(partial):
         raise OutputError(f"{partial} is in the way and no partial of an interrupted job; move it elsewhere")
     if not usable and (partial / JOB_FILE).is_file():
-        raise OutputError(f"{partial} is left from an interrupted job; give --resume to go on, or --overwrite")
+        raise OutputError(f"{partial} is left from an interrupted job", remedy=TO_GO_ON)

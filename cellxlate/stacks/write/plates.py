@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import zarr
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import one_line
 from cellxlate.stacks.read.zarr import further_attributes, ome_attributes, open_node, zarr_images
@@ -25,10 +25,11 @@ def plate_fields(path: Location) -> list[str]:
     try:
         group = open_node(path)
         is_plate = isinstance(group, zarr.Group) and isinstance(ome_attributes(group).get("plate"), Mapping)
+    except InputError:
+        raise
     except READ_FAULTS as fault:
-        raise InputError(
-            f"{path} is a damaged or unsupported Zarr folder ({one_line(fault)}); copy it again"
-        ) from fault
+        damaged = InputError(f"{path} is a damaged or unsupported Zarr folder ({one_line(fault)}); copy it again")
+        raise unless_denied(damaged, path, fault) from fault
     return zarr_images(path) if is_plate else []
 
 

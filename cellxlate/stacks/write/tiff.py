@@ -11,6 +11,7 @@ import tifffile
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
+from cellxlate.options import AXES_OPTION, FORMAT
 from cellxlate.prefetch import ahead
 from cellxlate.stacks.metadata.ome_xml import compose_ome
 from cellxlate.stacks.metadata.tiff_tags import tag_options
@@ -28,16 +29,18 @@ DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "flo
 def check_tiff(path: Location, axes: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise OutputError unless an OME-TIFF can hold such a stack."""
     if dtype.name not in DTYPES:
-        raise OutputError(f"{path}: OME-TIFF cannot hold {dtype.name} pixels; choose --format tiff or ome-zarr")
+        raise OutputError(
+            f"{path}: OME-TIFF cannot hold {dtype.name} pixels", remedy=("choose ", FORMAT.of("tiff"), " or ome-zarr")
+        )
     if not axes.endswith(("YX", "YXS")) or "S" in axes[:-3]:
         raise OutputError(
-            f"{path}: OME-TIFF cannot hold the axes {axes}, rows and columns come last (or YXS, SYX for colour); "
-            "choose --format tiff, a plain file that holds any axes"
+            f"{path}: OME-TIFF cannot hold the axes {axes}, rows and columns come last (or YXS, SYX for colour)",
+            remedy=("choose ", FORMAT.of("tiff"), ", a plain file that holds any axes"),
         )
     if "S" in axes and shape[axes.index("S")] not in (3, 4):
         raise OutputError(
-            f"{path}: OME-TIFF holds 3 or 4 colour samples, the stack has {shape[axes.index('S')]}; "
-            "choose --format tiff, or name them channels with --axes"
+            f"{path}: OME-TIFF holds 3 or 4 colour samples, the stack has {shape[axes.index('S')]}",
+            remedy=("choose ", FORMAT.of("tiff"), ", or name them channels with ", AXES_OPTION),
         )
 
 

@@ -17,8 +17,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import CellxlateError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
+from cellxlate.options import OTHER_FOLDER, OVERWRITE, RESUME
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import PLAIN, ZARR_JSON, Format, output_format, partial_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -184,15 +185,16 @@ class Writer:
         if partial_job.get("cellxlate_partial") != JOB_VERSION:
             raise OutputError(
                 f"{self.partial} was begun by another version of cellxlate (its layout is number "
-                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION}); finish it there, or "
-                "give --overwrite to start again"
+                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
+                remedy=("finish it there, or give ", OVERWRITE, " to start again"),
             )
         wanted = {"cellxlate_partial": JOB_VERSION, **job}
         wanted |= wanted.pop("fingerprint")
         differing = sorted(key for key in partial_job.keys() | wanted.keys() if partial_job.get(key) != wanted.get(key))
         if differing:
             raise OutputError(
-                f"{self.partial} was begun with other {', '.join(differing)}; use the same again, or --overwrite"
+                f"{self.partial} was begun with other {', '.join(differing)}",
+                remedy=("use the same again, or ", OVERWRITE),
             )
         self.mend()
 
@@ -230,8 +232,8 @@ class Writer:
         free = shutil.disk_usage(self.partial).free
         if free < needed:
             raise OutputError(
-                f"{self.path.parent} has {free / 1e9:.1f} GB free, the output needs at least {needed / 1e9:.1f} GB; "
-                "free some, or choose another --output-dir"
+                f"{self.path.parent} has {free / 1e9:.1f} GB free, the output needs at least {needed / 1e9:.1f} GB",
+                remedy=("free some, or choose ", OTHER_FOLDER),
             )
 
     def is_done(self, index: PlaneIndex, band: int) -> bool:
@@ -294,7 +296,9 @@ class Writer:
         """
         missing = self.bands.missing()
         if missing:
-            raise OutputError(f"{self.path}: {missing} of {self.bands.count} bands are not written; give --resume")
+            raise OutputError(
+                f"{self.path}: {missing} of {self.bands.count} bands are not written", remedy=("give ", RESUME)
+            )
         with _disk_faults(self.path):
             self._assemble(share, tell)
         self._finished = True
@@ -394,7 +398,7 @@ def _read_job(file: Location) -> dict[str, Any]:
     except (ValueError, RecursionError):
         job = None
     if not isinstance(job, dict) or not isinstance(job.get("fingerprint"), dict):
-        raise OutputError(f"{file} is damaged; start again with --overwrite")
+        raise OutputError(f"{file} is damaged", remedy=("start again with ", OVERWRITE))
     return job
 
 
@@ -412,7 +416,12 @@ def _disk_faults(path: Location) -> Iterator[None]:
     """Report what the disk refuses as OutputError."""
     try:
         yield
+    except CellxlateError:
+        raise
     except OSError as fault:
         if fault.errno == errno.ENOSPC:
-            raise OutputError(f"{path}: the disk is full; free some space and run again with --resume") from fault
-        raise OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder") from fault
+            raise OutputError(
+                f"{path}: the disk is full", remedy=("free some space and run again with ", RESUME)
+            ) from fault
+        refused = OutputError(f"{path} cannot be written ({fault.strerror or fault}); check the folder")
+        raise unless_denied(refused, path, fault) from fault

@@ -16,6 +16,7 @@ from yaozarrs import v04, v05
 
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
+from cellxlate.options import FORMAT
 from cellxlate.stacks.axes import axis_unit, letters_of
 from cellxlate.stacks.carried import ANNOTATION, from_json
 from cellxlate.stacks.metadata.calibration import amount_of
@@ -37,8 +38,8 @@ def check_zarr(path: Location, axes: str) -> None:
     rank = "".join({"T": "t", "C": "c", "S": "c"}.get(axis, "x") for axis in axes)
     if rank.count("c") > 1 or list(rank) != sorted(rank, key="tcx".index):
         raise OutputError(
-            f"{path}: OME-Zarr wants time first, then channels or colour samples, then space; the stack has {axes}; "
-            "choose --format zarr, a plain array that holds any axes"
+            f"{path}: OME-Zarr wants time first, then channels or colour samples, then space; the stack has {axes}",
+            remedy=("choose ", FORMAT.of("zarr"), ", a plain array that holds any axes"),
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from imagecodecs import PngError, png_decode
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, unless_denied
 from cellxlate.regular_files import open_regular
 from cellxlate.stacks.read.not_images import is_hidden
 from cellxlate.stacks.read.open import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
@@ -94,7 +94,7 @@ def completed(planes: Sequence[Mask], path: Path, fields: Sequence[Field]) -> li
     try:
         whole = spread_over(counts, [strokes[number] for number in painted], [fields[n].intensity for n in painted])
     except InputError as fault:
-        raise InputError(f"{path}: {fault}") from fault
+        raise InputError(f"{path}: ", fault) from fault
     masks = list(planes)
     for number, cells in zip(painted, whole, strict=True):
         masks[number] = Mask(Stack.from_array((cells > HALF).astype(np.uint8), "YX", name=path.stem), ())
@@ -182,8 +182,11 @@ def open_mask(path: Path, *, labels: bool = False) -> Stack:
         return Stack.from_array(marked, stack.axes.replace("S", ""), name=stack.name)
     try:
         pixels = np.asarray(png_decode(_stored(path)))
+    except InputError:
+        raise
     except (OSError, PngError, ValueError) as fault:
-        raise InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF") from fault
+        damaged = InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF")
+        raise unless_denied(damaged, path, fault) from fault
     if labels and pixels.ndim == 2:
         return Stack.from_array(pixels, "YX", name=path.stem)
     if labels:

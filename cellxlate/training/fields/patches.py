@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import InputError
+from cellxlate.options import CHANNEL
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range, sample_windows
@@ -354,7 +355,7 @@ def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int
     if min(rows, columns) < side:
         raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
     if channel is None and stack.channel_count > 1:
-        raise InputError(f"{path}: has {stack.channel_count} channels; choose one with --channel")
+        raise InputError(f"{path}: has {stack.channel_count} channels", remedy=("choose one with ", CHANNEL))
     chosen = channel or 0
     if not 0 <= chosen < stack.channel_count:
         raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tifffile
 
 from cellxlate.errors import InputError
+from cellxlate.options import INCOMPLETE
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.metadata.ome_xml import parse
 
@@ -164,12 +165,12 @@ def complete_part(series: tifffile.TiffPageSeries, *, incomplete: bool) -> tuple
     kept = _complete(pages, series.axes.index(axis)) if pages is not None and axis else ()
     if pages is None or not incomplete or not kept:
         words = WORDS.get(axis, "planes")
-        way = f"--incomplete takes the {len(kept)} {words} that are complete"
+        way = (INCOMPLETE, f" takes the {len(kept)} {words} that are complete")
         raise InputError(
-            f"{missing} of {count} planes are described and in no file; put all files of the set into one folder; if "
-            "the acquisition was stopped, "
-            + (way if kept else f"none of its {words} is complete, so there is nothing to enhance")
-        )
+            f"{missing} of {count} planes are described and in no file; put all files of the set into one folder",
+            remedy=("if the acquisition was stopped, ",
+                    *(way if kept else (f"none of its {words} is complete, so there is nothing to enhance",))),
+        )  # fmt: skip
     at = series.axes.index(axis)
     chosen = np.take(pages, kept, at)
     cut = Cut(axis, kept, series.shape[at], count - missing - chosen.size)

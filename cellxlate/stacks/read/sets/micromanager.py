@@ -101,6 +101,8 @@ def _with_further_files(file: tifffile.TiffFile, summary: dict[str, Any], index:
                 if further is not None and len(further) and isinstance(stated, dict) and _is_same(stated, summary):
                     other.pages.first.keyframe  # noqa: B018  # read while the file is open
                     indexed.append((other, further))
+        except PermissionError:
+            raise
         except (ValueError, OSError):  # no file of Micro-Manager
             continue
     return indexed

@@ -52,6 +52,12 @@ class OmeDocument:
     stated: str
     uuids: Mapping[str, str]
 
+    def require_rights(self, folder: Path) -> None:
+        """Raise PermissionError where a file of the set is there and may not be read: it would count as missing."""
+        for name in {name for files in self.files for name in files}:
+            with suppress(FileNotFoundError):
+                (folder / name).open("rb").close()
+
     def first_in(self, name: str) -> int:
         """Return the position of the first image with a plane in a file, 0 where none has."""
         return next((at for at, files in enumerate(self.files) if not files or name in files), 0)

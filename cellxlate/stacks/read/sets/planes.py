@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, MissingInputError
+from cellxlate.options import AXES_OPTION, INCOMPLETE
 from cellxlate.stacks.carried import Metadata
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
@@ -70,8 +71,9 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
         kept = [part for part in parts.get(axis, ()) if part not in gone]
         if not incomplete or not kept:
             named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
-            way = f"; --incomplete takes the {len(kept)} {WORDS[axis]} that are complete" if kept else ""
-            raise InputError(f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}{way}")
+            way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
+            missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
+            raise InputError(missing, remedy=way)
         numbers = tuple(parts[axis].index(part) for part in kept)
         parts = {**parts, axis: kept}
         positions = list(product(*(parts[axis] for axis in outer)))
@@ -79,7 +81,9 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
     ordered = tuple(files[position] for position in positions)
     inner = None if axes is None else axes.removeprefix(outer)
     if axes is not None and not axes.startswith(outer):
-        raise InputError(f"{path}: --axes {axes} must begin with {outer}, the axes that the file names count")
+        raise InputError(
+            f"{path}: ", AXES_OPTION.of(axes), f" must begin with {outer}, the axes that the file names count"
+        )
     with _opened(ordered[0], inner, open_file) as first:
         stated = _Stated(ordered[0].name)
         stated.add(first, 0)
@@ -204,7 +208,7 @@ def _matching(
     """Return the files by the parts of their names, the parts of each axis in order, and what fits but is no image."""
     folder, expression = path.parent, name_expression(path.name)
     if not folder.is_dir():
-        raise InputError(f"{path}: the folder {folder} does not exist; check the name")
+        raise MissingInputError(f"{path}: the folder {folder} does not exist; check the name")
     files: dict[tuple[str, ...], Path] = {}
     fitting = [file for file in sorted(folder.iterdir()) if expression.fullmatch(file.name)]
     images, left_out = images_among(fitting, open_file) if not path.name.startswith(".") else (fitting, [])
@@ -248,7 +252,9 @@ def _opened(file: Path, axes: str | None, open_file: OpenFile) -> Stack:
     if axes is None or stack.axes == axes:
         return stack
     stack.close()
-    raise InputError(f"{file} has the axes {stack.axes}, --axes says {axes}; leave --axes out")
+    raise InputError(
+        f"{file} has the axes {stack.axes}, ", AXES_OPTION, f" says {axes}", remedy=("leave ", AXES_OPTION, " out")
+    )
 
 
 @dataclass(frozen=True)
