@@ -4,17 +4,8 @@ Sources: (P) Mejjati et al. 2018, arXiv 1806.02311; (C) the authors' released co
 with their reasons in docs/decisions.
 """
 
-import math
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
-from operator import attrgetter, le
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-from cellxlate.errors import OptionError
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
@@ -27,6 +18,9 @@ AUTO = "auto"
 
 ADAPT_S = 90.0
 """So long a model adapts to a stack unless it is told otherwise."""
+
+BACKGROUND, CELL = 1, 2
+"""What strokes paint: 1 is background, 2 and more are cells; 0 is not painted."""
 
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
@@ -317,147 +311,6 @@ PRESETS: dict[PresetName, TrainSettings] = {
     ),
     "alone": _ALONE,
 }
-
-
-def load_settings(path: str | Path) -> TrainSettings:
-    """Read training settings from a TOML file.
-
-    Parameters
-    ----------
-    path : str or Path
-        `preset` names the preset that is changed ("fast" where it is missing); every other key replaces the value of
-        that name, tables such as `[networks.generator]` those inside. `false` stands for None.
-
-    Raises
-    ------
-    OptionError
-        The file cannot be read, or a key or a value is not known.
-
-    Examples
-    --------
-    A file that trains the paper's game with a guide and half its patches::
-
-        preset = "paper"
-        guide = "saliency"
-        patch_px = 128
-        load_px = 143
-
-        [networks.generator]
-        blocks = 6
-    """
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-        raise OptionError(f"the settings {path} cannot be read ({fault}); expected a TOML file") from fault
-    preset = table.get("preset", "fast")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise OptionError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    settings = _changed(PRESETS[preset], table, f"{path}: ")
-    check_settings(settings, where=f"{path}: ")
-    return settings
-
-
-_Settings = TypeVar("_Settings")
-
-
-def _changed(settings: _Settings, table: dict[str, Any], where: str) -> _Settings:
-    """Return nested settings with the values of a table, after checking names and types."""
-    hints = get_type_hints(type(settings))
-    names = [one.name for one in fields(settings)]  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in names:
-            raise OptionError(f"{where}{key!r} is not a setting; known are {', '.join(names)}")
-        current = getattr(settings, key)
-        if is_dataclass(current):
-            if not isinstance(value, dict):
-                raise OptionError(f"{where}{key} is {value!r}, expected a table [{key}]")
-            changes[key] = _changed(current, value, f"{where}{key}.")
-            continue
-        fitting = _as_hinted(value, hints[key])
-        if fitting is _UNFIT:
-            kinds = str(getattr(hints[key], "__name__", hints[key])).replace("typing.", "")
-            raise OptionError(f"{where}{key} is {value!r}, expected {kinds}")
-        changes[key] = fitting
-    return replace(settings, **changes)  # type: ignore[type-var]
-
-
-_UNFIT = object()
-
-
-def _as_hinted(value: Any, hint: Any) -> Any:
-    """Return a TOML value as the hinted type, or _UNFIT."""
-    if get_origin(hint) is Literal:
-        return value if value in get_args(hint) else _UNFIT
-    if isinstance(hint, UnionType):
-        if value is False:
-            return None
-        return _as_hinted(value, next(kind for kind in get_args(hint) if kind is not type(None)))
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list) or len(value) != len(kinds):
-            return _UNFIT
-        parts = tuple(_as_hinted(part, kind) for part, kind in zip(value, kinds, strict=True))
-        return _UNFIT if _UNFIT in parts else parts
-    if hint is float:
-        return float(value) if type(value) in (int, float) and math.isfinite(value) else _UNFIT
-    return value if type(value) is hint else _UNFIT
-
-
-def check_settings(settings: TrainSettings, *, where: str = "") -> None:
-    """Raise OptionError unless every number of the settings makes sense.
-
-    Raises
-    ------
-    OptionError
-        Names the setting, its value and what was expected.
-    """
-    for name, fits, expected in _rules(settings):
-        value = attrgetter(name)(settings)
-        if not (value is None or fits(value)):
-            raise OptionError(f"{where}{name} is {value}, expected {expected}")
-
-
-Rule = tuple[str, Callable[[Any], bool], str]
-
-
-def _rules(settings: TrainSettings) -> list[Rule]:
-    """Return of each setting its name, what tells whether a value fits, and that in words."""
-    networks = settings.networks
-    smallest_px = max(16, 4 * 2**networks.discriminator.layers)
-    stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
-    learns_attention = settings.backward == "learned" and settings.baseline == "none"
-    return [
-        *_at_least({"epochs": 1, "steps": 1, "seed": 0}),
-        ("switch_epoch", lambda epoch: epoch >= learns_attention,
-         "0 or more, with backward = \"learned\" at least 1, since attention is frozen from then on"),
-        ("threshold", lambda value: 0 <= value < 1, "from 0 to below 1"),
-        *_at_least({"batch": 1}),
-        ("patch_px", lambda px: px >= smallest_px and px % stride_px == 0,
-         f"a multiple of {stride_px}, at least {smallest_px}"),
-        ("load_px", lambda px: px >= settings.patch_px, "at least patch_px"),
-        ("learning_rate", lambda rate: rate > 0, "above 0"),
-        ("adam_beta1", lambda value: 0 <= value < 1, "from 0 to below 1"),
-        ("decay_from", lambda value: 0 <= value <= 1, "from 0 to 1"),
-        *_at_least({"pool": 0, "lambda_cycle": 0, "lambda_adversarial": 0, "lambda_guide": 0}),
-        ("imaging.blur_px", lambda px: 0 <= px[0] <= px[1] <= 3, "two sigmas, the smaller first, from 0 to 3"),
-        *_at_least({"imaging.exposure_jitter": 1, "imaging.texture": 0, "generalist.drawn_fields": 0}),
-        ("generalist.magnification", lambda factors: 0.1 <= factors[0] <= factors[1] <= 8,
-         "two factors, the smaller first, from 0.1 to 8"),
-        ("generalist.generator_px", lambda px: px >= 32 and px % 16 == 0, "a multiple of 16, at least 32"),
-        *_at_least({"generalist.source_fields": 2, "alone.windows": 1, "alone.window_px": LEAST_LEARNED_PX}),
-        *_at_least({"alone.round_steps": 1, "alone.round_windows": 1}),
-        ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
-        ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
-        *_at_least({"checkpoint_minutes": 0}),
-        ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
-    ]  # fmt: skip
-
-
-def _at_least(smallest: dict[str, float]) -> list[Rule]:
-    return [
-        (name, partial(le, least), f"at least {least}" if least else "0 or more") for name, least in smallest.items()
-    ]
 
 
 @dataclass(frozen=True)

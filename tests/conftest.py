@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import uuid
 import warnings
@@ -113,6 +114,15 @@ def h5py() -> Any:
     except ImportError as fault:
         skip_or_fail(f'a package is missing ({fault}; pip install "cellxlate[vendor]")')
     return h5py
+
+
+@pytest.fixture(scope="session")
+def imagej() -> Path:
+    """ImageJ's program, a jar: Debian's, or the one that IMAGEJ_JAR names (as Fiji.app/jars/ij-1.54p.jar)."""
+    jar = Path(os.environ.get("IMAGEJ_JAR", "/usr/share/java/ij.jar"))
+    if not (jar.exists() and shutil.which("java")):
+        skip_or_fail("ImageJ is not installed (apt-get install imagej)")
+    return jar
 
 
 @pytest.fixture(scope="session")

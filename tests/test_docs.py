@@ -1,5 +1,6 @@
 """What the documentation says can be done: links lead somewhere, commands exist, examples run."""
 
+import ast
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import tifffile
 
 from cellxlate.cli import main
 from cellxlate.cli.parser import build_parser
-from cellxlate.settings import load_settings
+from cellxlate.settings_file import load_settings
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -223,3 +224,29 @@ def test_the_python_of_the_readme_runs(folder: Path, tmp_path: Path, monkeypatch
     names["stack"].close()
     assert names["result"].image.shape == names["result"].attention.shape
     assert Path("out.ome.zarr").is_dir()
+
+
+def templates() -> list[str]:
+    """Return every text in the source of the program, `…` in the place of what is filled in."""
+    found = []
+    for path in sorted((TOP / "cellxlate").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return found
+
+
+def test_the_messages_that_are_quoted_are_messages_of_the_program() -> None:
+    """Each piece between what is filled in, options and where a remedy begins stands in the source as it is quoted."""
+    page = (TOP / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| \*\*`(.+?)`\*\* \|", page, re.M)
+    assert len(quoted) > 30
+    known = "\n".join(templates())
+    for message in quoted:
+        pieces = [piece.strip(" .,;:()") for piece in re.split(r"…|--?[a-z-]+|; ", message)]
+        missing = [piece for piece in pieces if piece not in known]
+        assert missing == [], message
+        assert len("".join(pieces)) > 12, message

@@ -107,7 +107,7 @@ def train(
         Where all settings come from that are not given; ignored if `settings` is. By default "alone" where a source but
         no target is given, "fast" elsewhere.
     settings : TrainSettings or path, optional
-        Full control: settings, or a TOML file of them (see `load_settings`). Other options change them.
+        Full control: settings, or a TOML file of them (see `settings_file.load_settings`). Other options change them.
     base : Bundle, str or path, optional
         A model to start from, in place of weights drawn from the seed: it is fitted to these images, or learns on. Its
         networks are taken, and a learning rate of at most `BASE_RATE`. The card names it. The preset "alone" takes the

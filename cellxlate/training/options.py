@@ -9,7 +9,8 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, network_settings
 from cellxlate.model.statistics import without_normalisation
 from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SETTINGS, SOURCE, TARGET
-from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings, check_settings, load_settings
+from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings
+from cellxlate.settings_file import check_settings, load_settings
 
 Baseline = Literal["none", "cyclegan"]
 BASE_RATE = 4e-4

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cellxlate.enhancement import plan as plan_room
-from cellxlate.enhancement.job import _follow, steps_in_memory
+from cellxlate.enhancement.job import follow, steps_in_memory
 from cellxlate.enhancement.plan import Plan, make_plan, stream_count
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.threads import in_streams
@@ -103,7 +103,7 @@ def test_streams_give_the_pixels_and_the_account_of_one(engine: Any, four_thread
     results = []
     for plan in (alone, at_once):
         news: list[Any] = []
-        results.append(_follow(steps_in_memory(plan), news.append))
+        results.append(follow(steps_in_memory(plan), news.append))
         assert [round(one.done, 2) for one in news] == sorted(round(one.done, 2) for one in news)
         assert news[-1].done == 3
     expected, found = results

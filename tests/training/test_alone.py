@@ -15,7 +15,8 @@ from torch import nn
 from cellxlate import cli
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
-from cellxlate.settings import PRESETS, AloneSettings, TrainSettings, check_settings
+from cellxlate.settings import PRESETS, AloneSettings, TrainSettings
+from cellxlate.settings_file import check_settings
 from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.alone import step as alone_step

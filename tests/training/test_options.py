@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cellxlate.errors import InputError, OptionError
-from cellxlate.settings import PRESETS, TrainSettings, check_settings, load_settings
+from cellxlate.settings import PRESETS, TrainSettings
+from cellxlate.settings_file import check_settings, load_settings
 from cellxlate.training.options import require_domains, resolve
 
 NOTHING = {
