@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 Speaker = Literal["python", "command", "panel"]
@@ -117,7 +118,7 @@ class CellxlateError(Exception):
         super().__init__(said(*self.parts, by="python"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.found, self.remedy), self.__dict__
+        return partial(type(self), *self.found, remedy=self.remedy), (), self.__dict__
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -129,11 +130,6 @@ class CellxlateError(Exception):
         """The options that it names, each once."""
         words = [part.words if isinstance(part, Option) else part for part in _flat(self.parts)]
         return tuple(dict.fromkeys(one for part in words if isinstance(part, Words) for one in part.options))
-
-
-def _again(kind: type[CellxlateError], found: tuple[Part, ...], remedy: tuple[Part, ...]) -> CellxlateError:
-    """Make an error that has been sent from another process."""
-    return kind(*found, remedy=remedy)
 
 
 class InputError(CellxlateError, ValueError):

@@ -76,30 +76,24 @@ def _run(options: argparse.Namespace, *, is_process: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; nothing to say
         return 0
-    except CellxlateError as fault:
-        if options.debug:
-            raise
-        complain(said(fault))
-        return fault.exit_code
-    except MemoryError:
-        if options.debug:
-            raise
-        complain(NO_MEMORY)
-        return 1
-    except OSError as fault:
-        if options.debug:
-            raise
-        file = f"{fault.filename}: " if fault.filename else ""
-        complain(f"{file}{fault.strerror or fault}; check the name, the folder and the disk")
-        return OptionError.exit_code
     except Exception as fault:  # the last line of defence: no traceback reaches a user
         if options.debug:
             raise
-        if any(sign in str(fault) for sign in MEMORY_SIGNS):
-            complain(NO_MEMORY)
-            return 1
-        complain(f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows")
-        return 1
+        line, code = _refusal(fault)
+        complain(line)
+        return code
+
+
+def _refusal(fault: Exception) -> tuple[str, int]:
+    """Return what is said of a failure, and the exit code."""
+    if isinstance(fault, CellxlateError):
+        return said(fault), fault.exit_code
+    if isinstance(fault, OSError):
+        file = f"{fault.filename}: " if fault.filename else ""
+        return f"{file}{fault.strerror or fault}; check the name, the folder and the disk", OptionError.exit_code
+    if isinstance(fault, MemoryError) or any(sign in str(fault) for sign in MEMORY_SIGNS):
+        return NO_MEMORY, 1
+    return f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows", 1
 
 
 @contextmanager

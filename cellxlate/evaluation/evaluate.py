@@ -10,7 +10,7 @@ import cellxlate
 from cellxlate.errors import OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
-from cellxlate.evaluation.score import Enhance, Scored, mean_scores, score_case
+from cellxlate.evaluation.score import GROUPS, Enhance, Scored, mean_scores, score_case
 from cellxlate.options import ENHANCED
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
@@ -90,16 +90,12 @@ def evaluate(
     enhance = _enhancer(model, intensity)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
-    for number, case in enumerate(cases):
+    for number, case in enumerate([*cases, *empty]):
         scored.append(score_case(case, enhance, seed=number, picture=number in pictured))
         if progress:
             progress(number + 1, len(cases) + len(empty))
-    blank = []
-    for number, case in enumerate(empty):
-        blank.append(score_case(case, enhance, seed=number).row["changed_percent"])
-        if progress:
-            progress(len(cases) + number + 1, len(cases) + len(empty))
-    scores: dict[str, Any] = finite_json(summarise(scored, blank))
+    scored, blank = scored[: len(cases)], scored[len(cases) :]
+    scores: dict[str, Any] = finite_json(summarise(scored, [one.row["changed_percent"] for one in blank]))
     if output is not None:
         what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
         title = f"{Path(str(what)).name} on {Path(source).name}"
@@ -134,7 +130,7 @@ def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) 
     patches = [np.concatenate(part) for part in zip(*(one.textures for one in scored if one.textures), strict=True)]
     violations = [row["kept_violations"] for row in rows if row["kept_violations"] is not None]
     return {
-        **{group: mean_scores([row[group] for row in rows]) for group in ("foreground", "background", "attention")},
+        **{group: mean_scores([row[group] for row in rows]) for group in GROUPS},
         "no_cells": {"changed_percent": float(np.mean(blank_changed_percent)) if blank_changed_percent else None},
         "patch_distance": measures.patch_distance(*patches) if patches else None,
         "phantoms": {name: sum(row["phantoms"][name] for row in rows) for name in ("added", "lost")},

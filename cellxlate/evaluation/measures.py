@@ -96,9 +96,7 @@ class Phantoms:
     reference_objects: int
 
 
-def foreground(
-    image: npt.NDArray[Any], truth: npt.NDArray[Any], cells: npt.NDArray[np.bool_], *, window_px: int = SSIM_WINDOW_PX
-) -> Foreground:
+def foreground(image: npt.NDArray[Any], truth: npt.NDArray[Any], cells: npt.NDArray[np.bool_]) -> Foreground:
     """Return PSNR and SSIM inside cells, as they are and after the best gain and offset.
 
     Parameters
@@ -107,13 +105,11 @@ def foreground(
         In counts.
     cells : ndarray of bool (Y, X)
         Where to look. Pixels that are not finite in either image are left out.
-    window_px : int
-        Side of the SSIM window; odd.
 
     Returns
     -------
     Foreground
-        NaN where there are no cells, the truth is constant, or, for SSIM, the image is smaller than the window.
+        NaN where there are no cells, the truth is constant, or, for SSIM, the image is smaller than its window of 7 px.
 
     Notes
     -----
@@ -138,8 +134,8 @@ def foreground(
     return Foreground(
         psnr=_psnr(image, truth, cells, high - low),
         psnr_affine=_psnr(fitted, truth, cells, high - low),
-        ssim=_ssim(image, truth, cells, span=high - low, window_px=window_px),
-        ssim_affine=_ssim(fitted, truth, cells, span=high - low, window_px=window_px),
+        ssim=_ssim(image, truth, cells, high - low),
+        ssim_affine=_ssim(fitted, truth, cells, high - low),
     )
 
 
@@ -164,18 +160,13 @@ def _psnr(
 
 
 def _ssim(
-    image: npt.NDArray[np.float64],
-    truth: npt.NDArray[np.float64],
-    cells: npt.NDArray[np.bool_],
-    *,
-    span: float,
-    window_px: int,
+    image: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], cells: npt.NDArray[np.bool_], span: float
 ) -> float:
     from skimage.metrics import structural_similarity
 
-    if min(image.shape) < window_px:
+    if min(image.shape) < SSIM_WINDOW_PX:
         return math.nan
-    _, similarity = structural_similarity(image, truth, data_range=span, full=True, win_size=window_px)
+    _, similarity = structural_similarity(image, truth, data_range=span, full=True, win_size=SSIM_WINDOW_PX)
     return float(similarity[cells].mean())
 
 
@@ -251,12 +242,7 @@ def average_precision(score: npt.NDArray[np.floating[Any]], positive: npt.NDArra
 
 
 def texture_patches(
-    image: npt.NDArray[Any],
-    cells: npt.NDArray[np.bool_],
-    *,
-    seed: int,
-    count: int = PATCHES_PER_FIELD,
-    side_px: int = PATCH_PX,
+    image: npt.NDArray[Any], cells: npt.NDArray[np.bool_], *, seed: int, count: int = PATCHES_PER_FIELD
 ) -> npt.NDArray[np.float64]:
     """Return random patches centred in cells, their mean removed, in units of the field's cell signal.
 
@@ -268,16 +254,16 @@ def texture_patches(
         Patches are centred on these.
     seed : int
         The same seed picks the same places, so images of one field are compared at the same places.
-    count, side_px : int
-        Number of patches and their odd side.
+    count : int
+        Number of patches.
 
     Returns
     -------
-    ndarray of float64 (count, side_px ** 2)
-        (0, side_px ** 2) where no patch fits, there is no background, or the cells are not brighter than it.
+    ndarray of float64 (count, 49)
+        Of 7 x 7 px; (0, 49) where no patch fits, there is no background, or the cells are not brighter than it.
     """
-    nothing = np.zeros((0, side_px**2))
-    margin = side_px // 2
+    nothing = np.zeros((0, PATCH_PX**2))
+    margin = PATCH_PX // 2
     rows, columns = np.nonzero(cells[margin : cells.shape[0] - margin, margin : cells.shape[1] - margin])
     if not len(rows) or cells.all():
         return nothing
@@ -285,22 +271,18 @@ def texture_patches(
     if not signal > 0:
         return nothing
     pick = np.random.default_rng(seed).integers(0, len(rows), count)
-    windows = np.lib.stride_tricks.sliding_window_view(image, (side_px, side_px))
+    windows = np.lib.stride_tricks.sliding_window_view(image, (PATCH_PX, PATCH_PX))
     patches = windows[rows[pick], columns[pick]].reshape(count, -1).astype(np.float64)
     return np.asarray((patches - patches.mean(axis=1, keepdims=True)) / signal)
 
 
-def patch_distance(
-    patches: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], *, projections: int = PROJECTIONS
-) -> float:
-    """Return the sliced Wasserstein-2 distance of two sets of patches, over fixed random directions.
+def patch_distance(patches: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
+    """Return the sliced Wasserstein-2 distance of two sets of patches, over 256 fixed random directions.
 
     Parameters
     ----------
     patches, reference : ndarray (n, k), (m, k)
         As `texture_patches` returns them, of any number of fields together. With an empty set the result is NaN.
-    projections : int
-        Number of directions.
 
     Notes
     -----
@@ -313,7 +295,7 @@ def patch_distance(
     """
     if not len(patches) or not len(reference):
         return math.nan
-    directions = np.random.default_rng(1).normal(size=(patches.shape[1], projections))
+    directions = np.random.default_rng(1).normal(size=(patches.shape[1], PROJECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
     levels = np.linspace(0, 1, QUANTILES)
     ours, theirs = (np.quantile(sample @ directions, levels, axis=0) for sample in (patches, reference))

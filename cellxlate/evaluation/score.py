@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 Enhance = Callable[[Stack], tuple[Stack, Stack]]
 """Turns a stack into its enhanced stack and its attention (uint8), of the same shape."""
 
+GROUPS = "foreground", "background", "attention"
 SEEDS_PER_PLANE = 1_000_000
 LARGEST_PICTURE_PX = 384
 
@@ -132,12 +134,8 @@ def _open(case: Case, enhance: Enhance | None, opened: ExitStack) -> dict[str, S
     stacks = {"source": stack}
     if enhance is not None:
         stacks["enhanced"], stacks["attention"] = enhance(stack)
-    for name, path in (
-        ("enhanced", case.enhanced),
-        ("attention", case.attention),
-        ("truth", case.truth),
-        ("mask", case.mask),
-    ):
+    for name in ("enhanced", "attention", "truth", "mask"):
+        path: Path | None = getattr(case, name)
         if path is not None and name not in stacks:
             other = opened.enter_context(open_stack(path))
             require_same_size(stack, other, name, free_axes="C" if name in ("attention", "mask") else "")
@@ -160,7 +158,7 @@ def score_plane(plane: Plane) -> dict[str, Any]:
     changed, cells = plane.changed, plane.cells
     kept_violations = None if plane.attention is None else int((changed & (plane.attention == 0)).sum())
     scores: dict[str, Any] = {"changed_percent": 100 * float(changed.mean()), "kept_violations": kept_violations}
-    scores["foreground"] = scores["background"] = scores["attention"] = None
+    scores |= dict.fromkeys(GROUPS)
     if plane.truth is not None and cells is not None:
         scores["foreground"] = asdict(measures.foreground(plane.enhanced, plane.truth, cells))
     if cells is not None:
@@ -177,10 +175,7 @@ def combine(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "changed_percent": float(np.mean([plane["changed_percent"] for plane in planes])),
         "kept_violations": None if None in violations else sum(violations),
-        **{
-            group: mean_scores([plane[group] for plane in planes])
-            for group in ("foreground", "background", "attention")
-        },
+        **{group: mean_scores([plane[group] for plane in planes]) for group in GROUPS},
         "phantoms": {name: sum(plane["phantoms"][name] for plane in planes) for name in planes[0]["phantoms"]},
     }
 

@@ -60,13 +60,7 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
     if "C" not in stack.axes:
         shown = {} if "S" in stack.axes else {"contrast_limits": _limits(stack, 0), "colormap": "gray"}
         options = {"name": stack.name, "rgb": "S" in stack.axes, "metadata": _facts(stack), **placement, **shown}
-        return [
-            (
-                resolutions if len(resolutions) > 1 else resolutions[0],
-                {**options, "multiscale": len(resolutions) > 1},
-                "image",
-            )
-        ]
+        return [_image_layer(resolutions, options)]
     axis = stack.axes.index("C")
     kept = [number for number in range(len(placement["scale"])) if number != axis]
     layers: list[LayerData] = []
@@ -75,12 +69,17 @@ def read_layers(path: str | list[str]) -> "list[LayerData]":
         own = [level[(slice(None),) * axis + (channel,)] for level in resolutions]
         options = {key: tuple(values[number] for number in kept) for key, values in placement.items()}
         options |= {
-            "name": f"{stack.name} {name}", "metadata": _facts(stack), "multiscale": len(own) > 1, "rgb": False,
+            "name": f"{stack.name} {name}", "metadata": _facts(stack), "rgb": False,
             "contrast_limits": _limits(stack, channel), "colormap": COLOURS[channel % len(COLOURS)],
             "blending": "additive" if channel else "translucent_no_depth",
         }  # fmt: skip
-        layers.append((own if len(own) > 1 else own[0], options, "image"))
+        layers.append(_image_layer(own, options))
     return layers
+
+
+def _image_layer(levels: list[Any], options: dict[str, Any]) -> "LayerData":
+    is_pyramid = len(levels) > 1
+    return levels if is_pyramid else levels[0], {**options, "multiscale": is_pyramid}, "image"
 
 
 def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:

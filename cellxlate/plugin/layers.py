@@ -43,43 +43,16 @@ class Appearance:
     shown: Mapping[str, Any]
 
 
-class WatchedPixels:
-    """Pixels of a layer, numpy or lazy, that call `check` before they are read, so that a run can be stopped there."""
+class LayerPixels:
+    """Pixels of a layer, numpy or lazy, of which only what is asked for is read."""
 
-    def __init__(self, pixels: Any, check: Callable[[], None]) -> None:
-        self._pixels, self._check = pixels, check
-        self.shape = tuple(int(size) for size in pixels.shape)
-        self.dtype = np.dtype(pixels.dtype)
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        self._check()
-        return np.asarray(self._pixels[key])
-
-
-class MarkedPixels:
-    """Labels of a layer as uint8: 1 where something is painted."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, labels: Any) -> None:
-        self._labels = labels
-        self.shape = tuple(int(size) for size in labels.shape)
+    def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike, read: Callable[[Any], Any]) -> None:
+        self.shape = tuple(int(size) for size in shape)
+        self.dtype = np.dtype(dtype)
+        self._read = read
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        return (np.asarray(self._labels[key]) > 0).astype(np.uint8)
-
-
-class ChannelPixels:
-    """One channel of a stack, without the axis of the channels."""
-
-    def __init__(self, pixels: Any, axis: int, channel: int) -> None:
-        self._pixels, self._axis, self._channel = pixels, axis, channel
-        self.shape = tuple(size for dimension, size in enumerate(pixels.shape) if dimension != axis)
-        self.dtype = pixels.dtype
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        parts = list(key) if isinstance(key, tuple) else [key]
-        return np.asarray(self._pixels[(*parts[: self._axis], self._channel, *parts[self._axis :])])
+        return np.asarray(self._read(key))
 
 
 def layer_axes(layer: "Image") -> str:
@@ -123,7 +96,13 @@ def layer_stack(layer: "Image", axes: str | None = None, *, check: Callable[[], 
         for axis, size in zip(axes.replace("S", ""), map(_micrometres, layer.scale, layer.units), strict=False)
         if size and axis in "ZYX"
     }
-    return Stack(WatchedPixels(pixels, check), axes, str(layer.name), pixel_size_um=sizes_um)
+
+    def read(key: Any) -> Any:
+        check()
+        return pixels[key]
+
+    own = LayerPixels(pixels.shape, pixels.dtype, read)
+    return Stack(own, axes, str(layer.name), pixel_size_um=sizes_um)
 
 
 def one_channel(stack: Stack, channel: int) -> Stack:
@@ -139,8 +118,21 @@ def one_channel(stack: Stack, channel: int) -> Stack:
     if "C" not in stack.axes:
         return stack
     axis = stack.axes.index("C")
-    pixels = ChannelPixels(stack.pixels, axis, channel)
+
+    def read(key: Any) -> Any:
+        parts = list(key) if isinstance(key, tuple) else [key]
+        return stack.pixels[(*parts[:axis], channel, *parts[axis:])]
+
+    pixels = LayerPixels(stack.shape[:axis] + stack.shape[axis + 1 :], stack.dtype, read)
     return replace(stack, pixels=pixels, axes=stack.axes.replace("C", ""), channel_names=())
+
+
+def shown_channel(
+    layer: "Image", world: Sequence[float], axes: str | None = None, *, check: Callable[[], None] = lambda: None
+) -> Stack:
+    """Return the channel of an image layer that lies at a point of the world, as `layer_stack` and `one_channel` do."""
+    stack = layer_stack(layer, axes, check=check)
+    return one_channel(stack, channel_of_plane(stack.axes, visible_plane(layer, stack, world)))
 
 
 def painted_stack(labels: "Labels", like: Stack) -> Stack:
@@ -155,7 +147,8 @@ def painted_stack(labels: "Labels", like: Stack) -> Stack:
     if tuple(pixels.shape) != like.shape:
         own, wanted = (" x ".join(map(str, shape)) for shape in (pixels.shape, like.shape))
         raise InputError(f"{labels.name} is {own} px, {like.name} is {wanted}; press Paint for a layer that fits")
-    return Stack(MarkedPixels(pixels), like.axes, str(labels.name))
+    marked = LayerPixels(pixels.shape, np.uint8, lambda key: (np.asarray(pixels[key]) > 0).astype(np.uint8))
+    return Stack(marked, like.axes, str(labels.name))
 
 
 def visible_plane(layer: "Image", stack: Stack, world: Sequence[float]) -> PlaneIndex:
@@ -191,20 +184,23 @@ def channel_of_plane(axes: str, plane: PlaneIndex) -> int:
 
 def plane_stack(stack: Stack, plane: PlaneIndex, part: Tile | None = None) -> Stack:
     """Return one plane, or a part of it (all samples of a colour image), read into memory, as (Y, X) or (Y, X, S)."""
-    positions = iter(plane)
-    ranges = {"Y": slice(part.top, part.bottom), "X": slice(part.left, part.right)} if part else {}
-    key = tuple(next(positions) if axis in "TCZ" else ranges.get(axis, slice(None)) for axis in stack.axes)
     axes = "".join(axis for axis in stack.axes if axis not in "TCZ")
-    return Stack(np.asarray(stack.pixels[key]), axes, stack.name, pixel_size_um=stack.pixel_size_um)
+    return Stack(
+        np.asarray(stack.pixels[_key(stack.axes, plane, part)]), axes, stack.name, pixel_size_um=stack.pixel_size_um
+    )
 
 
 def read_part(stack: Stack, plane: PlaneIndex, part: Tile, every_px: int = 1) -> npt.NDArray[Any]:
     """Read a part of a plane, every so many pixels, as (Y, X), or (Y, X, S) in colour."""
-    positions = iter(plane)
-    ranges = {"Y": slice(part.top, part.bottom, every_px), "X": slice(part.left, part.right, every_px)}
-    key = tuple(next(positions) if axis in "TCZ" else ranges.get(axis, slice(None)) for axis in stack.axes)
-    pixels = np.asarray(stack.pixels[key])
+    pixels = np.asarray(stack.pixels[_key(stack.axes, plane, part, every_px)])
     return pixels.T if pixels.ndim == 2 and stack.axes.index("X") < stack.axes.index("Y") else pixels
+
+
+def _key(axes: str, plane: PlaneIndex, part: Tile | None, every_px: int = 1) -> tuple[int | slice, ...]:
+    """Return the key that picks a part of a plane, or all of it, with all samples of a colour image."""
+    positions = iter(plane)
+    ranges = {"Y": slice(part.top, part.bottom, every_px), "X": slice(part.left, part.right, every_px)} if part else {}
+    return tuple(next(positions) if axis in "TCZ" else ranges.get(axis, slice(None)) for axis in axes)
 
 
 def appearance(layer: "Image", axes: str, plane: PlaneIndex | None = None, part: Tile | None = None) -> Appearance:

@@ -1,6 +1,5 @@
 """The models that panels offer: shipped, in the current folder, and those chosen or trained in this session."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from psygnal import Signal
@@ -40,27 +39,17 @@ class Shelf:
         return path
 
     def choices(self) -> list[tuple[str, str]]:
-        """Return (what is shown, path) of every model; the shipped ones come first."""
-        return list(_distinct(_listed(), self._added))
+        """Return (what is shown, path) of every model once; shipped ones first, with the folder where names recur."""
+        listed = [(model["name"], str(Path(model["path"]).resolve())) for model in list_models(Path.cwd())]
+        named: dict[str, str] = {}
+        for name, path in [*listed, *((Path(path).name, path) for path in self._added)]:
+            if path not in named.values() and Path(path).is_dir():
+                named[f"{name} ({Path(path).parent})" if name in named else name] = path
+        return list(named.items())
 
     def choices_and_auto(self) -> list[tuple[str, str]]:
         """Return the choices after "auto", which takes the shipped model that suits the image."""
         return [(AUTO, AUTO), *self.choices()]
-
-
-def _listed() -> Iterator[tuple[str, str]]:
-    for model in list_models(Path.cwd()):
-        yield model["name"], str(Path(model["path"]).resolve())
-
-
-def _distinct(listed: Iterator[tuple[str, str]], added: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield all once; names that occur twice are shown with their folder."""
-    named: dict[str, str] = {}
-    for name, path in [*listed, *((Path(path).name, path) for path in added)]:
-        if path in named.values() or not Path(path).is_dir():
-            continue
-        named[f"{name} ({Path(path).parent})" if name in named else name] = path
-    yield from named.items()
 
 
 SHELF = Shelf()

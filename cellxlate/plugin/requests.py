@@ -106,6 +106,11 @@ class Outcome:
     attention: Any
     report: "RunReport"
 
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether image and attention are lists of levels."""
+        return isinstance(self.image, list)
+
 
 @dataclass(frozen=True)
 class AdaptRequest:
@@ -127,6 +132,11 @@ class AdaptRequest:
     layer: Any
     seconds: float
     channels: tuple[int, ...] | None = None
+
+    @property
+    def stop(self) -> StopRequest:
+        """Ends the run."""
+        return self.run.stop
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,13 @@ def time_left(news: "EnhanceProgress") -> str:
     >>> time_left(EnhanceProgress("cells", 3.0, 12, 20.0))
     '3.0 of 12 planes, 20 s so far, about 1 min left'
     """
-    left_s = news.seconds * (news.total - news.done) / news.done if news.done else 0.0
+    return f"{news.done:.1f} of {news.total} planes, {_seconds_left(news.seconds, news.done, news.total)}"
+
+
+def _seconds_left(seconds: float, done: float, total: int) -> str:
+    left_s = seconds * (total - done) / done if done else 0.0
     left = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
-    return f"{news.done:.1f} of {news.total} planes, {news.seconds:.0f} s so far, about {left} left"
+    return f"{seconds:.0f} s so far, about {left} left"
 
 
 def leaning_words(leaning: str) -> str:
@@ -44,9 +48,7 @@ def training_left(look: "TrainingSnapshot") -> str:
     >>> training_left(TrainingSnapshot(100, 500, 30.0, {}))
     'step 100 of 500, 30 s so far, about 2 min left'
     """
-    left_s = look.seconds * (look.steps - look.step) / look.step if look.step else 0.0
-    left = f"{left_s:.0f} s" if left_s < 60 else f"{left_s / 60:.0f} min"
-    return f"step {look.step} of {look.steps}, {look.seconds:.0f} s so far, about {left} left"
+    return f"step {look.step} of {look.steps}, {_seconds_left(look.seconds, look.step, look.steps)}"
 
 
 def suitability_words(suitability: "Suitability") -> tuple[str, str]:

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from cellxlate.errors import speaking
-from cellxlate.plugin.requests import Refusal, StopRequest
+from cellxlate.errors import CellxlateError, said, speaking
+from cellxlate.plugin.requests import CancelledError, Refusal, StopRequest
+
+TICK_S, LONGEST_END_S = 0.25, 3.0
 
 Wanted = TypeVar("Wanted")
 News = TypeVar("News")
@@ -17,21 +19,21 @@ def begin(
     steps: Callable[[Wanted], Generator[Any, None, Any]],
     request: Wanted,
     *,
-    news: Callable[[Any], object],
-    ended: Callable[[Any], object],
+    news: Callable[[Wanted, Any], object] = lambda *_: None,
+    ended: Callable[[Wanted, Any], object] = lambda *_: None,
 ) -> Any:
     """Run steps in a worker thread; `news` and `ended` are called in the main thread.
 
     Parameters
     ----------
     steps : callable
-        A generator function; what it imports, it imports in the worker.
+        A generator function; what it imports, it imports in the worker. It may raise CellxlateError and CancelledError.
     request : object
         Its argument.
     news : callable
-        Takes what the steps yield.
+        Takes the request and what the steps yield.
     ended : callable
-        Takes what they return, or a Refusal where they fail.
+        Takes the request and what they return; a Refusal where they fail, None where they were asked to end.
 
     Returns
     -------
@@ -42,25 +44,30 @@ def begin(
 
     def speak(wanted: Wanted) -> Generator[Any, None, Any]:
         with speaking("panel"):
-            return (yield from steps(wanted))
+            try:
+                return (yield from steps(wanted))
+            except CancelledError:
+                return None
+            except CellxlateError as fault:
+                return Refusal(said(fault))
 
     worker = thread_worker(speak, ignore_errors=True)(request)
-    worker.yielded.connect(news)
-    worker.returned.connect(ended)
-    worker.errored.connect(lambda fault: ended(Refusal(f"{type(fault).__name__}: {fault}")))
+    worker.yielded.connect(lambda told: news(request, told))
+    worker.returned.connect(lambda outcome: ended(request, outcome))
+    worker.errored.connect(lambda fault: ended(request, Refusal(f"{type(fault).__name__}: {fault}")))
     worker.start()
     return worker
 
 
-def await_end(worker: Any, longest_s: float = 3.0) -> None:
+def await_end(worker: Any) -> None:
     """Wait for a worker that has been asked to stop: its signals must not outlive the application."""
-    end = time.monotonic() + longest_s
+    end = time.monotonic() + LONGEST_END_S
     while worker is not None and worker.is_running and time.monotonic() < end:
         time.sleep(0.01)
 
 
 def in_thread(
-    work: Callable[[], Result], stop: StopRequest, *, tick: Callable[[], News], every_s: float = 0.25
+    work: Callable[[], Result], stop: StopRequest, *, tick: Callable[[], News]
 ) -> Generator[News, None, Result]:
     """Turn a function that takes long into steps, as `begin` takes them.
 
@@ -71,9 +78,7 @@ def in_thread(
     stop : StopRequest
         Asked where the steps are closed before the end; the thread is waited for.
     tick : callable
-        Returns the news, again and again.
-    every_s : float
-        How often.
+        Returns the news, four times a second.
     """
     ended: list[Result | BaseException] = []
 
@@ -89,7 +94,7 @@ def in_thread(
     try:
         while runner.is_alive():
             yield tick()
-            runner.join(every_s)
+            runner.join(TICK_S)
     finally:
         if runner.is_alive():
             stop.ask()

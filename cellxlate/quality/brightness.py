@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from cellxlate.stacks.stack import PlaneIndex
 
@@ -74,5 +73,8 @@ def rank_correlation(pairs: npt.NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation of pairs (n, 2), ties sharing their mean rank; NaN where it has no meaning."""
     if len(pairs) < FEWEST_SEGMENTS or (pairs.min(axis=0) == pairs.max(axis=0)).any():
         return math.nan
-    ranks = np.apply_along_axis(stats.rankdata, 0, pairs)
-    return float(np.asarray(np.corrcoef(ranks, rowvar=False))[0, 1])
+    ranks = []
+    for values in pairs.T:
+        _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[number])  # `scipy.stats` would take 0.6 s to load
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])

@@ -12,7 +12,7 @@ from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import departure_words
 from cellxlate.quality.tally import Tally
 from cellxlate.quality.trust import Trust
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack, unnamed
 from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
 
 NEARLY_ALL = 0.9
@@ -22,6 +22,7 @@ LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
+OTHER_MODEL = ", or use a model that was trained on images like these."
 NEXT_STEP = (
     "Do not trust the output: measure on the input, look at the attention file before you use any of it, and ",
     TO_ADAPT, ", or train on your own images with ", TO_TRAIN, ".",
@@ -51,39 +52,19 @@ def warnings_of(
     total = tally.total
     if not total.pixels:
         return []
+    orders = tally.brightness_order()
+    channels = {*tally.channels, *tally.trust, *orders}
+    names = {channel: (channel_names or {}).get(channel, unnamed(channel)) for channel in channels}
     warnings = []
-    names = dict(channel_names or {})
     if total.kept_violations:
         warnings.append(
             f"{total.kept_violations} pixels changed although attention did not select them: the background promise "
             "is broken. Do not use this output; report the fault with this file."
         )
-    if not total.selected:
-        warnings.append(said(
-            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower ",
-            THRESHOLD, ", or use a model that was trained on images like these.",
-        ))  # fmt: skip
-    elif total.selected_fraction < NEARLY_NONE:
-        warnings.append(said(
-            f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
-            "cells, lower ", THRESHOLD, ", or use a model that was trained on images like these.",
-        ))  # fmt: skip
-    elif total.selected_fraction > NEARLY_ALL:
-        warnings.append(said(
-            f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
-            "kept. If the cells do not fill the image, raise ", THRESHOLD,
-            ", or use a model that was trained on images like these.",
-        ))  # fmt: skip
-    else:
-        full = [index for index, counts in tally.planes.items() if counts.selected_fraction > NEARLY_ALL]
-        if full:
-            warnings.append(
-                f"attention selected more than {NEARLY_ALL:.0%} of {len(full)} of {len(tally.planes)} planes "
-                f"({_places(full, tally.plane_axes)}). Look at these planes before using them."
-            )
+    warnings += _selection(tally)
     warnings += _enhanced_before(tally, names, earlier)
     for channel, trust in sorted(tally.trust.items()):
-        warnings += _doubts(trust, names.get(channel, f"channel {channel}"), chosen=chosen)
+        warnings += _doubts(trust, names[channel], chosen=chosen)
     warnings += _seams(tally)
     if total.saturated > SATURATED_SHARE * total.changed:
         warnings.append(
@@ -91,14 +72,39 @@ def warnings_of(
             "type, so their brightness is cut off. Do not measure intensities there; convert the stack to a wider data "
             "type first."
         )
-    for channel, order in tally.brightness_order().items():
-        if order < LOWEST_ORDER:
-            name = names.get(channel, f"channel {channel}")
-            warnings.append(
-                f"brightness order inside cells is not kept in {name} (rank correlation {order:.2f}, expected at least "
-                f"{LOWEST_ORDER}). Do not compare intensities of the output; measure them on the input."
-            )
-    return warnings
+    return warnings + [
+        f"brightness order inside cells is not kept in {names[channel]} (rank correlation {order:.2f}, expected at "
+        f"least {LOWEST_ORDER}). Do not compare intensities of the output; measure them on the input."
+        for channel, order in orders.items()
+        if order < LOWEST_ORDER
+    ]
+
+
+def _selection(tally: Tally) -> list[str]:
+    """Say where attention selected hardly anything, or nearly everything: of all pixels, else of single planes."""
+    total = tally.total
+    if not total.selected:
+        return [said(
+            "attention selected nothing, so the output equals the input. If the stack does hold cells, lower ",
+            THRESHOLD, OTHER_MODEL,
+        )]  # fmt: skip
+    if total.selected_fraction < NEARLY_NONE:
+        return [said(
+            f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
+            "cells, lower ", THRESHOLD, OTHER_MODEL,
+        )]  # fmt: skip
+    if total.selected_fraction > NEARLY_ALL:
+        return [said(
+            f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
+            "kept. If the cells do not fill the image, raise ", THRESHOLD, OTHER_MODEL,
+        )]  # fmt: skip
+    full = [index for index, counts in tally.planes.items() if counts.selected_fraction > NEARLY_ALL]
+    if not full:
+        return []
+    return [
+        f"attention selected more than {NEARLY_ALL:.0%} of {len(full)} of {len(tally.planes)} planes "
+        f"({_places(full, tally.plane_axes)}). Look at these planes before using them."
+    ]
 
 
 def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -108,7 +114,7 @@ def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[M
         models = [str(note.get("model", "a model")) for note in earlier if str(channel) in _channels_of(note)]
         if models:
             warnings.append(
-                f"{names.get(channel, f'channel {channel}')} of the input has been enhanced before, with {models[-1]}: "
+                f"{names[channel]} of the input has been enhanced before, with {models[-1]}: "
                 "what was changed then counts as seen now. Enhance the original."
             )
     return warnings
@@ -152,7 +158,7 @@ def _doubts(trust: Trust, name: str, *, chosen: bool) -> list[str]:
     elif seen.salient_share < LOWEST_SALIENT:
         warnings.append(said(
             f"attention left out {1 - seen.salient_share:.0%} of the pixels that stand out clearly in {name}. Lower ",
-            THRESHOLD, ", or use a model that was trained on images like these.",
+            THRESHOLD, OTHER_MODEL,
         ))  # fmt: skip
     return warnings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from cellxlate.errors import OptionError
 from cellxlate.stacks.intensity.camera_noise import CameraNoise
@@ -80,7 +80,6 @@ def error_sums(
     brightest: float,
     rng: np.random.Generator,
     strength: float,
-    draws: int,
 ) -> ErrorSums:
     """Ask candidates for one plane with more and with less noise, and add up what they answer.
 
@@ -96,8 +95,8 @@ def error_sums(
         Where the error counts.
     brightest : float
         Counts above black of the brightest place of all planes; bins of brightness end there.
-    rng, strength, draws
-        As of `estimate_risks`.
+    rng, strength
+        Of the noise that is drawn, as of `estimate_risks`.
 
     Raises
     ------
@@ -116,26 +115,19 @@ def error_sums(
     variance = at_black + noise.gain * above
     bins = np.minimum((above / max(brightest, 1e-30) * SIGNAL_BINS).astype(np.int64), SIGNAL_BINS - 1)
     groups, everywhere = _Groups(judged & ~full, bins), _Groups(finite & ~full, bins)
-    sums: dict[str, Floats] = {}
     kernel = noise.kernel()
-    for _ in range(draws):
-        white = rng.standard_normal([size + kernel.shape[0] - 1 for size in plane.shape])
-        drawn = np.sqrt(variance) * signal.fftconvolve(white, kernel, "valid")
-        noisier = (plane + strength * drawn).astype(np.float32), (plane - strength * drawn).astype(np.float32)
-        for name, candidate in candidates.items():
-            up, down = (_asked(candidate, one, name) - offset for one in noisier)
-            middle, change = (up + down) / 2, (up - down) / (2 * strength)
-            terms = (up**2 + down**2) / 2, middle, middle * own, drawn * change, change**2
-            of_blocks = np.stack([groups.sums(one) for one in terms])
-            of_all = np.stack([everywhere.sums(_fine(one) ** 2) for one in (own - middle, drawn - change)])
-            drawn_sums = np.concatenate([of_blocks.reshape(-1), of_all.sum(axis=1).reshape(-1)]) / draws
-            sums[name] = sums[name] + drawn_sums if name in sums else drawn_sums
-    table = np.stack([sums[name] for name in candidates])  # (candidates, values)
-    split = 5 * len(groups) * SIGNAL_BINS
-    square, first, product, follows, spread = np.moveaxis(
-        table[:, :split].reshape(len(candidates), 5, len(groups), SIGNAL_BINS), 1, 0
-    )
-    left, expected = np.moveaxis(table[:, split:].reshape(len(candidates), 2, SIGNAL_BINS), 1, 0)
+    rim = kernel.shape[0] // 2
+    white = rng.standard_normal([size + 2 * rim for size in plane.shape])
+    drawn = np.sqrt(variance) * ndimage.convolve(white, kernel)[rim:-rim, rim:-rim]
+    noisier = (plane + strength * drawn).astype(np.float32), (plane - strength * drawn).astype(np.float32)
+    square, first, product, follows, spread = of_blocks = np.zeros((5, len(candidates), len(groups), SIGNAL_BINS))
+    left, expected = of_all = np.zeros((2, len(candidates), SIGNAL_BINS))
+    for row, (name, candidate) in enumerate(candidates.items()):
+        up, down = (_asked(candidate, one, name) - offset for one in noisier)
+        middle, change = (up + down) / 2, (up - down) / (2 * strength)
+        terms = (up**2 + down**2) / 2, middle, middle * own, drawn * change, change**2
+        of_blocks[:, row] = [groups.sums(one) for one in terms]
+        of_all[:, row] = [everywhere.sums(_fine(one) ** 2).sum(axis=0) for one in (own - middle, drawn - change)]
     ones = np.ones(plane.shape)
     around = np.stack([everywhere.sums(one).sum(axis=0) for one in (ones, at_black, above, variance)])
     of_pixels, of_plane, of_square = (groups.sums(one).sum(axis=1) for one in (ones, own, own**2))
@@ -194,8 +186,7 @@ def variance_times(sums: ErrorSums, within: tuple[float, float]) -> tuple[Floats
         return times, error
     measured, black, bright = (one[seen] / pixels[seen] for one in (ratio * variance, at_black, above))
     weight = pixels[seen] / measured**2
-    _, level = _line(bright / black, measured / black, weight * black**2)
-    level = float(np.clip(level, *within))
+    level = float(np.clip(_at_zero(bright / black, measured / black, weight * black**2), *within))
     lever = weight * bright**2
     gains = (measured - level * black) / np.maximum(bright, 1e-300)
     gain = max(float((lever * gains).sum() / lever.sum()), 0.0)
@@ -207,13 +198,13 @@ def variance_times(sums: ErrorSums, within: tuple[float, float]) -> tuple[Floats
     return times, error
 
 
-def _line(across: Floats, up: Floats, weight: Floats) -> tuple[float, float]:
-    """Return slope and value at 0 of the line that fits best."""
+def _at_zero(across: Floats, up: Floats, weight: Floats) -> float:
+    """Return the value at 0 of the line that fits best."""
     total = weight.sum()
     middle, height = (weight * across).sum() / total, (weight * up).sum() / total
     square = (weight * (across - middle) ** 2).sum()
     slope = float((weight * (across - middle) * (up - height)).sum() / square) if square > 0 else 0.0
-    return slope, float(height - slope * middle)
+    return float(height - slope * middle)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Histogram:
         if not ends:
             return
         self.whole = before.dtype.kind != "f"
-        self._cover(min(ends), max(ends), whole=self.whole)
+        self._cover(min(ends), max(ends))
         for counts, values in ((self.before, before), (self.moved_from, moved_from), (self.moved_to, moved_to)):
             for start in range(0, values.size, BLOCK_PX):
                 counts += np.bincount(self._bins(values[start : start + BLOCK_PX]), minlength=len(counts))
@@ -64,7 +64,7 @@ class Histogram:
         if other.low > other.high:
             return
         self.whole = other.whole
-        self._cover(other.low, other.high, whole=self.whole)
+        self._cover(other.low, other.high)
         bins = ((np.arange(len(other.before)) + other.first) >> (self.exponent - other.exponent)) - self.first
         for name in ("before", "moved_from", "moved_to"):
             np.add.at(getattr(self, name), bins, getattr(other, name))
@@ -79,12 +79,12 @@ class Histogram:
         bins -= self.first
         return np.asarray(bins, dtype=np.int64)
 
-    def _cover(self, low: float, high: float, *, whole: bool) -> None:
+    def _cover(self, low: float, high: float) -> None:
         """Widen the bins until they hold low to high; absolute edges keep the result independent of the order."""
         if low >= self.low and high <= self.high:
             return
         self.low, self.high = min(low, self.low), max(high, self.high)
-        exponent = _bin_exponent(self.low, self.high, whole=whole)
+        exponent = _bin_exponent(self.low, self.high, whole=self.whole)
         first, last = _bin(self.low, exponent), _bin(self.high, exponent)
         shift = exponent - self.exponent
         bins = ((np.arange(len(self.before)) + self.first) >> shift) - first

@@ -40,6 +40,21 @@ FEWEST_SPREADS, QUANTILE, MARGIN = 3.0, 0.99, 1.15
 STRUCTURE_FLOOR, SHRINKAGE = 0.05, 0.1
 TOGETHER_LIMIT = 1.5
 """The least limit of structure, and of all quantities together: root mean square in standard deviations."""
+DIFFERENCES = {
+    "rise": (
+        "bright parts are hardly noisier than the background",
+        "bright parts are noisier or more textured against the background",
+    ),
+    "sides": (
+        "the image is not bright cells on a dark background, or holds no cells",
+        "the bright parts are fewer against the background",
+    ),
+    "grain": (
+        "the noise of neighbouring pixels is sharpened",
+        "the noise is smeared over neighbouring pixels (filtered, compressed, or enlarged)",
+    ),
+}
+"""What is said of a quantity that is less, or more, than in the training images."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +160,8 @@ def windows_of(shape: tuple[int, int], most: int = 8) -> list[tuple[slice, slice
         np.linspace(0, max(size - WINDOW_PX, 0), count).astype(int) for size, count in zip(shape, counts, strict=True)
     ]
     corners = [(int(top), int(left)) for top in starts[0] for left in starts[1]]
-    picked = (
-        [corners[(2 * part + 1) * len(corners) // (2 * most)] for part in range(most)]
-        if len(corners) > most
-        else corners
-    )
+    most = min(most, len(corners))
+    picked = [corners[(2 * part + 1) * len(corners) // (2 * most)] for part in range(most)]
     return [(slice(top, top + WINDOW_PX), slice(left, left + WINDOW_PX)) for top, left in picked]
 
 
@@ -193,11 +205,7 @@ def describe(looks: Sequence[WindowFeatures]) -> dict[str, Any] | None:
         "windows": len(looks),
         "window_px": WINDOW_PX,
         "quantities": quantities,
-        "structure": {
-            "middle": [_short(value) for value in middle_shape],
-            "inverse_covariance": [[_short(value) for value in row] for row in inverse],
-            "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
-        },
+        "structure": _stated(middle_shape, inverse, distances),
         "together": _together(looks),
     }
 
@@ -216,8 +224,14 @@ def _together(looks: Sequence[WindowFeatures]) -> dict[str, Any]:
     middle, inverse = _middle_and_inverse(values, floors)
     others = [_middle_and_inverse(np.delete(values, left_out, axis=0), floors) for left_out in range(len(values))]
     distances = [_deviation(value, *other) for value, other in zip(values, others, strict=True)]
+    return {"names": names, **_stated(middle, inverse, distances)}
+
+
+def _stated(
+    middle: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64], distances: Sequence[float]
+) -> dict[str, Any]:
+    """Return what a card says of several quantities at once; the limit is that of the training windows' distances."""
     return {
-        "names": names,
         "middle": [_short(value) for value in middle],
         "inverse_covariance": [[_short(value) for value in row] for row in inverse],
         "limit": _short(max(MARGIN * float(np.quantile(distances, QUANTILE)), TOGETHER_LIMIT)),
@@ -247,9 +261,8 @@ def describe_planes(planes: Sequence[tuple[Stack, PlaneIndex]]) -> dict[str, Any
     planes : sequence of (Stack, plane index)
         Of the source images. Windows that show nothing but noise are left out.
     """
-    chosen = planes
-    if len(planes) > MOST_WINDOWS:
-        chosen = [planes[part * len(planes) // MOST_WINDOWS] for part in range(MOST_WINDOWS)]
+    count = min(len(planes), MOST_WINDOWS)
+    chosen = [planes[part * len(planes) // count] for part in range(count)]
     looks = []
     for stack, index in chosen:
         for rows, columns in windows_of(stack.plane_shape, max(MOST_WINDOWS // len(chosen), 1)):
@@ -317,16 +330,20 @@ def departure(looks: Sequence[WindowFeatures], domain: Mapping[str, Any] | None)
             for name, numbers in quantities.items()
         }
         shape = np.median([one.structure for one in looks], axis=0)
-        middle, inverse = np.array(structure["middle"], float), np.array(structure["inverse_covariance"], float)
-        parts["structure"] = _deviation(shape, middle, inverse) / float(structure["limit"])
-        measured["structure"], trained["structure"] = float(shape.mean()), float(middle.mean())
+        parts["structure"] = _distance(shape, structure)
+        measured["structure"], trained["structure"] = float(shape.mean()), float(np.mean(structure["middle"]))
         if together := domain.get("together"):  # cards of earlier versions have none
             every = np.median([_all_quantities(one, together["names"]) for one in looks], axis=0)
-            middle, inverse = np.array(together["middle"], float), np.array(together["inverse_covariance"], float)
-            parts["together"] = _deviation(every, middle, inverse) / float(together["limit"])
+            parts["together"] = _distance(every, together)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
     return Departure(max(parts.values()), parts, measured, trained, len(looks))
+
+
+def _distance(values: npt.NDArray[np.float64], stated: Mapping[str, Any]) -> float:
+    """Return the deviation of several quantities at once in units of the limit that a card states."""
+    middle, inverse = (np.array(stated[name], float) for name in ("middle", "inverse_covariance"))
+    return _deviation(values, middle, inverse) / float(stated["limit"])
 
 
 def departure_words(departure: Departure, most: int = 3) -> list[str]:
@@ -348,19 +365,6 @@ def _difference(name: str, departure: Departure) -> str:
         ratio = math.exp(min(abs(measured - trained), 300.0))
         times = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
         return f"cells stand out from the noise {times} times {'more' if measured > trained else 'less'}"
-    if name == "rise":
-        return (
-            "bright parts are noisier or more textured against the background" if measured > trained
-            else "bright parts are hardly noisier than the background"
-        )  # fmt: skip
-    if name == "sides":
-        return (
-            "the bright parts are fewer against the background" if measured > trained
-            else "the image is not bright cells on a dark background, or holds no cells"
-        )  # fmt: skip
-    if name == "grain":
-        return (
-            "the noise is smeared over neighbouring pixels (filtered, compressed, or enlarged)" if measured > trained
-            else "the noise of neighbouring pixels is sharpened"
-        )  # fmt: skip
+    if name in DIFFERENCES:
+        return DIFFERENCES[name][measured > trained]
     return "structures have another size in pixels, or another sharpness"

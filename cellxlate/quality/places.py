@@ -94,17 +94,11 @@ class Places:
         worth = [block for block in all_blocks if block[0] >= WORTH_LOOKING * BLOCK_PX**2]
         worth.sort(key=lambda block: (-block[0], *block[1:]))
         ranked = worth or all_blocks
-        picked = (
-            [ranked[(2 * part + 1) * len(ranked) // (2 * most)] for part in range(most)]
-            if len(ranked) > most
-            else ranked
-        )
+        most = min(most, len(ranked))
+        picked = [ranked[(2 * part + 1) * len(ranked) // (2 * most)] for part in range(most)]
         return [(index, *self._window(row, column)) for _, index, row, column in picked]
 
     def _window(self, row: int, column: int) -> tuple[slice, slice]:
-        starts = [
-            max(min(block * BLOCK_PX, size - BLOCK_PX), 0)
-            for block, size in zip((row, column), self.shape, strict=True)
-        ]
-        top, left = starts
-        return slice(top, min(top + BLOCK_PX, self.shape[0])), slice(left, min(left + BLOCK_PX, self.shape[1]))
+        ends = [min((block + 1) * BLOCK_PX, size) for block, size in zip((row, column), self.shape, strict=True)]
+        rows, columns = (slice(max(end - BLOCK_PX, 0), end) for end in ends)
+        return rows, columns

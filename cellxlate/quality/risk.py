@@ -8,6 +8,7 @@ is no merit.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ INPUT = "input"
 GAUSSIANS_PX = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 UNSTEADY = ("median 3",)
 """What follows a little noise otherwise than all of it."""
-STRENGTH, DRAWS = 0.25, 1
+STRENGTH = 0.25
 RANGE_PERCENTILES, SKEW, SEEN, BRIGHT_SHARE = (0.5, 50.0, 99.5), 2.0, 5.0, 0.25
 FEWEST_BLOCKS, MOST_SATURATED = 12, 0.01
 MOST_SHIFTED, MOST_REGRET_DB = 0.15, 0.3
@@ -60,14 +61,10 @@ def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + "".join(parts[-1:])
 
 
-def _gaussian(sigma_px: float) -> Candidate:
-    return lambda plane: np.asarray(ndimage.gaussian_filter(plane, sigma_px, mode="reflect"))
-
-
 CLASSICAL: Mapping[str, Candidate] = {
     INPUT: lambda plane: plane,
-    **{f"gaussian {sigma_px:g}": _gaussian(sigma_px) for sigma_px in GAUSSIANS_PX},
-    "median 3": lambda plane: np.asarray(ndimage.median_filter(plane, 3, mode="reflect")),
+    **{f"gaussian {width:g}": partial(ndimage.gaussian_filter, sigma=width, mode="reflect") for width in GAUSSIANS_PX},
+    "median 3": partial(ndimage.median_filter, size=3, mode="reflect"),
 }
 """Candidates that always take part: the input itself, Gaussians by their width in px, a median of 3 x 3 px."""
 
@@ -191,7 +188,6 @@ def estimate_risks(
     inside: Sequence[npt.NDArray[np.bool_]] | None = None,
     seed: int = 0,
     strength: float = STRENGTH,
-    draws: int = DRAWS,
     known: bool = False,
 ) -> Ranking:
     """Rank candidates by their distance to the image without noise, which nobody has.
@@ -210,9 +206,8 @@ def estimate_risks(
     seed : int
         Of the noise that is drawn; the same for every candidate.
     strength : float
-        Standard deviation of the noise that is added, over that of the plane's own.
-    draws : int
-        How often noise is drawn. Each costs two calls of every candidate on every plane.
+        Standard deviation of the noise that is added, over that of the plane's own. It is drawn once, which costs two
+        calls of every candidate on every plane.
     known : bool
         Whether the noises are exact. Otherwise what filters take away tells gain and variance once more, which is
         right where little is bright, and a little too much where structure is as fine as noise.
@@ -255,7 +250,7 @@ def estimate_risks(
     parts = [
         error_sums(
             plane, noise, asked, counted[number], brightest=brightest,
-            rng=np.random.default_rng([seed, number]), strength=strength, draws=draws,
+            rng=np.random.default_rng([seed, number]), strength=strength,
         )
         for number, (plane, noise) in enumerate(pairs)
     ]  # fmt: skip
@@ -291,7 +286,7 @@ def _decibels(sums: ErrorSums, times: Floats) -> tuple[Floats, Floats, float]:
     return -10 * np.log10(mse), -10 / math.log(10) * shares / sums.pixels.sum(), added / losses.variance
 
 
-def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool = False) -> Ranking:
+def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> Ranking:
     if not sums.pixels.sum() or not sums.variance.sum() > 0:
         return _nothing(sums.names)
     times, times_error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)

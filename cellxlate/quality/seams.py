@@ -155,7 +155,7 @@ class Seams:
             return (index, after - 1, along), (index, after, along)
         return (index, along, after - 1), (index, along, after)
 
-    def visible(self, limit: float = LIMIT) -> list[Border]:
+    def visible(self) -> list[Border]:
         """Return the borders whose step is no chance, the clearest first."""
         scores = self.scores()
-        return sorted((border for border, score in scores.items() if score > limit), key=lambda one: -scores[one])
+        return sorted((border for border, score in scores.items() if score > LIMIT), key=lambda one: -scores[one])

@@ -67,7 +67,6 @@ def supported(
     enhanced: npt.NDArray[Any],
     attention: npt.NDArray[np.uint8],
     *,
-    margin_px: int = MARGIN_PX,
     noise_left: float = 0.0,
 ) -> Support:
     """Look for regions of the output that the input does not support, and the reverse, in one window.
@@ -78,8 +77,6 @@ def supported(
         Counts. Pixels that are not finite count as background.
     attention : ndarray of uint8 (Y, X)
         0 where the pixel was kept.
-    margin_px : int
-        Kept pixels nearer than this to selected ones are not taken for background.
     noise_left : float
         What a Gaussian of 2 px leaves of the camera's noise, in counts, where it is known: pixel noise is too little
         where neighbours share it.
@@ -92,10 +89,11 @@ def supported(
     Notes
     -----
     Both images are smoothed by a Gaussian of 2 px, and the same background, a Gaussian of 32 px over kept pixels of the
-    input, is taken from both. A region of at least 40 px counts as added where the output stands out by more than five
-    times the noise that smoothing leaves in the input, and the input by less than a quarter of that (after the gain of
-    the field's cells) and, averaged over the region, by no more than a tenth, or three times the noise of such an
-    average. Lost is the reverse. Only selected pixels can differ, so only there anything is looked for.
+    input that are farther than 5 px from selected ones, is taken from both. A region of at least 40 px counts as added
+    where the output stands out by more than five times the noise that smoothing leaves in the input, and the input by
+    less than a quarter of that (after the gain of the field's cells) and, averaged over the region, by no more than a
+    tenth, or three times the noise of such an average. Lost is the reverse. Only selected pixels can differ, so only
+    there anything is looked for.
     """
     if min(raw.shape) < 32 or not np.isfinite(raw).any():
         return Support()
@@ -103,7 +101,7 @@ def supported(
     if filled.min() == filled.max():
         return Support()
     selected = attention > 0
-    quiet = ~ndimage.maximum_filter(selected, 2 * margin_px + 1)
+    quiet = ~ndimage.maximum_filter(selected, 2 * MARGIN_PX + 1)
     smooth = smoothed(filled)
     ground = _background(filled, quiet, smooth)
     seen = smooth - ground

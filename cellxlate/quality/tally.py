@@ -118,13 +118,10 @@ class Counts:
 
     def include(self, other: "Counts") -> None:
         """Add the counts of other pixels."""
-        self.pixels += other.pixels
-        self.selected += other.selected
-        self.changed += other.changed
-        self.kept_violations += other.kept_violations
-        self.saturated += other.saturated
-        self.change_sum_counts += other.change_sum_counts
-        self.change_max_counts = max(self.change_max_counts, other.change_max_counts)
+        largest = max(self.change_max_counts, other.change_max_counts)
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.change_max_counts = largest
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -240,17 +237,11 @@ class Tally:
             raise InputError(f"attention of shape {attention.shape} does not fit pixels of shape {raw.shape}")
         self.orders = None
         differs, selected = bits_differ(raw, enhanced), attention > 0
-        moved = differs | selected
         counts = _count(raw, enhanced, differs=differs, selected=selected)
-        channel = self._channel(index)
-        self.total.include(counts)
-        self.channels.setdefault(channel, Counts()).include(counts)
-        row = self.rest
-        if index in self.planes or len(self.planes) < MOST_PLANE_ROWS:
-            row = self.planes.setdefault(index, Counts())
-        row.include(counts)
+        for known in (self.total, self.channels.setdefault(self._channel(index), Counts()), self._plane(index)):
+            known.include(counts)
         with spared("counting for the report", self.failures):
-            self._look(index, first_row, raw=raw, enhanced=enhanced, selected=selected, moved=moved)
+            self._look(index, first_row, raw=raw, enhanced=enhanced, differs=differs, selected=selected)
 
     def _look(
         self,
@@ -259,11 +250,11 @@ class Tally:
         *,
         raw: npt.NDArray[Any],
         enhanced: npt.NDArray[Any],
+        differs: npt.NDArray[np.bool_],
         selected: npt.NDArray[np.bool_],
-        moved: npt.NDArray[np.bool_],
     ) -> None:
         """Add a band to what the report shows and the checks judge by; the promise does not depend on it."""
-        channel = self._channel(index)
+        channel, moved = self._channel(index), differs | selected
         self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
         self.places.add(index, first_row, selected)
         self.seams.add(index, first_row, enhanced=enhanced, selected=selected)
@@ -285,21 +276,22 @@ class Tally:
         self.total.include(other.total)
         self.rest.include(other.rest)
         for index, counts in other.planes.items():
-            known = index in self.planes or len(self.planes) < MOST_PLANE_ROWS
-            (self.planes.setdefault(index, Counts()) if known else self.rest).include(counts)
+            self._plane(index).include(counts)
         for channel, counts in other.channels.items():
             self.channels.setdefault(channel, Counts()).include(counts)
         self.failures += [failure for failure in other.failures if failure not in self.failures]
         with spared("counting for the report", self.failures):
-            self._include_looks(other)
+            for channel, histogram in other.histograms.items():
+                self.histograms.setdefault(channel, Histogram()).include(histogram)
+            for channel, sample in other.samples.items():
+                self.samples.setdefault(channel, Sample()).add(sample.priority, sample.pairs)
+            self.places.include(other.places)
+            self.seams.include(other.seams)
 
-    def _include_looks(self, other: "Tally") -> None:
-        for channel, histogram in other.histograms.items():
-            self.histograms.setdefault(channel, Histogram()).include(histogram)
-        for channel, sample in other.samples.items():
-            self.samples.setdefault(channel, Sample()).add(sample.priority, sample.pairs)
-        self.places.include(other.places)
-        self.seams.include(other.seams)
+    def _plane(self, index: PlaneIndex) -> Counts:
+        """Return what counts a plane: counts of its own, or those of all further planes."""
+        is_known = index in self.planes or len(self.planes) < MOST_PLANE_ROWS
+        return self.planes.setdefault(index, Counts()) if is_known else self.rest
 
     def _channel(self, index: PlaneIndex) -> int:
         for axis in "CS":
@@ -336,7 +328,7 @@ class Tally:
                 {
                     "channel": channel,
                     **counts.as_dict(),
-                    "brightness_order": _known(orders[channel]),
+                    "brightness_order": orders[channel] if math.isfinite(orders[channel]) else None,
                     "checks": self.trust[channel].as_dict() if channel in self.trust else None,
                 }
                 for channel, counts in sorted(self.channels.items())
@@ -348,10 +340,6 @@ class Tally:
             },
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
         }  # fmt: skip
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _count(

@@ -378,7 +378,7 @@ def test_a_closed_panel_ends_its_run_and_listens_no_more(application, viewer, ti
     panel.model_choice.value = tiny_model
     add_stack(viewer, (40, 70, 90))
     panel.enhance_button.click()
-    worker = panel._worker
+    worker = panel.runs.worker
     panel.native.deleteLater()
     application.sendPostedEvents(panel.native, QEvent.Type.DeferredDelete)
     closed = time.monotonic()
@@ -480,7 +480,7 @@ def test_closing_the_window_ends_what_runs(application, spin, tiny_model, slow):
     spin(lambda: panel.attention.is_running)
     panel.enhance_button.click()
     spin(lambda: panel.progress.value > 0)
-    workers = panel._worker, panel.attention._worker
+    workers = panel.runs.worker, panel.attention._worker
     shown.close()
     application.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     assert not panel.is_running

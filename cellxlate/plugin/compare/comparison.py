@@ -10,8 +10,8 @@ import numpy.typing as npt
 from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, visible_part
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.drawing import flat_pixels, flat_place, lay_over, moves, visible_part
 from cellxlate.plugin.layers import appearance, layer_stack, read_part, visible_plane
 from cellxlate.plugin.preview.cache import shown_part
 from cellxlate.plugin.preview.overlay import single_shot
@@ -126,7 +126,7 @@ class Comparison:
             return
         pair.after.visible = True
         self._say(f"Left of the line: {pair.words[0]}. Right: {pair.words[1]}.")
-        for event in self._moves():
+        for event in moves(self._viewer):
             event.connect(self._moved)
         self._update_timer.start(0)
 
@@ -152,7 +152,7 @@ class Comparison:
                 timer.stop()
         self._viewer.layers.events.removed.disconnect(self._removed)
         if mode == "swipe":
-            for event in self._moves():
+            for event in moves(self._viewer):
                 event.disconnect(self._moved)
         cover, self._cover, self._part, self._pixels, self._reading = self._cover, None, None, None, None
         if cover is not None and cover in self._viewer.layers:
@@ -167,10 +167,6 @@ class Comparison:
         if gone or (self._cover is not None and self._cover not in self._viewer.layers):
             self._leave()
             self._ended()
-
-    def _moves(self) -> list[Any]:
-        camera = getattr(self._viewer, "scene", self._viewer).camera  # before napari 0.9 the viewer's own
-        return [self._viewer.dims.events.current_step, camera.events.zoom, camera.events.center]
 
     def _moved(self, _: Any = None) -> None:
         if not self._update_timer.isActive():
@@ -204,9 +200,9 @@ class Comparison:
             self._take(part, read_part(stack, plane, tile, every_px))
         elif self._reading is None:
             self._reading = part
-            self._worker = begin(_read_steps, part, news=lambda pixels: self._take(part, pixels), ended=self._read)
+            self._worker = begin(_read_steps, part, news=self._take, ended=self._read)
 
-    def _read(self, outcome: Refusal | None) -> None:
+    def _read(self, _: Part, outcome: Refusal | None) -> None:
         self._reading = None
         if isinstance(outcome, Refusal):
             self._say(outcome.reason)
@@ -230,26 +226,14 @@ class Comparison:
         shown[:, -1:] = np.iinfo(shown.dtype).max if shown.dtype.kind in "iu" else part.layer.contrast_limits[1]
         shown = flat_pixels(shown, part.stack.axes)
         placement = flat_place(part.layer, part.stack.axes, part.plane, part.tile, part.every_px)
-        if self._cover is None:
-            active = self._viewer.layers.selection.active
-            look = appearance(part.layer, part.stack.axes).shown
-            self._cover = self._viewer.add_image(
-                shown, name=f"{self._words[0]}, left of the line", metadata={OURS: True}, **look, **placement
-            )
-            self._viewer.layers.selection.active = active
-        else:
-            self._cover.data = shown
-            if not np.allclose(self._cover.affine.affine_matrix, placement["affine"]):
-                self._cover.affine = placement["affine"]
+        look = appearance(part.layer, part.stack.axes).shown if self._cover is None else {}
+        name = f"{self._words[0]}, left of the line"
+        self._cover = lay_over(self._viewer, self._cover, shown, placement, name=name, **look)
         self._cover.visible = columns > 0
 
 
-def _read_steps(part: Part) -> Generator[npt.NDArray[Any], None, Refusal | None]:
-    try:
-        yield read_part(part.stack, part.plane, part.tile, part.every_px)
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
-    return None
+def _read_steps(part: Part) -> Generator[npt.NDArray[Any], None, None]:
+    yield read_part(part.stack, part.plane, part.tile, part.every_px)
 
 
 @dataclass(frozen=True)
@@ -260,7 +244,7 @@ class Difference:
     limit: float
 
 
-def difference_steps(arrays: tuple[Any, Any, str, PlaneIndex]) -> Generator[Difference, None, Refusal | None]:
+def difference_steps(arrays: tuple[Any, Any, str, PlaneIndex]) -> Generator[Difference, None, None]:
     """Yield the difference of two arrays (before, after, axes, visible plane); lazily where they are large."""
     before, after, axes, plane = arrays
     difference = subtract(before, after, axes)
@@ -271,7 +255,6 @@ def difference_steps(arrays: tuple[Any, Any, str, PlaneIndex]) -> Generator[Diff
     )
     changed = np.abs(np.asarray(difference[key]))
     yield Difference(difference, max(float(np.percentile(changed, 99.8)), float(changed.max()) / 4, 1e-6))
-    return None
 
 
 def subtract(before: Any, after: Any, axes: str) -> Any:

@@ -7,27 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
-from cellxlate.plugin.requests import EnhanceRequest, Outcome, Refusal
+from cellxlate.plugin.requests import EnhanceRequest, Outcome
 from cellxlate.quality.report.report import draw_planes, write_report
 from cellxlate.quality.tally import spared
 from cellxlate.stacks.stack import Stack
 
 
-def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, None, Refusal | None]:
-    """Yield the page of a run: the one beside the written files, or one in a temporary folder.
-
-    Returns
-    -------
-    Refusal or None
-        What was wrong.
-    """
+def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, None, None]:
+    """Yield the page of a run: the one beside the written files, or one in a temporary folder."""
     try:
         written = outcome.report.outputs.get("report")
         if written and Path(written).is_file():
             yield Path(written)
-            return None
+            return
         stack = request.stack if request.plane is None else plane_stack(request.stack, request.plane)
         image, attention = (
             Stack(np.asarray(pixels).reshape(stack.shape), stack.axes, stack.name)
@@ -41,8 +35,7 @@ def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, N
         page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
         write_report(report, figures, html=page, json=page.with_suffix(".json"))
         yield page
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
+    except CellxlateError:
+        raise
     except OSError as fault:
-        return Refusal(f"the report cannot be written ({fault})")
-    return None
+        raise CellxlateError(f"the report cannot be written ({fault})") from fault

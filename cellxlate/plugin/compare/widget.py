@@ -114,7 +114,7 @@ class CompareControls:
         placement = appearance(pair.after, pair.axes).placement
         name = f"{pair.after.name} - {pair.before.name}"
 
-        def add(difference: Difference) -> None:
+        def add(_: Any, difference: Difference) -> None:
             self._viewer.add_image(
                 difference.pixels, name=name, colormap=difference_colormap(), blending="translucent",
                 contrast_limits=(-difference.limit, difference.limit), metadata={OURS: True}, **placement,
@@ -131,19 +131,17 @@ class CompareControls:
         self._say("Opening the report ...")
         self._workers.append(begin(_report_steps, self._reported, news=self._open, ended=self._ended))
 
-    def _open(self, page: Path) -> None:
+    def _open(self, _: Any, page: Path) -> None:
         opened = QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
         self._say(f"The report is {page}" if not opened else "The report is open in your browser.")
 
-    def _ended(self, outcome: Refusal | None) -> None:
+    def _ended(self, _: Any, outcome: Refusal | None) -> None:
         self._workers = [worker for worker in self._workers if worker.is_running]
         if isinstance(outcome, Refusal):
             self._say(outcome.reason)
 
 
-def _report_steps(reported: tuple[Outcome, EnhanceRequest]) -> Generator[Path, None, Refusal | None]:
-    from cellxlate.plugin.compare.report_steps import (
-        report_steps,  # slow to load, which must not happen in the main thread
-    )
+def _report_steps(reported: tuple[Outcome, EnhanceRequest]) -> Generator[Path, None, None]:
+    from cellxlate.plugin.compare.report_steps import report_steps  # slow to load, thus here
 
-    return (yield from report_steps(*reported))
+    yield from report_steps(*reported)

@@ -9,28 +9,27 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import follow
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError
 from cellxlate.plugin.enhance.steps import enhance_steps
-from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest, CancelledError, Outcome, Refusal
+from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest
 from cellxlate.plugin.train.steps import file_name
 from cellxlate.plugin.working import in_thread
 from cellxlate.stacks.read.open import one_line
 
 
-def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | Refusal | None]:
+def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted]:
     """Adapt the model, keep it where it is judged to be better, and enhance a part of a plane before and after.
 
-    Returns
-    -------
-    Adapted, Refusal or None
-        What came of it; what was wrong; None where it was asked to end, which leaves no file.
+    Raises
+    ------
+    CellxlateError, CancelledError
+        What was wrong; or it was asked to end. Neither leaves a file.
     """
     run = request.run
     try:
@@ -43,20 +42,18 @@ def adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted | R
             if not adaptation.kept:
                 return Adapted(None, adaptation.reason)
             yield AdaptNews(request.seconds, request.seconds, "Showing before and after ...")
-            before = _enhanced(request, run.model)
-            after = _enhanced(request, str(made))
+            before, after = (follow(enhance_steps(replace(run, model=model))).image for model in (run.model, str(made)))
             kept = _keep(made, parent)
         return Adapted(kept, adaptation.reason, before, after)
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
-    except MemoryError:
-        return Refusal("there is not enough memory to adapt; close other layers first")
+    except CellxlateError:
+        raise
+    except MemoryError as fault:
+        raise CellxlateError("there is not enough memory to adapt; close other layers first") from fault
     except OSError as fault:
-        return Refusal(f"the adapted model cannot be kept ({fault}); free some space, or begin where you may write")
+        remedy = "free some space, or begin where you may write"
+        raise CellxlateError(f"the adapted model cannot be kept ({fault}); {remedy}") from fault
     except RuntimeError as fault:  # of torch; the worker would take it for a result
-        return Refusal(f"adapting failed ({one_line(fault)})")
+        raise CellxlateError(f"adapting failed ({one_line(fault)})") from fault
 
 
 class _Learning:
@@ -79,16 +76,6 @@ class _Learning:
     def _progress(self, news: EnhanceProgress) -> None:
         self._request.run.stop.check()
         self._expected_s = max(float(news.total), 1.0)
-
-
-def _enhanced(request: AdaptRequest, model: str) -> Any:
-    """Return the part of the plane as a model enhances it."""
-    outcome = follow(enhance_steps(replace(request.run, model=model)))
-    if isinstance(outcome, Outcome):
-        return outcome.image
-    if outcome is None:
-        raise CancelledError
-    raise CellxlateError(outcome.reason)
 
 
 def _place_for(source: Path | None) -> Path:

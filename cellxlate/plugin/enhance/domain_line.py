@@ -85,9 +85,7 @@ class DomainLine:
         channels = wanted.channels if wanted.channels != () else (channel_of_plane(stack.axes, plane),)
         request = self._request = SuitabilityRequest(stack, channels, wanted.model, stop)
         self._say("Looking at the image ...")
-        self._worker = begin(
-            _suitability_steps, request, news=lambda _: None, ended=lambda answer: self._told(request, answer)
-        )
+        self._worker = begin(_suitability_steps, request, ended=self._told)
 
     def _told(self, request: SuitabilityRequest, answer: "Suitability | Refusal | None") -> None:
         if self._request is not request:
@@ -105,9 +103,7 @@ class DomainLine:
         self.text.native.setStyleSheet("font-weight: bold" if outside else "")
 
 
-def _suitability_steps(request: SuitabilityRequest) -> "Generator[None, None, Suitability | Refusal | None]":
-    from cellxlate.plugin.enhance.suitability import (
-        suitability_steps,  # loads torch, which must not happen in the main thread
-    )
+def _suitability_steps(request: SuitabilityRequest) -> "Generator[None, None, Suitability]":
+    from cellxlate.plugin.enhance.suitability import suitability_steps  # loads torch, thus here
 
     return (yield from suitability_steps(request))

@@ -15,13 +15,13 @@ from cellxlate.enhancement.job import Steps, steps_in_memory, steps_to_files, wi
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, OutputError, said
+from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
 from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
 from cellxlate.plugin.lazy import lazy_resolutions
-from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, Refusal, StopRequest
+from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import PlaneIndex
@@ -29,13 +29,13 @@ from cellxlate.stacks.stack import PlaneIndex
 Result = TypeVar("Result")
 
 
-def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome | Refusal | None]:
+def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome]:
     """Enhance what is requested; yields after each band of rows.
 
-    Returns
-    -------
-    Outcome, Refusal or None
-        The result; what was wrong; None where the run was asked to end, which leaves no file.
+    Raises
+    ------
+    CellxlateError, CancelledError
+        What was wrong; or the run was asked to end. Neither leaves a file.
     """
     try:
         choice = None
@@ -53,14 +53,10 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
             if request.output is None:
                 return (yield from _in_memory(plan, request))
             return (yield from _to_files(plan, request, request.output))
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
-    except MemoryError:
-        return Refusal("there is not enough memory for this result; write it to a file instead")
+    except MemoryError as fault:
+        raise CellxlateError("there is not enough memory for this result; write it to a file instead") from fault
     except RuntimeError as fault:  # of torch; the worker would take it for a result
-        return Refusal(f"the networks failed ({one_line(fault)}); try another device")
+        raise CellxlateError(f"the networks failed ({one_line(fault)}); try another device") from fault
 
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:

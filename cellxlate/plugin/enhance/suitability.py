@@ -7,25 +7,23 @@ from collections.abc import Generator
 
 from cellxlate.choice import Suitability, suitability
 from cellxlate.enhancement.plan import choose_channels
-from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.requests import CancelledError, Refusal, SuitabilityRequest
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.requests import SuitabilityRequest
 
 
-def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suitability | Refusal | None]:
+def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suitability]:
     """Look at a bounded sample of the image.
 
-    Returns
-    -------
-    Suitability, Refusal or None
-        The answer; what was wrong; None where nobody waits for it any more.
+    Raises
+    ------
+    CellxlateError, CancelledError
+        What was wrong; or nobody waits for the answer any more.
     """
     try:
         yield
         channels = choose_channels(request.stack, request.channels)
         return suitability(request.stack, channels, request.model)
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
+    except CellxlateError:
+        raise
     except OSError as fault:  # of a lazy layer
-        return Refusal(f"the image cannot be read ({fault})")
+        raise CellxlateError(f"the image cannot be read ({fault})") from fault

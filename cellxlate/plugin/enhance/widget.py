@@ -1,32 +1,27 @@
 """The `Enhance cells` panel: it binds a layer, a model and a threshold to the steps of an enhancement."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit, ProgressBar
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit
 from qtpy.QtCore import Qt
 
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
 from cellxlate.plugin.compare.comparison import Pair
 from cellxlate.plugin.compare.widget import CompareControls
 from cellxlate.plugin.controls import ClickButton, LayerChoice, ModelChoice, scrolled, without_label, wrapped
 from cellxlate.plugin.drawing import attention_colormap, middle_of, visible_part
 from cellxlate.plugin.enhance.adapt_controls import AdaptControls
-from cellxlate.plugin.layers import (
-    appearance,
-    channel_of_plane,
-    layer_stack,
-    visible_plane,
-    without_samples,
-)
+from cellxlate.plugin.enhance.run_controls import PROGRESS_STEPS, RunControls
+from cellxlate.plugin.layers import appearance, channel_of_plane, layer_stack, visible_plane, without_samples
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import AttentionPreview, Wanted, single_shot, warm_up
-from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, Refusal, StopRequest
+from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, StopRequest
 from cellxlate.plugin.strokes.controls import PaintedLayer, StrokeControls
 from cellxlate.plugin.wording import time_left
-from cellxlate.plugin.working import await_end, begin
+from cellxlate.plugin.working import await_end
 from cellxlate.settings import THRESHOLD, EnhanceSettings
 
 if TYPE_CHECKING:
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
 ALL_CHANNELS = -1
 THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
 IN_MEMORY, TO_A_FILE = "in memory", "to a file"
-PROGRESS_STEPS = 1000
 WARM_MS = 300
 """After the panel has been drawn."""
 SHOWN_BEFORE_AFTER_PX = 768
@@ -59,29 +53,34 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         What is asked for, in the order of the panel.
     more, channel, axes, intensity, engine, device : widgets
         What is seldom changed, and a box that shows it.
-    enhance_button, cancel_button : widgets
-        Start and end a run.
+    enhance_button : widget
+        Starts a run.
+    runs : RunControls
+        One run at a time; `cancel_button`, `progress`, `state` and `notes` are its.
     adapting : AdaptControls
         Whether the model suits the image, and adapting it; `adapt_button` is its button.
     strokes : StrokeControls
         Attention taught by painting inside and outside of a few cells.
     compare : CompareControls
         Blink, swipe and difference of input and result; the report.
-    progress, state, notes : widgets
-        How far a run is, what the panel is doing, and what should make a reader doubt a result.
     """
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         self._viewer = napari_viewer
-        self._stop: StopRequest | None = None
-        self._worker: Any = None
         self._results: list[Pair] = []
         self._make_choices()
         self._make_seldom_choices()
-        self._make_run_controls()
+        self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
+        self.runs = RunControls()
+        self.cancel_button, self.progress = self.runs.cancel_button, self.runs.progress
+        self.state, self.notes = self.runs.state, self.runs.notes
         self.compare = CompareControls(napari_viewer, self._pair)
-        self.adapting = AdaptControls(napari_viewer, panel=self, wanted=self._previewed)
+        self.adapting = AdaptControls(
+            napari_viewer, wanted=self._previewed, runs=self.runs, request=self._adaptation_request,
+            take=self._take_adapted,
+        )  # fmt: skip
         self.adapt_button = self.adapting.adapt_button
+        self.runs.begin_buttons += [self.enhance_button, self.adapt_button]
         self.strokes = StrokeControls(napari_viewer, self._canvas)
         super().__init__(labels=False)
         self._rows = scrolled(self, self._laid_out())
@@ -150,12 +149,6 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.more = CheckBox(text="More options", tooltip="Channel, axes, intensity, engine, device.")
         self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
 
-    def _make_run_controls(self) -> None:
-        self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
-        self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
-        self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
-        self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
-
     def _laid_out(self) -> Container:
         """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
@@ -178,8 +171,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     @property
     def is_running(self) -> bool:
-        """Whether a run goes on; it ends with layers, a message, or nothing where it was cancelled."""
-        return self._stop is not None
+        """Whether a run goes on."""
+        return self.runs.is_running
 
     def _connect(self) -> None:
         SHELF.changed.connect(self._models_changed)
@@ -187,7 +180,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.image_layer.offered.connect(self._ready)
         self.image_layer.pixels_changed.connect(self.attention.forget)
         self.more.changed.connect(self._show_more)
-        self.axes.changed.connect(self._axes_changed)
+        self.axes.changed.connect(lambda _: self.channel.reset_choices())
         self.model_folder.changed.connect(self._folder_chosen)
         self.destination.changed.connect(self._destination_changed)
         self.preview.changed.connect(self.attention.switch)
@@ -205,20 +198,16 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         for choice in (self.model_choice, self.engine, self.device):
             choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
         self.enhance_button.changed.connect(self._start)
-        self.cancel_button.changed.connect(self._cancel)
         self.native.destroyed.connect(self._closed)
 
     def _closed(self) -> None:
         """End what runs and listen no more; the window is gone."""
-        if self._stop:
-            self._stop.ask()
-        self._stop = None
         self.attention.abandon()
         self.strokes.leave()
         self.compare.leave()
-        self.adapting.leave()
+        self.adapting.domain.leave()
         self._is_closed = True  # timers may be gone already, where the application ends
-        await_end(self._worker)
+        self.runs.leave()
         await_end(self._warming)
         self.image_layer.leave()
         SHELF.changed.disconnect(self._models_changed)
@@ -277,9 +266,6 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.more.value = True
         self._ready()
 
-    def _axes_changed(self, _: Any = None) -> None:
-        self.channel.reset_choices()
-
     def _models_changed(self, _: str) -> None:
         self.model_choice.reset_choices()
         self._ready()
@@ -288,14 +274,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if is_model(folder):
             self.model_choice.value = folder
         elif folder.is_dir():
-            self._say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
+            self.runs.say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
 
     def _destination_changed(self, _: Any = None) -> None:
         self.file.visible = self.overwrite.visible = self.destination.value == TO_A_FILE
 
     def _ready(self) -> None:
         """Say what is missing, where no run goes on."""
-        if self._stop is not None:
+        if self.is_running:
             return
         missing = ""
         if self.image_layer.value is None:
@@ -304,11 +290,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             missing = "Open the folder of a model to begin."
         self.enhance_button.enabled = self.adapt_button.enabled = not missing
         if missing or self.state.value.startswith("Open "):
-            self._say(missing)
-
-    def _say(self, text: str, notes: str = "") -> None:
-        self.state.value, self.notes.value = text, notes
-        self.notes.visible = bool(notes)
+            self.runs.say(missing)
 
     def _warm_up(self) -> None:
         """Get the model ready meanwhile, so that the first preview need not wait for it."""
@@ -355,87 +337,37 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         )
 
     def _start(self, _: Any = None) -> None:
-        if self._stop is not None or self.image_layer.value is None or self.model_choice.value is None:
-            return
-        try:
-            request = self._request()
-        except CellxlateError as fault:
-            self._say(said(fault, by="panel"))
-            return
-        self.begin_run(request.stop, "Reading the stack and measuring its levels ...")
         layer = self.image_layer.value
-        self._worker = begin(
-            _enhance_steps,
-            request,
-            news=lambda news: self._news(request, news),
-            ended=lambda outcome: self._finished(request, layer, outcome),
-        )
-
-    def begin_run(self, stop: StopRequest, words: str) -> None:
-        """Show that a run goes on, which Cancel ends by the stop."""
-        self._stop = stop
-        self._running(True)
-        self._say(words)
-
-    def tell_run(self, stop: StopRequest, share: float, words: str) -> None:
-        """Show how far it is, unless it was asked to end."""
-        if self._stop is stop and not stop.asked:
-            self.progress.value = round(PROGRESS_STEPS * share)
-            self._say(words)
-
-    def end_run(self, stop: StopRequest, words: str) -> bool:
-        """Show that it has ended and say what came of it; False where the panel has been closed meanwhile."""
-        if self._stop is not stop:
-            return False
-        self._stop = self._worker = None
-        self._running(False)
-        self._say(words)
-        return True
-
-    def refuse(self, words: str) -> None:
-        """Say why no run begins."""
-        self._say(words)
-
-    def _running(self, running: bool) -> None:
-        self.enhance_button.enabled, self.cancel_button.enabled = not running, running
-        self.adapt_button.enabled = not running
-        self.progress.value = 0
-
-    def _cancel(self, _: Any = None) -> None:
-        if self._stop is not None:
-            self._stop.ask()
-            self.cancel_button.enabled = False
-            self._say("Cancelling ...")
-
-    def _news(self, request: EnhanceRequest, news: "EnhanceProgress") -> None:
-        self.tell_run(request.stop, news.done / news.total, time_left(news))
-
-    def _finished(self, request: EnhanceRequest, layer: "Image", outcome: Outcome | Refusal | None) -> None:
-        if outcome is None or request.stop.asked:
-            self.end_run(request.stop, "Cancelled. No layer and no file was made.")
-        elif isinstance(outcome, Refusal):
-            self.end_run(request.stop, outcome.reason)
-        elif self.end_run(request.stop, ""):
-            self.progress.value = PROGRESS_STEPS
-            self._show(request, layer, outcome)
+        if layer is not None and self.model_choice.value is not None:
+            self.runs.run(
+                self._request,
+                _enhance_steps,
+                words="Reading the stack and measuring its levels ...",
+                cancelled="Cancelled. No layer and no file was made.",
+                told=lambda news: (news.done / news.total, time_left(news)),
+                take=lambda request, outcome: self._show(request, layer, outcome),
+            )
 
     def _show(self, request: EnhanceRequest, layer: "Image", outcome: Outcome) -> None:
         """Add the two result layers, and say what happened."""
         report, look = outcome.report, request.appearance
+        self.progress.value = PROGRESS_STEPS
         metadata = {"cellxlate": report.as_full_dict()}
         enhanced = self._viewer.add_image(
-            outcome.image, name=f"{look.name} enhanced", metadata=metadata, **_levels(outcome.image), **look.placement,
-            **look.shown,
+            outcome.image, name=f"{look.name} enhanced", metadata=metadata, multiscale=outcome.is_pyramid,
+            **look.placement, **look.shown,
         )  # fmt: skip
-        attention = _each_level(outcome.attention, lambda level: without_samples(level, look.axes))
+        levels = outcome.attention if outcome.is_pyramid else [outcome.attention]
+        attention = [without_samples(level, look.axes) for level in levels]
         self._viewer.add_image(
-            attention, name=f"{look.name} attention", metadata=metadata, colormap=attention_colormap(),
-            contrast_limits=(0, 255), blending="translucent", opacity=0.6, **_levels(attention), **look.placement,
+            attention if outcome.is_pyramid else attention[0], name=f"{look.name} attention", metadata=metadata,
+            multiscale=outcome.is_pyramid, colormap=attention_colormap(), contrast_limits=(0, 255),
+            blending="translucent", opacity=0.6, **look.placement,
         )  # fmt: skip
         self._results.append(Pair(layer, enhanced, look.axes))
         self.compare.offer(outcome, request)
         notes = "\n".join(f"Warning: {warning}" for warning in report.warnings)
-        self._say(
+        self.runs.say(
             f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
             f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",
             notes,
@@ -443,13 +375,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     # Adapting
 
-    def adaptation_request(self, seconds: float) -> AdaptRequest:
+    def _adaptation_request(self, seconds: float) -> AdaptRequest:
         """Take down what is to be adapted, and what of the visible plane is shown before and after."""
         run = self._request(shown=True)
         channels = self._chosen_channels() if self.scope.value == WHOLE_STACK else run.channels
         return AdaptRequest(run, self.image_layer.value, seconds, channels)
 
-    def take_adapted(self, request: AdaptRequest, adapted: Adapted) -> None:
+    def _take_adapted(self, request: AdaptRequest, adapted: Adapted) -> None:
         """Choose the adapted model, and show what it changes: both results, and a line to swipe between them."""
         look, folder = request.run.appearance, adapted.folder
         self.model_choice.value = folder
@@ -462,16 +394,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.compare.show()
 
 
-def _levels(pixels: Any) -> dict[str, bool]:
-    """Return how `add_image` is told of a pyramid."""
-    return {"multiscale": True} if isinstance(pixels, list) else {}
-
-
-def _each_level(pixels: Any, change: Callable[[Any], Any]) -> Any:
-    return [change(level) for level in pixels] if isinstance(pixels, list) else change(pixels)
-
-
-def _enhance_steps(request: EnhanceRequest) -> "Generator[EnhanceProgress, None, Outcome | Refusal | None]":
+def _enhance_steps(request: EnhanceRequest) -> "Generator[EnhanceProgress, None, Outcome]":
     from cellxlate.plugin.enhance.steps import enhance_steps  # loads torch, which must not happen in the main thread
 
     return (yield from enhance_steps(request))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
-from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, overlay_colormap, visible_part, with_contour
+from cellxlate.plugin.drawing import (
+    flat_pixels,
+    flat_place,
+    lay_over,
+    moves,
+    overlay_colormap,
+    visible_part,
+    with_contour,
+)
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.preview.cache import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
 from cellxlate.plugin.requests import Refusal, StopRequest
@@ -105,9 +114,7 @@ class AttentionPreview:
         if on == self.is_on:
             return
         self.is_on = on
-        camera = getattr(self._viewer, "scene", self._viewer).camera  # before napari 0.9 the viewer's own
-        events = self._viewer.dims.events.current_step, camera.events.zoom, camera.events.center
-        for event in (*events, self._viewer.layers.events.removed):
+        for event in (*moves(self._viewer), self._viewer.layers.events.removed):
             if on:
                 event.connect(self._moved)
             else:
@@ -193,21 +200,15 @@ class AttentionPreview:
         self._chosen = plan.bundle.name if plan and wanted.model == AUTO else ""
         if blocks and self._request is None:
             self._planning = None if plan else plan_key
-            self._request = PreviewRequest(
+            request = self._request = PreviewRequest(
                 stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels
             )
-            self._compute(self._request, plan_key)
+            self._worker = begin(
+                _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed
+            )
         self._tell()
 
-    def _compute(self, request: PreviewRequest, plan_key: tuple[Any, ...]) -> None:
-        self._worker = begin(
-            _preview_steps,
-            request,
-            news=lambda news: self._news(request, news, plan_key),
-            ended=lambda refusal: self._computed(request, refusal),
-        )
-
-    def _news(self, request: PreviewRequest, news: "PlanMade | Computed", plan_key: tuple[Any, ...]) -> None:
+    def _news(self, request: PreviewRequest, news: PlanMade | Computed, *, plan_key: tuple[Any, ...]) -> None:
         if self._request is not request or self._view is None:
             return
         if isinstance(news, PlanMade):
@@ -254,8 +255,7 @@ class AttentionPreview:
         wanted, view = self._wanted(), self._view
         if not self.is_on or wanted is None or view is None or view.layer not in self._viewer.layers:
             return
-        visible = visible_part(view.layer, view.stack, self._viewer.dims.ndisplay)
-        part, every_px = shown_part(view.stack.plane_shape, visible)
+        part, every_px = shown_part(view.stack.plane_shape, self._visible(view))
         state = view.attention.known_px, len(view.attention.known)
         drawn = (view.key, part, every_px, wanted.threshold, state)
         if drawn == self._drawn or not (state[0] or self._layer):
@@ -263,26 +263,11 @@ class AttentionPreview:
         self._drawn = drawn
         shown = with_contour(view.attention.image(wanted.threshold, part, every_px))
         axes = view.stack.axes
-        self._put(flat_pixels(shown, axes), flat_place(view.layer, axes, view.plane, part, every_px))
-
-    def _put(self, shown: Any, placement: dict[str, Any]) -> None:
-        """Show an attention image in the layer, which is made where it is missing."""
-        layer = self._layer
-        if layer is not None:
-            if layer.data.shape == shown.shape:
-                layer.data[...] = shown
-                layer.refresh(extent=False, highlight=False, thumbnail=False)  # a third of the time of a new array
-            else:
-                layer.data = shown
-            if not np.allclose(layer.affine.affine_matrix, placement["affine"]):
-                layer.affine = placement["affine"]
-            return
-        active = self._viewer.layers.selection.active
-        self._layer = self._viewer.add_image(
-            shown, name="attention preview", colormap=overlay_colormap(), contrast_limits=(0, 255),
-            blending="translucent", metadata={OURS: True}, **placement,
+        self._layer = lay_over(
+            self._viewer, self._layer, flat_pixels(shown, axes),
+            flat_place(view.layer, axes, view.plane, part, every_px), name="attention preview",
+            colormap=overlay_colormap(), contrast_limits=(0, 255), blending="translucent",
         )  # fmt: skip
-        self._viewer.layers.selection.active = active
 
     def _cursor(self, _viewer: Any, event: Any) -> None:
         """Tell the attention under the cursor."""
@@ -325,7 +310,7 @@ def single_shot(call: Callable[[], None], owner: Any = None) -> QTimer:
 
 def warm_up(model: str, engine: "Engine", device: "Device") -> Any:
     """Load in a worker what the first preview will need, so that it comes at once; return the worker."""
-    return begin(_warm_steps, (model, engine, device), news=lambda _: None, ended=lambda _: None)
+    return begin(_warm_steps, (model, engine, device))
 
 
 def _warm_steps(wanted: "tuple[str, Engine, Device]") -> Generator[None, None, None]:
@@ -334,7 +319,7 @@ def _warm_steps(wanted: "tuple[str, Engine, Device]") -> Generator[None, None, N
     yield from warm_steps(wanted)
 
 
-def _preview_steps(request: PreviewRequest) -> "Generator[PlanMade | Computed, None, Refusal | None]":
+def _preview_steps(request: PreviewRequest) -> "Generator[PlanMade | Computed, None, None]":
     from cellxlate.plugin.preview.steps import preview_steps  # loads torch, which must not happen in the main thread
 
-    return (yield from preview_steps(request))
+    yield from preview_steps(request)

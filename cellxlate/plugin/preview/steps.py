@@ -16,12 +16,11 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, job_of
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import Tile
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
-from cellxlate.plugin.requests import CancelledError, Refusal
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.read.open import one_line
 
@@ -61,7 +60,7 @@ def _ready(folder: Path, _changed_ns: int, engine: Engine, device: Device) -> Bu
     return bundle
 
 
-def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Refusal | None]:
+def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, None, None]:
     """Yield the plan, where it had to be made, then blocks with their attention; of colour images the largest.
 
     Before the plan of a large stack some blocks are estimated.
@@ -72,13 +71,8 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
             plan = yield from _planned(request)
         for block, steps in _blocks(request, request.blocks, plan.jobs):
             yield Computed(block, steps)
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
     except RuntimeError as fault:  # of torch; the worker would take it for a result
-        return Refusal(f"attention failed ({one_line(fault)}); try another device")
-    return None
+        raise CellxlateError(f"attention failed ({one_line(fault)}); try another device") from fault
 
 
 def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
@@ -87,7 +81,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     channels = sorted({stack.channel_of(index) for index in request.indices})
     model, choice = request.model, None
     if model == cards.AUTO:
-        choice = choose(stack, _chosen_for(request, channels))
+        asked = range(stack.channel_count) if request.channels is None else request.channels
+        choice = choose(stack, asked or channels)  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
     if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
@@ -103,13 +98,6 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
                      streams=1, choice=choice)  # fmt: skip
     yield PlanMade(plan)
     return plan
-
-
-def _chosen_for(request: PreviewRequest, shown: Sequence[int]) -> Sequence[int]:
-    """Return the channels that an enhancement would choose a model for."""
-    if request.channels is None:
-        return range(request.stack.channel_count)
-    return request.channels or shown
 
 
 def _blocks(

@@ -16,15 +16,14 @@ from psygnal import Signal
 from cellxlate.errors import CellxlateError, InputError, said
 from cellxlate.plugin.controls import ClickButton, wrapped
 from cellxlate.plugin.drawing import OURS
-from cellxlate.plugin.layers import channel_of_plane, layer_stack, one_channel, visible_plane
+from cellxlate.plugin.layers import shown_channel
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
-from cellxlate.plugin.strokes.steps import StrokeRequest, Taught, folder_name, painted_kinds, stroke_steps, strokes_key
+from cellxlate.plugin.strokes.steps import StrokeRequest, Taught, folder_name, stroke_steps, strokes_key
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import BACKGROUND, CELL
-from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -167,7 +166,7 @@ class StrokeControls:
         if self._labels is not None and self._labels in self._viewer.layers and self._on is canvas.layer:
             return
         try:
-            stack = self._stack(canvas)
+            stack = shown_channel(canvas.layer, self._viewer.dims.point, canvas.axes)
             if (size_px := math.prod(stack.shape)) > MOST_PX:
                 raise InputError(f"{stack.name} has {size_px} px; strokes want at most {MOST_PX}: take a part of it")
         except CellxlateError as fault:
@@ -194,12 +193,6 @@ class StrokeControls:
             if self.brush.value:
                 self._labels.selected_label = int(self.brush.value)
 
-    def _stack(self, canvas: PaintedLayer, stop: StopRequest | None = None) -> Stack:
-        """Return the channel of the image that is shown."""
-        stack = layer_stack(canvas.layer, canvas.axes, check=stop.check if stop else lambda: None)
-        plane = visible_plane(canvas.layer, stack, self._viewer.dims.point)
-        return one_channel(stack, channel_of_plane(stack.axes, plane))
-
     # From strokes to a model
 
     def _learn(self) -> None:
@@ -209,7 +202,7 @@ class StrokeControls:
         if canvas is None or self._labels is None or self._labels not in self._viewer.layers:
             return
         strokes = np.array(self._labels.data, np.uint8)
-        background, cells = painted_kinds(strokes)
+        background, cells = (strokes == BACKGROUND).any(), (strokes >= CELL).any()
         if not (background and cells):
             self.stop()
             self._use(None)
@@ -226,7 +219,7 @@ class StrokeControls:
             self._folder = Path(tempfile.mkdtemp(prefix="cellxlate-strokes-"))
         stop = StopRequest()
         try:
-            stack = self._stack(canvas, stop)
+            stack = shown_channel(canvas.layer, self._viewer.dims.point, canvas.axes, check=stop.check)
         except CellxlateError as fault:
             self._say(said(fault, by="panel"))
             return
@@ -234,12 +227,7 @@ class StrokeControls:
         self._request = request
         self.cancel_button.enabled = True
         self._say("Learning ...")
-        self._worker = begin(
-            stroke_steps,
-            request,
-            news=lambda news: self._news(request, news),
-            ended=lambda refusal: self._ended(request, refusal),
-        )
+        self._worker = begin(stroke_steps, request, news=self._news, ended=self._ended)
 
     def _news(self, request: StrokeRequest, news: Taught) -> None:
         if self._request is request:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.requests import CancelledError, Refusal, StopRequest
-from cellxlate.settings import BACKGROUND, CELL
+from cellxlate.errors import CellxlateError
+from cellxlate.plugin.requests import StopRequest
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -69,11 +68,6 @@ def strokes_key(strokes: npt.NDArray[Any], model: str) -> str:
     return content.hexdigest()
 
 
-def painted_kinds(strokes: npt.NDArray[Any]) -> tuple[bool, bool]:
-    """Return whether background, and whether cells are painted."""
-    return bool((strokes == BACKGROUND).any()), bool((strokes >= CELL).any())
-
-
 def folder_name(name: str) -> str:
     """Return what a taught model is called by default.
 
@@ -85,7 +79,7 @@ def folder_name(name: str) -> str:
     return "-".join([*re.findall(r"\w+", name), "strokes"])
 
 
-def stroke_steps(request: StrokeRequest) -> Generator[Taught, None, Refusal | None]:
+def stroke_steps(request: StrokeRequest) -> Generator[Taught, None, None]:
     """Learn, and write a first and the final model; what is there already is not learned again."""
     try:
         for number, final in enumerate((False, True)):
@@ -94,13 +88,8 @@ def stroke_steps(request: StrokeRequest) -> Generator[Taught, None, Refusal | No
                 _learn(request, folder, None if final else FIRST_STEPS)
             request.stop.check()
             yield Taught(folder, final)
-    except CancelledError:
-        return None
-    except CellxlateError as fault:
-        return Refusal(said(fault, by="panel"))
-    except MemoryError:
-        return Refusal("there is not enough memory to learn from strokes; close other layers")
-    return None
+    except MemoryError as fault:
+        raise CellxlateError("there is not enough memory to learn from strokes; close other layers") from fault
 
 
 def _learn(request: StrokeRequest, folder: Path, steps: int | None) -> None:

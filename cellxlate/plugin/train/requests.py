@@ -11,11 +11,11 @@ from scipy import ndimage
 
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import InputError, said
+from cellxlate.plugin.layers import read_part
 from cellxlate.plugin.requests import StopRequest
-from cellxlate.stacks.stack import PlaneIndex, Stack, plane_key
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
-    from cellxlate.model.engines.engine import Device
     from cellxlate.settings import Guide, PresetName
 
 BLOCK_PX = 16
@@ -33,7 +33,7 @@ class TrainRequest:
         Pixels of layers, of one channel each, or folders of images.
     output : Path
         The model folder to make.
-    preset, guide, device : str
+    preset, guide : str
         As for `cellxlate.train`.
     stop : StopRequest
         Ends the run after a step; what was learned is saved.
@@ -41,8 +41,6 @@ class TrainRequest:
         Painted cells of the source, of its shape; needed for the guide "masks".
     steps : int or None
         None takes the preset's own length.
-    seed : int
-        Of weights and draws.
     resume : bool
         Continue what was stopped.
     """
@@ -55,8 +53,6 @@ class TrainRequest:
     stop: StopRequest
     painted: Stack | None = None
     steps: int | None = None
-    seed: int = 0
-    device: "Device" = "auto"
     resume: bool = False
 
 
@@ -189,12 +185,8 @@ def _box(marked: npt.NDArray[np.bool_], group: tuple[slice, slice], least_px: in
 
 def cut(stack: Stack, region: PaintedRegion, name: str) -> Stack:
     """Return a region of a stack, read into memory, as one plane (Y, X)."""
-    key = plane_key(stack.axes, region.index, *region.area.slices())
-    pixels = np.asarray(stack.pixels[key])
-    if stack.axes.index("X") < stack.axes.index("Y"):
-        pixels = pixels.T
     sizes_um = {axis: size for axis, size in stack.pixel_size_um.items() if axis in "YX"}
-    return Stack(pixels, "YX", name, pixel_size_um=sizes_um)
+    return Stack(read_part(stack, region.index, region.area), "YX", name, pixel_size_um=sizes_um)
 
 
 def painted_text(painted: Stack, least_px: int) -> str:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cellxlate.errors import CellxlateError, OptionError, said, speaking
@@ -71,8 +71,8 @@ def _run(request: TrainRequest, told: "queue.Queue[News | End]") -> End:
             source, target, masks = _as_files(request, Path(folder))
             train(
                 source, target, output=request.output, preset=request.preset, guide=request.guide, masks=masks,
-                steps=request.steps, seed=request.seed, device=request.device, tensorboard=False,
-                resume=request.resume, progress=watch.look, after_step=watch.step,
+                steps=request.steps, seed=0, tensorboard=False, resume=request.resume, progress=watch.look,
+                after_step=watch.step,
             )  # fmt: skip
         return Trained(request.output, watch.done, watch.seconds)
     except CancelledError:
@@ -105,8 +105,8 @@ class _RunWatch:
             self._pictured is None or now - self._pictured > PICTURE_EVERY_S or news.step == news.steps
         ):
             self._pictured, picture = now, news.picture()
-        state = asdict(news.attention)
-        values = {**news.terms, "attention_area": state["area"], "attention_agreement": state["agreement"]}
+        area, agreement = news.attention.area, news.attention.agreement
+        values = {**news.terms, "attention_area": area, "attention_agreement": agreement}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         leaning = collapse([news.attention] * LOOKS_BEFORE_GREY)
         if leaning == "grey" and self.done < news.steps // 5:
@@ -126,7 +126,7 @@ def _as_files(request: TrainRequest, folder: Path) -> tuple[list[Path], list[Pat
             paths.append([images])
             continue
         file = folder / side / f"{file_name(images.name)}.ome.tif"
-        wanted.append((_plain(images, file), file))
+        wanted.append((replace(images, name=file_name(images.name)), file))  # by which a resumed run recognises it
         paths.append([folder / side])
     if request.guide == "masks":
         if request.painted is None or isinstance(request.source, Path):
@@ -140,11 +140,6 @@ def _as_files(request: TrainRequest, folder: Path) -> tuple[list[Path], list[Pat
                 wanted.append((cut(stack, region, name), subfolder / f"{name}.ome.tif"))
     write_stacks(wanted, progress=lambda _done, _total: request.stop.check())
     return paths[0], paths[1], [folder / "masks"] if request.guide == "masks" else None
-
-
-def _plain(stack: Stack, file: Path) -> Stack:
-    """Return a stack with the name of its file, by which a resumed run recognises it."""
-    return replace(stack, name=file.name.removesuffix(".ome.tif"))
 
 
 def file_name(name: str) -> str:

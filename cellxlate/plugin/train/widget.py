@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
-from cellxlate.plugin.layers import layer_stack, one_channel, painted_stack, visible_plane
+from cellxlate.plugin.layers import painted_stack, shown_channel
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.preview.overlay import single_shot
@@ -173,8 +173,7 @@ class TrainWidget(Container):  # type: ignore[misc]
             self._painting()
 
     def _partial(self) -> Path:
-        output = Path(self.output.value)
-        return partial_of(output)
+        return partial_of(Path(self.output.value))
 
     def _painting(self, _: Any = None) -> None:
         """Tell what the paint amounts to, a moment later; napari announces every stroke."""
@@ -214,10 +213,7 @@ class TrainWidget(Container):  # type: ignore[misc]
 
     def _layer_stack(self, layer: "Image") -> Stack:
         """Return the channel of a layer that is shown."""
-        stack = layer_stack(layer)
-        shown = dict(zip(stack.plane_axes.replace("S", ""), visible_plane(layer, stack, self._viewer.dims.point),
-                         strict=True))  # fmt: skip
-        return one_channel(stack, shown.get("C", 0))
+        return shown_channel(layer, self._viewer.dims.point)
 
     def _painted(self) -> Stack | None:
         source, labels = self.source.value, self.painted.value
@@ -250,12 +246,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self._stop, self._looks = stop, self._looks if resume else []
         self._running(True)
         self._say("Reading the images and measuring their levels ...")
-        self._worker = begin(
-            _train_steps,
-            request,
-            news=lambda news: self._news(request, news),
-            ended=lambda outcome: self._ended(request, outcome),
-        )
+        self._worker = begin(_train_steps, request, news=self._news, ended=self._ended)
 
     def _running(self, running: bool) -> None:
         self.train_button.enabled, self.stop_button.enabled = not running, running

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 24
 PICTURES_BYTES = 3_800_000
+"""All pictures of a page together, as text; they are drawn smaller where they would need more."""
 BYTES_PER_PX, SMALLEST_PX = 2.7, 32
 """What two noisy grey panels take as text, to begin with; below this size pictures are not reduced further."""
-"""All pictures of a page together, as text; they are drawn smaller where they would need more."""
 LONGEST_TEXT = 300
 FLATTEST, TALLEST = 4.0, 0.6
 """Shape of a panel, columns per row, at most and at least; longer planes are drawn with margins."""

@@ -1,7 +1,7 @@
 """Pictures of planes: chosen, shrunk and read in bounded memory, drawn as PNG on one scale."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,40 +150,29 @@ def take_pictures(
     longest_px : int
         Longest side of an overview; details have at most 256 px.
     """
-    return [
-        picture
-        for index in planes
-        for picture in _plane_pictures(stack, enhanced, attention, index=index, longest_px=longest_px)
-    ]
-
-
-def _plane_pictures(
-    stack: Stack, enhanced: Stack, attention: Stack, *, index: PlaneIndex, longest_px: int
-) -> Iterator[Picture]:
     step = reduction_of(stack.plane_shape, longest_px)
-    before, selected, after = (
-        plane_reader(one, index, most_px=BAND_BYTES // one.dtype.itemsize) for one in (stack, attention, enhanced)
-    )
     size_um = stack.pixel_size_um.get("X")
-    label = _title(stack, index)
-    overview = Picture(
-        title=label,
-        before=_read_shrunk(before, stack, step=step, keep="mean"),
-        attention=_read_shrunk(selected, attention, step=step, keep="max"),
-        after=_read_shrunk(after, enhanced, step=step, keep="mean"),
-        pixel_size_um=size_um * step if size_um else None,
-        reduction=step,
-    )
-    yield overview
-    if step > 1:
-        rows, columns = detail_window(overview.attention, reduction=step, shape=stack.plane_shape)
-        yield Picture(
-            title=f"{label}, detail at full resolution from row {rows.start}, column {columns.start}",
-            before=before(rows, columns),
-            attention=selected(rows, columns),
-            after=after(rows, columns),
-            pixel_size_um=size_um,
+    pictures = []
+    for index in planes:
+        before, selected, after = (
+            plane_reader(one, index, most_px=BAND_BYTES // one.dtype.itemsize) for one in (stack, attention, enhanced)
         )
+        label = _title(stack, index)
+        overview = Picture(
+            title=label,
+            before=_read_shrunk(before, stack, step=step, keep="mean"),
+            attention=_read_shrunk(selected, attention, step=step, keep="max"),
+            after=_read_shrunk(after, enhanced, step=step, keep="mean"),
+            pixel_size_um=size_um * step if size_um else None,
+            reduction=step,
+        )
+        pictures.append(overview)
+        if step > 1:
+            rows, columns = detail_window(overview.attention, reduction=step, shape=stack.plane_shape)
+            title = f"{label}, detail at full resolution from row {rows.start}, column {columns.start}"
+            parts = before(rows, columns), selected(rows, columns), after(rows, columns)
+            pictures.append(Picture(title, *parts, pixel_size_um=size_um))
+    return pictures
 
 
 def _read_shrunk(read: ReadPart, stack: Stack, *, step: int, keep: Literal["mean", "max"]) -> npt.NDArray[Any]:
@@ -202,10 +191,8 @@ def _title(stack: Stack, index: PlaneIndex) -> str:
     return f"{label} ({names[stack.channel_of(index)]})" if names else label
 
 
-def detail_window(
-    attention: npt.NDArray[np.uint8], *, reduction: int, shape: tuple[int, int], side_px: int = DETAIL_PX
-) -> tuple[slice, slice]:
-    """Return the window of a plane where attention selects most.
+def detail_window(attention: npt.NDArray[np.uint8], *, reduction: int, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the window of a plane, at most 256 px on a side, where attention selects most.
 
     Parameters
     ----------
@@ -215,17 +202,15 @@ def detail_window(
         By how much.
     shape : (int, int)
         Rows and columns of the plane.
-    side_px : int
-        Side of the window in pixels of the plane.
     """
-    side = max(side_px // reduction, 1)
+    side = max(DETAIL_PX // reduction, 1)
     sums = np.pad((attention > 0).astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     tall, wide = min(side, attention.shape[0]), min(side, attention.shape[1])
     inside = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
-    top = max(min(int(row) * reduction, shape[0] - side_px), 0)
-    left = max(min(int(column) * reduction, shape[1] - side_px), 0)
-    return slice(top, min(top + side_px, shape[0])), slice(left, min(left + side_px, shape[1]))
+    top = max(min(int(row) * reduction, shape[0] - DETAIL_PX), 0)
+    left = max(min(int(column) * reduction, shape[1] - DETAIL_PX), 0)
+    return slice(top, min(top + DETAIL_PX, shape[0])), slice(left, min(left + DETAIL_PX, shape[1]))
 
 
 def grey_limits(*planes: npt.NDArray[Any]) -> tuple[float, float]:

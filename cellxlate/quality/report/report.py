@@ -367,10 +367,8 @@ def finite_json(value: Any) -> Any:
         return {str(key): finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite_json(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return finite_json(value.tolist())
-    if isinstance(value, np.generic):
-        return finite_json(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
