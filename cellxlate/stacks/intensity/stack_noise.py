@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
-from cellxlate.stacks.intensity.range import sample_windows
+from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
+from cellxlate.stacks.intensity.stack_range import sample_windows
 from cellxlate.stacks.stack import Stack
 
 MOST_PAIRS, PAIR_SIDE_PX = 6, 512

@@ -13,8 +13,9 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from cellxlate.stacks.carried import ANNOTATION, hex_colour, is_too_deep, valid_notes
+from cellxlate.stacks.channel_names import all_named, given_names
 from cellxlate.stacks.metadata.calibration import Calibration, finite, positive
-from cellxlate.stacks.stack import Stack, all_named, given_names
+from cellxlate.stacks.stack import Stack
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 CARRIED_VERSIONS = (NAMESPACE, "http://www.openmicroscopy.org/Schemas/OME/2015-01")

@@ -14,7 +14,9 @@ from cellxlate.stacks.read.open import one_line, open_stack
 from cellxlate.stacks.read.pixels import Expanded
 from cellxlate.stacks.read.sets.acquisition import images_of
 from cellxlate.stacks.read.tiff import open_file
-from cellxlate.stacks.read.zarr import found_chunks, image_array, ome_attributes, open_node, zarr_images
+from cellxlate.stacks.read.zarr import image_array, open_node, zarr_images
+from cellxlate.stacks.read.zarr_chunks import found_chunks
+from cellxlate.stacks.read.zarr_metadata import ome_attributes
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 

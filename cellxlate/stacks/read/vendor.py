@@ -15,12 +15,13 @@ import numpy.typing as npt
 from cellxlate.errors import InputError, said, unless_denied
 from cellxlate.options import IMAGE
 from cellxlate.stacks.carried import Metadata
+from cellxlate.stacks.channel_names import all_named, fitting
 from cellxlate.stacks.metadata.calibration import Calibration, positive
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.imaris import ImarisFile
 from cellxlate.stacks.read.pixels import picked
-from cellxlate.stacks.stack import Stack, all_named, check_axes, fitting
+from cellxlate.stacks.stack import Stack, check_axes
 
 ReadWindow = Callable[[tuple[int, ...], slice, slice], Any]
 """From the position of a plane, rows and columns to a window (rows, columns) or (rows, columns, samples)."""

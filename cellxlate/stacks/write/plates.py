@@ -9,7 +9,8 @@ import zarr
 from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import one_line
-from cellxlate.stacks.read.zarr import further_attributes, ome_attributes, open_node, zarr_images
+from cellxlate.stacks.read.zarr import open_node, zarr_images
+from cellxlate.stacks.read.zarr_metadata import further_attributes, ome_attributes
 from cellxlate.stacks.stack import READ_FAULTS
 from cellxlate.stacks.stores.store import store_of
 

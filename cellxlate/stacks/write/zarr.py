@@ -19,8 +19,9 @@ from cellxlate.locations import Location
 from cellxlate.options import FORMAT
 from cellxlate.stacks.axes import axis_unit, letters_of
 from cellxlate.stacks.carried import ANNOTATION, from_json
+from cellxlate.stacks.channel_names import given_names
 from cellxlate.stacks.metadata.calibration import amount_of
-from cellxlate.stacks.stack import Stack, given_names, plane_key
+from cellxlate.stacks.stack import Stack, plane_key
 from cellxlate.stacks.stores.store import store_of
 from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news
 from cellxlate.stacks.write.pyramid import Reduction

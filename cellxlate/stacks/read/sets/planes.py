@@ -12,12 +12,13 @@ import numpy as np
 from cellxlate.errors import InputError, MissingInputError
 from cellxlate.options import AXES_OPTION, INCOMPLETE
 from cellxlate.stacks.carried import Metadata
+from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.not_images import OpenFile, images_among
 from cellxlate.stacks.read.pixels import as_slice, picked
 from cellxlate.stacks.read.sets.acquisition import WORDS, Cut
-from cellxlate.stacks.stack import Stack, all_named
+from cellxlate.stacks.stack import Stack
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
