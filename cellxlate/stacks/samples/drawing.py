@@ -41,6 +41,12 @@ class Canvas:
         """Number of pixels."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """Rows and columns of the field itself."""
+        inside = slice(self.margin_px, -self.margin_px)
+        return inside, inside
+
     def between(self, low: float, high: float) -> float:
         """Draw a number evenly between two."""
         return float(self.rng.uniform(low, high))

@@ -22,8 +22,7 @@ from cellxlate.stacks.samples.nuclei import (
     SimulatedStack,
     computed_stacks,
 )
-from cellxlate.stacks.samples.structures import DrawnField, check_drawing, draw_structure
-from cellxlate.stacks.samples.volumes import draw_volume
+from cellxlate.stacks.samples.structures import DrawnField, check_drawing, draw_structure, draw_volume
 
 STRUCTURE_COUNTS = 1000.0  # of the truth above its background, where an image of a drawing is 1
 DRIFT_PX, DRIFT_PERIOD = 6, 40.0

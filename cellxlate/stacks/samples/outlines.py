@@ -88,11 +88,10 @@ def choose_bodies(
 def _covering(canvas: Canvas, bodies: Bodies, fraction: float) -> Bodies:
     """Make all bodies larger or smaller by one factor, so that they cover a share of the field."""
     low, high = 0.1, 10.0
-    core = (slice(canvas.margin_px, -canvas.margin_px),) * 2
     for _ in range(8):
         factor = sqrt(low * high)
         resized = replace(bodies, half_px=bodies.half_px * np.float32(factor))
-        covered = float(body_mask(canvas, fill(canvas, resized, Profile())[1])[core].mean())
+        covered = float(body_mask(canvas, fill(canvas, resized, Profile())[1])[canvas.core].mean())
         low, high = (factor, high) if covered < fraction else (low, factor)
     return resized
 
