@@ -90,12 +90,7 @@ def _rename_or_say(source: Path, target: Path) -> None:
 
 
 def rename_free(source: Path, target: Path) -> None:
-    """Give a file or a folder a name that nothing has.
-
-    Parameters
-    ----------
-    source, target : Path
-        On one disk.
+    """Give a file or a folder a name on the same disk that nothing has.
 
     Raises
     ------

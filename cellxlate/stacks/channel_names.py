@@ -24,18 +24,9 @@ def given_names(names: Sequence[str]) -> tuple[str | None, ...]:
 def fitting(
     names: tuple[str, ...], axes: str, shape: tuple[int, ...], *, asked: str | None = None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return channel names that fit a stack, and a line where they do not.
+    """Return channel names that fit a stack, and a line where they do not; those of the last channels may be missing.
 
-    Parameters
-    ----------
-    names : tuple of str
-        As stated; those of the last channels may be missing.
-    axes : str
-        Of the stack.
-    shape : tuple of int
-        Of the stack.
-    asked : str or None
-        Axes that the user has given: what the file says of channels may mean another axis then.
+    Where the user has `asked` for axes, what the file says of channels may mean another axis.
     """
     channels = shape[axes.index("C")] if "C" in axes else 1
     if names and len(names) < channels and asked is None:

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -256,7 +255,8 @@ class Stack:
         chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
         if isinstance(self.pixels, dask.array.Array):
             return self.pixels.rechunk(chunks).astype(self.dtype)
-        lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
+        example = np.empty(0, self.pixels.dtype)
+        lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True, meta=example)
         return lazy.astype(self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -269,9 +269,7 @@ class Stack:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @classmethod

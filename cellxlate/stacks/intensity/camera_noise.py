@@ -173,14 +173,13 @@ def _measured(looks: Sequence[Look], top: float | None) -> CameraNoise:
 
 def _unmeasured(tiles: Sequence[npt.NDArray[Any]], step: float, top: float | None) -> CameraNoise:
     """Return what can be said of windows too small for patches, or of one value."""
-    sd = 0.0
     fine = [
         (tile - ndimage.gaussian_filter(tile.astype(np.float64), FINE_PX, truncate=3.0)).ravel()
         for tile in tiles
         if tile.size
     ]
     values = np.concatenate(fine) if fine else np.zeros(1)
-    sd = float(np.sqrt(np.mean(values**2) / 0.76)) if values.size else 0.0
+    sd = float(np.sqrt(np.mean(values**2) / 0.76))
     black = float(np.median(np.concatenate([tile.ravel() for tile in tiles]))) if fine else 0.0
     return CameraNoise(sd, (sd / 2, 2 * sd), 0.0, unit_covariance(), step, top, black_counts=black)
 

@@ -6,7 +6,7 @@ is floored by the measured noise, so that a field without cells is not stretched
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import pi, sqrt
 from typing import Any, Self
 
@@ -104,18 +104,15 @@ class IntensityRange:
 
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_stated` turns them back."""
-        values: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
-        if self.noise_left:
-            values["noise_left"] = self.noise_left
-        if self.tail:
-            values["tail"] = self.tail
-        if self.constant_parts:
-            values["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
-        if self.drift:
-            values["drift"] = [list(one) for one in self.drift]
-        if self.uneven:
-            values["uneven"] = list(self.uneven)
-        return values
+        further = {
+            "noise_left": self.noise_left,
+            "tail": self.tail,
+            "constant_parts": [asdict(part) for part in self.constant_parts],
+            "drift": [list(one) for one in self.drift],
+            "uneven": list(self.uneven or ()),
+        }
+        values = {"black": self.black, "white": self.white, "noise": self.noise}
+        return values | {name: value for name, value in further.items() if value}
 
     @classmethod
     def from_stated(cls, stated: Mapping[str, Any]) -> Self:
@@ -231,32 +228,26 @@ def measure_range(planes: Iterable[npt.NDArray[Any]]) -> IntensityRange:
 
 def combined_range(planes: Sequence["MeasuredPlane"], offsets: Sequence[float] | None = None) -> IntensityRange:
     """Return the range that some planes share, less what the background of each has drifted, in counts."""
-    smoothed: list[npt.NDArray[np.float64]] = []
-    noises: list[float] = []
-    tiles: list[npt.NDArray[Any]] = []
-    constant: float | None = None
-    smallest_span = 0.0
-    tails: list[npt.NDArray[np.float64]] = []
-    empty: Counter[float | None] = Counter()
-    for plane, offset in zip(planes, offsets or [0.0] * len(planes), strict=True):
-        empty.update(plane.empty)
-        smallest_span = max(smallest_span, plane.smallest_span)
-        if plane.constant is not None:
-            constant = plane.constant if constant is None else constant
-        elif plane.smoothed is not None:
-            noises.append(plane.noise)
-            smoothed.append(plane.smoothed - offset if offset else plane.smoothed)
-            tiles += plane.tiles
-            tails.append(plane.raw - offset)
-    if not smoothed:
-        black = constant or 0.0
+    lit = [
+        (plane, plane.smoothed, offset)
+        for plane, offset in zip(planes, offsets or [0.0] * len(planes), strict=True)
+        if plane.smoothed is not None
+    ]
+    if not lit:
+        black = next((plane.constant for plane in planes if plane.constant is not None), 0.0)
         return IntensityRange(black, black + _smallest_span(black, black, 1.0))
-    black, white = _percentiles(np.concatenate(smoothed))
-    noise, left = _noise(tiles, float(np.median(noises)))
-    floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
-    white = max(white, black + floor)
-    tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
+    black, white = _percentiles(np.concatenate([smooth - offset if offset else smooth for _, smooth, offset in lit]))
+    tiles = [tile for plane, _, _ in lit for tile in plane.tiles]
+    noise, left = _noise(tiles, float(np.median([plane.noise for plane, _, _ in lit])))
+    least = max(plane.smallest_span for plane in planes)
+    white = max(white, black + max(SPAN_PER_NOISE * noise, _smallest_span(black, white, least)))
+    tail = (
+        float(np.percentile(np.concatenate([plane.raw - offset for plane, _, offset in lit]), TAIL_PERCENTILE)) - black
+    )
     sampled = sum(plane.pixels for plane in planes)
+    empty: Counter[float | None] = Counter()
+    for plane in planes:
+        empty.update(plane.empty)
     parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
     return IntensityRange(
         black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left

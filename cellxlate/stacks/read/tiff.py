@@ -24,7 +24,7 @@ from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 from cellxlate.stacks.naming import one_line, stack_name
-from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level, picked
+from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.read.sets.acquisition import (
     WITH_POSITIONS,
     complete_part,
@@ -54,6 +54,7 @@ from cellxlate.stacks.read.tiff_checks import (
     without_data,
 )
 from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes
+from cellxlate.stacks.windows import picked
 
 KNOWN_AXES: dict[str, str] = tifffile.TIFF.AXES_NAMES
 UNKNOWN = ("other", "sequence", "image", "unknown")
@@ -67,18 +68,7 @@ WIDENED = (33003, 33004, 33005, 34712)
 
 
 def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bool = False) -> Stack:
-    """Open one image of a TIFF file, or of the set that a companion file describes.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    axes : str or None
-        As asked for.
-    image : int or None
-        Which of several; None takes the first that has a plane in the file.
-    incomplete : bool
-        Whether the complete time points are enough where planes are missing.
+    """Open one image of a TIFF file, or of the set that a companion file describes; by default the first in it.
 
     Raises
     ------
@@ -310,12 +300,7 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
 class PagePixels:
     """Pixels of an image each of whose planes is a page; a whole plane is decoded in half the time of its tiles.
 
-    Attributes
-    ----------
-    windows : Pixels
-        The same pixels, decoded tile by tile or strip by strip.
-    series : TiffPageSeries
-        Its pages, in the order of the planes.
+    `windows` are the same pixels, decoded tile by tile or strip by strip.
     """
 
     windows: Pixels
@@ -325,11 +310,6 @@ class PagePixels:
     def shape(self) -> tuple[int, ...]:
         """Size along each axis, Y and X last."""
         return tuple(int(size) for size in self.windows.shape)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:

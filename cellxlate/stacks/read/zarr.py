@@ -55,16 +55,7 @@ def open_node(path: Location) -> "zarr.Group | zarr.Array[Any]":
 
 
 def image_array(path: Location, group: zarr.Group, inside: str) -> "zarr.Array[Any]":
-    """Open the array of a level, which is read in bounded memory and has chunks.
-
-    Parameters
-    ----------
-    path : Path or RemotePath
-        What was opened.
-    group : zarr.Group
-        Of the image.
-    inside : str
-        Of the array in the group.
+    """Open the array of a level, `inside` the group of an image in what lies at `path`; read in bounded memory.
 
     Raises
     ------

@@ -29,13 +29,6 @@ OTHER_KEYS = "the chunks lie under other names than the metadata state, and are 
 def found_chunks(path: Location, array: "zarr.Array[Any]") -> tuple[str, ...]:
     """Look for the chunks of an array under their keys; where they lie under others, make the array read these.
 
-    Parameters
-    ----------
-    path : Path or RemotePath
-        What was opened.
-    array : zarr.Array
-        Opened to be read.
-
     Returns
     -------
     tuple of str

@@ -120,17 +120,11 @@ def draw_volume(
         One of `STRUCTURES`, or "mixed": any of them.
     shape : tuple of int
         Planes, rows and columns.
-    rng : numpy.random.Generator
-        Where everything that varies is drawn from: the same state gives the same volume.
     spacing_z : float
         Distance between planes in pixels, 0.2 to 50.
-    scale : float
-        Multiplies all sizes, along z too, 0.2 to 8.
-    haze : float
-        Out-of-focus light: its brightest part relative to the structure's, 0 (none) to 20. Not in the mask.
-    fraction : float or None
-        As in `draw_structure`: the share that cells cover where they are widest. A plane that misses the middle of
-        most of them holds less.
+    rng, scale, haze, fraction
+        As in `draw_structure`; sizes along z are multiplied too, and cells cover their share where they are widest: a
+        plane that misses the middle of most of them holds less.
 
     Returns
     -------

@@ -18,18 +18,9 @@ Lock = FolderLock | ObjectLock
 
 
 def check_places(path: Location, partial: Location, kind: Format, *, source: Location | None, replace: bool) -> None:
-    """Raise OutputError where an output or its partial must not go.
+    """Raise OutputError where an output or the folder it is made in must not go.
 
-    Parameters
-    ----------
-    path, partial : Path or RemotePath
-        The output, and the folder it is made in.
-    kind : str
-        Its format.
-    source : Path, RemotePath or None
-        The input.
-    replace : bool
-        Whether what is there may be replaced or used again.
+    With `replace`, what is there may be replaced or used again; the input, `source`, never.
     """
     if isinstance(path, RemotePath) and isinstance(partial, RemotePath):
         check_remote_place(path, partial, is_input=path == source, replace=replace)
@@ -55,14 +46,7 @@ def is_ours(partial: Location) -> bool:
 
 
 def publish(result: Location, path: Location, partial: Location, *, replaces: bool) -> None:
-    """Give a finished file or folder its final name.
-
-    Parameters
-    ----------
-    result, path, partial : Path or RemotePath
-        What is finished, its final name, and the folder that it lies in.
-    replaces : bool
-        Whether what has the name may be replaced.
+    """Give what is finished in a partial, `result`, its final name.
 
     Raises
     ------

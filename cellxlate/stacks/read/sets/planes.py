@@ -16,9 +16,9 @@ from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.not_images import OpenFile, images_among
-from cellxlate.stacks.read.pixels import as_slice, picked
 from cellxlate.stacks.read.sets.acquisition import WORDS, Cut
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.windows import as_slice, read_planes
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
@@ -262,18 +262,8 @@ def _opened(file: Path, axes: str | None, open_file: OpenFile) -> Stack:
 class FilePlanes:
     """Pixels spread over files; each read opens the files it needs, so that thousands need no handle.
 
-    Attributes
-    ----------
-    files : tuple of Path
-        In the order of the outer axes, last fastest.
-    outer, inner : tuple of int
-        Sizes of the axes over the files, and of each file.
-    dtype : dtype
-        Of every file.
-    inner_axes : str or None
-        Axes of each file, where it does not state them.
-    open_file : callable
-        Opens one.
+    Files are in the order of the `outer` axes, last fastest; each holds `inner`, of `inner_axes` where it states
+    none.
     """
 
     files: tuple[Path, ...]
@@ -288,19 +278,10 @@ class FilePlanes:
         """Size along each axis."""
         return self.outer + self.inner
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
     def __getitem__(self, key: Any) -> Any:
-        ranges, kept = picked(key, self.shape)
-        over, within = ranges[: len(self.outer)], tuple(as_slice(part) for part in ranges[len(self.outer) :])
-        window = np.empty([len(part) for part in ranges], self.dtype)
-        if window.size:
-            for position in product(*(range(len(part)) for part in over)):
-                at = [part[number] for part, number in zip(over, position, strict=True)]
-                number = int(np.ravel_multi_index(at, self.outer)) if at else 0
-                with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
-                    window[position] = stack.pixels[within]
-        return window.reshape(kept)
+        return read_planes(key, self.shape, self.dtype, len(self.outer), self._window)
+
+    def _window(self, plane: tuple[int, ...], within: list[range]) -> Any:
+        number = int(np.ravel_multi_index(plane, self.outer)) if plane else 0
+        with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
+            return stack.pixels[tuple(as_slice(part) for part in within)]
