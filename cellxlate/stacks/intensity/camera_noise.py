@@ -135,21 +135,7 @@ def _measured(looks: Sequence[Look], top: float | None) -> CameraNoise:
         limit = float(patch_level[chosen].max()) + 2 * float(np.sqrt(max(power, 0.0))) / side_px
         chosen = flat & (patch_level <= limit)
         autocovariance, pairs, fine = _autocovariance(looks, chosen)
-    near, beyond = _without_far(autocovariance, pairs)
-    variance = near[FAR_REACH_PX, FAR_REACH_PX]
-    if not variance > 0:
-        near, variance, beyond = autocovariance, autocovariance[FAR_REACH_PX, FAR_REACH_PX], 1.0
-    shape = near / variance
-    doubt = float(np.clip(max((clutter - 0.3) / 0.4, (beyond - 0.08) / 0.1), 0.0, 1.0))
-    continued = _continued(shape) if doubt > 0 else None
-    narrow = _least(shape)
-    if continued is not None:
-        narrow = min(float(continued[FAR_REACH_PX, FAR_REACH_PX]), 1.0)
-        mixed = (1 - doubt) * shape + doubt * continued * (narrow / continued[FAR_REACH_PX, FAR_REACH_PX])
-        kept = float(mixed[FAR_REACH_PX, FAR_REACH_PX])
-        shape, variance = mixed / kept, variance * kept
-    inner = slice(FAR_REACH_PX - REACH_PX, FAR_REACH_PX + REACH_PX + 1)
-    covariance = shape[inner, inner]
+    covariance, variance, narrow, doubt = _of_noise(autocovariance, pairs, clutter)
     per_energy = variance / fine
     spread = float(np.sqrt(variance * max(covariance.sum(), 1.0) / (4 * np.pi * LEVEL_PX**2))) if clipped else 0.0
     dark_energy, black = _at_black(looks, flat, spread)
@@ -169,6 +155,29 @@ def _measured(looks: Sequence[Look], top: float | None) -> CameraNoise:
         reliable=bool(reliable),
         black_counts=black,
     )
+
+
+def _of_noise(autocovariance: Floats, pairs: Floats, clutter: float) -> tuple[Floats, float, float, float]:
+    """Return of the noise in chosen patches the covariance (9, 9), the variance, its least share, and the doubt in it.
+
+    The doubt goes from 0 to 1 with the scatters by which the tail of the ratios is too low, and with what reaches far.
+    """
+    centre = FAR_REACH_PX, FAR_REACH_PX
+    near, beyond = _without_far(autocovariance, pairs)
+    variance = near[centre]
+    if not variance > 0:
+        near, variance, beyond = autocovariance, autocovariance[centre], 1.0
+    shape = near / variance
+    doubt = float(np.clip(max((clutter - 0.3) / 0.4, (beyond - 0.08) / 0.1), 0.0, 1.0))
+    continued = _continued(shape) if doubt > 0 else None
+    narrow = _least(shape)
+    if continued is not None:
+        narrow = min(float(continued[centre]), 1.0)
+        mixed = (1 - doubt) * shape + doubt * continued * (narrow / continued[centre])
+        kept = float(mixed[centre])
+        shape, variance = mixed / kept, variance * kept
+    inner = slice(FAR_REACH_PX - REACH_PX, FAR_REACH_PX + REACH_PX + 1)
+    return shape[inner, inner], variance, narrow, doubt
 
 
 def _unmeasured(tiles: Sequence[npt.NDArray[Any]], step: float, top: float | None) -> CameraNoise:

@@ -17,10 +17,10 @@ from cellxlate.options import AXES_OPTION, IMAGE
 from cellxlate.stacks.carried import ANNOTATION, Metadata, restored
 from cellxlate.stacks.channel_names import fitting
 from cellxlate.stacks.limits.image_streams import guard_decoders
-from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome, declares_entities
+from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome
 from cellxlate.stacks.limits.tiff import check_first_directory
 from cellxlate.stacks.metadata.calibration import Calibration, tiff_calibration
-from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
+from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, declares_entities, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
 from cellxlate.stacks.naming import one_line, stack_name

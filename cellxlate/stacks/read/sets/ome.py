@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -15,9 +15,9 @@ import tifffile
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
-from cellxlate.stacks.limits.ome import check_ome, declares_entities
+from cellxlate.stacks.limits.ome import check_inside, check_ome
 from cellxlate.stacks.limits.tiff import check_first_directory
-from cellxlate.stacks.metadata.ome_xml import parse
+from cellxlate.stacks.metadata.ome_xml import declares_entities, parse
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.read.sets.acquisition import first_image_in, images_of
 from cellxlate.stacks.read.sets.micromanager import use_own_index
@@ -89,7 +89,7 @@ def read_companion(path: Path) -> str:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is no OME-XML (it is not UTF-8 text); copy the set again") from None
-    if declares_entities(text) or parse(text) is None:
+    if parse(text) is None:
         raise InputError(f"{path.name} is no OME-XML that can be read; copy the set again")
     return text
 
@@ -139,7 +139,7 @@ def document_of(text: str, path: Path) -> OmeDocument | None:
 def _referred(only: Element, path: Path) -> tuple[str, Element]:
     """Return the document that a BinaryOnly element refers to."""
     name = only.get("MetadataFile") or ""
-    _check_inside(name)
+    check_inside(name)
     named = path.parent / name
     if not name or named == path:
         raise InputError("its OME-XML names no file with the description of its planes; put all files into one folder")
@@ -152,16 +152,10 @@ def _referred(only: Element, path: Path) -> tuple[str, Element]:
         with tifffile.TiffFile(named) as file:
             text = file.pages.first.description
     check_ome(text, path.parent)
-    root = None if declares_entities(text) else parse(text)
+    root = parse(text)
     if root is None or root.find("{*}BinaryOnly") is not None:
         raise InputError(f"{name}, which should hold the OME-XML of this set, holds none; copy the set again")
     return text, root
-
-
-def _check_inside(name: str) -> None:
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in name:
-        raise InputError(f"its OME-XML names a file outside its folder ({name[:200]!r}); it is not opened")
 
 
 def foreign_files(document: OmeDocument, files: Sequence[Path]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Many files as one stack: a pattern such as `img_t{T}_z{Z}_c{C}.tif` names the axes that the file names count."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -63,23 +64,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
         raise InputError(f"{path} names an axis twice; give each of {{T}}, {{C}}, {{Z}} once")
     outer = "".join(axis for axis in "TCZ" if axis in counted)
     files, parts, left_out = _matching(path, outer, open_file)
-    positions = list(product(*(parts[axis] for axis in outer)))
-    absent = [position for position in positions if position not in files]
-    cut = Cut()
-    if absent:
-        axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
-        gone = {position[outer.index(axis)] for position in absent} if axis else set()
-        kept = [part for part in parts.get(axis, ()) if part not in gone]
-        if not incomplete or not kept:
-            named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
-            way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
-            missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
-            raise InputError(missing, remedy=way)
-        numbers = tuple(parts[axis].index(part) for part in kept)
-        parts = {**parts, axis: kept}
-        positions = list(product(*(parts[axis] for axis in outer)))
-        cut = Cut(axis, numbers, len(gone) + len(kept), len(files) - len(positions))
-    ordered = tuple(files[position] for position in positions)
+    parts, cut = _complete_parts(path, outer, files, parts, incomplete=incomplete)
+    ordered = tuple(files[position] for position in product(*(parts[axis] for axis in outer)))
     inner = None if axes is None else axes.removeprefix(outer)
     if axes is not None and not axes.startswith(outer):
         raise InputError(
@@ -116,6 +102,27 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
             warnings=(*first.warnings, *stated.warnings, *cut.warnings, *left_out), files=ordered,
             incomplete=incomplete,
         )  # fmt: skip
+
+
+def _complete_parts(
+    path: Path, outer: str, files: Mapping[tuple[str, ...], Path], parts: dict[str, list[str]], *, incomplete: bool
+) -> tuple[dict[str, list[str]], Cut]:
+    """Return the parts of names along each axis between which no file is missing, and what was cut to get there."""
+    positions = list(product(*(parts[axis] for axis in outer)))
+    absent = [position for position in positions if position not in files]
+    if not absent:
+        return parts, Cut()
+    axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
+    gone = {position[outer.index(axis)] for position in absent} if axis else set()
+    kept = [part for part in parts.get(axis, ()) if part not in gone]
+    if not incomplete or not kept:
+        named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
+        way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
+        missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
+        raise InputError(missing, remedy=way)
+    numbers = tuple(parts[axis].index(part) for part in kept)
+    lost_planes = len(files) - len(positions) // len(parts[axis]) * len(kept)
+    return {**parts, axis: kept}, Cut(axis, numbers, len(gone) + len(kept), lost_planes)
 
 
 class _Stated:
