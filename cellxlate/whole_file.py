@@ -32,15 +32,8 @@ def in_the_way(path: Location) -> OutputError:
 def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = True) -> None:
     """Write a file under another name in the same folder, then give it its name in one step.
 
-    Parameters
-    ----------
-    path : Path or RemotePath
-        Replaced if it exists. A link is replaced too; what it leads to stays.
-    content : str or bytes
-        Text is stored as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names)
-        as escapes.
-    replaces : bool
-        Whether what has the name may be replaced.
+    A file or link that has the name is replaced, unless that is forbidden; what a link leads to stays. Text is stored
+    as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names) as escapes.
 
     Raises
     ------

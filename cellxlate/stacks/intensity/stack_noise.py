@@ -18,15 +18,7 @@ __all__ = ["CameraNoise", "measure_noise", "stack_noise"]
 
 
 def stack_noise(stack: Stack, channel: int) -> CameraNoise:
-    """Measure the noise of one channel over a bounded sample of a stack.
-
-    Parameters
-    ----------
-    stack : Stack
-        Any axes. Where it has time points, differences of at most 6 pairs of successive frames are looked at as well,
-        and are believed where they show more flat places than the frames themselves.
-    channel : int
-        Counted from 0.
+    """Measure the noise of one channel, counted from 0, over a bounded sample of a stack of any axes.
 
     Raises
     ------
@@ -35,8 +27,10 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
 
     Notes
     -----
-    Frames that follow each other may differ in brightness (bleaching); the gain between them is fitted first. Where
-    cells move, their differences are structure, and are told from noise as in single planes.
+    Where there are time points, differences of at most 6 pairs of successive frames are looked at as well, and are
+    believed where they show more flat places than the frames themselves. Frames that follow each other may differ in
+    brightness (bleaching); the gain between them is fitted first. Where cells move, their differences are structure,
+    and are told from noise as in single planes.
     """
     if not 0 <= channel < stack.channel_count:
         raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")

@@ -14,18 +14,8 @@ MOST_PLANES = 10_000_000
 def check_ome(text: str, folder: Path) -> None:
     """Raise InputError where OME-XML states what no file holds, or names files outside its folder.
 
-    Parameters
-    ----------
-    text : str
-        A whole document. What cannot be parsed asks for nothing.
-    folder : Path
-        Of the file; the other files of a set lie in it.
-
-    Raises
-    ------
-    InputError
-        Planes, or steps of a modulo annotation, exceed 10 million; or a file of the set is absolute, lies above the
-        folder, or is no plain file.
+    Planes, or steps of a modulo annotation, exceed 10 million; or a file of the set is absolute, lies above the folder,
+    or is no plain file. What cannot be parsed asks for nothing.
     """
     root = parse(text)
     for element in root.iter() if root is not None else ():

@@ -184,18 +184,9 @@ def imagej_display(tiff: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tupl
 
 
 def tag_options(tiff: Mapping[str, Any], dtype: np.dtype[Any], *, colour: bool, same_values: bool) -> dict[str, Any]:
-    """Return the options that make tifffile write again what `read_tags` has read.
+    """Return the options that make tifffile write again what `read_tags` has read, in an output of this dtype.
 
-    Parameters
-    ----------
-    tiff : mapping
-        From `read_tags`.
-    dtype : dtype
-        Of the output.
-    colour : bool
-        Whether the output has colour samples.
-    same_values : bool
-        Whether the values mean what those of the input mean; palettes and display tables are written then.
+    Palettes and display tables are written where there are no colour samples and values mean what the input's do.
     """
     text = dict(tiff.get("text", {}))
     options: dict[str, Any] = {"software": _latin(text.pop("Software", "cellxlate"))}

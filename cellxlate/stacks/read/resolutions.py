@@ -21,18 +21,9 @@ from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
 def open_resolutions(path: str | Location, axes: str | None = None, *, image: int | None = None) -> tuple[Stack, ...]:
-    """Open every resolution level of a stack without reading pixels.
+    """Open every resolution level of a stack, as `open_stack` opens the first, without reading pixels.
 
-    Parameters
-    ----------
-    path, axes, image
-        As for `open_stack`.
-
-    Returns
-    -------
-    tuple of Stack
-        The finest first, which is what `open_stack` returns; closing it releases all. The others have its axes, and
-        their own pixel size.
+    The finest comes first; closing it releases all. The others have its axes, and their own pixel size.
 
     Raises
     ------

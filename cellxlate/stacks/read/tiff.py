@@ -27,6 +27,7 @@ from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.read.sets.acquisition import (
     WITH_POSITIONS,
+    Cut,
     complete_part,
     first_image_in,
     images_of,
@@ -77,55 +78,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
     """
     try:
         with ExitStack() as opened:
-            with warnings.catch_warnings(), damage_reported():
-                warnings.simplefilter("ignore")
-                opening = open_file(path, opened)
-                file, kind, document = opening.file, opening.kind, opening.document
-                images = images_of(file)
-                check_imagej_counts(file, images)
-                image = first_image_in(file, images) if image is None else image
-                if not 0 <= image < len(images):
-                    raise InputError(
-                        f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
-                    )
-                in_xml = opening.place_in_xml(image, images)
-                ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
-                try:
-                    series, cut = complete_part(images[image], incomplete=incomplete)
-                except InputError:
-                    if document is not None:
-                        document.require_rights(path.parent)
-                    raise
-                check_alike(series)
-                check_storage(series)
-                pixels = _tiff_pixels(file, series, opened)
-                calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
-                calibration = cut.calibrated(calibration)
-                metadata = _tiff_metadata(file, series, kind, ome)
-                metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
-                note = read_note(shaped_description(series).get(ANNOTATION))
-                if note.kept:
-                    calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
-                differing = differing_tags(series, kind)
-            stack = _tiff_stack(path, pixels, axes, series, calibration)
-            names, misfit = fitting(calibration.channel_names, stack.axes, stack.shape, asked=axes)
-            if metadata.ome_xml is not None and not channels_fit(ome.samples, stack):
-                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {stack.size('C')} that "
-                          "are read, so what it says of them is not carried",)  # fmt: skip
-            files = _files_of(series)
-            foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
-            return replace(
-                stack, channel_names=names, resolutions=len(series.levels), kind=kind, metadata=metadata, image=image,
-                alpha=_alpha(series.keyframe, stack),
-                files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
-                warnings=(
-                    *_others(images, image, document), *cut.warnings, *stated_more(file, series),
-                    *_elsewhere(path, files), *foreign, *without_data(series), *left_out(file), *opening.doubts,
-                    *calibration.lost, *misfit, *metadata.lost, *differing,
-                ),
-                incomplete=incomplete,
-                release=opened.pop_all().close,
-            )  # fmt: skip
+            stack = _open_image(path, axes, image, opened, incomplete=incomplete)
+            return replace(stack, incomplete=incomplete, release=opened.pop_all().close)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except tifffile.TiffFileError as fault:
@@ -135,6 +89,49 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
     except READ_FAULTS as fault:
         damaged = InputError(f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF")
         raise unless_denied(damaged, path, fault) from fault
+
+
+def _open_image(path: Path, asked: str | None, image: int | None, opened: ExitStack, *, incomplete: bool) -> Stack:
+    with warnings.catch_warnings(), damage_reported():
+        warnings.simplefilter("ignore")
+        opening = open_file(path, opened)
+        file, kind, document = opening.file, opening.kind, opening.document
+        images = images_of(file)
+        check_imagej_counts(file, images)
+        image = first_image_in(file, images) if image is None else image
+        if not 0 <= image < len(images):
+            raise InputError(f"there is no image {image}, the file holds {len(images)}; images are counted from 0")
+        in_xml = opening.place_in_xml(image, images)
+        ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
+        try:
+            series, cut = complete_part(images[image], incomplete=incomplete)
+        except InputError:
+            if document is not None:
+                document.require_rights(path.parent)
+            raise
+        check_alike(series)
+        check_storage(series)
+        pixels = _tiff_pixels(file, series, opened)
+        calibration, metadata = _stated(file, series, kind, ome, cut)
+        differing = differing_tags(series, kind)
+    pixels, axes = _tiff_axes(pixels, asked, series.axes, calibration)
+    names, misfit = fitting(calibration.channel_names, axes, pixels.shape, asked=asked)
+    files = _files_of(series)
+    stack = Stack(
+        pixels, axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
+        len(series.levels), kind, metadata, image=image,
+        files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
+    )  # fmt: skip
+    if metadata.ome_xml is not None and not channels_fit(ome.samples, stack):
+        misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {stack.size('C')} that "
+                  "are read, so what it says of them is not carried",)  # fmt: skip
+    foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
+    warned = (
+        *_others(images, image, document), *cut.warnings, *stated_more(file, series), *_elsewhere(path, files),
+        *foreign, *without_data(series), *left_out(file), *opening.doubts, *calibration.lost, *misfit, *metadata.lost,
+        *differing,
+    )  # fmt: skip
+    return replace(stack, alpha=_alpha(series.keyframe, stack), warnings=warned)
 
 
 @dataclass(frozen=True)
@@ -222,13 +219,16 @@ def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
     return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
 
 
-def _tiff_stack(
-    path: Path, pixels: Pixels, asked: str | None, series: tifffile.TiffPageSeries, calibration: Calibration
-) -> Stack:
-    pixels, found_axes = _tiff_axes(pixels, asked, series.axes, calibration)
-    return Stack(
-        pixels, found_axes, stack_name(path), path, calibration.pixel_size_um, time_step_s=calibration.time_step_s
-    )
+def _stated(
+    file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage, cut: Cut
+) -> tuple[Calibration, Metadata]:
+    """Return what is stated of the part of an image that is taken; a note of ours says more than all else."""
+    calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+    calibration, metadata = cut.calibrated(calibration), _tiff_metadata(file, series, kind, ome)
+    note = read_note(shaped_description(series).get(ANNOTATION))
+    if note.kept:
+        return note.calibration, Metadata(**note.kept, earlier=note.earlier)
+    return calibration, replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
 
 
 def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage) -> Metadata:

@@ -82,21 +82,9 @@ class Canvas:
 
 
 def smooth_noise(shape: tuple[int, int], grain_px: float, rng: np.random.Generator) -> Floats:
-    """Draw noise of zero mean and about unit variance that is smooth over grains.
+    """Draw noise (Y, X) of zero mean and about unit variance: a cubic spline over white noise, at a random offset.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows and columns.
-    grain_px : float
-        Spacing of the knots of a cubic spline, at least 1.
-    rng : numpy.random.Generator
-        Where it is drawn from.
-
-    Returns
-    -------
-    ndarray (Y, X), float32
-        A spline over white noise, with its knots at a random offset.
+    Its knots lie `grain_px` apart, at least 1.
     """
     down, over = (spline_basis(size, max(grain_px, 1.0), float(rng.random())) for size in shape)
     knots: Array = rng.standard_normal((down.shape[1], over.shape[1]), dtype=np.float32) / np.float32(SPLINE_STD)

@@ -63,17 +63,7 @@ class StructureSettings:
 
 
 def simulate_structures(settings: StructureSettings) -> SimulatedStack:
-    """Simulate a recording of drawn structures.
-
-    Parameters
-    ----------
-    settings : StructureSettings
-        Kind, shape, seed, and what else can be chosen.
-
-    Returns
-    -------
-    SimulatedStack
-        Three stacks with axes TCZYX; no pixel is computed before it is read.
+    """Simulate a recording of drawn structures, in stacks with axes TCZYX.
 
     Notes
     -----

@@ -98,19 +98,9 @@ class SimulatedStack:
 class SimulatedPixels:
     """Pixels of shape (T, C, Z, Y, X) that are computed when a window of them is read.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Size along T, C, Z, Y and X.
-    part : {"stack", "truth", "mask"}
-        Which of the three images: uint16 counts, uint16 counts, or uint8 0 and 255.
-    block_of : callable
-        From a plane (T, C, Z) and the row and column of a block of 256 x 256 px to its pixels, clipped to the plane.
-
-    Notes
-    -----
-    Blocks of 256 x 256 px are computed independently of each other, each with a noise seed of its own, so a window
-    holds the same bits whichever window it is read through. The process keeps the latest 256 blocks (at most 32 MiB).
+    `block_of` computes a block of 256 x 256 px, clipped to the plane, from its plane (T, C, Z), row and column. Blocks
+    do not depend on each other, and each has a noise seed of its own, so a window holds the same bits whichever window
+    it is read through. The process keeps the latest 256 blocks (at most 32 MiB).
     """
 
     shape: tuple[int, ...]
@@ -139,17 +129,7 @@ class SimulatedPixels:
 
 
 def simulate(settings: SampleSettings) -> SimulatedStack:
-    """Simulate nuclei that resemble a low-exposure recording of a monolayer at 20x.
-
-    Parameters
-    ----------
-    settings : SampleSettings
-        Shape, share of the plane that cells cover, layout and seed.
-
-    Returns
-    -------
-    SimulatedStack
-        Three stacks with axes TCZYX; no pixel is computed before it is read.
+    """Simulate nuclei that resemble a low-exposure recording of a monolayer at 20x, in stacks with axes TCZYX.
 
     Notes
     -----

@@ -95,19 +95,9 @@ def read_companion(path: Path) -> str:
 
 
 def document_of(text: str, path: Path) -> OmeDocument | None:
-    """Return the document that says what a TIFF file holds: its own, or the one that its BinaryOnly names.
+    """Return the document that says what a TIFF file holds: its own, its companion's, or the one its BinaryOnly names.
 
-    Parameters
-    ----------
-    text : str
-        OME-XML of the file, or of its companion.
-    path : Path
-        The TIFF file.
-
-    Returns
-    -------
-    OmeDocument or None
-        None where the text cannot be parsed.
+    None where the text cannot be parsed.
 
     Raises
     ------
@@ -159,14 +149,7 @@ def _referred(only: Element, path: Path) -> tuple[str, Element]:
 
 
 def foreign_files(document: OmeDocument, files: Sequence[Path]) -> tuple[str, ...]:
-    """Return a line where no file of a set has the UUID that the document states for its name.
-
-    Parameters
-    ----------
-    document : OmeDocument
-        Of the set.
-    files : sequence of Path
-        Those that the planes of an image lie in.
+    """Return a line where none of the files of an image has the UUID that the document states for its name.
 
     Raises
     ------
