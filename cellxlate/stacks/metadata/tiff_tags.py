@@ -17,6 +17,7 @@ from cellxlate.stacks.carried import (
     short_enough,
     valid_tiff,
 )
+from cellxlate.stacks.naming import first_names
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
@@ -90,8 +91,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     names = [tag.name for tag in tags if _is_lost(tag, carried)]
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in carried else ""
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        lost.append(f"the TIFF tags {', '.join(names[:8])}{more} are not carried{text_of}")
+        lost.append(f"the TIFF tags {first_names(names)} are not carried{text_of}")
     stated = {name: value for name, value in carried.items() if value}
     valid = valid_tiff(stated)
     if len(valid) < len(stated):

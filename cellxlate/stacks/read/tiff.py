@@ -23,7 +23,7 @@ from cellxlate.stacks.metadata.calibration import Calibration, tiff_calibration
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, declares_entities, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
-from cellxlate.stacks.naming import one_line, stack_name
+from cellxlate.stacks.naming import first_names, one_line, stack_name
 from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.read.sets.acquisition import (
     WITH_POSITIONS,
@@ -215,8 +215,7 @@ def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
     if not others or is_companion(path):
         return ()
     which = "none of them lies in it" if path.resolve() not in files else "the others lie in it"
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
+    return (f"pixels come from other files of the set, {first_names(others, 5)}; {which}",)
 
 
 def _stated(

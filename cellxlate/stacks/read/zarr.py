@@ -22,12 +22,11 @@ from cellxlate.stacks.channel_names import fitting
 from cellxlate.stacks.limits.zarr_codecs import bounded
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
-from cellxlate.stacks.naming import ZARR_MARKS, is_zarr, one_line, stack_name
+from cellxlate.stacks.naming import ZARR_MARKS, first_names, is_zarr, one_line, stack_name
 from cellxlate.stacks.read.pixels import check_blocks
 from cellxlate.stacks.read.zarr_chunks import found_chunks
 from cellxlate.stacks.read.zarr_metadata import (
     check_first_is_largest,
-    first_names,
     ome_attributes,
     zarr_axes,
     zarr_metadata,

@@ -20,7 +20,7 @@ from cellxlate.stacks.carried import (
 )
 from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration
-from cellxlate.stacks.naming import one_line
+from cellxlate.stacks.naming import first_names, one_line
 
 OF_THE_FORMAT = ("multiscales", "omero", "version", "bioformats2raw.layout", "series", "plate", "well", "labels",
                  "image-label", "ome", "_creator", ANNOTATION)  # fmt: skip
@@ -96,8 +96,8 @@ def zarr_metadata(
     everything: dict[str, Any] = group.attrs.asdict()
     shown = attributes.get("omero") or {}
     channels = [channel for channel in shown.get("channels", []) if isinstance(channel, Mapping)]
-    own: Mapping[str, Any] = everything[ANNOTATION] if isinstance(everything.get(ANNOTATION), Mapping) else {}
-    kept: Mapping[str, Any] = own["metadata"] if isinstance(own.get("metadata"), Mapping) else {}
+    own = _mapping(everything.get(ANNOTATION))
+    kept = _mapping(own.get("metadata"))
     own_keys = kept.get("own", ())
     further = {key: value for key, value in image.items() if key not in ("axes", "datasets", "version", *own_keys)}
     stated = {
@@ -123,7 +123,7 @@ def zarr_metadata(
     earlier = valid_notes([*valid_notes(own.get("earlier")), own_note])
     colours = tuple((valid_colours([channel.get("color", "")]) or ("",))[0] for channel in channels)
     colours = tuple(colour or "FFFFFF" for colour in colours) if any(colours) else ()
-    windows = [channel["window"] if isinstance(channel.get("window"), Mapping) else {} for channel in channels]
+    windows = [_mapping(channel.get("window")) for channel in channels]
     ranges = display_ranges([(window.get("start"), window.get("end")) for window in windows])
     carried = {
         "zarr": {} if kept.get("own_attributes") else {key: as_json(value) for key, value in stated.items() if value},
@@ -134,12 +134,6 @@ def zarr_metadata(
     if kept.get("own_names"):
         labels = ()
     return labels, Metadata(**(carried | (restored(kept) if kept else {})))
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first eight of some names in words."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{', '.join(names[:8])}{more}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

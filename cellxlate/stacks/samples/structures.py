@@ -227,26 +227,26 @@ def _haze(canvas: Canvas, light: Floats) -> Floats:
         blurred = ndimage.gaussian_filter(copy, sigma_px / HAZE_STEP, mode="reflect", truncate=3.0)
         planes.append(blurred / max(float(blurred.max()), 1e-6) * canvas.between(0.3, 1.0))
     summed = np.sum(planes, axis=0) + canvas.between(0.0, 0.3)
-    factors = tuple(wide / narrow for wide, narrow in zip(light.shape, summed.shape, strict=True))
-    whole: Floats = ndimage.zoom(summed.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
+    return _enlarged(summed.astype(np.float32), light.shape)
+
+
+def _enlarged(haze: Floats, shape: tuple[int, ...]) -> Floats:
+    """Return haze in the shape of the light that it comes from, of unit height."""
+    factors = tuple(wide / narrow for wide, narrow in zip(shape, haze.shape, strict=True))
+    whole: Floats = ndimage.zoom(haze, factors, order=1, mode="nearest", grid_mode=True)
     return whole / max(float(whole.max()), 1e-6)
 
 
 def _haze_in_depth(room: Room, light: Floats) -> Floats:
     """Return the light of the volume far out of focus, of about unit height, with a floor."""
     canvas = room.canvas
-    small = np.stack(
-        [ndimage.zoom(plane, 1.0 / HAZE_STEP, order=1, mode="nearest", grid_mode=True) for plane in light]
-    )  # (Z, Y / 4, X / 4)
+    step = (1.0, 1.0 / HAZE_STEP, 1.0 / HAZE_STEP)
+    small = ndimage.zoom(light, step, order=1, mode="nearest", grid_mode=True)  # (Z, Y / 4, X / 4)
     sigma_px = canvas.decades(4.0, 20.0) * canvas.scale**0.5
     widths = (2.0 * sigma_px / room.spacing_px, sigma_px / HAZE_STEP, sigma_px / HAZE_STEP)
     blurred = ndimage.gaussian_filter(small, widths, mode="reflect", truncate=3.0)
     blurred = blurred / max(float(blurred.max()), 1e-6) + canvas.between(0.0, 0.3)
-    factors = tuple(wide / narrow for wide, narrow in zip(canvas.shape, small.shape[1:], strict=True))
-    whole: Floats = np.stack(
-        [ndimage.zoom(plane, factors, order=1, mode="nearest", grid_mode=True) for plane in blurred]
-    )
-    return whole / max(float(whole.max()), 1e-6)
+    return _enlarged(blurred, light.shape)
 
 
 def _draw(kind: str, canvas: Canvas) -> Light:

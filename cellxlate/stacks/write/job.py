@@ -55,8 +55,8 @@ def check_job(partial: Location, job: Mapping[str, Any]) -> None:
             f"{begun.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
             remedy=("finish it there, or give ", OVERWRITE, " to start again"),
         )
-    wanted = {**job, **job["fingerprint"]}
-    del wanted["fingerprint"]
+    wanted = dict(job)
+    wanted |= wanted.pop("fingerprint")
     differing = sorted(key for key in begun.keys() | wanted.keys() if begun.get(key) != wanted.get(key))
     if differing:
         raise OutputError(

@@ -21,6 +21,7 @@ from cellxlate.stacks.metadata.ome_xml import declares_entities, parse
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.read.sets.acquisition import first_image_in, images_of
 from cellxlate.stacks.read.sets.micromanager import use_own_index
+from cellxlate.stacks.stack import READ_FAULTS
 
 MOST_COMPANION_BYTES = 2**28
 AnyPlace = TypeVar("AnyPlace", bound=Location)
@@ -268,9 +269,7 @@ def one_of_each(paths: Sequence[AnyPlace]) -> list[AnyPlace]:
     described = {path for one in paths if isinstance(one, Path) and is_companion(one) for path in _described(one)}
     for path in paths:
         stack = _stack_of(path) if isinstance(path, Path) and path.is_file() else None
-        if stack is None and path.absolute() in described:
-            continue
-        if stack is not None and stack in taken:
+        if path.absolute() in described if stack is None else stack in taken:
             continue
         if stack is not None:
             taken.add(stack)
@@ -303,8 +302,7 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
         if declares_entities(text) or not speaks_of_several(text):
             return None
         document = document_of(text, path)
-    except (InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, AttributeError,
-            MemoryError, ArithmeticError, AssertionError, RuntimeError):  # fmt: skip
+    except (InputError, *READ_FAULTS):
         return None
     if document is None or not document.files:
         return None
