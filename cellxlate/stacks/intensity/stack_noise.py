@@ -47,24 +47,19 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
 
 def _pairs(stack: Stack, channel: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Read the middle of successive frames, of the middle plane of each; none where the stack has no time points."""
-    lengths = dict(zip(stack.axes, stack.shape, strict=True))
-    frames = lengths.get("T", 1)
+    frames = stack.size("T")
     if frames < 2:
         return []
-    rows, columns = (
-        slice(max((size - PAIR_SIDE_PX) // 2, 0), max((size - PAIR_SIDE_PX) // 2, 0) + PAIR_SIDE_PX)
-        for size in stack.plane_shape
-    )
+    starts = (max((size - PAIR_SIDE_PX) // 2, 0) for size in stack.plane_shape)
+    rows, columns = (slice(start, start + PAIR_SIDE_PX) for start in starts)
     per_frame = stack.planes_per_channel // frames
     count = min(frames - 1, MOST_PAIRS)
+
+    def read(frame: int) -> npt.NDArray[Any]:
+        return stack.read(stack.plane_of(frame * per_frame + per_frame // 2, channel), rows, columns)
+
     firsts = [(2 * number + 1) * (frames - 1) // (2 * count) for number in range(count)]
-    return [
-        (
-            stack.read(stack.plane_of(first * per_frame + per_frame // 2, channel), rows, columns),
-            stack.read(stack.plane_of((first + 1) * per_frame + per_frame // 2, channel), rows, columns),
-        )
-        for first in firsts
-    ]
+    return [(read(first), read(first + 1)) for first in firsts]
 
 
 def _difference(

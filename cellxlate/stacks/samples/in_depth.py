@@ -221,7 +221,7 @@ def _section(bodies: Bodies, depths: Array, half: Array, plane: int) -> Bodies:
     """Cut ellipsoids at a plane: those that it meets, as large as they are there."""
     height = (plane - depths) / half
     met = np.abs(height) < 0.99
-    cut = Bodies(*(part[met] for part in vars(bodies).values()))
+    cut = bodies.chosen(met)
     share = np.sqrt(1.0 - height[met] ** 2)[:, None]
     return replace(cut, half_px=np.maximum(cut.half_px * share, 0.5).astype(np.float32))
 

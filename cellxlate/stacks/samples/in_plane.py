@@ -17,7 +17,6 @@ from cellxlate.stacks.samples.drawing import (
     walks,
 )
 from cellxlate.stacks.samples.outlines import (
-    Bodies,
     Profile,
     body_mask,
     choose_bodies,
@@ -210,7 +209,7 @@ def _nuclei(canvas: Canvas) -> Light:
         overlap="sum" if canvas.chance(0.2) else "nearest",
     )
     special = rng.random(len(bodies)) < canvas.decades(0.02, 0.3)
-    resting = Bodies(*(part[~special] for part in vars(bodies).values())) if special.any() else bodies
+    resting = bodies.chosen(~special) if special.any() else bodies
     light, cover = nothing(canvas)[0], nothing(canvas)[0]
     if len(resting):
         light, cover = fill(canvas, resting, profile)
@@ -218,7 +217,7 @@ def _nuclei(canvas: Canvas) -> Light:
         if canvas.chance(0.6):
             light = with_spots(canvas, light, resting, radius_px)
     if special.any():
-        condensed = condense(canvas, Bodies(*(part[special] for part in vars(bodies).values())))
+        condensed = condense(canvas, bodies.chosen(special))
         more, body = fill(canvas, condensed, Profile(dome=0.3))
         light = np.maximum(light, more * texture(canvas, max(0.15 * radius_px, 1.0), 0.25))
         cover = np.maximum(cover, body)

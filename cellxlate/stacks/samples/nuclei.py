@@ -1,6 +1,6 @@
 """Seeded fluorescent nuclei with a known mask: faint stack, sharp truth and mask, computed where they are read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import ceil
@@ -214,7 +214,9 @@ def _draw(
     nearest = np.ones((bottom - top, right - left), np.float32)  # squared distance to the nearest cell
     above = np.zeros_like(nearest)  # counts above the background
     texture, brightness = _texture(settings.seed), _brightness(settings, channel)
-    for number, cell in _cells_between(settings, (time, depth), (top, bottom), (left, right)):
+    numbers, cells = _cells_across(settings, (time, depth), (top, bottom))
+    seen = _reaches(cells, "column", (left, right))
+    for number, cell in zip(numbers[seen].tolist(), cells[seen], strict=True):
         around = ceil(cell["half_major"] * REACH)
         first_row, first_column = (round(float(cell[axis])) - around for axis in ("row", "column"))
         rows = slice(max(first_row, top), min(first_row + 2 * around + 1, bottom))
@@ -236,15 +238,6 @@ def _draw(
 
 def _shifted(part: slice, by_px: int) -> slice:
     return slice(part.start + by_px, part.stop + by_px)
-
-
-def _cells_between(
-    settings: SampleSettings, plane: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
-) -> Iterator[tuple[int, Any]]:
-    """Iterate over the numbers and records of the cells that may reach into a window of a plane (T, Z)."""
-    numbers, cells = _cells_across(settings, plane, rows)
-    seen = _reaches(cells, "column", columns)
-    return zip(numbers[seen].tolist(), cells[seen], strict=True)
 
 
 @lru_cache(maxsize=16)
