@@ -77,8 +77,9 @@ def _difference(
     return (one - fitted) / np.sqrt(1 + gain**2), (one + fitted) / 2
 
 
-def _coarse(frame: npt.NDArray[np.float64], side: int = 8) -> npt.NDArray[np.float64]:
-    rows, columns = (max(size // side, 1) * min(side, size) for size in frame.shape)
-    height, width = (min(side, size) for size in frame.shape)
-    blocks = frame[:rows, :columns].reshape(rows // height, height, columns // width, width)
+def _coarse(frame: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the means of blocks of 8 x 8 px, of smaller ones where a frame is."""
+    height, width = (min(8, size) for size in frame.shape)
+    rows, columns = frame.shape[0] // height, frame.shape[1] // width
+    blocks = frame[: rows * height, : columns * width].reshape(rows, height, columns, width)
     return np.asarray(blocks.mean((1, 3)))

@@ -130,17 +130,11 @@ def splat(canvas: Canvas, points: Array, weights: Array) -> Floats:
 
 
 def walks(
-    canvas: Canvas,
-    starts: Array,
-    *,
-    length_px: float,
-    persistence_px: float,
-    headings: Array,
-    length_spread: float = 0.5,
+    canvas: Canvas, starts: Array, *, length_px: float, persistence_px: float, headings: Array
 ) -> tuple[Floats, npt.NDArray[np.intp], Floats]:
     """Walk persistently from starts: points (count, 2), whose walk each is, and how far along it lies (0 to 1)."""
     count = len(starts)
-    own = length_px * np.exp(length_spread * canvas.rng.standard_normal(count)).clip(0.2, 3.0)
+    own = length_px * np.exp(0.5 * canvas.rng.standard_normal(count)).clip(0.2, 3.0)
     steps = np.maximum((own / STEP_PX).astype(np.intp), 2)
     most = int(steps.max())
     turns = canvas.rng.standard_normal((count, most), dtype=np.float32) * np.float32(sqrt(STEP_PX / persistence_px))
