@@ -66,7 +66,7 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
             if replaces:
                 unfinished.replace(path)
             else:
-                _rename_or_say(unfinished, path)
+                rename_or_say(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         wait_for_disk(path.parent)
@@ -75,7 +75,8 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
         raise unless_denied(refused, path, fault) from fault
 
 
-def _rename_or_say(source: Path, target: Path) -> None:
+def rename_or_say(source: Path, target: Path) -> None:
+    """Do what `rename_free` does, and raise OutputError where something has the name."""
     try:
         rename_free(source, target)
     except FileExistsError as fault:

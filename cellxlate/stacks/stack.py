@@ -310,7 +310,7 @@ class Stack:
         if not all(float(size).is_integer() for size in shape):
             raise InputError(f"{name} has the shape {shape}, which is not known; call its compute_chunk_sizes() first")
         if axes is None:
-            axes = _named_axes(array)
+            axes = named_axes(array)
         if axes is None:
             if not 2 <= dimensions <= 5:
                 raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
@@ -324,7 +324,7 @@ class Stack:
         return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 
-def _named_axes(array: Any) -> str | None:
+def named_axes(array: Any) -> str | None:
     """Return the letters of the dimensions that an xarray or Zarr array names; None where it names not all of them."""
     names = getattr(array, "dims", None) or getattr(getattr(array, "metadata", None), "dimension_names", None)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):

@@ -19,7 +19,7 @@ Place = TypeVar("Place")
 
 @dataclass(frozen=True)
 class Look:
-    """One tile: counts and brightness, fine energy per pixel, and per patch brightness, coarse and near energy."""
+    """One tile: counts, level and fine energy per pixel; per patch the level, and the log of coarse over near energy."""
 
     counts: FloatPlane
     level: FloatPlane

@@ -44,8 +44,8 @@ class IntensityRange:
     black, white : float
         Counts; white > black.
     noise : float
-        Standard deviation of the noise at the background, in counts (`camera.measure_noise`; where that finds no flat
-        place, or the field is small, `pixel_noise`).
+        Standard deviation of the noise at the background, in counts (`camera_noise.measure_noise`; where that finds no
+        flat place, or the field is small, `pixel_noise`).
     tail : float
         By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
         spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.

@@ -12,7 +12,6 @@ import zarr
 from cellxlate.errors import CellxlateError, InputError, said, unless_denied
 from cellxlate.locations import Location, RemotePath
 from cellxlate.options import AXES_OPTION, IMAGE
-from cellxlate.stacks.axes import letters_of
 from cellxlate.stacks.carried import (
     ANNOTATION,
     Metadata,
@@ -31,7 +30,7 @@ from cellxlate.stacks.read.zarr_metadata import (
     zarr_axes,
     zarr_metadata,
 )
-from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes
+from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, named_axes
 from cellxlate.stacks.stores.store import store_of
 from cellxlate.stacks.stores.zip import ZippedStore, is_zipped_zarr, open_zip
 
@@ -86,9 +85,7 @@ def zarr_images(path: Location) -> list[str]:
     except InputError:
         raise
     except READ_FAULTS as fault:
-        if isinstance(path, RemotePath) and isinstance(fault, OSError):
-            raise InputError(_not_had(path, fault)) from fault
-        raise _damaged(path, one_line(fault), fault) from fault
+        raise _refused(path, one_line(fault), fault) from fault
 
 
 def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
@@ -125,22 +122,20 @@ def open_zarr(path: Location, axes: str | None, image: int) -> Stack:
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except READ_FAULTS as fault:
-        if isinstance(path, RemotePath) and isinstance(fault, OSError):
-            raise InputError(_not_had(path, fault)) from fault
         what = f"no entry {fault}" if isinstance(fault, KeyError) else one_line(fault)
-        raise _damaged(path, what, fault) from fault
+        raise _refused(path, what, fault) from fault
 
 
-def _damaged(path: Location, what: str, fault: BaseException) -> CellxlateError:
+def _refused(path: Location, what: str, fault: BaseException) -> CellxlateError:
+    """Say why an image cannot be read: its address does not answer, or it is damaged."""
+    if isinstance(path, RemotePath) and isinstance(fault, FileNotFoundError):
+        return InputError(
+            f"{path} is no Zarr image, or is not there; check the address (only Zarr is read from addresses)"
+        )
+    if isinstance(path, RemotePath) and isinstance(fault, OSError):
+        return InputError(f"{path} cannot be read ({one_line(fault)}); check the address, your rights and the network")
     damaged = InputError(f"{path} is a damaged or unsupported Zarr image ({what}); convert it again")
     return unless_denied(damaged, path, fault)
-
-
-def _not_had(path: RemotePath, fault: OSError) -> str:
-    """Say why an address cannot be read."""
-    if isinstance(fault, FileNotFoundError):
-        return f"{path} is no Zarr image, or is not there; check the address (only Zarr is read from addresses)"
-    return f"{path} cannot be read ({one_line(fault)}); check the address, your rights and the network"
 
 
 def remote_metadata(path: RemotePath) -> dict[str, bytes]:
@@ -277,11 +272,12 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
     absent = found_chunks(path, array)
     found_axes, calibration = zarr_axes(attributes, array.shape, axes)
     check_axes(found_axes, array.shape)
-    named = [str(name or "") for name in getattr(array.metadata, "dimension_names", None) or ()]
-    if axes is None and named and all(letters_of(named)) and "".join(letters_of(named)) != found_axes:
+    own = named_axes(array)
+    if axes is None and own and own != found_axes:
+        stated: Any = array.metadata
         calibration.doubts.append(
-            f"its array names its dimensions {', '.join(named)[:80]}, its multiscales otherwise; they are read as "
-            f"{found_axes}"
+            f"its array names its dimensions {', '.join(stated.dimension_names)[:80]}, its multiscales otherwise; they "
+            f"are read as {found_axes}"
         )
     labels, metadata = zarr_metadata(group, attributes, array)
     names, misfit = fitting(labels, found_axes, array.shape, asked=axes)
@@ -294,9 +290,7 @@ def _open_multiscale(path: Location, group: zarr.Group, axes: str | None, others
 def _plain_array(path: Location, array: zarr.Array[Any], axes: str | None) -> Stack:
     array = checked_array(array)
     absent = found_chunks(path, array)
-    names = getattr(array.metadata, "dimension_names", None)
-    if axes is None and names and all(letters_of([str(name or "") for name in names])):
-        axes = "".join(letters_of([str(name) for name in names]))
+    axes = (named_axes(array) or None) if axes is None else axes
     if axes is None and array.ndim != 2:
         example = "TCZYX"[-max(array.ndim, 2) :]
         raise InputError(

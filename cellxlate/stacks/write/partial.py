@@ -9,7 +9,7 @@ from cellxlate.options import TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import ZARR_JSON, Format
 from cellxlate.stacks.stores.bucket import ObjectLock, check_remote_place, publish_objects
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.whole_file import in_the_way, rename_free, wait_for_disk
+from cellxlate.whole_file import in_the_way, rename_or_say, wait_for_disk
 
 JOB_FILE = "job.json"
 """In a partial: what is being written."""
@@ -69,13 +69,10 @@ def _rename(result: Path, path: Path, partial: Path, *, replaces: bool) -> None:
         raise in_the_way(path)  # a user's folder, whatever was asked for
     if replaces and (is_folder or (result.is_dir() and os.path.lexists(path))):
         path.rename(partial / "replaced")
-    try:
-        if replaces and not result.is_dir():
-            result.replace(path)
-        else:
-            rename_free(result, path)
-    except FileExistsError as fault:
-        raise in_the_way(path) from fault
+    if replaces and not result.is_dir():
+        result.replace(path)
+    else:
+        rename_or_say(result, path)
     wait_for_disk(path.parent)
 
 
