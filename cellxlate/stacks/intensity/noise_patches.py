@@ -19,7 +19,7 @@ Place = TypeVar("Place")
 
 @dataclass(frozen=True)
 class Look:
-    """One tile: counts, level and fine energy per pixel; per patch the level, and the log of coarse over near energy."""
+    """One tile: counts, level and fine energy per pixel; per patch the level, and log coarse over near energy."""
 
     counts: FloatPlane
     level: FloatPlane
