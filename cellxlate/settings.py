@@ -19,6 +19,9 @@ AUTO = "auto"
 ADAPT_S = 90.0
 """So long a model adapts to a stack unless it is told otherwise."""
 
+BACKGROUND, CELL = 1, 2
+"""What strokes paint: 1 is background, 2 and more are cells; 0 is not painted."""
+
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 

@@ -1,6 +1,8 @@
 """Many stacks in one command: a failure does not stop the rest, and a table says what became of each."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,22 @@ def test_confidence_of_each_stack_from_python(plate: Path, tiny_model: Path) -> 
     assert [one.done for one in news if one.phase == "confidence"] == [1.0, 1.0]
     again = cellxlate.enhance_files(plate / "well[13].tif", tiny_model, confidence=True, report=False)
     assert len(again.failed) == 2
+
+
+def test_a_batch_needs_no_package_of_clusters(plate: Path, tiny_model: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['distributed'] = sys.modules['dask'] = None\n"
+        "from cellxlate.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [
+        "enhance",
+        str(plate / "well1.tif"),
+        "-m",
+        str(tiny_model),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
+    for more, code in (["--dry-run"], 0), ([], 0), (["--dry-run", "--scheduler", "tcp://127.0.0.1:1"], 2):
+        run = subprocess.run([sys.executable, "-c", script, *words, *more], capture_output=True, text=True, check=False)
+        assert (run.returncode, "pip install" in run.stderr) == (code, code == 2), run.stderr

@@ -10,15 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from traceback import clear_frames
 
 import torch
 
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
-from cellxlate.enhancement.cluster.cluster import open_cluster
 from cellxlate.enhancement.confidence.file import write_confidence
-from cellxlate.enhancement.estimate import Prediction, predict
+from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, Progress, enhance_file
 from cellxlate.enhancement.outputs.names import (
@@ -99,50 +98,15 @@ class BatchStack:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is enhanced, by which model, and how.
+    """Stacks, of which no two write to one place; plates that are given whole, whose fields are among the stacks.
 
-    Attributes
-    ----------
-    stacks : tuple of BatchStack
-        One after another; no two write to one place.
-    plates : tuple of Plate
-        Those that are given whole; their fields are among the stacks.
-    model : Bundle or "auto"
-        Which enhances all stacks, or the wish to choose one for each.
-    settings : BatchSettings
-        For all of them.
+    The model enhances all, or is "auto", the wish to choose one for each.
     """
 
     stacks: tuple[BatchStack, ...]
     plates: tuple[Plate, ...]
     model: Bundle | str
     settings: BatchSettings
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What would be done with a stack, and how long it would take."""
-
-    path: Location
-    plan: Plan
-    outputs: Outputs
-    prediction: Prediction
-    adapt_s: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `enhance --dry-run --json` prints."""
-        plan, stack, expected, adapting = self.plan, self.plan.stack, self.prediction.as_dict(), {}
-        if self.adapt_s is not None:
-            adapting = {"adaptation": {"seconds": self.adapt_s, "model": str(model_folder(self.outputs))}}
-            expected["hours"] = round(expected["hours"] + self.adapt_s / 3600, 4)
-            expected["seconds"] = {"adapting": self.adapt_s, **expected["seconds"]}
-        return {
-            "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "outputs": [str(written) for written in self.outputs.wanted],
-            **adapting, "expected": expected,
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,17 +131,7 @@ class PlateOutcome:
 
 @dataclass(frozen=True)
 class BatchOutcome:
-    """What became of all stacks and plates of a batch, in the order in which they were enhanced.
-
-    Attributes
-    ----------
-    stacks : tuple of StackOutcome
-        One for each stack.
-    plates : tuple of PlateOutcome
-        One for each plate that was given whole.
-    left_out : tuple of str
-        A line for each kind of what was found and is no stack.
-    """
+    """What became of each stack, and of each plate that was given whole; a line for each kind of what is no stack."""
 
     stacks: tuple[StackOutcome, ...]
     plates: tuple[PlateOutcome, ...]
@@ -323,6 +277,7 @@ def attempts(batch: Batch, attempt: Callable[[BatchStack], StackOutcome]) -> Ite
         try:
             outcome = attempt(stack)
         except Exception as fault:  # noqa: BLE001 whatever it is, the other stacks have no part in it
+            clear_frames(fault.__traceback__)  # the planes that they hold would stay as long as the outcome
             outcome = StackOutcome(stack.path, error=fault)
         yield outcome
 
@@ -352,7 +307,7 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
     settings = batch.settings
     with settings.open(stack.path) as opened, watch() as progress:
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
-        sure = confidence_path(outputs, settings) if settings.confidence else None
+        sure = _confidence_path(outputs, settings) if settings.confidence else None
         adaptation = None
         if settings.adapt_s is not None:
             adaptation = _adapted(batch, opened, outputs, settings.adapt_s, progress)
@@ -374,18 +329,21 @@ def predict_stack(
     batch: Batch, stack: BatchStack, *, workers: int | None = None, scheduler: str | None = None
 ) -> StackOutcome:
     """Say what would be done with a stack, and run a sample of it to say how long, by so many workers, or a cluster."""
-    settings, processes, started = batch.settings, processes_of(workers, scheduler), time.perf_counter()
+    settings, processes, started, adapting = batch.settings, _processes(workers, scheduler), time.perf_counter(), {}
     with settings.open(stack.path) as opened:
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
         plan = settings.plan(opened, batch.model)
         prediction = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
-        forecast = Forecast(stack.path, plan, outputs, prediction, settings.adapt_s)
-    return StackOutcome(stack.path, forecast=forecast)
+    if settings.adapt_s is not None:
+        adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
+    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting))
 
 
-def processes_of(workers: int | None, scheduler: str | None) -> int:
+def _processes(workers: int | None, scheduler: str | None) -> int:
     """Return how many processes would share the work at once, and let networks run here as they would in each."""
     if scheduler is not None:
+        from cellxlate.enhancement.cluster.cluster import open_cluster  # needs a package that not everybody has
+
         with open_cluster(scheduler=scheduler) as cluster:
             threads: list[int] = list(cluster.client.nthreads().values())
         torch.set_num_threads(max(threads, default=1))
@@ -396,16 +354,8 @@ def processes_of(workers: int | None, scheduler: str | None) -> int:
     return int(max(min(workers, os.cpu_count() or 1), 1))
 
 
-def confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
-    """Return where confidence goes: beside attention, `_confidence` for `_attention`.
-
-    Raises
-    ------
-    OptionError
-        Attention is not kept.
-    OutputError
-        There is one already.
-    """
+def _confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
+    """Return where confidence goes: beside attention, which must be kept, `_confidence` for `_attention`."""
     if not settings.attention:
         raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))
     head, _, ending = outputs.attention.name.rpartition("_attention")

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,7 @@ from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
 from cellxlate.enhancement.verify import compare_here
+from cellxlate.locations import Location
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
@@ -111,6 +112,31 @@ class Prediction:
             "seconds": {part: round(value, 1) for part, value in self.seconds.items()},
             "megapixels": round(self.megapixels, 3), "cell_fraction": round(self.cell_fraction, 4),
             "processes": self.processes, "sampled_megapixels": round(self.sampled_megapixels, 3),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would be done with a stack, how long it would take, and what learning from it before would, if anything."""
+
+    path: Location
+    plan: Plan
+    outputs: Outputs
+    prediction: Prediction
+    adapting: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `enhance --dry-run --json` prints."""
+        plan, stack, expected = self.plan, self.plan.stack, self.prediction.as_dict()
+        if self.adapting:
+            expected["hours"] = round(expected["hours"] + self.adapting["seconds"] / 3600, 4)
+            expected["seconds"] = {"adapting": self.adapting["seconds"], **expected["seconds"]}
+        return {
+            "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
+            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
+            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "outputs": [str(written) for written in self.outputs.wanted],
+            **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
         }  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import batches, fitted_tiles
-from cellxlate.enhancement.input import ALONE, Context, Floats, InputRows, OpenPlane, PlaneInput
+from cellxlate.enhancement.input import ALONE, Context, InputRows, OpenPlane, PlaneInput
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
-from cellxlate.model.attention import ATTENTION_STEPS, apply_change, attention_image, change, gate, quantise
+from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack

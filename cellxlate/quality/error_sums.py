@@ -48,7 +48,6 @@ class ErrorSums:
     square: Floats  # (candidates, blocks)
     first: Floats
     product: Floats
-    at_black: Floats  # (blocks, bins): variance where nothing is
     signal: Floats  # (blocks, bins): counts above black
     variance: Floats  # (blocks, bins): as it was measured
     follows: Floats  # (candidates, blocks, bins)
@@ -66,7 +65,7 @@ class ErrorSums:
 
         return cls(
             parts[0].names, max(part.saturated for part in parts), *joined(0, "pixels", "plane", "plane_square"),
-            *joined(1, "square", "first", "product"), *joined(0, "at_black", "signal", "variance"),
+            *joined(1, "square", "first", "product"), *joined(0, "signal", "variance"),
             *joined(1, "follows", "spread"),
             *(np.sum([getattr(part, name) for part in parts], axis=0) for name in ("around", "left", "expected")),
         )  # fmt: skip
@@ -142,7 +141,7 @@ def error_sums(
     of_pixels, of_plane, of_square = (groups.sums(one).sum(axis=1) for one in (ones, own, own**2))
     return ErrorSums(
         tuple(candidates), saturated, of_pixels, of_plane, of_square, square.sum(axis=2), first.sum(axis=2),
-        product.sum(axis=2), groups.sums(at_black), groups.sums(above), groups.sums(variance), follows, spread, around,
+        product.sum(axis=2), groups.sums(above), groups.sums(variance), follows, spread, around,
         left, expected,
     )  # fmt: skip
 

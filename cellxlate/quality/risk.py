@@ -115,11 +115,6 @@ class Ranking:
     doubt: str = ""
     errors_db: tuple[tuple[float, ...], ...] = ()
 
-    @property
-    def best(self) -> Risk:
-        """The candidate with the least estimated error."""
-        return self.risks[0]
-
     def better(self, name: str, other: str) -> tuple[float, float]:
         """Return by how many dB the first is better than the other, and the standard error of that.
 

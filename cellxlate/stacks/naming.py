@@ -32,7 +32,7 @@ LOCK_FILE = ".cellxlate-lock"
 Format = Literal["ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"]
 """What an output can be; "tiff" and "zarr" are plain arrays with axes in any order."""
 
-AnyLocation = TypeVar("AnyLocation", bound=Location)
+AnyLocation = TypeVar("AnyLocation", Path, Location)
 
 PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 """Without a pyramid, and without OME's metadata."""
@@ -40,7 +40,7 @@ PLAIN: tuple[Format, ...] = ("tiff", "zarr")
 
 def partial_of(path: AnyLocation) -> AnyLocation:
     """Return where an output is while it is not complete."""
-    return path.with_name(path.name + PARTIAL_ENDING)  # type: ignore[return-value]
+    return path.with_name(path.name + PARTIAL_ENDING)
 
 
 def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:

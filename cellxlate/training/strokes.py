@@ -21,14 +21,12 @@ from torch import Tensor, nn
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.networks import AttentionNetwork
-from cellxlate.settings import THRESHOLD
+from cellxlate.settings import BACKGROUND, CELL, THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.spread import (
-    BACKGROUND,
-    CELL,
     MOST_WINDOWS,
     Painted,
     Plane,

@@ -287,7 +287,7 @@ def show(title: str, found: Sequence[Judged]) -> None:
         best = max(one.truth, key=lambda name: one.truth[name])
         gain, true, error = one.off_db
         print(
-            f"{one.pair.group}, {one.pair.name}: {correlation:.2f}, names {one.ranking.best.name}, best {best}, "
+            f"{one.pair.group}, {one.pair.name}: {correlation:.2f}, names {one.ranking.risks[0].name}, best {best}, "
             f"lost {lost:.2f}; first - second {gain:+.2f} ± {error:.2f}, true {true:+.2f}. {one.ranking.doubt}",
             flush=True,
         )

@@ -7,6 +7,7 @@ import cellxlate
 from cellxlate.plugin.strokes import controls as stroke_controls
 from cellxlate.plugin.strokes import steps as strokes
 from cellxlate.training import strokes as learning
+from cellxlate.training.fields import spread
 
 from .conftest import ramp
 
@@ -14,7 +15,7 @@ from .conftest import ramp
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(learning, "STEPS", 4)
-    monkeypatch.setattr(learning, "FITS", 4)
+    monkeypatch.setattr(spread, "FITS", 4)
     monkeypatch.setattr(strokes, "FIRST_STEPS", 2)
     monkeypatch.setattr(stroke_controls, "PAUSE_MS", 0)
 

@@ -21,17 +21,9 @@ from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.painting import add_labels_over
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
-from cellxlate.plugin.strokes.steps import (
-    BACKGROUND,
-    CELL,
-    StrokeRequest,
-    Taught,
-    folder_name,
-    painted_kinds,
-    stroke_steps,
-    strokes_key,
-)
+from cellxlate.plugin.strokes.steps import StrokeRequest, Taught, folder_name, painted_kinds, stroke_steps, strokes_key
 from cellxlate.plugin.working import await_end, begin
+from cellxlate.settings import BACKGROUND, CELL
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:

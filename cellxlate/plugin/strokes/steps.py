@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.requests import CancelledError, Refusal, StopRequest
+from cellxlate.settings import BACKGROUND, CELL
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FIRST_STEPS = 40
 """After so many a first model is shown, while it learns on."""
-BACKGROUND, CELL = 1, 2
 
 
 @dataclass(frozen=True)

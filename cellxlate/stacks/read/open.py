@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
     VENDOR_SUFFIXES,
+    AnyLocation,
     find_stacks,
     is_image_name,
     is_picture_name,
@@ -26,8 +26,6 @@ from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.stores.zip import is_zipped_zarr
 
 __all__ = ["TIFF_SUFFIXES", "find_images", "find_stacks", "is_zarr", "one_line", "open_stack", "stack_name"]
-
-AnyLocation = TypeVar("AnyLocation", Path, Location)
 
 
 def find_images(paths: Sequence[Path], what: str) -> tuple[list[Path], list[str]]:

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from cellxlate.errors import InputError
 from cellxlate.model.networks import AttentionNetwork
+from cellxlate.settings import BACKGROUND, CELL
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 
 Plane = npt.NDArray[np.float32]
 
-BACKGROUND, CELL = 1, 2
-"""What is painted: 1 is background, 2 and more are cells; 0 is not painted."""
 WINDOW_PX, MOST_WINDOWS = 256, 8
 WHOLE_PX = 400
 """Smaller planes are one window."""
