@@ -22,12 +22,7 @@ MOST_NOTE_BYTES = 2**26
 def open_regular(tree: Path, key: str | os.PathLike[str]) -> BinaryIO:
     """Open a file inside a folder to be read, without ever waiting for somebody to write it.
 
-    Parameters
-    ----------
-    tree : Path
-        The folder, without links in its own path (`Path.resolve`).
-    key : str or path
-        Of the file, from there.
+    The folder, `tree`, has no links in its own path (`Path.resolve`).
 
     Raises
     ------
@@ -47,12 +42,7 @@ def open_regular(tree: Path, key: str | os.PathLike[str]) -> BinaryIO:
 def files_below(folder: Path, tree: Path) -> Iterator[str]:
     """Yield the files below a folder, as paths from there with "/"; links to nothing are none.
 
-    Parameters
-    ----------
-    folder : Path
-        Where to look. Links to folders inside the tree are followed.
-    tree : Path
-        What no link may lead out of, without links in its own path.
+    Links to folders are followed inside the `tree`, which has none in its own path.
 
     Raises
     ------

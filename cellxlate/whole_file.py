@@ -32,15 +32,8 @@ def in_the_way(path: Location) -> OutputError:
 def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = True) -> None:
     """Write a file under another name in the same folder, then give it its name in one step.
 
-    Parameters
-    ----------
-    path : Path or RemotePath
-        Replaced if it exists. A link is replaced too; what it leads to stays.
-    content : str or bytes
-        Text is stored as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names)
-        as escapes.
-    replaces : bool
-        Whether what has the name may be replaced.
+    A file or link that has the name is replaced, unless that is forbidden; what a link leads to stays. Text is stored
+    as UTF-8 with the line ends that it has; what UTF-8 has no bytes for (parts of odd file names) as escapes.
 
     Raises
     ------
@@ -73,7 +66,7 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
             if replaces:
                 unfinished.replace(path)
             else:
-                _rename_or_say(unfinished, path)
+                rename_or_say(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         wait_for_disk(path.parent)
@@ -82,7 +75,8 @@ def write_whole_file(path: Location, content: str | bytes, *, replaces: bool = T
         raise unless_denied(refused, path, fault) from fault
 
 
-def _rename_or_say(source: Path, target: Path) -> None:
+def rename_or_say(source: Path, target: Path) -> None:
+    """Do what `rename_free` does, and raise OutputError where something has the name."""
     try:
         rename_free(source, target)
     except FileExistsError as fault:
@@ -90,12 +84,7 @@ def _rename_or_say(source: Path, target: Path) -> None:
 
 
 def rename_free(source: Path, target: Path) -> None:
-    """Give a file or a folder a name that nothing has.
-
-    Parameters
-    ----------
-    source, target : Path
-        On one disk.
+    """Give a file or a folder a name on the same disk that nothing has.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellxlate.stacks.intensity.camera_noise import CameraNoise
+    from cellxlate.stacks.intensity.noise_model import CameraNoise
     from cellxlate.training.loop import TrainProgress
 
 SPACES = "\t\xa0\u202f"

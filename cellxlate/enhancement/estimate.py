@@ -28,7 +28,8 @@ from cellxlate.locations import Location
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
-from cellxlate.stacks.intensity.range import PLASTIC, IntensityRange
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.origins import SeeRows

@@ -28,8 +28,9 @@ from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import saved_ranges
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.read.zarr import remote_metadata
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels

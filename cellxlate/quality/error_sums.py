@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import OptionError
-from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 
 Plane = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -28,7 +28,7 @@ from cellxlate.quality.error_sums import (
     squared_errors,
     variance_times,
 )
-from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 
 __all__ = ["CLASSICAL", "INPUT", "Candidate", "Ranking", "Risk", "estimate_risks"]
 

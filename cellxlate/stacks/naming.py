@@ -119,6 +119,12 @@ def stack_name(path: Location) -> str:
     return name or path.name
 
 
+def first_names(names: Sequence[str], most: int = 8) -> str:
+    """Return the first of some names in words, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 def one_line(message: object) -> str:
     """Return the start of a message in one line."""
     return " ".join(str(message).split())[:200]

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -256,7 +255,8 @@ class Stack:
         chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
         if isinstance(self.pixels, dask.array.Array):
             return self.pixels.rechunk(chunks).astype(self.dtype)
-        lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True)
+        example = np.empty(0, self.pixels.dtype)
+        lazy = dask.array.from_array(self.pixels, chunks=chunks, name=False, asarray=True, meta=example)
         return lazy.astype(self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -269,9 +269,7 @@ class Stack:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @classmethod
@@ -312,7 +310,7 @@ class Stack:
         if not all(float(size).is_integer() for size in shape):
             raise InputError(f"{name} has the shape {shape}, which is not known; call its compute_chunk_sizes() first")
         if axes is None:
-            axes = _named_axes(array)
+            axes = named_axes(array)
         if axes is None:
             if not 2 <= dimensions <= 5:
                 raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
@@ -326,7 +324,7 @@ class Stack:
         return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 
-def _named_axes(array: Any) -> str | None:
+def named_axes(array: Any) -> str | None:
     """Return the letters of the dimensions that an xarray or Zarr array names; None where it names not all of them."""
     names = getattr(array, "dims", None) or getattr(getattr(array, "metadata", None), "dimension_names", None)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
@@ -359,47 +357,6 @@ def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tupl
     """Return the key that picks a window of a plane from an array with these axes."""
     positions = iter(index)
     return tuple(rows if axis == "Y" else columns if axis == "X" else next(positions) for axis in axes)
-
-
-def all_named(names: Sequence[Any]) -> tuple[str, ...]:
-    """Return channel names, "channel N" for those that have none; nothing where no channel has a name."""
-    stated = [str(name) if name is not None and str(name).strip() else "" for name in names]
-    return tuple(name or unnamed(number) for number, name in enumerate(stated)) if any(stated) else ()
-
-
-def unnamed(number: int) -> str:
-    """Return what a channel without a name is called where others have one."""
-    return f"channel {number}"
-
-
-def given_names(names: Sequence[str]) -> tuple[str | None, ...]:
-    """Return channel names as a file may state them: None for those that `all_named` has filled in."""
-    given = tuple(None if name == unnamed(number) else name for number, name in enumerate(names))
-    return given if any(given) else tuple(names)
-
-
-def fitting(
-    names: tuple[str, ...], axes: str, shape: tuple[int, ...], *, asked: str | None = None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return channel names that fit a stack, and a line where they do not.
-
-    Parameters
-    ----------
-    names : tuple of str
-        As stated; those of the last channels may be missing.
-    axes : str
-        Of the stack.
-    shape : tuple of int
-        Of the stack.
-    asked : str or None
-        Axes that the user has given: what the file says of channels may mean another axis then.
-    """
-    channels = shape[axes.index("C")] if "C" in axes else 1
-    if names and len(names) < channels and asked is None:
-        names += tuple(unnamed(number) for number in range(len(names), channels))
-    if not names or len(names) == channels:
-        return names, ()
-    return (), (f"{len(names)} channel names are stated for {channels} channels, so none is taken",)
 
 
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.likeness import describe_planes
 from cellxlate.quality.report.report import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
-from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
 from cellxlate.training.watch import AttentionState
 

@@ -23,7 +23,8 @@ from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.networks import AttentionNetwork
 from cellxlate.settings import BACKGROUND, CELL, THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
-from cellxlate.stacks.intensity.range import IntensityRange, measure_range, stack_ranges
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.spread import (
     MOST_WINDOWS,

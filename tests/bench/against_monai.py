@@ -26,7 +26,7 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.model.bundle import load_model
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import stack_ranges
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack
 

@@ -34,8 +34,9 @@ from cellxlate.model.attention import gate, quantise
 from cellxlate.model.engines.engine import EngineTranslator, open_engine
 from cellxlate.quality.risk import CLASSICAL, Candidate, Ranking, estimate_risks
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
+from cellxlate.stacks.intensity.camera_noise import measure_noise
 from cellxlate.stacks.intensity.network_input import network_input
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.samples.structures import STRUCTURES, draw_structure
 

@@ -33,7 +33,8 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import open_engine
 from cellxlate.model.engines.malloc import keep_freed_memory
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack

@@ -29,7 +29,8 @@ from cellxlate.locations import RemotePath
 from cellxlate.model.bundle import load_model
 from cellxlate.quality.risk import INPUT, Ranking, Risk
 from cellxlate.settings import PRESETS, AloneSettings
-from cellxlate.stacks.intensity.range import IntensityRange, stack_ranges
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.training.alone.domain import sampled_domain

@@ -12,8 +12,8 @@ from cellxlate.enhancement.job import enhance, enhance_file
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.range import stack_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 

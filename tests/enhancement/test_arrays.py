@@ -8,7 +8,7 @@ import pytest
 
 import cellxlate
 from cellxlate.errors import InputError, OptionError
-from cellxlate.stacks.intensity import range as intensity
+from cellxlate.stacks.intensity import stack_range
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -103,7 +103,7 @@ def test_an_array_wants_a_place(cells, tiny_model):
 def test_few_planes_of_a_lazy_array_are_in_memory_at_once(tmp_path, tiny_model, monkeypatch):
     """Windows of levels may be of 32 of them; else one is read ahead, one worked on, two wait to be written."""
     array = pytest.importorskip("dask.array")
-    monkeypatch.setattr(intensity, "SAMPLE_PX", 2**12)
+    monkeypatch.setattr(stack_range, "SAMPLE_PX", 2**12)
     alive, most = set[int](), [0]
 
     def made(block_info=None):

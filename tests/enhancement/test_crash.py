@@ -126,7 +126,7 @@ def test_a_read_error_in_the_middle(
 
     monkeypatch.setattr(plan, "stack_ranges", lambda *_: intensity)
     with cellxlate.open_stack(stack) as opened:
-        intensity = cellxlate.stacks.intensity.range.stack_ranges(opened, [0])
+        intensity = cellxlate.stacks.intensity.stack_range.stack_ranges(opened, [0])
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "read", failing_at(2, InputError("plane 2 is damaged; copy the file again")))
         with pytest.raises(InputError, match="plane 2 is damaged"):

@@ -20,7 +20,7 @@ from cellxlate.model.attention import apply_change, gate, quantise
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.export.bioimage import ANSWERS, export_onnx, export_package, translator_onnx
 from cellxlate.settings import THRESHOLD
-from cellxlate.stacks.intensity.range import stack_ranges
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.whole_file import unfinished_name
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="export to ONNX is optional")

@@ -12,7 +12,7 @@ from scipy import ndimage, signal
 
 from cellxlate.errors import OptionError
 from cellxlate.quality.risk import CLASSICAL, INPUT, Ranking, Risk, estimate_risks
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, unit_covariance
+from cellxlate.stacks.intensity.noise_model import CameraNoise, unit_covariance
 from cellxlate.stacks.samples.structures import draw_structure
 
 SIDE_PX, SEEDS = 96, 24

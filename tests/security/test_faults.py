@@ -165,7 +165,7 @@ def test_storage_that_fails_at_the_end(kind, stack, tmp_path, command, expected,
         if kind == "finish":
             broken.setattr(writing, "write_tiff", failing(writing.write_tiff, fault, at=2))
         elif kind == "rename":
-            broken.setattr(placing, "rename_free", failing(placing.rename_free, fault, at=2))
+            broken.setattr(placing, "rename_or_say", failing(placing.rename_or_say, fault, at=2))
         else:
             broken.setattr(account, "write_page", failing(account.write_page, fault))
             assert command.enhance(stack)[0] == 0  # a report is no reason to throw a result away

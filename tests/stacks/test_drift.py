@@ -7,7 +7,8 @@ import pytest
 
 from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.network_input import remarks
-from cellxlate.stacks.intensity.range import IntensityRange, measure_range, stack_ranges
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
 
 

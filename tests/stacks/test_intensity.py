@@ -10,8 +10,9 @@ import tifffile
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity import range as intensity
-from cellxlate.stacks.intensity.range import IntensityRange, measure_range, pixel_noise, sample_windows, stack_ranges
+from cellxlate.stacks.intensity import stack_range
+from cellxlate.stacks.intensity.range import IntensityRange, measure_range, pixel_noise
+from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.stack import Stack
 
 
@@ -242,7 +243,7 @@ def test_levels_of_a_stack_are_those_of_each_channel() -> None:
 def test_the_sample_of_a_large_stack_finds_the_levels_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     planes = np.stack([field(seed) for seed in range(12)]).astype(np.float32)
     whole = measure_range(planes)
-    monkeypatch.setattr(intensity, "SAMPLE_PX", planes.size // 3)
+    monkeypatch.setattr(stack_range, "SAMPLE_PX", planes.size // 3)
     sampled = stack_ranges(Stack.from_array(planes), [0])[0]
     assert sampled.black == pytest.approx(whole.black, abs=0.02 * whole.span)
     assert sampled.white == pytest.approx(whole.white, abs=0.05 * whole.span)

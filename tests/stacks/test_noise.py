@@ -8,7 +8,8 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise, unit_covariance
+from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.noise_model import CameraNoise, unit_covariance
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.stack import Stack
 

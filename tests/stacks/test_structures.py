@@ -10,8 +10,7 @@ from cellxlate.cli import main
 from cellxlate.errors import OptionError
 from cellxlate.stacks.samples import drawn as drawn_sample
 from cellxlate.stacks.samples.drawn import StructureSettings, simulate_structures
-from cellxlate.stacks.samples.structures import CELL_STRUCTURES, STRUCTURES, DrawnField, draw_structure
-from cellxlate.stacks.samples.volumes import draw_volume
+from cellxlate.stacks.samples.structures import CELL_STRUCTURES, STRUCTURES, DrawnField, draw_structure, draw_volume
 
 ALL = (*STRUCTURES, "mixed")
 DRAWS = 6

@@ -13,7 +13,8 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError, OutputError
-from cellxlate.stacks.intensity.range import measure_range, stack_ranges
+from cellxlate.stacks.intensity.range import measure_range
+from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.writer import open_writer

@@ -72,7 +72,7 @@ def test_chunks_under_other_keys_than_stated_are_read(
     tmp_path: Path, version: int, keys: Any, stated: Any, counted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not counted:
-        monkeypatch.setattr("cellxlate.stacks.read.zarr.MOST_COUNTED", 1)
+        monkeypatch.setattr("cellxlate.stacks.read.zarr_chunks.MOST_COUNTED", 1)
     path = image(tmp_path / "a.zarr", version, keys)
     with open_stack(path) as stack:
         assert not stack.warnings
@@ -92,7 +92,7 @@ def test_an_array_without_any_chunk_is_refused(
     tmp_path: Path, version: int, keys: Any, counted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not counted:
-        monkeypatch.setattr("cellxlate.stacks.read.zarr.MOST_COUNTED", 1)
+        monkeypatch.setattr("cellxlate.stacks.read.zarr_chunks.MOST_COUNTED", 1)
     path = image(tmp_path / "a.zarr", version, keys)
     for file in chunks(path):  # as many files as there were, none of which is a chunk
         file.rename(file.with_name(f"{file.name}.partial"))

@@ -17,7 +17,7 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.settings import PRESETS, AloneSettings, TrainSettings
 from cellxlate.settings_file import check_settings
-from cellxlate.stacks.intensity.range import SAMPLE_PX, stack_ranges
+from cellxlate.stacks.intensity.stack_range import SAMPLE_PX, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.alone import step as alone_step
 from cellxlate.training.alone.domain import CANDIDATES, NothingToLearnError, sampled_domain

@@ -13,7 +13,7 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import Device, open_engine
 from cellxlate.quality.risk import Candidate, Ranking, estimate_risks
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.camera_noise import CameraNoise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.patches import Domain, Field

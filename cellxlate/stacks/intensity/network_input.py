@@ -66,14 +66,7 @@ def network_input(counts: npt.NDArray[Any], intensity: IntensityRange) -> Networ
 
 
 def remarks(intensity: IntensityRange, name: str) -> Iterator[str]:
-    """Say what was found in a channel that levels had to be kept from.
-
-    Parameters
-    ----------
-    intensity : IntensityRange
-        Of the channel.
-    name : str
-        Of the channel.
+    """Say what was found in a channel of this name that levels had to be kept from.
 
     Examples
     --------

@@ -5,45 +5,34 @@ is floored by the measured noise, so that a field without cells is not stretched
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from math import isqrt, pi, sqrt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import pi, sqrt
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
-from cellxlate.stacks.intensity.camera_noise import measure_noise, tiles_of
+from cellxlate.stacks.intensity.camera_noise import measure_noise
 from cellxlate.stacks.intensity.constant_parts import ConstantPart, without_empty_parts
 from cellxlate.stacks.intensity.drift import BLACK_PERCENTILE as BLACK_PERCENTILE
 from cellxlate.stacks.intensity.drift import SMOOTHING_PX as SMOOTHING_PX
-from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.hot_pixels import find_hot
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.intensity.noise_patches import tiles_of
 
 WHITE_PERCENTILE = 99.5
 SPAN_PER_NOISE = 6.0
-SAMPLE_PX = 2**22
-SAMPLE_WINDOWS = 32
 THINNED_PX = 2**16
 HOT_SPANS = 2.0
 TAIL_PERCENTILE = 99.0
 TAIL_EVERY_PX = 17
 TAIL_SPANS = 1.5
 EMPTY_SPANS = 0.02
-UNEVEN_SPANS, UNEVEN_PARTS, FEWEST_PARTS, UNEVEN_FROM_PX = 0.25, 4, 6, 256
-"""Backgrounds of a field, in 4 x 4 parts, that differ by more than this share of the span are named."""
-DRIFT_SPANS = 0.1
-"""A background that moves over time by more than this share of the span is followed."""
 FEWEST_NOISE_PX, TILES_PER_PLANE = 2**15, 12
 WHITE_NOISE_LEFT = 1 / (2 * sqrt(pi) * SMOOTHING_PX)
 """What a Gaussian of 2 px leaves of white noise."""
-PLASTIC = 1.32471795724474602596
-"""Its powers spread points evenly over a square (the additive recurrence R2 of M. Roberts, 2018)."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +44,8 @@ class IntensityRange:
     black, white : float
         Counts; white > black.
     noise : float
-        Standard deviation of the noise at the background, in counts (`camera.measure_noise`; where that finds no flat
-        place, or the field is small, `pixel_noise`).
+        Standard deviation of the noise at the background, in counts (`camera_noise.measure_noise`; where that finds no
+        flat place, or the field is small, `pixel_noise`).
     tail : float
         By how many counts the 99th percentile of the pixels themselves exceeds black, where that is more than 1.5
         spans; 0 elsewhere. Where photons are counted one by one, single pixels reach far, and are no faults.
@@ -115,18 +104,15 @@ class IntensityRange:
 
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_stated` turns them back."""
-        values: dict[str, Any] = {"black": self.black, "white": self.white, "noise": self.noise}
-        if self.noise_left:
-            values["noise_left"] = self.noise_left
-        if self.tail:
-            values["tail"] = self.tail
-        if self.constant_parts:
-            values["constant_parts"] = [{"value": part.value, "share": part.share} for part in self.constant_parts]
-        if self.drift:
-            values["drift"] = [list(one) for one in self.drift]
-        if self.uneven:
-            values["uneven"] = list(self.uneven)
-        return values
+        further = {
+            "noise_left": self.noise_left,
+            "tail": self.tail,
+            "constant_parts": [asdict(part) for part in self.constant_parts],
+            "drift": [list(one) for one in self.drift],
+            "uneven": list(self.uneven or ()),
+        }
+        values = {"black": self.black, "white": self.white, "noise": self.noise}
+        return values | {name: value for name, value in further.items() if value}
 
     @classmethod
     def from_stated(cls, stated: Mapping[str, Any]) -> Self:
@@ -237,37 +223,31 @@ def measure_range(planes: Iterable[npt.NDArray[Any]]) -> IntensityRange:
     A hot pixel (`hot_pixels.find_hot`) that stands out by more than the span of its plane counts as the median around
     it: smoothing alone would spread it over some 25 px, so that one hot pixel in 10,000 could set the white level.
     """
-    return _combined(list(ahead(_measured, planes, threads=2)))
+    return combined_range(list(ahead(measured_plane, planes, threads=2)))
 
 
-def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = None) -> IntensityRange:
+def combined_range(planes: Sequence["MeasuredPlane"], offsets: Sequence[float] | None = None) -> IntensityRange:
     """Return the range that some planes share, less what the background of each has drifted, in counts."""
-    smoothed: list[npt.NDArray[np.float64]] = []
-    noises: list[float] = []
-    tiles: list[npt.NDArray[Any]] = []
-    constant: float | None = None
-    smallest_span = 0.0
-    tails: list[npt.NDArray[np.float64]] = []
-    empty: Counter[float | None] = Counter()
-    for plane, offset in zip(planes, offsets or [0.0] * len(planes), strict=True):
-        empty.update(plane.empty)
-        smallest_span = max(smallest_span, plane.smallest_span)
-        if plane.constant is not None:
-            constant = plane.constant if constant is None else constant
-        elif plane.smoothed is not None:
-            noises.append(plane.noise)
-            smoothed.append(plane.smoothed - offset if offset else plane.smoothed)
-            tiles += plane.tiles
-            tails.append(plane.raw - offset)
-    if not smoothed:
-        black = constant or 0.0
+    lit = [
+        (plane, plane.smoothed, offset)
+        for plane, offset in zip(planes, offsets or [0.0] * len(planes), strict=True)
+        if plane.smoothed is not None
+    ]
+    if not lit:
+        black = next((plane.constant for plane in planes if plane.constant is not None), 0.0)
         return IntensityRange(black, black + _smallest_span(black, black, 1.0))
-    black, white = _percentiles(np.concatenate(smoothed))
-    noise, left = _noise(tiles, float(np.median(noises)))
-    floor = max(SPAN_PER_NOISE * noise, _smallest_span(black, white, smallest_span))
-    white = max(white, black + floor)
-    tail = float(np.percentile(np.concatenate(tails), TAIL_PERCENTILE)) - black
+    black, white = _percentiles(np.concatenate([smooth - offset if offset else smooth for _, smooth, offset in lit]))
+    tiles = [tile for plane, _, _ in lit for tile in plane.tiles]
+    noise, left = _noise(tiles, float(np.median([plane.noise for plane, _, _ in lit])))
+    least = max(plane.smallest_span for plane in planes)
+    white = max(white, black + max(SPAN_PER_NOISE * noise, _smallest_span(black, white, least)))
+    tail = (
+        float(np.percentile(np.concatenate([plane.raw - offset for plane, _, offset in lit]), TAIL_PERCENTILE)) - black
+    )
     sampled = sum(plane.pixels for plane in planes)
+    empty: Counter[float | None] = Counter()
+    for plane in planes:
+        empty.update(plane.empty)
     parts = tuple(ConstantPart(value, count / sampled) for value, count in empty.most_common())
     return IntensityRange(
         black, white, noise, tail if tail > TAIL_SPANS * (white - black) else 0.0, parts, noise_left=left
@@ -275,7 +255,7 @@ def _combined(planes: Sequence["_Measured"], offsets: Sequence[float] | None = N
 
 
 @dataclass(frozen=True)
-class _Measured:
+class MeasuredPlane:
     """What one plane tells: finite pixels of it smoothed, and its noise; or its only value, or nothing.
 
     `raw` holds some of the pixels themselves, `empty` how many stand for nothing recorded, by their value;
@@ -308,7 +288,8 @@ def _noise(tiles: Sequence[npt.NDArray[Any]], pixel: float) -> tuple[float, floa
     return noise, noise * min(camera.left_by_smoothing(SMOOTHING_PX), camera.sd_counts / max(noise, 1e-300))
 
 
-def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> _Measured:
+def measured_plane(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> MeasuredPlane:
+    """Return what one plane (Y, X) tells, with the backgrounds of so many parts along its rows and columns."""
     smallest_span, pixels = 0.0 if plane.dtype.kind == "f" else 1.0, plane.size
     unknown = pixels - int(np.count_nonzero(np.isfinite(plane)))
     plane, left_out = without_empty_parts(plane)
@@ -316,17 +297,17 @@ def _measured(plane: npt.NDArray[Any], parts: tuple[int, int] | None = None) -> 
     empty.update(left_out)
     finite = np.isfinite(plane)
     if not finite.any():
-        return _Measured(pixels, smallest_span, empty)
+        return MeasuredPlane(pixels, smallest_span, empty)
     counts = _filled(plane, finite)
     if counts.min() == counts.max():
-        return _Measured(pixels, smallest_span, empty, constant=float(counts.flat[0]))
+        return MeasuredPlane(pixels, smallest_span, empty, constant=float(counts.flat[0]))
     smooth = smoothed(counts)
     noise = pixel_noise(plane, smooth)
     smooth = _without_hot(counts, smooth, noise)
     raw = counts[finite]
     raw = raw[::TAIL_EVERY_PX] if pixels >= THINNED_PX else raw
     kept = thinned(smooth).ravel() if finite.all() else smooth[finite]
-    return _Measured(
+    return MeasuredPlane(
         pixels,
         smallest_span,
         empty,
@@ -378,95 +359,3 @@ def _without_hot(
     cooled = counts.copy()
     cooled[rows, columns] = calm
     return smoothed(cooled)
-
-
-def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
-    """Read a bounded sample of one channel, as `sample_places` chooses it: counts (Y, X)."""
-    for index, rows, columns in sample_places(stack, channel):
-        yield stack.read(index, rows, columns)
-
-
-def sample_places(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
-    """Choose a bounded sample of one channel.
-
-    Yields
-    ------
-    (index, rows, columns)
-        All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
-        over the planes and over their rows and columns.
-    """
-    count = stack.planes_per_channel
-    height, width = stack.plane_shape
-    if count * height * width <= SAMPLE_PX:
-        for number in range(count):
-            yield stack.plane_of(number, channel), slice(0, height), slice(0, width)
-        return
-    area = SAMPLE_PX // SAMPLE_WINDOWS
-    rows = min(height, max(isqrt(area), area // width))
-    columns = min(width, area // rows)
-    for number in range(SAMPLE_WINDOWS):
-        index = stack.plane_of((2 * number + 1) * count // (2 * SAMPLE_WINDOWS), channel)
-        top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
-        left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
-        yield index, slice(top, top + rows), slice(left, left + columns)
-
-
-def stack_ranges(stack: Stack, channels: Iterable[int]) -> dict[int, IntensityRange]:
-    """Measure the intensity range of each of the channels over a bounded sample of the stack.
-
-    Raises
-    ------
-    InputError
-        A channel does not exist.
-    """
-    ranges = {}
-    for channel in channels:
-        if not 0 <= channel < stack.channel_count:
-            raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
-        ranges[channel] = _range_of(stack, channel)
-    return ranges
-
-
-def _range_of(stack: Stack, channel: int) -> IntensityRange:
-    """Measure the range of a channel; where its background drifts over time, of what is left without the drift."""
-    windows = list(sample_places(stack, channel))
-    parts = None
-    if min(stack.plane_shape) >= UNEVEN_FROM_PX:
-        height, width = stack.plane_shape
-        _, rows, columns = windows[0]  # all windows are of one size
-        parts = (
-            max(round(UNEVEN_PARTS * (rows.stop - rows.start) / height), 1),
-            max(round(UNEVEN_PARTS * (columns.stop - columns.start) / width), 1),
-        )
-    planes = list(ahead(partial(_measured, parts=parts), (stack.read(*window) for window in windows), threads=2))
-    measured, offsets = _combined(planes), [0.0] * len(planes)
-    times, background = background_over_time(stack, channel)
-    if len(times) > 1 and np.ptp(background) > DRIFT_SPANS * measured.span:
-        background = background - background.mean()
-        offsets = np.interp([stack.time_of(index) for index, _, _ in windows], times, background).tolist()
-        measured = replace(
-            _combined(planes, offsets), drift=tuple(zip(times.tolist(), background.tolist(), strict=True))
-        )
-    return replace(measured, uneven=_unevenness(stack, windows, planes, offsets, measured.span))
-
-
-def _unevenness(
-    stack: Stack, places: Sequence[tuple[PlaneIndex, slice, slice]], planes: Sequence[_Measured],
-    offsets: Sequence[float], span: float,
-) -> tuple[float, float] | None:  # fmt: skip
-    """Return the background in the darkest and in the brightest tenth of the field where they differ much."""
-    backgrounds: dict[tuple[int, int], list[float]] = {}
-    for (_, rows, columns), plane, offset in zip(places, planes, offsets, strict=True):
-        for at, value in np.ndenumerate(plane.backgrounds):
-            row, column = (
-                int((along.start + (number + 0.5) / count * (along.stop - along.start)) / size * UNEVEN_PARTS)
-                for along, number, count, size in zip(
-                    (rows, columns), at, plane.backgrounds.shape, stack.plane_shape, strict=True
-                )
-            )
-            if np.isfinite(value):
-                backgrounds.setdefault((row, column), []).append(value - offset)
-    if len(backgrounds) < FEWEST_PARTS:
-        return None
-    low, high = np.percentile([np.median(values) for values in backgrounds.values()], [10, 90])
-    return (float(low), float(high)) if high - low > UNEVEN_SPANS * span else None

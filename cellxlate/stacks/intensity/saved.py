@@ -16,10 +16,7 @@ from cellxlate.stacks.read.open import open_stack
 def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     """Return the levels of each channel that an earlier enhancement was made with.
 
-    Parameters
-    ----------
-    path : Path
-        Its report (`NAME_report.json`), or the enhanced stack itself.
+    From its report (`NAME_report.json`), or the enhanced stack itself.
 
     Raises
     ------

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise
-from cellxlate.stacks.intensity.range import sample_windows
+from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
+from cellxlate.stacks.intensity.stack_range import sample_windows
 from cellxlate.stacks.stack import Stack
 
 MOST_PAIRS, PAIR_SIDE_PX = 6, 512
@@ -17,15 +18,7 @@ __all__ = ["CameraNoise", "measure_noise", "stack_noise"]
 
 
 def stack_noise(stack: Stack, channel: int) -> CameraNoise:
-    """Measure the noise of one channel over a bounded sample of a stack.
-
-    Parameters
-    ----------
-    stack : Stack
-        Any axes. Where it has time points, differences of at most 6 pairs of successive frames are looked at as well,
-        and are believed where they show more flat places than the frames themselves.
-    channel : int
-        Counted from 0.
+    """Measure the noise of one channel, counted from 0, over a bounded sample of a stack of any axes.
 
     Raises
     ------
@@ -34,8 +27,10 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
 
     Notes
     -----
-    Frames that follow each other may differ in brightness (bleaching); the gain between them is fitted first. Where
-    cells move, their differences are structure, and are told from noise as in single planes.
+    Where there are time points, differences of at most 6 pairs of successive frames are looked at as well, and are
+    believed where they show more flat places than the frames themselves. Frames that follow each other may differ in
+    brightness (bleaching); the gain between them is fitted first. Where cells move, their differences are structure,
+    and are told from noise as in single planes.
     """
     if not 0 <= channel < stack.channel_count:
         raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
@@ -52,24 +47,19 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
 
 def _pairs(stack: Stack, channel: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Read the middle of successive frames, of the middle plane of each; none where the stack has no time points."""
-    lengths = dict(zip(stack.axes, stack.shape, strict=True))
-    frames = lengths.get("T", 1)
+    frames = stack.size("T")
     if frames < 2:
         return []
-    rows, columns = (
-        slice(max((size - PAIR_SIDE_PX) // 2, 0), max((size - PAIR_SIDE_PX) // 2, 0) + PAIR_SIDE_PX)
-        for size in stack.plane_shape
-    )
+    starts = (max((size - PAIR_SIDE_PX) // 2, 0) for size in stack.plane_shape)
+    rows, columns = (slice(start, start + PAIR_SIDE_PX) for start in starts)
     per_frame = stack.planes_per_channel // frames
     count = min(frames - 1, MOST_PAIRS)
+
+    def read(frame: int) -> npt.NDArray[Any]:
+        return stack.read(stack.plane_of(frame * per_frame + per_frame // 2, channel), rows, columns)
+
     firsts = [(2 * number + 1) * (frames - 1) // (2 * count) for number in range(count)]
-    return [
-        (
-            stack.read(stack.plane_of(first * per_frame + per_frame // 2, channel), rows, columns),
-            stack.read(stack.plane_of((first + 1) * per_frame + per_frame // 2, channel), rows, columns),
-        )
-        for first in firsts
-    ]
+    return [(read(first), read(first + 1)) for first in firsts]
 
 
 def _difference(
@@ -87,8 +77,9 @@ def _difference(
     return (one - fitted) / np.sqrt(1 + gain**2), (one + fitted) / 2
 
 
-def _coarse(frame: npt.NDArray[np.float64], side: int = 8) -> npt.NDArray[np.float64]:
-    rows, columns = (max(size // side, 1) * min(side, size) for size in frame.shape)
-    height, width = (min(side, size) for size in frame.shape)
-    blocks = frame[:rows, :columns].reshape(rows // height, height, columns // width, width)
+def _coarse(frame: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the means of blocks of 8 x 8 px, of smaller ones where a frame is."""
+    height, width = (min(8, size) for size in frame.shape)
+    rows, columns = frame.shape[0] // height, frame.shape[1] // width
+    blocks = frame[: rows * height, : columns * width].reshape(rows, height, columns, width)
     return np.asarray(blocks.mean((1, 3)))

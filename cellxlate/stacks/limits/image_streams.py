@@ -73,16 +73,9 @@ def _checked(decode: Callable[..., Any], keyframe: Any) -> Callable[..., Any]:
 
 
 def check_stream(data: bytes, compression: int, *, rows: int, columns: int, samples: int) -> None:
-    """Raise ValueError where a stream states more pixels than its tile or strip has.
+    """Raise ValueError where a stream states more rows, columns or samples than its tile or strip has.
 
-    Parameters
-    ----------
-    data : bytes
-        The stream; one without a size is left to its decoder.
-    compression : int
-        The TIFF tag; kinds without a size of their own are not looked at.
-    rows, columns, samples : int
-        Of the tile or strip.
+    Streams without a size of their own, by the TIFF tag of the compression or because they are cut, are not looked at.
     """
     reader = STREAMS.get(compression)
     try:

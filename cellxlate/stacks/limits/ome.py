@@ -11,26 +11,11 @@ MOST_PLANES = 10_000_000
 """tifffile lists all planes that OME-XML states; a lying number must not fill the memory."""
 
 
-def declares_entities(text: str) -> bool:
-    """Return whether XML has a document type, which OME-XML never has: entities could grow, or name other files."""
-    return "<!DOCTYPE" in text or "<!ENTITY" in text
-
-
 def check_ome(text: str, folder: Path) -> None:
     """Raise InputError where OME-XML states what no file holds, or names files outside its folder.
 
-    Parameters
-    ----------
-    text : str
-        A whole document. What cannot be parsed asks for nothing.
-    folder : Path
-        Of the file; the other files of a set lie in it.
-
-    Raises
-    ------
-    InputError
-        Planes, or steps of a modulo annotation, exceed 10 million; or a file of the set is absolute, lies above the
-        folder, or is no plain file.
+    Planes, or steps of a modulo annotation, exceed 10 million; or a file of the set is absolute, lies above the folder,
+    or is no plain file. What cannot be parsed asks for nothing.
     """
     root = parse(text)
     for element in root.iter() if root is not None else ():
@@ -51,11 +36,15 @@ def _check_planes(count: float) -> None:
         raise InputError(f"its OME-XML states {count:.15g} planes, which no such file holds; copy it again")
 
 
-def _check_file(name: str, folder: Path) -> None:
+def check_inside(name: str) -> None:
+    """Raise InputError where the name of a file leads out of the folder that it is looked for in."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    outside = posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts
-    if outside or "\0" in name:
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in name:
         raise InputError(f"its OME-XML names a file outside its folder ({name[:200]!r}); it is not opened")
+
+
+def _check_file(name: str, folder: Path) -> None:
+    check_inside(name)
     named = folder / name
     if named.exists() and not named.is_file():
         raise InputError(f"its OME-XML names {name[:200]!r}, which is no plain file; it is not opened")

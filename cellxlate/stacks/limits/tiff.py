@@ -55,16 +55,9 @@ def check_first_directory(path: Path) -> None:
 
 
 def check_tags(entries: bytes, order: str, *, is_big: bool) -> None:
-    """Raise InputError where an entry of a directory states more than 64 MB.
+    """Raise InputError where an entry of a directory, as stored in this byte order without its count, exceeds 64 MB.
 
-    Parameters
-    ----------
-    entries : bytes
-        The directory as it is stored, without its count.
-    order : {"<", ">"}
-        Of bytes.
-    is_big : bool
-        Whether it is a BigTIFF, or another whose entries have 20 bytes.
+    Entries of a BigTIFF, and of others that are as big, have 20 bytes.
     """
     wide = f"{order}u8" if is_big else f"{order}u4"
     kind: Any = np.dtype([("code", f"{order}u2"), ("kind", f"{order}u2"), ("count", wide), ("value", wide)])

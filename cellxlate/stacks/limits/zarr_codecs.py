@@ -59,17 +59,9 @@ DICTIONARY_BYTES = 2**28
 
 
 def bounded(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
-    """Return an array that refuses chunks that decode to far more than they should hold.
+    """Return an array, opened again, that refuses chunks that decode to far more than they should hold.
 
-    Parameters
-    ----------
-    array : zarr.Array
-        Of version 2 or 3, opened to be read.
-
-    Returns
-    -------
-    zarr.Array
-        The same array, opened again. Its metadata are those of the file but for the codecs.
+    Its metadata are those of the file but for the codecs.
 
     Raises
     ------

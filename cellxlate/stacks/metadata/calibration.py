@@ -7,8 +7,8 @@ from typing import Any
 
 import tifffile
 
+from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.naming import one_line
-from cellxlate.stacks.stack import all_named
 
 PREFIXES = {
     "yotta": ("Y", 24), "zetta": ("Z", 21), "exa": ("E", 18), "peta": ("P", 15), "tera": ("T", 12), "giga": ("G", 9),

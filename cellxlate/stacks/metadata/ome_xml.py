@@ -13,8 +13,9 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from cellxlate.stacks.carried import ANNOTATION, hex_colour, is_too_deep, valid_notes
+from cellxlate.stacks.channel_names import all_named, given_names
 from cellxlate.stacks.metadata.calibration import Calibration, finite, positive
-from cellxlate.stacks.stack import Stack, all_named, given_names
+from cellxlate.stacks.stack import Stack
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 CARRIED_VERSIONS = (NAMESPACE, "http://www.openmicroscopy.org/Schemas/OME/2015-01")
@@ -81,8 +82,9 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     notes = _take_own_notes(root)
     if notes:
         ome.calibration.axes = notes[-1].pop("axes", None)
-        ome.kept = _json_mapping(notes[-1].pop("metadata", None))
-        earlier = _json_list(notes[-1].pop("earlier", None))
+        kept = _json(notes[-1].pop("metadata", ""))
+        ome.kept = kept if isinstance(kept, dict) and not is_too_deep(kept) else {}
+        earlier = valid_notes(_json(notes[-1].pop("earlier", "")))
         ome.earlier = (*earlier, *(note for note in notes if note))
     if ome.kept.get("own_xml"):
         return ome
@@ -92,7 +94,8 @@ def read_ome(text: str, image: int = 0) -> OmeImage:
     lost = _drop_other_images(root, images, chosen) if len(images) > 1 else []
     lost += _drop_what_is_of_the_file(root, pixels)
     ome.lost = (f"of its OME-XML {', '.join(lost)} are not carried",) if lost else ()
-    ome.xml = _as_text(root)
+    _strip_namespace(root)
+    ome.xml = ElementTree.tostring(root, encoding="unicode")
     return ome
 
 
@@ -113,12 +116,12 @@ def ome_calibration(pixels: Element) -> Calibration:
 def compose_ome(
     like: Stack, dtype: np.dtype[Any], *, name: str, provenance: Mapping[str, Any] | None, same_values: bool = True
 ) -> bytes:
-    """Return the OME-XML of an output: what the input stated, with the output's own pixels and our annotation.
+    """Return the OME-XML (UTF-8) of an output: what the input stated, with its own pixels and our annotation.
 
     Parameters
     ----------
     like : Stack
-        States axes, shape, calibration and metadata; what it states of pixel sizes and names wins over its OME-XML.
+        What it states of axes, shape, pixel sizes and names wins over its OME-XML.
     dtype : dtype
         Of the output.
     name : str
@@ -127,11 +130,6 @@ def compose_ome(
         Becomes an OME MapAnnotation; values that are not text are written as JSON.
     same_values : bool
         Whether the values mean what those of the input mean: significant bits are carried then.
-
-    Returns
-    -------
-    bytes
-        UTF-8, without a declaration.
     """
     carried = like.metadata.ome_xml
     root = parse(carried) if carried else None
@@ -154,9 +152,14 @@ def compose_ome(
     return text
 
 
+def declares_entities(text: str) -> bool:
+    """Return whether XML has a document type, which OME-XML never has: entities could grow, or name other files."""
+    return "<!DOCTYPE" in text or "<!ENTITY" in text
+
+
 def parse(text: str) -> Element | None:
     """Return the root of a document; None where it cannot be parsed or declares entities."""
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+    if declares_entities(text):
         return None
     try:
         return ElementTree.fromstring(text)
@@ -324,11 +327,6 @@ def _strip_namespace(root: Element) -> None:
         root.set("xmlns", namespace)
 
 
-def _as_text(root: Element) -> str:
-    _strip_namespace(root)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
 def _read_colour(text: str | None) -> str:
     """Return "RRGGBB" of OME's signed 32-bit RGBA."""
     try:
@@ -343,20 +341,12 @@ def _written_colour(colour: str) -> str:
     return str(rgba - 2**32 if rgba >= 2**31 else rgba)
 
 
-def _json_mapping(text: Any) -> Mapping[str, Any]:
+def _json(text: str) -> Any:
+    """Return what a text of JSON says; None where it is none."""
     try:
-        value = json.loads(text or "{}")
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) and not is_too_deep(value) else {}
-
-
-def _json_list(text: Any) -> list[Mapping[str, Any]]:
-    try:
-        value = json.loads(text or "[]")
-    except (ValueError, RecursionError):
-        return []
-    return list(valid_notes(value))
+        return None
 
 
 def _note(value: Any) -> str:

@@ -11,16 +11,9 @@ from cellxlate.stacks.stack import Stack
 
 @dataclass(frozen=True)
 class PlainNote:
-    """What a note states; empty where there is none of ours.
+    """What a note states: calibration, the fields of Metadata that are kept, and earlier enhancements, oldest first.
 
-    Attributes
-    ----------
-    calibration : Calibration
-        Pixel size, time step and channel names.
-    kept : mapping
-        The fields of Metadata that the output carries.
-    earlier : tuple of mapping
-        Provenance of the enhancements the file has been through, oldest first.
+    Empty where there is none of ours.
     """
 
     calibration: Calibration = field(default_factory=Calibration)

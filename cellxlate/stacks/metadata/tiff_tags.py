@@ -17,6 +17,7 @@ from cellxlate.stacks.carried import (
     short_enough,
     valid_tiff,
 )
+from cellxlate.stacks.naming import first_names
 from cellxlate.stacks.stack import READ_FAULTS
 
 TEXT_TAGS = {269: "DocumentName", 271: "Make", 272: "Model", 285: "PageName", 305: "Software", 306: "DateTime",
@@ -90,8 +91,7 @@ def read_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> tu
     names = [tag.name for tag in tags if _is_lost(tag, carried)]
     if names:
         text_of = ", only what could be read of them, as text" if "vendor" in carried else ""
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        lost.append(f"the TIFF tags {', '.join(names[:8])}{more} are not carried{text_of}")
+        lost.append(f"the TIFF tags {first_names(names)} are not carried{text_of}")
     stated = {name: value for name, value in carried.items() if value}
     valid = valid_tiff(stated)
     if len(valid) < len(stated):
@@ -184,18 +184,9 @@ def imagej_display(tiff: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tupl
 
 
 def tag_options(tiff: Mapping[str, Any], dtype: np.dtype[Any], *, colour: bool, same_values: bool) -> dict[str, Any]:
-    """Return the options that make tifffile write again what `read_tags` has read.
+    """Return the options that make tifffile write again what `read_tags` has read, in an output of this dtype.
 
-    Parameters
-    ----------
-    tiff : mapping
-        From `read_tags`.
-    dtype : dtype
-        Of the output.
-    colour : bool
-        Whether the output has colour samples.
-    same_values : bool
-        Whether the values mean what those of the input mean; palettes and display tables are written then.
+    Palettes and display tables are written where there are no colour samples and values mean what the input's do.
     """
     text = dict(tiff.get("text", {}))
     options: dict[str, Any] = {"software": _latin(text.pop("Software", "cellxlate"))}

@@ -10,9 +10,9 @@ import numpy as np
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.carried import hex_colour
+from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration, positive
 from cellxlate.stacks.read.pixels import check_blocks
-from cellxlate.stacks.stack import all_named
 
 LEVEL = "DataSet/ResolutionLevel 0"
 DATA = LEVEL + "/TimePoint {}/Channel {}/Data"

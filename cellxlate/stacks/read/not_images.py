@@ -32,15 +32,9 @@ def is_hidden(path: Path) -> bool:
 
 
 def is_result(path: Path, open_file: OpenFile) -> bool:
-    """Return whether a file or folder is of an earlier run: by its name, and by what it holds.
+    """Return whether a file or folder is a result, a report, a model, or what an interrupted run leaves.
 
-    Parameters
-    ----------
-    path : Path
-        Results, reports, models and what interrupted runs leave. A user's own image of such a name is none of these:
-        it does not state that it was enhanced.
-    open_file : callable
-        Opens an image, as `open_stack` does.
+    By its name, and by what it holds: a user's own image of such a name does not state that it was enhanced.
     """
     if path.is_dir() and not is_zarr(path):
         is_unfinished = path.name.endswith(UNFINISHED_ENDINGS) and (path / LOCK_FILE).is_file()
@@ -65,12 +59,7 @@ def is_label_image(path: Path, names: Iterable[str], open_file: OpenFile) -> boo
 def images_among(paths: Sequence[Path], open_file: OpenFile) -> tuple[list[Path], list[str]]:
     """Return the images among what was found in a folder or fits a pattern, and a line for each kind of the rest.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        Files and folders.
-    open_file : callable
-        Opens an image, as `open_stack` does; only what is named like a result or a label image is opened.
+    Only what is named like a result or a label image is opened.
     """
     names = {stack_name(path) for path in paths}
     images: list[Path] = []

@@ -44,32 +44,13 @@ JPEG_ALONE = (0x01, *range(0xD0, 0xD8))
 
 @dataclass(frozen=True)
 class PicturePixels:
-    """Pixels of a file that can only be decoded whole, which happens when the first of them is read.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (rows, columns) or (rows, columns, samples).
-    dtype : dtype
-        Of the stored values.
-    decode : callable
-        Returns all pixels.
-    kept : list
-        The pixels, once they are decoded.
-    lock : Lock
-        Held while they are.
-    """
+    """Pixels (rows, columns) or (rows, columns, samples) of a file that can only be decoded whole, when first read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     decode: Callable[[], Any]
     kept: list[Any] = field(default_factory=list, compare=False)
     lock: Any = field(default_factory=threading.Lock, compare=False)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
 
     def __getitem__(self, key: Any) -> Any:
         with self.lock:

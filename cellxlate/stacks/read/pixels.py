@@ -1,7 +1,6 @@
 """Pixels that are not an array yet: straight from a file, seen with further axes of length 1, or in blocks."""
 
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import zarr
 
 from cellxlate.errors import InputError
 from cellxlate.stacks.stack import Pixels
+from cellxlate.stacks.windows import as_slice, positions, read_planes
 
 LARGEST_BLOCK_BYTES = 2**30
 """A compressed strip, tile or chunk is decoded as a whole; a larger one would not fit the memory of many machines."""
@@ -20,18 +20,8 @@ LARGEST_BLOCK_BYTES = 2**30
 class FilePixels:
     """Pixels that lie uncompressed and in order in one part of a file; reading a window reads only its rows.
 
-    Attributes
-    ----------
-    path : Path
-        The file; opened for each read, so that threads do not disturb each other.
-    offset : int
-        Where the first pixel lies, in bytes.
-    shape : tuple of int
-        Size along each axis, last fastest.
-    dtype : dtype
-        With the byte order of the file.
-    row_axis : int
-        Position of the axis Y.
+    The first pixel lies `offset` bytes from the start, `dtype` has the byte order of the file, `row_axis` is the
+    position of Y. Each read opens the file, so that threads do not disturb each other.
     """
 
     path: Path
@@ -40,25 +30,16 @@ class FilePixels:
     dtype: np.dtype[Any]
     row_axis: int
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
     def __getitem__(self, key: Any) -> Any:
-        ranges, kept = picked(key, self.shape)
-        window = np.empty([len(part) for part in ranges], self.dtype)
-        rows = ranges[self.row_axis]
-        if window.size:
-            within = (slice(None), *(as_slice(part) for part in ranges[self.row_axis + 1 :]))
-            for position in product(*(range(len(part)) for part in ranges[: self.row_axis])):
-                plane = [part[number] for part, number in zip(ranges, position, strict=False)]
-                window[position] = self._rows(plane, min(rows), max(rows) + 1)[:: abs(rows.step)][within]
-            if rows.step < 0:
-                window = np.flip(window, self.row_axis)
-        return window.reshape(kept)
+        return read_planes(key, self.shape, self.dtype, self.row_axis, self._window)
 
-    def _rows(self, plane: list[int], first: int, last: int) -> Any:
+    def _window(self, plane: tuple[int, ...], within: list[range]) -> Any:
+        rows, *further = within
+        first = min(rows)
+        shifted = range(rows.start - first, rows.stop - first, rows.step)
+        return self._rows(plane, first, max(rows) + 1)[tuple(as_slice(part) for part in (shifted, *further))]
+
+    def _rows(self, plane: tuple[int, ...], first: int, last: int) -> Any:
         """Read whole rows of one plane."""
         row_px = prod(self.shape[self.row_axis + 1 :])
         number = int(np.ravel_multi_index(plane, self.shape[: self.row_axis])) if plane else 0
@@ -72,15 +53,7 @@ class FilePixels:
 
 @dataclass(frozen=True)
 class Expanded:
-    """Pixels seen with further axes of length 1.
-
-    Attributes
-    ----------
-    inner : Pixels
-        The array as it is stored.
-    inner_axes, axes : str
-        Its axes; the axes it is seen with, which contain those of `inner` in the same order.
-    """
+    """Pixels of `inner_axes` seen with further ones of length 1: `axes` hold the others in the same order."""
 
     inner: Pixels
     inner_axes: str
@@ -91,11 +64,6 @@ class Expanded:
         """Size along each of the axes."""
         sizes = iter(self.inner.shape)
         return tuple(int(next(sizes)) if axis in self.inner_axes else 1 for axis in self.axes)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.axes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -124,27 +92,3 @@ def first_level(group: zarr.Group) -> zarr.Array[Any]:
     """Return the array of full resolution in a pyramid; its keys come unsorted."""
     keys = sorted(group.array_keys(), key=lambda key: (len(key), key))
     return group[keys[0]]  # type: ignore[return-value]
-
-
-def positions(key: Any, shape: tuple[int, ...]) -> list[int | range]:
-    """Return, for each axis, the position or the positions that an index of integers, slices and `...` picks."""
-    parts = list(key) if isinstance(key, tuple) else [key]
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (len(shape) + 1 - len(parts))
-    if len(parts) > len(shape):
-        raise IndexError(f"{len(parts)} indices for {len(shape)} axes")
-    parts += [slice(None)] * (len(shape) - len(parts))
-    return [range(size)[part] for size, part in zip(shape, parts, strict=True)]
-
-
-def picked(key: Any, shape: tuple[int, ...]) -> tuple[list[range], list[int]]:
-    """Return the positions that an index picks along each axis, and the shape of the result, without single ones."""
-    chosen = positions(key, shape)
-    ranges = [range(part, part + 1) if isinstance(part, int) else part for part in chosen]
-    return ranges, [len(part) for part in chosen if isinstance(part, range)]
-
-
-def as_slice(part: range) -> slice:
-    """Return the slice that picks the positions of a range."""
-    return slice(part.start, part.stop if part.stop >= 0 else None, part.step)

@@ -14,23 +14,16 @@ from cellxlate.stacks.read.open import one_line, open_stack
 from cellxlate.stacks.read.pixels import Expanded
 from cellxlate.stacks.read.sets.acquisition import images_of
 from cellxlate.stacks.read.tiff import open_file
-from cellxlate.stacks.read.zarr import found_chunks, image_array, ome_attributes, open_node, zarr_images
+from cellxlate.stacks.read.zarr import image_array, open_node, zarr_images
+from cellxlate.stacks.read.zarr_chunks import found_chunks
+from cellxlate.stacks.read.zarr_metadata import ome_attributes
 from cellxlate.stacks.stack import READ_FAULTS, Pixels, Stack
 
 
 def open_resolutions(path: str | Location, axes: str | None = None, *, image: int | None = None) -> tuple[Stack, ...]:
-    """Open every resolution level of a stack without reading pixels.
+    """Open every resolution level of a stack, as `open_stack` opens the first, without reading pixels.
 
-    Parameters
-    ----------
-    path, axes, image
-        As for `open_stack`.
-
-    Returns
-    -------
-    tuple of Stack
-        The finest first, which is what `open_stack` returns; closing it releases all. The others have its axes, and
-        their own pixel size.
+    The finest comes first; closing it releases all. The others have its axes, and their own pixel size.
 
     Raises
     ------

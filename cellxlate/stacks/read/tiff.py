@@ -1,16 +1,12 @@
 """The TIFF family, lazily: an image through tifffile's Zarr view, which decodes strips and tiles on demand."""
 
-import logging
-import re
-import struct
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -19,22 +15,22 @@ import zarr
 from cellxlate.errors import InputError, said, unless_denied
 from cellxlate.options import AXES_OPTION, IMAGE
 from cellxlate.stacks.carried import ANNOTATION, Metadata, restored
+from cellxlate.stacks.channel_names import fitting
 from cellxlate.stacks.limits.image_streams import guard_decoders
-from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome, declares_entities
-from cellxlate.stacks.limits.tiff import check_first_directory, check_tags, storage_of
+from cellxlate.stacks.limits.ome import MOST_PLANES, check_ome
+from cellxlate.stacks.limits.tiff import check_first_directory
 from cellxlate.stacks.metadata.calibration import Calibration, tiff_calibration
-from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
+from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, declares_entities, read_ome
 from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.metadata.tiff_tags import differing_tags, imagej_display, read_tags, shaped_description
-from cellxlate.stacks.naming import one_line, stack_name
-from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level, picked
+from cellxlate.stacks.naming import first_names, one_line, stack_name
+from cellxlate.stacks.read.pixels import Expanded, FilePixels, check_blocks, first_level
 from cellxlate.stacks.read.sets.acquisition import (
-    LISTED,
     WITH_POSITIONS,
+    Cut,
     complete_part,
     first_image_in,
     images_of,
-    plane_count,
     position_in_xml,
     stated_more,
 )
@@ -48,10 +44,18 @@ from cellxlate.stacks.read.sets.ome import (
     read_companion,
     speaks_of_several,
 )
-from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes, fitting
-
-DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
-"""What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
+from cellxlate.stacks.read.tiff_checks import (
+    check_alike,
+    check_directories,
+    check_imagej_counts,
+    check_inside,
+    check_storage,
+    damage_reported,
+    left_out,
+    without_data,
+)
+from cellxlate.stacks.stack import AXES, READ_FAULTS, Pixels, Stack, check_axes
+from cellxlate.stacks.windows import picked
 
 KNOWN_AXES: dict[str, str] = tifffile.TIFF.AXES_NAMES
 UNKNOWN = ("other", "sequence", "image", "unknown")
@@ -63,23 +67,9 @@ OPACITY = (1, 2)
 WIDENED = (33003, 33004, 33005, 34712)
 """Compressions whose decoder keeps four bytes for each sample: JPEG 2000."""
 
-DESCRIBED = ("ome", "imagej", "shaped", "mmstack", "ndtiff")
-"""Kinds of images whose pages are counted by a description, which may count fewer or more than there are."""
-
 
 def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bool = False) -> Stack:
-    """Open one image of a TIFF file, or of the set that a companion file describes.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    axes : str or None
-        As asked for.
-    image : int or None
-        Which of several; None takes the first that has a plane in the file.
-    incomplete : bool
-        Whether the complete time points are enough where planes are missing.
+    """Open one image of a TIFF file, or of the set that a companion file describes; by default the first in it.
 
     Raises
     ------
@@ -88,55 +78,8 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
     """
     try:
         with ExitStack() as opened:
-            with warnings.catch_warnings(), _damage_reported():
-                warnings.simplefilter("ignore")
-                opening = open_file(path, opened)
-                file, kind, document = opening.file, opening.kind, opening.document
-                images = images_of(file)
-                _check_imagej_counts(file, images)
-                image = first_image_in(file, images) if image is None else image
-                if not 0 <= image < len(images):
-                    raise InputError(
-                        f"there is no image {image}, the file holds {len(images)}; images are counted from 0"
-                    )
-                in_xml = opening.place_in_xml(image, images)
-                ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
-                try:
-                    series, cut = complete_part(images[image], incomplete=incomplete)
-                except InputError:
-                    if document is not None:
-                        document.require_rights(path.parent)
-                    raise
-                _check_alike(series)
-                _check_storage(series)
-                pixels = _tiff_pixels(file, series, opened)
-                calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
-                calibration = cut.calibrated(calibration)
-                metadata = _tiff_metadata(file, series, kind, ome)
-                metadata = replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
-                note = read_note(shaped_description(series).get(ANNOTATION))
-                if note.kept:
-                    calibration, metadata = note.calibration, Metadata(**note.kept, earlier=note.earlier)
-                differing = differing_tags(series, kind)
-            stack = _tiff_stack(path, pixels, axes, series, calibration)
-            names, misfit = fitting(calibration.channel_names, stack.axes, stack.shape, asked=axes)
-            if metadata.ome_xml is not None and not channels_fit(ome.samples, stack):
-                misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {stack.size('C')} that "
-                          "are read, so what it says of them is not carried",)  # fmt: skip
-            files = _files_of(series)
-            foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
-            return replace(
-                stack, channel_names=names, resolutions=len(series.levels), kind=kind, metadata=metadata, image=image,
-                alpha=_alpha(series.keyframe, stack),
-                files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
-                warnings=(
-                    *_others(images, image, document), *cut.warnings, *stated_more(file, series),
-                    *_elsewhere(path, files), *foreign, *_without_data(series), *_left_out(file), *opening.doubts,
-                    *calibration.lost, *misfit, *metadata.lost, *differing,
-                ),
-                incomplete=incomplete,
-                release=opened.pop_all().close,
-            )  # fmt: skip
+            stack = _open_image(path, axes, image, opened, incomplete=incomplete)
+            return replace(stack, incomplete=incomplete, release=opened.pop_all().close)
     except InputError as fault:
         raise fault if str(fault).startswith(str(path)) else type(fault)(f"{path}: ", fault) from None
     except tifffile.TiffFileError as fault:
@@ -146,6 +89,49 @@ def open_tiff(path: Path, axes: str | None, image: int | None, *, incomplete: bo
     except READ_FAULTS as fault:
         damaged = InputError(f"{path} is damaged or of an unsupported kind ({one_line(fault)}); convert it to OME-TIFF")
         raise unless_denied(damaged, path, fault) from fault
+
+
+def _open_image(path: Path, asked: str | None, image: int | None, opened: ExitStack, *, incomplete: bool) -> Stack:
+    with warnings.catch_warnings(), damage_reported():
+        warnings.simplefilter("ignore")
+        opening = open_file(path, opened)
+        file, kind, document = opening.file, opening.kind, opening.document
+        images = images_of(file)
+        check_imagej_counts(file, images)
+        image = first_image_in(file, images) if image is None else image
+        if not 0 <= image < len(images):
+            raise InputError(f"there is no image {image}, the file holds {len(images)}; images are counted from 0")
+        in_xml = opening.place_in_xml(image, images)
+        ome = read_ome(opening.ome_xml, in_xml) if kind == "ome-tiff" else OmeImage()
+        try:
+            series, cut = complete_part(images[image], incomplete=incomplete)
+        except InputError:
+            if document is not None:
+                document.require_rights(path.parent)
+            raise
+        check_alike(series)
+        check_storage(series)
+        pixels = _tiff_pixels(file, series, opened)
+        calibration, metadata = _stated(file, series, kind, ome, cut)
+        differing = differing_tags(series, kind)
+    pixels, axes = _tiff_axes(pixels, asked, series.axes, calibration)
+    names, misfit = fitting(calibration.channel_names, axes, pixels.shape, asked=asked)
+    files = _files_of(series)
+    stack = Stack(
+        pixels, axes, stack_name(path), path, calibration.pixel_size_um, names, calibration.time_step_s,
+        len(series.levels), kind, metadata, image=image,
+        files=() if files == (path.resolve(),) else tuple(dict.fromkeys([path.resolve(), *files])),
+    )  # fmt: skip
+    if metadata.ome_xml is not None and not channels_fit(ome.samples, stack):
+        misfit = (f"its OME-XML describes {len(ome.samples)} channels, not the {stack.size('C')} that "
+                  "are read, so what it says of them is not carried",)  # fmt: skip
+    foreign = foreign_files(document, files) if document is not None and series.kind == "ome" else ()
+    warned = (
+        *_others(images, image, document), *cut.warnings, *stated_more(file, series), *_elsewhere(path, files),
+        *foreign, *without_data(series), *left_out(file), *opening.doubts, *calibration.lost, *misfit, *metadata.lost,
+        *differing,
+    )  # fmt: skip
+    return replace(stack, alpha=_alpha(series.keyframe, stack), warnings=warned)
 
 
 @dataclass(frozen=True)
@@ -181,7 +167,7 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
             raise InputError(f"it names {path.name}, which is not there; put all files of the set into one folder")
     check_first_directory(path)
     file = opened.enter_context(tifffile.TiffFile(path))
-    _check_directories(file)
+    check_directories(file)
     if not all(isinstance(size, int) for size in file.pages.first.shape):
         raise InputError("its first directory states no single width and height; copy the file again")
     doubts: tuple[str, ...] = ()
@@ -229,88 +215,19 @@ def _elsewhere(path: Path, files: tuple[Path, ...]) -> tuple[str, ...]:
     if not others or is_companion(path):
         return ()
     which = "none of them lies in it" if path.resolve() not in files else "the others lie in it"
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    return (f"pixels come from other files of the set, {', '.join(others[:5])}{more}; {which}",)
+    return (f"pixels come from other files of the set, {first_names(others, 5)}; {which}",)
 
 
-def _check_imagej_counts(file: tifffile.TiffFile, images: Sequence[tifffile.TiffPageSeries]) -> None:
-    """Raise InputError where ImageJ's description counts what the file does not have; tifffile then drops it."""
-    if not file.is_imagej or any(series.kind == "imagej" for series in images):
-        return
-    stated = file.imagej_metadata or {}
-    names = [name for name in ("images", "channels", "slices", "frames") if name in stated]
-    if names:
-        counted = ", ".join(f"{name}={str(stated[name])[:20]}" for name in names)
-        page, pages = file.pages.first, len(file.pages)
-        if pages == 1 and page.is_contiguous:  # further planes may follow without directories
-            pages = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
-        if pages < 1:  # cut short, which is said further on
-            return
-        raise InputError(
-            f"its ImageJ description counts {counted}, the file has {pages} pages; save the stack anew in ImageJ, or, "
-            "where planes are missing, copy the file again"
-        )
-
-
-def _left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
-    """Return a line that counts the pages of a file which its description leaves out of every image."""
-    first = file.series[0]
-    if first.kind not in DESCRIBED:
-        return ()
-    pages, taken = len(file.pages), 0
-    images = [level for series in file.series for level in series.levels]
-    if first.kind in LISTED:
-        own = [page for series in images for page in series if page is not None and page.parent is file]
-        taken = len({page.offset or tuple(page.dataoffsets) for page in own})  # frames of an index have no offset
-    else:
-        taken = sum(plane_count(series) for series in images)
-    if first.kind == "imagej" and pages == 1:  # further planes may follow without directories
-        page, stated = file.pages.first, (file.imagej_metadata or {}).get("images", 1)
-        stored = (file.filehandle.size - page.dataoffsets[0]) // max(page.nbytes, 1)
-        pages = max(1, min(stored, stated if isinstance(stated, int) else 1))
-    missed = pages - taken
-    if missed <= 0:
-        return ()
-    return (f"{missed} of {pages} pages of the file are not read: its description counts {taken}; where that is "
-            "wrong, correct it or save the file anew",)  # fmt: skip
-
-
-def _check_directories(file: tifffile.TiffFile) -> None:
-    """Raise InputError where the directories of a file form a circle; tifffile would follow it without end."""
-    seen: set[int] = set()
-    tiff, handle = file.tiff, file.filehandle
-    offset = 4 if tiff.offsetsize == 4 else 8
-    if tiff.is_ndpi:
-        offset = 4
-    while True:
-        handle.seek(offset)
-        stored = handle.read(tiff.offsetsize)
-        if len(stored) < tiff.offsetsize:
-            return
-        (directory,) = struct.unpack(tiff.offsetformat, stored)
-        if directory in seen:
-            raise InputError(f"its directories form a circle after {len(seen)} of them; copy the file again")
-        seen.add(directory)
-        if not 0 < directory < handle.size:
-            return
-        handle.seek(directory)
-        stored = handle.read(tiff.tagnosize)
-        if len(stored) < tiff.tagnosize:
-            return
-        entries_bytes = struct.unpack(tiff.tagnoformat, stored)[0] * tiff.tagsize
-        if tiff.tagsize in (12, 20):
-            entries = handle.read(min(entries_bytes, 2**20))
-            check_tags(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
-        offset = directory + tiff.tagnosize + entries_bytes
-
-
-def _tiff_stack(
-    path: Path, pixels: Pixels, asked: str | None, series: tifffile.TiffPageSeries, calibration: Calibration
-) -> Stack:
-    pixels, found_axes = _tiff_axes(pixels, asked, series.axes, calibration)
-    return Stack(
-        pixels, found_axes, stack_name(path), path, calibration.pixel_size_um, time_step_s=calibration.time_step_s
-    )
+def _stated(
+    file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage, cut: Cut
+) -> tuple[Calibration, Metadata]:
+    """Return what is stated of the part of an image that is taken; a note of ours says more than all else."""
+    calibration = ome.calibration if kind == "ome-tiff" else tiff_calibration(file, series, kind)
+    calibration, metadata = cut.calibrated(calibration), _tiff_metadata(file, series, kind, ome)
+    note = read_note(shaped_description(series).get(ANNOTATION))
+    if note.kept:
+        return note.calibration, Metadata(**note.kept, earlier=note.earlier)
+    return calibration, replace(metadata, ome_xml=cut.of_xml(metadata.ome_xml))
 
 
 def _tiff_metadata(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, kind: str, ome: OmeImage) -> Metadata:
@@ -363,7 +280,7 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
         if offset + series.nbytes > path.stat().st_size:
             raise InputError(f"the file {path.name} is cut short; copy it again")
         return FilePixels(path, offset, tuple(series.shape), dtype, series.axes.index("Y"))
-    _check_inside(series)
+    check_inside(series)
     if holder.filehandle.closed:
         holder.filehandle.open()
         opened.callback(holder.filehandle.close)
@@ -382,12 +299,7 @@ def _tiff_pixels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries, opene
 class PagePixels:
     """Pixels of an image each of whose planes is a page; a whole plane is decoded in half the time of its tiles.
 
-    Attributes
-    ----------
-    windows : Pixels
-        The same pixels, decoded tile by tile or strip by strip.
-    series : TiffPageSeries
-        Its pages, in the order of the planes.
+    `windows` are the same pixels, decoded tile by tile or strip by strip.
     """
 
     windows: Pixels
@@ -397,11 +309,6 @@ class PagePixels:
     def shape(self) -> tuple[int, ...]:
         """Size along each axis, Y and X last."""
         return tuple(int(size) for size in self.windows.shape)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -435,109 +342,6 @@ def _planes_are_pages(series: tifffile.TiffPageSeries, array: zarr.Array[Any]) -
         and keyframe.bitspersample == 8 * array.dtype.itemsize
         and keyframe.jpegheader is None
     )
-
-
-def _check_inside(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where a strip or tile is missing, or would lie behind the end of its file."""
-    for page in series:
-        if page is None:
-            continue
-        if len(page.dataoffsets) < prod(page.chunked):
-            raise InputError(
-                f"a plane has {len(page.dataoffsets)} of its {prod(page.chunked)} strips or tiles; copy the file again"
-            )
-        size = page.parent.filehandle.size
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if offset + count > size:
-                raise InputError("the file is cut short or its tables are damaged; copy it again")
-
-
-def _without_data(series: tifffile.TiffPageSeries) -> tuple[str, ...]:
-    """Return a line that counts the strips and tiles of an image whose data are left out, as sparse files do."""
-    if series.dataoffset is not None:
-        return ()
-    counts = [count for page in series if page is not None for count in page.databytecounts]
-    if all(counts):
-        return ()
-    return (f"{counts.count(0)} of {len(counts)} strips or tiles hold no data and read as {series.keyframe.nodata}; "
-            "if the file was copied, compare it with its source",)  # fmt: skip
-
-
-@contextmanager
-def _damage_reported() -> Iterator[None]:
-    """Raise InputError for damage that tifffile only logs, and keep its log off the terminal."""
-    messages: list[str] = []
-    thread = threading.get_ident()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == thread:
-                messages.append(record.getMessage())
-
-    listener = Listener()
-    logger = logging.getLogger("tifffile")
-    logger.addHandler(listener)
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-    for message in messages:
-        if DAMAGE.search(message):
-            raise InputError(f"the file is cut short or damaged ({one_line(message)}); copy it again")
-
-
-def _check_alike(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where files of a set hold planes of another size or type; tifffile would read them wrongly."""
-    if not series.is_multifile:
-        return
-    keyframe = series.keyframe
-    for page in series:
-        if page is None or page.parent is keyframe.parent:
-            continue
-        own, expected = ((one.shape, one.dtype) for one in (page.keyframe, keyframe))
-        if own != expected:
-            raise InputError(
-                f"{page.parent.filehandle.name}, named as a part of this image, holds planes of {own[0]} {own[1]}, not "
-                f"{expected[0]} {expected[1]}; put the files of one set, and no others, into one folder"
-            )
-
-
-def _check_storage(series: tifffile.TiffPageSeries) -> None:
-    """Raise InputError where pixels are stored in a way that is not read, or later pages in another than the first.
-
-    tifffile decodes all pages of an image as it does their first; another predictor would give other pixels.
-    """
-    first = series.keyframe
-    bits = first.bitspersample
-    if isinstance(bits, int) and 16 < bits < 32 and np.dtype(first.dtype).kind != "f":
-        raise InputError(f"its pixels are whole numbers of {bits} bits, which are not read; save them with 32")
-    pages = [page for page in series if page is not None and page.offset]
-    for parent in {id(page.parent): page.parent for page in pages}.values():
-        with Path(parent.filehandle.path).open("rb") as file:
-            stored: dict[int, dict[str, int]] = {}
-            for page in pages:
-                if page.parent is not parent or page is page.keyframe:
-                    continue
-                for offset in (page.keyframe.offset, page.offset):
-                    if offset not in stored:
-                        stored[offset] = _storage(file, parent.tiff, offset)
-                own, expected = stored[page.offset], stored[page.keyframe.offset]
-                names = [name for name in own if own[name] != expected.get(name)]
-                if names:
-                    said = ", ".join(f"{name} {expected.get(name)}, then {own[name]}" for name in names)
-                    raise InputError(f"the pages of one image are stored in different ways ({said}); save them alike")
-
-
-def _storage(file: BinaryIO, tiff: Any, offset: int) -> dict[str, int]:
-    """Return how the pixels of the directory at an offset are stored; nothing where it cannot be known."""
-    if tiff.tagsize not in (12, 20):
-        return {}
-    file.seek(offset)
-    counted = file.read(tiff.tagnosize)
-    if len(counted) < tiff.tagnosize:
-        return {}
-    entries = file.read(min(struct.unpack(tiff.tagnoformat, counted)[0] * tiff.tagsize, 2**20))
-    return storage_of(entries, tiff.byteorder, is_big=tiff.tagsize == 20)
 
 
 def _tiff_axes(pixels: Pixels, asked: str | None, stated: str, calibration: Calibration) -> tuple[Pixels, str]:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import numpy.typing as npt
 from cellxlate.errors import InputError, said, unless_denied
 from cellxlate.options import IMAGE
 from cellxlate.stacks.carried import Metadata
+from cellxlate.stacks.channel_names import all_named, fitting
 from cellxlate.stacks.metadata.calibration import Calibration, positive
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, parse, read_ome
 from cellxlate.stacks.naming import one_line, stack_name
 from cellxlate.stacks.read.imaris import ImarisFile
-from cellxlate.stacks.read.pixels import picked
-from cellxlate.stacks.stack import Stack, all_named, check_axes, fitting
+from cellxlate.stacks.stack import Stack, check_axes
+from cellxlate.stacks.windows import read_planes
 
 ReadWindow = Callable[[tuple[int, ...], slice, slice], Any]
 """From the position of a plane, rows and columns to a window (rows, columns) or (rows, columns, samples)."""
@@ -33,18 +33,7 @@ CZI_TYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bg
 class WindowPixels:
     """Pixels of a reader that reads windows of planes; one at a time, as readers have one file handle.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Sizes of the `outer` axes, then rows, columns and, where there are any, samples.
-    dtype : dtype
-        Of the stored pixels.
-    outer : int
-        How many axes come before rows and columns.
-    read : callable
-        Reads a window of one plane.
-    lock : Lock
-        Held while it does.
+    After `outer` axes come rows, columns and, where there are any, samples.
     """
 
     shape: tuple[int, ...]
@@ -53,26 +42,15 @@ class WindowPixels:
     read: ReadWindow
     lock: Any = field(default_factory=threading.Lock, compare=False)
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
     def __getitem__(self, key: Any) -> Any:
-        ranges, kept = picked(key, self.shape)
-        window = np.empty([len(part) for part in ranges], self.dtype)
-        inner = ranges[self.outer :]
-        if window.size:
-            rows, columns = (slice(min(part), max(part) + 1) for part in inner[:2])
-            within = [
-                np.asarray(part) - start for part, start in zip(inner, (rows.start, columns.start, 0), strict=False)
-            ]
-            for position in product(*(range(len(part)) for part in ranges[: self.outer])):
-                plane = tuple(part[number] for part, number in zip(ranges, position, strict=False))
-                with self.lock:
-                    pixels = np.asarray(self.read(plane, rows, columns))
-                window[position] = pixels[np.ix_(*within)]
-        return window.reshape(kept)
+        return read_planes(key, self.shape, self.dtype, self.outer, self._window)
+
+    def _window(self, plane: tuple[int, ...], within: list[range]) -> Any:
+        rows, columns = (slice(min(part), max(part) + 1) for part in within[:2])
+        starts = (rows.start, columns.start, 0)
+        with self.lock:
+            pixels = np.asarray(self.read(plane, rows, columns))
+        return pixels[np.ix_(*(np.asarray(part) - start for part, start in zip(within, starts, strict=False)))]
 
 
 @dataclass(frozen=True)

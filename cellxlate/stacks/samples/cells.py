@@ -92,30 +92,10 @@ def place_cells(plane_shape: tuple[int, int], *, cell_fraction: float, layout: L
 def cells_in_plane(
     cells: Cells, plane_shape: tuple[int, int], *, cell_fraction: float, time: int, depth: float
 ) -> Cells:
-    """Move and scale cells to what they are in one plane.
+    """Move and scale cells, (cells,) of CELL, to what they are in one plane: at a time point, at a depth from -1 to 1.
 
-    Parameters
-    ----------
-    cells : ndarray (cells,) of CELL
-        From `place_cells`.
-    plane_shape : tuple of int
-        Rows and columns, in pixels.
-    cell_fraction : float
-        Share of the plane that they shall cover.
-    time : int
-        Time point.
-    depth : float
-        From -1 at one end of the stack to 1 at the other.
-
-    Returns
-    -------
-    ndarray (cells,) of CELL
-        Places and half axes as they are in this plane.
-
-    Notes
-    -----
-    The common factor of all half axes is limited to 0.7 to 1.5, so a plane that holds a few cells only may miss the
-    share.
+    The common factor of all half axes, with which they shall cover a share of the plane, is limited to 0.7 to 1.5, so a
+    plane that holds a few cells only may miss the share.
     """
     moved = cells.copy()
     if not len(cells):
@@ -135,12 +115,7 @@ def cells_in_plane(
 def outline_distance(cell: Any, down_px: npt.NDArray[Any], over_px: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the squared distance from the centre of a cell, 1 on its outline; about rho^2 (1 + threefold cos 3 phi).
 
-    Parameters
-    ----------
-    cell : record or ndarray of CELL
-        One cell, or as many as there are points.
-    down_px, over_px : ndarray
-        Rows and columns from the centre, of shapes that broadcast.
+    Rows down and columns over from the centre have shapes that broadcast, with that of the cells if there are several.
     """
     along = (over_px * cell["cosine"] + down_px * cell["sine"]) / cell["half_major"]
     across = (down_px * cell["cosine"] - over_px * cell["sine"]) / cell["half_minor"]

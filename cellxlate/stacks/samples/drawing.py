@@ -41,6 +41,12 @@ class Canvas:
         """Number of pixels."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """Rows and columns of the field itself."""
+        inside = slice(self.margin_px, -self.margin_px)
+        return inside, inside
+
     def between(self, low: float, high: float) -> float:
         """Draw a number evenly between two."""
         return float(self.rng.uniform(low, high))
@@ -76,21 +82,9 @@ class Canvas:
 
 
 def smooth_noise(shape: tuple[int, int], grain_px: float, rng: np.random.Generator) -> Floats:
-    """Draw noise of zero mean and about unit variance that is smooth over grains.
+    """Draw noise (Y, X) of zero mean and about unit variance: a cubic spline over white noise, at a random offset.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows and columns.
-    grain_px : float
-        Spacing of the knots of a cubic spline, at least 1.
-    rng : numpy.random.Generator
-        Where it is drawn from.
-
-    Returns
-    -------
-    ndarray (Y, X), float32
-        A spline over white noise, with its knots at a random offset.
+    Its knots lie `grain_px` apart, at least 1.
     """
     down, over = (spline_basis(size, max(grain_px, 1.0), float(rng.random())) for size in shape)
     knots: Array = rng.standard_normal((down.shape[1], over.shape[1]), dtype=np.float32) / np.float32(SPLINE_STD)
@@ -136,17 +130,11 @@ def splat(canvas: Canvas, points: Array, weights: Array) -> Floats:
 
 
 def walks(
-    canvas: Canvas,
-    starts: Array,
-    *,
-    length_px: float,
-    persistence_px: float,
-    headings: Array,
-    length_spread: float = 0.5,
+    canvas: Canvas, starts: Array, *, length_px: float, persistence_px: float, headings: Array
 ) -> tuple[Floats, npt.NDArray[np.intp], Floats]:
     """Walk persistently from starts: points (count, 2), whose walk each is, and how far along it lies (0 to 1)."""
     count = len(starts)
-    own = length_px * np.exp(length_spread * canvas.rng.standard_normal(count)).clip(0.2, 3.0)
+    own = length_px * np.exp(0.5 * canvas.rng.standard_normal(count)).clip(0.2, 3.0)
     steps = np.maximum((own / STEP_PX).astype(np.intp), 2)
     most = int(steps.max())
     turns = canvas.rng.standard_normal((count, most), dtype=np.float32) * np.float32(sqrt(STEP_PX / persistence_px))

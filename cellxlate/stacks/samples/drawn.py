@@ -12,18 +12,14 @@ from cellxlate.stacks.samples.nuclei import (
     AUTOFLUORESCENCE_COUNTS,
     BLOCK_PX,
     DEPTH_UM,
-    ELECTRONS_PER_COUNT,
-    EXPOSURE,
-    OFFSET_COUNTS,
     PIXEL_SIZE_UM,
-    READ_NOISE_COUNTS,
     Part,
     SampleSettings,
     SimulatedStack,
     computed_stacks,
+    stored_counts,
 )
-from cellxlate.stacks.samples.structures import DrawnField, check_drawing, draw_structure
-from cellxlate.stacks.samples.volumes import draw_volume
+from cellxlate.stacks.samples.structures import DrawnField, check_drawing, draw_structure, draw_volume
 
 STRUCTURE_COUNTS = 1000.0  # of the truth above its background, where an image of a drawing is 1
 DRIFT_PX, DRIFT_PERIOD = 6, 40.0
@@ -67,17 +63,7 @@ class StructureSettings:
 
 
 def simulate_structures(settings: StructureSettings) -> SimulatedStack:
-    """Simulate a recording of drawn structures.
-
-    Parameters
-    ----------
-    settings : StructureSettings
-        Kind, shape, seed, and what else can be chosen.
-
-    Returns
-    -------
-    SimulatedStack
-        Three stacks with axes TCZYX; no pixel is computed before it is read.
+    """Simulate a recording of drawn structures, in stacks with axes TCZYX.
 
     Notes
     -----
@@ -96,9 +82,7 @@ def simulate_structures(settings: StructureSettings) -> SimulatedStack:
 
 
 @lru_cache(maxsize=256)
-def _block(
-    settings: StructureSettings, part: Part, plane: tuple[int, int, int], block: tuple[int, int]
-) -> npt.NDArray[Any]:
+def _block(settings: StructureSettings, part: Part, plane: tuple[int, ...], block: tuple[int, int]) -> npt.NDArray[Any]:
     """Compute one block of a plane, clipped to the plane."""
     time, channel, depth = plane
     drawn = _drawing(settings, channel)
@@ -110,12 +94,7 @@ def _block(
     if part == "mask":
         return drawn.mask[depth, rows, columns] * np.uint8(255)
     above = STRUCTURE_COUNTS * drawn.image[depth, rows, columns] + AUTOFLUORESCENCE_COUNTS
-    if part == "stack":
-        random = np.random.default_rng([settings.seed, 5, *plane, *block])
-        electrons = random.poisson(above * (EXPOSURE * ELECTRONS_PER_COUNT))
-        above = electrons / ELECTRONS_PER_COUNT + READ_NOISE_COUNTS * random.standard_normal(electrons.shape)
-    counts: npt.NDArray[np.uint16] = np.rint(OFFSET_COUNTS + above).astype(np.uint16)
-    return counts
+    return stored_counts(above, np.random.default_rng([settings.seed, 5, *plane, *block]) if part == "stack" else None)
 
 
 @lru_cache(maxsize=2)
@@ -124,25 +103,12 @@ def _drawing(settings: StructureSettings, channel: int) -> DrawnField:
     random = np.random.default_rng([settings.seed, 6, channel])
     around = 2 * DRIFT_PX if settings.shape[0] > 1 else 0
     planes, rows, columns = settings.shape[2], settings.shape[3] + around, settings.shape[4] + around
+    choice: dict[str, Any] = {"scale": settings.scale, "haze": settings.haze, "fraction": settings.cell_fraction}
     if planes == 1:
-        field = draw_structure(
-            settings.kind,
-            (rows, columns),
-            random,
-            scale=settings.scale,
-            haze=settings.haze,
-            fraction=settings.cell_fraction,
-        )
+        field = draw_structure(settings.kind, (rows, columns), random, **choice)
         return DrawnField(image=field.image[None], mask=field.mask[None])
-    return draw_volume(
-        settings.kind,
-        (planes, rows, columns),
-        random,
-        spacing_z=DEPTH_UM / planes / PIXEL_SIZE_UM,
-        scale=settings.scale,
-        haze=settings.haze,
-        fraction=settings.cell_fraction,
-    )
+    spacing_z = DEPTH_UM / planes / PIXEL_SIZE_UM
+    return draw_volume(settings.kind, (planes, rows, columns), random, spacing_z=spacing_z, **choice)
 
 
 def _drift(settings: StructureSettings, time: int) -> tuple[int, int]:

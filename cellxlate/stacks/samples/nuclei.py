@@ -1,6 +1,6 @@
 """Seeded fluorescent nuclei with a known mask: faint stack, sharp truth and mask, computed where they are read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import ceil
@@ -13,6 +13,7 @@ from scipy import ndimage
 from cellxlate.errors import OptionError
 from cellxlate.stacks.samples.cells import REACH, Cells, Layout, cells_in_plane, outline_distance, place_cells
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.windows import read_planes
 
 Floats = npt.NDArray[np.float32]
 Part = Literal["stack", "truth", "mask"]
@@ -97,29 +98,14 @@ class SimulatedStack:
 class SimulatedPixels:
     """Pixels of shape (T, C, Z, Y, X) that are computed when a window of them is read.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Size along T, C, Z, Y and X.
-    part : {"stack", "truth", "mask"}
-        Which of the three images: uint16 counts, uint16 counts, or uint8 0 and 255.
-    block_of : callable
-        Computes a block of 256 x 256 px: (plane, block) -> (Y, X), as `read_blocks` asks for it.
-
-    Notes
-    -----
-    Blocks of 256 x 256 px are computed independently of each other, each with a noise seed of its own, so a window
-    holds the same bits whichever window it is read through. The process keeps the latest 256 blocks (at most 32 MiB).
+    `block_of` computes a block of 256 x 256 px, clipped to the plane, from its plane (T, C, Z), row and column. Blocks
+    do not depend on each other, and each has a noise seed of its own, so a window holds the same bits whichever window
+    it is read through. The process keeps the latest 256 blocks (at most 32 MiB).
     """
 
     shape: tuple[int, ...]
     part: Part
-    block_of: Callable[[tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]]
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes, which dask asks for."""
-        return len(self.shape)
+    block_of: Callable[[tuple[int, ...], tuple[int, int]], npt.NDArray[Any]]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -127,71 +113,23 @@ class SimulatedPixels:
         return np.dtype(np.uint8 if self.part == "mask" else np.uint16)
 
     def __getitem__(self, key: Any) -> Any:
-        return read_blocks(self.shape, self.dtype, key, self.block_of)
+        return read_planes(key, self.shape, self.dtype, 3, self._window)[()]
 
-
-def read_blocks(
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    key: Any,
-    block_of: Callable[[tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]],
-) -> Any:
-    """Index pixels (T, C, Z, Y, X) that are computed in blocks of 256 x 256 px, clipped to the plane.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Size along T, C, Z, Y and X.
-    dtype : dtype
-        Of the pixels.
-    key : index
-        Integers, slices and an ellipsis, as numpy takes them.
-    block_of : callable
-        From a plane (T, C, Z) and the row and column of a block to its pixels.
-
-    Returns
-    -------
-    ndarray or scalar
-        What the key asks for.
-    """
-    axes = len(shape)
-    parts = key if isinstance(key, tuple) else (key,)
-    if Ellipsis in parts:
-        gap = parts.index(Ellipsis)
-        parts = (*parts[:gap], *(slice(None),) * (axes + 1 - len(parts)), *parts[gap + 1 :])
-    if len(parts) > axes:
-        raise IndexError(f"{len(parts)} indices for the {axes} axes TCZYX")
-    parts += (slice(None),) * (axes - len(parts))
-    chosen = [range(size)[part] for size, part in zip(shape, parts, strict=True)]
-    times, channels, depths, rows, columns = (
-        np.atleast_1d(np.asarray(positions, dtype=np.int64)) for positions in chosen
-    )
-    pixels = np.empty([len(axis) for axis in (times, channels, depths, rows, columns)], dtype)
-    for position in np.ndindex(pixels.shape[:3]):
-        plane = (int(times[position[0]]), int(channels[position[1]]), int(depths[position[2]]))
-        window = pixels[position]
+    def _window(self, plane: tuple[int, ...], within: list[range]) -> Any:
+        rows, columns = (np.asarray(part) for part in within)
+        window = np.empty((len(rows), len(columns)), self.dtype)
         for row in np.unique(rows // BLOCK_PX):
             in_rows = np.flatnonzero(rows // BLOCK_PX == row)
             for column in np.unique(columns // BLOCK_PX):
                 in_columns = np.flatnonzero(columns // BLOCK_PX == column)
-                block = block_of(plane, (int(row), int(column)))
-                within = np.ix_(rows[in_rows] - row * BLOCK_PX, columns[in_columns] - column * BLOCK_PX)
-                window[np.ix_(in_rows, in_columns)] = block[within]
-    return pixels.reshape([len(positions) for positions in chosen if isinstance(positions, range)])[()]
+                block = self.block_of(plane, (int(row), int(column)))
+                inside = np.ix_(rows[in_rows] - row * BLOCK_PX, columns[in_columns] - column * BLOCK_PX)
+                window[np.ix_(in_rows, in_columns)] = block[inside]
+        return window
 
 
 def simulate(settings: SampleSettings) -> SimulatedStack:
-    """Simulate nuclei that resemble a low-exposure recording of a monolayer at 20x.
-
-    Parameters
-    ----------
-    settings : SampleSettings
-        Shape, share of the plane that cells cover, layout and seed.
-
-    Returns
-    -------
-    SimulatedStack
-        Three stacks with axes TCZYX; no pixel is computed before it is read.
+    """Simulate nuclei that resemble a low-exposure recording of a monolayer at 20x, in stacks with axes TCZYX.
 
     Notes
     -----
@@ -220,19 +158,9 @@ def simulate(settings: SampleSettings) -> SimulatedStack:
 def computed_stacks(
     shape: tuple[int, ...],
     channel: str,
-    block_of: Callable[[Part, tuple[int, int, int], tuple[int, int]], npt.NDArray[Any]],
+    block_of: Callable[[Part, tuple[int, ...], tuple[int, int]], npt.NDArray[Any]],
 ) -> SimulatedStack:
-    """Return the three parts of a sample whose blocks of 256 x 256 px are computed when they are read.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Size along T, C, Z, Y and X.
-    channel : str
-        What the channels show; they are numbered from 1.
-    block_of : callable
-        Computes a block of a part: (part, plane, block) -> (Y, X).
-    """
+    """Return a sample of (T, C, Z, Y, X), whose blocks `block_of` computes, with channels of one name, numbered."""
     times, channels, depths = shape[:3]
 
     def part(name: Part) -> Stack:
@@ -249,9 +177,7 @@ def computed_stacks(
 
 
 @lru_cache(maxsize=256)
-def _block(
-    settings: SampleSettings, part: Part, plane: tuple[int, int, int], block: tuple[int, int]
-) -> npt.NDArray[Any]:
+def _block(settings: SampleSettings, part: Part, plane: tuple[int, ...], block: tuple[int, int]) -> npt.NDArray[Any]:
     """Compute one block of a plane, clipped to the plane."""
     time, channel, depth = plane
     signal, inside = _draw(settings, (time, 0 if part == "mask" else channel, depth), block)
@@ -260,19 +186,23 @@ def _block(
     if part == "mask":
         return inside[core] * np.uint8(255)
     if part == "truth":
-        above = signal[core]
-    else:
-        random = np.random.default_rng([settings.seed, 3, *plane, *block])
-        blurred = ndimage.gaussian_filter(signal, _blur_px(settings, depth), radius=halo)
-        electrons = random.poisson(blurred[core] * (EXPOSURE * ELECTRONS_PER_COUNT))
-        above = electrons / ELECTRONS_PER_COUNT + READ_NOISE_COUNTS * random.standard_normal(electrons.shape)
-    counts: npt.NDArray[np.uint16] = np.rint(OFFSET_COUNTS + above).astype(np.uint16)
-    return counts
+        return stored_counts(signal[core])
+    blurred = ndimage.gaussian_filter(signal, _blur_px(settings, depth), radius=halo)
+    return stored_counts(blurred[core], np.random.default_rng([settings.seed, 3, *plane, *block]))
+
+
+def stored_counts(above: Floats, random: np.random.Generator | None = None) -> npt.NDArray[np.uint16]:
+    """Return light, in counts above the offset, as it is stored; with a generator, as a faint recording has it."""
+    counts: npt.NDArray[Any] = above
+    if random is not None:
+        electrons = random.poisson(above * (EXPOSURE * ELECTRONS_PER_COUNT))
+        counts = electrons / ELECTRONS_PER_COUNT + READ_NOISE_COUNTS * random.standard_normal(electrons.shape)
+    return np.rint(OFFSET_COUNTS + counts).astype(np.uint16)
 
 
 @lru_cache(maxsize=32)
 def _draw(
-    settings: SampleSettings, plane: tuple[int, int, int], block: tuple[int, int]
+    settings: SampleSettings, plane: tuple[int, ...], block: tuple[int, int]
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Draw a block and its halo: sharp signal in counts above the offset, and where cells are; both (Y, X)."""
     time, channel, depth = plane
@@ -284,7 +214,9 @@ def _draw(
     nearest = np.ones((bottom - top, right - left), np.float32)  # squared distance to the nearest cell
     above = np.zeros_like(nearest)  # counts above the background
     texture, brightness = _texture(settings.seed), _brightness(settings, channel)
-    for number, cell in _cells_between(settings, (time, depth), (top, bottom), (left, right)):
+    numbers, cells = _cells_across(settings, (time, depth), (top, bottom))
+    seen = _reaches(cells, "column", (left, right))
+    for number, cell in zip(numbers[seen].tolist(), cells[seen], strict=True):
         around = ceil(cell["half_major"] * REACH)
         first_row, first_column = (round(float(cell[axis])) - around for axis in ("row", "column"))
         rows = slice(max(first_row, top), min(first_row + 2 * around + 1, bottom))
@@ -306,15 +238,6 @@ def _draw(
 
 def _shifted(part: slice, by_px: int) -> slice:
     return slice(part.start + by_px, part.stop + by_px)
-
-
-def _cells_between(
-    settings: SampleSettings, plane: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
-) -> Iterator[tuple[int, Any]]:
-    """Iterate over the numbers and records of the cells that may reach into a window of a plane (T, Z)."""
-    numbers, cells = _cells_across(settings, plane, rows)
-    seen = _reaches(cells, "column", columns)
-    return zip(numbers[seen].tolist(), cells[seen], strict=True)
 
 
 @lru_cache(maxsize=16)

@@ -28,6 +28,10 @@ class Bodies:
     def __len__(self) -> int:
         return len(self.places)
 
+    def chosen(self, which: Bools) -> "Bodies":
+        """Return some of them."""
+        return Bodies(*(part[which] for part in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -88,11 +92,10 @@ def choose_bodies(
 def _covering(canvas: Canvas, bodies: Bodies, fraction: float) -> Bodies:
     """Make all bodies larger or smaller by one factor, so that they cover a share of the field."""
     low, high = 0.1, 10.0
-    core = (slice(canvas.margin_px, -canvas.margin_px),) * 2
     for _ in range(8):
         factor = sqrt(low * high)
         resized = replace(bodies, half_px=bodies.half_px * np.float32(factor))
-        covered = float(body_mask(canvas, fill(canvas, resized, Profile())[1])[core].mean())
+        covered = float(body_mask(canvas, fill(canvas, resized, Profile())[1])[canvas.core].mean())
         low, high = (factor, high) if covered < fraction else (low, factor)
     return resized
 
@@ -112,10 +115,16 @@ def outline_points(bodies: Bodies) -> tuple[Floats, npt.NDArray[np.intp]]:
     along = (np.arange(len(body)) - np.repeat(np.cumsum(counts) - counts, counts)) / counts[body]
     toward = np.exp(2j * pi * along).astype(np.complex64)
     radial = np.maximum(_outline(bodies.harmonics[body], toward), 0.3)
+    return _points(bodies, body, toward, radial), body
+
+
+def _points(bodies: Bodies, body: npt.NDArray[np.intp], toward: Array, radial: Array) -> Floats:
+    """Return points of bodies in directions, unit complex numbers in the frame of the ellipse, at relative radii."""
     major, minor = bodies.half_px[body].T * radial * (toward.real, toward.imag)
     cosine, sine = np.cos(bodies.angle)[body], np.sin(bodies.angle)[body]
     points = np.stack([major * sine + minor * cosine, major * cosine - minor * sine], axis=1)
-    return (bodies.places[body] + points).astype(np.float32), body
+    placed: Floats = (bodies.places[body] + points).astype(np.float32)
+    return placed
 
 
 def _outline(harmonics: npt.NDArray[np.complex64], toward: Array) -> Floats:
@@ -178,17 +187,13 @@ def fill(canvas: Canvas, bodies: Bodies, profile: Profile) -> tuple[Floats, Floa
     return light.reshape(canvas.shape), cover.reshape(canvas.shape)
 
 
-def inner_points(canvas: Canvas, bodies: Bodies, per_body: float, *, within: float = 0.8) -> Floats:
+def inner_points(canvas: Canvas, bodies: Bodies, per_body: float, *, within: float) -> Floats:
     """Draw points inside outlines; (count, 2)."""
     rng = canvas.rng
     body = np.repeat(np.arange(len(bodies)), rng.poisson(per_body, len(bodies)))
     toward = np.exp(2j * pi * rng.random(len(body))).astype(np.complex64)
     far = within * np.sqrt(rng.random(len(body))) * _outline(bodies.harmonics[body], toward)
-    major, minor = bodies.half_px[body].T * far * (toward.real, toward.imag)
-    cosine, sine = np.cos(bodies.angle)[body], np.sin(bodies.angle)[body]
-    points = np.stack([major * sine + minor * cosine, major * cosine - minor * sine], axis=1)
-    placed: Floats = (bodies.places[body] + points).astype(np.float32)
-    return placed
+    return _points(bodies, body, toward, far)
 
 
 def texture(canvas: Canvas, grain_px: float, contrast: float) -> Floats:

@@ -28,13 +28,6 @@ class ObjectLock:
     Its holder renews it every 5 s. Who finds one waits 25 s for it to be renewed; if it is not, its holder was killed,
     and the lock is taken over. No clock of the machines or the store is compared. A holder that was suspended for so
     long renews it before it writes on, and finds out whether it is gone.
-
-    Attributes
-    ----------
-    folder : RemotePath
-        The address.
-    held : bool
-        Whether the lock is held.
     """
 
     def __init__(self, folder: RemotePath, version: str, holder: str) -> None:

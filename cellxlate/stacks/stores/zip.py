@@ -22,12 +22,7 @@ STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 class ZippedStore(ZipStore):
     """zarr's store in a zip file, which unpacks nothing of gigabytes, and raises damage as OSError.
 
-    Attributes
-    ----------
-    root : str
-        Where the outermost group or array lies in the file; "" where it is not in a folder.
-    names : tuple of str
-        Of all entries that are files.
+    `root` is where the outermost group or array lies in the file, "" for none; `names` are all files.
     """
 
     root: str = ""

@@ -14,15 +14,7 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 class FolderLock:
-    """Holds a folder against other processes, until it is released or the process ends, however it ends.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    held : bool
-        Whether the lock is held.
-    """
+    """Holds a folder against other processes, until it is released or the process ends, however it ends."""
 
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder = folder

@@ -27,12 +27,7 @@ and, where the output was read too, those of the output's (`made_sums`)."""
 
 
 def row_sums(pixels: npt.NDArray[Any]) -> RowSums:
-    """Return a checksum of 64 bits of each row.
-
-    Parameters
-    ----------
-    pixels : ndarray (rows, X)
-        As read from the input, any dtype.
+    """Return a checksum of 64 bits of each row of pixels (rows, X) of any dtype.
 
     Notes
     -----
@@ -120,11 +115,6 @@ class Origins:
     """The origins of the bands of an unfinished output: a folder of files without content, whose names say it all.
 
     An origin is written after its band, whole or not at all, and so is the sign that the band is done.
-
-    Attributes
-    ----------
-    folder : Path or RemotePath
-        Inside the partial.
     """
 
     folder: Location

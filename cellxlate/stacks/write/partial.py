@@ -9,7 +9,7 @@ from cellxlate.options import TO_GO_ON, TO_RENAME, TO_REPLACE_OR_GO_ON
 from cellxlate.stacks.naming import ZARR_JSON, Format
 from cellxlate.stacks.stores.bucket import ObjectLock, check_remote_place, publish_objects
 from cellxlate.stacks.write.locking import FolderLock
-from cellxlate.whole_file import in_the_way, rename_free, wait_for_disk
+from cellxlate.whole_file import in_the_way, rename_or_say, wait_for_disk
 
 JOB_FILE = "job.json"
 """In a partial: what is being written."""
@@ -18,18 +18,9 @@ Lock = FolderLock | ObjectLock
 
 
 def check_places(path: Location, partial: Location, kind: Format, *, source: Location | None, replace: bool) -> None:
-    """Raise OutputError where an output or its partial must not go.
+    """Raise OutputError where an output or the folder it is made in must not go.
 
-    Parameters
-    ----------
-    path, partial : Path or RemotePath
-        The output, and the folder it is made in.
-    kind : str
-        Its format.
-    source : Path, RemotePath or None
-        The input.
-    replace : bool
-        Whether what is there may be replaced or used again.
+    With `replace`, what is there may be replaced or used again; the input, `source`, never.
     """
     if isinstance(path, RemotePath) and isinstance(partial, RemotePath):
         check_remote_place(path, partial, is_input=path == source, replace=replace)
@@ -55,14 +46,7 @@ def is_ours(partial: Location) -> bool:
 
 
 def publish(result: Location, path: Location, partial: Location, *, replaces: bool) -> None:
-    """Give a finished file or folder its final name.
-
-    Parameters
-    ----------
-    result, path, partial : Path or RemotePath
-        What is finished, its final name, and the folder that it lies in.
-    replaces : bool
-        Whether what has the name may be replaced.
+    """Give what is finished in a partial, `result`, its final name.
 
     Raises
     ------
@@ -85,13 +69,10 @@ def _rename(result: Path, path: Path, partial: Path, *, replaces: bool) -> None:
         raise in_the_way(path)  # a user's folder, whatever was asked for
     if replaces and (is_folder or (result.is_dir() and os.path.lexists(path))):
         path.rename(partial / "replaced")
-    try:
-        if replaces and not result.is_dir():
-            result.replace(path)
-        else:
-            rename_free(result, path)
-    except FileExistsError as fault:
-        raise in_the_way(path) from fault
+    if replaces and not result.is_dir():
+        result.replace(path)
+    else:
+        rename_or_say(result, path)
     wait_for_disk(path.parent)
 
 

@@ -46,20 +46,7 @@ def write_plain_tiff(
 ) -> None:  # fmt: skip
     """Assemble an uncompressed TIFF from complete bands, with its axes in the JSON description that tifffile reads.
 
-    Parameters
-    ----------
-    path : Path
-        Written from the start, in place of what is there.
-    full : Bands
-        All pixels. They lie in the file as in the array; a last axis C or S becomes samples of a pixel.
-    like : Stack
-        States calibration, channel names and what metadata is carried.
-    provenance : mapping or None
-        Part of the description.
-    same_values : bool
-        Whether the values mean what those of `like` mean; its palette and display tables are written then.
-    tell : callable
-        Is told how many planes have been put together.
+    As `write_tiff`. Pixels lie in the file as in the array; a last axis C or S becomes samples of a pixel.
 
     Notes
     -----

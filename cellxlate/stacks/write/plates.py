@@ -9,7 +9,8 @@ import zarr
 from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location
 from cellxlate.stacks.naming import one_line
-from cellxlate.stacks.read.zarr import further_attributes, ome_attributes, open_node, zarr_images
+from cellxlate.stacks.read.zarr import open_node, zarr_images
+from cellxlate.stacks.read.zarr_metadata import further_attributes, ome_attributes
 from cellxlate.stacks.stack import READ_FAULTS
 from cellxlate.stacks.stores.store import store_of
 
@@ -41,16 +42,9 @@ def beside_wells(path: Location) -> list[str]:
 
 
 def start_plate(source: Location, target: Path, *, version: Literal["0.4", "0.5"]) -> None:
-    """Make the groups of a plate like another: rows, wells and what they state, without images.
+    """Make the groups of a plate like another, of any version: rows, wells and what they state, without images.
 
-    Parameters
-    ----------
-    source : Path
-        A plate of any version.
-    target : Path
-        Made where it is not there; what is there of it stays.
-    version : {"0.4", "0.5"}
-        Of the new one.
+    What is there of it stays.
     """
     before = zarr.open_group(store_of(source), mode="r")
     plate = dict(ome_attributes(before)["plate"])

@@ -31,14 +31,7 @@ def resolution_count(plane_shape: tuple[int, int]) -> int:
 class Pyramid:
     """A stack on its way to disk: bands of full resolution, and the levels that are halved from them.
 
-    Attributes
-    ----------
-    full : Bands
-        Its folder is called "0"; the levels become its neighbours "1", "2", ...
-    reduction : {"mean", "max"}
-        What becomes of 2 x 2 pixels.
-    resolutions : int
-        How many there are, `full` counted.
+    The folder of `full` is called "0"; the levels become its neighbours "1", "2", ...; `resolutions` counts them all.
     """
 
     full: Bands
@@ -77,17 +70,9 @@ class Pyramid:
                 below.write(index, first, halve(pixels, self.reduction))
 
     def complete(self, share: Share = map) -> list[Bands]:
-        """Write what is not there of the lower levels; `full` is complete.
+        """Write what is not there of the lower levels, where `full` is complete; return all, `full` first.
 
-        Parameters
-        ----------
-        share : callable
-            Like `map`; what it is given may be sent to other processes that see the folder.
-
-        Returns
-        -------
-        list of Bands
-            All levels, `full` first.
+        What `share`, which is like `map`, is given may be sent to other processes that see the folder.
         """
         for above, below in pairwise(self.all_resolutions):
             is_done = below.found()

@@ -53,22 +53,16 @@ def write_tiff(
     same_values: bool = True,
     tell: Tell = no_news,
 ) -> None:
-    """Assemble an OME-TIFF from complete bands.
+    """Assemble an OME-TIFF from complete bands, in place of what is there.
 
     Parameters
     ----------
-    path : Path
-        Written from the start, in place of what is there.
     resolutions : sequence of Bands
         The pyramid, full resolution first; same axes and dtype.
-    like : Stack
-        States calibration, channel names and what metadata is carried.
-    provenance : mapping or None
-        Becomes an OME MapAnnotation; values that are not text are written as JSON.
-    same_values : bool
-        Whether the values mean what those of `like` mean; its palette and display tables are written then.
-    tell : callable
-        Is told how many planes have been put together.
+    like, provenance, same_values
+        As of `compose_ome`; palette and display tables are carried where values mean the same.
+    path, tell
+        The file; what is told how many planes have been put together.
 
     Notes
     -----

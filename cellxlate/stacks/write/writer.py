@@ -5,26 +5,24 @@ The partial is the folder `NAME.partial`. It holds a lock, `job.json` (what is b
 """
 
 import errno
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import CellxlateError, OptionError, OutputError, unless_denied
+from cellxlate.errors import CellxlateError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.options import OTHER_FOLDER, OVERWRITE, RESUME
-from cellxlate.regular_files import read_small_file
+from cellxlate.options import OTHER_FOLDER, RESUME
 from cellxlate.stacks.naming import PLAIN, ZARR_JSON, Format, output_format, partial_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.stores.bucket import PUBLISHING, check_remote
 from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news
+from cellxlate.stacks.write.job import check_job, job_of, write_job
 from cellxlate.stacks.write.origins import Origins
 from cellxlate.stacks.write.partial import JOB_FILE, Lock, acquire, check_places, is_ours, publish
 from cellxlate.stacks.write.plain import check_format, natural_format, write_plain_attributes, write_plain_tiff
@@ -36,7 +34,6 @@ __all__ = ["BAND_PX", "Format", "Writer", "natural_format", "open_writer", "outp
 
 PIXELS_FOLDER = "pixels.zarr"
 ORIGINS_FOLDER = "input"
-JOB_VERSION = 4
 LARGEST_BAND_BYTES = 2**31
 LEAST_COMPRESSED = 0.25
 """Free disk below this share of the uncompressed size is clearly too little."""
@@ -105,7 +102,7 @@ def open_writer(
     with _disk_faults(path):
         check_places(path, partial, kind, source=like.path, replace=overwrite or resume)
     stack = {"axes": like.axes, "shape": like.shape, "dtype": stored.name, "reduction": reduction}
-    job = _plain({**stack, "fingerprint": dict(fingerprint or {})})
+    job = job_of(stack, fingerprint)
     with _disk_faults(path):
         writer = Writer(
             path, kind, like, stored, reduction, provenance, acquire(partial), same_values=dtype is None,
@@ -114,9 +111,13 @@ def open_writer(
         try:
             if overwrite or not (partial / JOB_FILE).exists():
                 writer._check_space(1.0)
-                writer._start(job)
+                writer._lock.clear()
+                writer.pyramid.create()
+                writer.origins.create()
+                write_job(partial, job)
             else:
-                writer._resume(job)
+                check_job(partial, job)
+                writer.mend()
                 writer._check_space(writer.bands.missing() / writer.bands.count)
         except BaseException:
             writer.close()
@@ -166,37 +167,6 @@ class Writer:
     def _result(self) -> Location:
         """Where the finished file is built, under its own name."""
         return self.partial / self.path.name
-
-    def _start(self, job: Mapping[str, Any]) -> None:
-        self._lock.clear()
-        self.pyramid.create()
-        self.origins.create()
-        text = json.dumps({"cellxlate_partial": JOB_VERSION, **job}, indent=1)
-        if isinstance(self.partial, RemotePath):
-            (self.partial / JOB_FILE).write_text(text)
-            return
-        staged = self.partial / f"{JOB_FILE}.new"
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(self.partial / JOB_FILE)
-
-    def _resume(self, job: Mapping[str, Any]) -> None:
-        partial_job = _read_job(self.partial / JOB_FILE)
-        partial_job |= partial_job.pop("fingerprint")
-        if partial_job.get("cellxlate_partial") != JOB_VERSION:
-            raise OutputError(
-                f"{self.partial} was begun by another version of cellxlate (its layout is number "
-                f"{partial_job.get('cellxlate_partial')!r:.20}, this version's is {JOB_VERSION})",
-                remedy=("finish it there, or give ", OVERWRITE, " to start again"),
-            )
-        wanted = {"cellxlate_partial": JOB_VERSION, **job}
-        wanted |= wanted.pop("fingerprint")
-        differing = sorted(key for key in partial_job.keys() | wanted.keys() if partial_job.get(key) != wanted.get(key))
-        if differing:
-            raise OutputError(
-                f"{self.partial} was begun with other {', '.join(differing)}",
-                remedy=("use the same again, or ", OVERWRITE),
-            )
-        self.mend()
 
     def mend(self) -> int:
         """Remove what is damaged of the partial, so that it counts as not done; return how many bands were.
@@ -367,9 +337,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -390,25 +358,6 @@ def remove_partial(path: Location) -> None:
 def is_half_published(path: RemotePath) -> bool:
     """Return whether an interrupted job has begun to copy its result to an address."""
     return (partial_of(path) / PUBLISHING).is_file()
-
-
-def _read_job(file: Location) -> dict[str, Any]:
-    try:
-        job = json.loads(read_small_file(file))
-    except (ValueError, RecursionError):
-        job = None
-    if not isinstance(job, dict) or not isinstance(job.get("fingerprint"), dict):
-        raise OutputError(f"{file} is damaged", remedy=("start again with ", OVERWRITE))
-    return job
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as JSON gives them back."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(values))
-    except (TypeError, ValueError) as fault:
-        raise OptionError(f"the fingerprint holds values that JSON cannot ({fault}); use numbers and text") from fault
-    return plain
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from cellxlate.locations import Location
 from cellxlate.options import FORMAT
 from cellxlate.stacks.axes import axis_unit, letters_of
 from cellxlate.stacks.carried import ANNOTATION, from_json
+from cellxlate.stacks.channel_names import given_names
 from cellxlate.stacks.metadata.calibration import amount_of
-from cellxlate.stacks.stack import Stack, given_names, plane_key
+from cellxlate.stacks.stack import Stack, plane_key
 from cellxlate.stacks.stores.store import store_of
 from cellxlate.stacks.write.bands import BAND_PX, Bands, Tell, no_news
 from cellxlate.stacks.write.pyramid import Reduction
@@ -53,22 +54,16 @@ def write_group(
     same_values: bool = True,
     version: Version = "0.5",
 ) -> None:
-    """Write the metadata that makes the arrays "0", "1", ... in a folder an OME-Zarr image.
+    """Write the metadata that makes the complete arrays "0", "1", ... in a folder an OME-Zarr image.
 
     Parameters
     ----------
-    folder : Path
-        Of the group; holds the arrays of `resolutions`.
-    resolutions : sequence of Bands
-        The pyramid, full resolution first, complete.
-    like : Stack
-        States calibration, channel names and what metadata is carried.
-    reduction : {"mean", "max"}
-        How the levels were made.
+    folder, resolutions, reduction
+        The group, its pyramid, full resolution first, and how the levels were made.
+    like, same_values
+        What states calibration, channel names and metadata; its display ranges are written where values mean the same.
     provenance : mapping or None
         Becomes the attribute "cellxlate", beside "ome".
-    same_values : bool
-        Whether the values mean what those of `like` mean; its display ranges are written then.
     version : {"0.4", "0.5"}
         Of the format; the arrays must be Zarr 2 or Zarr 3 accordingly.
 

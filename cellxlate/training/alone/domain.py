@@ -13,9 +13,12 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
-from cellxlate.stacks.intensity.camera_noise import CameraNoise, measure_noise, spread_evenly
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, sample_windows, stack_ranges
+from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.noise_model import CameraNoise
+from cellxlate.stacks.intensity.noise_patches import spread_evenly
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
 from cellxlate.stacks.intensity.stack_noise import stack_noise
+from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack

@@ -17,8 +17,9 @@ from scipy import ndimage
 from cellxlate.errors import InputError
 from cellxlate.options import CHANNEL
 from cellxlate.settings import Guide
-from cellxlate.stacks.intensity.camera_noise import CameraNoise
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range, sample_windows
+from cellxlate.stacks.intensity.noise_model import CameraNoise
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range
+from cellxlate.stacks.intensity.stack_range import sample_windows
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack

@@ -29,18 +29,9 @@ WORDS = {"T": "time points", "Z": "depths"}
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of an image is taken: positions along one axis, of so many.
+    """Which part of an image is taken: positions `kept` of `count` along T or Z, all where no axis is named.
 
-    Attributes
-    ----------
-    axis : {"T", "Z", ""}
-        Empty where nothing is left out.
-    kept : tuple of int
-        Positions that are complete.
-    count : int
-        How many are described.
-    lost_planes : int
-        Planes that lie in a file and are left out.
+    `lost_planes` lie in a file and are left out.
     """
 
     axis: str = ""
@@ -139,14 +130,9 @@ def first_image_in(file: tifffile.TiffFile, images: Sequence[tifffile.TiffPageSe
 
 
 def complete_part(series: tifffile.TiffPageSeries, *, incomplete: bool) -> tuple[tifffile.TiffPageSeries, Cut]:
-    """Return an image of which no plane is missing, tifffile would read zeros there.
+    """Return an image of which no plane is missing; tifffile would read zeros there.
 
-    Parameters
-    ----------
-    series : TiffPageSeries
-        As it is described.
-    incomplete : bool
-        Whether its complete time points (depths, where there is no time) are enough.
+    With `incomplete`, its complete time points (depths, where there is no time) are enough.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -15,12 +15,13 @@ import tifffile
 
 from cellxlate.errors import InputError
 from cellxlate.locations import Location
-from cellxlate.stacks.limits.ome import check_ome, declares_entities
+from cellxlate.stacks.limits.ome import check_inside, check_ome
 from cellxlate.stacks.limits.tiff import check_first_directory
-from cellxlate.stacks.metadata.ome_xml import parse
+from cellxlate.stacks.metadata.ome_xml import declares_entities, parse
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.read.sets.acquisition import first_image_in, images_of
 from cellxlate.stacks.read.sets.micromanager import use_own_index
+from cellxlate.stacks.stack import READ_FAULTS
 
 MOST_COMPANION_BYTES = 2**28
 AnyPlace = TypeVar("AnyPlace", bound=Location)
@@ -89,25 +90,15 @@ def read_companion(path: Path) -> str:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is no OME-XML (it is not UTF-8 text); copy the set again") from None
-    if declares_entities(text) or parse(text) is None:
+    if parse(text) is None:
         raise InputError(f"{path.name} is no OME-XML that can be read; copy the set again")
     return text
 
 
 def document_of(text: str, path: Path) -> OmeDocument | None:
-    """Return the document that says what a TIFF file holds: its own, or the one that its BinaryOnly names.
+    """Return the document that says what a TIFF file holds: its own, its companion's, or the one its BinaryOnly names.
 
-    Parameters
-    ----------
-    text : str
-        OME-XML of the file, or of its companion.
-    path : Path
-        The TIFF file.
-
-    Returns
-    -------
-    OmeDocument or None
-        None where the text cannot be parsed.
+    None where the text cannot be parsed.
 
     Raises
     ------
@@ -139,7 +130,7 @@ def document_of(text: str, path: Path) -> OmeDocument | None:
 def _referred(only: Element, path: Path) -> tuple[str, Element]:
     """Return the document that a BinaryOnly element refers to."""
     name = only.get("MetadataFile") or ""
-    _check_inside(name)
+    check_inside(name)
     named = path.parent / name
     if not name or named == path:
         raise InputError("its OME-XML names no file with the description of its planes; put all files into one folder")
@@ -152,27 +143,14 @@ def _referred(only: Element, path: Path) -> tuple[str, Element]:
         with tifffile.TiffFile(named) as file:
             text = file.pages.first.description
     check_ome(text, path.parent)
-    root = None if declares_entities(text) else parse(text)
+    root = parse(text)
     if root is None or root.find("{*}BinaryOnly") is not None:
         raise InputError(f"{name}, which should hold the OME-XML of this set, holds none; copy the set again")
     return text, root
 
 
-def _check_inside(name: str) -> None:
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts or "\0" in name:
-        raise InputError(f"its OME-XML names a file outside its folder ({name[:200]!r}); it is not opened")
-
-
 def foreign_files(document: OmeDocument, files: Sequence[Path]) -> tuple[str, ...]:
-    """Return a line where no file of a set has the UUID that the document states for its name.
-
-    Parameters
-    ----------
-    document : OmeDocument
-        Of the set.
-    files : sequence of Path
-        Those that the planes of an image lie in.
+    """Return a line where none of the files of an image has the UUID that the document states for its name.
 
     Raises
     ------
@@ -291,9 +269,7 @@ def one_of_each(paths: Sequence[AnyPlace]) -> list[AnyPlace]:
     described = {path for one in paths if isinstance(one, Path) and is_companion(one) for path in _described(one)}
     for path in paths:
         stack = _stack_of(path) if isinstance(path, Path) and path.is_file() else None
-        if stack is None and path.absolute() in described:
-            continue
-        if stack is not None and stack in taken:
+        if path.absolute() in described if stack is None else stack in taken:
             continue
         if stack is not None:
             taken.add(stack)
@@ -326,8 +302,7 @@ def _stack_of(path: Path) -> tuple[int, frozenset[Path]] | None:
         if declares_entities(text) or not speaks_of_several(text):
             return None
         document = document_of(text, path)
-    except (InputError, tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, AttributeError,
-            MemoryError, ArithmeticError, AssertionError, RuntimeError):  # fmt: skip
+    except (InputError, *READ_FAULTS):
         return None
     if document is None or not document.files:
         return None

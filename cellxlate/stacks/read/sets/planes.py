@@ -1,6 +1,7 @@
 """Many files as one stack: a pattern such as `img_t{T}_z{Z}_c{C}.tif` names the axes that the file names count."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
@@ -12,12 +13,13 @@ import numpy as np
 from cellxlate.errors import InputError, MissingInputError
 from cellxlate.options import AXES_OPTION, INCOMPLETE
 from cellxlate.stacks.carried import Metadata
+from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import stack_name
 from cellxlate.stacks.read.not_images import OpenFile, images_among
-from cellxlate.stacks.read.pixels import as_slice, picked
 from cellxlate.stacks.read.sets.acquisition import WORDS, Cut
-from cellxlate.stacks.stack import Stack, all_named
+from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.windows import as_slice, read_planes
 
 PLACEHOLDER = re.compile(r"\{([TCZ])\}")
 
@@ -62,23 +64,8 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
         raise InputError(f"{path} names an axis twice; give each of {{T}}, {{C}}, {{Z}} once")
     outer = "".join(axis for axis in "TCZ" if axis in counted)
     files, parts, left_out = _matching(path, outer, open_file)
-    positions = list(product(*(parts[axis] for axis in outer)))
-    absent = [position for position in positions if position not in files]
-    cut = Cut()
-    if absent:
-        axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
-        gone = {position[outer.index(axis)] for position in absent} if axis else set()
-        kept = [part for part in parts.get(axis, ()) if part not in gone]
-        if not incomplete or not kept:
-            named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
-            way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
-            missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
-            raise InputError(missing, remedy=way)
-        numbers = tuple(parts[axis].index(part) for part in kept)
-        parts = {**parts, axis: kept}
-        positions = list(product(*(parts[axis] for axis in outer)))
-        cut = Cut(axis, numbers, len(gone) + len(kept), len(files) - len(positions))
-    ordered = tuple(files[position] for position in positions)
+    parts, cut = _complete_parts(path, outer, files, parts, incomplete=incomplete)
+    ordered = tuple(files[position] for position in product(*(parts[axis] for axis in outer)))
     inner = None if axes is None else axes.removeprefix(outer)
     if axes is not None and not axes.startswith(outer):
         raise InputError(
@@ -115,6 +102,27 @@ def open_planes(path: Path, axes: str | None, *, open_file: OpenFile, incomplete
             warnings=(*first.warnings, *stated.warnings, *cut.warnings, *left_out), files=ordered,
             incomplete=incomplete,
         )  # fmt: skip
+
+
+def _complete_parts(
+    path: Path, outer: str, files: Mapping[tuple[str, ...], Path], parts: dict[str, list[str]], *, incomplete: bool
+) -> tuple[dict[str, list[str]], Cut]:
+    """Return the parts of names along each axis between which no file is missing, and what was cut to get there."""
+    positions = list(product(*(parts[axis] for axis in outer)))
+    absent = [position for position in positions if position not in files]
+    if not absent:
+        return parts, Cut()
+    axis = next((axis for axis in "TZ" if axis in outer and len(parts[axis]) > 1), "")
+    gone = {position[outer.index(axis)] for position in absent} if axis else set()
+    kept = [part for part in parts.get(axis, ()) if part not in gone]
+    if not incomplete or not kept:
+        named = ", ".join(f"{axis}={part}" for axis, part in zip(outer, absent[0], strict=True))
+        way = (INCOMPLETE, f" takes the {len(kept)} {WORDS[axis]} that are complete") if kept else ()
+        missing = f"{path}: {len(absent)} of {len(positions)} files are missing, the first at {named}"
+        raise InputError(missing, remedy=way)
+    numbers = tuple(parts[axis].index(part) for part in kept)
+    lost_planes = len(files) - len(positions) // len(parts[axis]) * len(kept)
+    return {**parts, axis: kept}, Cut(axis, numbers, len(gone) + len(kept), lost_planes)
 
 
 class _Stated:
@@ -261,18 +269,8 @@ def _opened(file: Path, axes: str | None, open_file: OpenFile) -> Stack:
 class FilePlanes:
     """Pixels spread over files; each read opens the files it needs, so that thousands need no handle.
 
-    Attributes
-    ----------
-    files : tuple of Path
-        In the order of the outer axes, last fastest.
-    outer, inner : tuple of int
-        Sizes of the axes over the files, and of each file.
-    dtype : dtype
-        Of every file.
-    inner_axes : str or None
-        Axes of each file, where it does not state them.
-    open_file : callable
-        Opens one.
+    Files are in the order of the `outer` axes, last fastest; each holds `inner`, of `inner_axes` where it states
+    none.
     """
 
     files: tuple[Path, ...]
@@ -287,19 +285,10 @@ class FilePlanes:
         """Size along each axis."""
         return self.outer + self.inner
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
     def __getitem__(self, key: Any) -> Any:
-        ranges, kept = picked(key, self.shape)
-        over, within = ranges[: len(self.outer)], tuple(as_slice(part) for part in ranges[len(self.outer) :])
-        window = np.empty([len(part) for part in ranges], self.dtype)
-        if window.size:
-            for position in product(*(range(len(part)) for part in over)):
-                at = [part[number] for part, number in zip(over, position, strict=True)]
-                number = int(np.ravel_multi_index(at, self.outer)) if at else 0
-                with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
-                    window[position] = stack.pixels[within]
-        return window.reshape(kept)
+        return read_planes(key, self.shape, self.dtype, len(self.outer), self._window)
+
+    def _window(self, plane: tuple[int, ...], within: list[range]) -> Any:
+        number = int(np.ravel_multi_index(plane, self.outer)) if plane else 0
+        with _opened(self.files[number], self.inner_axes, self.open_file) as stack:
+            return stack.pixels[tuple(as_slice(part) for part in within)]

@@ -1,17 +1,16 @@
-"""Drawn structures in depth: planes that fit together, blurred more along z than within planes.
+"""Kinds of structures in depth: planes that fit together, blurred more along z than within planes.
 
 Paths climb, bodies are cut at each plane, membranes lean, and textures are splines in three dimensions.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, pi, sqrt
+from math import pi, sqrt
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from cellxlate.errors import OptionError
 from cellxlate.stacks.samples.drawing import (
     MASK_LEVEL,
     SPLINE_STD,
@@ -35,18 +34,6 @@ from cellxlate.stacks.samples.outlines import (
     jittered_lattice,
     without_small_holes,
 )
-from cellxlate.stacks.samples.structures import (
-    STRUCTURES,
-    DrawnField,
-    bright_light,
-    check_drawing,
-    draw_blur,
-    softened,
-)
-
-AXIAL = (1.8, 3.5)  # of the blur along z, relative to that within planes
-SPACING_LIMITS = (0.2, 50.0)
-HAZE_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -96,95 +83,6 @@ class Room:
             return noise
 
         return plane
-
-
-def draw_volume(
-    kind: str,
-    shape: tuple[int, int, int],
-    rng: np.random.Generator,
-    *,
-    spacing_z: float = 2.0,
-    scale: float = 1.0,
-    haze: float = 0.0,
-    fraction: float | None = None,
-) -> DrawnField:
-    """Draw a volume of one kind of structure, clear and without noise, whose planes fit together.
-
-    Parameters
-    ----------
-    kind : str
-        One of `STRUCTURES`, or "mixed": any of them.
-    shape : tuple of int
-        Planes, rows and columns.
-    rng : numpy.random.Generator
-        Where everything that varies is drawn from: the same state gives the same volume.
-    spacing_z : float
-        Distance between planes in pixels, 0.2 to 50.
-    scale : float
-        Multiplies all sizes, along z too, 0.2 to 8.
-    haze : float
-        Out-of-focus light: its brightest part relative to the structure's, 0 (none) to 20. Not in the mask.
-    fraction : float or None
-        As in `draw_structure`: the share that cells cover where they are widest. A plane that misses the middle of
-        most of them holds less.
-
-    Returns
-    -------
-    DrawnField
-        Image float32 and mask, both (Z, Y, X).
-
-    Raises
-    ------
-    OptionError
-        The kind does not exist, or a number is outside its range.
-
-    Notes
-    -----
-    Simpler than `draw_structure`: there are no bundles, branches, hollow tubes, nucleoli or condensed nuclei. The blur
-    along z is 1.8 to 3.5 times that within planes. The mask is taken in three dimensions, so what lies out of focus of
-    a plane by more than about twice that blur is not in the mask of that plane.
-
-    Examples
-    --------
-    >>> volume = draw_volume("puncta", (3, 32, 48), np.random.default_rng(1))
-    >>> volume.image.shape, volume.mask.dtype
-    ((3, 32, 48), dtype('bool'))
-    """
-    check_drawing(kind, shape, 3, scale=scale, haze=haze, fraction=fraction)
-    if not SPACING_LIMITS[0] <= spacing_z <= SPACING_LIMITS[1]:
-        raise OptionError(f"spacing of planes {spacing_z} px is outside {SPACING_LIMITS[0]} to {SPACING_LIMITS[1]}")
-    psf_px = draw_blur(rng, scale)
-    axial = float(rng.uniform(*AXIAL)) * psf_px / spacing_z
-    margin_px, beyond = ceil(4.0 * psf_px + 6.0 * scale) + 4, ceil(3.0 * axial)
-    size = (shape[1] + 2 * margin_px, shape[2] + 2 * margin_px)
-    room = Room(Canvas(size, margin_px, scale, psf_px, rng, fraction), shape[0] + 2 * beyond, spacing_z, axial)
-    if kind == "mixed":
-        kind = STRUCTURES[int(rng.integers(len(STRUCTURES)))]
-    light, mask = MAKERS[kind](room)
-    core = (slice(beyond, beyond + shape[0]), slice(margin_px, -margin_px), slice(margin_px, -margin_px))
-    own, inside = light[core], mask[core]
-    bright = np.float32(bright_light(own, inside) if inside.any() else bright_light(light, mask))
-    image = softened(own / bright)
-    if haze > 0:
-        image = image + np.float32(haze) * _haze(room, light / bright)[core]
-    return DrawnField(image=image, mask=np.ascontiguousarray(inside))
-
-
-def _haze(room: Room, light: Floats) -> Floats:
-    """Return the light of the volume far out of focus, of about unit height, with a floor."""
-    canvas = room.canvas
-    small = np.stack(
-        [ndimage.zoom(plane, 1.0 / HAZE_STEP, order=1, mode="nearest", grid_mode=True) for plane in light]
-    )  # (Z, Y / 4, X / 4)
-    sigma_px = canvas.decades(4.0, 20.0) * canvas.scale**0.5
-    widths = (2.0 * sigma_px / room.spacing_px, sigma_px / HAZE_STEP, sigma_px / HAZE_STEP)
-    blurred = ndimage.gaussian_filter(small, widths, mode="reflect", truncate=3.0)
-    blurred = blurred / max(float(blurred.max()), 1e-6) + canvas.between(0.0, 0.3)
-    factors = tuple(wide / narrow for wide, narrow in zip(canvas.shape, small.shape[1:], strict=True))
-    whole: Floats = np.stack(
-        [ndimage.zoom(plane, factors, order=1, mode="nearest", grid_mode=True) for plane in blurred]
-    )
-    return whole / max(float(whole.max()), 1e-6)
 
 
 def _depths(room: Room, count: int) -> Array:
@@ -323,7 +221,7 @@ def _section(bodies: Bodies, depths: Array, half: Array, plane: int) -> Bodies:
     """Cut ellipsoids at a plane: those that it meets, as large as they are there."""
     height = (plane - depths) / half
     met = np.abs(height) < 0.99
-    cut = Bodies(*(part[met] for part in vars(bodies).values()))
+    cut = bodies.chosen(met)
     share = np.sqrt(1.0 - height[met] ** 2)[:, None]
     return replace(cut, half_px=np.maximum(cut.half_px * share, 0.5).astype(np.float32))
 
