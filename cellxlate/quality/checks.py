@@ -12,7 +12,8 @@ from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import departure_words
 from cellxlate.quality.tally import Tally
 from cellxlate.quality.trust import Trust
-from cellxlate.stacks.stack import PlaneIndex, Stack, unnamed
+from cellxlate.stacks.channel_names import unnamed
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
 
 NEARLY_ALL = 0.9
