@@ -34,7 +34,6 @@ from cellxlate.stacks.read.sets.acquisition import (
     position_in_xml,
     stated_more,
 )
-from cellxlate.stacks.read.sets.micromanager import use_own_index
 from cellxlate.stacks.read.sets.ome import (
     OmeDocument,
     document_of,
@@ -185,7 +184,6 @@ def open_file(path: Path, opened: ExitStack) -> OpenTiff:
             file = opened.enter_context(tifffile.TiffFile(path, omexml=document.text))
         if read_ome(text).most_px > MOST_PLANES * prod(file.pages.first.shape):
             raise InputError("its OME-XML states more than 10 million planes; correct it, or copy the file again")
-    use_own_index(file)
     kind = "ome-tiff" if file.is_ome else "imagej" if file.is_imagej else "tiff"
     return OpenTiff(file, kind, text or "", document, doubts)
 

@@ -17,6 +17,7 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.limits.tiff import check_tags, storage_of
 from cellxlate.stacks.naming import one_line
 from cellxlate.stacks.read.sets.acquisition import LISTED, plane_count
+from cellxlate.stacks.read.sets.micromanager import series_of
 
 DAMAGE = re.compile(r"invalid page offset|corrupted|TiffTag (?:[12]?\d{1,4}|3[0-2]\d{3}) .*invalid value offset")
 """What tifffile logs, and does not raise, where a file is cut short or overwritten; private tags may be lost."""
@@ -46,11 +47,11 @@ def check_imagej_counts(file: tifffile.TiffFile, images: Sequence[tifffile.TiffP
 
 def left_out(file: tifffile.TiffFile) -> tuple[str, ...]:
     """Return a line that counts the pages of a file which its description leaves out of every image."""
-    first = file.series[0]
+    first = series_of(file)[0]
     if first.kind not in DESCRIBED:
         return ()
     pages, taken = len(file.pages), 0
-    images = [level for series in file.series for level in series.levels]
+    images = [level for series in series_of(file) for level in series.levels]
     if first.kind in LISTED:
         own = [page for series in images for page in series if page is not None and page.parent is file]
         taken = len({page.offset or tuple(page.dataoffsets) for page in own})  # frames of an index have no offset

@@ -15,6 +15,7 @@ from cellxlate.errors import InputError
 from cellxlate.options import INCOMPLETE
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.metadata.ome_xml import parse
+from cellxlate.stacks.read.sets.micromanager import series_of
 
 POSITION = "R"
 """tifffile's letter for positions of the stage."""
@@ -105,7 +106,7 @@ def ranges_in_words(numbers: Sequence[int]) -> str:
 def images_of(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     """Return the images of a file: its series; of one with positions of the stage, each position."""
     images: list[tifffile.TiffPageSeries] = []
-    for series in file.series:
+    for series in series_of(file):
         if series.kind in WITH_POSITIONS and POSITION in series.axes:
             at = series.axes.index(POSITION)
             pages = _page_table(series)

@@ -20,27 +20,37 @@ PLANE_HEADER_BYTES = 162
 """From the directory of a page to its pixels; the first page may have more tags, and is read as a TIFF page."""
 
 NDTIFF_INDEX = "NDTiff.index"
+SERIES = "series_of_cellxlate"
 MOST_INDEXED = 10_000_000
 
 
-def use_own_index(file: tifffile.TiffFile) -> None:
-    """Make a stack file of Micro-Manager have the image that its index, and those of its further files, describe.
+def series_of(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    """Return the series of a file; of Micro-Manager's the image that its index, and those of further files, describe.
 
     Raises
     ------
     InputError
         The index of an NDTiff set names a file outside its folder.
     """
+    kept: dict[str, Any] = vars(file)  # they belong together; looked for once
+    if SERIES not in kept:
+        kept[SERIES] = _by_own_index(file) or list(file.series)
+    series: list[tifffile.TiffPageSeries] = kept[SERIES]
+    return series
+
+
+def _by_own_index(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     if file.is_ndtiff:
         _check_inside(Path(file.filehandle.dirname) / NDTIFF_INDEX)
     if not file.is_mmstack:
-        return
+        return []
     described = file.micromanager_metadata or {}
     summary, index = described.get("Summary"), described.get("IndexMap")
     if not isinstance(summary, dict) or index is None or not len(index):
-        return
-    if "MicroManagerVersion" in summary and "Frames" in summary:
-        file.series = [_image(file, summary, _with_further_files(file, summary, index))]
+        return []
+    if "MicroManagerVersion" not in summary or "Frames" not in summary:
+        return []
+    return [_image(file, summary, _with_further_files(file, summary, index))]
 
 
 Indexed = list[tuple[tifffile.TiffFile, npt.NDArray[Any]]]

@@ -20,7 +20,6 @@ from cellxlate.stacks.limits.tiff import check_first_directory
 from cellxlate.stacks.metadata.ome_xml import declares_entities, parse
 from cellxlate.stacks.naming import COMPANION
 from cellxlate.stacks.read.sets.acquisition import first_image_in, images_of
-from cellxlate.stacks.read.sets.micromanager import use_own_index
 from cellxlate.stacks.stack import READ_FAULTS
 
 MOST_COMPANION_BYTES = 2**28
@@ -325,7 +324,6 @@ def _micromanager_stack(file: tifffile.TiffFile) -> tuple[int, frozenset[Path]] 
     """Return what tells a stack of Micro-Manager, a position that may go on in further files, from others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        use_own_index(file)
         images = images_of(file)
     number = first_image_in(file, images)
     if images[number].kind != "mmstack":
