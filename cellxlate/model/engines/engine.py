@@ -111,10 +111,7 @@ class EngineTranslator:
             )
         first, second = (
             self._run(network, np.ascontiguousarray(part))
-            for part in (
-                _part(images, axis, 0, middle + reach_px),
-                _part(images, axis, middle - reach_px, length),
-            )
+            for part in (_part(images, axis, 0, middle + reach_px), _part(images, axis, middle - reach_px, length))
         )
         margin = (middle + reach_px - first.shape[axis]) // 2
         return np.concatenate(
@@ -208,20 +205,36 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
             remedy=("use openvino or torch for ", PRECISION.of("bfloat16")),
         )
 
+    translator = bundle.translator
+
+    def check() -> None:
+        _CHECKS.get(translator, lambda: None)()
+
     def ready(network: Generator | AttentionNetwork) -> RunNetwork:
         prepared = for_inference(network)
+        run: RunNetwork
         if engine == "torch":
             is_exact = where.type == "cpu" and precision == "float32"
             layers: nn.Module = by_onednn(prepared) if is_exact else prepared
-            _watch(layers, bundle)
+            for layer in layers.modules():
+                if not any(True for _ in layer.children()):
+                    layer.register_forward_pre_hook(lambda _layer, _inputs: check())
             run = torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
         elif engine == "openvino":
-            run = _watched(OpenVinoNetwork(prepared, precision, streams), bundle)
+            run = OpenVinoNetwork(prepared, precision, streams)
         else:
-            run = _watched(onnxruntime_network(prepared, where.type, streams), bundle)
-        return _asking(run, activation_bytes_per_px(network)) if where.type == "cpu" else run
+            run = onnxruntime_network(prepared, where.type, streams)
+        bytes_per_px = activation_bytes_per_px(network)
 
-    translator = bundle.translator
+        def asking_first(images: Floats) -> Floats:
+            if where.type == "cpu":
+                ask_for_memory(images[:, 0].size, bytes_per_px)
+            if engine != "torch":  # which shows its layers
+                check()
+            return run(images)
+
+        return asking_first
+
     opened = EngineTranslator(
         bundle, ready(translator.generator), ready(translator.attention), engine=engine, device=where.type,
         precision=precision,
@@ -242,8 +255,7 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     side = max(LEAST_PROBE_PX, -(-(2 * max(halos_px) + opened.stride) // PROBE_UNIT_PX) * PROBE_UNIT_PX)
     noise = np.random.default_rng(0).normal(0.4, 0.3, (1, 1, side, side)).astype(np.float32)
     steps = np.kron(np.random.default_rng(1).uniform(0, 1, (12, 12)), np.ones((side // 12,) * 2))
-    channels = int(bundle.card["networks"]["channels"])
-    images = np.repeat((noise / 4 + steps).astype(np.float32), channels, axis=1)
+    images = np.repeat((noise / 4 + steps).astype(np.float32), bundle.translator.channels, axis=1)
     errors = []
     for run, network, halo_px in (
         (opened.proposal, bundle.translator.generator, halos_px[0]),
@@ -257,51 +269,12 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     return max(errors) if np.isfinite(errors).all() else np.inf
 
 
-def _asking(run: RunNetwork, activation_bytes_per_px: float) -> RunNetwork:
-    """Ask for the memory of a window before it is run on the CPU."""
-
-    def ask_and_run(images: Floats) -> Floats:
-        ask_for_memory(images[:, 0].size, activation_bytes_per_px)
-        return run(images)
-
-    return ask_and_run
-
-
-def _watch(network: nn.Module, bundle: Bundle) -> None:
-    """Let the check of `interruptible` run before every layer."""
-    watched = bundle.translator
-    for layer in network.modules():
-        if not any(True for _ in layer.children()):
-            layer.register_forward_pre_hook(lambda _layer, _inputs: _CHECKS.get(watched, _nothing)())
-
-
-def _watched(run: RunNetwork, bundle: Bundle) -> RunNetwork:
-    """Let the check of `interruptible` run before every window."""
-    watched = bundle.translator
-
-    def check_and_run(images: Floats) -> Floats:
-        _CHECKS.get(watched, _nothing)()
-        return run(images)
-
-    return check_and_run
-
-
-def _nothing() -> None:
-    """Stand for no check."""
-
-
 @contextmanager
 def interruptible(bundle: Bundle, check: Callable[[], None]) -> Iterator[None]:
     """Call `check` before every layer of the networks, or every window where an engine shows no layers.
 
-    What it raises ends a run within that time.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Used by this run alone.
-    check : callable
-        Cheap; called from the thread that runs the networks.
+    What it raises ends a run within that time. It must be cheap, is called from the thread that runs the networks, and
+    the bundle must be used by this run alone.
     """
     _CHECKS[bundle.translator] = check
     try:
