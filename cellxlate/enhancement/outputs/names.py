@@ -126,18 +126,12 @@ def name_outputs(
 
     Parameters
     ----------
-    path : Path
-        The input.
     is_zarr : bool
         Whether the input is Zarr, which is then written as Zarr too.
     output : Path, optional
         Of the enhanced stack; its ending decides the format, and the other names follow from it.
-    output_dir : Path, optional
-        Folder for the outputs; beside the input by default.
-    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
-        Where the name does not decide.
-    attention, report : bool
-        Whether these are wanted.
+    output_dir, format, attention, report
+        As in `enhance_file`.
     like : Stack, optional
         The input, where it is open: what OME cannot hold is written plain.
 
@@ -185,13 +179,7 @@ def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Fo
 
 
 def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
-    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist.
-
-    Raises
-    ------
-    OutputError
-        With what to do.
-    """
+    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist."""
     folder = outputs.enhanced.parent
     if isinstance(folder, Path) and not folder.is_dir():
         raise OutputError(f"the output folder {folder} does not exist; make it or choose another")
@@ -203,17 +191,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
 
 
 def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
-    """Return whether what has the name of an output may be replaced.
-
-    Parameters
-    ----------
-    path : Path
-        Of an output.
-    overwrite : bool
-        Then whatever is there may be.
-    resume : bool
-        Then only what an earlier run has written may be.
-    """
+    """Return whether what has an output's name may be replaced: anything, or, to resume, what a run has written."""
     if overwrite or not resume or not is_there(path):
         return overwrite
     if path.name.endswith("_report.json"):
@@ -228,15 +206,9 @@ def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
 
 
 def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
-    """Raise OutputError if something that may not be replaced has the name of the result or of its attention.
-
-    Raises
-    ------
-    OutputError
-        With what to do.
-    """
-    for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
-        if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
+    """Raise OutputError if something that may not be replaced has the name of the result or of its attention."""
+    for path in [outputs.enhanced, *([outputs.attention] if outputs.keep_attention else [])]:
+        if is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
             raise in_the_way(path)
 
 
@@ -257,13 +229,7 @@ def recorded_provenance(report: Location) -> Mapping[str, Any]:
 
 
 def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
-    """Raise OptionError if two stacks would be written to the same place, or one over another input.
-
-    Raises
-    ------
-    OptionError
-        Naming both stacks.
-    """
+    """Raise OptionError if two stacks would be written to the same place, or one over another input."""
     taken: dict[str, Location] = {}
     for path, outputs in all_outputs:
         for written in outputs.wanted:

@@ -45,8 +45,7 @@ def generalist_domains(
         marked = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
         files.callback(marked.close)
         if masks:
-            empty = Domain([], 0)
-            marked = attach_masks((empty, marked), masks)[1]
+            marked = attach_masks((Domain([], 0), marked), masks)[1]
             files.callback(marked.close)
         fields += marked.fields
     times = [MASKED_TURNS if one.mask else 1 for one in fields]
@@ -88,5 +87,4 @@ def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
 def field_of(image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, name: str) -> Field:
     """Return an image (Y, X) in memory, with its mask, as a field."""
     stack, marked = (Stack.from_array(plane, "YX", name=name) for plane in (image, mask.astype(np.uint8)))
-    (index,) = stack.plane_indices()
-    return Field(stack, index, measure_range([image]), Mask(marked, index))
+    return Field(stack, (), measure_range([image]), Mask(marked, ()))

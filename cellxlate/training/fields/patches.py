@@ -158,18 +158,12 @@ class Domain:
 
         Parameters
         ----------
-        step : int
-            Counts from 0.
-        batch : int
-            Patches to draw.
-        patch_px : int
-            Side of a patch.
+        step, batch, patch_px : int
+            Counted from 0; how many patches, and their side.
         load_px : int or None
             Where given, a window is enlarged by load_px / patch_px (the paper resizes to 286 and crops 256).
         guided : bool
             Whether guides are wanted.
-        seed : int
-            Of the run.
         turns : bool
             Vary by quarter turns and flips; otherwise by left-right flips alone.
         content : bool
@@ -343,7 +337,7 @@ def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing:
             open_files += 1
         else:
             stack.close()
-            stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
+            stack = replace(stack, pixels=ReopenedPixels(stack), release=lambda: None)
         for index in stack.plane_indices():
             if stack.channel_of(index) == chosen:
                 yield Field(stack, index, intensity)
@@ -375,15 +369,11 @@ def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDAr
         raise InputError(f"{path}: all pixels are {lowest:g}; leave this image out")
 
 
-def _nothing() -> None:
-    return None
-
-
 def in_memory(stack: Stack) -> Stack:
     """Return a stack with its pixels read and its file released."""
     pixels = np.asarray(stack)
     stack.close()
-    return replace(stack, pixels=pixels, release=_nothing)
+    return replace(stack, pixels=pixels, release=lambda: None)
 
 
 class ReopenedPixels:
