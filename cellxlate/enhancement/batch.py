@@ -18,8 +18,8 @@ from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
-from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import THIS_PROCESS, Executor, Progress, enhance_file
+from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     find_inputs,

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.flow import EnhanceProgress, Phase, write_bands
-from cellxlate.enhancement.job import Executor, follow, steps_to_files
+from cellxlate.enhancement.flow import EnhanceProgress, Phase, follow, write_bands
+from cellxlate.enhancement.job import Executor, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work

@@ -65,7 +65,7 @@ def placed(network: Network, device: torch.device) -> Network:
 
 
 def move(optimisers: Iterable[torch.optim.Optimizer], loss: Tensor, clipped: Sequence[nn.Module] = ()) -> None:
-    """Let optimisers take a step down the gradient of a loss, of length 1 at most for each of the `clipped` networks."""
+    """Let optimisers take a step down the gradient of a loss, at most 1 long for each of the `clipped` networks."""
     for optimiser in optimisers:
         optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]

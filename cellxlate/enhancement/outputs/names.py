@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
-from cellxlate.locations import Location, RemotePath
+from cellxlate.locations import Location, RemotePath, located
 from cellxlate.options import OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
+from cellxlate.quality.report.report import RunReport
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
@@ -23,7 +25,7 @@ from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.read.zarr import zarr_images
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.stores.bucket import check_remote
-from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format
+from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format, remove_partial
 from cellxlate.whole_file import in_the_way
 
 ENDINGS: dict[Format, str] = {
@@ -167,6 +169,17 @@ def name_outputs(
     return outputs
 
 
+def source_of(what: object, stack: Stack, *, to: str | Location | None) -> Location:
+    """Return the path that outputs are named after: as it was given, that of the stack, or its name."""
+    if isinstance(what, str | Path | RemotePath):
+        return located(what)
+    if stack.path is not None:
+        return stack.path
+    if to is None:
+        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
+    return Path(stack.name)
+
+
 def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Format | None:
     """Return the format to name the outputs of a stack after: what is asked for, else plain where OME cannot hold it.
 
@@ -215,6 +228,23 @@ def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> No
 def is_there(path: Location) -> bool:
     """Return whether anything has a name, be it a link that leads nowhere."""
     return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def withdraw(outputs: Outputs, report: RunReport | None) -> None:
+    """Remove what a cancelled run has left: its partials, and, where its report says so, the files that it wrote."""
+    for path in (outputs.enhanced, outputs.attention):
+        remove_partial(path)
+    reports = (outputs.report_html, outputs.report_json)
+    for path in outputs.wanted if report else []:
+        if path in reports and not (report and report.outputs.get("report")):
+            continue  # not written by this run
+        if isinstance(path, RemotePath):
+            path.remove_below()
+            path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def recorded_provenance(report: Location) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal
@@ -205,39 +206,10 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
             remedy=("use openvino or torch for ", PRECISION.of("bfloat16")),
         )
 
-    translator = bundle.translator
-
-    def check() -> None:
-        _CHECKS.get(translator, lambda: None)()
-
-    def ready(network: Generator | AttentionNetwork) -> RunNetwork:
-        prepared = for_inference(network)
-        run: RunNetwork
-        if engine == "torch":
-            is_exact = where.type == "cpu" and precision == "float32"
-            layers: nn.Module = by_onednn(prepared) if is_exact else prepared
-            for layer in layers.modules():
-                if not any(True for _ in layer.children()):
-                    layer.register_forward_pre_hook(lambda _layer, _inputs: check())
-            run = torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        elif engine == "openvino":
-            run = OpenVinoNetwork(prepared, precision, streams)
-        else:
-            run = onnxruntime_network(prepared, where.type, streams)
-        bytes_per_px = activation_bytes_per_px(network)
-
-        def asking_first(images: Floats) -> Floats:
-            if where.type == "cpu":
-                ask_for_memory(images[:, 0].size, bytes_per_px)
-            if engine != "torch":  # which shows its layers
-                check()
-            return run(images)
-
-        return asking_first
-
+    ready = partial(_ready, bundle=bundle, engine=engine, device=where, precision=precision, streams=streams)
     opened = EngineTranslator(
-        bundle, ready(translator.generator), ready(translator.attention), engine=engine, device=where.type,
-        precision=precision,
+        bundle, ready(bundle.translator.generator), ready(bundle.translator.attention), engine=engine,
+        device=where.type, precision=precision,
     )  # fmt: skip
     if precision != "float32":
         error = probe_error(opened, bundle)
@@ -246,6 +218,39 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
             "from black to white. Leave out ", PRECISION, " for float32."
         ))  # fmt: skip
     return opened
+
+
+def _ready(
+    network: Generator | AttentionNetwork, *, bundle: Bundle, engine: EngineName, device: torch.device,
+    precision: Precision, streams: int,
+) -> RunNetwork:  # fmt: skip
+    """Return a network of a bundle as it is run, which checks before each layer or window and asks for its memory."""
+    prepared, watched, bytes_per_px = for_inference(network), bundle.translator, activation_bytes_per_px(network)
+    run: RunNetwork
+
+    def check() -> None:
+        _CHECKS.get(watched, lambda: None)()
+
+    if engine == "torch":
+        is_exact = device.type == "cpu" and precision == "float32"
+        layers: nn.Module = by_onednn(prepared) if is_exact else prepared
+        for layer in layers.modules():
+            if not any(True for _ in layer.children()):
+                layer.register_forward_pre_hook(lambda _layer, _inputs: check())
+        run = torch_network(layers, device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    elif engine == "openvino":
+        run = OpenVinoNetwork(prepared, precision, streams)
+    else:
+        run = onnxruntime_network(prepared, device.type, streams)
+
+    def asking_first(images: Floats) -> Floats:
+        if device.type == "cpu":
+            ask_for_memory(images[:, 0].size, bytes_per_px)
+        if engine != "torch":  # which shows its layers
+            check()
+        return run(images)
+
+    return asking_first
 
 
 @torch.inference_mode()
