@@ -20,13 +20,7 @@ from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
-from cellxlate.enhancement.outputs.names import (
-    Outputs,
-    find_inputs,
-    name_outputs,
-    require_distinct,
-    require_free,
-)
+from cellxlate.enhancement.outputs.names import Outputs, find_inputs, name_outputs, require_distinct, require_free
 from cellxlate.enhancement.outputs.plates import Plate, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import OptionError, OutputError

@@ -38,9 +38,7 @@ class SameInput:
 
     Attributes
     ----------
-    rows : int
-        Of a plane.
-    bands : int
+    rows, bands : int
         Of a plane.
     origins : mapping or None
         Of the bands, by plane; every plane that is seen must have those of all its bands. None compares nothing.

@@ -10,9 +10,10 @@ from cellxlate.quality.likeness import WindowFeatures
 from cellxlate.settings import TrainSettings
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.training.alone.domain import alone_domain
+from cellxlate.training.fields.files import check_stack, open_domain
 from cellxlate.training.fields.generalist import generalist_domains
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, check_stack, open_domain
+from cellxlate.training.fields.patches import Domain
 
 MOST_LOOKED_AT = 8
 """Files, to tell which shipped model is nearest."""

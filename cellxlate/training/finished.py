@@ -75,9 +75,8 @@ def training_card(
         },
         "intensity": {
             name: {
-                "black_counts": float(np.median([one.intensity.black for one in domain.fields])),
-                "span_counts": float(np.median([one.intensity.span for one in domain.fields])),
-                "noise_counts": float(np.median([one.intensity.noise for one in domain.fields])),
+                f"{part}_counts": float(np.median([getattr(one.intensity, part) for one in domain.fields]))
+                for part in ("black", "span", "noise")
             }
             for name, domain in zip(("source", "target"), domains, strict=True)
         }

@@ -11,8 +11,9 @@ from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields import patches as patches_module
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.guides import REACH_PX, saliency
-from cellxlate.training.fields.patches import Domain, Field, brightest_window, has_contrast, open_domain, shows_content
+from cellxlate.training.fields.patches import Domain, Field, brightest_window, has_contrast, shows_content
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 

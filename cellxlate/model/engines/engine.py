@@ -58,12 +58,8 @@ class EngineTranslator:
         What decides the pixels: engine, device and precision, without versions.
     warnings : list of str
         What a reader of the result should know.
-    stride : int
-        Tile origins are multiples of it, in pixels.
-    generator_halo_px, attention_halo_px : int
-        Margins the two networks need, in pixels.
-    activation_bytes_per_px : float
-        Memory the generator works in, per pixel of its window.
+    stride, generator_halo_px, attention_halo_px, activation_bytes_per_px : int, int, int, float
+        As `enhancement.plane.Translator` says.
     """
 
     def __init__(

@@ -19,7 +19,8 @@ from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.training.fields.patches import Domain, Field, check_stack
+from cellxlate.training.fields.files import check_stack
+from cellxlate.training.fields.patches import Domain, Field
 
 CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""

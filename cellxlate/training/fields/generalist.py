@@ -13,8 +13,9 @@ from cellxlate.settings import TrainSettings
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.structures import draw_structure
 from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, Field, Mask, open_domain
+from cellxlate.training.fields.patches import Domain, Field, Mask
 from cellxlate.training.imaging.cameras import by_any_camera
 
 DRAWN_PX = 256
@@ -63,9 +64,8 @@ def drawn_fields(count: int, seed: int) -> list[Field]:
         scale = smallest * (largest / smallest) ** rng.random()
         haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
         drawn = draw_structure("mixed", (DRAWN_PX, DRAWN_PX), rng, scale=scale, haze=haze)
-        if not drawn.image.max() > 0:
-            continue
-        fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
+        if drawn.image.max() > 0:
+            fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
     return fields
 
 
