@@ -1,8 +1,7 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from cellxlate.enhancement.outputs.names import (
     Outputs,
     may_replace,
     name_outputs,
+    opened,
     require_free,
     require_still_free,
     source_of,
@@ -51,7 +51,7 @@ from cellxlate.enhancement.verify import (
     verify,
 )
 from cellxlate.errors import InputError
-from cellxlate.locations import Location, RemotePath, located
+from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
@@ -202,13 +202,13 @@ def enhance_file(
     >>> movie = dask.array.zeros((500, 2048, 2048), chunks=(1, 2048, 2048), dtype="uint16")
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
-    started, folder = time.perf_counter(), _located(output_dir)
+    started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = source_of(path, stack, to=output or folder)
             outputs = name_outputs(
-                source, is_zarr=is_zarr(source), output=_located(output), output_dir=folder, format=format,
-                attention=attention, report=report, like=stack,
+                source, is_zarr=is_zarr(source), output=None if output is None else located(output),
+                output_dir=folder, format=format, attention=attention, report=report, like=stack,
             )  # fmt: skip
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
@@ -301,8 +301,8 @@ def steps_to_files(
     started = started or time.perf_counter()
     if resume:
         tell("checking", 0)
-    if resume and (finished := report_of_finished(plan, outputs, started=started)):
-        return finished
+        if finished := report_of_finished(plan, outputs, started=started):
+            return finished
     require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
@@ -388,24 +388,3 @@ def _put(stack: Stack, index: PlaneIndex, first_row: int, pixels: npt.NDArray[An
     rows = slice(first_row, first_row + len(pixels))
     turned = stack.axes.index("X") < stack.axes.index("Y")
     into[plane_key(stack.axes, index, rows, slice(None))] = pixels.T if turned else pixels
-
-
-@contextmanager
-def opened(
-    what: str | Location | Stack | npt.NDArray[Any] | Pixels,
-    axes: str | None,
-    image: int | None = None,
-    incomplete: bool = False,
-) -> Iterator[Stack]:
-    """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
-    if isinstance(what, Stack):
-        yield what
-    elif isinstance(what, str | Path | RemotePath):
-        with open_stack(what, axes, image=image, incomplete=incomplete) as stack:
-            yield stack
-    else:
-        yield Stack.from_array(what, axes)
-
-
-def _located(path: str | Location | None) -> Location | None:
-    return None if path is None else located(path)

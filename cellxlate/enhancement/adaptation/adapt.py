@@ -21,7 +21,7 @@ from cellxlate.choice import choose_model
 from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
-from cellxlate.enhancement.job import opened
+from cellxlate.enhancement.outputs.names import opened
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.errors import OptionError, TrainingError, said
 from cellxlate.locations import Location

@@ -136,8 +136,8 @@ class Cluster:
             self.client.register_plugin(plugin)
             self._sent.add(plugin.name)
         self._check_workers(job)
-        todo = units_to_do(plan, image_writer, attention_writer)
-        flight = Flight(self, plan, job, tasks_of(todo, plan, sum(self.client.nthreads().values())))
+        threads, units = sum(self.client.nthreads().values()), units_to_do(plan, image_writer, attention_writer)
+        flight = Flight(self, plan, job, tasks_of(units, plan, threads))
         try:
             yield from flight.news(started)
         finally:
@@ -263,9 +263,8 @@ class Flight:
             for future in self._next_finished():
                 self._take(future, self._waiting.pop(future))
                 left = sum(map(len, (*self._waiting.values(), *self._alone)))
-                yield EnhanceProgress(
-                    stack.name, (passed - left) / per_plane, stack.plane_count, time.perf_counter() - started
-                )
+                done, seconds = (passed - left) / per_plane, time.perf_counter() - started
+                yield EnhanceProgress(stack.name, done, stack.plane_count, seconds)
 
     def cancel(self) -> None:
         """Take back what is not done yet, and let workers close the stack; what they compute now they finish."""
@@ -333,11 +332,10 @@ def _result(future: Any, watch: WorkerWatch) -> Any:
 
 def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[QueuedBand]:
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
-    tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
-    numbers = {top: number for number, top in enumerate(tops, 1)}
+    numbers = {area.top: number for number, area in enumerate(bands_of(plan.stack.plane_shape, plan.tile_px), 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            passed = plane.number * len(tops) + len(plane.indices) * numbers[area.top]
+            passed = plane.number * len(numbers) + len(plane.indices) * numbers[area.top]
             yield QueuedBand(plane.indices[0], area, passed)
 
 

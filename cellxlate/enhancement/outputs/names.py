@@ -5,12 +5,14 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
@@ -23,7 +25,7 @@ from cellxlate.stacks.read.open import find_images, open_stack, without_results
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.read.zarr import zarr_images
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.stores.bucket import check_remote
 from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format, remove_partial
 from cellxlate.whole_file import in_the_way
@@ -167,6 +169,23 @@ def name_outputs(
     if any(_same(written, path) for written in (outputs.enhanced, outputs.attention)):
         raise OutputError(f"{path} would be replaced by its own result", remedy=("choose another ", OUTPUT))
     return outputs
+
+
+@contextmanager
+def opened(
+    what: str | Location | Stack | npt.NDArray[Any] | Pixels,
+    axes: str | None,
+    image: int | None = None,
+    incomplete: bool = False,
+) -> Iterator[Stack]:
+    """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
+    if isinstance(what, Stack):
+        yield what
+    elif isinstance(what, str | Path | RemotePath):
+        with open_stack(what, axes, image=image, incomplete=incomplete) as stack:
+            yield stack
+    else:
+        yield Stack.from_array(what, axes)
 
 
 def source_of(what: object, stack: Stack, *, to: str | Location | None) -> Location:
