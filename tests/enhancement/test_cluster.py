@@ -716,7 +716,7 @@ def test_the_command_line_reaches_a_cluster(
     [
         ({}, "exclude each other"),
         ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "exclude each other"),
-        ({"workers": 0}, "--workers 0"),
+        ({"workers": 0}, "workers=0"),
         ({"scheduler": "nowhere"}, "neither a file nor an address"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "no scheduler answers"),
     ],

@@ -198,15 +198,15 @@ def test_outputs_that_are_not_wanted_are_not_written(plain: Path, tiny_model: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": EnhanceSettings(threshold=1.5)}, "--threshold 1.5"),
-        ({"settings": EnhanceSettings(threshold=float("nan"))}, "--threshold nan"),
-        ({"settings": EnhanceSettings(tile_px=0)}, "--tile 0"),
+        ({"settings": EnhanceSettings(threshold=1.5)}, "threshold=1.5"),
+        ({"settings": EnhanceSettings(threshold=float("nan"))}, "threshold=nan"),
+        ({"settings": EnhanceSettings(tile_px=0)}, "tile_px=0"),
         ({"channels": ["DAPI"]}, "no channel 'DAPI'"),
         ({"channels": [1]}, "no channel '1'"),
         ({"output": "out.png"}, "ends|ending"),
         ({"output": "out.ome.zarr", "format": "ome-tiff"}, "give one of them"),
         ({"output": "a.tif", "output_dir": "b"}, "give one of them"),
-        ({"engine": "caffe"}, "--engine caffe"),
+        ({"engine": "caffe"}, "engine='caffe'"),
     ],
 )
 def test_options_that_make_no_sense_leave_nothing_behind(

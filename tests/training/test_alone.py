@@ -331,11 +331,11 @@ def test_the_same_seed_gives_the_same_model(source, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"preset": "fast"}, InputError, "no target image is given; name a folder of images, or leave out --preset"),
+        ({"preset": "fast"}, InputError, "no target image is given; name a folder of images, or leave out preset="),
         ({"preset": "alone", "target": "clear"}, InputError, "given as target, but the preset alone"),
-        ({"baseline": "cyclegan"}, OptionError, "--baseline cyclegan needs images to learn towards"),
-        ({"masks": "masks"}, OptionError, "leave out --guide and --masks"),
-        ({"guide": "saliency"}, OptionError, "leave out --guide and --masks"),
+        ({"baseline": "cyclegan"}, OptionError, "baseline='cyclegan' needs images to learn towards"),
+        ({"masks": "masks"}, OptionError, "leave out guide= and masks="),
+        ({"guide": "saliency"}, OptionError, "leave out guide= and masks="),
         ({"preset": "alone", "source": None}, InputError, "no source image is given"),
     ],
 )

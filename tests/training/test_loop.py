@@ -651,7 +651,7 @@ def test_a_run_goes_on_from_the_model_it_began_from_alone(images, tiny_fast, tmp
 
 
 def test_the_baseline_starts_from_no_model(images, tiny_fast, tmp_path):
-    with pytest.raises(OptionError, match="cyclegan starts from nothing, to be compared; leave out base="):
+    with pytest.raises(OptionError, match="baseline='cyclegan' starts from nothing, to be compared; leave out base="):
         train(
             images.source, images.target, settings=tiny_fast, output=tmp_path / "model", baseline="cyclegan",
             base="nuclei-lowexp",
