@@ -144,7 +144,7 @@ def test_what_cannot_be_opened_is_one_line(tiny_model: Path, monkeypatch: pytest
         with pytest.raises(OptionError, match=r"^(engine|precision)="):
             open_engine(bundle, **wrong)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(OptionError, match="engine=.openvino. is not installed; pip install"):
+    with pytest.raises(OptionError, match=r"engine=.openvino. is not installed; pip install"):
         open_engine(bundle, engine="openvino")
 
 

@@ -41,7 +41,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, network: Generator | AttentionNetwork, precision: Precision, streams: int = 1) -> None:
-        openvino = _imported("openvino", extra="openvino")
+        openvino = _imported("openvino", remedy='pip install "cellxlate[openvino]"')
         self._core = openvino.Core()
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
@@ -80,11 +80,11 @@ class OpenVinoNetwork:
         return idle
 
 
-def _imported(engine: str, *, extra: str) -> Any:
+def _imported(engine: str, *, remedy: str) -> Any:
     try:
         return import_module(engine)
     except ImportError as fault:
-        raise OptionError(ENGINE.of(engine), " is not installed", remedy=f'pip install "cellxlate[{extra}]"') from fault
+        raise OptionError(ENGINE.of(engine), " is not installed", remedy=remedy) from fault
 
 
 def _fits(made: tuple[int, ...], given: tuple[int, ...]) -> bool:
@@ -104,7 +104,7 @@ def onnxruntime_network(
     OptionError
         onnxruntime or onnx is not installed, or it does not know the device.
     """
-    onnxruntime = _imported("onnxruntime", extra="onnx")
+    onnxruntime = _imported("onnxruntime", remedy='pip install "cellxlate[onnx]"')
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(
