@@ -75,14 +75,9 @@ class Suitability:
 
 
 def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]:
-    """Load the shipped model that suits a stack, and say how far the stack is from each, and why it was taken.
+    """Load the shipped model that suits the channels of a stack that are to be enhanced, and say why it was taken.
 
-    Parameters
-    ----------
-    stack : Stack
-        A bounded sample of it is read.
-    channels : sequence of int
-        Those that are to be enhanced.
+    A bounded sample of the stack is read.
 
     Raises
     ------
@@ -154,11 +149,9 @@ def suitability(stack: Stack, channels: Sequence[int], model: str) -> Suitabilit
     adaptation = card.get("adaptation")
     base = str(adaptation.get("base", "")) if isinstance(adaptation, dict) else ""
     departures = [one for own in looks if (one := departure(own, card.get("domain")))]
-    if not departures:
-        return Suitability(cards.model_name(folder), None, (), windows, base)
-    farthest = max(departures, key=lambda one: one.distance)
-    differences = tuple(departure_words(farthest))
-    return Suitability(cards.model_name(folder), round(farthest.distance, 4), differences, windows, base)
+    farthest = max(departures, key=lambda one: one.distance, default=None)
+    distance, differences = (round(farthest.distance, 4), departure_words(farthest)) if farthest else (None, ())
+    return Suitability(cards.model_name(folder), distance, tuple(differences), windows, base)
 
 
 def nearest(distances: Mapping[str, float | None], generalists: Collection[str]) -> tuple[str, str]:

@@ -239,9 +239,7 @@ _FAST = TrainSettings(
     preset="fast",
     networks=NetworkSettings(
         generator=GeneratorSettings(architecture="compact", width=28, blocks=5, normalisation="none"),
-        attention=AttentionSettings(
-            width=12, stem_kernel_px=5, blocks=1, last_width=8, last_kernel_px=3, normalisation="none"
-        ),
+        attention=AttentionSettings(width=12, stem_kernel_px=5, last_width=8, last_kernel_px=3, normalisation="none"),
         discriminator=DiscriminatorSettings(width=24, layers=2, normalisation="none"),
     ),
     backward="imaging",
@@ -258,43 +256,34 @@ _FAST = TrainSettings(
     ema=0.995,
 )
 
-_GENERAL = TrainSettings(
+_GENERAL = replace(
+    _FAST,
     preset="general",
-    networks=NetworkSettings(
+    networks=replace(
+        _FAST.networks,
         generator=GeneratorSettings(architecture="unet", width=40, blocks=2, normalisation="none", levels=3),
-        attention=AttentionSettings(architecture="pyramid", width=16, blocks=1, normalisation="none", levels=5),
-        discriminator=DiscriminatorSettings(width=24, layers=2, normalisation="none"),
+        attention=AttentionSettings(architecture="pyramid", width=16, normalisation="none", levels=5),
     ),
     backward="any-camera",
-    guide="saliency",
     steps=13_500,
-    switch_epoch=0,
     batch=10,
-    load_px=None,
     patch_px=256,
     learning_rate=4e-4,
-    adam_beta1=0.9,
     decay_from=0.1,
-    lambda_adversarial=0.0,
     lambda_cycle=1.0,
     ema=0.999,
 )
 
-_ALONE = TrainSettings(
+_ALONE = replace(
+    _GENERAL,
     preset="alone",
-    networks=_GENERAL.networks,
     backward="alone",
+    guide="none",
     steps=300,
-    switch_epoch=0,
     batch=6,
-    load_px=None,
     patch_px=128,
     learning_rate=2e-4,
-    adam_beta1=0.9,
     decay_from=0.3,
-    lambda_cycle=1.0,
-    lambda_adversarial=0.0,
-    lambda_guide=1.0,
     ema=0.98,
     checkpoint_minutes=0.12,
 )
@@ -305,9 +294,7 @@ PRESETS: dict[PresetName, TrainSettings] = {
     "general": _GENERAL,
     "paper": _PAPER,
     "paper-wide": replace(
-        _PAPER,
-        preset="paper-wide",
-        networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64)),
+        _PAPER, preset="paper-wide", networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64))
     ),
     "alone": _ALONE,
 }

@@ -100,13 +100,7 @@ def _as_hinted(value: Any, hint: Any) -> Any:
 
 
 def check_settings(settings: TrainSettings, *, where: str = "") -> None:
-    """Raise OptionError unless every number of the settings makes sense.
-
-    Raises
-    ------
-    OptionError
-        Names the setting, its value and what was expected.
-    """
+    """Raise OptionError, which names the setting, its value and what was expected, unless every number makes sense."""
     for name, fits, expected in _rules(settings):
         value = attrgetter(name)(settings)
         if not (value is None or fits(value)):

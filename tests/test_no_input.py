@@ -13,7 +13,7 @@ import cellxlate
 from cellxlate.cli import main
 from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.stacks.read.open import find_images
-from cellxlate.training.fields.patches import open_domain
+from cellxlate.training.fields.files import open_domain
 
 APPLE_DOUBLE = b"\0\5\x16\7" + bytes(99)
 

@@ -18,15 +18,9 @@ from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
-from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import THIS_PROCESS, Executor, Progress, enhance_file
-from cellxlate.enhancement.outputs.names import (
-    Outputs,
-    find_inputs,
-    name_outputs,
-    require_distinct,
-    require_free,
-)
+from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.outputs.names import Outputs, find_inputs, name_outputs, require_distinct, require_free
 from cellxlate.enhancement.outputs.plates import Plate, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import OptionError, OutputError

@@ -12,14 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.flow import EnhanceProgress, Phase, write_bands
-from cellxlate.enhancement.job import Executor, follow, steps_to_files
+from cellxlate.enhancement.flow import EnhanceProgress, Phase, follow, write_bands
+from cellxlate.enhancement.job import Executor, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
@@ -175,8 +176,10 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
             sampled, tally = run_sample(
                 replace(plan, stack=stack, jobs=jobs, sampled=None), outputs, Path(folder), resolutions=resolutions
             )
-    size, sample_size = _pixels(plan.stack), _pixels(stack)
-    scale, pictures = size / sample_size, _pictured(plan.stack, plan) / _pictured(stack, plan)
+    both = plan.stack, stack
+    size, sample_size = (one.plane_count * prod(one.plane_shape) for one in both)
+    shown, sample_shown = (len(choose_planes(one, plan.channels)) * prod(one.plane_shape) for one in both)
+    scale, pictures = size / sample_size, shown / sample_shown  # of all pixels, and of those that the report shows
     checks = sampled["read_back"] * scale + sampled["examine"]
     seconds = {
         "plan": plan_s,
@@ -286,14 +289,3 @@ def run_sample(plan: Plan, outputs: Outputs, folder: Path, *, resolutions: int =
 def _cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _pixels(stack: Stack) -> int:
-    rows, columns = stack.plane_shape
-    return stack.plane_count * rows * columns
-
-
-def _pictured(stack: Stack, plan: Plan) -> int:
-    """Return the pixels of the planes that the report shows."""
-    rows, columns = stack.plane_shape
-    return len(choose_planes(stack, plan.channels)) * rows * columns

@@ -143,14 +143,9 @@ def merged(boxes: Boxes, side: int, halo_px: int) -> Boxes:
 
 
 def batches(windows: Sequence[tuple[Tile, Tile]], *, most_px: int) -> Iterator[list[tuple[Tile, Tile]]]:
-    """Yield tiles with their windows in groups of equal windows, which a network runs on at once.
+    """Yield tiles with the windows around them in groups of equal windows, which a network runs on at once.
 
-    Parameters
-    ----------
-    windows : sequence of (Tile, Tile)
-        A tile and the window around it.
-    most_px : int
-        Pixels of a batch, unless a single window has more.
+    A batch has at most `most_px` pixels, unless a single window has more.
     """
 
     def shape(pair: tuple[Tile, Tile]) -> tuple[int, int]:

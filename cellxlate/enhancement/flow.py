@@ -6,24 +6,30 @@ bands wait to be written, so memory does not grow with the stack.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.input import OpenPlane, planes_seen
+from cellxlate.enhancement.outputs.names import Outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, Work, enhance_plane
 from cellxlate.enhancement.tiling import Tile, bands_of
+from cellxlate.errors import OutputError
+from cellxlate.locations import Location
 from cellxlate.model.engines.threads import in_streams
 from cellxlate.prefetch import ahead
-from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, plane_reader
+from cellxlate.stacks.stack import PLANE_KEPT_PX, PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.write.origins import Origin
-from cellxlate.stacks.write.writer import BAND_PX, Writer
+from cellxlate.stacks.write.pyramid import Share
+from cellxlate.stacks.write.writer import BAND_PX, Writer, open_writer
 
 WAITING_BANDS = 2
 
@@ -59,6 +65,48 @@ class EnhanceProgress:
         return f"{self.name}: {self.done:.1f} of {self.total} planes  {self.seconds:.0f} s  about {left_s:.0f} s left"
 
 
+Progress = Callable[[EnhanceProgress], object]
+Result = TypeVar("Result")
+Tell = Callable[[Phase, float], object]
+"""Is told what a run does now, and with how many planes it is done."""
+
+
+def no_news(phase: Phase, planes: float) -> None:
+    """Nobody wants to know."""
+
+
+def phase_teller(stack: Stack, started: float, progress: Progress | None) -> Tell:
+    """Return what passes on how far a phase is."""
+
+    def tell(phase: Phase, planes: float) -> None:
+        if progress:
+            progress(EnhanceProgress(stack.name, planes, stack.plane_count, time.perf_counter() - started, phase))
+
+    return tell
+
+
+class Steps(Generic[Result]):
+    """The steps of a run, to go through once, and after the last one what they lead to (`result`)."""
+
+    result: Result
+
+    def __init__(self, steps: Generator[EnhanceProgress | None, None, Result]) -> None:
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[EnhanceProgress | None]:
+        """Yield the news of each step."""
+        self.result = yield from self._steps
+
+
+def follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Progress | None = None) -> Result:
+    """Go through all steps and return what they lead to; what `progress` raises ends them at that step."""
+    with closing(steps):
+        for news in (run := Steps(steps)):
+            if progress and news:
+                progress(news)
+    return run.result
+
+
 @dataclass(frozen=True)
 class PlaneToDo:
     """Planes that are enhanced together, how many come before them, and their bands that are not done."""
@@ -66,6 +114,24 @@ class PlaneToDo:
     number: int
     indices: tuple[PlaneIndex, ...]
     wanted: list[Tile]
+
+
+def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool) -> tuple[Writer, Writer]:
+    """Open the writers of the enhanced stack and of its attention, which has the same axes in uint8."""
+    identity, provenance = plan.identity, plan.provenance
+    image_writer = open_writer(
+        outputs.enhanced, like=plan.stack, format=outputs.format, fingerprint=identity, provenance=provenance,
+        overwrite=overwrite, resume=resume,
+    )  # fmt: skip
+    try:
+        attention_writer = open_writer(
+            outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), format=outputs.format, reduction="max",
+            fingerprint=identity, provenance=provenance, overwrite=overwrite, resume=resume,
+        )  # fmt: skip
+    except BaseException:
+        with image_writer:  # releases it
+            raise
+    return image_writer, attention_writer
 
 
 def write_bands(
@@ -92,6 +158,34 @@ def write_bands(
             yield news
         for writing in waiting:
             writing.result()
+
+
+def files_written(
+    plan: Plan,
+    image_writer: Writer,
+    attention_writer: Writer,
+    started: float,
+    tell: Tell,
+    write: WriteBands,
+    share: Share,
+) -> Generator[EnhanceProgress, None, tuple[Location, Location]]:  # fmt: skip
+    """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
+    writers = image_writer, attention_writer
+
+    def finish() -> tuple[Location, Location]:
+        count = plan.stack.plane_count
+        image = image_writer.finish(share, lambda planes: tell("writing", planes / 2))
+        return image, attention_writer.finish(share, lambda planes: tell("writing", (count + planes) / 2))
+
+    yield from write(plan, image_writer, attention_writer, started)
+    tell("writing", 0)
+    try:
+        return finish()
+    except OutputError:
+        if not any(level.missing() for writer in writers for level in writer.pyramid.all_resolutions):
+            raise
+    yield from write(plan, image_writer, attention_writer, started)
+    return finish()
 
 
 def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> IsDone:

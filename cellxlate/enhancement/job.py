@@ -1,23 +1,35 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
-import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.flow import EnhanceProgress, Phase, WriteBands, enhanced_bands, write_bands
+from cellxlate.enhancement.flow import (
+    EnhanceProgress,
+    Tell,
+    WriteBands,
+    enhanced_bands,
+    files_written,
+    follow,
+    no_news,
+    open_writers,
+    phase_teller,
+    write_bands,
+)
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     may_replace,
     name_outputs,
+    opened,
     require_free,
     require_still_free,
+    source_of,
 )
 from cellxlate.enhancement.plan import Plan, make_plan, was_changed
 from cellxlate.enhancement.same_input import (
@@ -38,8 +50,8 @@ from cellxlate.enhancement.verify import (
     told,
     verify,
 )
-from cellxlate.errors import InputError, OptionError, OutputError
-from cellxlate.locations import Location, RemotePath, located
+from cellxlate.errors import InputError
+from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
@@ -50,24 +62,10 @@ from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
 from cellxlate.stacks.write.origins import Origin
 from cellxlate.stacks.write.pyramid import Share
-from cellxlate.stacks.write.writer import Format, Writer, open_writer, remove_partial
+from cellxlate.stacks.write.writer import Format, Writer
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
-
-__all__ = [
-    "THIS_PROCESS", "EnhanceProgress", "EnhancedStack", "Executor", "Progress", "Steps", "enhance", "enhance_file",
-    "enhanced_bands", "follow", "opened", "steps_in_memory", "steps_to_files", "withdraw",
-]  # fmt: skip
-
-Progress = Callable[[EnhanceProgress], object]
-Result = TypeVar("Result")
-Tell = Callable[[Phase, float], object]
-"""Is told what a run does now, and with how many planes it is done."""
-
-
-def _no_news(phase: Phase, planes: float) -> None:
-    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -204,18 +202,18 @@ def enhance_file(
     >>> movie = dask.array.zeros((500, 2048, 2048), chunks=(1, 2048, 2048), dtype="uint16")
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
-    started, folder = time.perf_counter(), _located(output_dir)
+    started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
-            source = _source(path, stack, to=output or folder)
+            source = source_of(path, stack, to=output or folder)
             outputs = name_outputs(
-                source, is_zarr=is_zarr(source), output=_located(output), output_dir=folder, format=format,
-                attention=attention, report=report, like=stack,
+                source, is_zarr=is_zarr(source), output=None if output is None else located(output),
+                output_dir=folder, format=format, attention=attention, report=report, like=stack,
             )  # fmt: skip
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
         require_free(outputs, overwrite=overwrite, resume=resume)
-        tell = _teller(stack, started, phases)
+        tell = phase_teller(stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=settings, engine=engine, device=device,
@@ -247,12 +245,10 @@ def enhance(
     stack : path, Stack or array
         A path is opened as `open_stack` does, and the result is arrays here too: `enhance_file` is what writes files,
         and what suits stacks that memory does not hold. An array has two dimensions or more.
-    model : str, Path or Bundle
-        Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    channels, settings, engine, device, precision, progress, phases
+    model, channels, settings, engine, device, precision, progress, phases
         As in `enhance_file`.
 
     Returns
@@ -276,7 +272,7 @@ def enhance(
     """
     started = time.perf_counter()
     with opened(stack, axes) as opened_stack:
-        tell = _teller(opened_stack, started, phases)
+        tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
             opened_stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
@@ -292,7 +288,7 @@ def steps_to_files(
     resume: bool = False,
     started: float | None = None,
     where: Executor = THIS_PROCESS,
-    tell: Tell = _no_news,
+    tell: Tell = no_news,
 ) -> Generator[EnhanceProgress | None, None, RunReport]:
     """Enhance a stack into files: yields news after each band of rows, and None before anything gets its final name.
 
@@ -305,8 +301,8 @@ def steps_to_files(
     started = started or time.perf_counter()
     if resume:
         tell("checking", 0)
-    if resume and (finished := report_of_finished(plan, outputs, started=started)):
-        return finished
+        if finished := report_of_finished(plan, outputs, started=started):
+            return finished
     require_still_free(outputs, overwrite=overwrite, resume=resume)
     before = plan.identity["input"]
     image_writer, attention_writer = open_writers(plan, outputs, overwrite=overwrite, resume=resume)
@@ -354,7 +350,8 @@ def _verified(
             compare, origins = told(where.compare, lambda planes: tell("verifying", planes)), image_writer.origins
             return verify(plan, image, selected, compare, origins=origins.found(), draw=draw, beside=where.beside)
 
-    files = yield from _written(plan, image_writer, attention_writer, started, where, tell)
+    steps = partial(files_written, plan, image_writer, attention_writer, started, tell, where.write_bands, where.share)
+    files = yield from steps()
     try:
         return read_back(files)
     except ChangedInputError:
@@ -362,50 +359,11 @@ def _verified(
     except (InputError, DamagedResultError):  # one of the two files cannot be read, or is not as it was computed
         for writer in (image_writer, attention_writer):
             writer.mend()
-    return read_back((yield from _written(plan, image_writer, attention_writer, started, where, tell)))
-
-
-def _written(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, where: Executor, tell: Tell
-) -> Generator[EnhanceProgress, None, tuple[Location, Location]]:
-    """Write all bands and build the two files; bands that turn out to be damaged on disk are written again, once."""
-    writers = image_writer, attention_writer
-
-    def finish() -> tuple[Location, Location]:
-        count = plan.stack.plane_count
-        image = image_writer.finish(where.share, lambda planes: tell("writing", planes / 2))
-        return image, attention_writer.finish(where.share, lambda planes: tell("writing", (count + planes) / 2))
-
-    yield from where.write_bands(plan, image_writer, attention_writer, started)
-    tell("writing", 0)
-    try:
-        return finish()
-    except OutputError:
-        if not any(level.missing() for writer in writers for level in writer.pyramid.all_resolutions):
-            raise
-    yield from where.write_bands(plan, image_writer, attention_writer, started)
-    return finish()
-
-
-def withdraw(outputs: Outputs, report: RunReport | None) -> None:
-    """Remove what a cancelled run has left: its partials, and, where its report says so, the files that it wrote."""
-    for path in (outputs.enhanced, outputs.attention):
-        remove_partial(path)
-    reports = (outputs.report_html, outputs.report_json)
-    for path in outputs.wanted if report else []:
-        if path in reports and not (report and report.outputs.get("report")):
-            continue  # not written by this run
-        if isinstance(path, RemotePath):
-            path.remove_below()
-            path.unlink()
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    return read_back((yield from steps()))
 
 
 def steps_in_memory(
-    plan: Plan, *, started: float | None = None, tell: Tell = _no_news
+    plan: Plan, *, started: float | None = None, tell: Tell = no_news
 ) -> Generator[EnhanceProgress | None, None, EnhancedStack]:
     """Enhance a stack in memory; yields after each band of rows, and `tell` is told of other phases."""
     started, stack = started or time.perf_counter(), plan.stack
@@ -424,91 +382,9 @@ def steps_in_memory(
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), report)
 
 
-def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool) -> tuple[Writer, Writer]:
-    """Open the writers of the enhanced stack and of its attention, which has the same axes in uint8."""
-    identity, provenance = plan.identity, plan.provenance
-    image_writer = open_writer(
-        outputs.enhanced, like=plan.stack, format=outputs.format, fingerprint=identity, provenance=provenance,
-        overwrite=overwrite, resume=resume,
-    )  # fmt: skip
-    try:
-        attention_writer = open_writer(
-            outputs.attention, like=plan.stack, dtype=np.dtype(np.uint8), format=outputs.format, reduction="max",
-            fingerprint=identity, provenance=provenance, overwrite=overwrite, resume=resume,
-        )  # fmt: skip
-    except BaseException:
-        with image_writer:  # releases it
-            raise
-    return image_writer, attention_writer
-
-
 def _put(stack: Stack, index: PlaneIndex, first_row: int, pixels: npt.NDArray[Any]) -> None:
     """Write rows into a stack in memory."""
     into: Any = stack.pixels
     rows = slice(first_row, first_row + len(pixels))
     turned = stack.axes.index("X") < stack.axes.index("Y")
     into[plane_key(stack.axes, index, rows, slice(None))] = pixels.T if turned else pixels
-
-
-class Steps(Generic[Result]):
-    """The steps of a run, to go through once, and after the last one what they lead to (`result`)."""
-
-    result: Result
-
-    def __init__(self, steps: Generator[EnhanceProgress | None, None, Result]) -> None:
-        self._steps = steps
-
-    def __iter__(self) -> Iterator[EnhanceProgress | None]:
-        """Yield the news of each step."""
-        self.result = yield from self._steps
-
-
-def follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Progress | None = None) -> Result:
-    """Go through all steps and return what they lead to; what `progress` raises ends them at that step."""
-    with closing(steps):
-        for news in (run := Steps(steps)):
-            if progress and news:
-                progress(news)
-    return run.result
-
-
-def _teller(stack: Stack, started: float, progress: Progress | None) -> Tell:
-    """Return what passes on how far a phase is."""
-
-    def tell(phase: Phase, planes: float) -> None:
-        if progress:
-            progress(EnhanceProgress(stack.name, planes, stack.plane_count, time.perf_counter() - started, phase))
-
-    return tell
-
-
-@contextmanager
-def opened(
-    what: str | Location | Stack | npt.NDArray[Any] | Pixels,
-    axes: str | None,
-    image: int | None = None,
-    incomplete: bool = False,
-) -> Iterator[Stack]:
-    """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
-    if isinstance(what, Stack):
-        yield what
-    elif isinstance(what, str | Path | RemotePath):
-        with open_stack(what, axes, image=image, incomplete=incomplete) as stack:
-            yield stack
-    else:
-        yield Stack.from_array(what, axes)
-
-
-def _source(what: object, stack: Stack, *, to: str | Location | None) -> Location:
-    """Return the path that outputs are named after: as it was given, that of the stack, or its name."""
-    if isinstance(what, str | Path | RemotePath):
-        return located(what)
-    if stack.path is not None:
-        return stack.path
-    if to is None:
-        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
-    return Path(stack.name)
-
-
-def _located(path: str | Location | None) -> Location | None:
-    return None if path is None else located(path)

@@ -235,14 +235,7 @@ def make_plan(
 def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) -> int:
     """Return how many bands to enhance at once: at most 4, as many as torch has threads, and within 512 MB.
 
-    Parameters
-    ----------
-    tile_px : int
-        Side of a tile's window.
-    band_px : int
-        Pixels of a band.
-    activation_bytes_per_px : float
-        What the network holds for a pixel of its window.
+    Windows of tiles have sides of `tile_px`, bands have `band_px` pixels, of each of which networks hold so many bytes.
     """
     needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
     return max(min(MOST_STREAMS, torch.get_num_threads(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
@@ -362,12 +355,7 @@ def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -
 def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
     """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    before : mapping
-        `plan.identity["input"]` at its start.
+    `before` is the run's `plan.identity["input"]` at its start.
     """
     try:
         now = input_identity(plan.stack.path, plan.stack.files)
@@ -383,29 +371,23 @@ def input_identity(path: Location | None, files: Sequence[Path] = ()) -> dict[st
     """
     if path is None:
         return {"name": None}
-    digest = hashlib.sha256()
+    digest, size, modified = hashlib.sha256(), None, {}
     if files:
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         digest.update(repr(states).encode())
-        return {"name": path.name, "bytes": sum(size for _, size, _ in states), "sampled_sha256": digest.hexdigest()}
-    if isinstance(path, RemotePath):
+        size = sum(bytes_held for _, bytes_held, _ in states)
+    elif isinstance(path, RemotePath):
         for name, content in sorted(remote_metadata(path).items()):
             digest.update(name.encode() + content)
-        return {"name": path.name, "bytes": None, "sampled_sha256": digest.hexdigest()}
-    if path.is_dir():
-        files = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
-        for name in (item.relative_to(path).as_posix() for item in files):
+    elif path.is_dir():
+        notes = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
+        for name in (item.relative_to(path).as_posix() for item in notes):
             with suppress(InputError), open_regular(path.resolve(), name) as file:  # what leads out is none of it
                 digest.update(name.encode() + file.read(MOST_NOTE_BYTES))
-        return {"name": path.name, "bytes": None, "sampled_sha256": digest.hexdigest()}
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest.update(file.read(SAMPLED_BYTES))
-        file.seek(max(size - SAMPLED_BYTES, 0))
-        digest.update(file.read(SAMPLED_BYTES))
-    return {
-        "name": path.name,
-        "bytes": size,
-        "modified_ns": path.stat().st_mtime_ns,
-        "sampled_sha256": digest.hexdigest(),
-    }
+    else:
+        size, modified = path.stat().st_size, {"modified_ns": path.stat().st_mtime_ns}
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLED_BYTES))
+            file.seek(max(size - SAMPLED_BYTES, 0))
+            digest.update(file.read(SAMPLED_BYTES))
+    return {"name": path.name, "bytes": size, **modified, "sampled_sha256": digest.hexdigest()}

@@ -159,22 +159,11 @@ def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJo
 
 
 def enhance_plane(plane: PlaneInput, areas: Iterable[Tile], job: PlaneJob) -> Iterator[Band]:
-    """Enhance bands of a plane of a group of channels.
+    """Enhance bands of a plane, as `job.input` gives it, of a group of channels.
 
-    Parameters
-    ----------
-    plane : PlaneInput
-        As `job.input` gives it.
-    areas : iterable of Tile
-        The bands, as `tiling.bands_of` cuts them; a resumed run leaves out what is done.
-    job : PlaneJob
-        Translator, levels and settings.
-
-    Yields
-    ------
-    Band
-        In the order of `areas`, for each one of every channel. The same pixels for any tile size: exactly where
-        attention keeps the pixel, and up to the rounding of float32 convolutions elsewhere.
+    `areas` are bands as `tiling.bands_of` cuts them; a resumed run leaves out what is done. In their order one band of
+    every channel is yielded for each. Pixels are the same for any tile size: exactly where attention keeps them, and up
+    to the rounding of float32 convolutions elsewhere.
     """
     margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
     gates = gate(np.arange(ATTENTION_STEPS + 1, dtype=np.uint16), job.settings.threshold)
@@ -214,12 +203,7 @@ def enhanced_band(
 ) -> npt.NDArray[Any]:
     """Return a band (G, rows, X) in the dtype of the file: the input's own pixels, changed where the gate is not 0.
 
-    Parameters
-    ----------
-    steps : ndarray (G, rows, X) of uint16
-        Attention.
-    gates : ndarray (1025,)
-        The gate at each step of attention; it does not fall.
+    `steps` are attention (G, rows, X); `gates` (1025,) hold the gate at each step of it, and do not fall.
     """
     started = time.perf_counter()
     translator, side_px = job.translator, job.tile_px

@@ -70,14 +70,7 @@ class AttentionPlane:
     def image(self, threshold: float, area: Tile | None = None, every_px: int = 1) -> npt.NDArray[np.uint8]:
         """Return the attention image that an enhancement would write: 0 where pixels are kept, or not known yet.
 
-        Parameters
-        ----------
-        threshold : float
-            tau in [0, 1].
-        area : Tile, optional
-            Part of the plane; all of it by default.
-        every_px : int
-            Take every so-many-th row and column, beginning with the first.
+        Of an area, by default of all; of every so-many-th row and column alone, beginning with the first.
         """
         steps = self.steps if area is None else self.steps[area.slices()]
         shown: npt.NDArray[np.uint8] = attention_image(gate_steps(threshold))[steps[::every_px, ::every_px]]
@@ -92,21 +85,10 @@ def gate_steps(threshold: float) -> npt.NDArray[np.float32]:
 def attention_blocks(
     plane: PlaneInput, blocks: Iterable[Tile], translator: Translator
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
-    """Run attention, and only attention, on blocks of a plane.
+    """Run attention, and only attention, on blocks of a plane as `AttentionPlane.missing` gives them.
 
-    Parameters
-    ----------
-    plane : PlaneInput
-        What the networks see of it.
-    blocks : iterable of Tile
-        As `AttentionPlane.missing` gives them: at the fixed places where an enhancement computes them too.
-    translator : Translator
-        Runs the networks.
-
-    Yields
-    ------
-    (Tile, ndarray (G, Y, X) of uint16)
-        A block and the attention of each channel in steps of 1/1024, equal to that of an enhancement.
+    They lie at the fixed places where an enhancement computes them too, so that the attention of each channel that is
+    yielded with a block, (G, Y, X) in steps of 1/1024, equals that of an enhancement.
     """
     for block in blocks:
         rows = plane.rows(block, translator.attention_halo_px + translator.stride)

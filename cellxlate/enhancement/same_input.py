@@ -38,9 +38,7 @@ class SameInput:
 
     Attributes
     ----------
-    rows : int
-        Of a plane.
-    bands : int
+    rows, bands : int
         Of a plane.
     origins : mapping or None
         Of the bands, by plane; every plane that is seen must have those of all its bands. None compares nothing.
@@ -119,14 +117,14 @@ def read_again(plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
     """Read planes of the input again in this process, and tell the checksums of their rows."""
     stack = plan.stack
     height = max(READ_BYTES // max(stack.plane_shape[1] * stack.dtype.itemsize, 1), 1)
-    tops = range(0, stack.plane_shape[0], height)
-    blocks = ((index, top) for index in planes for top in tops)
-    for index, top, sums in ahead(lambda block: _summed(stack, *block, height), blocks):
+    blocks = ((index, top) for index in planes for top in range(0, stack.plane_shape[0], height))
+
+    def summed(block: tuple[PlaneIndex, int]) -> tuple[PlaneIndex, int, RowSums]:
+        index, top = block
+        return index, top, row_sums(stack.read(index, slice(top, min(top + height, stack.plane_shape[0]))))
+
+    for index, top, sums in ahead(summed, blocks):
         see(index, top, sums, None)
-
-
-def _summed(stack: Stack, index: PlaneIndex, top: int, height: int) -> tuple[PlaneIndex, int, RowSums]:
-    return index, top, row_sums(stack.read(index, slice(top, min(top + height, stack.plane_shape[0]))))
 
 
 def require_same_bands(
@@ -144,16 +142,9 @@ def require_same_bands(
 
 
 def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
-    """Raise ChangedInputError where the input that was read again is not what the bands, or the levels, were made from.
+    """Raise ChangedInputError where the input is not what the bands, or the levels, were made from.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    check : SameInput
-        Has seen all rows.
-    now : Stack
-        The input, opened again.
+    `check` has seen all rows of it as it was opened again (`now`).
     """
     where = named_bands(plan, check.changed) if check.changed else ""
     if not where and plan.sampled and not plan.sampled.agree(now.pixels if now is not plan.stack else None):
@@ -165,14 +156,8 @@ def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
 def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain = read_again) -> None:
     """Raise ChangedInputError where the input was written to since it was verified, and holds something else now.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    states, digest : str
-        Of its files (`file_states`) and of all its rows when it was verified.
-    read : callable
-        Reads the input again, where its files are in another state.
+    `states` are those of its files then (`file_states`), `digest` is that of all its rows, which are read again where
+    its files are in another state.
     """
     if file_states(plan.stack) == states:
         return

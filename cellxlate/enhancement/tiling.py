@@ -111,12 +111,9 @@ def mirrored(first: int, last: int, size: int) -> npt.NDArray[np.int64]:
 
 
 def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
-    """Take a window, which may reach beyond the plane, from rows that were read.
+    """Take a window, which may reach beyond the plane, from rows first_row.. (..., rows, X) of one or several planes.
 
-    Parameters
-    ----------
-    rows : ndarray (..., rows, X)
-        Rows first_row.. of the plane, or of several; at least those that the window mirrors to.
+    These are at least the rows that the window mirrors to.
     """
     if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
         return rows[..., *tile.slices(first_row)]

@@ -85,22 +85,9 @@ def verify(
 ) -> Account:
     """Open the input again, read it, result and attention, and count what differs: here, or where `compare` does it.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    image, selected : Stack
-        Result and attention.
-    compare : callable
-        Where it is done.
-    origins : mapping, optional
-        What the bands were made from, and what they are, by plane; a run that was finished earlier has none any more.
-    digest, made_digest : str
-        Of the input and of the output, as the report of such a run states them.
-    draw, beside : bool, callable
-        Whether pictures are wanted, and how they are drawn meanwhile.
-
-    Whether the result should be believed is looked at too (`account_of`).
+    `origins` say by plane what the bands were made from, and what they are. A run that was finished earlier has none
+    any more, but its report states a `digest` of the input and one of the output. Whether the result should be believed
+    is looked at too, and where pictures are wanted (`draw`) they are drawn meanwhile (`account_of`).
 
     Raises
     ------
@@ -202,21 +189,8 @@ def store_report(
 ) -> RunReport:
     """Write the page and the record of a run where they are wanted, and return the report of what was written.
 
-    Parameters
-    ----------
-    report : RunReport
-        Of a result that is verified.
-    figures : str
-        As `draw_planes` returns them.
-    outputs : Outputs
-        Where they go.
-    overwrite, resume : bool
-        Whether files of these names may be replaced; in a resumed run, only reports.
-
-    Returns
-    -------
-    RunReport
-        With a warning for each that could not be written: the result does not depend on it.
+    It warns of each that could not be written: the result does not depend on it. In a resumed run only reports are
+    replaced. `figures` are as `draw_planes` returns them.
     """
     html, record = outputs.report_html, outputs.report_json
     failures: list[str] = []
@@ -224,16 +198,12 @@ def store_report(
         with spared("writing the report", failures):
             write_page(report, figures, html, replaces=may_replace(html, overwrite=overwrite, resume=resume))
         if failures:
-            report = replace(report, outputs={**report.outputs, "report": None})
+            warned = [*report.warnings, *failures]
+            report, failures = replace(report, outputs={**report.outputs, "report": None}, warnings=warned), []
     if record:
-        if failures:
-            report = replace(report, warnings=[*report.warnings, *failures])
-            failures.clear()
         with spared("writing the report's JSON", failures):
             write_record(report, record, replaces=may_replace(record, overwrite=overwrite, resume=resume))
-    if failures:
-        report = replace(report, warnings=[*report.warnings, *failures])
-    return report
+    return replace(report, warnings=[*report.warnings, *failures])
 
 
 def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:
@@ -256,8 +226,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(
-                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}",
-                remedy=TO_REPLACE,
+                f"{outputs.enhanced} is finished, but from other {', '.join(differing)}", remedy=TO_REPLACE
             )
         digest, made_digest = str(stored.get(INPUT_DIGEST, "")), str(stored.get(OUTPUT_DIGEST, ""))
     else:

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from cellxlate.errors import CellxlateError, MissingModelError, ModelError, unless_denied
+from cellxlate.stacks.naming import one_line
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 MOST_MEMBERS = 1000
@@ -33,16 +34,9 @@ def is_archive(path: Path) -> bool:
 
 
 def read_part(model: Path, name: str, *, most_bytes: int) -> bytes:
-    """Read one file of a model.
+    """Read one file of a model: of its folder, or of a zip archive that holds that, at its top or inside one folder.
 
-    Parameters
-    ----------
-    model : Path
-        A folder, or a zip archive that holds the folder's files, at its top or inside one folder.
-    name : str
-        `card.json`, `weights.safetensors`.
-    most_bytes : int
-        No more is ever read or decompressed.
+    No more than `most_bytes` are ever read or decompressed.
 
     Raises
     ------
@@ -123,25 +117,22 @@ def _member_prefix(path: Path) -> str:
         It is no archive of a model, its list of files is absurd, or there are two cards.
     """
     try:
-        _check_listing(path)
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+        members = _listing(path)
     except ARCHIVE_FAULTS as fault:
         damaged = ModelError(f"{path} is a damaged archive ({_short(fault)}); copy it again")
         raise unless_denied(damaged, path, fault) from fault
     if len(members) > MOST_MEMBERS:
         raise ModelError(f"{path} lists {len(members)} files, a model has a handful; give the archive of one model")
-    cards = [member for member in members if PurePosixPath(member.filename).name == CARD]
-    names = [PurePosixPath(member.filename) for member in cards]
-    near = [name for name in names if len(name.parts) <= 2 and ".." not in name.parts and not name.is_absolute()]
+    cards = [name for name in map(PurePosixPath, members) if name.name == CARD]
+    near = [name for name in cards if len(name.parts) <= 2 and ".." not in name.parts and not name.is_absolute()]
     if len(near) != 1:
         content = "holds no card.json" if not near else f"holds {len(near)} cards"
         raise ModelError(f"{path} {content}, so it is not the archive of one cellxlate model; give the model folder")
     return near[0].as_posix().removesuffix(CARD)
 
 
-def _check_listing(path: Path) -> None:
-    """Raise ModelError if the list of files is larger than a model's can be; zipfile would read it as a whole."""
+def _listing(path: Path) -> list[str]:
+    """Return the names in an archive; ModelError if there are more than a model can have: zipfile reads all at once."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - END_BYTES - LONGEST_COMMENT, 0))
@@ -151,17 +142,16 @@ def _check_listing(path: Path) -> None:
         listing_bytes = int.from_bytes(tail[at + 12 : at + 16], "little")
         if listing_bytes > LARGEST_LISTING_BYTES or tail[max(at - 20, 0) :].startswith(BIG_LISTING):
             raise ModelError(f"{path} lists too many files for one model; give the archive of one model")
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
 
 
 def _holds_pickle(path: Path) -> bool:
     try:
-        _check_listing(path)
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        return any(name.endswith((".pkl", ".pickle")) for name in _listing(path))
     except (*ARCHIVE_FAULTS, ModelError):
         return False
-    return any(name.endswith((".pkl", ".pickle")) for name in names)
 
 
 def _short(fault: BaseException) -> str:
-    return " ".join(str(fault).split())[:200] or type(fault).__name__
+    return one_line(fault) or type(fault).__name__

@@ -32,7 +32,9 @@ LARGEST_WEIGHTS_BYTES = 2_000_000_000
 LARGEST_HEADER_BYTES = 1_000_000
 """What safetensors may hold beside the numbers: names, shapes, places."""
 
-LARGEST_WIDTH, MOST_BLOCKS, MOST_LAYERS, MOST_CHANNELS = 512, 64, 6, 16
+LIMITS = {"width": 512, "last_width": 512, "blocks": 64, "levels": 6, "layers": 6}
+"""Of the numbers of a network's settings, in the order in which they are looked at."""
+MOST_CHANNELS = 16
 KERNELS_PX = (1, 3, 5, 7, 9, 11)
 BYTES_PER_WEIGHT = 4
 
@@ -102,7 +104,7 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
             "generator_halo_px": translator.generator_halo_px,
             "attention_halo_px": translator.attention_halo_px,
             "stride_px": translator.stride,
-            "weights_sha256": _sha256(weights),
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
         (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
@@ -187,26 +189,21 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         discriminator=DiscriminatorSettings(**stored["discriminator"]),
         channels=stored["channels"],
     )
-    shape = settings.generator, settings.attention, settings.discriminator
-    bounds = {
-        "generator.width": (shape[0].width, LARGEST_WIDTH),
-        "generator.blocks": (shape[0].blocks, MOST_BLOCKS),
-        "generator.levels": (shape[0].levels, MOST_LAYERS),
-        "attention.width": (shape[1].width, LARGEST_WIDTH),
-        "attention.last_width": (shape[1].last_width, LARGEST_WIDTH),
-        "attention.blocks": (shape[1].blocks, MOST_BLOCKS),
-        "attention.levels": (shape[1].levels, MOST_LAYERS),
-        "discriminator.width": (shape[2].width, LARGEST_WIDTH),
-        "discriminator.layers": (shape[2].layers, MOST_LAYERS),
-        "channels": (settings.channels, MOST_CHANNELS),
-    }
-    for name, (value, limit) in bounds.items():
+    numbers = [
+        (f"{name}.{number}", getattr(getattr(settings, name), number), limit)
+        for name in ("generator", "attention", "discriminator")
+        for number, limit in LIMITS.items()
+        if hasattr(getattr(settings, name), number)
+    ]
+    for name, value, limit in [*numbers, ("channels", settings.channels, MOST_CHANNELS)]:
         if type(value) is not int or not 1 <= value <= limit:
             raise ValueError(f"{name} is {value!r}, expected 1 to {limit}")
     for kernel_px in (settings.attention.stem_kernel_px, settings.attention.last_kernel_px):
         if type(kernel_px) is not int or kernel_px not in KERNELS_PX:
             raise ValueError(f"a kernel of {kernel_px!r} px, expected odd and at most {KERNELS_PX[-1]}")
-    for part, known in ((shape[0], ("resnet", "compact", "unet")), (shape[1], ("paper", "pyramid"))):
+    for part, known in (
+        (settings.generator, ("resnet", "compact", "unet")), (settings.attention, ("paper", "pyramid"))
+    ):  # fmt: skip
         if part.architecture not in known:
             raise ValueError(f"architecture {part.architecture!r} is not known; known are {', '.join(known)}")
         if part.architecture in ("unet", "pyramid") and part.levels < 2:
@@ -215,8 +212,3 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,12 +25,7 @@ LARGEST_CARD_BYTES = 4_000_000
 
 
 def read_card(model: Path) -> dict[str, Any]:
-    """Read and check `card.json`; a card of an older format is brought to the current one.
-
-    Parameters
-    ----------
-    model : Path
-        A model folder, or a zip archive of one.
+    """Read and check the card of a model folder, or of a zip archive of one, in the current format.
 
     Raises
     ------

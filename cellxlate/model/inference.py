@@ -21,16 +21,8 @@ Network = TypeVar("Network", bound=Generator | AttentionNetwork)
 def for_inference(network: Network) -> Network:
     """Return a copy of a network that computes the same for the pixels whose surroundings are whole, faster.
 
-    Parameters
-    ----------
-    network : Generator or AttentionNetwork
-        Without normalisation layers; it stays as it is.
-
-    Returns
-    -------
-    Module
-        Maps (B, C, Y, X) to (B, 1 or C, Y - 2 m, X - 2 m); m, at most the halo, depends on the network alone. Weights
-        are stored for channels-last images.
+    The network has no normalisation layers. The copy maps (B, C, Y, X) to (B, 1 or C, Y - 2 m, X - 2 m); m, at most the
+    halo, depends on the network alone. Weights are stored for channels-last images.
 
     Notes
     -----
@@ -95,10 +87,7 @@ def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
 def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:
     """Return what, before `ChannelsToPixels`, equals nearest-neighbour x 2 before `convolution`, less 1 px all around.
 
-    Parameters
-    ----------
-    convolution : Conv2d
-        3 x 3, stride 1, padding 1.
+    The convolution is one that `is_enlarged` takes.
 
     Notes
     -----

@@ -20,18 +20,11 @@ LOGIT_OF_ONE = 20.0
 
 
 class Generator(nn.Module):
-    """F: proposes what an image would look like in the other domain.
-
-    Parameters
-    ----------
-    settings : GeneratorSettings
-        Architecture and size.
-    channels : int
-        Image channels C.
-    """
+    """F: proposes what an image of `channels` C would look like in the other domain."""
 
     def __init__(self, settings: GeneratorSettings, channels: int = 1) -> None:
         super().__init__()
+        self.channels = channels
         self.residual = settings.architecture != "resnet"
         build = {"resnet": resnet_layers, "compact": compact_layers, "unet": unet_layers}[settings.architecture]
         self.layers = nn.Sequential(*build(settings, channels))
@@ -99,7 +92,7 @@ def unet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
 
 
 class AttentionNetwork(nn.Module):
-    """A: where an image should change, in [0, 1].
+    """A: where an image of `channels` C should change, in [0, 1].
 
     Notes
     -----
@@ -109,6 +102,7 @@ class AttentionNetwork(nn.Module):
 
     def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:
         super().__init__()
+        self.channels = channels
         build = pyramid_layers if settings.architecture == "pyramid" else paper_attention_layers
         self.layers = nn.Sequential(*build(settings, channels))
         initialise(self)
@@ -215,6 +209,8 @@ class TranslatorNetworks(nn.Module):
 
     Attributes
     ----------
+    channels : int
+        Of the images that both take.
     stride : int
         Tile origins must be multiples of it, in pixels.
     generator_halo_px, attention_halo_px : int
@@ -223,6 +219,7 @@ class TranslatorNetworks(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
+        self.channels = settings.channels
         self.generator = Generator(settings.generator, settings.channels)
         self.attention = AttentionNetwork(settings.attention, settings.channels)
         fields = [receptive_field(network) for network in (self.generator, self.attention)]

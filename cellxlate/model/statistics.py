@@ -29,19 +29,9 @@ class Statistics:
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> list[Statistics]:
-    """Measure what enters each instance normalisation, averaged over images.
+    """Measure what enters each instance normalisation of a network, in the order of the data, averaged over images.
 
-    Parameters
-    ----------
-    network : Module
-        A generator or an attention network with instance normalisation.
-    images : iterable of Tensor (B, C, Y, X)
-        Unit range, with content: blank images would bias the statistics.
-
-    Returns
-    -------
-    list of Statistics
-        One per normalisation layer in the order of the data; empty for a network without any.
+    These are tensors (B, C, Y, X) in unit range, with content: blank images would bias the statistics.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.InstanceNorm2d)]
     sums = [torch.zeros(2, layer.num_features, dtype=torch.float64) for layer in layers]
@@ -118,16 +108,9 @@ def without_normalisation(settings: NetworkSettings) -> NetworkSettings:
 def fix_translator(
     translator: TranslatorNetworks, settings: NetworkSettings, images: Iterable[Tensor]
 ) -> TranslatorNetworks:
-    """Return the translator with statistics measured on a sample of source images and folded in.
+    """Return a trained translator with statistics measured on source patches and folded in.
 
-    Parameters
-    ----------
-    translator : TranslatorNetworks
-        Trained.
-    settings : NetworkSettings
-        Its shape.
-    images : iterable of Tensor (B, C, Y, X)
-        Source patches in unit range.
+    The patches are tensors (B, C, Y, X) in unit range, the settings those of the translator.
     """
     with torch.device("meta"):  # no random numbers are drawn for weights that are filled below
         plain = TranslatorNetworks(without_normalisation(settings))

@@ -10,9 +10,10 @@ from cellxlate.quality.likeness import WindowFeatures
 from cellxlate.settings import TrainSettings
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.training.alone.domain import alone_domain
+from cellxlate.training.fields.files import check_stack, open_domain
 from cellxlate.training.fields.generalist import generalist_domains
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, check_stack, open_domain
+from cellxlate.training.fields.patches import Domain
 
 MOST_LOOKED_AT = 8
 """Files, to tell which shipped model is nearest."""
@@ -25,33 +26,25 @@ def open_domains(
     masks: list[Path],
     files: ExitStack,
 ) -> tuple[Domain, ...]:
-    """Open source and target, with their masks, check everything about them, and have their files closed in the end.
-
-    Raises
-    ------
-    InputError
-        What is wrong, in one line.
-    """
+    """Open source and target, with their masks, check everything about them, and have their files closed in the end."""
     if settings.backward == "alone":
         source = alone_domain(paths[0], settings, channel)
         return source, source
     if settings.backward == "any-camera":
         return generalist_domains(paths[1], masks, settings, channel, files)
-    domains: list[Domain] = []
+    domains: tuple[Domain, ...] = ()
     for number, own in enumerate(paths):
-        domains.append(
-            open_domain(
-                own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
-                guide=settings.guide,
-            )
+        domain = open_domain(
+            own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
+            guide=settings.guide,
         )  # fmt: skip
-        files.callback(domains[-1].close)
-    if not masks:
-        return tuple(domains)
-    marked = attach_masks(domains, masks)
-    for domain in marked:
         files.callback(domain.close)
-    return marked
+        domains += (domain,)
+    if masks:
+        domains = attach_masks(domains, masks)
+        for domain in domains:
+            files.callback(domain.close)
+    return domains
 
 
 def nearest_model(source: Sequence[Path], channel: int | None) -> Bundle:

@@ -56,28 +56,9 @@ def training_card(
 ) -> dict[str, Any]:
     """Return what the card says of the training.
 
-    Parameters
-    ----------
-    settings : TrainSettings
-        Of the run.
-    paths : two lists of Path
-        Source and target as they were given.
-    domains : tuple of Domain
-        Source and target.
-    steps : int
-        Done.
-    seconds : float
-        Spent, over all sessions of the run.
-    seeds : list of int
-        Tried; the last one is the model's.
-    precision : {"float32", "bfloat16"}
-        What the networks computed in.
-    last_look : AttentionState or None
-        On attention.
-    start : Bundle or None
-        The model that it began from.
-    licence, description : str
-        Of the weights; what the model is for.
+    `paths` are source and target as they were given, `seconds` those of all sessions of the run, `seeds` all that were
+    tried, of which the last is the model's, and `start` is the model that it began from. The licence is that of the
+    weights; the description says what the model is for.
     """
     patches = statistics_patches(settings, domains[0])
     is_alone = settings.backward == "alone"
@@ -94,9 +75,8 @@ def training_card(
         },
         "intensity": {
             name: {
-                "black_counts": float(np.median([one.intensity.black for one in domain.fields])),
-                "span_counts": float(np.median([one.intensity.span for one in domain.fields])),
-                "noise_counts": float(np.median([one.intensity.noise for one in domain.fields])),
+                f"{part}_counts": float(np.median([getattr(one.intensity, part) for one in domain.fields]))
+                for part in ("black", "span", "noise")
             }
             for name, domain in zip(("source", "target"), domains, strict=True)
         }

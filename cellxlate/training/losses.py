@@ -143,10 +143,7 @@ def follow_guide(logits: Tensor, guide: Tensor, *, cell_weight: float = 1.0) -> 
 class HistoryPool:
     """Generated images with their masks, of which half the time an older one is shown to the discriminator.
 
-    Parameters
-    ----------
-    size : int
-        Pairs kept; 0 passes everything through.
+    It keeps `size` pairs; with 0 everything passes through.
     """
 
     def __init__(self, size: int) -> None:

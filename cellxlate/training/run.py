@@ -167,7 +167,7 @@ def patches_of(run: Run, domains: Sequence[Domain], step: int) -> tuple[Draw, Dr
 def one_step(run: Run, patches: Sequence[Draw], device: torch.device) -> dict[str, torch.Tensor]:
     """Set the rate, move the networks by the patches of source and target, and follow them with the moving average."""
     settings = run.settings
-    source, target = (on_device(one, device) for one in patches)
+    source, target = (Draw(one.images.to(device), one.guides.to(device)) for one in patches)
     rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + run.done)
     run.whole = False
     for optimiser in run.step_function.optimisers.values():
@@ -215,11 +215,6 @@ def draw(domain: Domain, run: Run, step: int, *, guided: bool, batch: int | None
 def as_tensors(patches: Patches) -> Draw:
     """Return patches as tensors that share their memory."""
     return Draw(torch.from_numpy(patches.images), torch.from_numpy(patches.guides))
-
-
-def on_device(patches: Draw, device: torch.device) -> Draw:
-    """Move patches to where training runs."""
-    return Draw(patches.images.to(device), patches.guides.to(device))
 
 
 def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:

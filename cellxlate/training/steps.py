@@ -4,7 +4,7 @@ Names follow the paper: F_ST and F_TS are `forward` and `backward`, A_S and A_T 
 Images are (B, C, Y, X) in unit range, attention and guides (B, 1, Y, X).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -64,6 +64,17 @@ def placed(network: Network, device: torch.device) -> Network:
     return moved
 
 
+def move(optimisers: Iterable[torch.optim.Optimizer], loss: Tensor, clipped: Sequence[nn.Module] = ()) -> None:
+    """Let optimisers take a step down the gradient of a loss, at most 1 long for each of the `clipped` networks."""
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for network in clipped:
+        nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
+    for optimiser in optimisers:
+        optimiser.step()
+
+
 class LearnedStep:
     """Both directions learned (sections 2 and 3 of the paper), with attention, guided attention, or none (CycleGAN)."""
 
@@ -116,20 +127,14 @@ class LearnedStep:
         total = total + settings.lambda_cycle * (there.terms["cycle"] + back.terms["cycle"])
         if not phase.frozen:
             total = total + settings.lambda_guide * (there.terms["guide"] + back.terms["guide"])
-        for name in ("generators", "attentions"):
-            self.optimisers[name].zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["generators"].step()
-        if not phase.frozen:
-            self.optimisers["attentions"].step()
+        learning = ["generators"] if phase.frozen else ["generators", "attentions"]
+        move([self.optimisers[name] for name in learning], total)
         self._freeze(attention=phase.frozen, judges=False)
         judged = {
             "judge_target": self._judge("target", self.judge_target, real=back, made=there, phase=phase, rng=rng),
             "judge_source": self._judge("source", self.judge_source, real=there, made=back, phase=phase, rng=rng),
         }
-        self.optimisers["judges"].zero_grad()
-        (judged["judge_target"] + judged["judge_source"]).backward()  # type: ignore[no-untyped-call]
-        self.optimisers["judges"].step()
+        move([self.optimisers["judges"]], judged["judge_target"] + judged["judge_source"])
         terms = {f"{name}_source": value for name, value in there.terms.items()}
         terms |= {f"{name}_target": value for name, value in back.terms.items()}
         return terms | judged | {"total": total, "attention_area": there.attention.mean()}
@@ -270,10 +275,7 @@ class ImagingStep:
             made = translator.generator(real.images)
             terms["adversarial"] = losses.generated_as_real(self.judge_target(made * mask, normalised=False))
             total = total + settings.lambda_adversarial * terms["adversarial"]
-        self.optimisers["translator"].zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(translator.parameters(), MAX_GRADIENT)
-        self.optimisers["translator"].step()
+        move([self.optimisers["translator"]], total, [translator])
         if settings.lambda_adversarial:
             terms["judge_target"] = self._teach_judge(made, mask, target, rng)
         return terms | {"total": total, "attention_area": torch.sigmoid(logits[count:-1]).mean()}
@@ -285,9 +287,7 @@ class ImagingStep:
         loss = losses.real_from_generated(
             self.judge_target(real, normalised=False), self.judge_target(shown * shown_mask, normalised=False)
         )
-        self.optimisers["judges"].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["judges"].step()
+        move([self.optimisers["judges"]], loss)
         return loss
 
 
@@ -324,11 +324,7 @@ class AnyCameraStep:
             logits[guided] / DECISION - LEAN, grow_guide(source.guides[guided], GROWN), cell_weight=CELL_WEIGHT
         )
         total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
-        self.optimisers["translator"].zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        for network in (translator.generator, translator.attention):
-            nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
-        self.optimisers["translator"].step()
+        move([self.optimisers["translator"]], total, [translator.generator, translator.attention])
         return terms | {"total": total, "attention_area": torch.sigmoid(logits[: len(faint)]).mean()}
 
 

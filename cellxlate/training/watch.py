@@ -102,13 +102,7 @@ def _guided_to_nothing(state: AttentionState) -> bool:
 
 
 def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
-    """Raise TrainingError with a remedy when attention has collapsed.
-
-    Raises
-    ------
-    TrainingError
-        Attention is ones, zeros or one grey everywhere in three looks running.
-    """
+    """Raise TrainingError with a remedy when attention was ones, zeros or one grey everywhere in three looks."""
     kind = collapse(history)
     if kind:
         meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
@@ -155,25 +149,17 @@ class Board(Protocol):
 
 
 def open_board(folder: Path, *, wanted: bool | None) -> Board | None:
-    """Return a TensorBoard log in a folder, or None.
-
-    Parameters
-    ----------
-    folder : Path
-        For its event files.
-    wanted : bool or None
-        None logs where TensorBoard is installed.
+    """Return a TensorBoard log in a folder; where `wanted` is None, only if TensorBoard is installed.
 
     Raises
     ------
     OptionError
         It is wanted and not installed.
     """
-    if wanted is False:
-        return None
-    if find_spec("tensorboard") is None:
-        if wanted:
-            raise OptionError("a TensorBoard log needs the package tensorboard; install it, or leave the log out")
+    installed = find_spec("tensorboard") is not None
+    if wanted and not installed:
+        raise OptionError("a TensorBoard log needs the package tensorboard; install it, or leave the log out")
+    if wanted is False or not installed:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
@@ -186,12 +172,8 @@ def log(board: Board | None, step: int, terms: Mapping[str, float], state: Atten
     if board is None:
         return
     with suppress(OSError):  # a full disk ends no run for its log
-        _add(board, step, terms, state)
-
-
-def _add(board: Board, step: int, terms: Mapping[str, float], state: AttentionState) -> None:
-    for name, value in terms.items():
-        board.add_scalar(f"objective/{name}", value, step)
-    for name, value in asdict(state).items():
-        if math.isfinite(value):
-            board.add_scalar(f"attention/{name}", value, step)
+        for name, value in terms.items():
+            board.add_scalar(f"objective/{name}", value, step)
+        for name, value in asdict(state).items():
+            if math.isfinite(value):
+                board.add_scalar(f"attention/{name}", value, step)

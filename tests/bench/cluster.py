@@ -32,7 +32,8 @@ import cellxlate
 from cellxlate.enhancement.cluster import cluster as cluster_room
 from cellxlate.enhancement.cluster.cluster import Cluster, open_cluster
 from cellxlate.enhancement.estimate import Prediction, predict
-from cellxlate.enhancement.job import open_writers, steps_to_files
+from cellxlate.enhancement.flow import open_writers
+from cellxlate.enhancement.job import steps_to_files
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.settings import EnhanceSettings

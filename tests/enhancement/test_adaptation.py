@@ -22,7 +22,8 @@ from cellxlate.enhancement.adaptation import judge
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, on_range_of, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, model_folder
-from cellxlate.enhancement.job import EnhanceProgress, enhance_file
+from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.job import enhance_file
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import RemotePath

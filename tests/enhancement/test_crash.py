@@ -19,7 +19,7 @@ import zarr
 import cellxlate
 from cellxlate import cli
 from cellxlate.enhancement import flow
-from cellxlate.enhancement.job import EnhanceProgress
+from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.errors import CellxlateError, InputError, OutputError, PromiseError
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import Stack

@@ -10,7 +10,7 @@ import tifffile
 
 import cellxlate
 from cellxlate.enhancement import flow
-from cellxlate.enhancement.job import EnhanceProgress
+from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.errors import InputError, OptionError, OutputError, PromiseError
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.stack import Stack

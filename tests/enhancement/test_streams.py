@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cellxlate.enhancement import plan as plan_room
-from cellxlate.enhancement.job import follow, steps_in_memory
+from cellxlate.enhancement.flow import follow
+from cellxlate.enhancement.job import steps_in_memory
 from cellxlate.enhancement.plan import Plan, make_plan, stream_count
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.threads import in_streams

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cellxlate.settings import PRESETS
-from cellxlate.training.fields.patches import open_domain
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.finished import command_of, statistics_patches
 from cellxlate.training.options import as_cyclegan
 

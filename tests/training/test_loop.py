@@ -20,7 +20,8 @@ from cellxlate.training import loop as loop_module
 from cellxlate.training import run as run_module
 from cellxlate.training.acceleration.precision import has_bfloat16
 from cellxlate.training.checkpoint import CHECKPOINT, read_notes, save_checkpoint
-from cellxlate.training.fields.patches import Domain, open_domain
+from cellxlate.training.fields.files import open_domain
+from cellxlate.training.fields.patches import Domain
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.loop import loop, train
 from cellxlate.training.run import (

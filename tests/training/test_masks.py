@@ -9,8 +9,9 @@ import tifffile
 import zarr
 
 from cellxlate.errors import InputError
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, open_domain
+from cellxlate.training.fields.patches import Domain
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 

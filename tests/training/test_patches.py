@@ -10,9 +10,11 @@ from cellxlate.errors import InputError
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields import files as files_module
 from cellxlate.training.fields import patches as patches_module
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.guides import REACH_PX, saliency
-from cellxlate.training.fields.patches import Domain, Field, brightest_window, has_contrast, open_domain, shows_content
+from cellxlate.training.fields.patches import Domain, Field, brightest_window, has_contrast, shows_content
 
 DRAW = {"patch_px": 32, "load_px": None, "guided": True, "seed": 0}
 
@@ -139,13 +141,13 @@ def test_without_a_guide_it_is_minus_one_throughout(domain):
 
 def test_large_stacks_are_read_by_windows_with_the_same_result(images, monkeypatch):
     kept = open_domain([images.source], number=0, patch_px=32, load_px=None)
-    monkeypatch.setattr(patches_module, "LARGEST_KEPT_PX", 0)
+    monkeypatch.setattr(files_module, "LARGEST_KEPT_PX", 0)
     lazy = open_domain([images.source], number=0, patch_px=32, load_px=None)
-    monkeypatch.setattr(patches_module, "MOST_OPEN_FILES", 1)
+    monkeypatch.setattr(files_module, "MOST_OPEN_FILES", 1)
     reopened = open_domain([images.source], number=0, patch_px=32, load_px=None)
     assert isinstance(kept.fields[0].stack.pixels, np.ndarray)
     assert not isinstance(lazy.fields[0].stack.pixels, np.ndarray)
-    assert isinstance(reopened.fields[-1].stack.pixels, patches_module.ReopenedPixels)
+    assert isinstance(reopened.fields[-1].stack.pixels, files_module.ReopenedPixels)
     for step in range(8):
         one, two, three = (domain.draw(step, 1, **DRAW) for domain in (kept, lazy, reopened))
         assert np.array_equal(one.images, two.images)
@@ -164,7 +166,7 @@ def test_small_files_are_not_kept_open(images, monkeypatch):
         return replace(closed, release=lambda: (released.append(closed), closed.close()))
 
     released: list[Stack] = []
-    monkeypatch.setattr(patches_module, "open_stack", remember)
+    monkeypatch.setattr(files_module, "open_stack", remember)
     domain = open_domain([images.source], number=0, patch_px=32, load_px=None)
     assert len(opened) == len(released) == 4
     domain.draw(0, 4, **DRAW)
@@ -179,8 +181,8 @@ def test_whatever_is_refused_is_closed_again(tmp_path, good, monkeypatch):
         opened.append(stack)
         return replace(stack, release=lambda: (released.append(stack), stack.close()))
 
-    monkeypatch.setattr(patches_module, "open_stack", remember)
-    monkeypatch.setattr(patches_module, "LARGEST_KEPT_PX", 0)
+    monkeypatch.setattr(files_module, "open_stack", remember)
+    monkeypatch.setattr(files_module, "LARGEST_KEPT_PX", 0)
     refusal(write(tmp_path / "mixed", a=good[0], b=good[1], c=np.full_like(good[0], 7)))
     assert len(opened) == 3
     assert len(released) == 3

@@ -7,8 +7,8 @@ import torch
 import cellxlate
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.model.engines.engine import open_engine
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import open_domain
 from cellxlate.training.fields.spread import Painted, spread, windows_of
 from cellxlate.training.strokes import learn_strokes
 

@@ -20,8 +20,8 @@ import torch
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
-from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import Progress, opened
+from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.outputs.names import opened
 from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
 from cellxlate.errors import OptionError, TrainingError, said
 from cellxlate.locations import Location
@@ -152,8 +152,7 @@ def adapt_stack(
     InputError, OptionError, OutputError, ModelError
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
-    clock = _Clock(seconds, steps)
-    partial = partial_of(output)
+    clock, partial = _Clock(seconds, steps), partial_of(output)
     settings = replace(checked(settings or EnhanceSettings()), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         make_room(output, partial, overwrite=overwrite, resume=resume)
@@ -166,9 +165,8 @@ def adapt_stack(
         base = model if isinstance(model, Bundle) else load_model(model)
 
         def nothing(fault: Exception) -> Adaptation:
-            return Adaptation(
-                base, False, clock.spent_s, 0, said("nothing was learned: ", fault), base.name, choice=choice
-            )
+            why = said("nothing was learned: ", fault)
+            return Adaptation(base, False, clock.spent_s, 0, why, base.name, choice=choice)
 
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
@@ -196,9 +194,9 @@ def adapt_stack(
         )  # fmt: skip
         if not kept:
             return remembered(partial, identity, adaptation)
-        card = _card(stack, base, run, domain, adaptation) | {"adaptation": record_of(identity, adaptation)}
         if overwrite:
             shutil.rmtree(output, ignore_errors=True)
+        card = _card(stack, base, run, domain, adaptation) | {"adaptation": record_of(identity, adaptation)}
         bundle = save_bundle(output, translator, card, preview(translator, domain, settings.threshold))
     with suppress(OSError):
         shutil.copyfile(partial / "curves.csv", output / "curves.csv")

@@ -178,10 +178,7 @@ def recalled(
     record = bundle.card.get("adaptation") if bundle else json.loads(text)
     if not isinstance(record, dict) or any(record.get(name) != value for name, value in identity.items()):
         where = output if bundle else partial
-        raise OutputError(
-            f"{where} was adapted to another stack, or from another model",
-            remedy=TO_REPLACE,
-        )
+        raise OutputError(f"{where} was adapted to another stack, or from another model", remedy=TO_REPLACE)
     try:
         return Adaptation(
             bundle or base, bundle is not None, float(record["seconds"]), int(record["steps"]), str(record["reason"]),

@@ -225,7 +225,11 @@ def _look_at(address: str, deadline_s: float) -> None:
     scheme, _, host_and_port = address.rpartition("://")
     if scheme not in ("", "tcp"):
         return
-    host, port = _host_and_port(host_and_port)
+    host, _, number = host_and_port.rpartition(":")
+    try:
+        port = int(number.strip("/"))
+    except ValueError:
+        raise OSError(f"{host_and_port!r} is no host with a port") from None
 
     def left_s() -> float:
         left = min(deadline_s - time.monotonic(), CONNECT_S / 2)
@@ -233,7 +237,7 @@ def _look_at(address: str, deadline_s: float) -> None:
             raise TimeoutError("it is silent")
         return left
 
-    with socket.create_connection((host, port), left_s()) as opened:
+    with socket.create_connection((host.strip("[]"), port), left_s()) as opened:
         heard = b""
         while len(heard) < 8 or len(heard) < min(8 + int.from_bytes(heard[:8], "little"), MOST_GREETING_BYTES):
             opened.settimeout(left_s())
@@ -246,11 +250,3 @@ def _look_at(address: str, deadline_s: float) -> None:
             heard += part
     if not all(word in heard[:MOST_GREETING_BYTES] for word in GREETING):
         raise OSError("what listens there is no dask scheduler")
-
-
-def _host_and_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    try:
-        return host.strip("[]"), int(port.strip("/"))
-    except ValueError:
-        raise OSError(f"{text!r} is no host with a port") from None

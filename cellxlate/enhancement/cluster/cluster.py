@@ -25,6 +25,7 @@ from cellxlate.enhancement.cluster.worker import (
     BandDone,
     BandJob,
     CompareJob,
+    InputFile,
     QueuedBand,
     Throughput,
     band_job,
@@ -40,7 +41,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
-from cellxlate.errors import ClusterError, InputError, said, who_speaks
+from cellxlate.errors import ClusterError, said, who_speaks
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.malloc import keep_freed_memory
 from cellxlate.options import RESUME
@@ -130,10 +131,13 @@ class Cluster:
         job = band_job(
             plan, token, image=image_writer.pyramid, attention=attention_writer.pyramid, origins=image_writer.origins
         )
-        self._send_model(plan.bundle)
+        plugin = ModelOnWorkers(plan.bundle)
+        if plugin.name not in self._sent:
+            self.client.register_plugin(plugin)
+            self._sent.add(plugin.name)
         self._check_workers(job)
-        todo = units_to_do(plan, image_writer, attention_writer)
-        flight = Flight(self, plan, job, tasks_of(todo, plan, sum(self.client.nthreads().values())))
+        threads, units = sum(self.client.nthreads().values()), units_to_do(plan, image_writer, attention_writer)
+        flight = Flight(self, plan, job, tasks_of(units, plan, threads))
         try:
             yield from flight.news(started)
         finally:
@@ -152,17 +156,8 @@ class Cluster:
         """Let the workers read a result back, and add up what they count, in the order of the stack."""
         stack = plan.stack
         tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
-        if stack.path is None or image.path is None or selected.path is None:
-            raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
-        job = CompareJob(
-            stack.path.absolute(),
-            stack.axes,
-            stack.image,
-            stack.incomplete,
-            image.path.absolute(),
-            selected.path.absolute(),
-            tile_px,
-        )
+        source, enhanced, attention = (InputFile.of(one) for one in (stack, image, selected))
+        job = CompareJob(source, enhanced.path, attention.path, tile_px)
         threads = max(sum(self.client.nthreads().values()), 1)
         part_px = min(max(prod(stack.shape) // (4 * threads), LEAST_PART_PX), MOST_PART_PX)
         parts = parts_of(stack, channels, tile_px=tile_px, part_px=part_px)
@@ -174,16 +169,12 @@ class Cluster:
 
     def read_again(self, plan: Plan, planes: Sequence[PlaneIndex], see: SeeRows) -> None:
         """Let the workers read planes of the input again, and tell the checksums of their rows."""
-        stack = plan.stack
-        if stack.path is None:
-            raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
-        wanted, channels = set(planes), range(stack.channel_count)
+        stack, wanted = plan.stack, set(planes)
         parts = (
             [(index, rows) for index, rows in part if index in wanted]
-            for part in parts_of(stack, channels, tile_px=0, part_px=LEAST_PART_PX)
+            for part in parts_of(stack, range(stack.channel_count), tile_px=0, part_px=LEAST_PART_PX)
         )
-        summed = partial(sum_parts, stack.path.absolute(), stack.axes, stack.image, stack.incomplete)
-        for seen in self.share(summed, (part for part in parts if part)):
+        for seen in self.share(partial(sum_parts, InputFile.of(stack)), (part for part in parts if part)):
             for one in seen:
                 see(*one)
 
@@ -213,12 +204,6 @@ class Cluster:
             with suppress(Exception):  # the cluster may be gone
                 self.client.unregister_worker_plugin(name)
         self._sent.clear()
-
-    def _send_model(self, bundle: Bundle) -> None:
-        plugin = ModelOnWorkers(bundle)
-        if plugin.name not in self._sent:
-            self.client.register_plugin(plugin)
-            self._sent.add(plugin.name)
 
     def _check_workers(self, job: BandJob) -> None:
         """Wait for a worker, and raise ClusterError if none of those that are there can do the job."""
@@ -268,7 +253,9 @@ class Flight:
         per_plane = sum(1 for _ in bands_of(stack.plane_shape, self.plan.tile_px))
         while True:
             threads = self._watch.look()
-            while len(self._waiting) < BANDS_PER_THREAD * threads and (task := self._next()):
+            while len(self._waiting) < BANDS_PER_THREAD * threads and (
+                task := self._alone.popleft() if self._alone else next(self.todo, None)
+            ):
                 self._send(task)
                 passed = max(passed, task[-1].passed)
             if not self._waiting:
@@ -276,10 +263,8 @@ class Flight:
             for future in self._next_finished():
                 self._take(future, self._waiting.pop(future))
                 left = sum(map(len, (*self._waiting.values(), *self._alone)))
-                news = EnhanceProgress(
-                    stack.name, (passed - left) / per_plane, stack.plane_count, time.perf_counter() - started
-                )
-                yield news
+                done, seconds = (passed - left) / per_plane, time.perf_counter() - started
+                yield EnhanceProgress(stack.name, done, stack.plane_count, seconds)
 
     def cancel(self) -> None:
         """Take back what is not done yet, and let workers close the stack; what they compute now they finish."""
@@ -288,9 +273,6 @@ class Flight:
                 self.cluster.client.cancel(list(self._waiting), force=True)
             self.cluster.client.run(forget_job, self.job.token, on_error="ignore")
         self._waiting.clear()
-
-    def _next(self) -> Task | None:
-        return self._alone.popleft() if self._alone else next(self.todo, None)
 
     def _send(self, task: Task) -> None:
         where = "-".join(map(str, (*task[0].index, task[0].area.top, len(task))))
@@ -350,30 +332,18 @@ def _result(future: Any, watch: WorkerWatch) -> Any:
 
 def units_to_do(plan: Plan, image_writer: Writer, attention_writer: Writer) -> Iterator[QueuedBand]:
     """Yield the bands that are not done, one after another: nothing is listed beforehand."""
-    tops = [area.top for area in bands_of(plan.stack.plane_shape, plan.tile_px)]
-    numbers = {top: number for number, top in enumerate(tops, 1)}
+    numbers = {area.top: number for number, area in enumerate(bands_of(plan.stack.plane_shape, plan.tile_px), 1)}
     for plane in planes_to_do(plan, both_written(plan, image_writer, attention_writer)):
         for area in plane.wanted:
-            passed = plane.number * len(tops) + len(plane.indices) * numbers[area.top]
+            passed = plane.number * len(numbers) + len(plane.indices) * numbers[area.top]
             yield QueuedBand(plane.indices[0], area, passed)
 
 
 def tasks_of(units: Iterable[QueuedBand], plan: Plan, threads: int) -> Iterator[Task]:
     """Put bands that are small together: a task costs client and scheduler some milliseconds, whatever it holds.
 
-    Parameters
-    ----------
-    units : iterable of QueuedBand
-        In the order of the stack.
-    plan : Plan
-        Of the stack; all its bands are counted, whether they are done or not.
-    threads : int
-        Of all workers.
-
-    Yields
-    ------
-    list of QueuedBand
-        Of at most a megapixel, and of so few that each thread gets about 8 tasks; of one band at least.
+    A task holds at most a megapixel, and so few bands that each of the workers' threads gets about 8 tasks, where all
+    bands of the stack are counted, done or not; one band at least.
     """
     rows, columns = plan.stack.plane_shape
     areas = list(bands_of((rows, columns), plan.tile_px))

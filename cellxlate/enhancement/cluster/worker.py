@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -44,6 +44,27 @@ _ONE_AT_A_TIME = Lock()
 
 
 @dataclass(frozen=True)
+class InputFile:
+    """Where workers find an input, and what `open_stack` takes to read the same of it."""
+
+    path: Location
+    axes: str
+    image: int
+    incomplete: bool
+
+    @classmethod
+    def of(cls, stack: Stack) -> "InputFile":
+        """Return that of a stack; raise InputError where it lies in memory, where no worker can read it."""
+        if stack.path is None:
+            raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
+        return cls(stack.path.absolute(), stack.axes, stack.image, stack.incomplete)
+
+    def open(self) -> Stack:
+        """Open it."""
+        return open_stack(self.path, self.axes, image=self.image, incomplete=self.incomplete)
+
+
+@dataclass(frozen=True)
 class BandJob:
     """All a worker needs to know of a stack, but the model, which it has got already. A few hundred bytes.
 
@@ -53,8 +74,8 @@ class BandJob:
         Tells one run from another.
     version : str
         Of the program that asks.
-    path, axes, number, incomplete
-        Of the input, as `open_stack` takes them; `number` is that of the image.
+    source : InputFile
+        The input.
     identity : mapping
         `input_identity` of the input where the job was planned.
     digest : str
@@ -77,10 +98,7 @@ class BandJob:
 
     token: str
     version: str
-    path: Location
-    axes: str
-    number: int
-    incomplete: bool
+    source: InputFile
     identity: dict[str, Any]
     digest: str
     engine: str
@@ -141,7 +159,7 @@ class OpenJob:
     jobs: tuple[PlaneJob, ...]
     image: Pyramid
     attention: Pyramid
-    read_s: float = field(default=0.0)
+    read_s: float = 0.0
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
         """Read rows of a plane and count the time."""
@@ -152,21 +170,11 @@ class OpenJob:
 
 
 def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, origins: Origins) -> BandJob:
-    """Describe a plan for workers.
-
-    Raises
-    ------
-    InputError
-        The stack lies in memory, where no worker can read it.
-    """
-    stack = plan.stack
-    if stack.path is None:
-        raise InputError(f"{stack.name} lies in memory, workers read from files; write it to a file first")
-    first = plan.jobs[0]
+    """Describe a plan for workers; InputError where its stack lies in memory."""
+    stack, first = plan.stack, plan.jobs[0]
     return BandJob(
-        token=token, version=cellxlate.__version__, path=stack.path.absolute(), axes=stack.axes, number=stack.image,
-        incomplete=stack.incomplete, identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest,
-        engine=plan.translator.identity,
+        token=token, version=cellxlate.__version__, source=InputFile.of(stack),
+        identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         groups=tuple(job.intensities for job in plan.jobs), context=first.context, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
@@ -175,12 +183,9 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
 
 @dataclass(frozen=True)
 class CompareJob:
-    """Input (its image `number`), result and attention by their paths, for workers that compare them."""
+    """Input, result and attention, for workers that compare them."""
 
-    path: Location
-    axes: str
-    number: int
-    incomplete: bool
+    source: InputFile
     enhanced: Location
     attention: Location
     tile_px: int
@@ -194,7 +199,7 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
     """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
     seen: SeenRows = []
     with (
-        open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete) as stack,
+        job.source.open() as stack,
         open_stack(job.enhanced) as enhanced,
         open_stack(job.attention) as attention,
     ):
@@ -209,11 +214,9 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
         return tally, seen
 
 
-def sum_parts(
-    path: Location, axes: str, image: int, incomplete: bool, parts: Sequence[tuple[PlaneIndex, slice]]
-) -> SeenRows:
+def sum_parts(source: InputFile, parts: Sequence[tuple[PlaneIndex, slice]]) -> SeenRows:
     """Read rows of some planes of an input, and return their checksums."""
-    with open_stack(path, axes, image=image, incomplete=incomplete) as stack:
+    with source.open() as stack:
         return [(index, rows.start, row_sums(stack.read(index, rows)), None) for index, rows in parts]
 
 
@@ -255,19 +258,8 @@ def enhance_bands(job: BandJob, bands: Sequence[tuple[PlaneIndex, Tile]]) -> lis
     return [enhance_band(job, index, area) for index, area in bands]
 
 
-def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") -> BandDone:
-    """Enhance one band, in all channels of its group, and write it into both partials.
-
-    Parameters
-    ----------
-    job : BandJob
-        The job.
-    index : tuple of int
-        Of the plane.
-    area : Tile
-        Whole rows, as `tiling.bands_of` cuts them.
-    worker : str
-        Who reports; the address of the dask worker by default.
+def enhance_band(job: BandJob, index: PlaneIndex, area: Tile) -> BandDone:
+    """Enhance one band of a plane, whole rows, in all channels of its group, and write it into both partials.
 
     Raises
     ------
@@ -290,7 +282,7 @@ def enhance_band(job: BandJob, index: PlaneIndex, area: Tile, worker: str = "") 
             job.origins.add(origin)
         ended = time.perf_counter()
         return BandDone(
-            worker or worker_address(), sum(band.raw.size for band in bands.values()), work, read_s=opened.read_s,
+            worker_address(), sum(band.raw.size for band in bands.values()), work, read_s=opened.read_s,
             compute_s=computed - started - opened.read_s, write_s=ended - computed,
         )  # fmt: skip
 
@@ -344,11 +336,11 @@ def _checked(job: BandJob) -> Iterator[Stack]:
         is_here = (folder / "zarr.json").is_file()
         if not is_here or (isinstance(folder, Path) and not os.access(folder, os.W_OK)):
             raise OutputError(f"{folder} cannot be written from here; choose an output that all workers see")
-    stack = open_stack(job.path, job.axes, image=job.number, incomplete=job.incomplete)
+    stack = job.source.open()
     try:
-        identity = input_identity(job.path, stack.files)
+        identity = input_identity(job.source.path, stack.files)
         if any(identity.get(key) != job.identity.get(key) for key in ("bytes", "sampled_sha256")):
-            raise InputError(f"{job.path} is another file here; choose an input that all workers see")
+            raise InputError(f"{job.source.path} is another file here; choose an input that all workers see")
         yield stack
     except BaseException:
         stack.close()

@@ -97,18 +97,14 @@ def gated_output(translator: Translator, threshold: float, own: slice = slice(No
 
     def output(images: Unit) -> Unit:
         opened, proposal = gate(quantise(translator.attention(images)), threshold), translator.proposal(images)
-        made = images[:, own].copy()
-        margin = max((images.shape[2] - part.shape[2]) // 2 for part in (opened, proposal))
-        inner = _inner(images[:, own], margin)
-        _inner(made, margin)[:] += change(_cropped(opened, inner.shape), _cropped(proposal, inner.shape), inner)
+        made, shape = images[:, own].copy(), min(opened.shape[2:], proposal.shape[2:])
+        unit = _middle(made, shape)  # a view
+        unit += change(_middle(opened, shape), _middle(proposal, shape), unit)
         return made
 
     return output
 
 
-def _inner(images: Unit, margin: int) -> Unit:
+def _middle(images: Unit, shape: tuple[int, ...]) -> Unit:
+    margin = (images.shape[2] - shape[0]) // 2
     return images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
-
-
-def _cropped(images: Unit, shape: tuple[int, ...]) -> Unit:
-    return _inner(images, (images.shape[2] - shape[2]) // 2)

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
-from cellxlate.locations import Location, RemotePath
+from cellxlate.locations import Location, RemotePath, located
 from cellxlate.options import OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
+from cellxlate.quality.report.report import RunReport
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
@@ -21,9 +25,9 @@ from cellxlate.stacks.read.open import find_images, open_stack, without_results
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.read.zarr import zarr_images
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.stores.bucket import check_remote
-from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format
+from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format, remove_partial
 from cellxlate.whole_file import in_the_way
 
 ENDINGS: dict[Format, str] = {
@@ -126,18 +130,12 @@ def name_outputs(
 
     Parameters
     ----------
-    path : Path
-        The input.
     is_zarr : bool
         Whether the input is Zarr, which is then written as Zarr too.
     output : Path, optional
         Of the enhanced stack; its ending decides the format, and the other names follow from it.
-    output_dir : Path, optional
-        Folder for the outputs; beside the input by default.
-    format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
-        Where the name does not decide.
-    attention, report : bool
-        Whether these are wanted.
+    output_dir, format, attention, report
+        As in `enhance_file`.
     like : Stack, optional
         The input, where it is open: what OME cannot hold is written plain.
 
@@ -173,6 +171,34 @@ def name_outputs(
     return outputs
 
 
+@contextmanager
+def opened(
+    what: str | Location | Stack | npt.NDArray[Any] | Pixels,
+    axes: str | None,
+    image: int | None = None,
+    incomplete: bool = False,
+) -> Iterator[Stack]:
+    """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
+    if isinstance(what, Stack):
+        yield what
+    elif isinstance(what, str | Path | RemotePath):
+        with open_stack(what, axes, image=image, incomplete=incomplete) as stack:
+            yield stack
+    else:
+        yield Stack.from_array(what, axes)
+
+
+def source_of(what: object, stack: Stack, *, to: str | Location | None) -> Location:
+    """Return the path that outputs are named after: as it was given, that of the stack, or its name."""
+    if isinstance(what, str | Path | RemotePath):
+        return located(what)
+    if stack.path is not None:
+        return stack.path
+    if to is None:
+        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
+    return Path(stack.name)
+
+
 def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Format | None:
     """Return the format to name the outputs of a stack after: what is asked for, else plain where OME cannot hold it.
 
@@ -185,13 +211,7 @@ def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Fo
 
 
 def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
-    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist.
-
-    Raises
-    ------
-    OutputError
-        With what to do.
-    """
+    """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist."""
     folder = outputs.enhanced.parent
     if isinstance(folder, Path) and not folder.is_dir():
         raise OutputError(f"the output folder {folder} does not exist; make it or choose another")
@@ -203,17 +223,7 @@ def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
 
 
 def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
-    """Return whether what has the name of an output may be replaced.
-
-    Parameters
-    ----------
-    path : Path
-        Of an output.
-    overwrite : bool
-        Then whatever is there may be.
-    resume : bool
-        Then only what an earlier run has written may be.
-    """
+    """Return whether what has an output's name may be replaced: anything, or, to resume, what a run has written."""
     if overwrite or not resume or not is_there(path):
         return overwrite
     if path.name.endswith("_report.json"):
@@ -228,21 +238,32 @@ def may_replace(path: Location, *, overwrite: bool, resume: bool) -> bool:
 
 
 def require_still_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
-    """Raise OutputError if something that may not be replaced has the name of the result or of its attention.
-
-    Raises
-    ------
-    OutputError
-        With what to do.
-    """
-    for path in (outputs.enhanced, outputs.attention if outputs.keep_attention else None):
-        if path is not None and is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
+    """Raise OutputError if something that may not be replaced has the name of the result or of its attention."""
+    for path in [outputs.enhanced, *([outputs.attention] if outputs.keep_attention else [])]:
+        if is_there(path) and not may_replace(path, overwrite=overwrite, resume=resume):
             raise in_the_way(path)
 
 
 def is_there(path: Location) -> bool:
     """Return whether anything has a name, be it a link that leads nowhere."""
     return path.exists() if isinstance(path, RemotePath) else os.path.lexists(path)
+
+
+def withdraw(outputs: Outputs, report: RunReport | None) -> None:
+    """Remove what a cancelled run has left: its partials, and, where its report says so, the files that it wrote."""
+    for path in (outputs.enhanced, outputs.attention):
+        remove_partial(path)
+    reports = (outputs.report_html, outputs.report_json)
+    for path in outputs.wanted if report else []:
+        if path in reports and not (report and report.outputs.get("report")):
+            continue  # not written by this run
+        if isinstance(path, RemotePath):
+            path.remove_below()
+            path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def recorded_provenance(report: Location) -> Mapping[str, Any]:
@@ -257,13 +278,7 @@ def recorded_provenance(report: Location) -> Mapping[str, Any]:
 
 
 def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:
-    """Raise OptionError if two stacks would be written to the same place, or one over another input.
-
-    Raises
-    ------
-    OptionError
-        Naming both stacks.
-    """
+    """Raise OptionError if two stacks would be written to the same place, or one over another input."""
     taken: dict[str, Location] = {}
     for path, outputs in all_outputs:
         for written in outputs.wanted:

@@ -77,15 +77,9 @@ class Plate:
         if not (overwrite or resume):
             for path in self._wanted:
                 if path.exists():
-                    raise OutputError(
-                        f"{path} exists already",
-                        remedy=TO_REPLACE_OR_RENAME,
-                    )
+                    raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
                 if _unfinished(path).exists():
-                    raise OutputError(
-                        f"{_unfinished(path)} is left from an interrupted job",
-                        remedy=TO_GO_ON,
-                    )
+                    raise OutputError(f"{_unfinished(path)} is left from an interrupted job", remedy=TO_GO_ON)
         if resume and _unfinished(self.enhanced).exists():
             for path in self._wanted:  # a crash while they got their names
                 if path.exists() and not _unfinished(path).exists():
@@ -106,14 +100,7 @@ class Plate:
         return [f"what lies beside the wells is not copied: {', '.join(beside)}"] if beside else []
 
     def finish(self, *, overwrite: bool, resume: bool) -> None:
-        """Let the plates appear under their names, the enhanced one last.
-
-        Parameters
-        ----------
-        overwrite : bool
-            Replace what is there.
-        resume : bool
-            Replace what an earlier run has left there.
+        """Let the plates appear under their names, the enhanced one last; `resume` replaces what an earlier run left.
 
         Raises
         ------
@@ -167,8 +154,6 @@ def plates_of(
 
     Parameters
     ----------
-    paths : sequence of Path
-        As given by the user.
     output, output_dir, format, attention, report
         As in `name_outputs`; `output` names the one enhanced plate.
 

@@ -140,12 +140,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _adaptation(value: Any) -> dict[str, Any]:
     """Return what an earlier report states of learning from the stack; nothing where it is not what `enhance` says."""
     stated = _mapping(value)
-    sound = isinstance(stated.get("reason"), str) and isinstance(stated.get("kept"), bool)
-    return (
-        stated | {"steps": int(_number(stated.get("steps"))), "seconds": _number(stated.get("seconds"))}
-        if sound
-        else {}
-    )
+    if not isinstance(stated.get("reason"), str) or not isinstance(stated.get("kept"), bool):
+        return {}
+    return stated | {"steps": int(_number(stated.get("steps"))), "seconds": _number(stated.get("seconds"))}
 
 
 def _number(value: Any) -> float:
@@ -190,8 +187,7 @@ def _beside(path: Path, name: str) -> Path:
 
 def _input_of(path: Path, base: str, facts: Mapping[str, Any]) -> Path:
     """Return the input that a result names, if it lies beside it."""
-    stated = facts.get("input")
-    name = stated.get("name") if isinstance(stated, Mapping) else None
+    name = _mapping(facts.get("input")).get("name")
     if name and Path(str(name)).name == str(name) and (path.parent / str(name)).exists():
         return path.parent / str(name)
     for candidate in find_stacks([path.parent], "result"):
@@ -214,9 +210,7 @@ def _open_input(path: Path, axes: str, facts: Mapping[str, Any]) -> Stack:
 
 def _considered(facts: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the distances that the model was chosen by; nothing where it was named."""
-    stated = facts.get("model_considered")
-    if not isinstance(stated, Mapping):
-        return {}
+    stated = _mapping(facts.get("model_considered"))
     return {str(name): float(one) if isinstance(one, int | float) else None for name, one in stated.items()}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal
@@ -57,12 +58,8 @@ class EngineTranslator:
         What decides the pixels: engine, device and precision, without versions.
     warnings : list of str
         What a reader of the result should know.
-    stride : int
-        Tile origins are multiples of it, in pixels.
-    generator_halo_px, attention_halo_px : int
-        Margins the two networks need, in pixels.
-    activation_bytes_per_px : float
-        Memory the generator works in, per pixel of its window.
+    stride, generator_halo_px, attention_halo_px, activation_bytes_per_px : int, int, int, float
+        As `enhancement.plane.Translator` says.
     """
 
     def __init__(
@@ -111,10 +108,7 @@ class EngineTranslator:
             )
         first, second = (
             self._run(network, np.ascontiguousarray(part))
-            for part in (
-                _part(images, axis, 0, middle + reach_px),
-                _part(images, axis, middle - reach_px, length),
-            )
+            for part in (_part(images, axis, 0, middle + reach_px), _part(images, axis, middle - reach_px, length))
         )
         margin = (middle + reach_px - first.shape[axis]) // 2
         return np.concatenate(
@@ -208,23 +202,10 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
             remedy=("use openvino or torch for ", PRECISION.of("bfloat16")),
         )
 
-    def ready(network: Generator | AttentionNetwork) -> RunNetwork:
-        prepared = for_inference(network)
-        if engine == "torch":
-            is_exact = where.type == "cpu" and precision == "float32"
-            layers: nn.Module = by_onednn(prepared) if is_exact else prepared
-            _watch(layers, bundle)
-            run = torch_network(layers, where, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        elif engine == "openvino":
-            run = _watched(OpenVinoNetwork(prepared, precision, streams), bundle)
-        else:
-            run = _watched(onnxruntime_network(prepared, where.type, streams), bundle)
-        return _asking(run, activation_bytes_per_px(network)) if where.type == "cpu" else run
-
-    translator = bundle.translator
+    ready = partial(_ready, bundle=bundle, engine=engine, device=where, precision=precision, streams=streams)
     opened = EngineTranslator(
-        bundle, ready(translator.generator), ready(translator.attention), engine=engine, device=where.type,
-        precision=precision,
+        bundle, ready(bundle.translator.generator), ready(bundle.translator.attention), engine=engine,
+        device=where.type, precision=precision,
     )  # fmt: skip
     if precision != "float32":
         error = probe_error(opened, bundle)
@@ -235,6 +216,39 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
     return opened
 
 
+def _ready(
+    network: Generator | AttentionNetwork, *, bundle: Bundle, engine: EngineName, device: torch.device,
+    precision: Precision, streams: int,
+) -> RunNetwork:  # fmt: skip
+    """Return a network of a bundle as it is run, which checks before each layer or window and asks for its memory."""
+    prepared, watched, bytes_per_px = for_inference(network), bundle.translator, activation_bytes_per_px(network)
+    run: RunNetwork
+
+    def check() -> None:
+        _CHECKS.get(watched, lambda: None)()
+
+    if engine == "torch":
+        is_exact = device.type == "cpu" and precision == "float32"
+        layers: nn.Module = by_onednn(prepared) if is_exact else prepared
+        for layer in layers.modules():
+            if not any(True for _ in layer.children()):
+                layer.register_forward_pre_hook(lambda _layer, _inputs: check())
+        run = torch_network(layers, device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    elif engine == "openvino":
+        run = OpenVinoNetwork(prepared, precision, streams)
+    else:
+        run = onnxruntime_network(prepared, device.type, streams)
+
+    def asking_first(images: Floats) -> Floats:
+        if device.type == "cpu":
+            ask_for_memory(images[:, 0].size, bytes_per_px)
+        if engine != "torch":  # which shows its layers
+            check()
+        return run(images)
+
+    return asking_first
+
+
 @torch.inference_mode()
 def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     """Return the largest difference from the networks in torch and float32, in unit range, on a probe tile."""
@@ -242,8 +256,7 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     side = max(LEAST_PROBE_PX, -(-(2 * max(halos_px) + opened.stride) // PROBE_UNIT_PX) * PROBE_UNIT_PX)
     noise = np.random.default_rng(0).normal(0.4, 0.3, (1, 1, side, side)).astype(np.float32)
     steps = np.kron(np.random.default_rng(1).uniform(0, 1, (12, 12)), np.ones((side // 12,) * 2))
-    channels = int(bundle.card["networks"]["channels"])
-    images = np.repeat((noise / 4 + steps).astype(np.float32), channels, axis=1)
+    images = np.repeat((noise / 4 + steps).astype(np.float32), bundle.translator.channels, axis=1)
     errors = []
     for run, network, halo_px in (
         (opened.proposal, bundle.translator.generator, halos_px[0]),
@@ -257,51 +270,12 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     return max(errors) if np.isfinite(errors).all() else np.inf
 
 
-def _asking(run: RunNetwork, activation_bytes_per_px: float) -> RunNetwork:
-    """Ask for the memory of a window before it is run on the CPU."""
-
-    def ask_and_run(images: Floats) -> Floats:
-        ask_for_memory(images[:, 0].size, activation_bytes_per_px)
-        return run(images)
-
-    return ask_and_run
-
-
-def _watch(network: nn.Module, bundle: Bundle) -> None:
-    """Let the check of `interruptible` run before every layer."""
-    watched = bundle.translator
-    for layer in network.modules():
-        if not any(True for _ in layer.children()):
-            layer.register_forward_pre_hook(lambda _layer, _inputs: _CHECKS.get(watched, _nothing)())
-
-
-def _watched(run: RunNetwork, bundle: Bundle) -> RunNetwork:
-    """Let the check of `interruptible` run before every window."""
-    watched = bundle.translator
-
-    def check_and_run(images: Floats) -> Floats:
-        _CHECKS.get(watched, _nothing)()
-        return run(images)
-
-    return check_and_run
-
-
-def _nothing() -> None:
-    """Stand for no check."""
-
-
 @contextmanager
 def interruptible(bundle: Bundle, check: Callable[[], None]) -> Iterator[None]:
     """Call `check` before every layer of the networks, or every window where an engine shows no layers.
 
-    What it raises ends a run within that time.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Used by this run alone.
-    check : callable
-        Cheap; called from the thread that runs the networks.
+    What it raises ends a run within that time. It must be cheap, is called from the thread that runs the networks, and
+    the bundle must be used by this run alone.
     """
     _CHECKS[bundle.translator] = check
     try:

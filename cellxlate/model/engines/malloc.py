@@ -20,12 +20,7 @@ def keep_freed_memory(leave: Container[str] = os.environ) -> None:
     """Let all threads of this process take memory from one place, and keep what a window frees for the next one.
 
     Otherwise each thread gets a place of its own, and what a window has freed goes back to the system, which clears it
-    before it is used again. Without glibc nothing happens.
-
-    Parameters
-    ----------
-    leave : container of str
-        Names of settings that stay as they are; by default those that are set in the environment.
+    before it is used again. Settings in `leave` stay as they are. Without glibc nothing happens.
     """
     if sys.platform != "linux":
         return

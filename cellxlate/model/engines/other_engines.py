@@ -1,6 +1,7 @@
 """OpenVINO and ONNX Runtime as engines. Both are optional; both read the ONNX model that `export` writes."""
 
 from collections.abc import Callable
+from importlib import import_module
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -40,12 +41,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, network: Generator | AttentionNetwork, precision: Precision, streams: int = 1) -> None:
-        try:
-            import openvino
-        except ImportError as fault:
-            raise OptionError(
-                ENGINE.of("openvino"), " is not installed", remedy='pip install "cellxlate[openvino]"'
-            ) from fault
+        openvino = _imported("openvino", remedy='pip install "cellxlate[openvino]"')
         self._core = openvino.Core()
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
@@ -84,6 +80,13 @@ class OpenVinoNetwork:
         return idle
 
 
+def _imported(engine: str, *, remedy: str) -> Any:
+    try:
+        return import_module(engine)
+    except ImportError as fault:
+        raise OptionError(ENGINE.of(engine), " is not installed", remedy=remedy) from fault
+
+
 def _fits(made: tuple[int, ...], given: tuple[int, ...]) -> bool:
     """Return whether an outcome has as many images as were given, less an equal margin at every side."""
     return made[0] == given[0] and 0 <= given[-2] - made[-2] == given[-1] - made[-1]
@@ -101,12 +104,7 @@ def onnxruntime_network(
     OptionError
         onnxruntime or onnx is not installed, or it does not know the device.
     """
-    try:
-        import onnxruntime
-    except ImportError as fault:
-        raise OptionError(
-            ENGINE.of("onnxruntime"), " is not installed", remedy='pip install "cellxlate[onnx]"'
-        ) from fault
+    onnxruntime = _imported("onnxruntime", remedy='pip install "cellxlate[onnx]"')
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(

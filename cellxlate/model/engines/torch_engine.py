@@ -73,21 +73,9 @@ def by_onednn(network: nn.Module) -> nn.Module:
 
 
 def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[Floats], Floats]:
-    """Return a network as a function of arrays (B, C, Y, X) float32, run by torch.
+    """Return a network as a function of arrays (B, C, Y, X) float32, run by torch on a device in float32 or bfloat16.
 
-    Parameters
-    ----------
-    network : Module
-        As `inference.for_inference` makes it; it is moved.
-    device : torch.device
-        Where it runs.
-    dtype : torch.dtype
-        What it computes in: float32 or bfloat16.
-
-    Returns
-    -------
-    callable
-        Raises MemoryError where the device has not enough memory for the images.
+    The network, as `inference.for_inference` makes it, is moved. Raises MemoryError where the device has too little.
     """
     placed = network.to(device, dtype)
 
@@ -102,8 +90,7 @@ def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) 
                 raise
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        raise MemoryError(
-            f"{device.type} has not enough memory for {images.shape}"
-        )  # outside: the traceback holds arrays
+        # raised outside: the traceback holds arrays
+        raise MemoryError(f"{device.type} has not enough memory for {images.shape}")
 
     return run

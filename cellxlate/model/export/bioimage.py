@@ -121,12 +121,10 @@ def translator_onnx(translator: TranslatorNetworks, outputs: Sequence[str] = ANS
         )
     ]  # fmt: skip
     (images,) = parts["proposal"].graph.input
-    channels = images.type.tensor_type.shape.dim[1].dim_value
+    channels = {name: 1 if name == "attention" else translator.channels for name in outputs}
     answers = [
-        helper.make_tensor_value_info(
-            name, TensorProto.FLOAT, ["batch", 1 if name == "attention" else channels, "rows", "columns"]
-        )
-        for name in outputs
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", count, "rows", "columns"])
+        for name, count in channels.items()
     ]
     joined = helper.make_model(
         helper.make_graph(nodes, "cellxlate", [images], answers, constants),
@@ -191,7 +189,7 @@ def export_package(
             "asks for",
             remedy=("give ", LICENCE.of("CC-BY-4.0"), ", for example") if names else ("give ", AUTHOR.of("NAME")),
         )
-    counts = _test_field(int(bundle.card["networks"]["channels"]))
+    counts = _test_field(bundle.translator.channels)
     answers = _answers(bundle.translator, _unit(counts))
     files = {
         MODEL_FILE: translator_onnx(bundle.translator).SerializeToString(deterministic=True),
@@ -218,7 +216,7 @@ def description(bundle: Bundle, files: Mapping[str, bytes], *, authors: Sequence
     """Return what `rdf.yaml` says of a package with these files: halo and sides follow from the receptive field."""
     translator, card = bundle.translator, bundle.card
     halo_px, stride = _halo_px(translator), translator.stride
-    channels = [f"channel{number}" for number in range(int(card["networks"]["channels"]))]
+    channels = [f"channel{number}" for number in range(translator.channels)]
 
     def source(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashlib.sha256(files[name]).hexdigest()}

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from cellxlate.errors import OptionError
 from cellxlate.model.graph import Graph
-from cellxlate.model.layers import kind_of, leaves, margin_px, write
+from cellxlate.model.layers import margin_px, write
 from cellxlate.model.networks import AttentionNetwork, Generator
 
 if TYPE_CHECKING:
@@ -17,20 +15,10 @@ IR_VERSION = 8
 
 
 def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.ModelProto":
-    """Return a network as an ONNX model.
+    """Return a network, as trained or as `inference.for_inference` makes it, as an ONNX model of opset 17.
 
-    Parameters
-    ----------
-    network : Generator or AttentionNetwork
-        As trained, or as `inference.for_inference` makes it.
-    name : str
-        Of the graph, and of its output.
-
-    Returns
-    -------
-    ModelProto
-        Opset 17. One input `images` (batch, C, rows, columns) float32 in unit range, sides multiples of the stride; one
-        output, float32, in unit range.
+    It has one input, `images` (batch, C, rows, columns) float32 in unit range, sides multiples of the stride; and one
+    output, called `name` like the graph, float32 in unit range.
 
     Raises
     ------
@@ -41,8 +29,7 @@ def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.Mod
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as fault:
         raise OptionError("ONNX needs the package onnx; pip install onnx") from fault
-    channels = next(filter(None, (kind_of(layer).cost(layer).inputs for layer in leaves(network))))
-    channels //= 4 if isinstance(network.layers[0], nn.PixelUnshuffle) else 1
+    channels = network.channels
     outputs = 1 if isinstance(network, AttentionNetwork) else channels
     graph = Graph(helper.make_node, channels)
     graph.last("Identity", _body(graph, network, "images"), name)

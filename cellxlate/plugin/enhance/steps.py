@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from cellxlate.choice import choose_model
-from cellxlate.enhancement.flow import EnhanceProgress
-from cellxlate.enhancement.job import Steps, steps_in_memory, steps_to_files, withdraw
-from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
+from cellxlate.enhancement.flow import EnhanceProgress, Steps
+from cellxlate.enhancement.job import steps_in_memory, steps_to_files
+from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, OutputError

@@ -21,19 +21,8 @@ LEAST_WORK = 1e8
 def choose_precision(generator: nn.Module, settings: TrainSettings, device: torch.device) -> Precision:
     """Decide what the networks of a new run compute in: bfloat16 where the device has it and is clearly faster with it.
 
-    Parameters
-    ----------
-    generator : Module
-        Of the run; (B, C, Y, X) to the same. It stays as it is.
-    settings : TrainSettings
-        `mixed_precision`, and the size of a batch.
-    device : device
-        Where the generator is. On CUDA bfloat16 is taken without a measurement, on a CPU it is measured.
-
-    Returns
-    -------
-    {"float32", "bfloat16"}
-        Part of the run: a checkpoint keeps it, since it decides the bits of the result.
+    On CUDA it is taken without a measurement; on a CPU the generator of the run, which stays as it is, is measured on a
+    batch. A checkpoint keeps what was decided, since that decides the bits of the result.
     """
     if not settings.mixed_precision or not has_bfloat16(device):
         return "float32"
@@ -85,16 +74,7 @@ def accelerate(
 ) -> None:
     """Make networks run in a precision, and faster where they can; names and values of their weights stay as they are.
 
-    Parameters
-    ----------
-    modules : iterable of Module
-        Networks, or modules that hold networks; changed in place.
-    settings : TrainSettings
-        `compile_networks`, which counts on CUDA alone.
-    device : device
-        Where the networks are.
-    precision : {"float32", "bfloat16"}
-        Of the networks.
+    The modules, networks or what holds networks, are changed in place. They are compiled on CUDA alone.
 
     Notes
     -----

@@ -22,7 +22,8 @@ from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.training.fields.patches import Domain, Field, check_stack
+from cellxlate.training.fields.files import check_stack
+from cellxlate.training.fields.patches import Domain, Field
 
 CANDIDATES = 3
 """Windows that are looked at for each that is taken: the one with most contrast."""
@@ -60,16 +61,7 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | 
 
 
 def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
-    """Take a bounded sample of some channels of a stack into memory, with the noise of each.
-
-    Parameters
-    ----------
-    stack : Stack
-        Of which windows are read.
-    intensities : dict of int to IntensityRange
-        Of each channel that takes part.
-    settings : AloneSettings
-        How many windows, and of which size.
+    """Take a bounded sample of the channels of a stack of which ranges are given into memory, with the noise of each.
 
     Raises
     ------
@@ -138,24 +130,12 @@ def sample_of(
             own = intensity.at(stack.time_of(window[0]))
             contrast = _contrast(counts, own)
             if best is None or contrast > best[0]:
-                best = contrast, _field(stack, channel, window, np.array(counts), own)
+                index, rows, columns = window
+                name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
+                best = contrast, Field(Stack.from_array(np.array(counts), "YX", name=name), (), own)
         if best:
             kept.append(best[1])
     return kept
-
-
-def _field(
-    stack: Stack,
-    channel: int,
-    part: tuple[PlaneIndex, slice, slice],
-    counts: npt.NDArray[Any],
-    intensity: IntensityRange,
-) -> Field:
-    index, rows, columns = part
-    name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
-    window = Stack.from_array(counts, "YX", name=name)
-    (inside,) = window.plane_indices()
-    return Field(window, inside, intensity)
 
 
 def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:

@@ -27,7 +27,7 @@ from cellxlate.training import losses
 from cellxlate.training.fields.patches import Domain, Field
 from cellxlate.training.imaging.process import correlated, patch_range
 from cellxlate.training.losses import HistoryPool
-from cellxlate.training.steps import CELL_WEIGHT, MAX_GRADIENT, Draw, adam, placed
+from cellxlate.training.steps import CELL_WEIGHT, Draw, adam, move, placed
 
 ATTENTION_PX, BORDER_PX = 192, 12
 ATTENTION_RATE, BACKGROUND_WEIGHT = 5.0, 0.3
@@ -68,16 +68,8 @@ class AloneStep:
     The generator learns what the mean over the eight turns of a window shows, which has less error than each of them.
     Where neighbours share noise it learns from the noisy image itself as well: with n drawn like its noise, y + a n and
     y - n / a have independent noise, so the second is, on average, what should be made of the first. Attention learns
-    the largest of what it says of the window and of its estimate, 2 px wider.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-        Of the run.
-    source : Domain
-        Windows in memory, with the noise of each.
-    device : torch.device
-        Where networks run.
+    the largest of what it says of the window and of its estimate, 2 px wider. The source is windows in memory, with the
+    noise of each.
 
     References
     ----------
@@ -129,13 +121,7 @@ class AloneStep:
         inner = _inner(self.attention_px)
         terms["guide"] = losses.follow_guide(logits[inner], wide.attended[inner], cell_weight=CELL_WEIGHT)
         total = self.settings.lambda_cycle * terms["cycle_target"] + self.settings.lambda_guide * terms["guide"]
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        for network in (self.translator.generator, self.translator.attention):
-            nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT)
-        for optimiser in self.optimisers.values():
-            optimiser.step()
+        move(self.optimisers.values(), total, [self.translator.generator, self.translator.attention])
         self.count_of_steps.steps += 1
         return terms | {"total": total, "attention_area": torch.sigmoid(logits).mean()}
 

@@ -13,8 +13,9 @@ from cellxlate.settings import TrainSettings
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.structures import draw_structure
 from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.masks import attach_masks
-from cellxlate.training.fields.patches import Domain, Field, Mask, open_domain
+from cellxlate.training.fields.patches import Domain, Field, Mask
 from cellxlate.training.imaging.cameras import by_any_camera
 
 DRAWN_PX = 256
@@ -45,8 +46,7 @@ def generalist_domains(
         marked = open_domain(target, number=1, patch_px=64, load_px=None, channel=channel, guide="saliency")
         files.callback(marked.close)
         if masks:
-            empty = Domain([], 0)
-            marked = attach_masks((empty, marked), masks)[1]
+            marked = attach_masks((Domain([], 0), marked), masks)[1]
             files.callback(marked.close)
         fields += marked.fields
     times = [MASKED_TURNS if one.mask else 1 for one in fields]
@@ -64,9 +64,8 @@ def drawn_fields(count: int, seed: int) -> list[Field]:
         scale = smallest * (largest / smallest) ** rng.random()
         haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
         drawn = draw_structure("mixed", (DRAWN_PX, DRAWN_PX), rng, scale=scale, haze=haze)
-        if not drawn.image.max() > 0:
-            continue
-        fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
+        if drawn.image.max() > 0:
+            fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
     return fields
 
 
@@ -88,5 +87,4 @@ def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
 def field_of(image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, name: str) -> Field:
     """Return an image (Y, X) in memory, with its mask, as a field."""
     stack, marked = (Stack.from_array(plane, "YX", name=name) for plane in (image, mask.astype(np.uint8)))
-    (index,) = stack.plane_indices()
-    return Field(stack, index, measure_range([image]), Mask(marked, index))
+    return Field(stack, (), measure_range([image]), Mask(marked, ()))

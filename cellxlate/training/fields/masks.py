@@ -14,7 +14,8 @@ from cellxlate.regular_files import open_regular
 from cellxlate.stacks.read.not_images import is_hidden
 from cellxlate.stacks.read.open import TIFF_SUFFIXES, is_zarr, open_stack, stack_name
 from cellxlate.stacks.stack import Stack
-from cellxlate.training.fields.patches import LARGEST_KEPT_PX, Domain, Field, Mask, in_memory
+from cellxlate.training.fields.files import LARGEST_KEPT_PX, in_memory
+from cellxlate.training.fields.patches import Domain, Field, Mask
 from cellxlate.training.fields.spread import spread_over
 
 STROKES_ENDING = "_strokes"

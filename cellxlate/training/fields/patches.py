@@ -1,35 +1,21 @@
-"""A domain: the fields of one folder, their levels, and patches drawn from them.
+"""A domain: fields, their levels, and patches drawn from them.
 
 Every draw is a function of (seed, domain, step) alone, so a resumed run sees the same data as an unbroken one.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from cellxlate.errors import InputError
-from cellxlate.options import CHANNEL
 from cellxlate.settings import Guide
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range
-from cellxlate.stacks.intensity.stack_range import sample_windows
-from cellxlate.stacks.read.open import find_images, open_stack
-from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.fields.guides import REACH_PX, saliency
-
-LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
-"""Stacks of at most 4 megapixels are read at once, 64 megapixels of them; from others windows are read when drawn."""
-
-MOST_OPEN_FILES = 64
-"""Further files are opened anew for each window: a process may not hold thousands."""
 
 BLANK_SPAN_PER_NOISE = 6.5
 """A field whose span is at the noise floor (6) shows nothing."""
@@ -159,18 +145,12 @@ class Domain:
 
         Parameters
         ----------
-        step : int
-            Counts from 0.
-        batch : int
-            Patches to draw.
-        patch_px : int
-            Side of a patch.
+        step, batch, patch_px : int
+            Counted from 0; how many patches, and their side.
         load_px : int or None
             Where given, a window is enlarged by load_px / patch_px (the paper resizes to 286 and crops 256).
         guided : bool
             Whether guides are wanted.
-        seed : int
-            Of the run.
         turns : bool
             Vary by quarter turns and flips; otherwise by left-right flips alone.
         content : bool
@@ -286,119 +266,6 @@ def read_window(
     window = slice(row, row + side), slice(column, column + side)
     image = field.unit(*window)
     return image, field.mask.read(*window) if guide == "masks" and field.mask else np.full_like(image, -1)
-
-
-def open_domain(
-    paths: Sequence[Path],
-    *,
-    number: int,
-    patch_px: int,
-    load_px: int | None,
-    channel: int | None = None,
-    guide: Guide = "saliency",
-) -> Domain:
-    """Open every image of some files and folders as one domain.
-
-    Raises
-    ------
-    InputError
-        Nothing to read, one image only, images smaller than a patch, several channels and none chosen, other numbers of
-        channels, constant images, pixels that are not finite, or no contrast.
-    """
-    name = ("source", "target")[number]
-    with ExitStack() as closing:
-        files, left_out = find_images(paths, name)
-        for line in left_out:
-            warnings.warn(f"{name} images: {line}", stacklevel=2)
-        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, closing))
-        if len(fields) < 2:
-            raise InputError(
-                f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
-            )
-        if not any(has_contrast(field) for field in fields):
-            raise InputError(
-                f"none of the {name} images has contrast above its noise; check that these are the right files"
-            )
-        closing.pop_all()  # from here on the domain closes them
-    return Domain(fields, number, guide)
-
-
-def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing: ExitStack) -> Iterator[Field]:
-    """Open and check files one by one; small stacks are read at once."""
-    channels: dict[int, Path] = {}
-    kept_px = open_files = 0
-    for path in paths:
-        stack = open_stack(path)
-        closing.callback(stack.close)
-        channels.setdefault(stack.channel_count, path)
-        if len(channels) > 1:
-            (count, first), (other, second) = channels.items()
-            raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
-        chosen = check_stack(stack, path, side, channel)
-        intensity = measure_range(checked_windows(stack, path, chosen))
-        size_px = int(np.prod(stack.shape, dtype=np.int64))
-        if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
-            kept_px += size_px
-            stack = in_memory(stack)
-        elif open_files < MOST_OPEN_FILES:
-            open_files += 1
-        else:
-            stack.close()
-            stack = replace(stack, pixels=ReopenedPixels(stack), release=_nothing)
-        for index in stack.plane_indices():
-            if stack.channel_of(index) == chosen:
-                yield Field(stack, index, intensity)
-
-
-def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
-    """Return the channel to train on, or raise InputError if the stack has no such channel or is too small."""
-    rows, columns = stack.plane_shape
-    if min(rows, columns) < side:
-        raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
-    if channel is None and stack.channel_count > 1:
-        raise InputError(f"{path}: has {stack.channel_count} channels", remedy=("choose one with ", CHANNEL))
-    chosen = channel or 0
-    if not 0 <= chosen < stack.channel_count:
-        raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
-    return chosen
-
-
-def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDArray[Any]]:
-    """Pass on the sample of a channel, and raise InputError where it holds what nothing can be learned from."""
-    lowest, highest = np.inf, -np.inf
-    for window in sample_windows(stack, channel):
-        if window.dtype.kind == "f" and not np.isfinite(window).all():
-            count = int((~np.isfinite(window)).sum())
-            raise InputError(f"{path}: {count} pixels are NaN or infinite; replace them or leave the image out")
-        lowest, highest = min(lowest, float(window.min())), max(highest, float(window.max()))
-        yield window
-    if lowest == highest:
-        raise InputError(f"{path}: all pixels are {lowest:g}; leave this image out")
-
-
-def _nothing() -> None:
-    return None
-
-
-def in_memory(stack: Stack) -> Stack:
-    """Return a stack with its pixels read and its file released."""
-    pixels = np.asarray(stack)
-    stack.close()
-    return replace(stack, pixels=pixels, release=_nothing)
-
-
-class ReopenedPixels:
-    """Pixels of a file that is opened for each read."""
-
-    def __init__(self, stack: Stack) -> None:
-        if stack.path is None:
-            raise ValueError("only a stack with a path can be opened again")
-        self.path, self.axes = stack.path, stack.axes
-        self.shape, self.dtype = stack.shape, stack.dtype
-
-    def __getitem__(self, key: Any) -> Any:
-        with open_stack(self.path, self.axes) as stack:
-            return np.asarray(stack.pixels[key])
 
 
 def has_contrast(field: Field) -> bool:

@@ -1,0 +1,136 @@
+"""Files and folders as a domain: every image opened, its levels measured, what teaches nothing refused."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellxlate.errors import InputError
+from cellxlate.options import CHANNEL
+from cellxlate.settings import Guide
+from cellxlate.stacks.intensity.range import measure_range
+from cellxlate.stacks.intensity.stack_range import sample_windows
+from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.read.sets.ome import one_of_each
+from cellxlate.stacks.stack import Stack
+from cellxlate.training.fields.patches import Domain, Field, has_contrast, window_px
+
+LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
+"""Stacks of at most 4 megapixels are read at once, 64 megapixels of them; from others windows are read when drawn."""
+
+MOST_OPEN_FILES = 64
+"""Further files are opened anew for each window: a process may not hold thousands."""
+
+
+def open_domain(
+    paths: Sequence[Path],
+    *,
+    number: int,
+    patch_px: int,
+    load_px: int | None,
+    channel: int | None = None,
+    guide: Guide = "saliency",
+) -> Domain:
+    """Open every image of some files and folders as one domain.
+
+    Raises
+    ------
+    InputError
+        Nothing to read, one image only, images smaller than a patch, several channels and none chosen, other numbers of
+        channels, constant images, pixels that are not finite, or no contrast.
+    """
+    name = ("source", "target")[number]
+    with ExitStack() as closing:
+        files, left_out = find_images(paths, name)
+        for line in left_out:
+            warnings.warn(f"{name} images: {line}", stacklevel=2)
+        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, closing))
+        if len(fields) < 2:
+            raise InputError(
+                f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
+            )
+        if not any(has_contrast(field) for field in fields):
+            raise InputError(
+                f"none of the {name} images has contrast above its noise; check that these are the right files"
+            )
+        closing.pop_all()  # from here on the domain closes them
+    return Domain(fields, number, guide)
+
+
+def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing: ExitStack) -> Iterator[Field]:
+    """Open and check files one by one; small stacks are read at once."""
+    channels: dict[int, Path] = {}
+    kept_px = open_files = 0
+    for path in paths:
+        stack = open_stack(path)
+        closing.callback(stack.close)
+        channels.setdefault(stack.channel_count, path)
+        if len(channels) > 1:
+            (count, first), (other, second) = channels.items()
+            raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
+        chosen = check_stack(stack, path, side, channel)
+        intensity = measure_range(checked_windows(stack, path, chosen))
+        size_px = int(np.prod(stack.shape, dtype=np.int64))
+        if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
+            kept_px += size_px
+            stack = in_memory(stack)
+        elif open_files < MOST_OPEN_FILES:
+            open_files += 1
+        else:
+            stack.close()
+            stack = replace(stack, pixels=ReopenedPixels(stack), release=lambda: None)
+        for index in stack.plane_indices():
+            if stack.channel_of(index) == chosen:
+                yield Field(stack, index, intensity)
+
+
+def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
+    """Return the channel to train on, or raise InputError if the stack has no such channel or is too small."""
+    rows, columns = stack.plane_shape
+    if min(rows, columns) < side:
+        raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
+    if channel is None and stack.channel_count > 1:
+        raise InputError(f"{path}: has {stack.channel_count} channels", remedy=("choose one with ", CHANNEL))
+    chosen = channel or 0
+    if not 0 <= chosen < stack.channel_count:
+        raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
+    return chosen
+
+
+def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDArray[Any]]:
+    """Pass on the sample of a channel, and raise InputError where it holds what nothing can be learned from."""
+    lowest, highest = np.inf, -np.inf
+    for window in sample_windows(stack, channel):
+        if window.dtype.kind == "f" and not np.isfinite(window).all():
+            count = int((~np.isfinite(window)).sum())
+            raise InputError(f"{path}: {count} pixels are NaN or infinite; replace them or leave the image out")
+        lowest, highest = min(lowest, float(window.min())), max(highest, float(window.max()))
+        yield window
+    if lowest == highest:
+        raise InputError(f"{path}: all pixels are {lowest:g}; leave this image out")
+
+
+def in_memory(stack: Stack) -> Stack:
+    """Return a stack with its pixels read and its file released."""
+    pixels = np.asarray(stack)
+    stack.close()
+    return replace(stack, pixels=pixels, release=lambda: None)
+
+
+class ReopenedPixels:
+    """Pixels of a file that is opened for each read."""
+
+    def __init__(self, stack: Stack) -> None:
+        if stack.path is None:
+            raise ValueError("only a stack with a path can be opened again")
+        self.path, self.axes = stack.path, stack.axes
+        self.shape, self.dtype = stack.shape, stack.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        with open_stack(self.path, self.axes) as stack:
+            return np.asarray(stack.pixels[key])
