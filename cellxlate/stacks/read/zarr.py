@@ -12,11 +12,7 @@ import zarr
 from cellxlate.errors import CellxlateError, InputError, said, unless_denied
 from cellxlate.locations import Location, RemotePath
 from cellxlate.options import AXES_OPTION, IMAGE
-from cellxlate.stacks.carried import (
-    ANNOTATION,
-    Metadata,
-    as_json,
-)
+from cellxlate.stacks.carried import ANNOTATION, Metadata, as_json
 from cellxlate.stacks.channel_names import fitting
 from cellxlate.stacks.limits.zarr_codecs import bounded
 from cellxlate.stacks.metadata.ome_xml import OmeImage, channels_fit, read_ome
@@ -24,12 +20,7 @@ from cellxlate.stacks.metadata.plain_note import read_note
 from cellxlate.stacks.naming import ZARR_MARKS, first_names, is_zarr, one_line, stack_name
 from cellxlate.stacks.read.pixels import check_blocks
 from cellxlate.stacks.read.zarr_chunks import found_chunks
-from cellxlate.stacks.read.zarr_metadata import (
-    check_first_is_largest,
-    ome_attributes,
-    zarr_axes,
-    zarr_metadata,
-)
+from cellxlate.stacks.read.zarr_metadata import check_first_is_largest, ome_attributes, zarr_axes, zarr_metadata
 from cellxlate.stacks.stack import READ_FAULTS, Stack, check_axes, named_axes
 from cellxlate.stacks.stores.store import store_of
 from cellxlate.stacks.stores.zip import ZippedStore, is_zipped_zarr, open_zip

@@ -9,15 +9,7 @@ import zarr
 from cellxlate.errors import InputError
 from cellxlate.options import AXES_OPTION
 from cellxlate.stacks.axes import LATEST, axis_unit, is_known_version, letters_of, read_axes, version_of
-from cellxlate.stacks.carried import (
-    ANNOTATION,
-    Metadata,
-    as_json,
-    display_ranges,
-    restored,
-    valid_colours,
-    valid_notes,
-)
+from cellxlate.stacks.carried import ANNOTATION, Metadata, as_json, display_ranges, restored, valid_colours, valid_notes
 from cellxlate.stacks.channel_names import all_named
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.naming import first_names, one_line
