@@ -21,27 +21,20 @@ if TYPE_CHECKING:
     from cellxlate.training.loop import train
     from cellxlate.training.strokes import teach
 
-_HOMES = {
-    "Bundle": "cellxlate.model.bundle",
-    "CellxlateError": "cellxlate.errors",
-    "EnhancedStack": "cellxlate.enhancement.job",
-    "InputError": "cellxlate.errors",
-    "ModelError": "cellxlate.errors",
-    "OptionError": "cellxlate.errors",
-    "OutputError": "cellxlate.errors",
-    "PromiseError": "cellxlate.errors",
-    "Stack": "cellxlate.stacks.stack",
-    "adapt": "cellxlate.enhancement.adaptation.adapt",
-    "enhance": "cellxlate.enhancement.job",
-    "enhance_file": "cellxlate.enhancement.job",
-    "enhance_files": "cellxlate.enhancement.batch",
-    "evaluate": "cellxlate.evaluation.evaluate",
-    "load_model": "cellxlate.model.bundle",
-    "open_stack": "cellxlate.stacks.read.open",
-    "open_writer": "cellxlate.stacks.write.writer",
-    "teach": "cellxlate.training.strokes",
-    "train": "cellxlate.training.loop",
+_NAMES = {
+    "enhancement.adaptation.adapt": ["adapt"],
+    "enhancement.batch": ["enhance_files"],
+    "enhancement.job": ["EnhancedStack", "enhance", "enhance_file"],
+    "errors": ["CellxlateError", "InputError", "ModelError", "OptionError", "OutputError", "PromiseError"],
+    "evaluation.evaluate": ["evaluate"],
+    "model.bundle": ["Bundle", "load_model"],
+    "stacks.read.open": ["open_stack"],
+    "stacks.stack": ["Stack"],
+    "stacks.write.writer": ["open_writer"],
+    "training.loop": ["train"],
+    "training.strokes": ["teach"],
 }
+_HOMES = {name: f"cellxlate.{home}" for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Bundle",

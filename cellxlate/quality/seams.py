@@ -49,12 +49,7 @@ class Seams:
     above: dict[PlaneIndex, tuple[int, npt.NDArray[Any], npt.NDArray[np.bool_]]] = field(default_factory=dict)
 
     def add(
-        self,
-        index: PlaneIndex,
-        first_row: int,
-        *,
-        enhanced: npt.NDArray[Any],
-        selected: npt.NDArray[np.bool_],
+        self, index: PlaneIndex, first_row: int, *, enhanced: npt.NDArray[Any], selected: npt.NDArray[np.bool_]
     ) -> None:
         """Add one band of a plane (rows, X); the bands of a plane come from top to bottom."""
         if not self.tile_px or len(self.sums) > MOST_BORDERS:
@@ -88,11 +83,7 @@ class Seams:
         self.above = {index: (start + kept, enhanced[kept:].copy(), selected[kept:].copy())}
 
     def _count(
-        self,
-        where: tuple[PlaneIndex, str, int],
-        first: int,
-        pixels: npt.NDArray[Any],
-        selected: npt.NDArray[np.bool_],
+        self, where: tuple[PlaneIndex, str, int], first: int, pixels: npt.NDArray[Any], selected: npt.NDArray[np.bool_]
     ) -> None:
         """Add the pixels (n, 12) across one border, apart for each tile beside it; `first` is where the n start."""
         usable = np.flatnonzero(selected.all(axis=1) & np.isfinite(pixels).all(axis=1))

@@ -63,11 +63,7 @@ class Support:
 
 
 def supported(
-    raw: npt.NDArray[Any],
-    enhanced: npt.NDArray[Any],
-    attention: npt.NDArray[np.uint8],
-    *,
-    noise_left: float = 0.0,
+    raw: npt.NDArray[Any], enhanced: npt.NDArray[Any], attention: npt.NDArray[np.uint8], *, noise_left: float = 0.0
 ) -> Support:
     """Look for regions of the output that the input does not support, and the reverse, in one window.
 
@@ -153,10 +149,7 @@ def _background(
 
 
 def _unsupported(
-    shown: npt.NDArray[np.float64],
-    seen: npt.NDArray[np.float64],
-    selected: npt.NDArray[np.bool_],
-    noise: float,
+    shown: npt.NDArray[np.float64], seen: npt.NDArray[np.float64], selected: npt.NDArray[np.bool_], noise: float
 ) -> int:
     """Count regions that stand out in one image and not in the other."""
     labels, _ = ndimage.label(selected & (shown > SEEN * noise) & (seen < UNSUPPORTED_SHARE * shown))

@@ -198,11 +198,7 @@ SeenRows = list[tuple[PlaneIndex, int, RowSums, RowSums | None]]
 def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) -> tuple[Tally, SeenRows]:
     """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
     seen: SeenRows = []
-    with (
-        job.source.open() as stack,
-        open_stack(job.enhanced) as enhanced,
-        open_stack(job.attention) as attention,
-    ):
+    with job.source.open() as stack, open_stack(job.enhanced) as enhanced, open_stack(job.attention) as attention:
         tally = Tally(plane_axes=stack.plane_axes, tile_px=job.tile_px)
         for index, rows in parts:
             tally.include(

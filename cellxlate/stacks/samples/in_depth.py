@@ -109,11 +109,7 @@ def _paths(
     """Draw paths from starts that climb by a tilt and wave."""
     canvas, count = room.canvas, len(starts)
     points, walk, along = walks(
-        canvas,
-        starts,
-        length_px=length_px,
-        persistence_px=persistence_px,
-        headings=headings_from(canvas, starts),
+        canvas, starts, length_px=length_px, persistence_px=persistence_px, headings=headings_from(canvas, starts)
     )
     climb = tilt * canvas.rng.standard_normal(count) * length_px / room.spacing_px
     wave = 0.3 * tilt * length_px / room.spacing_px * canvas.rng.standard_normal(count)
@@ -243,9 +239,7 @@ def _solid(room: Room, radius_px: float, profile: Profile, **choice: Any) -> tup
     depths[0] = 0.5 * room.planes
     share = canvas.between(0.3, 0.5)
     nuclei = replace(
-        bodies,
-        half_px=(share * bodies.half_px).astype(np.float32),
-        brightness=np.ones_like(bodies.brightness),
+        bodies, half_px=(share * bodies.half_px).astype(np.float32), brightness=np.ones_like(bodies.brightness)
     )
     parts = [np.zeros(room.shape, np.float32) for _ in range(3)]
     for plane in range(room.planes):

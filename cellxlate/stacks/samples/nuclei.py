@@ -156,9 +156,7 @@ def simulate(settings: SampleSettings) -> SimulatedStack:
 
 
 def computed_stacks(
-    shape: tuple[int, ...],
-    channel: str,
-    block_of: Callable[[Part, tuple[int, ...], tuple[int, int]], npt.NDArray[Any]],
+    shape: tuple[int, ...], channel: str, block_of: Callable[[Part, tuple[int, ...], tuple[int, int]], npt.NDArray[Any]]
 ) -> SimulatedStack:
     """Return a sample of (T, C, Z, Y, X), whose blocks `block_of` computes, with channels of one name, numbered."""
     times, channels, depths = shape[:3]

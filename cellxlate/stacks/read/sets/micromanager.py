@@ -20,7 +20,6 @@ PLANE_HEADER_BYTES = 162
 """From the directory of a page to its pixels; the first page may have more tags, and is read as a TIFF page."""
 
 NDTIFF_INDEX = "NDTiff.index"
-SERIES = "series_of_cellxlate"
 MOST_INDEXED = 10_000_000
 
 
@@ -32,11 +31,10 @@ def series_of(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     InputError
         The index of an NDTiff set names a file outside its folder.
     """
-    kept: dict[str, Any] = vars(file)  # they belong together; looked for once
-    if SERIES not in kept:
-        kept[SERIES] = _by_own_index(file) or list(file.series)
-    series: list[tifffile.TiffPageSeries] = kept[SERIES]
-    return series
+    kept: dict[str, list[tifffile.TiffPageSeries]] = vars(file)  # they belong together; looked for once
+    if "own_series" not in kept:
+        kept["own_series"] = _by_own_index(file) or list(file.series)
+    return kept["own_series"]
 
 
 def _by_own_index(file: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
