@@ -121,7 +121,8 @@ def imagej() -> Path:
     """ImageJ's program, a jar: Debian's, or the one that IMAGEJ_JAR names (as Fiji.app/jars/ij-1.54p.jar)."""
     jar = Path(os.environ.get("IMAGEJ_JAR", "/usr/share/java/ij.jar"))
     if not (jar.exists() and shutil.which("java")):
-        skip_or_fail("ImageJ is not installed (apt-get install imagej)")
+        skip = pytest.skip if os.environ.get("CELLXLATE_WITHOUT_IMAGEJ") else skip_or_fail  # no package index has it
+        skip("ImageJ is not installed (apt-get install imagej)")
     return jar
 
 
