@@ -3,6 +3,8 @@
 import weakref
 from typing import Any
 
+import numpy as np
+
 from cellxlate.locations import Location
 from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
@@ -28,4 +30,7 @@ def lazy_pixels(stack: Stack) -> Any:
         min(size, CHUNK_PX) if axis in "YX" else size if axis == "S" else 1
         for axis, size in zip(stack.axes, stack.shape, strict=True)
     )
-    return dask.array.from_array(stack.pixels, chunks=chunks, name=False, asarray=True).astype(stack.dtype)
+    example = np.empty(0, stack.pixels.dtype)
+    return dask.array.from_array(stack.pixels, chunks=chunks, name=False, asarray=True, meta=example).astype(
+        stack.dtype
+    )
