@@ -288,7 +288,8 @@ def _decibels(sums: ErrorSums, times: Floats) -> tuple[Floats, Floats, float]:
 
 def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> Ranking:
     if not sums.pixels.sum() or not sums.variance.sum() > 0:
-        return _nothing(sums.names)
+        equal = tuple(Risk(name, 0.0, 0.0, 0.0) for name in sums.names)
+        return Ranking(equal, False, "no noise was found to judge by", ((0.0,) * len(equal),) * len(equal))
     times, times_error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
     if not known:
         times, times_error = variance_times(sums, _interval(noises))
@@ -315,11 +316,6 @@ def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> 
     doubt = _doubt(sums, noises, added, regret)
     table = tuple(tuple(float(errors[one, other]) for other in order) for one in order)
     return Ranking(risks, not doubt, doubt, table)
-
-
-def _nothing(names: Sequence[str]) -> Ranking:
-    risks = tuple(Risk(name, 0.0, 0.0, 0.0) for name in names)
-    return Ranking(risks, False, "no noise was found to judge by", ((0.0,) * len(names),) * len(names))
 
 
 def _interval(noises: Sequence[CameraNoise]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """What a plain TIFF or Zarr array of ours states in JSON: axes, calibration, metadata, provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,11 +42,8 @@ def read_note(note: Any) -> PlainNote:
         if axis in "ZYX" and (size := positive(value)):
             calibration.pixel_size_um[axis] = size
     calibration.time_step_s = positive(note.get("time_step_s"))
-    calibration.channel_names = tuple(str(name) for name in _list(note.get("channel_names")))
+    names = note.get("channel_names")
+    calibration.channel_names = tuple(map(str, names)) if isinstance(names, list | tuple) else ()
     earlier = valid_notes(note.get("earlier"))
     own = {key: value for key, value in note.items() if key not in STATED}
     return PlainNote(calibration, restored(note["metadata"]), (*earlier, *(valid_notes([own]) if own else ())))
-
-
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
