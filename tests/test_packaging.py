@@ -20,7 +20,7 @@ IN_PACKAGE = re.compile(
     r"|cellxlate/models/[a-z0-9-]+/(card\.json|curves\.csv|preview\.png|weights\.safetensors)"
 )
 IN_SOURCE = re.compile(
-    r"(cellxlate|tests|docs|notebooks)/.+|LICENSE|README\.md|PKG-INFO|\.gitignore"
+    r"(cellxlate|tests|docs|notebooks|integrations)/.+|LICENSE|README\.md|PKG-INFO|\.gitignore"
     r"|(pyproject\.toml|napari\.yaml|hatch_build\.py|constraints\.txt|mkdocs\.yml|CITATION\.cff)"
 )
 NEVER = re.compile(r"__pycache__|\.pyc$|\.pt$|\.pkl$|\.tiff?$|\.zarr|\.env|~$|\.part|\.DS_Store|_cache")

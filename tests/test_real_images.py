@@ -93,8 +93,8 @@ def test_enhanced_nuclei_are_closer_to_the_truth(real_images: Path, test_fields:
 REFUSED = {
     "miniswhite-1c-1b.tiff": "1 bit per pixel",
     "truncated.tif": "copy it again",
-    "stardist_img3d_ZYX.tif": "--axes ZYX",
-    "stardist_mask3d_ZYX.tif": "--axes ZYX",
+    "stardist_img3d_ZYX.tif": "axes='ZYX'",
+    "stardist_mask3d_ZYX.tif": "axes='ZYX'",
 }
 """Real files that cannot be enhanced as they are, and what the one line says; docs/reference/formats.md tells why."""
 
