@@ -103,7 +103,8 @@ def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:
             for y, coarse_y in enumerate(rows):
                 for x, coarse_x in enumerate(columns):
                     summed[row, column, :, :, coarse_y, coarse_x] += weight[:, :, y, x]
-    layer = nn.Conv2d(inputs, 4 * outputs, 2, bias=convolution.bias is not None, device=weight.device)
+    with torch.device("meta"):  # no random numbers are drawn for what is filled below: another thread may be training
+        layer = nn.Conv2d(inputs, 4 * outputs, 2, bias=convolution.bias is not None)
     layer.weight = nn.Parameter(summed.flatten(0, 2))
     if convolution.bias is not None:
         layer.bias = nn.Parameter(convolution.bias.detach().repeat(4))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cellxlate.model.blocks import ChannelsToPixels, inner
+from cellxlate.model.bundle import load_model
 from cellxlate.model.inference import enlarging, for_inference
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
@@ -58,3 +59,13 @@ def test_an_enlargement_and_a_convolution_become_one() -> None:
     found = ChannelsToPixels()(enlarging(layer)(features))
     assert found.shape == (2, 2, 38, 46)
     assert torch.allclose(found, expected[..., 1:-1, 1:-1], rtol=0, atol=1e-6)
+
+
+def test_a_model_that_is_loaded_and_made_ready_draws_no_random_numbers() -> None:
+    """Another thread may be training from a seed: torch has one stream of random numbers for all of them."""
+    before = torch.get_rng_state()
+    for name in ("cells", "nuclei-lowexp"):
+        bundle = load_model(name)
+        for network in (bundle.translator.generator, bundle.translator.attention):
+            for_inference(network)
+    assert torch.equal(torch.get_rng_state(), before)
