@@ -1,6 +1,7 @@
 """The command line: arguments in, exit code out. Each command imports what it needs when it runs."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -19,10 +20,7 @@ from cellxlate.model.engines.malloc import keep_freed_memory
 INTERRUPTED, TERMINATED = 130, 143
 
 TIDY_S, LEAVE_S = 25.0, 5.0
-"""A process that was asked to end may take so long to save what is done, and so long for its threads after that; a
-scheduler kills it after 30 s."""
-
-
+"""When asked to end: to save what is done, and for threads after that; a scheduler kills a process after 30 s."""
 NO_MEMORY = (
     "there is not enough memory; give a smaller --tile, or in training a smaller batch, or close other programs, and "
     "run again"
@@ -62,6 +60,9 @@ def _run(options: argparse.Namespace, *, is_process: bool) -> int:
     """Run a command that has been parsed; it ends this process with it where it `is_process`."""
     if not options.debug:
         warnings.simplefilter("ignore")
+        logging.getLogger("asyncio").disabled = True  # tasks that a connection leaves behind which has broken
+        if is_process:
+            sys.unraisablehook = lambda _: None
     keep_freed_memory()
     try:
         with _terminable(leaves=is_process):
