@@ -3,8 +3,6 @@
 import weakref
 from typing import Any
 
-import numpy as np
-
 from cellxlate.locations import Location
 from cellxlate.stacks.read.resolutions import open_resolutions
 from cellxlate.stacks.stack import Stack
@@ -24,13 +22,8 @@ def lazy_resolutions(path: Location) -> tuple[Stack, list[Any]]:
 
 def lazy_pixels(stack: Stack) -> Any:
     """Return the pixels of a stack as a dask array in chunks of at most 1024 x 1024 px."""
-    import dask.array
-
     chunks = tuple(
         min(size, CHUNK_PX) if axis in "YX" else size if axis == "S" else 1
         for axis, size in zip(stack.axes, stack.shape, strict=True)
     )
-    example = np.empty(0, stack.pixels.dtype)
-    return dask.array.from_array(stack.pixels, chunks=chunks, name=False, asarray=True, meta=example).astype(
-        stack.dtype
-    )
+    return stack.to_dask(chunks)

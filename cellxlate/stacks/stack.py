@@ -248,11 +248,12 @@ class Stack:
             window = window.T
         return np.asarray(window, dtype=self.dtype)
 
-    def to_dask(self) -> "dask.array.Array":
-        """Return the pixels as a dask array of the same shape, in native byte order, one plane per chunk."""
+    def to_dask(self, chunks: tuple[int, ...] | None = None) -> "dask.array.Array":
+        """Return the pixels as a dask array of the same shape, in native byte order, by default one plane per chunk."""
         import dask.array
 
-        chunks = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+        planes = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+        chunks = chunks or planes
         if isinstance(self.pixels, dask.array.Array):
             return self.pixels.rechunk(chunks).astype(self.dtype)
         example = np.empty(0, self.pixels.dtype)

@@ -273,7 +273,7 @@ def subtract(before: Any, after: Any, axes: str) -> Any:
     old, new = (
         array.rechunk(chunks)
         if isinstance(array, dask.array.Array)
-        else dask.array.from_array(array, chunks=chunks, name=False, asarray=True, meta=np.empty(0, array.dtype))
+        else dask.array.from_array(array, chunks=chunks, name=False, asarray=True)
         for array in (before, after)
     )
     return dask.array.map_blocks(
