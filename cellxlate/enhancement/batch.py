@@ -20,7 +20,14 @@ from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
-from cellxlate.enhancement.outputs.names import Outputs, find_inputs, name_outputs, require_distinct, require_free
+from cellxlate.enhancement.outputs.names import (
+    Outputs,
+    find_inputs,
+    make_folder,
+    name_outputs,
+    require_distinct,
+    require_free,
+)
 from cellxlate.enhancement.outputs.plates import Plate, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import OptionError, OutputError
@@ -280,7 +287,7 @@ def start_plates(batch: Batch) -> None:
     """Make the unfinished plates, in a folder for the outputs that is made too."""
     settings = batch.settings
     for plate in batch.plates:
-        _make_folder(settings.output_dir)
+        make_folder(settings.output_dir)
         plate.start(overwrite=settings.overwrite, resume=settings.resume)
 
 
@@ -362,7 +369,7 @@ def _confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
 def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progress: Progress) -> Adaptation:
     """Let the model learn from a stack, after making sure that there is room for the results."""
     settings = batch.settings
-    _make_folder(settings.output_dir)
+    make_folder(settings.output_dir)
     folder = model_folder(outputs)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
@@ -382,8 +389,3 @@ def _write_confidence(batch: Batch, plan: Plan, outputs: Outputs, path: Location
     write_confidence(
         plan, outputs.attention, path, overwrite=batch.settings.overwrite, resume=batch.settings.resume, progress=tell
     )
-
-
-def _make_folder(folder: Location | None) -> None:
-    if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from cellxlate.enhancement.flow import (
 )
 from cellxlate.enhancement.outputs.names import (
     Outputs,
+    make_folder,
     may_replace,
     name_outputs,
     opened,
@@ -210,8 +211,7 @@ def enhance_file(
                 source, is_zarr=is_zarr(source), output=None if output is None else located(output),
                 output_dir=folder, format=format, attention=attention, report=report, like=stack,
             )  # fmt: skip
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         require_free(outputs, overwrite=overwrite, resume=resume)
         tell = phase_teller(stack, started, phases)
         tell("levels", 0)

@@ -210,6 +210,12 @@ def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Fo
     return natural if natural in ("tiff", "zarr") else None
 
 
+def make_folder(folder: Location | None) -> None:
+    """Make the folder that outputs are asked to lie in; a bucket needs none."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
     """Raise OutputError if an output is there already and may not be replaced, or if the folder does not exist."""
     folder = outputs.enhanced.parent
