@@ -252,8 +252,7 @@ class Stack:
         """Return the pixels as a dask array of the same shape, in native byte order, by default one plane per chunk."""
         import dask.array
 
-        planes = tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
-        chunks = chunks or planes
+        chunks = chunks or tuple(size if axis in "YX" else 1 for axis, size in zip(self.axes, self.shape, strict=True))
         if isinstance(self.pixels, dask.array.Array):
             return self.pixels.rechunk(chunks).astype(self.dtype)
         example = np.empty(0, self.pixels.dtype)
