@@ -1,7 +1,6 @@
 """The command line: arguments in, exit code out. Each command imports what it needs when it runs."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -60,6 +59,8 @@ def _run(options: argparse.Namespace, *, is_process: bool) -> int:
     """Run a command that has been parsed; it ends this process with it where it `is_process`."""
     if not options.debug:
         warnings.simplefilter("ignore")
+        import logging  # which --help needs not
+
         logging.getLogger("asyncio").disabled = True  # tasks that a connection leaves behind which has broken
         if is_process:
             sys.unraisablehook = lambda _: None
