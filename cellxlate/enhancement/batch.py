@@ -11,12 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
+from typing import TYPE_CHECKING
 
-import torch
-
-from cellxlate.enhancement.adaptation.adapt import adapt_stack
-from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
-from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
@@ -35,12 +31,16 @@ from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
+from cellxlate.model.engines.threads import use_threads
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.writer import Format
+
+if TYPE_CHECKING:
+    from cellxlate.enhancement.adaptation.record import Adaptation
 
 Watch = Callable[[], AbstractContextManager[Progress]]
 """Gives, for one stack, what is called with the news of its run."""
@@ -336,6 +336,8 @@ def predict_stack(
         plan = settings.plan(opened, batch.model)
         prediction = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
     if settings.adapt_s is not None:
+        from cellxlate.enhancement.adaptation.record import model_folder  # of a run that learns alone
+
         adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
     return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting))
 
@@ -347,11 +349,11 @@ def _processes(workers: int | None, scheduler: str | None) -> int:
 
         with open_cluster(scheduler=scheduler) as cluster:
             threads: list[int] = list(cluster.client.nthreads().values())
-        torch.set_num_threads(max(threads, default=1))
+        use_threads(max(threads, default=1))
         return max(len(threads), 1)
     if workers is None:
         return 1
-    torch.set_num_threads(1)
+    use_threads(1)
     return int(max(min(workers, os.cpu_count() or 1), 1))
 
 
@@ -366,8 +368,13 @@ def _confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
     return path
 
 
-def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progress: Progress) -> Adaptation:
+def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progress: Progress) -> "Adaptation":
     """Let the model learn from a stack, after making sure that there is room for the results."""
+    from cellxlate.enhancement.adaptation.adapt import (
+        adapt_stack,  # with torch, which a run without learning may not need
+    )
+    from cellxlate.enhancement.adaptation.record import model_folder
+
     settings = batch.settings
     make_folder(settings.output_dir)
     folder = model_folder(outputs)
@@ -381,6 +388,8 @@ def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progr
 
 def _write_confidence(batch: Batch, plan: Plan, outputs: Outputs, path: Location, progress: Progress) -> None:
     """Ask the networks again how sure they are, and write it beside attention."""
+    from cellxlate.enhancement.confidence.file import write_confidence
+
     started = time.perf_counter()
 
     def tell(done: float, total: int) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
@@ -23,7 +22,9 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
+from cellxlate.model.engines.devices import choose_kind
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
@@ -220,7 +221,8 @@ def make_plan(
         model, choice = choose_model(sample, chosen)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
-    streams = streams or _stream_count(bundle, stack, settings, device)
+    on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
+    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
     translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
@@ -238,14 +240,14 @@ def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) 
     Windows of tiles have sides of `tile_px`, bands have `band_px` pixels, of each of which networks hold so many bytes.
     """
     needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
-    return max(min(MOST_STREAMS, torch.get_num_threads(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
+    return max(min(MOST_STREAMS, thread_count(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
 
 
 def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:
     """Return how many bands the processor enhances at once; a graphics card takes one after another."""
-    if choose_device(device).type != "cpu":
+    if choose_kind(device) != "cpu":
         return 1
-    networks = bundle.translator
+    networks = bundle.networks
     bytes_per_px = activation_bytes_per_px(networks.generator)
     halo_px = networks.generator_halo_px
     side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)

@@ -1,26 +1,21 @@
-"""Blocks that the networks are made of, as they are trained and as they are run. Features are (B, C, Y, X) float32."""
+"""Modules of torch that networks are made of, trained and as they are run. Features are (B, C, Y, X) float32.
 
-from typing import Literal
+`as_module` makes them of the values in `architecture`, which know nothing of torch.
+"""
 
+import torch
 from torch import Tensor, nn
 
-from cellxlate.settings import Normalisation
-
-Padding = Literal["zeros", "reflect"]
+from cellxlate.model import architecture
+from cellxlate.model.layers import KINDS
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), 3 x 3, with the normalisation that is asked for after each convolution."""
+    """x + body(x), as `architecture.residual` describes it."""
 
-    def __init__(
-        self, width: int, normalisation: Normalisation = "none", padding_mode: Padding = "zeros", *, bias: bool = True
-    ) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        first, second = (
-            convolution(width, width, 3, normalisation=normalisation, padding_mode=padding_mode, bias=bias)
-            for _ in range(2)
-        )
-        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
+        self.body = body
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, width, Y, X) to the same shape."""
@@ -28,59 +23,12 @@ class ResidualBlock(nn.Module):
         return changed
 
 
-def convolution(
-    inputs: int,
-    outputs: int,
-    kernel_px: int,
-    *,
-    stride: int = 1,
-    normalisation: Normalisation,
-    padding_mode: Padding = "zeros",
-    bias: bool = True,
-) -> list[nn.Module]:
-    """Return a centred convolution, followed by instance normalisation where asked."""
-    layer = nn.Conv2d(inputs, outputs, kernel_px, stride, kernel_px // 2, padding_mode=padding_mode, bias=bias)
-    return [layer, nn.InstanceNorm2d(outputs, affine=True)] if normalisation == "instance" else [layer]
-
-
 class Level(nn.Module):
-    """One resolution of a U-Net: residual blocks, all coarser resolutions, residual blocks.
+    """One resolution of a U-Net, as `architecture.scales` describes it."""
 
-    Parameters
-    ----------
-    widths : list of int
-        Channels of this resolution and of the coarser ones, each half of the one before.
-    before, after : int
-        Residual blocks before, and after, the coarser resolutions; the coarsest has as many as `after`.
-    bias : bool
-        Of all convolutions.
-
-    Notes
-    -----
-    With blocks before the coarser resolutions, pixels become channels and channels pixels, which keeps detail. Without
-    any, a ReLU follows each step to a coarser resolution, and steps back are bilinear, which leaves no blocks in a map.
-    Nearly nothing is then computed at fine resolutions for the surroundings that only coarse ones look at
-    (`inference.for_inference` crops what comes after). Submodules stand in the order of the data along its longest way,
-    which decides the receptive field.
-    """
-
-    def __init__(self, widths: list[int], *, before: int, after: int, bias: bool) -> None:
+    def __init__(self, before: nn.Module, down: nn.Module, inside: nn.Module, up: nn.Module, after: nn.Module) -> None:
         super().__init__()
-        width, coarser = widths[0], widths[1]
-        self.before = residual_blocks(width, before, bias=bias)
-        down: list[nn.Module] = [nn.Conv2d(width, coarser, 2, 2, bias=bias)]
-        self.down = nn.Sequential(*down, *([] if before else [nn.ReLU(inplace=True)]))
-        self.inside: nn.Module = (
-            Level(widths[1:], before=before, after=after, bias=bias)
-            if len(widths) > 2
-            else residual_blocks(coarser, after, bias=bias)
-        )
-        self.up = (
-            nn.Sequential(nn.Conv2d(coarser, 4 * width, 1, bias=bias), nn.PixelShuffle(2))
-            if before
-            else nn.Sequential(nn.Conv2d(coarser, width, 1, bias=bias), nn.Upsample(scale_factor=2, mode="bilinear"))
-        )
-        self.after = residual_blocks(width, after, bias=bias)
+        self.before, self.down, self.inside, self.up, self.after = before, down, inside, up, after
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, width, Y, X), sides multiples of 2 per coarser resolution, to the same shape."""
@@ -88,11 +36,6 @@ class Level(nn.Module):
         coarse = self.up(self.inside(self.down(fine)))
         joined: Tensor = self.after(inner(fine, coarse) + coarse)
         return joined
-
-
-def residual_blocks(width: int, blocks: int, *, bias: bool) -> nn.Sequential:
-    """Return residual blocks one after another."""
-    return nn.Sequential(*(ResidualBlock(width, bias=bias) for _ in range(blocks)))
 
 
 def inner(images: Tensor, smaller: Tensor) -> Tensor:
@@ -104,12 +47,9 @@ def inner(images: Tensor, smaller: Tensor) -> Tensor:
 class CroppedBlock(nn.Module):
     """A residual block without padding: its output is smaller than its input by 2 px at every side."""
 
-    def __init__(self, block: ResidualBlock) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body = block.body
-        for layer in self.body:
-            if isinstance(layer, nn.Conv2d):
-                layer.padding, layer.padding_mode = (0, 0), "zeros"
+        self.body = body
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, width, Y, X) to (B, width, Y - 4, X - 4)."""
@@ -131,3 +71,64 @@ def channels_to_pixels(features: Tensor) -> Tensor:
     blocks = features.permute(0, 2, 3, 1).reshape(batch, rows, columns, 2, 2, channels // 4)
     fine = blocks.transpose(2, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)
     return fine.permute(0, 3, 1, 2)
+
+
+KINDS.update({
+    nn.Sequential: KINDS[architecture.Row],
+    ResidualBlock: KINDS[architecture.Residual],
+    CroppedBlock: KINDS[architecture.Residual],
+    Level: KINDS[architecture.Scale],
+    nn.Conv2d: KINDS[architecture.Convolution],
+    nn.ConvTranspose2d: KINDS[architecture.TransposedConvolution],
+    nn.InstanceNorm2d: KINDS[architecture.InstanceNormalisation],
+    nn.ReLU: KINDS[architecture.Relu],
+    nn.Tanh: KINDS[architecture.HyperbolicTangent],
+    nn.PixelUnshuffle: KINDS[architecture.PixelsToChannels],
+    nn.PixelShuffle: KINDS[architecture.ShuffledChannels],
+    ChannelsToPixels: KINDS[architecture.OrderedChannels],
+    nn.Upsample: KINDS[architecture.Enlargement],
+})  # fmt: skip
+
+
+def as_module(layer: architecture.Layer) -> nn.Module:
+    """Return the module that does what a layer says.
+
+    Weights are drawn as torch draws them, in the order of the data; `with_weights` takes those of the layer.
+    """
+    match layer:
+        case architecture.Convolution():
+            return nn.Conv2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                bias=layer.bias is not None, padding_mode=layer.padding_mode,
+            )  # fmt: skip
+        case architecture.TransposedConvolution():
+            return nn.ConvTranspose2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                layer.output_padding, bias=layer.bias is not None,
+            )  # fmt: skip
+        case architecture.Row():
+            return nn.Sequential(*map(as_module, layer))
+        case architecture.Residual():
+            return (CroppedBlock if layer.is_cropped else ResidualBlock)(as_module(layer.body))
+        case architecture.Scale():
+            parts = (layer.before, layer.down, layer.inside, layer.up, layer.after)
+            return Level(*map(as_module, parts))
+        case architecture.InstanceNormalisation():
+            return nn.InstanceNorm2d(layer.channels, affine=True)
+        case architecture.Enlargement():
+            return nn.Upsample(scale_factor=layer.scale_factor, mode=layer.mode)
+        case architecture.PixelsToChannels():
+            return nn.PixelUnshuffle(layer.downscale_factor)
+        case architecture.ShuffledChannels():
+            return nn.PixelShuffle(layer.upscale_factor)
+        case architecture.HyperbolicTangent():
+            return nn.Tanh()
+        case architecture.OrderedChannels():
+            return ChannelsToPixels()
+        case architecture.Relu():
+            return nn.ReLU(inplace=True)
+
+
+def with_weights(layer: architecture.Layer, prefix: str = "") -> dict[str, Tensor]:
+    """Return the weights of a layer as a state of the module that `as_module` makes of it; they share memory."""
+    return {name: torch.from_numpy(array) for name, array in architecture.named_arrays(layer, prefix)}

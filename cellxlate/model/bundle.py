@@ -3,30 +3,36 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.numpy import load
 
 import cellxlate
 from cellxlate.errors import ModelError
+from cellxlate.model import architecture
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import (
     ARCHITECTURE_VERSION,
     DEFAULT_MODEL,
     FORMAT_VERSION,
+    amend_card,
     locate,
     model_name,
     read_card,
     whole_folder,
 )
-from cellxlate.model.layers import parameter_count
-from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.model.layers import Described, parameter_count
+from cellxlate.model.probe import computed_by_torch, stated_of
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 from cellxlate.stacks.naming import one_line
+
+if TYPE_CHECKING:
+    from cellxlate.model.networks import TranslatorNetworks
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
 LARGEST_HEADER_BYTES = 1_000_000
@@ -47,8 +53,8 @@ class Bundle:
     ----------
     name : str
         Of its folder, or of its archive without the ending.
-    translator : TranslatorNetworks
-        Generator and attention network, folded, on the CPU.
+    networks : Described
+        Generator and attention network, folded, as values.
     card : mapping
         What `card.json` holds.
     path : Path
@@ -56,9 +62,16 @@ class Bundle:
     """
 
     name: str
-    translator: TranslatorNetworks
+    networks: Described
     card: Mapping[str, Any]
     path: Path
+
+    @cached_property
+    def translator(self) -> "TranslatorNetworks":
+        """The networks as modules of torch on the CPU, made when they are first asked for."""
+        from cellxlate.model.networks import translator_of
+
+        return translator_of(self.networks)
 
     @property
     def digest(self) -> str:
@@ -66,7 +79,7 @@ class Bundle:
         return str(self.card["weights_sha256"])
 
 
-def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str, Any], preview_png: bytes) -> Bundle:
+def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[str, Any], preview_png: bytes) -> Bundle:
     """Write a bundle; the folder appears under its name when it is complete.
 
     Parameters
@@ -86,6 +99,8 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
     OutputError
         The folder exists, or cannot be written.
     """
+    from safetensors.torch import save_file
+
     tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
     with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
@@ -93,6 +108,7 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
             save_file(tensors, weights)
         except SafetensorError as fault:  # it has no class for a full disk
             raise OSError(str(fault)) from fault
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         full = {
             **card,
             "format_version": FORMAT_VERSION,
@@ -104,11 +120,12 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
             "generator_halo_px": translator.generator_halo_px,
             "attention_halo_px": translator.attention_halo_px,
             "stride_px": translator.stride,
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights_sha256": digest,
         }
         (partial / CARD).write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
         (partial / "preview.png").write_bytes(preview_png)
-        load_model(partial)  # nothing gets its name that cannot be loaded
+        loaded = load_model(partial)  # nothing gets its name that cannot be loaded
+        amend_card(partial, "probe", stated_of(computed_by_torch(loaded.translator), digest))
     return load_model(folder)
 
 
@@ -134,8 +151,8 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     path = locate(model)
     card = read_card(path)
     weights = path / WEIGHTS
-    translator = described_translator(path, card)
-    needed = BYTES_PER_WEIGHT * parameter_count(translator)
+    empty = described_networks(path, card)
+    needed = BYTES_PER_WEIGHT * sum(map(parameter_count, (empty.generator, empty.attention)))
     if needed > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
             f"{path}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
@@ -147,19 +164,19 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     if hashlib.sha256(stored).hexdigest() != card.get("weights_sha256"):
         raise ModelError(f"{weights} is not the file its card describes (hash differs); copy the model again")
     try:
-        tensors = load(stored)
-        translator.load_state_dict(tensors, assign=True)
+        arrays = load(stored)
+        networks = with_arrays(empty, arrays)
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as fault:
         first = (str(fault).splitlines() or [type(fault).__name__])[0]
         raise ModelError(f"{weights} does not fit its card ({first[:300]}); copy the model again") from fault
-    for name, values in tensors.items():
-        if values.dtype != torch.float32 or not bool(torch.isfinite(values).all()):
+    for name, values in arrays.items():
+        if values.dtype != np.float32 or not bool(np.isfinite(values).all()):
             raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
-    return Bundle(model_name(path), translator.eval().requires_grad_(False), card, path)
+    return Bundle(model_name(path), networks, card, path)
 
 
-def described_translator(folder: Path, card: Mapping[str, Any]) -> TranslatorNetworks:
-    """Build the translator that a card describes without memory for its weights (on the meta device).
+def described_networks(folder: Path, card: Mapping[str, Any]) -> Described:
+    """Return the networks that a card describes, without memory for their weights.
 
     Raises
     ------
@@ -171,8 +188,31 @@ def described_translator(folder: Path, card: Mapping[str, Any]) -> TranslatorNet
     except (KeyError, TypeError, ValueError) as fault:
         what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
         raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
-    with torch.device("meta"):
-        return TranslatorNetworks(settings)
+    generator, attention = (
+        architecture.network_of(part, settings.channels) for part in (settings.generator, settings.attention)
+    )
+    return Described(settings, generator, attention)
+
+
+def with_arrays(networks: Described, arrays: Mapping[str, Any]) -> Described:
+    """Return networks with weights, which are called as torch calls them.
+
+    Raises
+    ------
+    KeyError, ValueError
+        One is missing, of another shape, or there is one more.
+    """
+    generator, attention = (
+        replace(network, layers=architecture.filled(network.layers, arrays, f"{name}.layers."))
+        for name, network in (("generator", networks.generator), ("attention", networks.attention))
+    )
+    if further := arrays.keys() - {
+        name
+        for part, network in (("generator", generator), ("attention", attention))
+        for name, _ in architecture.named_arrays(network.layers, f"{part}.layers.")
+    }:
+        raise ValueError(f"{min(further)} is not part of it")
+    return Described(networks.settings, generator, attention)
 
 
 def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:

@@ -179,8 +179,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def amend_card(folder: Path, entry: Literal["name", "scores", "domain"], value: Any) -> None:
-    """Put scores, or what the training images look like, into the card of a model, in place of what it said of them.
+def amend_card(folder: Path, entry: Literal["name", "scores", "domain", "probe"], value: Any) -> None:
+    """Put scores, what the training images look like, or what torch computes, into the card, in place of what it said.
 
     Raises
     ------

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Graph:
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
         """Keep an array, or a tensor, and return its name."""
         name = f"constant_{len(self.constants)}"
-        plain = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+        plain = values.detach().cpu().numpy() if hasattr(values, "detach") else values
         self.constants[name] = np.ascontiguousarray(plain, dtype)
         return name
 

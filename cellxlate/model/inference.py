@@ -5,24 +5,30 @@ inside the networks is computed for nothing: the blocks that hold most of the wo
 shrinks towards the pixels that are wanted.
 """
 
-import copy
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import nn
+import numpy as np
 
-from cellxlate.model.blocks import ChannelsToPixels, CroppedBlock, Level, ResidualBlock
-from cellxlate.model.layers import coarsening, margin_px
-from cellxlate.model.networks import AttentionNetwork, Generator
-
-Network = TypeVar("Network", bound=Generator | AttentionNetwork)
+from cellxlate.model.architecture import (
+    Convolution,
+    Enlargement,
+    Layer,
+    Network,
+    OrderedChannels,
+    Residual,
+    Row,
+    Scale,
+    ShuffledChannels,
+)
+from cellxlate.model.layers import KINDS, coarsening, margin_px
 
 
 def for_inference(network: Network) -> Network:
-    """Return a copy of a network that computes the same for the pixels whose surroundings are whole, faster.
+    """Return a network that computes the same for the pixels whose surroundings are whole, faster.
 
-    The network has no normalisation layers. The copy maps (B, C, Y, X) to (B, 1 or C, Y - 2 m, X - 2 m); m, at most the
-    halo, depends on the network alone. Weights are stored for channels-last images.
+    The network has no normalisation layers. What is returned maps (B, C, Y, X) to (B, 1 or C, Y - 2 m, X - 2 m); m, at
+    most the halo, depends on the network alone.
 
     Notes
     -----
@@ -30,62 +36,72 @@ def for_inference(network: Network) -> Network:
     convolution of 2 x 2 at the coarse pixels, which makes four fine pixels at once: 4 products in place of 9, and the
     enlarged features, four times the memory, never exist. Rounding differs from the trained form by about 1e-6.
     """
-    ready = copy.deepcopy(network)
-    ready.layers = _unpadded(ready.layers)
-    return ready.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return replace(network, layers=_unpadded(network.layers))
 
 
-def _unpadded(layers: nn.Sequential) -> nn.Sequential:
+def _unpadded(layers: Row) -> Row:
     """Return layers one after another as they are run."""
-    ready: list[nn.Module] = list(layers)
-    for position, (layer, following) in enumerate(zip(ready, [*ready, None][1:], strict=True)):
-        if isinstance(layer, ResidualBlock):
-            ready[position] = CroppedBlock(layer)
-        elif isinstance(layer, Level):
-            _crop_level(layer)
-        elif isinstance(following, nn.Conv2d) and is_enlarged(layer, following):
-            ready[position], ready[position + 1] = enlarging(following), ChannelsToPixels()
-        elif isinstance(layer, nn.Conv2d) and isinstance(following, nn.PixelShuffle) and layer.out_channels > 4:
-            ready[position], ready[position + 1] = _pixels_last(layer), ChannelsToPixels()
-    return nn.Sequential(*ready)
+    ready: list[Layer] = []
+    is_taken = False
+    for layer, following in zip(layers, [*layers, None][1:], strict=True):
+        if is_taken:  # with the layer before it
+            is_taken = False
+        elif isinstance(layer, Residual):
+            ready.append(Residual(_without_padding(layer.body), is_cropped=True))
+        elif isinstance(layer, Scale):
+            ready.append(_cropped(layer))
+        elif isinstance(following, Convolution) and is_enlarged(layer, following):
+            ready += [enlarging(following), OrderedChannels()]
+            is_taken = True
+        elif isinstance(layer, Convolution) and isinstance(following, ShuffledChannels) and layer.out_channels > 4:
+            ready += [_pixels_last(layer), OrderedChannels()]
+            is_taken = True
+        else:
+            ready.append(layer)
+    return Row(tuple(ready))
 
 
-def _crop_level(level: Level) -> None:
+def _without_padding(body: Row) -> Row:
+    """Return the body of a residual block as it is run."""
+    plain = (
+        replace(layer, padding=(0, 0), padding_mode="zeros") if isinstance(layer, Convolution) else layer
+        for layer in body
+    )
+    return Row(tuple(plain))
+
+
+def _cropped(scale: Scale) -> Scale:
     """Leave out the padding of a resolution and of those inside it, where that keeps coarse pixels in place."""
-    inside = level.inside
-    if isinstance(inside, Level):
-        _crop_level(inside)
-    else:
-        level.inside = _unpadded(inside)  # type: ignore[arg-type]
-    before = _unpadded(copy.deepcopy(level.before))
-    if margin_px(before) % coarsening(level) == 0:
-        level.before = before
-    level.up, level.after = _unpadded(level.up), _unpadded(level.after)
-
-
-def _pixels_last(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution before `PixelShuffle(2)` with its outputs in the order that `ChannelsToPixels` takes."""
-    outputs = convolution.out_channels
-    order = torch.arange(outputs).reshape(outputs // 4, 4).T.flatten()
-    convolution.weight = nn.Parameter(convolution.weight.detach()[order])
-    if convolution.bias is not None:
-        convolution.bias = nn.Parameter(convolution.bias.detach()[order])
-    return convolution
-
-
-def is_enlarged(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
-    return (
-        isinstance(first, nn.Upsample)
-        and (first.mode, first.scale_factor) == ("nearest", 2)
-        and isinstance(second, nn.Conv2d)
-        and (second.kernel_size, second.stride, second.padding, second.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        and (second.padding_mode, second.groups) == ("zeros", 1)
+    inside = _cropped(scale.inside) if isinstance(scale.inside, Scale) else _unpadded(scale.inside)
+    before = _unpadded(scale.before)
+    keeps_place = margin_px(before) % coarsening(scale) == 0
+    return Scale(
+        before if keeps_place else scale.before, scale.down, inside, _unpadded(scale.up), _unpadded(scale.after)
     )
 
 
-def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Return what, before `ChannelsToPixels`, equals nearest-neighbour x 2 before `convolution`, less 1 px all around.
+def _pixels_last(convolution: Convolution) -> Convolution:
+    """Return a convolution before `ShuffledChannels` with its outputs in the order that `OrderedChannels` takes."""
+    outputs = convolution.out_channels
+    order = np.arange(outputs).reshape(outputs // 4, 4).T.ravel()
+    bias = None if convolution.bias is None else convolution.bias[order]
+    return replace(convolution, weight=convolution.weight[order], bias=bias)
+
+
+def is_enlarged(first: Any, second: Any) -> bool:
+    """Return whether two layers are nearest x 2 and a centred 3 x 3 convolution that sees zeros around the image."""
+    return (
+        KINDS.get(type(first)) is KINDS[Enlargement]
+        and (first.mode, first.scale_factor) == ("nearest", 2)
+        and KINDS.get(type(second)) is KINDS[Convolution]
+        and (second.kernel_size, second.stride, second.padding) == ((3, 3), (1, 1), (1, 1))
+        and (second.padding_mode, getattr(second, "dilation", (1, 1)), getattr(second, "groups", 1))
+        == ("zeros", (1, 1), 1)
+    )
+
+
+def enlarging(convolution: Convolution) -> Convolution:
+    """Return what, before `OrderedChannels`, equals nearest-neighbour x 2 before `convolution`, less 1 px all around.
 
     The convolution is one that `is_enlarged` takes.
 
@@ -94,18 +110,14 @@ def enlarging(convolution: nn.Conv2d) -> nn.Conv2d:
     Between coarse pixels a - 1 and a lie the fine pixels 2 a - 1 and 2 a, whose three rows are coarse rows a - 1,
     a - 1, a and a - 1, a, a: both need these two alone. Columns alike.
     """
-    weight = convolution.weight.detach()
+    weight = convolution.weight
     outputs, inputs = weight.shape[:2]
-    summed = weight.new_zeros(2, 2, outputs, inputs, 2, 2)
+    summed = np.zeros((2, 2, outputs, inputs, 2, 2), np.float32)
     coarse = ((0, 0, 1), (0, 1, 1))  # for both fine pixels, of their three rows (or columns)
     for row, rows in enumerate(coarse):
         for column, columns in enumerate(coarse):
             for y, coarse_y in enumerate(rows):
                 for x, coarse_x in enumerate(columns):
                     summed[row, column, :, :, coarse_y, coarse_x] += weight[:, :, y, x]
-    with torch.device("meta"):  # no random numbers are drawn for what is filled below: another thread may be training
-        layer = nn.Conv2d(inputs, 4 * outputs, 2, bias=convolution.bias is not None)
-    layer.weight = nn.Parameter(summed.flatten(0, 2))
-    if convolution.bias is not None:
-        layer.bias = nn.Parameter(convolution.bias.detach().repeat(4))
-    return layer
+    bias = None if convolution.bias is None else np.tile(convolution.bias, 4)
+    return Convolution(summed.reshape(4 * outputs, inputs, 2, 2), bias)

@@ -1,20 +1,29 @@
-"""What is known of each kind of layer, in one table, and what follows from it for whole networks.
+"""What is known of each kind of layer, in one table, and what follows from it for whole networks. No torch.
 
-`KINDS` has an entry for every class of layer that networks are made of, as they are trained and as they are run. A new
-layer is a class in `blocks` and an entry here: receptive field, cost, folding and ONNX export then know it. Two things
-stand elsewhere, since they change rows of layers and not one: fusing neighbours (`inference`, `training.acceleration`).
+`KINDS` has an entry for every class of layer that networks are made of (`architecture`), and `blocks` adds the modules
+of torch that do the same, which have attributes of the same names. A new layer is a class in both and an entry here:
+receptive field, cost, folding and ONNX export then know it. Two things stand elsewhere, since they change rows of
+layers and not one: fusing neighbours (`inference`, `training.acceleration`).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from math import lcm, prod
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-from torch import nn
 
 from cellxlate.errors import OptionError
-from cellxlate.model.blocks import ChannelsToPixels, CroppedBlock, Level, ResidualBlock
+from cellxlate.model import architecture
 from cellxlate.model.graph import Graph
+from cellxlate.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AnyLayer: TypeAlias = "architecture.Layer | architecture.Network | nn.Module"
+"""A layer or a network, as values or as a module of torch."""
 
 PROBE_SIDE_PX = 1 << 16
 """A side that any network can take, as margins are computed on it."""
@@ -98,13 +107,13 @@ class Kind:
     """
 
     window: Callable[[Any], Window] = lambda _: Window()
-    parts: Callable[[Any], list[nn.Module]] | None = None
+    parts: Callable[[Any], list[Any]] | None = None
     cost: Callable[[Any], Cost] = lambda _: Cost()
     output_axis: int | None = None
     write: Callable[[Any, Graph, str], str] | None = None
 
 
-def kind_of(layer: nn.Module) -> Kind:
+def kind_of(layer: AnyLayer) -> Kind:
     """Return what is known of a layer.
 
     Raises
@@ -120,9 +129,9 @@ def kind_of(layer: nn.Module) -> Kind:
         ) from None
 
 
-def leaves(network: nn.Module) -> list[nn.Module]:
+def leaves(network: AnyLayer) -> list[Any]:
     """Return the layers without parts of a network (of all in its `layers`) or of a layer, in the order of the data."""
-    layer = getattr(network, "layers", network)
+    layer = network if isinstance(network, architecture.Row) else getattr(network, "layers", network)
     parts = kind_of(layer).parts
     return [layer] if parts is None else [leaf for part in parts(layer) for leaf in leaves(part)]
 
@@ -138,7 +147,7 @@ class ReceptiveField:
     stride: int
 
 
-def receptive_field(network: nn.Module) -> ReceptiveField:
+def receptive_field(network: AnyLayer) -> ReceptiveField:
     """Compute the receptive field of a network whose output has the size of its input.
 
     For each phase of an output pixel, the interval of inputs that reach it is followed backwards through the layers.
@@ -154,7 +163,7 @@ def receptive_field(network: nn.Module) -> ReceptiveField:
     return ReceptiveField(halo_px=halo, stride=stride)
 
 
-def spacings(network: nn.Module) -> Iterator[tuple[nn.Module, int, int]]:
+def spacings(network: AnyLayer) -> Iterator[tuple[Any, int, int]]:
     """Yield each layer with the distance, in input pixels, between neighbours before it and after it."""
     spacing = 1
     for layer in leaves(network):
@@ -162,12 +171,12 @@ def spacings(network: nn.Module) -> Iterator[tuple[nn.Module, int, int]]:
         yield layer, before, spacing
 
 
-def coarsening(network: nn.Module) -> int:
+def coarsening(network: AnyLayer) -> int:
     """Return how many pixels on a side become one where the network is coarsest."""
     return max((spacing for _, _, spacing in spacings(network)), default=1)
 
 
-def margin_px(*layers: nn.Module) -> int:
+def margin_px(*layers: AnyLayer) -> int:
     """Return by how many pixels, at every side, the output of layers in a row is smaller than their input."""
     side = PROBE_SIDE_PX
     for layer in layers:
@@ -176,15 +185,54 @@ def margin_px(*layers: nn.Module) -> int:
     return (PROBE_SIDE_PX - side) // 2
 
 
+@dataclass(frozen=True, eq=False)
+class Described:
+    """The generator and the attention network of one direction as values: all that is known of them without torch.
+
+    Attributes
+    ----------
+    settings : NetworkSettings
+        What they were made from.
+    generator, attention : Network
+        Folded, with their weights.
+    """
+
+    settings: NetworkSettings
+    generator: architecture.Network
+    attention: architecture.Network
+
+    @property
+    def channels(self) -> int:
+        """Of the images that both take."""
+        return self.settings.channels
+
+    @cached_property
+    def stride(self) -> int:
+        """Tile origins must be multiples of it, in pixels."""
+        return lcm(*(receptive_field(network).stride for network in (self.generator, self.attention)))
+
+    @cached_property
+    def generator_halo_px(self) -> int:
+        """How far around a pixel the input matters for its proposal."""
+        return receptive_field(self.generator).halo_px
+
+    @cached_property
+    def attention_halo_px(self) -> int:
+        """How far around a pixel the input matters for its attention."""
+        return receptive_field(self.attention).halo_px
+
+
 # cost
 
 
-def parameter_count(network: nn.Module) -> int:
+def parameter_count(network: AnyLayer) -> int:
     """Return the number of trained numbers in a network."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    if isinstance(network, architecture.Network):
+        return sum(array.size for _, array in architecture.named_arrays(network.layers))
+    return sum(int(parameter.numel()) for parameter in cast(Any, network).parameters())
 
 
-def activation_bytes_per_px(network: nn.Module) -> float:
+def activation_bytes_per_px(network: AnyLayer) -> float:
     """Return the bytes per input pixel that the widest layer holds: its input, its output, and a second one kept."""
     widest = 0.0
     for layer, before, after in spacings(network):
@@ -193,7 +241,7 @@ def activation_bytes_per_px(network: nn.Module) -> float:
     return 4 * widest
 
 
-def operations_per_px(network: nn.Module) -> float:
+def operations_per_px(network: AnyLayer) -> float:
     """Return the multiply-adds times two (FLOP) that a network's layers spend per input pixel."""
     return sum(
         2 * kind_of(layer).cost(layer).products / max(before, after) ** 2 for layer, before, after in spacings(network)
@@ -203,7 +251,7 @@ def operations_per_px(network: nn.Module) -> float:
 # export
 
 
-def write(layer: nn.Module, graph: Graph, features: str) -> str:
+def write(layer: AnyLayer, graph: Graph, features: str) -> str:
     """Add a layer to a graph and return the name of its output.
 
     Raises
@@ -217,44 +265,52 @@ def write(layer: nn.Module, graph: Graph, features: str) -> str:
     return writes(layer, graph, features)
 
 
-def _node(kind: str, **attributes: Any) -> Callable[[nn.Module, Graph, str], str]:
+def _node(kind: str, **attributes: Any) -> Callable[[Any, Graph, str], str]:
     """Return what writes a layer that is one node without constants."""
     return lambda _, graph, features: graph.add(kind, features, **attributes)
 
 
-def _write_row(layers: nn.Sequential, graph: Graph, features: str) -> str:
+def _write_row(layers: Any, graph: Graph, features: str) -> str:
     for layer in layers:
         features = write(layer, graph, features)
     return features
 
 
-def _write_block(block: ResidualBlock | CroppedBlock, graph: Graph, features: str) -> str:
+def _write_block(block: Any, graph: Graph, features: str) -> str:
     inside = graph.cropped(features, margin_px(block.body))
     return graph.add("Add", inside, write(block.body, graph, features))
 
 
-def _write_level(level: Level, graph: Graph, features: str) -> str:
+def _write_level(level: Any, graph: Graph, features: str) -> str:
     fine = write(level.before, graph, features)
     coarse = write(level.up, graph, write(level.inside, graph, write(level.down, graph, fine)))
     inside = graph.cropped(fine, margin_px(level.down, level.inside, level.up))
     return write(level.after, graph, graph.add("Add", inside, coarse))
 
 
-def _write_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, graph: Graph, features: str) -> str:
+def _write_convolution(layer: Any, graph: Graph, features: str) -> str:
     pads = [int(side) for side in layer.padding] * 2
     if layer.padding_mode == "reflect":
         full = [0, 0, *pads[:2], 0, 0, *pads[2:]]
         features, pads = graph.add("Pad", features, graph.constant(full, np.int64), mode="reflect"), [0, 0, 0, 0]
-    given = [features, graph.constant(layer.weight)]
-    if layer.bias is not None:
-        given.append(graph.constant(layer.bias))
     shape = {"kernel_shape": list(layer.kernel_size), "strides": list(layer.stride), "pads": pads}
-    if isinstance(layer, nn.ConvTranspose2d):
-        return graph.add("ConvTranspose", *given, **shape, output_padding=list(layer.output_padding))
-    return graph.add("Conv", *given, **shape)
+    return graph.add("Conv", features, *_weights(layer, graph), **shape)
 
 
-def _write_unshuffle(layer: nn.PixelUnshuffle, graph: Graph, features: str) -> str:
+def _write_transposed(layer: Any, graph: Graph, features: str) -> str:
+    pads = [int(side) for side in layer.padding] * 2
+    shape = {"kernel_shape": list(layer.kernel_size), "strides": list(layer.stride), "pads": pads}
+    return graph.add(
+        "ConvTranspose", features, *_weights(layer, graph), **shape, output_padding=list(layer.output_padding)
+    )
+
+
+def _weights(layer: Any, graph: Graph) -> list[str]:
+    """Keep the weight and the bias of a layer as constants, and return their names."""
+    return [graph.constant(values) for values in (layer.weight, layer.bias) if values is not None]
+
+
+def _write_unshuffle(layer: Any, graph: Graph, features: str) -> str:
     """Pixels to channels. ONNX orders the channels by the place in the block first, torch by the image channel."""
     factor, channels = layer.downscale_factor, graph.channels
     moved = graph.add("SpaceToDepth", features, blocksize=factor)
@@ -264,12 +320,12 @@ def _write_unshuffle(layer: nn.PixelUnshuffle, graph: Graph, features: str) -> s
     return graph.add("Gather", moved, graph.constant(order, np.int64), axis=1)
 
 
-def _write_shuffle(layer: nn.PixelShuffle, graph: Graph, features: str) -> str:
+def _write_shuffle(layer: Any, graph: Graph, features: str) -> str:
     return graph.add("DepthToSpace", features, blocksize=layer.upscale_factor, mode="CRD")
 
 
-def _write_upsample(layer: nn.Upsample, graph: Graph, features: str) -> str:
-    factor = float(layer.scale_factor)  # type: ignore[arg-type]
+def _write_upsample(layer: Any, graph: Graph, features: str) -> str:
+    factor = float(layer.scale_factor)
     how = (
         {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
         if layer.mode == "bilinear"
@@ -281,17 +337,17 @@ def _write_upsample(layer: nn.Upsample, graph: Graph, features: str) -> str:
 # the table
 
 
-def _convolution_window(layer: nn.Conv2d) -> Window:
+def _convolution_window(layer: Any) -> Window:
     return Window(layer.kernel_size[0], layer.stride[0], int(layer.padding[0]))
 
 
-def _transposed_window(layer: nn.ConvTranspose2d) -> Window:
+def _transposed_window(layer: Any) -> Window:
     padding, more = int(layer.padding[0]), layer.output_padding[0]
     return Window(layer.kernel_size[0], layer.stride[0], padding, enlarges=True, more_px=more)
 
 
-def _convolution_cost(layer: nn.Conv2d | nn.ConvTranspose2d) -> Cost:
-    return Cost(layer.in_channels, layer.out_channels, layer.weight.numel())
+def _convolution_cost(layer: Any) -> Cost:
+    return Cost(layer.in_channels, layer.out_channels, prod(layer.weight.shape))
 
 
 def _enlarging(factor: int) -> Window:
@@ -299,26 +355,33 @@ def _enlarging(factor: int) -> Window:
     return Window(factor, factor, enlarges=True)
 
 
-def _upsample_window(layer: nn.Upsample) -> Window:
-    factor = int(layer.scale_factor)  # type: ignore[arg-type]
+def _upsample_window(layer: Any) -> Window:
+    factor = int(layer.scale_factor)
     if layer.mode == "bilinear":  # between the two pixels whose centres are nearest
         half = factor // 2
         return Window(factor + 2 * half, factor, half, enlarges=True)
     return _enlarging(factor)
 
 
-KINDS: dict[type[nn.Module], Kind] = {
-    nn.Sequential: Kind(parts=list, write=_write_row),
-    ResidualBlock: Kind(parts=lambda block: [block.body], write=_write_block),
-    CroppedBlock: Kind(parts=lambda block: [block.body], write=_write_block),
-    Level: Kind(parts=lambda one: [one.before, one.down, one.inside, one.up, one.after], write=_write_level),
-    nn.Conv2d: Kind(_convolution_window, cost=_convolution_cost, output_axis=0, write=_write_convolution),
-    nn.ConvTranspose2d: Kind(_transposed_window, cost=_convolution_cost, output_axis=1, write=_write_convolution),
-    nn.InstanceNorm2d: Kind(),  # once its statistics are fixed
-    nn.ReLU: Kind(write=_node("Relu")),
-    nn.Tanh: Kind(write=_node("Tanh")),
-    nn.PixelUnshuffle: Kind(lambda one: Window(one.downscale_factor, one.downscale_factor), write=_write_unshuffle),
-    nn.PixelShuffle: Kind(lambda layer: _enlarging(layer.upscale_factor), write=_write_shuffle),
-    ChannelsToPixels: Kind(lambda _: _enlarging(2), write=_node("DepthToSpace", blocksize=2, mode="DCR")),
-    nn.Upsample: Kind(_upsample_window, write=_write_upsample),
+KINDS: dict[type[Any], Kind] = {
+    architecture.Row: Kind(parts=list, write=_write_row),
+    architecture.Residual: Kind(parts=lambda block: [block.body], write=_write_block),
+    architecture.Scale: Kind(
+        parts=lambda one: [one.before, one.down, one.inside, one.up, one.after], write=_write_level
+    ),
+    architecture.Convolution: Kind(
+        _convolution_window, cost=_convolution_cost, output_axis=0, write=_write_convolution
+    ),
+    architecture.TransposedConvolution: Kind(
+        _transposed_window, cost=_convolution_cost, output_axis=1, write=_write_transposed
+    ),
+    architecture.InstanceNormalisation: Kind(),  # once its statistics are fixed
+    architecture.Relu: Kind(write=_node("Relu")),
+    architecture.HyperbolicTangent: Kind(write=_node("Tanh")),
+    architecture.PixelsToChannels: Kind(
+        lambda one: Window(one.downscale_factor, one.downscale_factor), write=_write_unshuffle
+    ),
+    architecture.ShuffledChannels: Kind(lambda layer: _enlarging(layer.upscale_factor), write=_write_shuffle),
+    architecture.OrderedChannels: Kind(lambda _: _enlarging(2), write=_node("DepthToSpace", blocksize=2, mode="DCR")),
+    architecture.Enlargement: Kind(_upsample_window, write=_write_upsample),
 }

@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.blocks import Level, ResidualBlock, convolution, inner
-from cellxlate.model.layers import receptive_field
+from cellxlate.model import architecture
+from cellxlate.model.blocks import as_module, inner, with_weights
+from cellxlate.model.layers import Described, receptive_field
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 INIT_STD = 0.02
@@ -22,12 +23,14 @@ LOGIT_OF_ONE = 20.0
 class Generator(nn.Module):
     """F: proposes what an image of `channels` C would look like in the other domain."""
 
+    is_attention = False
+
     def __init__(self, settings: GeneratorSettings, channels: int = 1) -> None:
         super().__init__()
-        self.channels = channels
-        self.residual = settings.architecture != "resnet"
-        build = {"resnet": resnet_layers, "compact": compact_layers, "unet": unet_layers}[settings.architecture]
-        self.layers = nn.Sequential(*build(settings, channels))
+        self.settings, self.channels = settings, channels
+        values = architecture.network_of(settings, channels)
+        self.residual = values.residual
+        self.layers = nn.Sequential(*map(as_module, values.layers))
         initialise(self)
         if self.residual:  # starts as the identity
             last = self.layers[-2]
@@ -46,51 +49,6 @@ class Generator(nn.Module):
         return proposal + inner(images - (inside + 1) / 2, proposal)
 
 
-def resnet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
-    """c7s1-w, c3s2-2w, c3s2-4w, residual blocks of 4w, two stride-2 transposed convolutions, c7s1, tanh (C)."""
-    width, norm = settings.width, settings.normalisation
-    layers: list[nn.Module] = [
-        *convolution(channels, width, 7, normalisation=norm, padding_mode="reflect"),
-        nn.ReLU(inplace=True),
-    ]
-    for inputs in (width, 2 * width):
-        layers += [*convolution(inputs, 2 * inputs, 3, stride=2, normalisation=norm), nn.ReLU(inplace=True)]
-    layers += [ResidualBlock(4 * width, norm, "reflect") for _ in range(settings.blocks)]
-    for inputs in (4 * width, 2 * width):
-        layers.append(nn.ConvTranspose2d(inputs, inputs // 2, 3, 2, 1, output_padding=1))
-        if norm == "instance":
-            layers.append(nn.InstanceNorm2d(inputs // 2, affine=True))
-        layers.append(nn.ReLU(inplace=True))
-    layers += [*convolution(width, channels, 7, normalisation="none", padding_mode="reflect"), nn.Tanh()]
-    return layers
-
-
-def compact_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
-    """2 x 2 pixels to channels, 3 x 3 convolution, residual blocks, 3 x 3 convolution, channels to 2 x 2 pixels."""
-    width, norm = settings.width, settings.normalisation
-    return [
-        nn.PixelUnshuffle(2),
-        *convolution(4 * channels, width, 3, normalisation=norm),
-        nn.ReLU(inplace=True),
-        *(ResidualBlock(width, norm, "zeros") for _ in range(settings.blocks)),
-        *convolution(width, 4 * channels, 3, normalisation="none"),
-        nn.PixelShuffle(2),
-    ]
-
-
-def unet_layers(settings: GeneratorSettings, channels: int) -> list[nn.Module]:
-    """2 x 2 pixels to channels, 3 x 3 convolution, levels of w, 2w, 3w channels, 3 x 3, channels to 2 x 2 pixels."""
-    width = settings.width
-    widths = [width * (level + 1) for level in range(settings.levels)]
-    return [
-        nn.PixelUnshuffle(2),
-        *convolution(4 * channels, width, 3, normalisation="none", bias=False),
-        Level(widths, before=settings.blocks, after=settings.blocks, bias=False),
-        *convolution(width, 4 * channels, 3, normalisation="none", bias=False),
-        nn.PixelShuffle(2),
-    ]
-
-
 class AttentionNetwork(nn.Module):
     """A: where an image of `channels` C should change, in [0, 1].
 
@@ -100,11 +58,12 @@ class AttentionNetwork(nn.Module):
     slip and make maps that are constant on blocks of 4 x 4 pixels.
     """
 
+    is_attention = True
+
     def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:
         super().__init__()
-        self.channels = channels
-        build = pyramid_layers if settings.architecture == "pyramid" else paper_attention_layers
-        self.layers = nn.Sequential(*build(settings, channels))
+        self.settings, self.channels = settings, channels
+        self.layers = nn.Sequential(*map(as_module, architecture.network_of(settings, channels).layers))
         initialise(self)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -115,39 +74,6 @@ class AttentionNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, Y, X), sides multiples of the stride, to attention (B, 1, Y, X)."""
         return torch.sigmoid(self.logits(images))
-
-
-def paper_attention_layers(settings: AttentionSettings, channels: int) -> list[nn.Module]:
-    """c7s2-w, c3s2-2w, residual blocks of 2w, twice nearest x 2 and a convolution, one more to 1 channel."""
-    width, norm = settings.width, settings.normalisation
-    return [
-        *convolution(channels, width, settings.stem_kernel_px, stride=2, normalisation=norm),
-        nn.ReLU(inplace=True),
-        *convolution(width, 2 * width, 3, stride=2, normalisation=norm),
-        nn.ReLU(inplace=True),
-        *(ResidualBlock(2 * width, norm, "zeros") for _ in range(settings.blocks)),
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        *convolution(2 * width, 2 * width, 3, normalisation=norm),
-        nn.ReLU(inplace=True),
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        *convolution(2 * width, settings.last_width, 3, normalisation=norm),
-        nn.ReLU(inplace=True),
-        *convolution(settings.last_width, 1, settings.last_kernel_px, normalisation="none"),
-    ]
-
-
-def pyramid_layers(settings: AttentionSettings, channels: int) -> list[nn.Module]:
-    """2 x 2 pixels to channels, 3 x 3 convolution, resolutions of w, 1.5w, 2w ... channels, 3 x 3, 2 x 2 pixels."""
-    width = settings.width
-    widths = [width * (level + 2) // 2 for level in range(settings.levels)]
-    return [
-        nn.PixelUnshuffle(2),
-        *convolution(4 * channels, width, 3, normalisation="none"),
-        nn.ReLU(inplace=True),
-        Level(widths, before=0, after=settings.blocks, bias=True),
-        *convolution(width, 4, 3, normalisation="none"),
-        nn.PixelShuffle(2),
-    ]
 
 
 @torch.no_grad()
@@ -219,9 +145,47 @@ class TranslatorNetworks(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        self.channels = settings.channels
+        self.settings, self.channels = settings, settings.channels
         self.generator = Generator(settings.generator, settings.channels)
         self.attention = AttentionNetwork(settings.attention, settings.channels)
         fields = [receptive_field(network) for network in (self.generator, self.attention)]
         self.generator_halo_px, self.attention_halo_px = (field.halo_px for field in fields)
         self.stride = math.lcm(*(field.stride for field in fields))
+
+
+def described(network: Generator | AttentionNetwork) -> architecture.Network:
+    """Return a network as values; they share memory with its weights."""
+    empty = architecture.network_of(network.settings, network.channels)
+    arrays = {name: weights.detach().cpu().numpy() for name, weights in network.layers.state_dict().items()}
+    return architecture.Network(network.settings, network.channels, architecture.filled(empty.layers, arrays))
+
+
+def running(network: architecture.Network) -> Generator | AttentionNetwork:
+    """Return a network that torch runs, of values as `inference.for_inference` makes them, for channels-last images."""
+    settings = network.settings
+    with torch.device("meta"):  # no random numbers are drawn for what is filled below: another thread may be training
+        made = (
+            AttentionNetwork(settings, network.channels)
+            if isinstance(settings, AttentionSettings)
+            else Generator(settings, network.channels)
+        )
+        made.layers = nn.Sequential(*map(as_module, network.layers))
+    made.layers.load_state_dict(with_weights(network.layers), assign=True)
+    return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def values_of(translator: TranslatorNetworks) -> Described:
+    """Return the networks of a translator as values; they share memory with its weights."""
+    return Described(translator.settings, described(translator.generator), described(translator.attention))
+
+
+def translator_of(networks: Described) -> TranslatorNetworks:
+    """Return a translator with the weights of networks that are values, ready to run and not to learn."""
+    with torch.device("meta"):  # without memory, and no random numbers are drawn
+        translator = TranslatorNetworks(networks.settings)
+    states = (
+        with_weights(network.layers, f"{name}.layers.")
+        for name, network in (("generator", networks.generator), ("attention", networks.attention))
+    )
+    translator.load_state_dict({name: own for state in states for name, own in state.items()}, assign=True)
+    return translator.eval().requires_grad_(False)

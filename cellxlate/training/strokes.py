@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
-from cellxlate.model.networks import AttentionNetwork
+from cellxlate.model.networks import AttentionNetwork, values_of
 from cellxlate.settings import BACKGROUND, CELL, THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
@@ -190,7 +190,7 @@ def learn_strokes(
         "weights_sha256": hashlib.sha256(save(tensors)).hexdigest(),
     }
     name = model.name if model.name.endswith(" with strokes") else f"{model.name} with strokes"
-    return Bundle(name, translator, card, Path(name))
+    return Bundle(name, values_of(translator), card, Path(name))
 
 
 def save_taught(model: Bundle, folder: Path, plane: npt.NDArray[Any], intensity: IntensityRange) -> Bundle:

@@ -124,5 +124,5 @@ def test_the_processor_gets_streams_and_a_graphics_card_none(
     assert planned(stack, "torch", None).streams == 4
     from cellxlate.model.bundle import load_model
 
-    monkeypatch.setattr(plan_room, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(plan_room, "choose_kind", lambda _: "cuda")
     assert plan_room._stream_count(load_model(DEFAULT_MODEL), stack, EnhanceSettings(), "cuda") == 1

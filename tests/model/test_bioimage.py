@@ -177,7 +177,7 @@ def test_the_same_model_gives_the_same_package(bundle, package, tmp_path):
 def test_what_the_zoo_asks_for_and_nobody_states_is_named(bundle, tmp_path):
     with pytest.raises(OptionError, match="no authors"):
         export_package(bundle, tmp_path / "a.zip")
-    silent = Bundle(bundle.name, bundle.translator, {**bundle.card, "licence": "not stated"}, bundle.path)
+    silent = Bundle(bundle.name, bundle.networks, {**bundle.card, "licence": "not stated"}, bundle.path)
     with pytest.raises(OptionError, match="no licence"):
         export_package(silent, tmp_path / "a.zip", authors=["Ada"])
     export_package(silent, tmp_path / "a.zip", authors=["Ada"], licence="MIT")

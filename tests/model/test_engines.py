@@ -23,6 +23,7 @@ from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, in
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
 from cellxlate.model.inference import for_inference
+from cellxlate.model.networks import running
 
 OPTIONAL = [
     pytest.param(
@@ -122,7 +123,7 @@ def test_auto_does_not_take_an_engine_that_computes_something_else(
     monkeypatch.setattr(engines, "version", lambda package: "1")
 
     def a_little_off(network: Any, precision: Any, streams: Any) -> Any:
-        return lambda images: network(torch.from_numpy(images)).numpy() + np.float32(2e-4)
+        return lambda images: running(network)(torch.from_numpy(images)).numpy() + np.float32(2e-4)
 
     monkeypatch.setattr(engines, "OpenVinoNetwork", a_little_off)
     assert open_engine(load_model(tiny_model), device="cpu").identity == "torch cpu float32"
@@ -270,7 +271,7 @@ class BrokenRequest:
 def test_what_failed_in_openvino_is_never_used_again(
     tiny_model: Path, _engine: Any, outcome: Any, raised: type[BaseException]
 ) -> None:
-    network = OpenVinoNetwork(for_inference(load_model(tiny_model).translator.generator), "float32")
+    network = OpenVinoNetwork(for_inference(load_model(tiny_model).networks.generator), "float32")
     images = noise((1, 1, 200, 200))
     expected = network(images)
     network._idle = SimpleQueue()

@@ -9,9 +9,8 @@ from torch import nn
 
 from cellxlate.errors import OptionError
 from cellxlate.model.export.onnx import onnx_model
-from cellxlate.model.inference import for_inference
 
-from .test_inference import built
+from .test_inference import built, made_ready
 
 pytest.importorskip("onnx", reason="ONNX export is optional")
 
@@ -27,7 +26,7 @@ def test_the_reference_of_onnx_computes_what_torch_computes(
     evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
     network = getattr(built(architecture, channels), part)
     if ready:
-        network = for_inference(network)
+        network = made_ready(network)
     model = onnx_model(network, name=part)
     assert [entry.name for entry in (*model.graph.input, *model.graph.output)] == ["images", part]
     least = 192 if architecture == "unet" and ready else 56

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from cellxlate.model.blocks import ChannelsToPixels, inner
+from cellxlate.model.architecture import Convolution
+from cellxlate.model.blocks import ChannelsToPixels, as_module, inner, with_weights
 from cellxlate.model.bundle import load_model
 from cellxlate.model.inference import enlarging, for_inference
-from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.model.networks import AttentionNetwork, Generator, TranslatorNetworks, described, running
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
 
 
@@ -30,6 +31,11 @@ def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> Tran
     return networks
 
 
+def made_ready(network: Generator | AttentionNetwork) -> Generator | AttentionNetwork:
+    """A network as it is run, in torch."""
+    return running(for_inference(described(network)))
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["compact", "resnet", "unet"])
 @pytest.mark.parametrize("part", ["generator", "attention"])
@@ -39,7 +45,7 @@ def test_pixels_with_whole_surroundings_are_the_same(architecture: Any, part: st
     network, halo_px = getattr(networks, part), getattr(networks, f"{part}_halo_px")
     images = torch.rand(2, channels, 224, 256)
     before = network(images)
-    found = for_inference(network)(images)
+    found = made_ready(network)(images)
     margin = (224 - found.shape[-2]) // 2
     assert (256 - found.shape[-1]) // 2 == margin > 0
     assert margin <= halo_px
@@ -56,7 +62,11 @@ def test_an_enlargement_and_a_convolution_become_one() -> None:
     layer = torch.nn.Conv2d(3, 2, 3, padding=1)
     features = torch.rand(2, 3, 20, 24)
     expected = layer(torch.nn.functional.interpolate(features, scale_factor=2, mode="nearest"))
-    found = ChannelsToPixels()(enlarging(layer)(features))
+    bias = layer.bias.detach().numpy()
+    one = enlarging(Convolution(layer.weight.detach().numpy(), bias, padding=(1, 1)))
+    convolution = as_module(one)
+    convolution.load_state_dict(with_weights(one))
+    found = ChannelsToPixels()(convolution(features))
     assert found.shape == (2, 2, 38, 46)
     assert torch.allclose(found, expected[..., 1:-1, 1:-1], rtol=0, atol=1e-6)
 
@@ -67,5 +77,5 @@ def test_a_model_that_is_loaded_and_made_ready_draws_no_random_numbers() -> None
     for name in ("cells", "nuclei-lowexp"):
         bundle = load_model(name)
         for network in (bundle.translator.generator, bundle.translator.attention):
-            for_inference(network)
+            made_ready(network)
     assert torch.equal(torch.get_rng_state(), before)

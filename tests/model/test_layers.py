@@ -11,7 +11,6 @@ from torch.nn import functional
 from cellxlate.errors import OptionError
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.model.graph import Graph
-from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import (
     KINDS,
     Cost,
@@ -29,7 +28,7 @@ from cellxlate.model.networks import Generator
 from cellxlate.model.statistics import fold, measure_statistics
 from cellxlate.settings import GeneratorSettings
 
-from .test_inference import built
+from .test_inference import built, made_ready
 from .test_statistics import with_fixed_statistics
 
 
@@ -144,7 +143,7 @@ def test_no_normalisation_is_folded_into_a_layer_that_cannot_take_it():
 def test_margins_from_the_layers_are_those_of_the_output(architecture, part):
     trained = getattr(built(architecture), part)
     assert margin_px(trained) == 0
-    ready = for_inference(trained)
+    ready = made_ready(trained)
     assert margin_px(ready) == (256 - ready(torch.rand(1, 1, 256, 256)).shape[-1]) // 2 > 0
     assert coarsening(ready) == coarsening(trained)
 

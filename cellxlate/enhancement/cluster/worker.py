@@ -25,6 +25,7 @@ from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.engines.threads import use_threads
 from cellxlate.quality.checks import read_back_part
 from cellxlate.quality.tally import Tally
 from cellxlate.settings import EnhanceSettings
@@ -218,9 +219,7 @@ def sum_parts(source: InputFile, parts: Sequence[tuple[PlaneIndex, slice]]) -> S
 
 def keep_model(bundle: Bundle, threads: int) -> None:
     """Keep a model for all jobs of this process, and let networks run on so many threads."""
-    import torch
-
-    torch.set_num_threads(threads)
+    use_threads(threads)
     _MODELS[bundle.digest] = bundle
 
 

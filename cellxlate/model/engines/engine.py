@@ -5,24 +5,26 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
-from torch import nn
 
 from cellxlate.errors import OptionError, said
+from cellxlate.model import probe
+from cellxlate.model.architecture import Network
 from cellxlate.model.attention import Floats
 from cellxlate.model.bundle import Bundle
+from cellxlate.model.engines.devices import Device, DeviceKind, choose_kind
 from cellxlate.model.engines.memory import ask_for_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_network
-from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_device, torch_network
 from cellxlate.model.inference import for_inference
-from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.model.layers import Described, activation_bytes_per_px
 from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
 from cellxlate.settings import Precision
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
 
@@ -39,12 +41,11 @@ PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx"),
 }  # fmt: skip
 
-PROBE_UNIT_PX, LEAST_PROBE_PX = 96, 192
 PROBE_TOLERANCE = 1e-4
 """Largest difference from torch in float32, in unit range, that `auto` accepts of another engine."""
 
-_CHECKS: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
-_OPENED: WeakKeyDictionary[nn.Module, dict[tuple[str, str, str, int], "EngineTranslator"]] = WeakKeyDictionary()
+_CHECKS: WeakKeyDictionary[Described, Callable[[], None]] = WeakKeyDictionary()
+_OPENED: WeakKeyDictionary[Described, dict[tuple[str, str, str, int], "EngineTranslator"]] = WeakKeyDictionary()
 
 
 class EngineTranslator:
@@ -70,10 +71,10 @@ class EngineTranslator:
         self.identity = f"{engine} {device} {precision}"
         self.name = f"{engine} {version(PACKAGES[engine][0])} {device} {precision}"
         self.warnings: list[str] = []
-        self.stride = bundle.translator.stride
-        self.generator_halo_px = bundle.translator.generator_halo_px
-        self.attention_halo_px = bundle.translator.attention_halo_px
-        self.activation_bytes_per_px = activation_bytes_per_px(bundle.translator.generator)
+        self.stride = bundle.networks.stride
+        self.generator_halo_px = bundle.networks.generator_halo_px
+        self.attention_halo_px = bundle.networks.attention_halo_px
+        self.activation_bytes_per_px = activation_bytes_per_px(bundle.networks.generator)
         self._largest_px: int | None = None
 
     def attention(self, images: Floats) -> Floats:
@@ -160,7 +161,7 @@ def open_engine(
     """
     if precision not in ("float32", "bfloat16"):
         raise OptionError(PRECISION.of(precision), " is not known", remedy="choose float32 or bfloat16")
-    opened = _OPENED.setdefault(bundle.translator, {})
+    opened = _OPENED.setdefault(bundle.networks, {})
     key = (engine, device, precision, streams)
     if key not in opened:
         opened[key] = (
@@ -171,9 +172,16 @@ def open_engine(
     return opened[key]
 
 
+def choose_device(device: Device) -> "torch.device":
+    """Return the device of torch that is asked for, as `devices.choose_kind` does."""
+    import torch
+
+    return torch.device(choose_kind(device))
+
+
 def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open the fastest engine that agrees with torch in float32."""
-    where = choose_device(device).type
+    where = choose_kind(device)
     for engine in FASTEST_ON_CPU if where == "cpu" else ():
         if engine == "torch" or not all(find_spec(package) for package in PACKAGES[engine]):
             continue
@@ -192,9 +200,9 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
     """Open one engine."""
     if engine not in PACKAGES:
         raise OptionError(ENGINE.of(engine), " is not known", remedy=f"choose auto, {', '.join(PACKAGES)}")
-    where = choose_device(device) if engine == "torch" or device != "auto" else torch.device("cpu")
-    if engine == "openvino" and where.type != "cpu":
-        raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where.type}", remedy=ANY_DEVICE)
+    where = choose_kind(device) if engine == "torch" or device != "auto" else "cpu"
+    if engine == "openvino" and where != "cpu":
+        raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where}", remedy=ANY_DEVICE)
     if engine == "onnxruntime" and precision != "float32":
         raise OptionError(
             ENGINE.of("onnxruntime"),
@@ -204,8 +212,8 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
 
     ready = partial(_ready, bundle=bundle, engine=engine, device=where, precision=precision, streams=streams)
     opened = EngineTranslator(
-        bundle, ready(bundle.translator.generator), ready(bundle.translator.attention), engine=engine,
-        device=where.type, precision=precision,
+        bundle, ready(bundle.networks.generator), ready(bundle.networks.attention), engine=engine,
+        device=where, precision=precision,
     )  # fmt: skip
     if precision != "float32":
         error = probe_error(opened, bundle)
@@ -217,30 +225,26 @@ def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precisi
 
 
 def _ready(
-    network: Generator | AttentionNetwork, *, bundle: Bundle, engine: EngineName, device: torch.device,
-    precision: Precision, streams: int,
+    network: Network, *, bundle: Bundle, engine: EngineName, device: DeviceKind, precision: Precision, streams: int,
 ) -> RunNetwork:  # fmt: skip
     """Return a network of a bundle as it is run, which checks before each layer or window and asks for its memory."""
-    prepared, watched, bytes_per_px = for_inference(network), bundle.translator, activation_bytes_per_px(network)
+    prepared, watched, bytes_per_px = for_inference(network), bundle.networks, activation_bytes_per_px(network)
     run: RunNetwork
 
     def check() -> None:
         _CHECKS.get(watched, lambda: None)()
 
     if engine == "torch":
-        is_exact = device.type == "cpu" and precision == "float32"
-        layers: nn.Module = by_onednn(prepared) if is_exact else prepared
-        for layer in layers.modules():
-            if not any(True for _ in layer.children()):
-                layer.register_forward_pre_hook(lambda _layer, _inputs: check())
-        run = torch_network(layers, device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        from cellxlate.model.engines.torch_engine import torch_engine  # which takes longer to load than all the rest
+
+        run = torch_engine(prepared, device, precision, check)
     elif engine == "openvino":
         run = OpenVinoNetwork(prepared, precision, streams)
     else:
-        run = onnxruntime_network(prepared, device.type, streams)
+        run = onnxruntime_network(prepared, device, streams)
 
     def asking_first(images: Floats) -> Floats:
-        if device.type == "cpu":
+        if device == "cpu":
             ask_for_memory(images[:, 0].size, bytes_per_px)
         if engine != "torch":  # which shows its layers
             check()
@@ -249,24 +253,26 @@ def _ready(
     return asking_first
 
 
-@torch.inference_mode()
 def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
-    """Return the largest difference from the networks in torch and float32, in unit range, on a probe tile."""
-    halos_px = opened.generator_halo_px, opened.attention_halo_px
-    side = max(LEAST_PROBE_PX, -(-(2 * max(halos_px) + opened.stride) // PROBE_UNIT_PX) * PROBE_UNIT_PX)
-    noise = np.random.default_rng(0).normal(0.4, 0.3, (1, 1, side, side)).astype(np.float32)
-    steps = np.kron(np.random.default_rng(1).uniform(0, 1, (12, 12)), np.ones((side // 12,) * 2))
-    images = np.repeat((noise / 4 + steps).astype(np.float32), bundle.translator.channels, axis=1)
-    errors = []
-    for run, network, halo_px in (
-        (opened.proposal, bundle.translator.generator, halos_px[0]),
-        (opened.attention, bundle.translator.attention, halos_px[1]),
-    ):
-        expected = network(torch.from_numpy(images)).numpy()
-        outcome = run(images)
-        cut = (side - outcome.shape[-1]) // 2
-        inside, middle = slice(halo_px - cut, outcome.shape[-1] - (halo_px - cut)), slice(halo_px, side - halo_px)
-        errors.append(float(np.abs(outcome[..., inside, inside] - expected[..., middle, middle]).max()))
+    """Return the largest difference from the networks in torch and float32, in unit range, on a probe tile.
+
+    What torch computes is taken from the card, at 16 x 16 pixels; where an earlier version wrote it, torch is asked.
+    """
+    runs: dict[probe.Part, tuple[RunNetwork, int]] = {
+        "proposal": (opened.proposal, opened.generator_halo_px),
+        "attention": (opened.attention, opened.attention_halo_px),
+    }
+    made: dict[probe.Part, Floats] = {}
+    for part, (run, halo_px) in runs.items():
+        side_px = probe.probe_side_px(halo_px, opened.stride)
+        made[part] = probe.whole(run(probe.probe_images(side_px, bundle.networks.channels)), side_px, halo_px)
+    stated = probe.stated_in(bundle.card, bundle.digest)
+    points = {part: probe.at_points(outcome).ravel() for part, outcome in made.items()}
+    if stated and all(stated[part].shape == points[part].shape for part in runs):
+        errors = [float(np.abs(points[part] - stated[part]).max()) for part in runs]
+    else:
+        expected = probe.computed_by_torch(bundle.translator)
+        errors = [float(np.abs(made[part] - expected[part]).max()) for part in runs]
     return max(errors) if np.isfinite(errors).all() else np.inf
 
 
@@ -277,8 +283,8 @@ def interruptible(bundle: Bundle, check: Callable[[], None]) -> Iterator[None]:
     What it raises ends a run within that time. It must be cheap, is called from the thread that runs the networks, and
     the bundle must be used by this run alone.
     """
-    _CHECKS[bundle.translator] = check
+    _CHECKS[bundle.networks] = check
     try:
         yield
     finally:
-        _CHECKS.pop(bundle.translator, None)
+        _CHECKS.pop(bundle.networks, None)

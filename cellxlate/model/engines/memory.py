@@ -2,8 +2,6 @@
 
 import mmap
 
-import torch
-
 OVERHEAD, LEAST_BYTES = 2, 16_000_000
 """Engines need at most so many times the activations of a window (OpenVINO: 1.6 to 1.8), and so much beside (up to
 6 MB, for what they prepare for a new shape); ONNX Runtime up to twice that for small windows."""
@@ -14,7 +12,7 @@ SIGNS = ("out of memory", "not enough memory", "allocate", "can't alloc", "bad_a
 
 def is_out_of_memory(fault: Exception) -> bool:
     """Return whether an engine says that a device, or the computer, has no memory left."""
-    return isinstance(fault, torch.OutOfMemoryError) or any(sign in str(fault) for sign in SIGNS)
+    return any(sign in str(fault) for sign in SIGNS)
 
 
 def ask_for_memory(pixels: int, activation_bytes_per_px: float) -> None:

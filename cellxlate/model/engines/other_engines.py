@@ -7,13 +7,13 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import torch
 
 from cellxlate.errors import OptionError
+from cellxlate.model.architecture import Network
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.export.onnx import onnx_model
-from cellxlate.model.networks import AttentionNetwork, Generator
 from cellxlate.options import DEVICE, ENGINE
 from cellxlate.settings import Precision
 
@@ -40,13 +40,13 @@ class OpenVinoNetwork:
     what has failed once is never used again.
     """
 
-    def __init__(self, network: Generator | AttentionNetwork, precision: Precision, streams: int = 1) -> None:
+    def __init__(self, network: Network, precision: Precision, streams: int = 1) -> None:
         openvino = _imported("openvino", remedy='pip install "cellxlate[openvino]"')
         self._core = openvino.Core()
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": thread_count(),
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,
         }
@@ -92,9 +92,7 @@ def _fits(made: tuple[int, ...], given: tuple[int, ...]) -> bool:
     return made[0] == given[0] and 0 <= given[-2] - made[-2] == given[-1] - made[-1]
 
 
-def onnxruntime_network(
-    network: Generator | AttentionNetwork, device: str, streams: int = 1
-) -> Callable[[Floats], Floats]:
+def onnxruntime_network(network: Network, device: str, streams: int = 1) -> Callable[[Floats], Floats]:
     """Return a network as a function of arrays (B, C, Y, X) float32, run by ONNX Runtime.
 
     As many threads as there are `streams` may call it at once. Raises MemoryError where memory ends.
@@ -111,7 +109,7 @@ def onnxruntime_network(
             ENGINE.of("onnxruntime"), f" does not run on {device} here", remedy=("use ", DEVICE.of("cpu"))
         )
     options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(torch.get_num_threads() // streams, 1)
+    options.intra_op_num_threads = max(thread_count() // streams, 1)
     options.log_severity_level = 4  # what it says is raised too
     session = onnxruntime.InferenceSession(
         onnx_model(network, name="outcome").SerializeToString(), options, providers=[provider]

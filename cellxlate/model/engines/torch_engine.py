@@ -2,39 +2,23 @@
 
 import os
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellxlate.errors import OptionError
+from cellxlate.model.architecture import Network
 from cellxlate.model.attention import Floats
+from cellxlate.model.engines.devices import DeviceKind
 from cellxlate.model.engines.memory import is_out_of_memory
-from cellxlate.options import DEVICE
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
+from cellxlate.model.engines.threads import pass_on_to_torch
+from cellxlate.model.networks import running
+from cellxlate.settings import Precision
 
 # oneDNN prepares every shape of window once and keeps 1024 of what it has prepared; tiles that are fitted to cells have
 # more, and a fifth of their time went into preparing them again. It looks here when it first computes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-
-
-def choose_device(device: Device) -> torch.device:
-    """Return the device that is asked for; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises
-    ------
-    OptionError
-        The device is not there.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available.get(device, False):
-        names = ", ".join(name for name, present in available.items() if present)
-        raise OptionError(DEVICE.of(device), " is not available here", remedy=f"available: {names}")
-    return torch.device(device)
+pass_on_to_torch()
 
 
 class OneDnnConvolution(nn.Module):
@@ -86,7 +70,7 @@ def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) 
                 outputs: Floats = placed(inputs).float().cpu().numpy()
                 return outputs
         except RuntimeError as fault:
-            if not is_out_of_memory(fault):
+            if not (isinstance(fault, torch.OutOfMemoryError) or is_out_of_memory(fault)):
                 raise
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -94,3 +78,17 @@ def torch_network(network: nn.Module, device: torch.device, dtype: torch.dtype) 
         raise MemoryError(f"{device.type} has not enough memory for {images.shape}")
 
     return run
+
+
+def torch_engine(
+    network: Network, kind: DeviceKind, precision: Precision, check: Callable[[], None]
+) -> Callable[[Floats], Floats]:
+    """Return a network, as `inference.for_inference` makes it, run by torch, which calls `check` before each layer."""
+    is_exact = kind == "cpu" and precision == "float32"
+    prepared = running(network)
+    layers: nn.Module = by_onednn(prepared) if is_exact else prepared
+    for layer in layers.modules():
+        if not any(True for _ in layer.children()):
+            layer.register_forward_pre_hook(lambda _layer, _inputs: check())
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return torch_network(layers, torch.device(kind), dtype)

@@ -3,18 +3,20 @@
 from typing import TYPE_CHECKING
 
 from cellxlate.errors import OptionError
+from cellxlate.model.architecture import Network
 from cellxlate.model.graph import Graph
 from cellxlate.model.layers import margin_px, write
-from cellxlate.model.networks import AttentionNetwork, Generator
 
 if TYPE_CHECKING:
     import onnx
+
+    from cellxlate.model.networks import AttentionNetwork, Generator
 
 OPSET = 17
 IR_VERSION = 8
 
 
-def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.ModelProto":
+def onnx_model(network: "Network | Generator | AttentionNetwork", *, name: str) -> "onnx.ModelProto":
     """Return a network, as trained or as `inference.for_inference` makes it, as an ONNX model of opset 17.
 
     It has one input, `images` (batch, C, rows, columns) float32 in unit range, sides multiples of the stride; and one
@@ -30,7 +32,7 @@ def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.Mod
     except ImportError as fault:
         raise OptionError("ONNX needs the package onnx; pip install onnx") from fault
     channels = network.channels
-    outputs = 1 if isinstance(network, AttentionNetwork) else channels
+    outputs = 1 if network.is_attention else channels
     graph = Graph(helper.make_node, channels)
     graph.last("Identity", _body(graph, network, "images"), name)
     model = helper.make_model(
@@ -49,9 +51,9 @@ def onnx_model(network: Generator | AttentionNetwork, *, name: str) -> "onnx.Mod
     return model
 
 
-def _body(graph: Graph, network: Generator | AttentionNetwork, images: str) -> str:
+def _body(graph: Graph, network: "Network | Generator | AttentionNetwork", images: str) -> str:
     """Add what the `forward` of a network does."""
-    if isinstance(network, AttentionNetwork):
+    if network.is_attention:
         doubled = graph.add("Mul", images, graph.constant([2.0]))
         return graph.add("Sigmoid", write(network.layers, graph, graph.add("Sub", doubled, graph.constant([1.0]))))
     smaller_px = margin_px(network)
