@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cellxlate.cli.output import complain, progress_bar, say
 from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
+from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_enhance(options: argparse.Namespace) -> int:
     """Enhance one stack, or several of which one failure does not stop the rest."""
-    from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
-    from cellxlate.enhancement.job import THIS_PROCESS
+    with without_collection():
+        from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
+        from cellxlate.enhancement.job import THIS_PROCESS
 
     left_out: list[str] = []
     batch = plan_batch(

@@ -21,6 +21,7 @@ from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_n
 from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import Described, activation_bytes_per_px
 from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
+from cellxlate.quick_import import without_collection
 from cellxlate.settings import Precision
 
 if TYPE_CHECKING:
@@ -235,7 +236,8 @@ def _ready(
         _CHECKS.get(watched, lambda: None)()
 
     if engine == "torch":
-        from cellxlate.model.engines.torch_engine import torch_engine  # which takes longer to load than all the rest
+        with without_collection():  # it takes longer to load than all the rest
+            from cellxlate.model.engines.torch_engine import torch_engine
 
         run = torch_engine(prepared, device, precision, check)
     elif engine == "openvino":

@@ -15,6 +15,7 @@ from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.options import DEVICE, ENGINE
+from cellxlate.quick_import import without_collection
 from cellxlate.settings import Precision
 
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -82,7 +83,8 @@ class OpenVinoNetwork:
 
 def _imported(engine: str, *, remedy: str) -> Any:
     try:
-        return import_module(engine)
+        with without_collection():
+            return import_module(engine)
     except ImportError as fault:
         raise OptionError(ENGINE.of(engine), " is not installed", remedy=remedy) from fault
 
