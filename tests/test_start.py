@@ -32,9 +32,9 @@ codes = [main(["enhance", sys.argv[1], "-m", "nuclei-lowexp", "--engine", engine
 print(json.dumps({"codes": codes, "light": light, "all": sorted(sys.modules)}))
 """
 NEVER = (
-    "torch", "skimage", "dask", "scipy.spatial", "scipy.optimize", "yaozarrs", "pydantic", "napari", "qtpy", "matplotlib",
-    "distributed", "h5py", "cellxlate.training", "cellxlate.enhancement.adaptation", "cellxlate.stacks.samples",
-    "cellxlate.model.networks", "cellxlate.model.blocks",
+    "torch", "skimage", "dask", "scipy.spatial", "scipy.optimize", "yaozarrs", "pydantic", "napari", "qtpy",
+    "matplotlib", "distributed", "h5py", "cellxlate.training", "cellxlate.enhancement.adaptation",
+    "cellxlate.stacks.samples", "cellxlate.model.networks", "cellxlate.model.blocks",
 )  # fmt: skip
 
 

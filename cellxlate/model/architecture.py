@@ -33,6 +33,10 @@ class Convolution:
         (outputs, inputs, kernel, kernel).
     bias : ndarray of float32 or None
         (outputs,).
+    stride, padding : tuple of int
+        Along rows and columns, in pixels.
+    padding_mode : {"zeros", "reflect"}
+        What is made up beyond the border.
     """
 
     weight: Array
@@ -147,7 +151,7 @@ class Residual:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
+class UNetLevel:
     """One resolution of a U-Net: `after(before(x) + up(inside(down(before(x)))))`.
 
     In the order of the data along its longest way, which decides the receptive field.
@@ -155,14 +159,14 @@ class Scale:
 
     before: Row
     down: Row
-    inside: "Row | Scale"
+    inside: "Row | UNetLevel"
     up: Row
     after: Row
 
 
 Layer = (
     Convolution | TransposedConvolution | InstanceNormalisation | Relu | HyperbolicTangent | PixelsToChannels
-    | ShuffledChannels | OrderedChannels | Enlargement | Row | Residual | Scale
+    | ShuffledChannels | OrderedChannels | Enlargement | Row | Residual | UNetLevel
 )  # fmt: skip
 
 
@@ -240,7 +244,7 @@ def unet_layers(settings: GeneratorSettings, channels: int) -> list[Layer]:
     return [
         PixelsToChannels(),
         *convolution(4 * channels, width, 3, bias=False),
-        scales(widths, before=settings.blocks, after=settings.blocks, bias=False),
+        unet_levels(widths, before=settings.blocks, after=settings.blocks, bias=False),
         *convolution(width, 4 * channels, 3, bias=False),
         ShuffledChannels(),
     ]
@@ -273,7 +277,7 @@ def pyramid_layers(settings: AttentionSettings, channels: int) -> list[Layer]:
         PixelsToChannels(),
         *convolution(4 * channels, width, 3),
         Relu(),
-        scales(widths, before=0, after=settings.blocks, bias=True),
+        unet_levels(widths, before=0, after=settings.blocks, bias=True),
         *convolution(width, 4, 3),
         ShuffledChannels(),
     ]
@@ -309,7 +313,7 @@ def residual(
     return Residual(Row((*first, Relu(), *second)))
 
 
-def scales(widths: list[int], *, before: int, after: int, bias: bool) -> Scale:
+def unet_levels(widths: list[int], *, before: int, after: int, bias: bool) -> UNetLevel:
     """Return one resolution of a U-Net: residual blocks, all coarser resolutions, residual blocks.
 
     Parameters
@@ -331,10 +335,10 @@ def scales(widths: list[int], *, before: int, after: int, bias: bool) -> Scale:
     width, coarser = widths[0], widths[1]
     down = convolution(width, coarser, 2, stride=2, padding_px=0, bias=bias)
     further = widths[1:]
-    return Scale(
+    return UNetLevel(
         before=_residuals(width, before, bias=bias),
         down=Row((*down, *([] if before else [Relu()]))),
-        inside=scales(further, before=before, after=after, bias=bias)
+        inside=unet_levels(further, before=before, after=after, bias=bias)
         if len(further) > 1
         else _residuals(coarser, after, bias=bias),
         up=Row((*convolution(coarser, 4 * width, 1, bias=bias), ShuffledChannels()))
@@ -384,7 +388,7 @@ def _parts(layer: Layer) -> dict[str, Any]:
         return {str(number): part for number, part in enumerate(layer.layers)}
     if isinstance(layer, Residual):
         return {"body": layer.body}
-    if isinstance(layer, Scale):
+    if isinstance(layer, UNetLevel):
         return {name: getattr(layer, name) for name in ("before", "down", "inside", "up", "after")}
     return {}
 

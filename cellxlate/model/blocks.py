@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution of a U-Net, as `architecture.scales` describes it."""
+    """One resolution of a U-Net, as `architecture.unet_levels` describes it."""
 
     def __init__(self, before: nn.Module, down: nn.Module, inside: nn.Module, up: nn.Module, after: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ KINDS.update({
     nn.Sequential: KINDS[architecture.Row],
     ResidualBlock: KINDS[architecture.Residual],
     CroppedBlock: KINDS[architecture.Residual],
-    Level: KINDS[architecture.Scale],
+    Level: KINDS[architecture.UNetLevel],
     nn.Conv2d: KINDS[architecture.Convolution],
     nn.ConvTranspose2d: KINDS[architecture.TransposedConvolution],
     nn.InstanceNorm2d: KINDS[architecture.InstanceNormalisation],
@@ -110,7 +110,7 @@ def as_module(layer: architecture.Layer) -> nn.Module:
             return nn.Sequential(*map(as_module, layer))
         case architecture.Residual():
             return (CroppedBlock if layer.is_cropped else ResidualBlock)(as_module(layer.body))
-        case architecture.Scale():
+        case architecture.UNetLevel():
             parts = (layer.before, layer.down, layer.inside, layer.up, layer.after)
             return Level(*map(as_module, parts))
         case architecture.InstanceNormalisation():

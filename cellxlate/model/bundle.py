@@ -78,6 +78,12 @@ class Bundle:
         """SHA-256 of the weights, as the card states it and loading has checked."""
         return str(self.card["weights_sha256"])
 
+    def with_weights(self, translator: "TranslatorNetworks") -> "Bundle":
+        """Return a bundle in memory with other weights; its card states no probe, which would tell of the old ones."""
+        from cellxlate.model.networks import values_of
+
+        return replace(self, networks=values_of(translator), card={**self.card, "probe": None})
+
 
 def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[str, Any], preview_png: bytes) -> Bundle:
     """Write a bundle; the folder appears under its name when it is complete.

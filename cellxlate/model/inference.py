@@ -18,8 +18,8 @@ from cellxlate.model.architecture import (
     OrderedChannels,
     Residual,
     Row,
-    Scale,
     ShuffledChannels,
+    UNetLevel,
 )
 from cellxlate.model.layers import KINDS, coarsening, margin_px
 
@@ -48,7 +48,7 @@ def _unpadded(layers: Row) -> Row:
             is_taken = False
         elif isinstance(layer, Residual):
             ready.append(Residual(_without_padding(layer.body), is_cropped=True))
-        elif isinstance(layer, Scale):
+        elif isinstance(layer, UNetLevel):
             ready.append(_cropped(layer))
         elif isinstance(following, Convolution) and is_enlarged(layer, following):
             ready += [enlarging(following), OrderedChannels()]
@@ -70,12 +70,12 @@ def _without_padding(body: Row) -> Row:
     return Row(tuple(plain))
 
 
-def _cropped(scale: Scale) -> Scale:
+def _cropped(scale: UNetLevel) -> UNetLevel:
     """Leave out the padding of a resolution and of those inside it, where that keeps coarse pixels in place."""
-    inside = _cropped(scale.inside) if isinstance(scale.inside, Scale) else _unpadded(scale.inside)
+    inside = _cropped(scale.inside) if isinstance(scale.inside, UNetLevel) else _unpadded(scale.inside)
     before = _unpadded(scale.before)
     keeps_place = margin_px(before) % coarsening(scale) == 0
-    return Scale(
+    return UNetLevel(
         before if keeps_place else scale.before, scale.down, inside, _unpadded(scale.up), _unpadded(scale.after)
     )
 

@@ -366,7 +366,7 @@ def _upsample_window(layer: Any) -> Window:
 KINDS: dict[type[Any], Kind] = {
     architecture.Row: Kind(parts=list, write=_write_row),
     architecture.Residual: Kind(parts=lambda block: [block.body], write=_write_block),
-    architecture.Scale: Kind(
+    architecture.UNetLevel: Kind(
         parts=lambda one: [one.before, one.down, one.inside, one.up, one.after], write=_write_level
     ),
     architecture.Convolution: Kind(

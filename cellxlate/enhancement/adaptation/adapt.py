@@ -28,7 +28,6 @@ from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.model.networks import values_of
 from cellxlate.options import ADAPT_SECONDS
 from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.stacks.naming import partial_of
@@ -187,8 +186,7 @@ def adapt_stack(
             shutil.rmtree(partial, ignore_errors=True)
             return nothing(fault)
         translator = finished_translator(run.average, run.settings, [])
-        own = {key: value for key, value in base.card.items() if key != "probe"}  # which tells of other weights
-        ranking = judge.ranking(replace(base, networks=values_of(translator), card=own), seed)
+        ranking = judge.ranking(base.with_weights(translator), seed)
         kept, reason = verdict(ranking)
         adaptation = Adaptation(
             base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,
