@@ -165,6 +165,17 @@ def test_what_cannot_be_shown_is_left_to_napari_and_said_in_one_line(tmp_path):
     assert reader([str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]) is None
 
 
+def test_a_spectrum_stays_one_layer_with_a_slider(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 900, (40, 8, 9)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "spectrum.ome.tif", pixels, metadata={"axes": "CYX"})
+    (layer,) = opened(tmp_path / "spectrum.ome.tif")
+    assert layer.axis_labels == ("c", "y", "x")
+    assert np.array_equal(np.asarray(layer.data), pixels)
+    tifffile.imwrite(tmp_path / "samples.tif", pixels, photometric="minisblack", planarconfig="separate")
+    with pytest.warns(UserWarning, match="40 samples in each pixel"):
+        assert reader(str(tmp_path / "samples.tif")) is None
+
+
 def test_of_several_images_the_first_is_shown_and_the_others_are_said(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(np.zeros((8, 9), np.uint8))

@@ -5,12 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from cellxlate.errors import InputError
 from cellxlate.stacks.carried import from_json
 from cellxlate.stacks.metadata.calibration import finite
 from cellxlate.stacks.stack import Stack
 
 SAMPLE_PX = 512
+MOST_LAYERS = 16
+"""Of one file; spectra have hundreds of channels."""
+
 DEFAULT_COLOURS = ("gray", "green", "magenta", "cyan", "yellow", "red", "blue")
 NAMED = {"FFFFFF": "gray", "FF0000": "red", "00FF00": "green", "0000FF": "blue", "FF00FF": "magenta",
          "00FFFF": "cyan", "FFFF00": "yellow"}  # fmt: skip
@@ -33,11 +38,18 @@ class Shown:
 def shown(stack: Stack) -> list[Shown]:
     """Return the layers that a stack is shown as, in the order of its channels and samples.
 
+    More than 16 channels stay one layer, with a slider.
+
     Raises
     ------
     InputError
-        The middle of a channel cannot be read.
+        The middle of a channel cannot be read, or pixels have more than 16 samples.
     """
+    if stack.size("S") > MOST_LAYERS:
+        raise InputError(f"{stack.path} has {stack.size('S')} samples in each pixel, of which at most 16 become layers")
+    if stack.size("C") > MOST_LAYERS and ("S" not in stack.axes or _is_rgb(stack)):
+        look = _blending(0) | {"contrast_limits": _limits(stack, stack.size("C") // 2, None)}
+        return [Shown(stack.name, None, None, {} if _is_rgb(stack) else look)]
     channels: Sequence[int | None] = range(stack.size("C")) if "C" in stack.axes else [None]
     if _is_rgb(stack):
         kept = _kept(stack)
@@ -114,12 +126,12 @@ def _stated(stack: Stack) -> list[dict[str, Any]]:
         if len(ranges) == count and ranges[number][0] < ranges[number][1] and stack.dtype != bool:
             look["contrast_limits"] = ranges[number]
         looks.append(look)
-    if count == 1 and (palette := _palette(stack)):
+    if count == 1 and (palette := _palette(stack)) is not None:
         looks[0] |= {"colormap": palette, "contrast_limits": (0.0, 255.0)}
     elif stack.metadata.tiff.get("photometric") == "miniswhite" and stack.dtype != bool:  # tifffile calls masks so
         looks = [look | {"colormap": "gray_r"} for look in looks]
     for look, table in zip(looks, _tables(stack, count), strict=False):
-        look |= {"colormap": table} if table else {}
+        look |= {} if table is None else {"colormap": table}
     return looks
 
 
@@ -131,23 +143,29 @@ def _colours(stack: Stack, count: int) -> list[str]:
     return [NAMED.get(colour, f"#{colour.lower()}") for colour in stated]
 
 
+def _colormap(colours: npt.NDArray[Any], name: str) -> Any:
+    """Return napari's colormap of colours (count, 3) from 0 to 1."""
+    from napari.utils.colormaps import Colormap
+
+    return Colormap(colours.astype(np.float32), name=name)
+
+
 def _inverted(colour: str) -> Any:
     from napari.utils.colormaps import ensure_colormap
 
-    upright = ensure_colormap(colour)
-    return ensure_colormap({"colors": upright.colors[::-1], "name": f"{colour} inverted"})
+    return _colormap(np.asarray(ensure_colormap(colour).colors)[::-1], f"{colour} inverted")
 
 
-def _palette(stack: Stack) -> dict[str, Any] | None:
+def _palette(stack: Stack) -> Any:
     """Return the palette of an image of indices as a colormap, None where there is none."""
     tiff = stack.metadata.tiff
     table = from_json(tiff.get("colormap")) if tiff.get("photometric") == "palette" else None
     if not isinstance(table, np.ndarray) or table.shape != (3, 256):
         return None
-    return {"colors": (table.T / 65535).astype(np.float32), "name": f"palette of {stack.name}"}
+    return _colormap(table.T / 65535, f"palette of {stack.name}")
 
 
-def _tables(stack: Stack, count: int) -> list[dict[str, Any] | None]:
+def _tables(stack: Stack, count: int) -> list[Any]:
     """Return the lookup tables of ImageJ as colormaps, None for those that run evenly from black to a colour."""
     tables = stack.metadata.tiff.get("imagej")
     stored = from_json(tables.get("LUTs")) if isinstance(tables, Mapping) else None
@@ -155,14 +173,13 @@ def _tables(stack: Stack, count: int) -> list[dict[str, Any] | None]:
     if not isinstance(listed, list) or len(listed) != count:
         return []
     even = np.linspace(0, 1, 256)
-    colormaps: list[dict[str, Any] | None] = []
+    colormaps: list[Any] = []
     for number, table in enumerate(listed):
         if not isinstance(table, np.ndarray) or table.shape != (3, 256):
             return []
         colours = table.T / 255  # (256, 3)
         plain = np.abs(colours - even[:, None] * colours[-1]).max() < 0.01
-        name = f"table {number} of {stack.name}"
-        colormaps.append(None if plain else {"colors": colours.astype(np.float32), "name": name})
+        colormaps.append(None if plain else _colormap(colours, f"table {number} of {stack.name}"))
     return colormaps
 
 
