@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.output import complain, say
 from cellxlate.errors import CellxlateError, OptionError, said
-from cellxlate.locations import RemotePath
+from cellxlate.locations import Location, RemotePath
 from cellxlate.settings import AUTO
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ def _largest(batch: "Batch", script: Path) -> "BatchStack":
     """
     sizes: list[int] = []
     faults: list[CellxlateError] = []
-    for plate in batch.plates:
-        plate.require_free(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
+    settings = batch.settings
+    for plate in [] if _is_made(settings.output_dir) else batch.plates:
+        plate.require_free(overwrite=settings.overwrite, resume=settings.resume)
     for stack in batch.stacks:
         try:
             sizes.append(_checked_size(batch, stack))
@@ -93,32 +94,42 @@ def _largest(batch: "Batch", script: Path) -> "BatchStack":
             raise OptionError(f"{script} is the name of a result; choose another name for the script")
     if faults and len(batch.stacks) == 1:
         raise faults[0]
-    for fault in faults:
-        complain(said(fault))
+    for found in faults:
+        complain(said(found))
     if faults:
-        raise OptionError(f"{len(faults)} of {len(batch.stacks)} stacks cannot be enhanced; mend them or leave them out")
+        count = f"{len(faults)} of {len(batch.stacks)}"
+        raise OptionError(f"{count} stacks cannot be enhanced, so no script is written; mend them or leave them out")
     return batch.stacks[sizes.index(max(sizes))]
 
 
 def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
-    """Check a stack, and return its number of pixels."""
+    """Check a stack, as far as that reads no pixels, and return how many it has."""
     from cellxlate.enhancement.adaptation.record import make_room, model_folder
     from cellxlate.enhancement.batch import confidence_path
-    from cellxlate.enhancement.cluster.slurm import require_enhanceable
+    from cellxlate.enhancement.cluster.slurm import require_writable
+    from cellxlate.enhancement.plan import choose_channels, require_counts
     from cellxlate.stacks.naming import partial_of
 
     settings = batch.settings
+    replaced = {"overwrite": settings.overwrite, "resume": settings.resume}
     with settings.open(stack.path) as opened:
+        require_counts(opened)
+        choose_channels(opened, settings.channels)
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
-        overwrite, resume = settings.overwrite, settings.resume
-        if not stack.plate:
-            require_enhanceable(opened, outputs, channels=settings.channels, overwrite=overwrite, resume=resume)
+        if not (stack.plate or _is_made(settings.output_dir)):
+            require_writable(opened, outputs, **replaced)
         if settings.confidence:
             confidence_path(outputs, settings)
-        if settings.adapt_s is not None and not (overwrite or resume):
+        if settings.adapt_s is not None:
             folder = model_folder(outputs)
-            make_room(folder, partial_of(folder), overwrite=False, resume=False)
+            if not any(replaced.values()):
+                make_room(folder, partial_of(folder), **replaced)
         return prod(opened.shape)
+
+
+def _is_made(folder: Location | None) -> bool:
+    """Return whether a folder for results is not there yet: the run makes it, and nothing is in the way."""
+    return isinstance(folder, Path) and not folder.exists()
 
 
 def _needed(
@@ -146,7 +157,7 @@ def _needed(
         f"a sample of the largest stack, {largest.path.name} ({prediction.megapixels:.3g} megapixels, "
         f"{100 * prediction.cell_fraction:.0f} % cells),",
         f"was enhanced on {socket.gethostname()} with {forecast.plan.engine}. So a task of {together} "
-        f"stack{'' if together == 1 else 's'} takes about {expected_s / 60:.3g} min and {peak_mb / 1000:.2g} GB.",
+        f"stack{'' if together == 1 else 's'} takes about {_duration(expected_s)} and {peak_mb / 1000:.2g} GB.",
         f"Time: {slurm.TIME_MARGIN:g} times as much and {slurm.START_S / 60:.0f} min, in steps of "
         f"{slurm.STEP_S // 60} min, at most {slurm.LONGEST_S // 3600} h.",
         f"Memory: {slurm.MEMORY_MARGIN:g} times as much, {slurm.WORKER_GB:g} GB for each worker, "
@@ -157,15 +168,22 @@ def _needed(
     return needs, forecast.as_dict()["expected"], origin
 
 
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that people would say it in."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def _answer(
     script: Path, tasks: Sequence[str], needs: "TaskNeeds", expected: dict[str, Any], *, dry_run: bool
 ) -> dict[str, Any]:
     """Return what was written, or would be, as plain values."""
-    from cellxlate.enhancement.cluster.slurm import group_size, log_pattern, said_needs
+    from cellxlate.enhancement.cluster.slurm import group_size, log_of, said_needs
 
     return {
         "script": None if dry_run else str(script.absolute()), "tasks": -(-len(tasks) // group_size(len(tasks))),
-        "stacks": list(tasks), **said_needs(needs), "logs": log_pattern(script), "expected": expected,
+        "stacks": list(tasks), **said_needs(needs), "logs": log_of(script), "expected": expected,
         "submit": shlex.join(["sbatch", str(script)]),
     }  # fmt: skip
 

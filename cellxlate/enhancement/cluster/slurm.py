@@ -18,7 +18,6 @@ import torch
 
 import cellxlate
 from cellxlate.enhancement.outputs.names import Outputs, require_free
-from cellxlate.enhancement.plan import choose_channels, require_counts
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.engines.engine import Device
 from cellxlate.model.engines.torch_engine import choose_device
@@ -110,24 +109,18 @@ def group_size(stacks: int) -> int:
     return ceil(stacks / MOST_TASKS)
 
 
-def require_enhanceable(
-    stack: Stack, outputs: Outputs, *, channels: Sequence[str | int] | None, overwrite: bool, resume: bool
-) -> None:
-    """Check of a stack what a run checks before it begins, as far as that reads no pixels.
+def require_writable(stack: Stack, outputs: Outputs, *, overwrite: bool, resume: bool) -> None:
+    """Check, as a run does before it begins, that results can go where they would.
 
     Raises
     ------
-    InputError, OptionError, OutputError
-        What is in its pixels or its channels cannot be enhanced, or its results cannot be written where they would go.
+    OutputError
+        The folder is missing or may not be written to, or something is in the way.
     """
-    require_counts(stack)
-    choose_channels(stack, channels)
-    folder = outputs.enhanced.parent
-    if isinstance(folder, Path) and folder.name and not folder.exists():
-        return  # made by the run, and empty then
     require_free(outputs, overwrite=overwrite, resume=resume)
+    folder = outputs.enhanced.parent
     if isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"nothing can be written into {folder}", remedy=("check your rights, or choose ", OTHER_FOLDER))
+        raise OutputError(f"{folder} may not be written to", remedy=("check your rights, or choose ", OTHER_FOLDER))
     for path in (outputs.enhanced, outputs.attention):
         check_places(
             path, partial_of(path), output_format(path, outputs.format), source=stack.path, replace=overwrite or resume
@@ -193,9 +186,7 @@ def script_of(
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True  # noqa: S701
-    )
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = files("cellxlate.enhancement.cluster").joinpath("slurm.sh.jinja").read_text(encoding="utf-8")
     group = group_size(len(stacks))
     tasks = ceil(len(stacks) / group)
@@ -209,16 +200,23 @@ def script_of(
     )  # fmt: skip
 
 
+def log_of(script: Path) -> str:
+    """Return where the logs of tasks go, beside the script: %A is the number of the job, %a that of the task."""
+    name = re.sub(r"[^\w.-]", "_", script.stem)
+    return str(script.absolute().with_name(f"{name}-%A_%a.log"))
+
+
 def log_pattern(script: Path) -> str:
-    r"""Return where the logs of tasks go, beside the script, as Slurm takes it: with a backslash before odd letters.
+    r"""Return that as Slurm reads it in a script: in quotes, where a folder has an odd name.
 
     Examples
     --------
     >>> log_pattern(Path("/my data/50 %/run.sh"))
-    '/my\\ data/50\\ %%/run-%A_%a.log'
+    '"/my data/50 %%/run-%A_%a.log"'
     """
-    beside = str(script.absolute().with_name(re.sub(r"[^\w.-]", "_", script.stem))).replace("%", "%%")
-    return re.sub(r"([^\w./%+,:=@-])", r"\\\1", beside) + "-%A_%a.log"
+    log = Path(log_of(script))
+    pattern = f"{log.parent}/".replace("%", "%%").replace("//", "/") + log.name
+    return pattern if re.fullmatch(r"[\w./%+,:=@-]+", pattern) else '"' + pattern.replace('"', r"\"") + '"'
 
 
 def write_script(script: Path, text: str, *, overwrite: bool) -> None:

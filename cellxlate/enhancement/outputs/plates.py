@@ -62,7 +62,9 @@ class Plate:
         return self.enhanced.exists() and not _unfinished(self.enhanced).exists()
 
     def require_free(self, *, overwrite: bool, resume: bool) -> None:
-        """Raise OutputError if a plate is there already, or an interrupted one, and may not be used."""
+        """Raise OutputError if a plate is there already, or an interrupted one, and may not be used; or no folder."""
+        if not self.enhanced.parent.is_dir():
+            raise OutputError(f"the output folder {self.enhanced.parent} does not exist; make it or choose another")
         for path in [] if overwrite or resume else self._wanted:
             if path.exists():
                 raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
@@ -80,8 +82,6 @@ class Plate:
         """
         if resume and self.is_finished():
             return
-        if not self.enhanced.parent.is_dir():
-            raise OutputError(f"the output folder {self.enhanced.parent} does not exist; make it or choose another")
         self.require_free(overwrite=overwrite, resume=resume)
         if resume and _unfinished(self.enhanced).exists():
             for path in self._wanted:  # a crash while they got their names
