@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cellxlate.cli.output import complain, say
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location, RemotePath
+from cellxlate.options import SCHEDULER, SLURM
 from cellxlate.settings import AUTO
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run_slurm(options: argparse.Namespace, batch: "Batch", left_out: Sequence[st
 
     script: Path = options.slurm
     if options.scheduler is not None:
-        raise OptionError("--scheduler and --slurm are both given; give one of them")
+        raise OptionError(SCHEDULER, " and ", SLURM, " are both given", remedy="give one of them")
     require_script_place(script, overwrite=options.overwrite)
     largest = _largest(batch, script)
     tasks = {str(plate.source.absolute()): len(plate.fields) for plate in batch.plates}
