@@ -151,8 +151,9 @@ def _needed(
     peak_mb, device = peak_rss_mb(), forecast.plan.translator.identity.split()[1]
     expected_s = together * forecast.total_s
     needs = slurm.needs_of(
-        expected_s, peak_mb, workers=options.workers, graphics_card="cuda" in (device, options.device)
-    )
+        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, workers=options.workers,
+        graphics_card="cuda" in (device, options.device),
+    )  # fmt: skip
     prediction = forecast.prediction
     origin = [
         f"a sample of the largest stack, {largest.path.name} ({prediction.megapixels:.3g} megapixels, "
@@ -161,8 +162,8 @@ def _needed(
         f"stack{'' if together == 1 else 's'} takes about {_duration(expected_s)} and {peak_mb / 1000:.2g} GB.",
         f"Time: {slurm.TIME_MARGIN:g} times as much and {slurm.START_S / 60:.0f} min, in steps of "
         f"{slurm.STEP_S // 60} min, at most {slurm.LONGEST_S // 3600} h.",
-        f"Memory: {slurm.MEMORY_MARGIN:g} times as much, {slurm.WORKER_GB:g} GB for each worker, "
-        f"{slurm.LEAST_GB} GB at least.",
+        f"Memory: {slurm.MEMORY_MARGIN:g} times that, bands as wide as the stack, and {slurm.WORKER_GB:g} GB for each "
+        f"worker; {slurm.LEAST_GB} GB at least.",
     ]
     if here.device != options.device:
         origin.append("There is no graphics card on that machine: with one, a task is much faster.")

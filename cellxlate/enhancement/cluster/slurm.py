@@ -18,6 +18,7 @@ import torch
 
 import cellxlate
 from cellxlate.enhancement.outputs.names import Outputs, require_free
+from cellxlate.enhancement.plan import BAND_BYTES_PER_PX
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.engines.engine import Device
 from cellxlate.model.engines.torch_engine import choose_device
@@ -33,7 +34,7 @@ CORES = 4
 TIME_MARGIN, MEMORY_MARGIN, START_S = 2.0, 1.5, 600.0
 """What is asked for, to what is expected; beside that, time for slow disks and starting Python on a busy node."""
 
-WORKER_GB, LEAST_GB = 1.0, 2
+WORKER_GB, LEAST_GB, BAND_ROWS = 1.0, 2, 1024
 STEP_S, LONGEST_S = 900, 86_400
 """Limits of time are multiples of 15 minutes, and no more than a day: queues for longer jobs are rare, and slow."""
 
@@ -68,17 +69,27 @@ class TaskNeeds:
 
 
 def needs_of(
-    expected_s: float, peak_mb: float, *, workers: int | None = None, graphics_card: bool = False
+    expected_s: float,
+    peak_mb: float,
+    *,
+    plane_shape: tuple[int, int] = (0, 0),
+    workers: int | None = None,
+    graphics_card: bool = False,
 ) -> TaskNeeds:
-    """Return what a task asks for that is expected to take so long, by a process that needs so much memory.
+    """Return what a task asks for that is expected to take so long, where a sample of it took so much memory.
+
+    Bands of planes (Y, X) are wider than those of a sample.
 
     Examples
     --------
     >>> needs_of(60.0, 700.0)
     TaskNeeds(cores=4, memory_gb=2, time_s=900, graphics_card=False)
+    >>> needs_of(60.0, 1300.0, plane_shape=(2048, 30_720)).memory_gb
+    4
     """
     time_s = STEP_S * ceil((TIME_MARGIN * expected_s + START_S) / STEP_S)
-    memory_gb = ceil(MEMORY_MARGIN * (peak_mb / 1000 + WORKER_GB * (workers or 0)))
+    band_gb = min(plane_shape[0], BAND_ROWS) * plane_shape[1] * BAND_BYTES_PER_PX / 1e9
+    memory_gb = ceil(MEMORY_MARGIN * (peak_mb / 1000 + band_gb + WORKER_GB * (workers or 0)))
     return TaskNeeds(workers or CORES, max(memory_gb, LEAST_GB), min(time_s, LONGEST_S), graphics_card)
 
 
