@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellxlate.cli.output import complain, say, training_table
+from cellxlate.cli.output import complain, progress_bar, say, training_table
+from cellxlate.cli.score_lines import score_lines
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -45,18 +46,21 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Score and say the means."""
+    """Score, and say the means and whether it helps."""
     from cellxlate.evaluation.evaluate import evaluate
     from cellxlate.model.cards import amend_card, locate
 
-    scores = evaluate(
-        options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
-        no_cells=options.no_cells, intensity=options.intensity, output=options.output,
-    )  # fmt: skip
+    with progress_bar(options, "images") as show:
+        scores = evaluate(
+            options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
+            no_cells=options.no_cells, intensity=options.intensity, output=options.output, progress=show,
+        )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
     if options.to_card and options.model:
         amend_card(
             locate(options.model), "scores", {"data": options.source.name, "images": len(scores["images"]), **summary}
         )
-    say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
+    title = f"{options.enhanced or options.model} on {options.source}"
+    made = [f"report: {options.output}"] if options.output else []
+    say(options, scores, [*score_lines(title, scores), *made])
     return 0
