@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 SPACES = "\t\xa0\u202f"
 TABLE_ROWS = 20
-NOISE_HEAD = (
-    "noise         sd (counts)       between    gain   neighbours   grey step   saturates at   black   flat places"
-)
 TABLE_HEAD = "    step   seconds   objective   attention: area   inside  outside   agreement with the guide"
 
 
@@ -111,23 +108,6 @@ def training_row(news: "TrainProgress") -> str:
         f"{news.step:8d}  {news.seconds:8.0f}  {objective:10.4f}  {seen.area:16.3f}  {inside:>7}  {outside:>7}"
         f"  {agreement:>10}"
     )
-
-
-def noise_table(names: Sequence[str], noises: Sequence["CameraNoise"]) -> list[str]:
-    """Return a table of the camera noise of each channel, and a line where it cannot be relied on."""
-    lines = [NOISE_HEAD]
-    for name, noise in zip(names, noises, strict=True):
-        low, high = noise.sd_interval
-        full = "-" if noise.saturation_counts is None else f"{noise.saturation_counts:.6g}"
-        lines.append(
-            f"{name[:12]:12} {noise.sd_counts:12.4g} {f'{low:.3g}-{high:.3g}':>13} {noise.gain:7.3g}"
-            f" {noise.neighbour_correlation:12.2f} {noise.quantisation_counts:11.3g} {full:>14}"
-            f" {noise.black_counts:7.4g} {100 * noise.flat_share:11.0f} %"
-        )
-    unsure = [name for name, noise in zip(names, noises, strict=True) if not noise.reliable]
-    if unsure:
-        lines.append(f"{', '.join(unsure)}: no flat places were found; structure may have been taken for noise")
-    return lines
 
 
 def noise_answer(name: str, noise: "CameraNoise") -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
-from cellxlate.enhancement.estimate import Forecast, predict
+from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
 from cellxlate.enhancement.outputs.names import (
@@ -337,7 +337,11 @@ def predict_stack(
         prediction = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
     if settings.adapt_s is not None:
         adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
-    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting))
+    obstacle = "" if stack.plate else obstacle_of(
+        outputs, made=settings.output_dir, overwrite=settings.overwrite, resume=settings.resume
+    )  # fmt: skip
+    room = free_bytes(outputs.enhanced.parent)
+    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting, obstacle, room))
 
 
 def _processes(workers: int | None, scheduler: str | None) -> int:
