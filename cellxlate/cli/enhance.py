@@ -103,7 +103,7 @@ def _watched(options: argparse.Namespace) -> "Iterator[Callable[[EnhanceProgress
 
 def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
     """Return what shows the news of a run on a progress bar."""
-    return lambda news: show(news.done, news.total, news.phase)
+    return lambda news: show(news.done, news.total, news.phase, news.name)
 
 
 def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, Any]:
@@ -205,7 +205,11 @@ def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list
         else:
             changed, seconds = answer["changed_fraction"], answer["seconds"]["total"]
             rows.append([name, percent(changed, places=2), duration(seconds), str(len(answer["warnings"]) or "none")])
-    failed = [("failed", answer["error"]) for answer in answers if "error" in answer]
+    failed = [
+        ("failed", answer["error"] if name in answer["error"] else f"{name}: {answer['error']}")
+        for name, answer in zip(names, answers, strict=True)
+        if "error" in answer
+    ]
     done = f"{len(answers) - len(failed)} of {count(len(answers), 'stack')} enhanced"
     return ["", *table(rows), *([""] if failed else []), *facts(failed), "", done, *_chosen_lines(answers)]
 
@@ -226,8 +230,8 @@ def enhanced_lines(report: "RunReport", *, took: bool = True) -> list[str]:
     told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
     told.append(("model", report.model_words))
     if adaptation:
-        steps, took = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
-        told.append(("adapted", f"{adaptation['reason']}; {steps} in {took}"))
+        steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
+        told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))
     violations = report.kept_violations
     promise = f"but {count(violations, 'pixel')} outside differ from the input" if violations else (
         "every other pixel is the input's own, bit for bit"

@@ -123,6 +123,7 @@ def decimals(value: float | None, places: int, *, sign: bool = False) -> str:
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN
+    value = round(value, places) or 0.0  # which has no sign
     return f"{value:{'+' if sign else ''}.{places}f}"
 
 
@@ -185,11 +186,13 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> duration(2.84), duration(48), duration(400), duration(4000), duration(200_000)
-    ('2.8 s', '48 s', '7 min', '1 h 07 min', '2 d 8 h')
+    >>> duration(2.84), duration(48), duration(130), duration(1400), duration(4000), duration(200_000)
+    ('2.8 s', '48 s', '2 min 10 s', '23 min', '1 h 07 min', '2 d 8 h')
     """
     if seconds < 99.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 599.5:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

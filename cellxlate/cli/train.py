@@ -5,29 +5,34 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellxlate.cli.output import complain, progress_bar, say, training_table
+from cellxlate.cli.output import complain, progress_bar, say
 from cellxlate.cli.score_lines import score_lines
+from cellxlate.cli.table import count, duration, facts
+from cellxlate.cli.training_lines import training_news
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and say where the model is."""
     from cellxlate.training.loop import train
 
-    with training_table(options) as show, _heard_warnings(options):
+    with training_news(options) as news, _heard_warnings(options):
         bundle = train(
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
             base=options.base,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,
-            progress=show,
+            progress=news.look, after_step=news.after_step,
         )  # fmt: skip
     training = bundle.card["training"]
     answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],
               "seconds": training["seconds"], "generator_parameters": bundle.card["generator_parameters"],
               "attention_parameters": bundle.card["attention_parameters"]}  # fmt: skip
-    say(options, answer, [f"model  {options.output}  ({training['steps']} steps, {training['seconds']:.0f} s)",
-                           f"next   cellxlate enhance STACK -m {options.output}"])  # fmt: skip
+    say(options, answer, facts([
+        ("model", str(options.output)),
+        ("trained", f"{count(training['steps'], 'step')} in {duration(training['seconds'])}"),
+        ("next", f"cellxlate enhance STACK -m {options.output}"),
+    ]))  # fmt: skip
     return 0
 
 
