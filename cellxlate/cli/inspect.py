@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.info_lines import folder_lines, model_lines, models_lines, noise_table, stack_facts
 from cellxlate.cli.output import noise_answer, progress_bar, say
-from cellxlate.cli.table import facts
+from cellxlate.cli.table import count, facts, percent
 from cellxlate.errors import CellxlateError, InputError, OptionError, said
 from cellxlate.locations import Location, located
 from cellxlate.options import ATTENTION, HAZE, LAYOUT, MASK, NOISE, OUTPUT, SCALE, SOURCE, STRUCTURE, TRUTH
@@ -43,8 +43,17 @@ def run_sample(options: argparse.Namespace) -> int:
         **chosen, "seed": options.seed,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
-    say(options, answer, [f"{name:6} {path}" for name, path in outputs.items() if path])
+    written = [(name, str(path)) for name, path in outputs.items() if path]
+    say(options, answer, facts([*written, ("holds", _sample_words(answer))]))
     return 0
+
+
+def _sample_words(answer: dict[str, Any]) -> str:
+    """Return what a sample shows, and what repeats it."""
+    what = answer.get("structure") or f"{answer['layout']} nuclei"
+    share = "" if answer["cell_fraction"] is None else f" on {percent(answer['cell_fraction'], places=0)} of the plane"
+    shape = " x ".join(map(str, answer["shape"]))
+    return f"{what}{share}, {answer['axes']} {shape}, {answer['dtype']}, seed {answer['seed']}"
 
 
 def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str, Any]]:
@@ -245,5 +254,6 @@ def run_describe(options: argparse.Namespace) -> int:
     from cellxlate.training.describe import describe_domain
 
     domain = describe_domain(options.model, options.source, channel=options.channel)
-    say(options, domain, [f"{domain['windows']} windows of {domain['window_px']} px described in the card"])
+    described = f"{count(domain['windows'], 'window')} of {domain['window_px']} px, described in the card"
+    say(options, domain, facts([("model", str(options.model)), ("images", described)]))
     return 0
