@@ -128,7 +128,7 @@ def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, A
 def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:
     """Show what became of all stacks: as JSON, or as a table for people."""
     if options.json or options.dry_run:
-        say(options, answer, forecast_lines(answer.get("stacks", [answer])) if options.dry_run else [])
+        say(options, answer, forecast_lines(names, answer.get("stacks", [answer])) if options.dry_run else [])
     elif "stacks" in answer:
         plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
         say(options, {}, batch_lines(names, answer["stacks"]) + plates)

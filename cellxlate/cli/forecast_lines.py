@@ -13,11 +13,13 @@ PARTS = {
 }  # fmt: skip
 
 
-def forecast_lines(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+def forecast_lines(names: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what would be done with each stack; of several a table, and the sum.
 
     Parameters
     ----------
+    names : sequence of str
+        What the stacks are called in a table.
     answers : sequence of mapping
         What `--json` says of each: a forecast, or "input" and "error".
     """
@@ -25,19 +27,21 @@ def forecast_lines(answers: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(answers) == 1:
         return one_forecast(answers[0]) if known else []
     rows = [["stack", "size", "cells", "takes", "writes", "model"]]
-    for answer in answers:
+    for name, answer in zip(names, answers, strict=True):
         if answer not in known:
-            rows.append([_name(answer["input"]), "failed", "", "", "", ""])
+            rows.append([name, "failed", "", "", "", ""])
             continue
         expected = answer["expected"]
         rows.append([
-            _name(answer["input"]), megapixels(1e6 * expected["megapixels"]), percent(expected["cell_fraction"]),
+            name, megapixels(1e6 * expected["megapixels"]), percent(expected["cell_fraction"]),
             duration(_seconds(expected)), size(_written(expected)), answer["model"],
         ])  # fmt: skip
     total_s = sum(_seconds(answer["expected"]) for answer in known)
     written = sum(_written(answer["expected"]) for answer in known)
     notes = [
-        ("warning", f"{_name(answer['input'])}: {line}") for answer in known for line in answer["warnings"]
+        ("warning", f"{name}: {line}")
+        for name, answer in zip(names, answers, strict=True)
+        for line in answer.get("warnings", ())
     ]  # fmt: skip
     return [
         *table(rows, words=(0, 5)), "", *facts([
@@ -77,10 +81,6 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         *(("warning", line) for line in answer["warnings"]),
         ("dry run", "nothing was written"),
     ])  # fmt: skip
-
-
-def _name(path: str) -> str:
-    return str(path).rstrip("/").rpartition("/")[2]
 
 
 def _channel_words(answer: Mapping[str, Any]) -> str:

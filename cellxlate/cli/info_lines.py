@@ -180,6 +180,7 @@ def model_lines(card: Mapping[str, Any], shipped: bool, size_bytes: int | None) 
         ("kind", f"{kind}, preset {card.get('preset', 'unknown')}"),
         *_training_facts(training),
         *_start_facts(training, card.get("adaptation")),
+        *([("history", str(training["history"]))] if training.get("history") else []),
         ("licence", str(card.get("licence") or "not stated")),
         *_source_facts(card.get("sources")),
         ("networks", _network_words(card)),
