@@ -81,7 +81,7 @@ def number(option: Option | str, value: Any, expected: str = "a number") -> floa
 
 
 def whole(option: Option | str, value: Any, expected: str = "a whole number", *, least: float = -math.inf) -> int:
-    """Return a value that must be a whole number, and not too small.
+    """Return a value that must be a whole number, and not too small, as Python's own.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def whole(option: Option | str, value: Any, expected: str = "a whole number", *,
         raise OptionError(given(option, value), f" {kind_of(value)}, expected {expected}")
     if not (isinstance(value, Integral) or float(value).is_integer()) or value < least:
         raise OptionError(given(option, value), f" is not {expected}")
-    return math.trunc(value)
+    return int(value) if isinstance(value, Integral) else int(float(value))
 
 
 def require_flags(**flags: object) -> None:
@@ -113,6 +113,20 @@ def require_kind(name: str, value: object, kind: type, expected: str) -> None:
     """Raise OptionError where a keyword is given, and not as the kind of object that is expected."""
     if value is not None and not isinstance(value, kind):
         raise OptionError(given(name, value), f" {kind_of(value)}, expected {expected}")
+
+
+def as_list(option: Option, value: Any, expected: str) -> list[Any]:
+    """Return a value that must be some sequence as a list.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    try:
+        return list(value)
+    except TypeError:
+        raise OptionError(given(option, value), f" {kind_of(value)}, expected {expected}") from None
 
 
 def given(option: Option | str, value: object) -> Part:

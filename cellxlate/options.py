@@ -62,6 +62,9 @@ OTHER_FOLDER = Words("another output_dir=", "another --output-dir", "another fol
 OTHER_SEED = Words(
     "another seed= (restarts=N tries them)", "another --seed (--restarts N tries them)", "other images or more of them"
 )
+STACKS_FIRST = Words(
+    "that is the name of a file", "that is a file: name all stacks before --channel", "that is the name of a file"
+)
 WITH_MASKS = Words("with a few masks=", "with a few --masks", "with Guide 'painted cells'")
 TO_ADAPT = Words(
     "adapt to it: cellxlate.adapt", "adapt to it: --adapt (cellxlate.adapt in Python)", "press 'Adapt to this image'"

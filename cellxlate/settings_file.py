@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from operator import attrgetter, le
@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from cellxlate.errors import OptionError
+from cellxlate.option_values import instead, nearest_name
 from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, TrainSettings
 
 
@@ -46,7 +47,7 @@ def load_settings(path: str | Path) -> TrainSettings:
         raise OptionError(f"the settings {path} cannot be read ({fault}); expected a TOML file") from fault
     preset = table.get("preset", "fast")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise OptionError(f"{path}: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+        raise OptionError(f"{path}: preset is {preset!r}", remedy=instead(preset, PRESETS))
     settings = _changed(PRESETS[preset], table, f"{path}: ")
     check_settings(settings, where=f"{path}: ")
     return settings
@@ -62,7 +63,7 @@ def _changed(settings: _Settings, table: dict[str, Any], where: str) -> _Setting
     changes: dict[str, Any] = {}
     for key, value in table.items():
         if key not in names:
-            raise OptionError(f"{where}{key!r} is not a setting; known are {', '.join(names)}")
+            raise OptionError(f"{where}{key!r} is not a setting", remedy=_instead(key, names))
         current = getattr(settings, key)
         if is_dataclass(current):
             if not isinstance(value, dict):
@@ -71,10 +72,46 @@ def _changed(settings: _Settings, table: dict[str, Any], where: str) -> _Setting
             continue
         fitting = _as_hinted(value, hints[key])
         if fitting is _UNFIT:
-            kinds = str(getattr(hints[key], "__name__", hints[key])).replace("typing.", "")
-            raise OptionError(f"{where}{key} is {value!r}, expected {kinds}")
+            written = str(value).lower() if isinstance(value, bool) else repr(value)
+            raise OptionError(f"{where}{key} is {written}, expected {_in_words(hints[key], value)}")
         changes[key] = fitting
     return replace(settings, **changes)  # type: ignore[type-var]
+
+
+def _instead(key: str, names: list[str]) -> str:
+    """Return what to write in place of a key that a table does not have: its own table, or what was probably meant."""
+    tables = [table for table, known in _tables(PRESETS["fast"]) if key in known]
+    if "" in tables:
+        return "it belongs at the top, before any [table]"
+    if tables:
+        return f"it belongs into the table {' or '.join(f'[{table}]' for table in tables)}"
+    return instead(key, names)
+
+
+def _tables(settings: Any, name: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield the tables of settings, by the names that they have in a file, with the keys of each."""
+    names = [one.name for one in fields(settings)]
+    yield name, [one for one in names if not is_dataclass(getattr(settings, one))]
+    for one in names:
+        if is_dataclass(inner := getattr(settings, one)):
+            yield from _tables(inner, f"{name}.{one}".strip("."))
+
+
+def _in_words(hint: Any, value: Any) -> str:
+    """Return what a value of a file is expected to be."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}" + _meant(value, get_args(hint))
+    if isinstance(hint, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        return f"{_in_words(kinds[0], value)}, or false for none"
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(_in_words(kind, value) for kind in get_args(hint))}]"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "text")
+
+
+def _meant(value: Any, known: tuple[str, ...]) -> str:
+    meant = nearest_name(value, known) if isinstance(value, str) else None
+    return f"; did you mean {meant!r}?" if meant else ""
 
 
 _UNFIT = object()

@@ -25,9 +25,11 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
 from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.option_values import as_list
 from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.intensity.stack_range import stack_ranges
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
+WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
@@ -276,7 +279,7 @@ def checked(settings: EnhanceSettings) -> EnhanceSettings:
     return settings
 
 
-def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple[int, ...]:
+def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
     """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
 
     Raises
@@ -285,31 +288,21 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
         There is no such channel, more than one, or it is opacity.
     """
     alpha = () if "S" in stack.axes and "C" in stack.axes else stack.alpha_samples
-    if not channels:
+    asked = (
+        [channels]
+        if isinstance(channels, str | int)
+        else []
+        if channels is None
+        else as_list(CHANNELS, channels, WANTED)
+    )
+    if not asked:
         return tuple(channel for channel in range(stack.channel_count) if channel not in alpha)
-    numbers = {_channel_number(stack, channel) for channel in channels}
+    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
     if opaque := numbers.intersection(alpha):
         raise OptionError(
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
         )
     return tuple(sorted(numbers))
-
-
-def _channel_number(stack: Stack, channel: str | int) -> int:
-    """Return the number of a channel that is asked for: text is a name first, and a number where none is called so."""
-    named = [number for number, name in enumerate(stack.channel_names) if name == channel]
-    if len(named) > 1:
-        raise OptionError(
-            f"{stack.name} has {len(named)} channels that are called {channel!r}, numbers "
-            f"{', '.join(map(str, named))}; give the number"
-        )
-    if named:
-        return named[0]
-    if str(channel).isdecimal() and len(str(channel)) < 10 and int(channel) < stack.channel_count:
-        return int(channel)
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
-    there = names or f"numbers 0 to {stack.channel_count - 1}"
-    raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
 
 
 def target_levels(bundle: Bundle) -> IntensityRange:

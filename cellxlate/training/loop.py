@@ -83,7 +83,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     restarts: int = 0,
-    channel: int | None = None,
+    channel: str | int | None = None,
     device: Device = "auto",
     resume: bool = False,
     licence: str = "not stated",
@@ -124,8 +124,8 @@ def train(
         Of weights and draws.
     restarts : int
         How many further seeds are tried where training fails (collapsed attention, a loss that is not finite).
-    channel : int, optional
-        Which channel of multi-channel images.
+    channel : str or int, optional
+        Which channel of multi-channel images, by name (in any case) or number.
     device : {"auto", "cpu", "cuda", "mps"}
         Where to train.
     resume : bool
