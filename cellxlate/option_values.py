@@ -1,8 +1,8 @@
 """Values of options and names that are given: what was probably meant, and one line where they make no sense."""
 
-import math
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import Option, OptionError, Part
@@ -80,7 +80,7 @@ def number(option: Option | str, value: Any, expected: str = "a number") -> floa
     return float(value)
 
 
-def whole(option: Option | str, value: Any, expected: str = "a whole number", *, least: float = -math.inf) -> int:
+def whole(option: Option | str, value: Any, *, least: int | None = None) -> int:
     """Return a value that must be a whole number, and not too small, as Python's own.
 
     Raises
@@ -88,9 +88,9 @@ def whole(option: Option | str, value: Any, expected: str = "a whole number", *,
     OptionError
         It is something else, or smaller than `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(given(option, value), f" {kind_of(value)}, expected {expected}")
-    if not (isinstance(value, Integral) or float(value).is_integer()) or value < least:
+    expected = "a whole number" if least is None else f"a whole number from {least}"
+    number(option, value, expected)
+    if not (isinstance(value, Integral) or float(value).is_integer()) or (least is not None and value < least):
         raise OptionError(given(option, value), f" is not {expected}")
     return int(value) if isinstance(value, Integral) else int(float(value))
 
@@ -109,13 +109,13 @@ def require_callables(**functions: object) -> None:
             raise OptionError(given(name, value), f" {kind_of(value)}, expected a function, as print is")
 
 
-def require_kind(name: str, value: object, kind: type, expected: str) -> None:
-    """Raise OptionError where a keyword is given, and not as the kind of object that is expected."""
+def require_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise OptionError where a keyword is given, but not as the kind of object that is expected."""
     if value is not None and not isinstance(value, kind):
         raise OptionError(given(name, value), f" {kind_of(value)}, expected {expected}")
 
 
-def as_list(option: Option, value: Any, expected: str) -> list[Any]:
+def as_list(option: Option, value: Any, expected: str = "paths") -> list[Any]:
     """Return a value that must be some sequence as a list.
 
     Raises
@@ -127,6 +127,19 @@ def as_list(option: Option, value: Any, expected: str) -> list[Any]:
         return list(value)
     except TypeError:
         raise OptionError(given(option, value), f" {kind_of(value)}, expected {expected}") from None
+
+
+def as_path(option: Option | str, value: Any) -> Path:
+    """Return a value that must be a path, as text or a Path.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if not isinstance(value, str | Path):
+        raise OptionError(given(option, value), f" {kind_of(value)}, expected a path")
+    return Path(value)
 
 
 def given(option: Option | str, value: object) -> Part:

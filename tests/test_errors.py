@@ -59,7 +59,7 @@ NOBODY = 65534
 OPTIONS = {name: one for name, one in vars(options).items() if isinstance(one, Option)}
 DEEDS = {name: one for name, one in vars(options).items() if isinstance(one, Words)}
 PYTHON = (
-    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.train, cellxlate.evaluate, adapt,
+    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.enhance_files, cellxlate.train, cellxlate.evaluate, adapt,
     open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings, StructureSettings,
 )  # fmt: skip
 

@@ -8,9 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from cellxlate.errors import CellxlateError, MissingModelError, ModelError, OutputError, said, unless_denied
+from cellxlate.errors import (
+    CellxlateError,
+    MissingModelError,
+    ModelError,
+    OptionError,
+    OutputError,
+    said,
+    unless_denied,
+)
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
-from cellxlate.option_values import nearest_name, shortly
+from cellxlate.option_values import kind_of, nearest_name, shortly
+from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
@@ -73,7 +82,7 @@ def locate(model: str | Path) -> Path:
             "that is called so"
         )
     if not isinstance(model, str | Path):
-        raise ModelError(f"the model {shortly(model)} is no name and no path; give one, or a loaded model")
+        raise OptionError(MODEL.of(shortly(model)), f" {kind_of(model)}, expected the name of a model, or a path")
     path = Path(model)
     try:
         if path.is_dir() or is_archive(path):

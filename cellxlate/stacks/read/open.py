@@ -5,6 +5,8 @@ from pathlib import Path
 
 from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
+from cellxlate.option_values import require_flags, require_kind, whole
+from cellxlate.options import IMAGE
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
     VENDOR_SUFFIXES,
@@ -112,6 +114,8 @@ def open_stack(
     ------
     InputError
         The file is missing, damaged, of another kind, or its axes are not known.
+    OptionError
+        A keyword is of another type.
 
     Examples
     --------
@@ -119,12 +123,21 @@ def open_stack(
     >>> stack = cellxlate.open_stack("stack.tif")  # doctest: +SKIP
     """
     path = located(path)
+    require_opening(axes, image, incomplete)
     try:
         return _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
     except CellxlateError:
         raise
     except PermissionError as fault:
         raise unless_denied(InputError(f"{path} cannot be read"), path, fault) from fault
+
+
+def require_opening(axes: str | None, image: int | None, incomplete: bool) -> None:
+    """Raise OptionError where one of what says how a stack is opened is of another type."""
+    require_kind("axes", axes, str, "letters, for example 'TCZYX'")
+    require_flags(incomplete=incomplete)
+    if image is not None:
+        whole(IMAGE, image)
 
 
 def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: bool) -> Stack:
