@@ -14,7 +14,7 @@ from cellxlate.errors import OptionError
 from cellxlate.option_values import (
     instead,
     nearest_name,
-    number,
+    real_number,
     require_choice,
     require_flags,
     require_kind,
@@ -167,7 +167,7 @@ def enhance_settings(
     asked = {"threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     settings = replace(settings or EnhanceSettings(), **changes)
-    wanted = number(THRESHOLD, settings.threshold, "a number from 0 to 1")
+    wanted = real_number(THRESHOLD, settings.threshold, "a number from 0 to 1")
     if not 0 <= wanted <= 1:
         raise OptionError(
             THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"

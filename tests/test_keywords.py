@@ -17,6 +17,8 @@ from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.settings import EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.samples.drawn import StructureSettings
+from cellxlate.stacks.samples.nuclei import SampleSettings
 
 COUNTS = np.random.default_rng(0).poisson(100, (64, 64)).astype(np.uint16)
 WHERE: list[Any] = [5, None, ["a"], True]
@@ -151,6 +153,34 @@ def test_train_refuses_what_it_cannot_take(
 def test_evaluate_refuses_what_it_cannot_take(name: str, value: Any, tmp_path: Path) -> None:
     others = {"model": "cells"} if name not in ("model", "enhanced") else {}
     refused(cellxlate.evaluate, name, value, **({"source": tmp_path} if name != "source" else {}), **others)
+
+
+TEACH: dict[str, list[Any]] = {
+    "model": [5, "cels"], "output": [5, ["a"]], "steps": [*WHOLE, 0], "seed": [*WHOLE, -1], "after_step": CALLED,
+}  # fmt: skip
+SAMPLE = {
+    "shape": [5, "1,1,1,64,64", (1, 1, 1, 64, "64"), (64, 64)], "cell_fraction": [*NUMBER, None],
+    "layout": ["Scattered", 5, None], "seed": [*WHOLE, -1],
+}  # fmt: skip
+DRAWN = {"kind": ["Filaments", 5, None], "scale": [*NUMBER, None], "haze": [*NUMBER, None], "cell_fraction": NUMBER}
+
+
+@pytest.mark.parametrize(("name", "value"), each(TEACH))
+def test_teach_refuses_what_it_cannot_take(name: str, value: Any, tiny_model: Path) -> None:
+    strokes = np.zeros(COUNTS.shape, np.uint8)
+    strokes[:2], strokes[5:7] = 1, 2
+    others = {"model": tiny_model} if name != "model" else {}
+    refused(cellxlate.teach, name, value, image=COUNTS, strokes=strokes, **others)
+
+
+@pytest.mark.parametrize(("name", "value"), each(SAMPLE))
+def test_a_sample_refuses_what_it_cannot_be(name: str, value: Any) -> None:
+    refused(SampleSettings, name, value)
+
+
+@pytest.mark.parametrize(("name", "value"), each(DRAWN))
+def test_a_drawing_refuses_what_it_cannot_be(name: str, value: Any) -> None:
+    refused(StructureSettings, name, value, **({"kind": "blobs"} if name != "kind" else {}))
 
 
 @pytest.mark.parametrize("what", [5, None, True, "5", b"a.tif", object()])

@@ -315,14 +315,17 @@ class Stack:
             axes = named_axes(array)
         if axes is None:
             if not 2 <= dimensions <= 5:
-                raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
+                raise InputError(f"an array of shape {shape} needs axes, for example ", AXES_OPTION.of("TCZYX"))
             axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[dimensions]
             if dimensions > 2 and shape[-1] in (3, 4):
                 coloured = {3: "YXS", 4: "ZYXS", 5: "TZYXS"}[dimensions]
                 raise InputError(
-                    f"the last axis of an array of shape {shape} may be colour samples or columns; "
-                    f"give axes='{coloured}' for colour, axes='{axes}' for planes of {shape[-1]} columns"
-                )
+                    f"the last axis of an array of shape {shape} may be colour samples or columns",
+                    remedy=(
+                        "give ", AXES_OPTION.of(coloured), " for colour, ", AXES_OPTION.of(axes),
+                        f" for planes of {shape[-1]} columns",
+                    ),
+                )  # fmt: skip
         return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 

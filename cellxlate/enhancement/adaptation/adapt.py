@@ -28,7 +28,7 @@ from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.option_values import as_path, number, require_callables, whole
+from cellxlate.option_values import as_path, real_number, require_callables, whole
 from cellxlate.options import ADAPT_SECONDS, SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
@@ -116,6 +116,7 @@ def adapt(
     >>> model = cellxlate.adapt("stack.tif", seconds=60)  # doctest: +SKIP
     >>> result = cellxlate.enhance("stack.tif", model)  # doctest: +SKIP
     """
+    choose_device(device)
     with TemporaryDirectory() as nowhere:
         adaptation = adapt_stack(
             stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, image=image, incomplete=incomplete,
@@ -159,9 +160,7 @@ def adapt_stack(
     InputError, OptionError, OutputError, ModelError
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
-    choose_device(device)
-    seed = whole(SEED, seed, least=0)
-    clock, partial = _Clock(seconds, steps), partial_of(output)
+    clock, partial, seed = _Clock(seconds, steps), partial_of(output), whole(SEED, seed, least=0)
     settings = replace(enhance_settings(settings), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         make_room(output, partial, overwrite=overwrite, resume=resume)
@@ -227,7 +226,7 @@ def _card(stack: Stack, base: Bundle, run: Run, domain: Domain, adaptation: Adap
 
 def require_seconds(option: Option, seconds: float) -> float:
     """Return a time to learn in, or raise OptionError where there is none."""
-    if not (math.isfinite(number(option, seconds, "a number of seconds")) and seconds >= 1):
+    if not (math.isfinite(real_number(option, seconds, "a number of seconds")) and seconds >= 1):
         raise OptionError(option.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual")
     return float(seconds)
 

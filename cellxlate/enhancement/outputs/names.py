@@ -200,7 +200,7 @@ def source_of(what: object, stack: Stack, *, to: str | Location | None) -> Locat
     if stack.path is not None:
         return stack.path
     if to is None:
-        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
+        raise OptionError(f"{stack.name} lies in memory and in no folder", remedy=("give ", OUTPUT, " or ", OUTPUT_DIR))
     return Path(stack.name)
 
 
