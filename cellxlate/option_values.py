@@ -67,7 +67,7 @@ def require_choice(option: Option | str, value: object, known: Collection[str]) 
         raise OptionError(given(option, value), " is not known", remedy=instead(value, known))
 
 
-def number(option: Option | str, value: Any, expected: str = "a number") -> float:
+def real_number(option: Option | str, value: Any, expected: str = "a number") -> float:
     """Return a value that must be a number; NaN and infinity are left to the range that is asked of it.
 
     Raises
@@ -89,7 +89,7 @@ def whole(option: Option | str, value: Any, *, least: int | None = None) -> int:
         It is something else, or smaller than `least`.
     """
     expected = "a whole number" if least is None else f"a whole number from {least}"
-    number(option, value, expected)
+    real_number(option, value, expected)
     if not (isinstance(value, Integral) or float(value).is_integer()) or (least is not None and value < least):
         raise OptionError(given(option, value), f" is not {expected}")
     return int(value) if isinstance(value, Integral) else int(float(value))
