@@ -15,7 +15,8 @@ FEW = 6
 def nearest_name(given: str, known: Iterable[str]) -> str | None:
     """Return the name that was probably meant; None where none is near.
 
-    Case, hyphens, underscores and spaces do not count; then a beginning that only one of them has; then spelling.
+    Case, hyphens, underscores and spaces do not count; then a beginning that only one of them has; then the same
+    letters in another order; then spelling.
 
     Examples
     --------
@@ -23,6 +24,8 @@ def nearest_name(given: str, known: Iterable[str]) -> str | None:
     'nuclei-lowexp'
     >>> nearest_name("enhace", ["evaluate", "enhance"])
     'enhance'
+    >>> nearest_name("GPF", ["DAPI", "GFP"])
+    'GFP'
     >>> nearest_name("dream", ["evaluate", "enhance"])
     """
     plain = {name: _plain(name) for name in known}
@@ -32,6 +35,8 @@ def nearest_name(given: str, known: Iterable[str]) -> str | None:
     begun = [name for name, one in plain.items() if len(asked) > 1 and one.startswith(asked)]
     if len(begun) == 1:
         return begun[0]
+    if turned := [name for name, one in plain.items() if one and sorted(one) == sorted(asked)]:
+        return turned[0]
     from difflib import get_close_matches  # needed by those alone who mistype
 
     near = get_close_matches(asked, list(plain.values()), 1, ALIKE)

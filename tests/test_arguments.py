@@ -164,6 +164,14 @@ def test_the_model_of_an_evaluation_may_stand_anywhere() -> None:
     assert parsed("evaluate", "--source", "x", "--enhanced", "y").model is None
 
 
+def test_a_file_that_was_probably_meant_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("stack.ome.tif").touch()
+    assert "stakc.ome.tif does not exist; did you mean stack.ome.tif?" in complaint(capsys, "info", "stakc.ome.tif")
+    assert "does not exist; did you mean stack.ome.tif?" in complaint(capsys, "enhance", "Stack.ome.tif", "-m", "cells")
+    assert "x.czi does not exist; check the name" in complaint(capsys, "info", "x.czi")
+    assert "nor does its folder; check the name" in complaint(capsys, "info", "nowhere/a.tif")
+
+
 # --- help
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
+from cellxlate.errors import CellxlateError, InputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
 from cellxlate.option_values import require_flags, require_kind, whole
 from cellxlate.options import IMAGE
@@ -15,6 +15,7 @@ from cellxlate.stacks.naming import (
     is_image_name,
     is_picture_name,
     is_zarr,
+    missing,
     one_line,
     stack_name,
 )
@@ -147,7 +148,7 @@ def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: 
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
-        raise MissingInputError(f"{path} does not exist; check the name")
+        raise missing(str(path), path)
     if path.is_dir():
         return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:
