@@ -51,7 +51,7 @@ class Option:
         >>> Option("device=", "--device", "Device").of("cpu").panel
         "Device 'cpu'"
         """
-        plain = value if isinstance(value, int | float | list | tuple | dict | None) else str(value)
+        plain = value if isinstance(value, int | float | None) else str(value)
         keyword = f"{self.python}{plain!r}" if self.python else self._elsewhere(plain)
         shown = dict[object, object](self.shown).get(plain, plain) if isinstance(plain, str) else plain
         label = f"{self.words.panel} {shown!r}" if self.panel else self._elsewhere(plain)

@@ -149,7 +149,10 @@ def as_path(option: Option | str, value: Any) -> Path:
 
 def given(option: Option | str, value: object) -> Part:
     """Return how an option, or a keyword that Python alone has, is named with a value."""
-    return option.of(value) if isinstance(option, Option) else f"{option}={shortly(value)}"
+    if isinstance(option, str):
+        return f"{option}={shortly(value)}"
+    is_plain = value is None or isinstance(value, str | int | float | Path)
+    return option.of(value) if is_plain else f"{option.python}{shortly(value)}"
 
 
 def shortly(value: object) -> str:

@@ -259,7 +259,7 @@ def plan_batch(
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
-    loaded = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
     return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
 
 

@@ -220,7 +220,7 @@ def make_plan(
     started = time.perf_counter()
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if model == AUTO:
+    if isinstance(model, str) and model == AUTO:
         model, choice = choose_model(sample, chosen)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)

@@ -119,7 +119,7 @@ def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enha
     from cellxlate.model.bundle import Bundle, load_model
     from cellxlate.model.cards import AUTO
 
-    bundle = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))

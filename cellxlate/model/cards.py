@@ -18,7 +18,7 @@ from cellxlate.errors import (
     unless_denied,
 )
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
-from cellxlate.option_values import kind_of, nearest_name, shortly
+from cellxlate.option_values import given, kind_of, nearest_name
 from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
@@ -76,13 +76,13 @@ def _migrated(path: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 def locate(model: str | Path) -> Path:
     """Return the folder, or the archive, of a model given by path or shipped name, or raise ModelError."""
-    if model == AUTO:
+    if isinstance(model, str) and model == AUTO:
         raise ModelError(
             f"{AUTO} is no model but chooses one for a stack; give the name of a model here, or ./{AUTO} for a folder "
             "that is called so"
         )
     if not isinstance(model, str | Path):
-        raise OptionError(MODEL.of(shortly(model)), f" {kind_of(model)}, expected the name of a model, or a path")
+        raise OptionError(given(MODEL, model), f" {kind_of(model)}, expected the name of a model, or a path")
     path = Path(model)
     try:
         if path.is_dir() or is_archive(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import amend_card, describe_model, is_model, list_models, locate, read_card
 
@@ -73,9 +73,9 @@ def test_what_is_no_model_is_said_for_what_it_is(folder: Path, tmp_path: Path) -
         (tmp_path / "zoo", "is a model of the BioImage Model Zoo that cellxlate has not written"),
         (tmp_path / "zoo.zip", "is a model of the BioImage Model Zoo that cellxlate has not written"),
         (tmp_path / "zoo" / "rdf.yaml", "is a model of the BioImage Model Zoo"),
-        (5, "the model 5 is no name and no path"),
+        (5, "model=5 is of type int, expected the name of a model, or a path"),
     ):
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises((ModelError, OptionError)) as caught:
             read_card(locate(path))  # type: ignore[arg-type]
         assert part in str(caught.value)
 

@@ -168,7 +168,7 @@ def adapt_stack(
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers, choice = choose_channels(stack, channels), None
-        if model == AUTO:
+        if isinstance(model, str) and model == AUTO:
             model, choice = choose_model(stack, numbers)
         base = model if isinstance(model, Bundle) else load_model(model)
 
