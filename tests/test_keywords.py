@@ -219,7 +219,7 @@ def test_one_channel_may_be_given_by_itself() -> None:
 
 
 ELSEWHERE = {
-    "enhance": {"json", "quiet", "debug", "workers", "scheduler", "dry_run", "stacks", "output"},
+    "enhance": {"json", "quiet", "debug", "workers", "scheduler", "slurm", "dry_run", "stacks", "output"},
     "train": {"json", "quiet", "debug"},
     "evaluate": {"json", "quiet", "debug", "to_card"},
 }
