@@ -185,7 +185,6 @@ def test_errors_are_one_line_with_exit_code_2(
         (("info", tmp_path / "nothing"), "does not exist"),
         (("train", "--source", tmp_path / "empty", "--target", tmp_path, "-o", tmp_path / "m"), "holds no"),
         (("dream",), "dream"),
-        ((), "COMMAND"),
     ):
         assert part in complaint(capsys, *arguments), arguments
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty", "faint.tif", "text.tif"]
