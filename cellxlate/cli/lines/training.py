@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cellxlate.cli.output import printable
-from cellxlate.cli.table import duration, percent
+from cellxlate.cli.lines.table import duration, percent
 
 if TYPE_CHECKING:
     from cellxlate.training.loop import TrainProgress
