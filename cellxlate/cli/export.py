@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cellxlate.cli.output import say
+from cellxlate.cli.lines.output import say
 from cellxlate.cli.lines.table import facts, size
 
 ENDINGS = {"onnx": ".onnx", "bioimageio": ".zip"}

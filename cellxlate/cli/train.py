@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellxlate.cli.output import complain, progress_bar, say
+from cellxlate.cli.lines.output import complain, progress_bar, say
 from cellxlate.cli.lines.scores import score_lines
 from cellxlate.cli.lines.table import count, duration, facts
 from cellxlate.cli.lines.training import training_news
