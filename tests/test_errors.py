@@ -47,10 +47,11 @@ from cellxlate.errors import (
 from cellxlate.model.export.bioimage import export_package
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.saved import saved_ranges
+from cellxlate.stacks.masks.open import open_mask
 from cellxlate.stacks.samples.drawn import StructureSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings
+from cellxlate.stacks.stack import Stack
 from cellxlate.training.checkpoint import CHECKPOINT, read_notes
-from cellxlate.training.fields.masks import open_mask
 from cellxlate.whole_file import write_whole_file
 
 PACKAGE = Path(cellxlate.__file__).parent
@@ -59,8 +60,9 @@ NOBODY = 65534
 OPTIONS = {name: one for name, one in vars(options).items() if isinstance(one, Option)}
 DEEDS = {name: one for name, one in vars(options).items() if isinstance(one, Words)}
 PYTHON = (
-    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.train, cellxlate.evaluate, adapt,
-    open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings, StructureSettings,
+    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.enhance_files, cellxlate.train,
+    cellxlate.evaluate, adapt, open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings,
+    StructureSettings,
 )  # fmt: skip
 
 
@@ -215,6 +217,20 @@ def test_no_text_below_the_command_line_names_a_flag() -> None:
     assert found == []
 
 
+def test_no_text_names_a_keyword_or_a_value_of_python() -> None:
+    """What is said in Python's words alone would be said so on the command line too: options are parts."""
+    python = re.compile(r"\b[a-z_]+=(?!=)|\b(?:True|False|None)\b")
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent == PACKAGE and path.name in ("options.py", "option_values.py"):
+            continue
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id
+            if named in {kind.__name__ for kind in kinds()} | {"said"}:
+                found += [f"{path.name}:{line}: {text}" for line, text in texts(call) if python.search(text)]
+    assert found == []
+
+
 def test_no_error_is_raised_with_a_flag_in_its_text() -> None:
     names = {kind.__name__ for kind in kinds()}
     found = []
@@ -307,7 +323,7 @@ def closed_png(folder: Path) -> Callable[[], object]:
 
 def closed_mask(folder: Path) -> Callable[[], object]:
     closed_png(folder)
-    return lambda: open_mask(folder / "a.png")
+    return lambda: open_mask(folder / "a.png", Stack.from_array(np.zeros((8, 9), np.uint8)))
 
 
 def closed_file_of_a_set(folder: Path) -> Callable[[], object]:

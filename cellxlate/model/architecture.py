@@ -1,7 +1,6 @@
 """What networks are made of, as values: layers that hold arrays, and how settings become rows of them. No torch.
 
-`networks` makes modules of torch of them, `export` an ONNX graph, `layers` knows their geometry; so that a network is
-described once, and can be run without torch.
+`networks` makes modules of torch of them, `export` an ONNX graph, `layers` knows their geometry.
 """
 
 from collections.abc import Iterator, Mapping

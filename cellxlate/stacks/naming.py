@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.option_values import nearest_name
 from cellxlate.options import FORMAT
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
@@ -16,12 +18,21 @@ ZIPPED_ENDINGS = (".zarr.zip", ".ozx")
 PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
 """What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
 
+MOST_BESIDE = 5000
+"""Names in a folder that are looked at for one that was meant."""
+
 COMPANION = ".companion.ome"
 """OME-XML that lies beside the TIFF files it describes."""
 
 TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 ZARR_JSON = "zarr.json"
 ZARR_MARKS = (ZARR_JSON, ".zgroup", ".zarray")
+
+STROKES_ENDING = "_strokes"
+"""What is painted in such a file, is 1 for background and 2 and more for cells; 0 is not painted."""
+
+LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_cp_masks", STROKES_ENDING)
+"""How label images are called that lie beside the image NAME, or in a folder of masks."""
 
 PARTIAL_ENDING, UNFINISHED_ENDING = ".partial", ".unfinished"
 """What is being written, and a plate or a batch of which only some images are."""
@@ -56,7 +67,7 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     stacks: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise MissingInputError(f"the {what} {path} does not exist; check the name")
+            raise missing(f"the {what} {path}", path)
         if path.is_file() or is_zarr(path):
             stacks.append(path)
             continue
@@ -68,6 +79,20 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
         stacks += inside
     return stacks
+
+
+def missing(what: str, path: Location) -> MissingInputError:
+    """Return the error that there is no such file, with the one beside it that was probably meant."""
+    if isinstance(path, RemotePath):
+        return MissingInputError(f"{what} does not exist; check the name")
+    folder = path.parent
+    try:
+        names = [item.name for item in islice(folder.iterdir(), MOST_BESIDE)]
+    except OSError:
+        return MissingInputError(f"{what} does not exist, nor does its folder; check the name")
+    meant = nearest_name(path.name, names)
+    remedy = f"did you mean {folder / meant}?" if meant else "check the name"
+    return MissingInputError(f"{what} does not exist", remedy=remedy)
 
 
 def is_image_name(path: Path) -> bool:

@@ -6,17 +6,38 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.confidence.views import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
-from cellxlate.enhancement.outputs.names import may_replace
+from cellxlate.enhancement.outputs.names import Outputs, may_replace
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Translator
 from cellxlate.enhancement.tiling import bands_of, tiles_of
+from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
+from cellxlate.options import CONFIDENCE, NO_ATTENTION, TO_REPLACE_OR_RENAME
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.writer import open_writer
 
 TILE_PX = 512
+
+
+def confidence_path(outputs: Outputs, *, is_free: bool) -> Location:
+    """Return where confidence goes: beside attention, which must be kept, `_confidence` for `_attention`.
+
+    Raises
+    ------
+    OptionError
+        Attention is not kept.
+    OutputError
+        The file exists, and is neither replaced nor resumed (`is_free`).
+    """
+    if not outputs.keep_attention:
+        raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))
+    head, _, ending = outputs.attention.name.rpartition("_attention")
+    path = outputs.attention.with_name(f"{head}_confidence{ending}")
+    if path.exists() and not is_free:
+        raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
+    return path
 
 
 def write_confidence(

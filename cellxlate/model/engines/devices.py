@@ -6,9 +6,10 @@ import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 from cellxlate.errors import OptionError
+from cellxlate.option_values import require_choice
 from cellxlate.options import DEVICE
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -26,6 +27,7 @@ def choose_kind(device: Device) -> DeviceKind:
     OptionError
         The device is not there.
     """
+    require_choice(DEVICE, device, get_args(Device))
     if device == "cpu" or (device == "auto" and has_cpu_alone()):
         return "cpu"
     import torch

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,6 +20,7 @@ from cellxlate.model.engines.memory import ask_for_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork, onnxruntime_network
 from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import Described, activation_bytes_per_px
+from cellxlate.option_values import require_choice
 from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import Precision
@@ -27,7 +28,8 @@ from cellxlate.settings import Precision
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
+__all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine",
+           "require_known"]  # fmt: skip
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 EngineName = Literal["torch", "openvino", "onnxruntime"]
@@ -160,8 +162,7 @@ def open_engine(
     OptionError
         The engine, the device or the precision is not available.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise OptionError(PRECISION.of(precision), " is not known", remedy="choose float32 or bfloat16")
+    require_known(engine, device, precision)
     opened = _OPENED.setdefault(bundle.networks, {})
     key = (engine, device, precision, streams)
     if key not in opened:
@@ -178,6 +179,15 @@ def choose_device(device: Device) -> "torch.device":
     import torch
 
     return torch.device(choose_kind(device))
+
+
+def require_known(engine: str, device: Device, precision: str) -> None:
+    """Raise OptionError where an engine or a precision is not known, or a device is not there."""
+    require_choice(ENGINE, engine, get_args(Engine))
+    require_choice(PRECISION, precision, get_args(Precision))
+    require_choice(DEVICE, device, get_args(Device))
+    if device != "auto":  # which is always there
+        choose_kind(device)
 
 
 def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) -> EngineTranslator:
@@ -199,8 +209,6 @@ def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) 
 
 def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open one engine."""
-    if engine not in PACKAGES:
-        raise OptionError(ENGINE.of(engine), " is not known", remedy=f"choose auto, {', '.join(PACKAGES)}")
     where = choose_kind(device) if engine == "torch" or device != "auto" else "cpu"
     if engine == "openvino" and where != "cpu":
         raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where}", remedy=ANY_DEVICE)
