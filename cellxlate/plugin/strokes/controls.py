@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit
 from psygnal import Signal
 
 from cellxlate.errors import CellxlateError, InputError, said
-from cellxlate.plugin.controls import ClickButton, wrapped
+from cellxlate.plugin.controls import ClickButton, PanelText
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.layers import shown_channel
 from cellxlate.plugin.models import SHELF
@@ -92,7 +92,7 @@ class StrokeControls:
         self.save_as = FileEdit(label="Save as", mode="w", tooltip="The model folder to make; must not exist.")
         self.save_button = ClickButton(text="Save model", enabled=False, tooltip="Keep what the strokes have taught.")
         self.cancel_button = ClickButton(text="Stop learning", enabled=False, tooltip="Until the next stroke.")
-        self.state = wrapped(Label(value=""))
+        self.state = PanelText()
         buttons = Container(widgets=[self.save_button, self.cancel_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
         self.rows = [self.switch, self.brush, self.state, self.save_as, buttons]
@@ -117,6 +117,10 @@ class StrokeControls:
         """Show or hide all rows but the first."""
         for row in self.rows[1:]:
             row.visible = shown
+
+    def look_at_new_pixels(self, _: Any = None) -> None:
+        """Learn again: the image has other pixels."""
+        self.look_again()
 
     def look_again(self, _: Any = None) -> None:
         """Learn a moment later, where the strokes, the model or the image have changed."""

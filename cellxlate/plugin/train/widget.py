@@ -4,14 +4,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox, Container, FileEdit, Label, ProgressBar, SpinBox
+from magicgui.widgets import ComboBox, Container, FileEdit, ProgressBar, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtSvgWidgets import QSvgWidget
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
+from cellxlate.plugin.controls import ClickButton, LayerChoice, PanelText
 from cellxlate.plugin.layers import painted_stack, shown_channel
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.painting import add_labels_over
@@ -69,8 +69,6 @@ class TrainWidget(Container):  # type: ignore[misc]
             ],
         )  # fmt: skip
         self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        for text in (self.state, self.paint_state):
-            wrapped(text)
         self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
         self._add_pictures()
         self._paint_timer = single_shot(self._tell_paint, self.native)
@@ -99,7 +97,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.paint_button = ClickButton(
             text="Paint", tooltip="Add a Labels layer over the source; paint every cell of a small region, any label."
         )
-        self.paint_state = Label(value="")
+        self.paint_state = PanelText()
 
     def _make_run_controls(self) -> None:
         self.preset = ComboBox(
@@ -120,7 +118,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.stop_button = ClickButton(text="Stop", enabled=False, tooltip="Stop after this step and save.")
         self.resume_button = ClickButton(text="Resume", tooltip="Continue the run that was stopped under this name.")
         self.progress = ProgressBar(label="Progress", min=0, max=1, value=0)
-        self.state = Label(label="State", value="")
+        self.state = PanelText(keeps_room=True)
 
     @property
     def is_running(self) -> bool:
