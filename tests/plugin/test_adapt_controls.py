@@ -331,8 +331,11 @@ def test_in_a_small_window_every_text_is_whole_and_enhance_and_compare_are_seen_
         assert panel.state.native.height() < 2 * panel.state.native.fontMetrics().height()  # one line
         for label in (text, panel.state.native, panel.notes.native):
             spin(lambda label=label: label.height() >= label.heightForWidth(label.width()))
-        text_end = text.mapTo(area, text.rect().bottomLeft()).y()
-        assert 0 <= button.mapTo(area, button.rect().topLeft()).y() - text_end < 20  # right below it
+
+        def gap_px():
+            return button.mapTo(area, button.rect().topLeft()).y() - text.mapTo(area, text.rect().bottomLeft()).y()
+
+        spin(lambda: 0 <= gap_px() < 20)  # the button is right below the warning
         assert panel.native.width() <= 420
         assert shown.window._qt_window.height() <= 720  # it scrolls, and makes the window no higher
     finally:

@@ -174,7 +174,7 @@ def test_an_empty_field_is_not_the_current_folder(viewer, panel, tiny_model, mon
     panel.model_folder.value = Path("/nowhere")
     panel.model_folder.line_edit.value = ""
     assert panel.model_choice.value == chosen
-    assert panel.state.value == ""
+    assert "no model folder" not in panel.state.value
     viewer.add_image(ramp((40, 50)), name="cells")
     panel.destination.value = TO_A_FILE
     panel.enhance_button.click()
@@ -188,6 +188,15 @@ def test_the_field_of_a_folder_is_emptied_where_another_model_is_chosen(panel, t
     assert panel.model_choice.value == str(tiny_model)
     panel.model_choice.value = "auto"
     assert panel.model_folder.line_edit.value == ""
+
+
+def test_a_sample_is_offered_where_there_is_no_image(viewer, panel):
+    assert "or a sample" in panel.state.value
+    assert not panel.sample_button._explicitly_hidden
+    panel.sample_button.click()
+    assert panel.image_layer.value is viewer.layers["faint nuclei"]
+    assert panel.sample_button._explicitly_hidden
+    assert panel.state.value == ""
 
 
 def test_channels_are_offered_where_there_are_several(viewer, panel):

@@ -1,10 +1,11 @@
 """The controls under a result: blink, swipe, difference, report."""
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox, Container, FloatSlider
+from magicgui.widgets import Container, FloatSlider, RadioButtons
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 
@@ -55,8 +56,8 @@ class CompareControls:
     ) -> None:
         self._viewer, self._pair, self._reported = viewer, pair, reported
         self._workers: list[Any] = []
-        self.mode = ComboBox(
-            label="Compare", choices=["off", "blink", "swipe"],
+        self.mode = RadioButtons(
+            label="Compare", choices=["off", "blink", "swipe"], value="off", orientation="horizontal",
             tooltip="Show input and result in turns, or the input left of a line and the result right of it.",
         )  # fmt: skip
         self.position = FloatSlider(
@@ -71,7 +72,7 @@ class CompareControls:
         buttons = Container(widgets=[self.difference_button, self.report_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
         self.rows = [self.mode, self.position, buttons, self.state]
-        self._over_timer = single_shot(lambda: self._say(""), self.state.native)
+        self._over_timer = single_shot(self._say_nothing, self.state.native)
         self.comparison = Comparison(viewer, pair=pair, say=self._say, ended=lambda: setattr(self.mode, "value", "off"))
         self.mode.changed.connect(self._mode_changed)
         self.position.changed.connect(self.comparison.move)
@@ -98,6 +99,8 @@ class CompareControls:
 
     def leave(self) -> None:
         """Stop without touching the viewer, whose window may be gone."""
+        with suppress(RuntimeError):  # gone already, with the window
+            self._over_timer.stop()
         self.comparison.abandon()
         for worker in self._workers:
             await_end(worker)
@@ -107,6 +110,9 @@ class CompareControls:
         self.state.value = text
         if briefly:
             self._over_timer.start(BRIEFLY_MS)
+
+    def _say_nothing(self) -> None:  # no lambda: the timer would hold it after the garbage collector has emptied it
+        self._say("")
 
     def _mode_changed(self, mode: str) -> None:
         self.position.enabled = mode == "swipe"

@@ -52,8 +52,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         What is seldom changed, and a box that shows it.
     choices : Choices
         All of these.
-    enhance_button : widget
-        Starts a run.
+    sample_button, enhance_button : widgets
+        Opens a sample, where there is no image; starts a run.
     runs : RunControls
         One run at a time; `cancel_button`, `progress`, `state` and `notes` are its.
     adapting : AdaptControls
@@ -76,6 +76,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.more, self.axes, self.intensity = choices.more, choices.axes, choices.intensity
         self.engine, self.device = choices.engine, choices.device
         self.preview, self.selected = choices.preview, PanelText()
+        self.sample_button = ClickButton(text="Open a sample", tooltip="Simulated nuclei; nothing is downloaded.")
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.runs = RunControls()
         self.cancel_button, self.progress = self.runs.cancel_button, self.runs.progress
@@ -111,14 +112,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
-        texts = [self.adapting.domain.text, self.selected, self.strokes.state, self.state, self.notes]
-        texts.append(self.compare.state)
+        texts = [one.state for one in (self.strokes, self.runs, self.compare)]
+        texts += [self.adapting.domain.text, self.selected, self.notes]
         rows = Container(
             widgets=[
-                self.image_layer, self.channel, self.model_choice, self.model_folder, self.adapting.domain.text,
-                self.adapting.row, self.threshold, self.preview, self.selected, *self.strokes.rows, self.scope,
-                self.destination, self.file, self.overwrite, buttons, self.progress, self.state, *self.compare.rows,
-                self.notes, self.more,
+                self.image_layer, self.sample_button, self.channel, self.model_choice, self.model_folder,
+                self.adapting.domain.text, self.adapting.row, self.threshold, self.preview, self.selected,
+                *self.strokes.rows, self.scope, self.destination, self.file, self.overwrite, buttons, self.progress,
+                self.state, *self.compare.rows, self.notes, self.more,
             ],
         )  # fmt: skip
         rows.extend(self.choices.seldom)  # afterwards, as magicgui aligns labels when one is added to a container
@@ -157,15 +158,23 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.image_layer.pixels_changed.connect(hear)
         for choice in (self.model_choice, self.engine, self.device):
             choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
+        self.sample_button.changed.connect(self._open_sample)
         self.enhance_button.changed.connect(self._start)
         self.native.destroyed.connect(self._closed)
         self._leaving = Leaving(
             self, hidden=self.compare.end, left=self._put_back, is_running=lambda: self.is_running
         )  # fmt: skip
 
+    def _open_sample(self, _: Any = None) -> None:
+        from cellxlate.plugin.samples import nuclei  # simulates, which is seldom wanted
+
+        for pixels, shown, _kind in nuclei():
+            self._viewer.add_image(pixels, **shown)
+
     def _asked_otherwise(self, _: Any = None) -> None:
-        """Say no more what was wrong with what was asked before."""
+        """Say no more what was wrong with what was asked before; what is still missing is said."""
         self.runs.forget()
+        self._ready()
 
     def _put_back(self) -> None:
         """Leave the viewer as it was: the panel is let go of."""
@@ -242,12 +251,13 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.runs.say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
 
     def _ready(self) -> None:
-        """Say what is missing, where no run goes on."""
+        """Offer a sample where there is no image, and say what is missing, where no run goes on."""
+        self.sample_button.visible = self.image_layer.value is None
         if self.is_running:
             return
         missing, was_missing = "", self._is_missing
         if self.image_layer.value is None:
-            missing = "Open an image to begin; File > Open Sample > cellxlate has some."
+            missing = "Open an image to begin, or a sample."
         elif self.model_choice.value is None:
             missing = "Open the folder of a model to begin."
         self.enhance_button.enabled = self.adapt_button.enabled = not missing
