@@ -18,7 +18,8 @@ from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 
 FOLDER = Path(__file__).resolve().parent
-SIZE = 1240, 860
+SIZE = 1280, 720
+"""Of the whole window: a small laptop."""
 
 
 def wait(holds: Callable[[], bool], longest_s: float = 600.0) -> None:
@@ -40,7 +41,7 @@ def take(viewer: napari.Viewer, name: str) -> None:
 
 
 def preview_and_result(model: str) -> None:
-    """Draw the preview at the threshold, then the swipe between input and result."""
+    """Draw the preview at the threshold, then the swipe between input and result, as both appear."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(*SIZE)
     viewer.open_sample("cellxlate", "nuclei")
@@ -48,12 +49,10 @@ def preview_and_result(model: str) -> None:
     panel.model_choice.value = model
     panel.preview.value = True
     wait(lambda: len(viewer.layers) == 2 and not panel.attention.is_running)
-    viewer.scene.camera.zoom *= 1.6
     take(viewer, "napari_preview.png")
     panel.preview.value = False
     panel.enhance_button.click()
     wait(lambda: not panel.is_running)
-    viewer.layers["faint nuclei attention"].visible = False
     panel.compare.mode.value = "swipe"
     wait(lambda: panel.compare.comparison.is_settled)
     take(viewer, "napari_swipe.png")
