@@ -35,11 +35,11 @@ def test_one_failure_does_not_stop_the_rest(plate: Path, tiny_model: Path, tmp_p
     results = tmp_path / "results"
     assert cli.main(["enhance", str(plate), "-m", str(tiny_model), "--output-dir", str(results)]) == 1
     said = capsys.readouterr()
-    table = said.out.splitlines()[-5:]
-    assert table[0].split() == ["stack", "changed", "seconds", "warnings"]
+    lines = said.out.splitlines()
+    table = lines[lines.index("stack      changed   took  warnings") :]
     assert [line.split()[0] for line in table[1:4]] == ["well1.tif", "well2.tif", "well3.tif"]
     assert ["failed" in line for line in table[1:4]] == [False, True, False]
-    assert table[4] == "2 of 3 stacks enhanced"
+    assert table[-1] == "2 of 3 stacks enhanced"
     assert said.err.count("\n") == 1
     assert sorted(item.name for item in results.glob("*_enhanced*")) == [
         "well1_enhanced.ome.tif",
@@ -77,9 +77,12 @@ def test_the_table_lines_up() -> None:
     done = {"changed_fraction": 0.1234, "seconds": {"total": 2.04}, "warnings": ["look"]}
     assert batch_lines(["a.tif", "long_name.tif"], [done, {"error": "damaged"}]) == [
         "",
-        "stack            changed   seconds  warnings",
-        "a.tif            12.34 %       2.0  1",
-        "long_name.tif     failed            damaged",
+        "stack          changed   took  warnings",
+        "a.tif          12.34 %  2.0 s         1",
+        "long_name.tif   failed",
+        "",
+        "failed  long_name.tif: damaged",
+        "",
         "1 of 2 stacks enhanced",
     ]
 

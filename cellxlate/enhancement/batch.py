@@ -18,7 +18,7 @@ from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.confidence.views import VIEWS
-from cellxlate.enhancement.estimate import Forecast, predict
+from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
 from cellxlate.enhancement.outputs.names import (
@@ -339,7 +339,12 @@ def predict_stack(
     if settings.adapt_s is not None:
         adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
     confidence_s = VIEWS * prediction.seconds["bands"] if settings.confidence else 0.0
-    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting, confidence_s))
+    obstacle = "" if stack.plate else obstacle_of(
+        outputs, made=settings.output_dir, overwrite=settings.overwrite, resume=settings.resume
+    )  # fmt: skip
+    room = free_bytes(outputs.enhanced.parent)
+    forecast = Forecast(stack.path, plan, outputs, prediction, adapting, confidence_s, obstacle, room)
+    return StackOutcome(stack.path, forecast=forecast)
 
 
 def _processes(workers: int | None, scheduler: str | None) -> int:

@@ -284,11 +284,10 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
     OptionError
         There is no such channel, more than one, or it is opacity.
     """
-    alpha = () if "S" in stack.axes and "C" in stack.axes else stack.alpha_samples
     if not channels:
-        return tuple(channel for channel in range(stack.channel_count) if channel not in alpha)
+        return stack.light_channels
     numbers = {_channel_number(stack, channel) for channel in channels}
-    if opaque := numbers.intersection(alpha):
+    if opaque := numbers.difference(stack.light_channels):
         raise OptionError(
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
         )

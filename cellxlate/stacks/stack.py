@@ -210,6 +210,12 @@ class Stack:
         """Number of channels; RGB samples count as channels where there is no channel axis."""
         return self.size("C") if "C" in self.axes else self.size("S")
 
+    @property
+    def light_channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that are no opacity."""
+        alpha = () if "S" in self.axes and "C" in self.axes else self.alpha_samples
+        return tuple(channel for channel in range(self.channel_count) if channel not in alpha)
+
     def read(self, index: PlaneIndex, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[Any]:
         """Read a window of one plane.
 

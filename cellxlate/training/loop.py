@@ -48,7 +48,8 @@ Progress = Callable[["TrainProgress"], object]
 class TrainProgress:
     """One line of news from a run; `note` says what is out of the ordinary.
 
-    `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now.
+    `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now. Where the
+    length was given in epochs, `epochs` is their number, else None.
     """
 
     step: int
@@ -58,6 +59,17 @@ class TrainProgress:
     attention: AttentionState
     note: str = ""
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    epochs: int | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the remaining steps will take, if they are like those before; infinite before the first."""
+        return self.seconds / self.step * (self.steps - self.step) if self.step else math.inf
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this step belongs to, from 1; 0 where the length was given in steps."""
+        return math.ceil(self.step * self.epochs / self.steps) if self.epochs else 0
 
     def __str__(self) -> str:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in self.terms.items())
@@ -328,7 +340,7 @@ def loop(
                 log(board, run.done, values, state)
                 if progress:
                     picture = functools.partial(preview, run.average, domains[0], run.settings.threshold)
-                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture))
+                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture, run.epochs))
                     note = ""
                 if run.settings.baseline == "none" and run.settings.backward != "alone":
                     require_no_collapse(run.attention, run.done)
