@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from cellxlate.cli.output import complain
+from cellxlate.cli.lines.output import complain
 from cellxlate.cli.parser import build_parser
 from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.model.engines.malloc import keep_freed_memory

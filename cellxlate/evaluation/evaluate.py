@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 import cellxlate
-from cellxlate.errors import OptionError
+from cellxlate.errors import Option, OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
 from cellxlate.evaluation.score import GROUPS, Enhance, Scored, combine_inputs, mean_scores, score_case
 from cellxlate.evaluation.verdict import judge
-from cellxlate.options import ENHANCED
+from cellxlate.option_values import as_path, require_callables, require_choice
+from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import finite_json
@@ -87,9 +88,12 @@ def evaluate(
     """
     if (model is None) == (enhanced is None):
         raise OptionError("give either a model or a folder of enhanced images (", ENHANCED, ")")
-    made = _path(enhanced)
-    cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
-    empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []
+    require_choice(INTENSITY, intensity, get_args(Intensity))
+    require_callables(progress=progress)
+    made, place, folder = _path(ENHANCED, enhanced), _path(OUTPUT, output), as_path(SOURCE, source)
+    clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
+    cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
+    empty = match_cases(blanks, enhanced=made) if blanks is not None else []
     enhance = _enhancer(model, intensity)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
@@ -100,15 +104,15 @@ def evaluate(
     scored, blank = scored[: len(cases)], scored[len(cases) :]
     summary = summarise(scored, [one.row["changed_percent"] for one in blank])
     scores: dict[str, Any] = finite_json({"verdict": judge(summary).as_dict(), **summary})
-    if output is not None:
+    if place is not None:
         what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
-        title = f"{Path(str(what)).name} on {Path(source).name}"
-        write_whole_file(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
+        title = f"{Path(str(what)).name} on {folder.name}"
+        write_whole_file(place, evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
 
 
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(option: Option | str, path: str | Path | None) -> Path | None:
+    return None if path is None else as_path(option, path)
 
 
 def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
@@ -119,7 +123,7 @@ def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enha
     from cellxlate.model.bundle import Bundle, load_model
     from cellxlate.model.cards import AUTO
 
-    bundle = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))

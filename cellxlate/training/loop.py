@@ -15,7 +15,8 @@ import torch
 from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.options import NOT_RESUMED, OTHER_SEED, TRAIN_RESUME, TRAINED
+from cellxlate.option_values import as_path, require_callables, require_flags, require_kind
+from cellxlate.options import MASKS, NOT_RESUMED, OTHER_SEED, SOURCE, TARGET, TRAIN_RESUME, TRAINED
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -95,7 +96,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     restarts: int = 0,
-    channel: int | None = None,
+    channel: str | int | None = None,
     device: Device = "auto",
     resume: bool = False,
     licence: str = "not stated",
@@ -136,8 +137,8 @@ def train(
         Of weights and draws.
     restarts : int
         How many further seeds are tried where training fails (collapsed attention, a loss that is not finite).
-    channel : int, optional
-        Which channel of multi-channel images.
+    channel : str or int, optional
+        Which channel of multi-channel images, by name (in any case) or number.
     device : {"auto", "cpu", "cuda", "mps"}
         Where to train.
     resume : bool
@@ -170,9 +171,12 @@ def train(
     ----------
     Mejjati et al., NeurIPS 2018, arXiv 1806.02311. Where the presets deviate: docs/decisions.
     """
-    output = Path(output)
-    paths = as_paths(source), as_paths(target)
-    mask_folders = as_paths(masks) if masks is not None else []
+    output = as_path(TRAINED, output)
+    paths, mask_folders = (as_paths(SOURCE, source), as_paths(TARGET, target)), as_paths(MASKS, masks)
+    require_flags(resume=resume, tensorboard=tensorboard or False)
+    require_callables(progress=progress, after_step=after_step)
+    require_kind("licence", licence, str, "text")
+    require_kind("description", description, str, "text")
     preset = preset or ("alone" if paths[0] and not paths[1] else "fast")
     chosen = resolve(
         settings, preset=preset, guide=guide, masks=bool(mask_folders), baseline=baseline, epochs=epochs, steps=steps,

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
+from cellxlate.errors import CellxlateError, InputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
+from cellxlate.option_values import require_flags, require_kind, whole
+from cellxlate.options import IMAGE
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
     VENDOR_SUFFIXES,
@@ -13,6 +15,7 @@ from cellxlate.stacks.naming import (
     is_image_name,
     is_picture_name,
     is_zarr,
+    missing,
     one_line,
     stack_name,
 )
@@ -112,6 +115,8 @@ def open_stack(
     ------
     InputError
         The file is missing, damaged, of another kind, or its axes are not known.
+    OptionError
+        A keyword is of another type.
 
     Examples
     --------
@@ -119,12 +124,21 @@ def open_stack(
     >>> stack = cellxlate.open_stack("stack.tif")  # doctest: +SKIP
     """
     path = located(path)
+    require_opening(axes, image, incomplete)
     try:
         return _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
     except CellxlateError:
         raise
     except PermissionError as fault:
         raise unless_denied(InputError(f"{path} cannot be read"), path, fault) from fault
+
+
+def require_opening(axes: str | None, image: int | None, incomplete: bool) -> None:
+    """Raise OptionError where one of what says how a stack is opened is of another type."""
+    require_kind("axes", axes, str, "letters, for example 'TCZYX'")
+    require_flags(incomplete=incomplete)
+    if image is not None:
+        whole(IMAGE, image)
 
 
 def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: bool) -> Stack:
@@ -134,7 +148,7 @@ def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: 
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
-        raise MissingInputError(f"{path} does not exist; check the name")
+        raise missing(str(path), path)
     if path.is_dir():
         return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:
