@@ -1,0 +1,101 @@
+"""The table of a batch: one row per stack; a click on a row is passed on."""
+
+from collections.abc import Sequence
+
+from psygnal import Signal
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWidget, QTableWidgetItem
+
+from cellxlate.plugin.batch.rows import HEADINGS, StackRow
+
+HEADING_TIPS = (
+    "The stack; point at it to read where it is.",
+    "waiting, running, done, failed, or skipped, as its results are there already",
+    "Pixels of the chosen channels that were changed.",
+    "Pixels that attention did not select and that differ from the input all the same; it has to be 0.",
+    "Warnings of its report, or why it failed.",
+)
+MODES = ("Stretch", "ResizeToContents", "ResizeToContents", "ResizeToContents", "Stretch")
+LOWEST_PX = 150
+INK = {"failed": QColor("#d9534f"), "running": QColor("#e39c37")}
+
+
+class ResultsTable:
+    """Rows of a batch, as a macro can read and click them.
+
+    Attributes
+    ----------
+    native : QTableWidget
+        For a layout.
+    clicked : Signal
+        Emitted with the number of a row, from 0.
+    """
+
+    clicked = Signal(int)
+
+    def __init__(self) -> None:
+        self._rows: list[StackRow] = []
+        self.native = QTableWidget(0, len(HEADINGS))
+        table = self.native
+        table.setHorizontalHeaderLabels(HEADINGS)
+        for column, tip in enumerate(HEADING_TIPS):
+            table.horizontalHeaderItem(column).setToolTip(tip)
+        table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        table.setWordWrap(False)
+        table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        table.verticalHeader().setVisible(False)
+        table.setMinimumHeight(LOWEST_PX)
+        table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
+        header = table.horizontalHeader()
+        header.setMinimumSectionSize(30)
+        for column, mode in enumerate(MODES):
+            header.setSectionResizeMode(column, getattr(QHeaderView.ResizeMode, mode))
+        table.cellClicked.connect(lambda row, _: self.clicked.emit(row))
+
+    @property
+    def rows(self) -> tuple[StackRow, ...]:
+        """What the table shows."""
+        return tuple(self._rows)
+
+    @property
+    def current(self) -> StackRow | None:
+        """The row that is selected."""
+        number = self.native.currentRow()
+        return self._rows[number] if 0 <= number < len(self._rows) else None
+
+    def show(self, rows: Sequence[StackRow]) -> None:
+        """Show other rows; what is selected stays so where it is still there."""
+        current = self.current
+        self._rows = list(rows)
+        self.native.setRowCount(len(rows))
+        for number in range(len(rows)):
+            self._fill(number)
+        numbers = [number for number, row in enumerate(rows) if current and row.path == current.path]
+        self.native.setCurrentCell(numbers[0] if numbers else -1, 0)
+
+    def change(self, number: int, row: StackRow) -> None:
+        """Show a row anew."""
+        self._rows[number] = row
+        self._fill(number)
+        if row.state == "running":
+            self.native.scrollToItem(self.native.item(number, 0))
+
+    def click(self, number: int) -> None:
+        """Click a row, as a mouse would."""
+        self.native.setCurrentCell(number, 0)
+        self.native.cellClicked.emit(number, 0)
+
+    def _fill(self, number: int) -> None:
+        row = self._rows[number]
+        for column, text in enumerate(row.cells):
+            item = QTableWidgetItem(text)
+            item.setToolTip(row.path if column == 0 else text)
+            if column in (2, 3):
+                item.setTextAlignment(int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+            if row.state in INK and column == 1:
+                item.setForeground(INK[row.state])
+            self.native.setItem(number, column, item)
