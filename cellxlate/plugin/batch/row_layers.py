@@ -25,7 +25,7 @@ class RowLayers:
     viewer : Viewer
         Where.
     say : callable
-        Takes one line.
+        Takes one line about the row; empty where all is well.
     """
 
     def __init__(self, viewer: "Viewer", *, say: Callable[[str], None]) -> None:
@@ -45,6 +45,7 @@ class RowLayers:
         if layers and all(layer in self._viewer.layers for layer in layers):
             self._wanted = None
             self._show_alone(row)
+            self._say("")
             return
         self._wanted = row
         self._say(f"Opening {row.name} ...")
@@ -74,7 +75,7 @@ class RowLayers:
         self._opened[row.path] = [self._add_layer(one) for one in opened]
         self._show_alone(row)
         self._viewer.reset_view()
-        self._say(f"{row.name} is open." if row.enhanced else f"{row.name} is open; it has no result yet.")
+        self._say("")
 
     def _add_layer(self, opened: OpenedLayer) -> "Layer":
         options = dict(opened.options)

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 State = Literal["waiting", "running", "done", "failed", "skipped"]
@@ -13,6 +14,9 @@ COLUMNS = (
     "name", "path", "state", "changed_percent", "kept_pixels_that_differ", "verdict", "enhanced", "attention", "report"
 )  # fmt: skip
 """Of the table as a file."""
+
+LONG_PREFIX = 6
+"""Characters that names may share before they are left out."""
 
 FINISHED_BEFORE = "this run was finished before"
 """How the note begins that a resumed run was complete."""
@@ -84,6 +88,23 @@ def summary(rows: Sequence[StackRow]) -> str:
     counts = Counter(row.state for row in rows)
     states: tuple[State, ...] = ("done", "skipped", "failed", "running", "waiting")
     return ", ".join(f"{counts[state]} {state}" for state in states if counts[state]) or "no stack"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return names without the long beginning that all of them share, up to a separator.
+
+    Examples
+    --------
+    >>> short_names(["2026-11-28_donor1_a", "2026-11-28_donor2_b"])
+    ['…donor1_a', '…donor2_b']
+    >>> short_names(["day1_a", "day1_b"])
+    ['day1_a', 'day1_b']
+    """
+    first, last = min(names, default=""), max(names, default="")
+    pairs = zip(first, last, strict=False)
+    shared = "".join(takewhile(bool, (one if one == other else "" for one, other in pairs))) if len(names) > 1 else ""
+    cut = max(shared.rfind(separator) for separator in "_- .") + 1
+    return [f"…{name[cut:]}" for name in names] if cut > LONG_PREFIX else list(names)
 
 
 def progress_words(progress: BatchProgress) -> str:

@@ -26,7 +26,7 @@ from cellxlate.enhancement.batch import (
 from cellxlate.enhancement.flow import EnhanceProgress, Phase
 from cellxlate.enhancement.job import THIS_PROCESS
 from cellxlate.enhancement.outputs.names import Outputs, is_there
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError, InputError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
@@ -37,7 +37,7 @@ from cellxlate.plugin.requests import CancelledError
 from cellxlate.plugin.working import in_thread
 from cellxlate.regular_files import read_small_file
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.naming import is_zarr, one_line, partial_of, stack_name, zarr_root
+from cellxlate.stacks.naming import is_zarr, one_line, partial_of, stack_name
 from cellxlate.stacks.write.plates import plate_fields
 
 ADAPTING_SHARE = 0.5
@@ -78,7 +78,7 @@ def batch_steps(request: BatchRequest) -> Generator[BatchNews, None, BatchEnd]:
     CellxlateError
         Before any stack is enhanced, as `enhance_files` does.
     """
-    run = _Run(request)
+    run = _BatchRun(request)
     end = yield from in_thread(run.work, request.stop, tick=run.news)
     yield run.news()
     return end
@@ -98,9 +98,16 @@ def _planned(request: BatchRequest) -> tuple[Batch, tuple[str, ...]]:
 
 def _chosen(path: Path, wells: Sequence[str]) -> list[Location]:
     """Return a path, or of a plate the fields of the chosen wells where these are not all."""
-    fields = plate_fields(path) if wells and is_zarr(path) else []
+    fields = _fields(path) if wells else []
     chosen = [field for field in fields if _well(field) in wells]
     return [path] if len(chosen) == len(fields) else [path / field for field in chosen]
+
+
+def _fields(path: Path) -> list[str]:
+    """Return where the fields of a plate lie in it; nothing where it is none, or cannot be read and will say why."""
+    with suppress(InputError):
+        return plate_fields(path) if is_zarr(path) else []
+    return []
 
 
 def _well(field: str) -> str:
@@ -115,22 +122,22 @@ def _well(field: str) -> str:
 
 
 def _found(request: BatchRequest, batch: Batch, left_out: tuple[str, ...]) -> FoundStacks:
-    wells = [_well(field) for path in request.paths if is_zarr(path) for field in plate_fields(path)]
+    wells = [_well(field) for path in request.paths for field in _fields(path)]
     return FoundStacks(tuple(_row(stack.path) for stack in batch.stacks), tuple(dict.fromkeys(wells)), left_out)
 
 
 def _row(path: Location) -> StackRow:
-    return StackRow(path.name if zarr_root(path) == path else stack_name(path), str(path))
+    return StackRow(stack_name(path), str(path))
 
 
-class _Run:
+class _BatchRun:
     """Enhances in one thread, and tells in another how far it is."""
 
     def __init__(self, request: BatchRequest) -> None:
         self._request = request
         self._told: SimpleQueue[BatchNews] = SimpleQueue()
         self._rows: list[StackRow] = []
-        self._clock = _Clock(())
+        self._clock = _BatchClock(())
         self._progress: BatchProgress | None = None
 
     def news(self) -> BatchNews:
@@ -148,7 +155,7 @@ class _Run:
         request, is_cancelled = self._request, False
         batch, left_out = _planned(request)
         found = _found(request, batch, left_out)
-        self._rows, self._clock = list(found.rows), _Clock(_weights(batch))
+        self._rows, self._clock = list(found.rows), _BatchClock(_weights(batch))
         self._told.put(BatchNews(found))
         check = request.stop.check
         with interruptible(batch.model, check) if isinstance(batch.model, Bundle) else nullcontext():
@@ -229,7 +236,7 @@ def _became(row: StackRow, stack: BatchStack, outcome: StackOutcome) -> StackRow
         begun = partial_of(stack.outputs.enhanced).exists()
         return replace(row, state="waiting", verdict="begun; Enhance goes on from here" if begun else "")
     if outcome.error is not None:
-        return replace(row, state="failed", verdict=_reason(outcome.error))
+        return replace(row, state="failed", verdict=_reason(outcome.error).removeprefix(f"{row.path} "))
     report = outcome.report
     if report is None:
         return row
@@ -287,7 +294,7 @@ def _weights(batch: Batch) -> tuple[float, ...]:
     return tuple(max(size, 1) for size in sizes) if all(sizes) else (1.0,) * len(paths)
 
 
-class _Clock:
+class _BatchClock:
     """How much of a batch is done, and how long the rest will take.
 
     Attributes

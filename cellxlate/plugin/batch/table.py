@@ -1,13 +1,21 @@
 """The table of a batch: one row per stack; a click on a row is passed on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QSizePolicy,
+    QStyledItemDelegate,
+    QTableWidget,
+    QTableWidgetItem,
+)
 
-from cellxlate.plugin.batch.rows import HEADINGS, StackRow
+from cellxlate.plugin.batch.rows import HEADINGS, StackRow, short_names
 
 HEADING_TIPS = (
     "The stack; point at it to read where it is.",
@@ -17,8 +25,19 @@ HEADING_TIPS = (
     "Warnings of its report, or why it failed.",
 )
 MODES = ("Stretch", "ResizeToContents", "ResizeToContents", "ResizeToContents", "Stretch")
-LOWEST_PX = 150
+LOWEST_PX, NARROWEST_PX, LINE_PX = 130, 400, 22
+VERDICT = 4
+"""The last column."""
 INK = {"failed": QColor("#d9534f"), "running": QColor("#e39c37")}
+
+
+class _CutAtTheEnd(QStyledItemDelegate):  # type: ignore[misc]
+    """Cuts a text that is too long at its end; names are cut in their middle."""
+
+    def initStyleOption(self, option: Any, index: Any) -> None:  # noqa: N802  the name is Qt's
+        """Set how a cell is drawn."""
+        super().initStyleOption(option, index)
+        option.textElideMode = Qt.TextElideMode.ElideRight
 
 
 class ResultsTable:
@@ -36,6 +55,7 @@ class ResultsTable:
 
     def __init__(self) -> None:
         self._rows: list[StackRow] = []
+        self._names: list[str] = []
         self.native = QTableWidget(0, len(HEADINGS))
         table = self.native
         table.setHorizontalHeaderLabels(HEADINGS)
@@ -48,7 +68,10 @@ class ResultsTable:
         table.setWordWrap(False)
         table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         table.verticalHeader().setVisible(False)
-        table.setMinimumHeight(LOWEST_PX)
+        table.setMinimumSize(NARROWEST_PX, LOWEST_PX)
+        table.verticalHeader().setDefaultSectionSize(LINE_PX)
+        self._from_the_left = _CutAtTheEnd(table)
+        table.setItemDelegateForColumn(VERDICT, self._from_the_left)
         table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
         header = table.horizontalHeader()
         header.setMinimumSectionSize(30)
@@ -70,7 +93,7 @@ class ResultsTable:
     def show(self, rows: Sequence[StackRow]) -> None:
         """Show other rows; what is selected stays so where it is still there."""
         current = self.current
-        self._rows = list(rows)
+        self._rows, self._names = list(rows), short_names([row.name for row in rows])
         self.native.setRowCount(len(rows))
         for number in range(len(rows)):
             self._fill(number)
@@ -91,7 +114,7 @@ class ResultsTable:
 
     def _fill(self, number: int) -> None:
         row = self._rows[number]
-        for column, text in enumerate(row.cells):
+        for column, text in enumerate((self._names[number], *row.cells[1:])):
             item = QTableWidgetItem(text)
             item.setToolTip(row.path if column == 0 else text)
             if column in (2, 3):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROGRESS_STEPS = 1000
 FIND_MS = 400
 """After the last letter of a path."""
-WELLS_PX = 70
+WELLS_PX = 50
 EXISTING = [("Keep existing files", "keep"), ("Verify existing files", "verify"), ("Replace existing files", "replace")]
 NOTHING_CHOSEN = "Choose files, a folder of images, or a plate to begin."
 IMAGE_FILES = "*.tif *.tiff *.btf *.tf8 *.lsm *.stk *.czi *.nd2 *.lif *.ims *.ozx *.zip *.png *.jpg *.jpeg *.ome"
@@ -67,7 +67,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         self._worker: Any = None
         self._finding: BatchRequest | None = None
         self._finder: Any = None
-        self.row_layers = RowLayers(napari_viewer, say=self._say_where_idle)
+        self.row_layers = RowLayers(napari_viewer, say=self._tell_row)
         self._make_choices()
         self._make_run_controls()
         super().__init__(labels=False)
@@ -177,11 +177,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         SHELF.changed.disconnect(self._models_changed)
 
     def _say(self, text: str) -> None:
-        self.state.value = text
-
-    def _say_where_idle(self, text: str) -> None:
-        if not self.is_running:
-            self._say(text)
+        _tell(self.state, text)
 
     def _models_changed(self, _: str) -> None:
         self.model_choice.reset_choices()
@@ -248,7 +244,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         if tuple(self.wells.choices) != found.wells:
             chosen = [well for well in self.wells.value if well in found.wells]
             with self.wells.changed.blocked():
-                self.wells.choices = found.wells
+                self.wells.choices = [(well.replace("/", ""), well) for well in found.wells]
                 self.wells.value = chosen
         self.wells.visible = bool(found.wells)
         self._select()
@@ -263,6 +259,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             self._say(NOTHING_CHOSEN)
             return
         self._stop, self._finding = request.stop, None
+        self._find_timer.stop()  # it would list them as waiting when they are done
         self._show_running(True)
         self.progress.value = 0
         self._say("Looking for images, and loading the model ...")
@@ -313,18 +310,24 @@ class BatchWidget(Container):  # type: ignore[misc]
     def _select(self, *_: Any) -> None:
         """Say what there is to say of the row that is selected."""
         row = self.results.current
-        self.verdict.value = f"{row.name}: {row.verdict or row.state}" if row else "Click a row to open its result."
+        self._tell_row("")
         self.report_button.enabled = bool(row and row.report)
         self.save_button.enabled = bool(self.results.rows)
+
+    def _tell_row(self, text: str) -> None:
+        """Say something of the row that is selected; its verdict where there is nothing else."""
+        row = self.results.current
+        told = f"{row.name}: {row.verdict or row.state}" if row else "Click a row to open its result."
+        _tell(self.verdict, text or told)
 
     def _open_report(self, _: Any = None) -> None:
         row = self.results.current
         if row is None or row.report is None:
             return
         if not Path(row.report).exists():
-            self._say_where_idle(f"{row.report} is not there any more.")
+            self._tell_row(f"{row.report} is not there any more.")
         elif not QDesktopServices.openUrl(QUrl.fromLocalFile(row.report)):
-            self._say_where_idle(f"The report is {row.report}")
+            self._tell_row(f"The report is {row.report}")
 
     def _ask_where_to_save(self, _: Any = None) -> None:
         rows = self.results.rows
@@ -340,9 +343,14 @@ class BatchWidget(Container):  # type: ignore[misc]
         try:
             write_whole_file(Path(path), rows_as_csv(self.results.rows))
         except CellxlateError as fault:
-            self._say_where_idle(said(fault, by="panel"))
+            self._tell_row(said(fault, by="panel"))
             return
-        self._say_where_idle(f"The table is saved as {path}")
+        self._tell_row(f"The table is saved as {path}")
+
+
+def _tell(label: Label, text: str) -> None:
+    label.native.setMinimumHeight(0)  # that of a longer text before it
+    label.value = text
 
 
 def _row(widgets: Sequence[Any], label: str = "") -> Container:
