@@ -231,6 +231,7 @@ class _WholeText(QObject):  # type: ignore[misc]
 
     def fit(self) -> None:
         """Take the height that the text needs."""
+        self._label.setMinimumHeight(0)  # that of a longer text before, which Qt counts in
         self._label.setMinimumHeight(max(self._label.heightForWidth(self._label.width()), 0))
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from magicgui.widgets import FileEdit
 
+from cellxlate.plugin.controls import chosen_path
+
 
 class FilesEdit(FileEdit):  # type: ignore[misc]
     """Several files, whose names may hold commas: what was chosen is kept as it is; typed paths are parted by `;`."""
@@ -41,6 +43,6 @@ def folder_edit(*, label: str, tooltip: str, empty: str) -> FileEdit:
 
 
 def folder_of(edit: FileEdit) -> Path | None:
-    """Return the folder in a field, or None where it is empty or blank."""
-    text = str(edit.line_edit.value).strip()
-    return Path(text).expanduser() if text else None
+    """Return the folder in a field, or None where it is empty or blank; `~` is the user's own."""
+    path = chosen_path(edit)
+    return path and path.expanduser()

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, Label, LineEdit, ProgressBar, Select, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, LineEdit, ProgressBar, Select, SpinBox
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog
@@ -15,7 +15,7 @@ from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest, F
 from cellxlate.plugin.batch.row_layers import RowLayers
 from cellxlate.plugin.batch.rows import progress_words, rows_as_csv, summary
 from cellxlate.plugin.batch.table import ResultsTable
-from cellxlate.plugin.controls import ClickButton, ModelChoice, scrolled, wrapped
+from cellxlate.plugin.controls import ClickButton, Leaving, ModelChoice, PanelText, scrolled, without_label
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
@@ -126,7 +126,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.cancel_button = ClickButton(text="Cancel", tooltip="End soon; what is done is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
-        self.state, self.verdict = wrapped(Label(label="State", value="")), wrapped(Label(value=""))
+        self.state, self.verdict = PanelText(), PanelText()
         self.results = ResultsTable()
         self.report_button = ClickButton(text="Open report", tooltip="Of the row that is selected, in a browser.")
         self.save_button = ClickButton(text="Save table ...", tooltip="As comma-separated values.")
@@ -135,11 +135,12 @@ class BatchWidget(Container):  # type: ignore[misc]
         """Return the rows of the panel, the table below the controls."""
         model = _row([self.model_choice, self.open_button], label="Model")
         adapting = _row([self.adapt, self.adapt_s], label="Adapt")
-        buttons = _row([self.enhance_button, self.cancel_button], label=" ")
+        buttons = _row([self.enhance_button, self.cancel_button])
         rows = Container(widgets=[
             self.files, self.folder, self.wells, model, self.channel, self.threshold, adapting, self.output_folder,
             self.existing, buttons, self.progress, self.state,
         ])  # fmt: skip
+        without_label(buttons, self.progress, self.state)
         below = Container(widgets=[self.verdict, _row([self.report_button, self.save_button])], labels=False)
         below.margins = (0, 0, 0, 0)
         rows.native.layout().addWidget(self.results.native, 1)
@@ -160,6 +161,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         self.save_button.changed.connect(self._ask_where_to_save)
         SHELF.changed.connect(self._models_changed)
         self.native.destroyed.connect(self._closed)
+        self._leaving = Leaving(self)
 
     @property
     def is_running(self) -> bool:
@@ -177,7 +179,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         SHELF.changed.disconnect(self._models_changed)
 
     def _say(self, text: str) -> None:
-        _tell(self.state, text)
+        self.state.value = text
 
     def _models_changed(self, _: str) -> None:
         self.model_choice.reset_choices()
@@ -318,7 +320,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         """Say something of the row that is selected; its verdict where there is nothing else."""
         row = self.results.current
         told = f"{row.name}: {row.verdict or row.state}" if row else "Click a row to open its result."
-        _tell(self.verdict, text or told)
+        self.verdict.value = text or told
 
     def _open_report(self, _: Any = None) -> None:
         row = self.results.current
@@ -346,11 +348,6 @@ class BatchWidget(Container):  # type: ignore[misc]
             self._tell_row(said(fault, by="panel"))
             return
         self._tell_row(f"The table is saved as {path}")
-
-
-def _tell(label: Label, text: str) -> None:
-    label.native.setMinimumHeight(0)  # that of a longer text before it
-    label.value = text
 
 
 def _row(widgets: Sequence[Any], label: str = "") -> Container:
