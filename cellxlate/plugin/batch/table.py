@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psygnal import Signal
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -40,6 +40,14 @@ class _CutAtTheEnd(QStyledItemDelegate):  # type: ignore[misc]
         option.textElideMode = Qt.TextElideMode.ElideRight
 
 
+class _LowTable(QTableWidget):  # type: ignore[misc]
+    """A table that takes the room that is left, and asks for little, so that a low panel need not scroll for it."""
+
+    def sizeHint(self) -> QSize:  # noqa: N802  the name is Qt's
+        """Return the least it needs."""
+        return QSize(NARROWEST_PX, LOWEST_PX)
+
+
 class ResultsTable:
     """Rows of a batch, as a macro can read and click them.
 
@@ -56,7 +64,7 @@ class ResultsTable:
     def __init__(self) -> None:
         self._rows: list[StackRow] = []
         self._names: list[str] = []
-        self.native = QTableWidget(0, len(HEADINGS))
+        self.native = _LowTable(0, len(HEADINGS))
         table = self.native
         table.setHorizontalHeaderLabels(HEADINGS)
         for column, tip in enumerate(HEADING_TIPS):
