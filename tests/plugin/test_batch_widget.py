@@ -6,6 +6,8 @@ import dask.array
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 from cellxlate.enhancement.job import enhance_file
 from cellxlate.plugin.batch import steps, widget
@@ -123,6 +125,20 @@ def test_cancel_keeps_what_is_done_and_says_how_to_go_on(batch, spin, tmp_path, 
     assert batch.state.value == ("Cancelled: 1 done, 2 waiting. To go on, press Enhance: what is done is kept.")
     run(batch, spin)
     assert batch.state.value == "2 done, 1 skipped."
+
+
+def test_files_and_a_folder_can_be_dropped_on_the_panel(batch, tmp_path, application):
+    files = [image(tmp_path / name) for name in ("a.tif", "b.tif")]
+    for paths in ([files[0]], files, [tmp_path]):
+        dropped = QMimeData()
+        dropped.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+        place, copied, left = QPointF(5, 5), Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
+        for kind in (QDragEnterEvent(place.toPoint(), copied, dropped, left, Qt.KeyboardModifier.NoModifier),
+                     QDropEvent(place, copied, dropped, left, Qt.KeyboardModifier.NoModifier)):  # fmt: skip
+            application.sendEvent(batch.native, kind)
+            assert kind.isAccepted()
+    assert batch.files.value == tuple(files)
+    assert batch.folder.value == tmp_path
 
 
 def test_wells_are_offered_for_plates_alone(batch, spin, tmp_path):

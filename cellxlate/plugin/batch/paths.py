@@ -1,11 +1,13 @@
-"""Fields for paths: several files, or a folder; an empty one means none, never the current folder."""
+"""Paths as a panel takes them: fields, where empty means none and never the current folder; and what is dropped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import FileEdit
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtWidgets import QWidget
 
 from cellxlate.plugin.controls import chosen_path
 
@@ -46,3 +48,33 @@ def folder_of(edit: FileEdit) -> Path | None:
     """Return the folder in a field, or None where it is empty or blank; `~` is the user's own."""
     path = chosen_path(edit)
     return path and path.expanduser()
+
+
+class DroppedPaths(QObject):  # type: ignore[misc]
+    """Takes the files and folders that are dropped on a panel.
+
+    Parameters
+    ----------
+    panel : QWidget
+        On which they are dropped.
+    take : callable
+        Takes their paths.
+    """
+
+    def __init__(self, panel: QWidget, take: Callable[[tuple[Path, ...]], object]) -> None:
+        super().__init__(panel)
+        self._take = take
+        panel.setAcceptDrops(True)
+        panel.installEventFilter(self)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802  the name is Qt's
+        """Accept what lies on this machine."""
+        if event.type() not in (QEvent.Type.DragEnter, QEvent.Type.Drop):
+            return False
+        paths = tuple(Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile())
+        if not paths:
+            return False
+        event.acceptProposedAction()
+        if event.type() == QEvent.Type.Drop:
+            self._take(paths)
+        return True

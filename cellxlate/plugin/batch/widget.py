@@ -10,7 +10,7 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.batch.paths import FilesEdit, folder_edit, folder_of
+from cellxlate.plugin.batch.paths import DroppedPaths, FilesEdit, folder_edit, folder_of
 from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest, FoundStacks
 from cellxlate.plugin.batch.row_layers import RowLayers
 from cellxlate.plugin.batch.rows import progress_words, rows_as_csv, summary
@@ -162,6 +162,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         SHELF.changed.connect(self._models_changed)
         self.native.destroyed.connect(self._closed)
         self._leaving = Leaving(self)
+        self._dropped = DroppedPaths(self.native, self._take_dropped)
 
     @property
     def is_running(self) -> bool:
@@ -212,6 +213,13 @@ class BatchWidget(Container):  # type: ignore[misc]
             existing=self.existing.value,
             adapt_s=float(self.adapt_s.value) if self.adapt.value else None,
         )
+
+    def _take_dropped(self, paths: tuple[Path, ...]) -> None:
+        """Add what was dropped on the panel; a single folder is the folder."""
+        if len(paths) == 1 and paths[0].is_dir():
+            self.folder.value = paths[0]
+        else:
+            self.files.value = tuple(dict.fromkeys([*self.files.value, *paths]))
 
     def _find_soon(self, _: Any = None) -> None:
         if not self.is_running:
