@@ -236,7 +236,8 @@ def _became(row: StackRow, stack: BatchStack, outcome: StackOutcome) -> StackRow
         begun = partial_of(stack.outputs.enhanced).exists()
         return replace(row, state="waiting", verdict="begun; Enhance goes on from here" if begun else "")
     if outcome.error is not None:
-        return replace(row, state="failed", verdict=_reason(outcome.error).removeprefix(f"{row.path} "))
+        reason = _reason(outcome.error).removeprefix(row.path).lstrip(": ")  # which the row says already
+        return replace(row, state="failed", verdict=reason)
     report = outcome.report
     if report is None:
         return row
