@@ -40,7 +40,7 @@ def open_steps(row: StackRow) -> Generator[None, None, list[OpenedLayer]]:
 
 
 def _opened(kind: Kind, path: str, name: str) -> list[OpenedLayer]:
-    from cellxlate.plugin.files import read_layers
+    from cellxlate.plugin.files.read import read_layers
     from cellxlate.stacks.naming import stack_name
 
     if not Path(path).exists():
