@@ -18,7 +18,7 @@ from cellxlate.cli import main
 
 CONTRACT = {
     "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
-    "peak_rss_mb", "engine", "warnings",
+    "peak_rss_mb", "engine", "warnings", "verdict",
 }  # fmt: skip
 
 

@@ -227,10 +227,6 @@ def enhanced_lines(report: "RunReport") -> list[str]:
     if report.adaptation:
         lines.append(f"adapted    {report.adaptation['reason']}; {report.adaptation['steps']} steps, "
                      f"{report.adaptation['seconds']:.0f} s")  # fmt: skip
-    lines.append(
-        f"changed    {100 * report.changed_fraction:.2f} % of the pixels; of the others, "
-        f"{report.kept_violations} differ from the input"
-    )
     if "total" in answer["seconds"]:
         lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
-    return lines + [f"warning    {warning}" for warning in report.warnings]
+    return [*lines, *(f"warning    {warning}" for warning in report.warnings), f"verdict    {report.verdict}"]
