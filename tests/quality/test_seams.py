@@ -6,8 +6,8 @@ import pytest
 from scipy import ndimage
 
 from cellxlate.quality.checks import read_back
-from cellxlate.quality.report.notices import notices_of
 from cellxlate.quality.places import Places
+from cellxlate.quality.report.notices import notices_of
 from cellxlate.quality.seams import Seams
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack

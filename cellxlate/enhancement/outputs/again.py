@@ -99,8 +99,8 @@ def _source(stack: Stack, *, is_part: bool) -> tuple[Path | None, str, list[str]
         stands = f"STACK stands for {stack.name!r}, which was given as pixels in memory: save it as a file first"
         if is_part:
             stands += said(
-                ", of which this is a part; its intensity levels were measured on the whole: take them from the JSON of "
-                "this report with ",
+                ", of which this is a part; its intensity levels were measured on the whole: take them from the JSON "
+                "of this report with ",
                 LEVELS_FROM,
                 by="command",
             )
