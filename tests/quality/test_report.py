@@ -154,8 +154,9 @@ def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
     run = report(
         input_name=HOSTILE, model_name=HOSTILE, model_licence=HOSTILE, channel_names=(HOSTILE,), engine=HOSTILE,
         command=HOSTILE, command_note=HOSTILE, notices=[Notice(HOSTILE, HOSTILE, "doubt")],
-        outputs={"enhanced": HOSTILE}, versions={HOSTILE: HOSTILE}, settings={HOSTILE: HOSTILE}, provenance={HOSTILE: {HOSTILE: [HOSTILE]}},
-        seconds={"total": 1.0, HOSTILE: 2.0}, tally=tally(channels=2), model_digest=HOSTILE, dtype=HOSTILE, axes=HOSTILE,
+        outputs={"enhanced": HOSTILE}, versions={HOSTILE: HOSTILE}, settings={HOSTILE: HOSTILE},
+        provenance={HOSTILE: {HOSTILE: [HOSTILE]}}, seconds={"total": 1.0, HOSTILE: 2.0},
+        tally=tally(channels=2), model_digest=HOSTILE, dtype=HOSTILE, axes=HOSTILE,
     )  # fmt: skip
     html, stored = written(tmp_path, run, [picture(title=HOSTILE, overlay=HOSTILE)])
     plain, _ = written(tmp_path, replace(report(), tally=tally(channels=2)))

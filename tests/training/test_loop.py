@@ -399,9 +399,25 @@ def test_no_thread_draws_on_after_ctrl_c(images, tiny_fast, tmp_path, monkeypatc
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(images, tiny_fast, tmp_path):
     (tmp_path / "model.partial").mkdir()
-    resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
+    with pytest.warns(UserWarning, match=r"model\.partial holds no checkpoint yet, so training begins at its first step"):
+        resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
     fresh = train(images.source, images.target, output=tmp_path / "fresh", settings=tiny_fast)
     assert resumed.digest == fresh.digest
+
+
+def test_resuming_without_a_checkpoint_is_one_line(images, tiny_fast, tmp_path, monkeypatch, capsys):
+    words = ["train", "--source", str(images.source), "--target", str(images.target), "-o", str(tmp_path / "model"),
+             "--resume"]  # fmt: skip
+    monkeypatch.setitem(PRESETS, "fast", replace(tiny_fast, steps=2))
+    assert main(words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"cellxlate: {tmp_path}/model.partial does not exist, so there is nothing to resume; leave out --resume"
+    )
+    (tmp_path / "model.partial").mkdir()
+    assert main(words) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("model.partial holds no checkpoint yet, so training begins at its first step")
 
 
 def test_a_run_is_not_continued_with_other_settings_images_or_from_nothing(images, tiny_fast, tmp_path, monkeypatch):
