@@ -399,7 +399,9 @@ def test_no_thread_draws_on_after_ctrl_c(images, tiny_fast, tmp_path, monkeypatc
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(images, tiny_fast, tmp_path):
     (tmp_path / "model.partial").mkdir()
-    with pytest.warns(UserWarning, match=r"model\.partial holds no checkpoint yet, so training begins at its first step"):
+    with pytest.warns(
+        UserWarning, match=r"model\.partial holds no checkpoint yet, so training begins at its first step"
+    ):
         resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
     fresh = train(images.source, images.target, output=tmp_path / "fresh", settings=tiny_fast)
     assert resumed.digest == fresh.digest
