@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.batch import Batch, BatchSettings, BatchStack, StackOutcome
     from cellxlate.enhancement.cluster.cluster import Cluster
     from cellxlate.enhancement.flow import EnhanceProgress
+    from cellxlate.quality.report.notices import Notice
     from cellxlate.quality.report.report import RunReport
 
 
@@ -60,7 +61,10 @@ def run_enhance(options: argparse.Namespace) -> int:
         if len(batch.stacks) == 1 and not batch.plates:
             answer = _answer(options, attempt(batch.stacks[0]))
         else:
-            answer = {"stacks": [_answer(options, outcome) for outcome in attempts(batch, attempt)]}
+            told: list[tuple[str, Sequence[Notice]]] = []
+            answer = {"stacks": [_answer(options, outcome, told) for outcome in attempts(batch, attempt)]}
+            if not options.dry_run:
+                answer["warnings"] = _over_stacks(told)
         if batch.plates and not options.dry_run:
             answer["plates"] = _finish_plates(batch, answer["stacks"])
         if left_out:
@@ -104,8 +108,10 @@ def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
     return lambda news: show(news.done, news.total, news.phase)
 
 
-def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, Any]:
-    """Say what became of a stack, and return that as plain values."""
+def _answer(
+    options: argparse.Namespace, outcome: "StackOutcome", told: "list[tuple[str, Sequence[Notice]]] | None" = None
+) -> dict[str, Any]:
+    """Say what became of a stack, and return that as plain values; where warnings are told at the end, note them."""
     if fault := outcome.error:
         if options.debug:
             raise fault
@@ -119,8 +125,17 @@ def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, A
     if sure:
         answer["outputs"] |= {"confidence": str(sure)}
     if not options.json:
-        say(options, {}, enhanced_lines(outcome.report) + ([f"confidence {sure}"] if sure else []))
+        say(options, {}, enhanced_lines(outcome.report, warned=told is None) + ([f"confidence {sure}"] if sure else []))
+    if told is not None:
+        told.append((_short(outcome.path), outcome.report.notices))
     return answer
+
+
+def _over_stacks(told: "Sequence[tuple[str, Sequence[Notice]]]") -> list[str]:
+    """Return each warning once, with the stacks that it concerns."""
+    from cellxlate.quality.report.notices import over_stacks
+
+    return over_stacks(told)
 
 
 def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:
@@ -130,7 +145,8 @@ def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, A
         say(options, answer, lines)
     elif "stacks" in answer:
         plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
-        say(options, {}, batch_lines(names, answer["stacks"]) + plates)
+        warned = [f"warning    {line}" for line in answer["warnings"]]
+        say(options, {}, batch_lines(names, answer["stacks"]) + warned + plates)
     if "workers" in answer and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
 
@@ -219,7 +235,7 @@ def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
     return [f"the model was chosen for each stack: {counts}{advice}"]
 
 
-def enhanced_lines(report: "RunReport") -> list[str]:
+def enhanced_lines(report: "RunReport", *, warned: bool = True) -> list[str]:
     """Return what a run wrote, changed and warned of, for people."""
     answer = report.as_dict()
     lines = [f"{name:10} {path}" for name, path in answer["outputs"].items() if path]
@@ -229,4 +245,5 @@ def enhanced_lines(report: "RunReport") -> list[str]:
                      f"{report.adaptation['seconds']:.0f} s")  # fmt: skip
     if "total" in answer["seconds"]:
         lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
-    return [*lines, *(f"warning    {warning}" for warning in report.warnings), f"verdict    {report.verdict}"]
+    lines += [f"warning    {warning}" for warning in report.warnings] if warned else []
+    return [*lines, f"verdict    {report.verdict}"]

@@ -36,6 +36,7 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
+from cellxlate.quality.report.notices import over_stacks
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
@@ -142,6 +143,12 @@ class BatchOutcome:
     def failed(self) -> list[StackOutcome]:
         """The stacks that were not enhanced, with what went wrong (`error`)."""
         return [outcome for outcome in self.stacks if outcome.error]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reports of the stacks warn of: each kind once, with the stacks that it concerns."""
+        reports = [(outcome.path.name, outcome.report) for outcome in self.stacks if outcome.report]
+        return over_stacks((name, report.notices) for name, report in reports)
 
 
 def enhance_files(

@@ -84,7 +84,7 @@ setOption("Changes", true);
 tidy(folder);
 selectImage(enhanced);
 if (!hidden) setBatchMode("exit and display");
-showStatus("cellxlate: " + replace(lineWith(said, "changed"), " +", " "));
+showStatus(replace(lineWith(said, "verdict"), "verdict +", "cellxlate: "));
 print("cellxlate: " + name);
 print(said);
 if (openReport) run("URL...", "url=[file://" + replace(folder, "\\", "/") + "image_report.html]");

@@ -189,7 +189,7 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_wait_without_end_ends_when_asked_to(number, code, tmp_path, command):
     image(tmp_path / "a.zarr")
     words = ["enhance", str(tmp_path / "a.zarr"), "-m", str(command.model)]

@@ -90,13 +90,13 @@ def notices_of(
     trusts = {names[channel]: trust for channel, trust in sorted(tally.trust.items())}
     return [
         *_broken(tally),
-        *_selection(tally),
+        *_seams(tally),
         *_enhanced_before(tally, names, earlier),
         *_unlike({name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen),
         *_unsupported({name: one.support for name, one in trusts.items()}),
-        *_seams(tally),
-        *_saturated(tally),
+        *_selection(tally),
         *_disordered({names[channel]: order for channel, order in orders.items() if order < LOWEST_ORDER}),
+        *_saturated(tally),
     ]
 
 
@@ -175,11 +175,11 @@ def _each(details: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {detail}" for name, detail in details.items())
 
 
-def _counted(counts: Mapping[str, int], after: str) -> str:
+def _counted(counts: Mapping[str, int], one: str, several: str) -> str:
     """Say how many regions there are in each channel, as in `2 regions of the output in DAPI and 1 in FITC`."""
     first, *others = counts.items()
-    regions = "region" if sum(counts.values()) == 1 else "regions"
-    return listed([f"{first[1]} {regions} {after} {first[0]}", *(f"{count} in {name}" for name, count in others)])
+    regions = one if sum(counts.values()) == 1 else several
+    return listed([f"{first[1]} {regions} {first[0]}", *(f"{count} in {name}" for name, count in others)])
 
 
 def _broken(tally: Tally) -> Iterator[Notice]:
@@ -226,9 +226,10 @@ def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[M
     }
     last = {name: f"with {found[-1]}" for name, found in models.items() if found}
     if last:
+        been = "of the input has been enhanced before" if len(last) == 1 else "of the input have been enhanced before"
         yield Notice(
-            f"{listed(list(last))} of the input {'has' if len(last) == 1 else 'have'} been enhanced before, "
-            f"{_each(last)}: what was changed then counts as seen now. Enhance the original.",
+            f"{listed(list(last))} {been}, {_each(last)}: what was changed then counts as seen now. Enhance the "
+            "original.",
             "the input had been enhanced before: enhance the original", "doubt", "enhanced before",
         )  # fmt: skip
 
@@ -255,9 +256,11 @@ def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[No
         detail = f"{next(iter(found.values()))[0]} (distance {distances}, limit 1)"
     else:
         detail = _each({name: f"{words} (distance {one:.1f}, limit 1)" for name, (words, one) in found.items()})
+    unlike = "do not look like the images the model was trained on"
+    if len(found) == 1:
+        unlike = "does not look like the images the model was trained on"
     yield Notice(said(
-        f"{listed(list(found))} {'does' if len(found) == 1 else 'do'} not look like the images the model was trained "
-        f"on: {detail}; ", "no other shipped model is nearer" if chosen else NEAREST_MODEL, ". ", *NEXT_STEP,
+        f"{listed(list(found))} {unlike}: {detail}; ", "no other shipped model is nearer" if chosen else NEAREST_MODEL, ". ", *NEXT_STEP,
     ), "the model was trained on images unlike these: compare before you measure", "doubt", "unlike training images",
     )  # fmt: skip
 
@@ -265,21 +268,24 @@ def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[No
 def _unsupported(supports: Mapping[str, Support]) -> Iterator[Notice]:
     """Say what the windows of the channels give reason to doubt."""
     if added := {name: seen.added for name, seen in supports.items() if seen.added}:
-        one = sum(added.values()) == 1
+        count = sum(added.values())
+        invented = "have no support in the input: they may be invented"
+        if count == 1:
+            invented = "has no support in the input: it may be invented"
+        where = _counted(added, "region of the output in", "regions of the output in")
         yield Notice(said(
-            f"{_counted(added, 'of the output in')} {'has' if one else 'have'} no support in the input: "
-            f"{'it' if one else 'they'} may be invented. Look at both side by side there before counting or measuring "
-            "anything, or raise ", THRESHOLD, ".",
-        ), f"{sum(added.values())} {'region' if one else 'regions'} of the output may be invented: compare before you "
-            "count", "doubt", "regions added")  # fmt: skip
+            f"{where} {invented}. Look at both side by side there before counting or measuring anything, or raise ",
+            THRESHOLD, ".",
+        ), f"{count} {'region' if count == 1 else 'regions'} of the output may be invented: compare before you count",
+            "doubt", "regions added")  # fmt: skip
     if lost := {name: seen.lost for name, seen in supports.items() if seen.lost}:
-        one = sum(lost.values()) == 1
-        what = "that stands out in" if one else "that stand out in"
+        count = sum(lost.values())
+        gone = "of the input is gone from the output" if count == 1 else "of the input are gone from the output"
+        where = _counted(lost, "region that stands out in", "regions that stand out in")
         yield Notice(
-            f"{_counted(lost, what)} of the input {'is' if one else 'are'} "
-            "gone from the output. Count on the input, or use a model that was trained on images like these.",
-            f"{sum(lost.values())} {'region' if one else 'regions'} of the input {'is' if one else 'are'} gone: count "
-            "on the input", "doubt", "regions lost",
+            f"{where} {gone}. Count on the input, or use a model that was trained on images like these.",
+            f"{count} {'region is' if count == 1 else 'regions are'} gone from the output: count on the input", "doubt",
+            "regions lost",
         )  # fmt: skip
     odd = {name: seen.mean_agreement for name, seen in supports.items() if seen.mean_agreement < LOWEST_AGREEMENT}
     if odd:

@@ -330,7 +330,7 @@ def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     """Return the numbers a reader looks for first."""
     tally, total = report.tally, report.tally.total
     area_um2 = report.pixel_area_um2
-    changed = f"{page.number(total.changed)} of {page.number(total.pixels)} pixels"
+    changed = f"{page.number(total.changed)} of the {page.number(total.selected)} that were selected"
     if area_um2:
         changed += f", {page.number(total.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
     kept = f"{page.number(total.pixels - total.selected)} pixels, the input's own, bit for bit"

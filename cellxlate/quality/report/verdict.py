@@ -50,10 +50,10 @@ def verdict(
     the file); nothing speaks against the result.'
     """
     if total.kept_violations:
-        return (
-            f"The promise is broken: {number(total.kept_violations)} pixels that attention did not select differ from "
-            "the input; do not use this output."
-        )
+        those = "pixel that attention did not select differs"
+        if total.kept_violations > 1:
+            those = "pixels that attention did not select differ"
+        return f"The promise is broken: {number(total.kept_violations)} {those} from the input; do not use this output."
     if not total.pixels:
         return "An earlier run made this result; without its attention, what it changed could not be checked again."
     clauses = [
@@ -92,7 +92,7 @@ def _changed(
         return "nothing was enhanced"
     by = " by the model that learned from it" if is_kept else ""
     if total.changed:
-        by += f", by {number(total.mean_abs_change_counts)} counts on average"
+        by += f", by {number(total.mean_abs_change_counts, 2)} counts on average"
     else:
         by += ", but no stored value changed"
     if 1 < len(channels) <= MOST_SHARES:
