@@ -224,12 +224,13 @@ def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[M
         names[channel]: [str(note.get("model", "a model")) for note in earlier if str(channel) in _channels_of(note)]
         for channel in sorted(tally.channels)
     }
-    last = {name: f"with {found[-1]}" for name, found in models.items() if found}
+    last = {name: found[-1] for name, found in models.items() if found}
     if last:
-        been = "of the input has been enhanced before" if len(last) == 1 else "of the input have been enhanced before"
+        been = "of the input have been enhanced before, with"
+        if len(last) == 1:
+            been = "of the input has been enhanced before, with"
         yield Notice(
-            f"{listed(list(last))} {been}, {_each(last)}: what was changed then counts as seen now. Enhance the "
-            "original.",
+            f"{listed(list(last))} {been} {_each(last)}: what was changed then counts as seen now. Enhance the original.",
             "the input had been enhanced before: enhance the original", "doubt", "enhanced before",
         )  # fmt: skip
 
@@ -259,9 +260,10 @@ def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[No
     unlike = "do not look like the images the model was trained on"
     if len(found) == 1:
         unlike = "does not look like the images the model was trained on"
-    yield Notice(said(
-        f"{listed(list(found))} {unlike}: {detail}; ", "no other shipped model is nearer" if chosen else NEAREST_MODEL, ". ", *NEXT_STEP,
-    ), "the model was trained on images unlike these: compare before you measure", "doubt", "unlike training images",
+    nearest = "no other shipped model is nearer" if chosen else NEAREST_MODEL
+    yield Notice(
+        said(f"{listed(list(found))} {unlike}: {detail}; ", nearest, ". ", *NEXT_STEP),
+        "the model was trained on images unlike these: compare before you measure", "doubt", "unlike training images",
     )  # fmt: skip
 
 
