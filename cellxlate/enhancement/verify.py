@@ -23,7 +23,8 @@ from cellxlate.errors import OutputError, PromiseError, said
 from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
-from cellxlate.quality.report.notices import Notice, failure_notices, intensity_notices
+from cellxlate.quality.report.doubts import intensity_notices
+from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.stacks.naming import partial_of

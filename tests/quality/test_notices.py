@@ -1,7 +1,8 @@
 """What is said of several channels, planes or stacks alike is said once."""
 
 from cellxlate.quality.likeness import Departure
-from cellxlate.quality.report.notices import Notice, intensity_notices, listed, notices_of, over_stacks
+from cellxlate.quality.report.doubts import intensity_notices, notices_of
+from cellxlate.quality.report.notices import Notice, listed, over_stacks
 from cellxlate.quality.support import Support
 from cellxlate.quality.tally import Counts, Tally
 from cellxlate.quality.trust import Trust

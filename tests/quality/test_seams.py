@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.places import Places
-from cellxlate.quality.report.notices import notices_of
+from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.seams import Seams
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack

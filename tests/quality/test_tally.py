@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cellxlate.errors import InputError
 from cellxlate.quality.checks import plane_label, read_back
 from cellxlate.quality.likeness import Departure
-from cellxlate.quality.report.notices import notices_of
+from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.support import Support
 from cellxlate.quality.tally import MOST_PLANE_ROWS, Tally, bits_differ
 from cellxlate.quality.trust import Trust

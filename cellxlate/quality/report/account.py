@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cellxlate.quality.report.notices import Notice, notices_of
+from cellxlate.quality.report.doubts import notices_of
+from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.report import draw_planes
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
