@@ -47,10 +47,11 @@ from cellxlate.errors import (
 from cellxlate.model.export.bioimage import export_package
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.saved import saved_ranges
+from cellxlate.stacks.masks.open import open_mask
 from cellxlate.stacks.samples.drawn import StructureSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings
+from cellxlate.stacks.stack import Stack
 from cellxlate.training.checkpoint import CHECKPOINT, read_notes
-from cellxlate.training.fields.masks import open_mask
 from cellxlate.whole_file import write_whole_file
 
 PACKAGE = Path(cellxlate.__file__).parent
@@ -307,7 +308,7 @@ def closed_png(folder: Path) -> Callable[[], object]:
 
 def closed_mask(folder: Path) -> Callable[[], object]:
     closed_png(folder)
-    return lambda: open_mask(folder / "a.png")
+    return lambda: open_mask(folder / "a.png", Stack.from_array(np.zeros((8, 9), np.uint8)))
 
 
 def closed_file_of_a_set(folder: Path) -> Callable[[], object]:

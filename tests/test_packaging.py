@@ -15,7 +15,7 @@ import cellxlate
 TOP = Path(__file__).resolve().parents[1]
 MOST_WHEEL_BYTES = 8_000_000
 IN_PACKAGE = re.compile(
-    r"cellxlate/([a-z_]+/){0,3}[a-z_0-9]+(\.py|\.(html|svg)\.jinja)|cellxlate/py\.typed|cellxlate/napari\.yaml"
+    r"cellxlate/([a-z_]+/){0,3}[a-z_0-9]+(\.py|\.(html|svg|sh)\.jinja)|cellxlate/py\.typed|cellxlate/napari\.yaml"
     r"|cellxlate/quality/report/templates/page\.(css|js)"
     r"|cellxlate/models/[a-z0-9-]+/(card\.json|curves\.csv|preview\.png|weights\.safetensors)"
 )

@@ -61,6 +61,19 @@ def names(folder: Path) -> set[str]:
     return {item.name for item in folder.iterdir()}
 
 
+def test_a_plate_is_one_task_of_a_cluster(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    command = ["enhance", str(path), "-m", str(tiny_model), "--output-dir", str(tmp_path / "results"), "--json"]
+    assert main([*command, "--slurm", str(tmp_path / "go.sh")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["tasks"], answer["stacks"]) == (1, [str(path)])
+    assert "a task of 4 stacks" in (tmp_path / "go.sh").read_text()
+    (tmp_path / "results" / "screen_enhanced.ome.zarr.unfinished").mkdir()
+    assert main([*command, "--slurm", str(tmp_path / "go2.sh")]) == 2
+    assert "left from an interrupted job" in capsys.readouterr().err
+    assert not (tmp_path / "go2.sh").exists()
+
+
 @pytest.mark.parametrize(("version", "format"), [("0.5", None), ("0.4", None), ("0.5", "ome-zarr-0.4")])
 def test_a_plate_comes_out_as_a_plate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str, format: str | None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.output import complain, progress_bar, say
+from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
@@ -49,6 +50,8 @@ def run_enhance(options: argparse.Namespace) -> int:
     batch = plan_batch(
         options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
     )
+    if options.slurm is not None:
+        return run_slurm(options, batch, left_out)
     if not options.dry_run:
         start_plates(batch)
     with _cluster(options) as cluster:

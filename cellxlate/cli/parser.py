@@ -192,6 +192,12 @@ def _add_computing(enhance: argparse.ArgumentParser) -> None:
     computing.add_argument(
         "--scheduler", metavar="ADDRESS|FILE", help="compute on a dask cluster that runs (docs/how-to/cluster.md)"
     )
+    enhance.add_argument(
+        "--slurm",
+        type=Path,
+        metavar="SCRIPT",
+        help="write a job script for a Slurm cluster in place of running",
+    )
     again = enhance.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")

@@ -17,6 +17,7 @@ import torch
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
+from cellxlate.enhancement.confidence.views import VIEWS
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
@@ -315,7 +316,7 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
     settings = batch.settings
     with settings.open(stack.path) as opened, watch() as progress:
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
-        sure = _confidence_path(outputs, settings) if settings.confidence else None
+        sure = confidence_path(outputs, settings) if settings.confidence else None
         adaptation = None
         if settings.adapt_s is not None:
             adaptation = _adapted(batch, opened, outputs, settings.adapt_s, progress)
@@ -344,7 +345,8 @@ def predict_stack(
         prediction = predict(plan, outputs, plan_s=time.perf_counter() - started, processes=processes)
     if settings.adapt_s is not None:
         adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
-    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting))
+    confidence_s = VIEWS * prediction.seconds["bands"] if settings.confidence else 0.0
+    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting, confidence_s))
 
 
 def _processes(workers: int | None, scheduler: str | None) -> int:
@@ -362,7 +364,7 @@ def _processes(workers: int | None, scheduler: str | None) -> int:
     return int(max(min(workers, os.cpu_count() or 1), 1))
 
 
-def _confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
+def confidence_path(outputs: Outputs, settings: BatchSettings) -> Location:
     """Return where confidence goes: beside attention, which must be kept, `_confidence` for `_attention`."""
     if not settings.attention:
         raise OptionError(CONFIDENCE, " is read together with attention", remedy=("leave out ", NO_ATTENTION))

@@ -118,20 +118,31 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What would be done with a stack, how long it would take, and what learning from it before would, if anything."""
+    """What would be done with a stack, how long it would take, and what comes on top.
+
+    That is learning from it before, and asking for confidence after, in seconds, if they are wanted.
+    """
 
     path: Location
     plan: Plan
     outputs: Outputs
     prediction: Prediction
     adapting: Mapping[str, Any] = field(default_factory=dict)
+    confidence_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds in all."""
+        return float(self.adapting.get("seconds", 0.0)) + self.prediction.total_s + self.confidence_s
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `enhance --dry-run --json` prints."""
         plan, stack, expected = self.plan, self.plan.stack, self.prediction.as_dict()
+        expected["hours"] = round(self.total_s / 3600, 4)
         if self.adapting:
-            expected["hours"] = round(expected["hours"] + self.adapting["seconds"] / 3600, 4)
             expected["seconds"] = {"adapting": self.adapting["seconds"], **expected["seconds"]}
+        if self.confidence_s:
+            expected["seconds"]["confidence"] = round(self.confidence_s, 1)
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,

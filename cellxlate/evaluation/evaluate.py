@@ -49,7 +49,8 @@ def evaluate(
     truth : path, optional
         Folder of what they should look like, same names.
     masks : path, optional
-        Folder of masks (not 0 is cell), same names. Without them cells are found in the truth, by Otsu's threshold.
+        Folder of masks (not 0 is cell), named as for training. Without them cells are found in the truth, by Otsu's
+        threshold.
     no_cells : path, optional
         Folder of images that show no cell, in which nothing should change.
     enhanced : path, optional

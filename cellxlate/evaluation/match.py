@@ -1,12 +1,15 @@
 """Which files belong together: an image, what was made of it, its truth, its mask. Matched by file name."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.errors import InputError
-from cellxlate.stacks.read.not_images import RESULT_ENDINGS
-from cellxlate.stacks.read.open import find_stacks, stack_name
+from cellxlate.stacks.masks.names import EXPECTED_WHOLE, masks_of
+from cellxlate.stacks.naming import first_names
+from cellxlate.stacks.read.not_images import RESULT_ENDINGS, is_label_image
+from cellxlate.stacks.read.open import find_stacks, open_stack, stack_name
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 
@@ -43,18 +46,27 @@ def match_cases(
         A folder of images, or one image.
     enhanced : Path, optional
         Must hold one image for each source: `NAME_enhanced`, `NAME`, or one other whose name begins with NAME.
-    truth, masks : Path, optional
+    truth : Path, optional
         May hold fewer images than the source, of the very same name, but at least one.
+    masks : Path, optional
+        May hold fewer masks than the source has images, but at least one, named as for training; may be the folder of
+        the images.
+
+    Warns
+    -----
+    UserWarning
+        Masks are given, and some of the images have none.
 
     Raises
     ------
     InputError
         A folder is missing, empty, holds no image of a fitting name, or two that fit.
     """
+    found = by_name(source, "source")
     sources = {
         name: path
-        for name, path in by_name(source, "source").items()
-        if source.is_file() or not name.endswith(RESULT_ENDINGS)
+        for name, path in found.items()
+        if source.is_file() or not (name.endswith(RESULT_ENDINGS) or is_label_image(path, found, open_stack))
     }
     if not sources:
         raise InputError(
@@ -62,7 +74,12 @@ def match_cases(
         )
     made = by_name(enhanced, "enhanced") if enhanced else {}
     truths = _same_names(sources, truth, "truth")
-    found_masks = _same_names(sources, masks, "masks")
+    found_masks = masks_of(sources, masks, list(sources.values())) if masks else {}
+    if bare := [name for name in sorted(sources) if masks and name not in found_masks]:
+        warnings.warn(
+            f"{len(bare)} of {len(sources)} images have no mask in {masks} ({first_names(bare, 3)}); {EXPECTED_WHOLE}",
+            stacklevel=2,
+        )
     cases = []
     for name, path in sorted(sources.items()):
         result = _result_of(name, made, enhanced) if enhanced else None

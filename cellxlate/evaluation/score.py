@@ -14,6 +14,7 @@ from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import Case, index_in, require_same_size
 from cellxlate.quality.report.pictures import Picture, detail_window
 from cellxlate.quality.tally import bits_differ
+from cellxlate.stacks.masks.open import open_mask
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -137,7 +138,7 @@ def _open(case: Case, enhance: Enhance | None, opened: ExitStack) -> dict[str, S
     for name in ("enhanced", "attention", "truth", "mask"):
         path: Path | None = getattr(case, name)
         if path is not None and name not in stacks:
-            other = opened.enter_context(open_stack(path))
+            other = opened.enter_context(open_mask(path, stack) if name == "mask" else open_stack(path))
             require_same_size(stack, other, name, free_axes="C" if name in ("attention", "mask") else "")
             stacks[name] = other
     return stacks

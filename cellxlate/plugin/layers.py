@@ -10,6 +10,7 @@ import pint
 
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import InputError
+from cellxlate.stacks.metadata.placement import Unit
 from cellxlate.stacks.stack import AXES, PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -238,6 +239,15 @@ def in_layer_shape(plane: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
 def without_samples(attention: Any, axes: str) -> Any:
     """Return the attention of a colour image as one value per pixel, the largest of its samples."""
     return attention.max(axis=axes.index("S")) if "S" in axes else attention
+
+
+def amount_and_unit(axis: str, unit: Any) -> tuple[float, Unit]:
+    """Return a unit of an axis in micrometres or seconds, and which; 1 and "pixel" where it is neither."""
+    wanted, name = ("second", "s") if axis == "T" else ("micrometer", "um")
+    try:
+        return float((1.0 * unit).to(wanted).magnitude), "s" if name == "s" else "um"
+    except (pint.PintError, TypeError, AttributeError):
+        return 1.0, "pixel"
 
 
 def _micrometres(step: float, unit: Any) -> float | None:

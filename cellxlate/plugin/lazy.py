@@ -10,12 +10,12 @@ from cellxlate.stacks.stack import Stack
 CHUNK_PX = 1024
 
 
-def lazy_resolutions(path: Location) -> tuple[Stack, list[Any]]:
-    """Return a stack and the dask arrays of its levels, the finest first.
+def lazy_resolutions(path: Location, axes: str | None = None) -> tuple[Stack, list[Any]]:
+    """Return a stack and the dask arrays of its levels, the finest first; axes as `open_stack` takes them.
 
     The file is closed when nothing refers to its pixels any more.
     """
-    resolutions = open_resolutions(path)
+    resolutions = open_resolutions(path, axes)
     weakref.finalize(resolutions[0].pixels, resolutions[0].release)
     return resolutions[0], [lazy_pixels(level) for level in resolutions]
 

@@ -23,6 +23,12 @@ TIFF_ENDINGS, ZARR_ENDINGS = (".tif", ".tiff"), (".zarr",)
 ZARR_JSON = "zarr.json"
 ZARR_MARKS = (ZARR_JSON, ".zgroup", ".zarray")
 
+STROKES_ENDING = "_strokes"
+"""What is painted in such a file, is 1 for background and 2 and more for cells; 0 is not painted."""
+
+LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_cp_masks", STROKES_ENDING)
+"""How label images are called that lie beside the image NAME, or in a folder of masks."""
+
 PARTIAL_ENDING, UNFINISHED_ENDING = ".partial", ".unfinished"
 """What is being written, and a plate or a batch of which only some images are."""
 

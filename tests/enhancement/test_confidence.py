@@ -1,5 +1,6 @@
 """A sure model is sure, an unsure one is not, and what is kept has no confidence to speak of."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ def test_every_view_comes_back_to_its_place_and_levels() -> None:
     assert len({(one.turns, one.flip) for one in views_of(8)}) == 8
     for one in views_of(20):
         assert one.back(one.of(unit, 0.0)) == pytest.approx(unit, abs=1e-6)
+
+
+def test_what_it_takes_is_predicted(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", (1000 * plane()).astype(np.uint16))
+    command = ["enhance", str(tmp_path / "a.tif"), "-m", str(tiny_model), "--confidence", "--dry-run", "--json"]
+    assert main(command) == 0
+    expected = json.loads(capsys.readouterr().out)["expected"]
+    seconds = expected["seconds"]
+    assert seconds["confidence"] == pytest.approx(8 * seconds["bands"], abs=0.45)
+    assert expected["hours"] == pytest.approx(sum(seconds.values()) / 3600, abs=2e-4)
 
 
 def test_a_function_that_treats_all_views_alike_is_sure() -> None:

@@ -273,7 +273,8 @@ def test_wrong_folders_are_one_line_each(folders: Path) -> None:
     assert "does not exist" in fault_of(folders, truth=folders / "nowhere")
     assert "does not exist" in fault_of(folders, no_cells=folders / "nowhere")
     write(folders / "others" / "z.tif", field(0)["masks"])
-    assert "named like a source image (z, expected for example a1)" in fault_of(folders, masks=folders / "others")
+    assert "no mask of an image such as a1 (it holds z.tif)" in fault_of(folders, masks=folders / "others")
+    assert "do not exist" in fault_of(folders, masks=folders / "nowhere")
     assert "has no image for a1" in fault_of(folders, enhanced=folders / "others")
 
 
@@ -311,3 +312,37 @@ def test_the_mean_leaves_out_what_is_not_defined() -> None:
     undefined = mean_scores([{"a": math.nan}])
     assert undefined is not None
     assert math.isnan(undefined["a"])
+
+
+def test_masks_of_cellpose_and_imagej_score_like_others(folders: Path) -> None:
+    """One mask as Cellpose names it, beside its image, one as its window saves it; for the third there is none."""
+    before = scores_of(folders)
+    for name, ending in (("a1", "_cp_masks.tif"), ("a10", "_seg.npy")):
+        (folders / "source" / f"{name}.tif").rename(folders / "source" / f"{name}.ome.tif")  # Cellpose leaves .ome
+        mask = tifffile.imread(folders / "masks" / f"{name}.tif").astype(np.uint16)
+        if ending.endswith("npy"):
+            np.save(folders / "source" / f"{name}.ome{ending}", {"masks": mask}, allow_pickle=True)  # type: ignore[arg-type]
+        else:
+            tifffile.imwrite(folders / "source" / f"{name}{ending}", mask)
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 images have no mask in .* \(b\); a mask is called like its image"
+    ) as said:
+        after = scores_of(folders, masks=folders / "source")
+    assert "_strokes" not in str(said[0].message)
+    assert len(after["images"]) == 3
+    for name in ("a1", "a10"):
+        first, second = (next(one for one in each["images"] if one["name"] == name) for each in (before, after))
+        assert second["cells_from"] == "masks"
+        assert second["attention"] == first["attention"]
+
+
+def test_a_mask_of_a_stack_that_names_no_axes_has_those_of_its_image(folders: Path, tmp_path: Path) -> None:
+    made = field(0)
+    for what in ("source", "enhanced"):
+        write(tmp_path / "t" / what / "s.tif", np.stack([made[what]] * 3), "TYX")
+    (tmp_path / "t" / "masks").mkdir()
+    labels = np.stack([made["masks"]] * 3).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "t" / "masks" / "s_cp_masks.tif", labels, photometric="minisblack")
+    scores = evaluate(**{what: tmp_path / "t" / what for what in ("source", "enhanced", "masks")})
+    assert scores["images"][0]["cells_from"] == "masks"
+    assert scores["background"]["changed_percent"] == 0

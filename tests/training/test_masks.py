@@ -1,6 +1,7 @@
 """Masks that people made: any format, a handful of them, and one line where they do not fit."""
 
 import shutil
+import zipfile
 
 import imagecodecs
 import numpy as np
@@ -80,6 +81,50 @@ def test_a_mask_may_say_that_it_is_one(images, domains, tmp_path, name):
     shutil.copy(images.masks / "faint2.tif", tmp_path / f"{name}.tif")
     source, _ = attach_masks(domains, [tmp_path])
     assert list(marked(source)) == ["faint2"]
+
+
+def test_masks_of_cellpose_and_imagej_mark_their_cells(images, domains, tmp_path):
+    from roifile import ROI_TYPE, ImagejRoi
+
+    (tmp_path / "faint0_cp_masks.png").write_bytes(imagecodecs.png_encode(mask_of(images, 0).astype(np.uint16) * 9))
+    np.save(tmp_path / "faint0_seg.npy", {"masks": mask_of(images, 3)}, allow_pickle=True)  # saved twice by Cellpose
+    np.save(tmp_path / "faint1_seg.npy", {"masks": mask_of(images, 1).astype(np.int32)}, allow_pickle=True)
+    roi = ImagejRoi(roitype=ROI_TYPE.RECT, left=5, top=7, right=30, bottom=20)
+    with zipfile.ZipFile(tmp_path / "faint2_RoiSet.zip", "w") as archive:
+        archive.writestr("0001.roi", roi.tobytes())
+    source, _ = attach_masks(domains, [tmp_path])
+    found = marked(source)
+    assert list(found) == ["faint0", "faint1", "faint2"]
+    for number in range(2):
+        assert np.array_equal(found[f"faint{number}"] > 0, mask_of(images, number) > 0)
+    assert np.argwhere(found["faint2"])[[0, -1]].tolist() == [[7, 5], [19, 29]]
+
+
+def test_images_and_their_masks_may_lie_in_one_folder(images, tmp_path):
+    for number in range(4):
+        shutil.copy(images.source / f"faint{number}.tif", tmp_path)
+    tifffile.imwrite(tmp_path / "faint1_cp_masks.tif", mask_of(images, 1).astype(np.uint16))
+    with pytest.warns(UserWarning, match="label images beside images"):
+        domain = open_domain([tmp_path], number=0, patch_px=32, load_px=None, guide="masks")
+    (source,) = attach_masks([domain], [tmp_path])
+    assert list(marked(source)) == ["faint1"]
+    tifffile.imwrite(tmp_path / "faint1_mask.tif", mask_of(images, 1))
+    assert "are all masks of faint1; keep one of them" in refusal([domain], tmp_path)
+
+
+def test_where_no_mask_is_found_the_message_lists_all_names_that_are_searched(images, domains, tmp_path):
+    tifffile.imwrite(tmp_path / "another.tif", mask_of(images, 0))
+    said = refusal(domains, tmp_path)
+    for name in (
+        "such as faint0",
+        "NAME_cp_masks",
+        "NAME_strokes",
+        ".png",
+        "NAME_seg.npy",
+        "NAME_RoiSet",
+        ".zip, .roi",
+    ):
+        assert name in said
 
 
 def test_fields_without_a_mask_have_no_guide(images, domains, tmp_path):

@@ -61,6 +61,16 @@ class Plate:
         """Return whether the plate has its name, and no run that would replace it has begun."""
         return self.enhanced.exists() and not _unfinished(self.enhanced).exists()
 
+    def require_free(self, *, overwrite: bool, resume: bool) -> None:
+        """Raise OutputError if a plate is there already, or an interrupted one, and may not be used; or no folder."""
+        if not self.enhanced.parent.is_dir():
+            raise OutputError(f"the output folder {self.enhanced.parent} does not exist; make it or choose another")
+        for path in [] if overwrite or resume else self._wanted:
+            if path.exists():
+                raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
+            if _unfinished(path).exists():
+                raise OutputError(f"{_unfinished(path)} is left from an interrupted job", remedy=TO_GO_ON)
+
     def start(self, *, overwrite: bool, resume: bool) -> None:
         """Make the unfinished plates, or check that those of an interrupted run may be used again.
 
@@ -72,14 +82,7 @@ class Plate:
         """
         if resume and self.is_finished():
             return
-        if not self.enhanced.parent.is_dir():
-            raise OutputError(f"the output folder {self.enhanced.parent} does not exist; make it or choose another")
-        if not (overwrite or resume):
-            for path in self._wanted:
-                if path.exists():
-                    raise OutputError(f"{path} exists already", remedy=TO_REPLACE_OR_RENAME)
-                if _unfinished(path).exists():
-                    raise OutputError(f"{_unfinished(path)} is left from an interrupted job", remedy=TO_GO_ON)
+        self.require_free(overwrite=overwrite, resume=resume)
         if resume and _unfinished(self.enhanced).exists():
             for path in self._wanted:  # a crash while they got their names
                 if path.exists() and not _unfinished(path).exists():

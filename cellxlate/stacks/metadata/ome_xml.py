@@ -169,9 +169,9 @@ def parse(text: str) -> Element | None:
 
 def _fresh(name: str, description: Any) -> Element:
     root = Element("OME", {"xmlns": NAMESPACE})
-    image = SubElement(root, "Image", {"ID": "Image:0", "Name": _xml_text(name)})
+    image = SubElement(root, "Image", {"ID": "Image:0", "Name": xml_text(name)})
     if isinstance(description, str):
-        SubElement(image, "Description").text = _xml_text(description)
+        SubElement(image, "Description").text = xml_text(description)
     SubElement(image, "Pixels", {"ID": "Pixels:0"})
     return root
 
@@ -212,7 +212,7 @@ def _describe_pixels(pixels: Element, like: Stack, dtype: np.dtype[Any]) -> None
             channels, like.channel_names, given_names(like.channel_names), strict=True
         ):
             if given is not None or channel.get("Name"):
-                channel.set("Name", _xml_text(channel_name))
+                channel.set("Name", xml_text(channel_name))
     first_after = next((at for at, child in enumerate(pixels) if child.tag not in ("Channel",)), len(pixels))
     pixels.insert(first_after, Element("TiffData", {"IFD": "0", "PlaneCount": str(like.plane_count // samples)}))
     for plane in pixels.findall("Plane"):
@@ -242,7 +242,7 @@ def _annotate(root: Element, image: Element, like: Stack, provenance: Mapping[st
     note = SubElement(annotations, "MapAnnotation", {"ID": identity, "Namespace": ANNOTATION})
     value = SubElement(note, "Value")
     for key, text in values.items():
-        SubElement(value, "M", {"K": _xml_text(key)}).text = text
+        SubElement(value, "M", {"K": xml_text(key)}).text = text
     SubElement(image, "AnnotationRef", {"ID": identity})
 
 
@@ -350,7 +350,7 @@ def _json(text: str) -> Any:
 
 
 def _note(value: Any) -> str:
-    return _xml_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    return xml_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _whole(text: str | None) -> int:
@@ -358,6 +358,6 @@ def _whole(text: str | None) -> int:
     return int(positive(text) or 0)
 
 
-def _xml_text(text: str) -> str:
+def xml_text(text: str) -> str:
     """Leave out the control characters that XML cannot hold."""
     return NOT_XML.sub("", text)

@@ -5,13 +5,19 @@ from pathlib import Path
 
 from cellxlate.errors import CellxlateError
 from cellxlate.locations import Location
-from cellxlate.stacks.naming import LOCK_FILE, PARTIAL_ENDING, UNFINISHED_ENDING, is_zarr, stack_name
+from cellxlate.stacks.naming import (
+    LABEL_ENDINGS,
+    LOCK_FILE,
+    PARTIAL_ENDING,
+    UNFINISHED_ENDING,
+    is_zarr,
+    stack_name,
+)
 from cellxlate.stacks.stack import Stack
 
 RESULT_ENDINGS = ("_enhanced", "_attention", "_confidence")
 REPORT_ENDINGS = ("_report.html", "_report.json", "_reports")
 UNFINISHED_ENDINGS = (PARTIAL_ENDING, UNFINISHED_ENDING, ".replaced")
-LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_strokes")
 MOST_NAMED = 4
 
 OpenFile = Callable[[Path], Stack]

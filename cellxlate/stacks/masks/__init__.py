@@ -1,0 +1,1 @@
+"""Masks that people made: found by name, and opened, whatever made them."""
