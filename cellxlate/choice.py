@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
-from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import LEAST_CONTRAST, WindowFeatures, departure, departure_words, look, windows_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
+
+if TYPE_CHECKING:
+    from cellxlate.model.bundle import Bundle
 
 ENOUGH_WINDOWS, MOST_WINDOWS = 8, 48
 """Of each channel: as soon as so many show something no more are read, and never more than these."""
@@ -74,7 +76,7 @@ class Suitability:
         return self.distance is not None and self.distance > LIMIT
 
 
-def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]:
+def choose_model(stack: Stack, channels: Sequence[int]) -> "tuple[Bundle, Choice]":
     """Load the shipped model that suits the channels of a stack that are to be enhanced, and say why it was taken.
 
     A bounded sample of the stack is read.
@@ -90,8 +92,10 @@ def choose_model(stack: Stack, channels: Sequence[int]) -> tuple[Bundle, Choice]
     return shipped_model(choice), choice
 
 
-def shipped_model(choice: Choice) -> Bundle:
+def shipped_model(choice: Choice) -> "Bundle":
     """Load the model that was chosen."""
+    from cellxlate.model.bundle import load_model  # needs torch, which choosing does not
+
     return load_model(cards.SHIPPED / choice.name)
 
 

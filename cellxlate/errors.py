@@ -51,9 +51,9 @@ class Option:
         >>> Option("device=", "--device", "Device").of("cpu").panel
         "Device 'cpu'"
         """
-        plain = value if isinstance(value, int | float) else str(value)
+        plain = value if isinstance(value, int | float | None) else str(value)
         keyword = f"{self.python}{plain!r}" if self.python else self._elsewhere(plain)
-        shown = dict[object, object](self.shown).get(plain, plain)
+        shown = dict[object, object](self.shown).get(plain, plain) if isinstance(plain, str) else plain
         label = f"{self.words.panel} {shown!r}" if self.panel else self._elsewhere(plain)
         return Words(keyword, f"{self.command} {plain}", label, (self,))
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from cellxlate.errors import OptionError
+from cellxlate.option_values import kind_of, shortly
 
 CONNECT_S, READ_S = 20.0, 60.0
 """A server that does not answer for so long is an error."""
@@ -255,6 +256,8 @@ def located(location: "str | Path | RemotePath") -> Location:
     """
     if isinstance(location, RemotePath):
         return location
+    if not isinstance(location, str | Path):
+        raise OptionError(f"{shortly(location)} {kind_of(location)}, expected a path or an address")
     text = str(location)
     if isinstance(location, Path):
         if not FLATTENED.match(text):

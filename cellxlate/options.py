@@ -2,7 +2,7 @@
 
 from cellxlate.errors import Option, Words
 
-ADAPT = Option("", "--adapt", "Adapt to this image")
+ADAPT = Option("adapt_s=", "--adapt", "Adapt to this image")
 ADAPT_SECONDS = Option("seconds=", "--adapt", "Adapt for (s)")
 ATTENTION = Option("attention=", "--attention")
 AUTHOR = Option("authors=", "--author")
@@ -11,7 +11,7 @@ BASE = Option("base=", "--from")
 BASELINE = Option("baseline=", "--baseline")
 CHANNEL = Option("channel=", "--channel")
 CHANNELS = Option("channels=", "--channel", "Channel")
-CONFIDENCE = Option("", "--confidence")
+CONFIDENCE = Option("confidence=True", "--confidence")
 DEVICE = Option("device=", "--device", "Device")
 ENGINE = Option("engine=", "--engine", "Engine")
 ENHANCED = Option("enhanced=", "--enhanced")
@@ -63,6 +63,9 @@ NOT_RESUMED = Words("leave out resume=True", "leave out --resume", "press Train"
 OTHER_FOLDER = Words("another output_dir=", "another --output-dir", "another folder")
 OTHER_SEED = Words(
     "another seed= (restarts=N tries them)", "another --seed (--restarts N tries them)", "other images or more of them"
+)
+STACKS_FIRST = Words(
+    "that is the name of a file", "that is a file: name all stacks before --channel", "that is the name of a file"
 )
 WITH_MASKS = Words("with a few masks=", "with a few --masks", "with Guide 'painted cells'")
 TO_ADAPT = Words(

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tifffile
 
 from cellxlate.cli import main
+
+if TYPE_CHECKING:
+    from cellxlate.training.loop import TrainProgress
 
 CONTRACT = {
     "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
@@ -182,7 +185,6 @@ def test_errors_are_one_line_with_exit_code_2(
         (("info", tmp_path / "nothing"), "does not exist"),
         (("train", "--source", tmp_path / "empty", "--target", tmp_path, "-o", tmp_path / "m"), "holds no"),
         (("dream",), "dream"),
-        ((), "COMMAND"),
     ):
         assert part in complaint(capsys, *arguments), arguments
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty", "faint.tif", "text.tif"]
@@ -220,7 +222,7 @@ def test_ctrl_c_leaves_a_partial_that_resume_finishes(
     assert np.array_equal(one, other)
 
 
-def test_training_shows_a_table_on_a_terminal_alone(
+def test_training_tells_a_terminal_by_a_table_a_log_by_lines_and_nobody_who_wants_quiet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
@@ -230,26 +232,151 @@ def test_training_shows_a_table_on_a_terminal_alone(
         answer(capsys, "sample", faint, "--truth", clear, "--shape", "1,1,1,64,64", "--seed", number)
     small = tmp_path / "small.toml"
     small.write_text("batch = 1\npatch_px = 32\n[networks.generator]\nwidth = 4\nblocks = 1\n")
-    arguments = ["train", "--source", tmp_path / "faint", "--target", tmp_path / "clear", "--settings", small,
-                 "--steps", 30, "--json"]  # fmt: skip
-    assert main([*map(str, arguments), "-o", str(tmp_path / "piped")]) == 0
-    assert capsys.readouterr().err == ""
+    arguments = ["train", "--source", tmp_path / "faint", "--target", tmp_path / "clear", "--settings", small]
+    length = ["--steps", 30, "--json"]
+    assert main([*map(str, [*arguments, *length]), "-o", str(tmp_path / "piped")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"training: step {step} of 30" for step in (10, 20, 30)]
+    assert all("loss" in line and "restoring" in line and "attention selects" in line for line in lines)
+    assert [" left" in line for line in lines] == [True, True, False]
+    assert main([*map(str, arguments), "--steps", "1", "--quiet", "-o", str(tmp_path / "quiet")]) == 0
+    assert capsys.readouterr() == ("", "")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    assert main([*map(str, arguments), "-o", str(tmp_path / "shown")]) == 0
+    assert main([*map(str, [*arguments, *length]), "-o", str(tmp_path / "shown")]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["steps"] == 30
     rows = [line for line in printed.err.replace("\r", "\n").splitlines() if line.strip()]
-    head = next(number for number, line in enumerate(rows) if "agreement with the guide" in line)
-    first = next(line.split() for line in rows[head + 1 :] if line.split()[0].isdigit())
-    assert int(first[0]) == 10
-    assert [float(value) >= 0 for value in first[1:]] == [True] * 6
+    head = next(number for number, line in enumerate(rows) if line.split()[:3] == ["step", "so", "far"])
+    first = next(line.split() for line in rows[head + 1 :] if line.strip().startswith("10 of 30"))
+    assert [float(value) >= 0 for value in (first[7], first[10], first[11])] == [True] * 3
+    assert any("step 30 of 30" in line and "left" in line for line in rows)  # the bar
 
 
-def test_a_row_of_the_table_says_what_is_not_known() -> None:
-    from cellxlate.cli.output import training_row
+def look_at(step: int, steps: int, *, epochs: int | None = None, note: str = "") -> "TrainProgress":
     from cellxlate.training.loop import TrainProgress
     from cellxlate.training.watch import AttentionState
 
     unguided = AttentionState(area=0.25, entropy=0.5, inside=math.nan, outside=math.nan, agreement=math.nan, spread=0.1)
-    row = training_row(TrainProgress(7, 10, 3.0, {"total": 1.5}, unguided))
-    assert row.split() == ["7", "3", "1.5000", "0.250", "-", "-", "-"]
+    terms = {"cycle_source": 0.25, "cycle_target": 0.75, "total": 1.5}
+    return TrainProgress(step, steps, 3.0, terms, unguided, note, None, epochs)
+
+
+def test_a_row_of_training_says_what_is_not_known() -> None:
+    from cellxlate.cli.training_lines import training_head, training_row
+
+    row = training_row(look_at(6, 10))
+    assert row.split() == ["6", "of", "10", "3.0", "s", "2.0", "s", "1.5000", "25", "%", "-", "-"]
+    assert len(row) == len(training_head()) < 80
+
+
+def test_a_line_of_a_log_says_step_epoch_time_left_and_loss_in_words() -> None:
+    from cellxlate.cli.training_lines import training_line
+
+    assert training_line(look_at(6, 10, epochs=5, note="another seed")) == (
+        "training: step 6 of 10, epoch 3 of 5, 3.0 s so far, about 2.0 s left; loss 1.5000 (restoring 0.5000); "
+        "attention selects 25 % of the pixels; another seed"
+    )
+    assert "left" not in training_line(look_at(10, 10))
+
+
+def test_a_long_run_writes_a_line_per_look_but_no_flood() -> None:
+    from cellxlate.cli.training_lines import LOG_LINES, Spread
+
+    spread = Spread(LOG_LINES)
+    assert [spread.takes(look_at(step, 300)) for step in range(50, 301, 50)] == [True] * 6
+    spread = Spread(LOG_LINES)
+    taken = [step for step in range(50, 80_001, 50) if spread.takes(look_at(step, 80_000))]
+    assert len(taken) == LOG_LINES + 1
+    assert taken[-1] == 80_000
+    assert spread.takes(look_at(50, 80_000, note="trying seed 1"))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> str:
+    """Run a command as a person does, outside a terminal: narrow enough, plain text, no reprs of Python."""
+    assert main([*map(str, arguments)]) == code
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert not any(sign in text for sign in ("{'", "['", "None", "nan", "PosixPath"))
+    for line in text.splitlines():
+        assert len(line) <= 100 or "/" in line, line  # a path is not broken
+    return text
+
+
+def test_info_tells_a_stack_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "two.ome.tif"
+    pixels = np.random.default_rng(0).normal(100, 5, (3, 2, 64, 80)).astype(np.uint16)
+    tifffile.imwrite(path, pixels, metadata={
+        "axes": "TCYX", "PhysicalSizeX": 0.65, "PhysicalSizeY": 0.65, "Channel": {"Name": ["DAPI", "GFP"]},
+    })  # fmt: skip
+    told = printed(capsys, "info", path)
+    for part in (
+        "OME-TIFF, ", "TCYX: 3 time points, 2 channels, 64 rows, 80 columns", "uint16, 30,720 pixels in 6 planes",
+        "0.65 x 0.65 µm", "0 DAPI, 1 GFP", "would be taken", "full resolution alone",
+    ):  # fmt: skip
+        assert part in told
+    assert answer(capsys, "info", path)["model"]["name"] in ("cells", "nuclei-lowexp")
+
+
+def test_info_lists_the_stacks_of_a_folder(faint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (faint.parent / "broken.tif").write_bytes(faint.read_bytes()[:600])
+    told = printed(capsys, "info", faint.parent, code=1)
+    assert "a folder of 2 stacks" in told
+    assert "faint.tif  YX    70 x 90  uint16" in told
+    assert "cannot be read" in told
+    listed = answer(capsys, "info", faint.parent, code=1)["stacks"]
+    assert [(one["name"], "error" in one) for one in listed] == [("broken.tif", True), ("faint.tif", False)]
+
+
+def test_info_and_models_tell_a_model_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    told = printed(capsys, "info", "nuclei-lowexp")
+    for part in ("8,000 steps in 24 min", "CC0-1.0", "128 planes as taken", "PSNR in cells, dB", "higher is better"):
+        assert part in told
+    assert "no normalisation" not in told  # statistics are for programs
+    assert "generalist" in printed(capsys, "models")
+
+
+def test_evaluate_prints_the_raw_input_beside_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, columns = np.indices((64, 64))
+    cell = (rows - 32) ** 2 + (columns - 32) ** 2 <= 15**2
+    truth = np.where(cell, 1000 + 100 * np.sin(columns), 100).astype(np.uint16)
+    faint = (truth + np.random.default_rng(0).normal(100, 60, truth.shape)).astype(np.uint16)
+    for folder, pixels in (("raw", faint), ("truth", truth), ("made", np.where(cell, truth, faint))):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            tifffile.imwrite(tmp_path / folder / f"{name}.tif", pixels)
+    told = printed(capsys, "evaluate", "--enhanced", tmp_path / "made", "--source", tmp_path / "raw", "--truth",
+                   tmp_path / "truth")  # fmt: skip
+    shown = told.splitlines()
+    head, *lines = [line.split() for line in shown[shown.index("") + 1 :]]
+    assert head == ["input", "enhanced", "change"]
+    psnr = next(line for line in lines if line[:4] == ["PSNR", "in", "cells,", "dB"])
+    before, after, change = map(float, psnr[4:7])
+    assert after - before == pytest.approx(change, abs=0.011)
+    assert change > 10
+    assert psnr[7:] == ["higher", "is", "better"]
+    assert "Yes, it helps on these images" in told
+    assert "better in 2 of 2 images" in " ".join(told.split())
+
+
+def test_a_dry_run_says_in_words_what_is_in_the_way(
+    faint: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = faint.parent / "faint_enhanced.ome.tif"
+    taken.write_bytes(b"")
+    told = printed(capsys, "enhance", faint, "-m", tiny_model, "--dry-run")
+    for part in (str(taken), "1 tile of", "of the pixels would be selected", "memory", "give --overwrite"):
+        assert part in told
+    assert told.splitlines()[-1].split() == ["dry", "run", "nothing", "was", "written"]
+    said = answer(capsys, "enhance", faint, "-m", tiny_model, "--dry-run")
+    assert said["tiles"] == 1
+    assert set(said["expected"]["file_bytes"]) == {"enhanced", "attention"}
+    assert said["free_bytes"] > 0
+
+
+def test_tables_fit_the_line_and_keep_the_ends_of_names() -> None:
+    from cellxlate.cli.table import breadth, table
+
+    lines = table([["stack", "changed"], ["세포_" + "long" * 30 + "_B03.tif", "1.0 %"], ["a.tif", "12.0 %"]], width=60)
+    assert max(breadth(line) for line in lines) <= 60
+    assert len({breadth(line) for line in lines}) == 1
+    assert "_B03.tif" in lines[1]

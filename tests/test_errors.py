@@ -60,8 +60,9 @@ NOBODY = 65534
 OPTIONS = {name: one for name, one in vars(options).items() if isinstance(one, Option)}
 DEEDS = {name: one for name, one in vars(options).items() if isinstance(one, Words)}
 PYTHON = (
-    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.train, cellxlate.evaluate, adapt,
-    open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings, StructureSettings,
+    cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.enhance_files, cellxlate.train,
+    cellxlate.evaluate, adapt, open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings,
+    StructureSettings,
 )  # fmt: skip
 
 
@@ -213,6 +214,20 @@ def test_no_text_below_the_command_line_names_a_flag() -> None:
             is_page = "<div" in text or "{licence}" in text  # of a report, or of a package
             if FLAG.search(text) and not is_word and not is_page:
                 found.append(f"{path.relative_to(PACKAGE)}:{line}: {text}")
+    assert found == []
+
+
+def test_no_text_names_a_keyword_or_a_value_of_python() -> None:
+    """What is said in Python's words alone would be said so on the command line too: options are parts."""
+    python = re.compile(r"\b[a-z_]+=(?!=)|\b(?:True|False|None)\b")
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent == PACKAGE and path.name in ("options.py", "option_values.py"):
+            continue
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id
+            if named in {kind.__name__ for kind in kinds()} | {"said"}:
+                found += [f"{path.name}:{line}: {text}" for line, text in texts(call) if python.search(text)]
     assert found == []
 
 

@@ -12,6 +12,7 @@ import zarr
 
 import cellxlate
 from cellxlate.cli import main
+from cellxlate.cli.forecast_lines import forecast_lines
 from cellxlate.enhancement.outputs import plates
 from cellxlate.enhancement.outputs.plates import Plate
 from cellxlate.errors import InputError
@@ -223,6 +224,25 @@ def test_a_field_alone_and_fields_as_tiff_are_stacks(tmp_path: Path) -> None:
     assert names(tmp_path) == {path.name, "screen_A_1_0_enhanced.ome.zarr"} | {
         f"screen_{field.replace('/', '_')}_enhanced.ome.tif" for field in FIELDS
     }
+
+
+def test_info_tells_the_wells_of_a_plate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = plate(tmp_path / "screen.ome.zarr")
+    assert main(["info", str(path)]) == 0
+    assert "2 wells (A1, B2), 4 fields" in capsys.readouterr().out
+    assert main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plate"] == {"wells": ["A1", "B2"], "fields": 4}
+
+
+def test_a_table_of_forecasts_names_fields_with_their_plate_and_adds_up() -> None:
+    expected = {"megapixels": 0.5, "cell_fraction": 0.1, "seconds": {"bands": 60.0, "read": 1.0},
+                "file_bytes": {"enhanced": 1_000_000, "attention": 500_000}}  # fmt: skip
+    one = {"expected": expected, "model": "cells", "warnings": ["look"]}
+    lines = forecast_lines(["screen_A_1_0", "screen_A_1_1", "screen_A_1_2"], [one, {"input": "x", "error": "bad"}, one])
+    assert [line.split()[0] for line in lines[1:4]] == ["screen_A_1_0", "screen_A_1_1", "screen_A_1_2"]
+    assert "failed" in lines[2]
+    assert "in all   2 stacks in 2 min 02 s, 3.0 MB written" in lines
+    assert "warning  screen_A_1_2: look" in lines
 
 
 def test_a_dry_run_of_a_plate_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

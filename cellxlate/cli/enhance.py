@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellxlate.cli.forecast_lines import forecast_lines
 from cellxlate.cli.output import complain, progress_bar, say
 from cellxlate.cli.slurm import run_slurm
+from cellxlate.cli.table import count, duration, facts, percent, table, wrapped
 from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings
@@ -37,7 +39,7 @@ def run_demo(options: argparse.Namespace) -> int:
         write_stacks([(sample.stack, faint), (sample.truth, truth)], overwrite=options.overwrite, progress=show)
         follow = followed(show)
         report = enhance_file(faint, overwrite=options.overwrite, progress=follow, phases=follow)
-    say(options, report.as_dict(), [f"input      {faint}", *enhanced_lines(report)])
+    say(options, report.as_dict(), [*facts([("input    ", str(faint))]), *enhanced_lines(report)])
     return 0
 
 
@@ -108,7 +110,7 @@ def _watched(options: argparse.Namespace) -> "Iterator[Callable[[EnhanceProgress
 
 def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
     """Return what shows the news of a run on a progress bar."""
-    return lambda news: show(news.done, news.total, news.phase)
+    return lambda news: show(news.done, news.total, news.phase, news.name)
 
 
 def _answer(
@@ -128,7 +130,8 @@ def _answer(
     if sure:
         answer["outputs"] |= {"confidence": str(sure)}
     if not options.json:
-        say(options, {}, enhanced_lines(outcome.report, warned=told is None) + ([f"confidence {sure}"] if sure else []))
+        lines = enhanced_lines(outcome.report, warned=told is None)
+        say(options, {}, lines + (facts([("confidence", str(sure))]) if sure else []))
     if told is not None:
         told.append((_short(outcome.path), outcome.report.notices))
     return answer
@@ -144,11 +147,10 @@ def _over_stacks(told: "Sequence[tuple[str, Sequence[Notice]]]") -> list[str]:
 def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:
     """Show what became of all stacks: as JSON, or as a table for people."""
     if options.json or options.dry_run:
-        lines = [f"{key}: {value}" for one in answer.get("stacks", [answer]) for key, value in one.items()]
-        say(options, answer, lines)
+        say(options, answer, forecast_lines(names, answer.get("stacks", [answer])) if options.dry_run else [])
     elif "stacks" in answer:
         plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
-        warned = [f"warning    {line}" for line in answer["warnings"]]
+        warned = facts([("warning", line) for line in answer["warnings"]])
         say(options, {}, batch_lines(names, answer["stacks"]) + warned + plates)
     if "workers" in answer and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
@@ -180,8 +182,8 @@ def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[di
 
 def plate_lines(answer: dict[str, Any]) -> list[str]:
     """Return where a plate is and what it warns of, for people."""
-    places = [f"{name:10} {place}" for name, place in answer.items() if place and name != "warnings"]
-    return places + [f"warning    {warning}" for warning in answer["warnings"]]
+    places = [(name, str(place)) for name, place in answer.items() if place and name != "warnings"]
+    return facts([*places, *(("warning", warning) for warning in answer["warnings"])])
 
 
 def _short(path: Location) -> str:
@@ -206,26 +208,30 @@ def _cluster(options: argparse.Namespace) -> "Iterator[Cluster | None]":
 
 
 def worker_lines(workers: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what each worker has done."""
-    return [
-        f"worker     {one['worker']}: {one['bands']} bands in {one['busy_s']:.1f} s, "
-        f"{one['megapixel_per_s']:.2f} megapixel/s"
+    """Return what each worker has done, as a table."""
+    rows = [
+        [one["worker"], f"{one['bands']:,}", duration(one["busy_s"]), f"{one['megapixel_per_s']:.2f}"]
         for one in workers
     ]
+    return ["", *table([["worker", "bands", "busy for", "megapixels a second"], *rows])]
 
 
 def batch_lines(names: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[str]:
     """Return a table of what became of each stack, how many there were, and which models were chosen for them."""
-    width = max(len(name) for name in [*names, "stack"])
-    lines = ["", f"{'stack':{width}}  {'changed':>9}  {'seconds':>8}  warnings"]
+    rows = [["stack", "changed", "took", "warnings"]]
     for name, answer in zip(names, answers, strict=True):
         if "error" in answer:
-            lines.append(f"{name:{width}}  {'failed':>9}  {'':>8}  {answer['error']}")
+            rows.append([name, "failed", "", ""])
         else:
-            changed, seconds = f"{100 * answer['changed_fraction']:.2f} %", answer["seconds"]["total"]
-            lines.append(f"{name:{width}}  {changed:>9}  {seconds:8.1f}  {len(answer['warnings'])}")
-    failed = sum("error" in answer for answer in answers)
-    return [*lines, f"{len(answers) - failed} of {len(answers)} stacks enhanced", *_chosen_lines(answers)]
+            changed, seconds = answer["changed_fraction"], answer["seconds"]["total"]
+            rows.append([name, percent(changed, places=2), duration(seconds), str(len(answer["warnings"]) or "none")])
+    failed = [
+        ("failed", answer["error"] if name in answer["error"] else f"{name}: {answer['error']}")
+        for name, answer in zip(names, answers, strict=True)
+        if "error" in answer
+    ]
+    done = f"{len(answers) - len(failed)} of {count(len(answers), 'stack')} enhanced"
+    return ["", *table(rows), *([""] if failed else []), *facts(failed), "", done, *_chosen_lines(answers)]
 
 
 def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
@@ -235,18 +241,18 @@ def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
         return []
     counts = ", ".join(f"{name} for {count}" for name, count in sorted(names.items()))
     advice = "; to compare intensities between them, give one with -m" if len(names) > 1 else ""
-    return [f"the model was chosen for each stack: {counts}{advice}"]
+    return wrapped(f"the model was chosen for each stack: {counts}{advice}")
 
 
-def enhanced_lines(report: "RunReport", *, warned: bool = True) -> list[str]:
-    """Return what a run wrote, changed and warned of, for people."""
-    answer = report.as_dict()
-    lines = [f"{name:10} {path}" for name, path in answer["outputs"].items() if path]
-    lines.append(f"model      {report.model_words}")
-    if report.adaptation:
-        lines.append(f"adapted    {report.adaptation['reason']}; {report.adaptation['steps']} steps, "
-                     f"{report.adaptation['seconds']:.0f} s")  # fmt: skip
-    if "total" in answer["seconds"]:
-        lines.append(f"took       {answer['seconds']['total']:.1f} s with {report.engine}")
-    lines += [f"warning    {warning}" for warning in report.warnings] if warned else []
-    return [*lines, f"verdict    {report.verdict}"]
+def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = True) -> list[str]:
+    """Return what a run wrote, what it warned of, how long it `took`, and the verdict, for people."""
+    answer, adaptation = report.as_dict(), report.adaptation
+    told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
+    told.append(("model", report.model_words))
+    if adaptation:
+        steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
+        told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))
+    if took and "total" in answer["seconds"]:
+        told.append(("took", f"{duration(answer['seconds']['total'])} with {report.engine}"))
+    told += [("warning", warning) for warning in report.warnings] if warned else []
+    return facts([*told, ("verdict", report.verdict)])

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cellxlate.cli.output import say
+from cellxlate.cli.table import facts, size
 
 ENDINGS = {"onnx": ".onnx", "bioimageio": ".zip"}
 
@@ -20,8 +21,9 @@ def run_export(options: argparse.Namespace) -> int:
     else:
         export_package(bundle, path, authors=options.author, licence=options.licence, overwrite=options.overwrite)
     answer = {"model": bundle.name, "format": options.format, "output": str(path), "bytes": path.stat().st_size}
-    lines = [f"wrote {path}"]
+    kind = "ONNX graph" if options.format == "onnx" else "package of the BioImage Model Zoo"
+    told = [("written", str(path)), ("holds", f"{bundle.name} as {kind}, {size(answer['bytes'])}")]
     if options.format == "bioimageio":
-        lines.append(f"run it again with: cellxlate enhance STACK -m {path}")
-    say(options, answer, lines)
+        told.append(("next", f"cellxlate enhance STACK -m {path}"))
+    say(options, answer, facts(told))
     return 0

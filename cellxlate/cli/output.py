@@ -2,22 +2,27 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from cellxlate.cli.table import elided
+
 if TYPE_CHECKING:
     from cellxlate.stacks.intensity.noise_model import CameraNoise
-    from cellxlate.training.loop import TrainProgress
 
 SPACES = "\t\xa0\u202f"
-TABLE_ROWS = 20
-NOISE_HEAD = (
-    "noise         sd (counts)       between    gain   neighbours   grey step   saturates at   black   flat places"
-)
-TABLE_HEAD = "    step   seconds   objective   attention: area   inside  outside   agreement with the guide"
+PHASES = {
+    "adapting": "learning from the stack", "levels": "measuring levels", "checking": "checking earlier work",
+    "writing": "putting files together", "verifying": "reading back", "publishing": "naming the files",
+}  # fmt: skip
+"""What a run does, in words; the others are words."""
+NAME = 24
+"""Cells for the name of a stack beside its bar."""
+BAR = "{desc}{percentage:3.0f} % |{bar}| {n:.1f} of {total_fmt} {unit}, {elapsed} so far, {remaining} left"
+BAR_OF_SECONDS = "{desc}{percentage:3.0f} % |{bar}| {n:.0f} of {total_fmt} s"
+BAR_OF_WHOLE = "{desc}{percentage:3.0f} % |{bar}| {n:.0f} of {total_fmt} {unit}, {elapsed} so far, {remaining} left"
 
 
 def printable(text: str, longest: int = 2000) -> str:
@@ -49,85 +54,30 @@ def complain(message: str) -> None:
 
 @contextmanager
 def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[..., None]]:
-    """Give a function (done, total, phase) that moves a progress bar on standard error; each phase begins at 0.
+    """Give a function (done, total, phase, name) that moves a progress bar on standard error; each phase begins at 0.
 
     Nothing happens without a terminal.
     """
     if options.quiet or not sys.stderr.isatty():
-        yield lambda done, total, phase="": None  # noqa: ARG005
+        yield lambda done, total, phase="", name="": None  # noqa: ARG005
         return
     from tqdm import tqdm
 
-    with tqdm(unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+    form = BAR if unit == "planes" else BAR_OF_WHOLE
+    with tqdm(unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form) as bar:
         shown = ""
 
-        def show(done: float, total: int, phase: str = "") -> None:
+        def show(done: float, total: int, phase: str = "", name: str = "") -> None:
             nonlocal shown
             if phase != shown:
                 shown = phase
-                bar.unit = "s" if phase == "adapting" else unit
+                bar.bar_format = BAR_OF_SECONDS if phase == "adapting" else form
                 bar.reset(total)
-                bar.set_description(phase)
+                bar.set_description(f"{elided(printable(name), NAME)} {PHASES.get(phase, phase)}".strip())
             bar.total = total
-            bar.update(round(done, 2) - bar.n)
+            bar.update(round(min(done, total), 2) - bar.n)
 
         yield show
-
-
-@contextmanager
-def training_table(options: argparse.Namespace) -> Iterator[Callable[["TrainProgress"], None]]:
-    """Give a function that moves a progress bar and, twenty times a run, writes a row of a table above it."""
-    if options.quiet or not sys.stderr.isatty():
-        yield lambda news: None  # noqa: ARG005
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="steps", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-        written = -1
-
-        def show(news: "TrainProgress") -> None:
-            nonlocal written
-            if written < 0:
-                bar.write(TABLE_HEAD, file=sys.stderr)
-            bar.total = news.steps
-            bar.update(news.step - bar.n)
-            if news.note:
-                bar.write(news.note, file=sys.stderr)
-            row = TABLE_ROWS * news.step // news.steps
-            if row > written:
-                written = row
-                bar.write(training_row(news), file=sys.stderr)
-
-        yield show
-
-
-def training_row(news: "TrainProgress") -> str:
-    """Return a row of the table; a dash stands for what a run without a guide does not know."""
-    seen = news.attention
-    known = [seen.inside, seen.outside, seen.agreement]
-    inside, outside, agreement = ("-" if math.isnan(value) else f"{value:.3f}" for value in known)
-    objective = news.terms.get("total", math.nan)
-    return (
-        f"{news.step:8d}  {news.seconds:8.0f}  {objective:10.4f}  {seen.area:16.3f}  {inside:>7}  {outside:>7}"
-        f"  {agreement:>10}"
-    )
-
-
-def noise_table(names: Sequence[str], noises: Sequence["CameraNoise"]) -> list[str]:
-    """Return a table of the camera noise of each channel, and a line where it cannot be relied on."""
-    lines = [NOISE_HEAD]
-    for name, noise in zip(names, noises, strict=True):
-        low, high = noise.sd_interval
-        full = "-" if noise.saturation_counts is None else f"{noise.saturation_counts:.6g}"
-        lines.append(
-            f"{name[:12]:12} {noise.sd_counts:12.4g} {f'{low:.3g}-{high:.3g}':>13} {noise.gain:7.3g}"
-            f" {noise.neighbour_correlation:12.2f} {noise.quantisation_counts:11.3g} {full:>14}"
-            f" {noise.black_counts:7.4g} {100 * noise.flat_share:11.0f} %"
-        )
-    unsure = [name for name, noise in zip(names, noises, strict=True) if not noise.reliable]
-    if unsure:
-        lines.append(f"{', '.join(unsure)}: no flat places were found; structure may have been taken for noise")
-    return lines
 
 
 def noise_answer(name: str, noise: "CameraNoise") -> dict[str, Any]:

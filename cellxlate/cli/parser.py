@@ -3,13 +3,12 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import cellxlate
+from cellxlate.cli.arguments import Parser
 from cellxlate.cli.enhance import run_demo, run_enhance
 from cellxlate.cli.export import run_export
 from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report, run_sample
-from cellxlate.cli.output import printable
 from cellxlate.cli.train import run_evaluate, run_train
 from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
@@ -28,24 +27,27 @@ EXAMPLES = {
     "report": "cellxlate report results/stack_enhanced.ome.tif --source stack.tif",
     "describe": "cellxlate describe my-model --source faint/",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        line = printable(" ".join(message.split()), 1000)
-        self.exit(OptionError.exit_code, f"{self.prog}: {line}; see {self.prog} --help\n")
+GROUPS = {
+    "to begin": ("demo", "sample"),
+    "your images": ("info", "enhance", "report"),
+    "your own model": ("train", "evaluate", "describe", "export", "models"),
+}
+"""The commands in the order in which one uses them."""
+FIRST = """first:  cellxlate demo                 a drawn stack, its result and a report
+then:   cellxlate enhance stack.tif    your own stack
+help:   cellxlate COMMAND --help       the options of a command, with an example"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = _Parser(prog="cellxlate", description=(cellxlate.__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="cellxlate", description=(cellxlate.__doc__ or "").partition("\n")[0], epilog=FIRST)
     parser.add_argument("--version", action="version", version=f"cellxlate {cellxlate.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
+    texts: dict[str, str] = {}
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, epilog=f"example: {EXAMPLES[name]}")
+        texts[name] = text
         added.set_defaults(run=run)
         added.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
         added.add_argument("--quiet", action="store_true", help="no progress and no summary")
@@ -79,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
     describe.add_argument("model", metavar="MODEL", help="model folder or shipped name")
     describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
-    describe.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
+    describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
+    parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
     return parser
 
 
@@ -221,7 +224,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     length.add_argument("--steps", type=int, metavar="N")
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--restarts", type=int, default=0, metavar="N", help="other seeds to try if attention collapses")
-    train.add_argument("--channel", type=int, metavar="N", help="channel of multi-channel images")
+    train.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     train.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")

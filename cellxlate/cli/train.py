@@ -5,28 +5,34 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellxlate.cli.output import complain, say, training_table
+from cellxlate.cli.output import complain, progress_bar, say
+from cellxlate.cli.score_lines import score_lines
+from cellxlate.cli.table import count, duration, facts
+from cellxlate.cli.training_lines import training_news
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train and say where the model is."""
     from cellxlate.training.loop import train
 
-    with training_table(options) as show, _heard_warnings(options):
+    with training_news(options) as news, _heard_warnings(options):
         bundle = train(
             options.source, options.target, output=options.output, preset=options.preset, settings=options.settings,
             base=options.base,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,
-            progress=show,
+            progress=news.look, after_step=news.after_step,
         )  # fmt: skip
     training = bundle.card["training"]
     answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],
               "seconds": training["seconds"], "generator_parameters": bundle.card["generator_parameters"],
               "attention_parameters": bundle.card["attention_parameters"]}  # fmt: skip
-    say(options, answer, [f"model  {options.output}  ({training['steps']} steps, {training['seconds']:.0f} s)",
-                           f"next   cellxlate enhance STACK -m {options.output}"])  # fmt: skip
+    say(options, answer, facts([
+        ("model", str(options.output)),
+        ("trained", f"{count(training['steps'], 'step')} in {duration(training['seconds'])}"),
+        ("next", f"cellxlate enhance STACK -m {options.output}"),
+    ]))  # fmt: skip
     return 0
 
 
@@ -46,18 +52,21 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Score and say the means."""
+    """Score, and say the means and whether it helps."""
     from cellxlate.evaluation.evaluate import evaluate
     from cellxlate.model.cards import amend_card, locate
 
-    scores = evaluate(
-        options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
-        no_cells=options.no_cells, intensity=options.intensity, output=options.output,
-    )  # fmt: skip
+    with progress_bar(options, "images") as show:
+        scores = evaluate(
+            options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
+            no_cells=options.no_cells, intensity=options.intensity, output=options.output, progress=show,
+        )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
     if options.to_card and options.model:
         amend_card(
             locate(options.model), "scores", {"data": options.source.name, "images": len(scores["images"]), **summary}
         )
-    say(options, scores, [f"{name}: {value}" for name, value in summary.items()])
+    title = f"{options.enhanced or options.model} on {options.source}"
+    made = [f"report: {options.output}"] if options.output else []
+    say(options, scores, [*score_lines(title, scores), *made])
     return 0

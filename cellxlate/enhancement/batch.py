@@ -14,11 +14,11 @@ from traceback import clear_frames
 
 import torch
 
-from cellxlate.enhancement.adaptation.adapt import adapt_stack
+from cellxlate.enhancement.adaptation.adapt import adapt_stack, require_seconds
 from cellxlate.enhancement.adaptation.record import Adaptation, model_folder
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.confidence.views import VIEWS
-from cellxlate.enhancement.estimate import Forecast, predict
+from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
 from cellxlate.enhancement.outputs.names import (
@@ -35,11 +35,13 @@ from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.model.engines.engine import Device, Engine, Precision
+from cellxlate.model.engines.engine import Device, Engine, Precision, require_known
+from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, NO_ATTENTION, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.notices import over_stacks
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import EnhanceSettings
+from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.writer import Format
@@ -58,8 +60,8 @@ class BatchSettings:
     axes: str | None = None
     image: int | None = None
     incomplete: bool = False
-    channels: Sequence[str | int] | None = None
-    levels_from: Path | None = None
+    channels: Sequence[str | int] | str | int | None = None
+    levels_from: str | Path | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     engine: Engine = "auto"
     device: Device = "auto"
@@ -153,29 +155,15 @@ class BatchOutcome:
 
 
 def enhance_files(
-    paths: str | Location | Sequence[str | Location],
-    model: str | Path | Bundle = AUTO,
-    *,
-    output_dir: str | Location | None = None,
-    format: Format | None = None,
-    axes: str | None = None,
-    image: int | None = None,
-    incomplete: bool = False,
-    channels: Sequence[str | int] | None = None,
-    levels_from: Path | None = None,
-    settings: EnhanceSettings | None = None,
-    engine: Engine = "auto",
-    device: Device = "auto",
-    precision: Precision = "float32",
-    attention: bool = True,
-    report: bool = True,
-    overwrite: bool = False,
-    resume: bool = False,
-    adapt_s: float | None = None,
-    confidence: bool = False,
-    where: Executor = THIS_PROCESS,
-    progress: Progress | None = None,
-) -> BatchOutcome:
+    paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
+    output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
+    image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
+    tile_px: int | None = None, dense: bool | None = None, settings: EnhanceSettings | None = None,
+    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
+    report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
+    confidence: bool = False, where: Executor = THIS_PROCESS, progress: Progress | None = None,
+) -> BatchOutcome:  # fmt: skip
     """Enhance many stacks as `cellxlate enhance` does: what fails does not stop the others, and is returned.
 
     Parameters
@@ -187,9 +175,9 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, settings, engine, device, precision
+    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
         As in `enhance_file`, for every stack.
-    attention, report, overwrite, resume, where
+    engine, device, precision, attention, report, overwrite, resume, where
         As in `enhance_file`, for every stack.
     adapt_s : float, optional
         Let the model learn from each stack before, so many seconds (`adapt`); not for plates.
@@ -216,6 +204,8 @@ def enhance_files(
     >>> [(stack.path.name, str(stack.error)) for stack in outcome.failed]  # doctest: +SKIP
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
     """
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    require_callables(progress=progress)
     given = [paths] if isinstance(paths, str | Location) else paths
     left_out: list[str] = []
     batch = plan_batch(
@@ -223,7 +213,7 @@ def enhance_files(
         model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, levels_from=levels_from, settings=settings or EnhanceSettings(),
+            incomplete=incomplete, channels=channels, levels_from=levels_from, settings=asked,
             engine=engine, device=device, precision=precision, attention=attention, report=report,
             overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
         ),
@@ -247,6 +237,7 @@ def plan_batch(
 
     `left_out` is called with a line for each kind of what is found and is no stack.
     """
+    _check(settings)
     given, said = without_results(paths)
     plates = [] if settings.image is not None else plates_of(
         given, output=settings.output, output_dir=settings.output_dir, format=settings.format,
@@ -276,8 +267,20 @@ def plan_batch(
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
-    loaded = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
     return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
+
+
+def _check(settings: BatchSettings) -> None:
+    """Raise OptionError for what would fail for every stack, before anything is read."""
+    enhance_settings(settings.settings)
+    require_known(settings.engine, settings.device, settings.precision)
+    require_flags(
+        incomplete=settings.incomplete, attention=settings.attention, report=settings.report,
+        overwrite=settings.overwrite, resume=settings.resume, confidence=settings.confidence,
+    )  # fmt: skip
+    if settings.adapt_s is not None:
+        require_seconds(ADAPT, settings.adapt_s)
 
 
 def attempts(batch: Batch, attempt: Callable[[BatchStack], StackOutcome]) -> Iterator[StackOutcome]:
@@ -346,7 +349,12 @@ def predict_stack(
     if settings.adapt_s is not None:
         adapting = {"seconds": settings.adapt_s, "model": str(model_folder(outputs))}
     confidence_s = VIEWS * prediction.seconds["bands"] if settings.confidence else 0.0
-    return StackOutcome(stack.path, forecast=Forecast(stack.path, plan, outputs, prediction, adapting, confidence_s))
+    obstacle = "" if stack.plate else obstacle_of(
+        outputs, made=settings.output_dir, overwrite=settings.overwrite, resume=settings.resume
+    )  # fmt: skip
+    room = free_bytes(outputs.enhanced.parent)
+    forecast = Forecast(stack.path, plan, outputs, prediction, adapting, confidence_s, obstacle, room)
+    return StackOutcome(stack.path, forecast=forecast)
 
 
 def _processes(workers: int | None, scheduler: str | None) -> int:

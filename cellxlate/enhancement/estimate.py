@@ -8,9 +8,10 @@ seconds of the processor: together they take as long as the longer of them, and 
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -21,11 +22,14 @@ import numpy as np
 
 from cellxlate.enhancement.flow import EnhanceProgress, Phase, follow, write_bands
 from cellxlate.enhancement.job import Executor, steps_to_files
-from cellxlate.enhancement.outputs.names import Outputs, name_outputs
+from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
-from cellxlate.enhancement.verify import compare_here
+from cellxlate.enhancement.tiling import bands_of, tiles_of
+from cellxlate.enhancement.verify import compare_here, peak_rss_mb
+from cellxlate.errors import OutputError, said
 from cellxlate.locations import Location
+from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
@@ -86,6 +90,13 @@ class Prediction:
         Measured on the sample.
     sampled_megapixels : float
         Size of the sample.
+    file_bytes : mapping of str to float
+        Of "enhanced" and "attention", on disk, with their pyramids; scaled by the pixels.
+    peak_rss_mb : float
+        Largest memory of this process until the sample was done; 0 where it is not known. It does not grow with the
+        stack, but for planes that are larger than the sample's windows.
+    departures : mapping of int to Departure
+        How far each channel is from the model's training images, as far as that can be said.
     """
 
     megapixels: float
@@ -94,6 +105,9 @@ class Prediction:
     seconds: dict[str, float]
     sampled: Mapping[str, Took]
     sampled_megapixels: float
+    file_bytes: Mapping[str, float] = field(default_factory=dict)
+    peak_rss_mb: float = 0.0
+    departures: Mapping[int, Departure] = field(default_factory=dict)
 
     @property
     def total_s(self) -> float:
@@ -113,6 +127,8 @@ class Prediction:
             "seconds": {part: round(value, 1) for part, value in self.seconds.items()},
             "megapixels": round(self.megapixels, 3), "cell_fraction": round(self.cell_fraction, 4),
             "processes": self.processes, "sampled_megapixels": round(self.sampled_megapixels, 3),
+            "file_bytes": {name: round(amount) for name, amount in self.file_bytes.items()},
+            "peak_rss_mb": self.peak_rss_mb,
         }  # fmt: skip
 
 
@@ -121,6 +137,8 @@ class Forecast:
     """What would be done with a stack, how long it would take, and what comes on top.
 
     That is learning from it before, and asking for confidence after, in seconds, if they are wanted.
+    `obstacle` says why the job would be refused as things are, if it would; `free_bytes` are those of the disk that it
+    would write to, where that is known.
     """
 
     path: Location
@@ -129,11 +147,42 @@ class Forecast:
     prediction: Prediction
     adapting: Mapping[str, Any] = field(default_factory=dict)
     confidence_s: float = 0.0
+    obstacle: str = ""
+    free_bytes: int | None = None
 
     @property
     def total_s(self) -> float:
         """Seconds in all."""
         return float(self.adapting.get("seconds", 0.0)) + self.prediction.total_s + self.confidence_s
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the planes that are enhanced are cut into."""
+        plan, stack = self.plan, self.plan.stack
+        per_plane = sum(
+            len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
+        )  # fmt: skip
+        return per_plane * stack.planes_per_channel * len(plan.channels)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known before the job is begun."""
+        stack, needed = self.plan.stack, sum(self.prediction.file_bytes.values())
+        warnings = [self.obstacle] if self.obstacle else []
+        if self.free_bytes is not None and needed > self.free_bytes:
+            warnings.append(
+                f"{needed / 1e9:.1f} GB would be written, but {self.free_bytes / 1e9:.1f} GB are free in "
+                f"{self.outputs.enhanced.parent}; make room or choose another folder"
+            )
+        for channel, departure in self.prediction.departures.items():
+            if words := departure_words(departure):
+                names = stack.channel_names
+                name = names[channel] if channel < len(names) else f"channel {channel}"
+                warnings.append(
+                    f"{name} does not look like the images that {self.plan.bundle.name} was trained on: "
+                    f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
+                )
+        return [*warnings, *stack.warnings]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `enhance --dry-run --json` prints."""
@@ -147,7 +196,8 @@ class Forecast:
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "outputs": [str(written) for written in self.outputs.wanted],
+            "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
+            "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
         }  # fmt: skip
 
@@ -187,6 +237,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
             sampled, tally = run_sample(
                 replace(plan, stack=stack, jobs=jobs, sampled=None), outputs, Path(folder), resolutions=resolutions
             )
+            file_bytes = {name: _bytes_of(Path(folder), name) for name in ("enhanced", "attention")}
     both = plan.stack, stack
     size, sample_size = (one.plane_count * prod(one.plane_shape) for one in both)
     shown, sample_shown = (len(choose_planes(one, plan.channels)) * prod(one.plane_shape) for one in both)
@@ -199,8 +250,42 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         "checks": checks.at_once(sampled["pictures"] * pictures, _cores()),
         "report": sampled["report"].clock_s,
     }
-    prediction = Prediction(size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6)
+    prediction = Prediction(
+        size / 1e6, tally.total.selected_fraction, 1, seconds, sampled, sample_size / 1e6,
+        {name: amount * scale for name, amount in file_bytes.items()}, peak_rss_mb(),
+        {channel: trust.departure for channel, trust in tally.trust.items() if trust.departure},
+    )  # fmt: skip
     return prediction.with_processes(processes)
+
+
+def _bytes_of(folder: Path, name: str) -> int:
+    """Return the bytes of the sample's file, or folder, of that name."""
+    return sum(item.stat().st_size for item in folder.rglob("*") if item.is_file() and f"_{name}" in str(item))
+
+
+def obstacle_of(outputs: Outputs, *, made: Location | None, overwrite: bool, resume: bool) -> str:
+    """Return why a job would be refused by what lies where it writes, in words; nothing where it would not.
+
+    `made` is the folder for outputs that a job makes where it is missing.
+    """
+    folder = outputs.enhanced.parent
+    if folder == made and isinstance(folder, Path) and not folder.exists():
+        return ""
+    try:
+        require_free(outputs, overwrite=overwrite, resume=resume)
+    except OutputError as fault:
+        return said(fault)
+    return ""
+
+
+def free_bytes(folder: Location) -> int | None:
+    """Return how much room there is where a folder is, or will be made; None in a bucket, or where it is not known."""
+    if not isinstance(folder, Path):
+        return None
+    there = next((one for one in (folder, *folder.absolute().parents) if one.is_dir()), None)
+    with suppress(OSError):
+        return shutil.disk_usage(there).free if there else None
+    return None
 
 
 def sample_of(stack: Stack) -> Iterator[Any]:

@@ -56,9 +56,11 @@ from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
+from cellxlate.option_values import require_callables, require_flags
 from cellxlate.quality.report.account import Account, Beside, in_a_thread
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import EnhanceSettings
+from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
 from cellxlate.stacks.write.origins import Origin
@@ -110,31 +112,18 @@ class EnhancedStack:
 
 
 def enhance_file(
-    path: str | Location | Stack | npt.NDArray[Any] | Pixels,
-    model: str | Path | Bundle = AUTO,
-    *,
-    output: str | Location | None = None,
-    output_dir: str | Location | None = None,
-    format: Format | None = None,
-    axes: str | None = None,
-    image: int | None = None,
-    incomplete: bool = False,
-    channels: Sequence[str | int] | None = None,
-    levels_from: Path | None = None,
-    settings: EnhanceSettings | None = None,
-    engine: Engine = "auto",
-    device: Device = "auto",
-    precision: Precision = "float32",
-    attention: bool = True,
-    report: bool = True,
-    overwrite: bool = False,
-    resume: bool = False,
-    outputs: Outputs | None = None,
-    adaptation: "Adaptation | None" = None,
-    where: Executor = THIS_PROCESS,
+    path: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
+    output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False,
+    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
+    dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
+    device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
+    overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
+    adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
-) -> RunReport:
+) -> RunReport:  # fmt: skip
     """Enhance a stack and write the result, the attention map and a report beside it.
 
     Parameters
@@ -157,11 +146,13 @@ def enhance_file(
     incomplete : bool
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
     channels : sequence of str or int, optional
-        Names or numbers of the channels to enhance; all by default. Others are copied.
-    levels_from : Path, optional
+        Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    levels_from : path, optional
         Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
+    threshold, intensity, tile_px, dense : float, str, int, bool, optional
+        As in `EnhanceSettings`.
     settings : EnhanceSettings, optional
-        Threshold, intensity, tiles.
+        The four above as one object; those that are given change it.
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
     attention, report : bool
@@ -204,6 +195,9 @@ def enhance_file(
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
     started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    require_flags(attention=attention, report=report, overwrite=overwrite, resume=resume)
+    require_callables(progress=progress, phases=phases)
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = source_of(path, stack, to=output or folder)
@@ -216,7 +210,7 @@ def enhance_file(
         tell = phase_teller(stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            stack, model, channels=channels, levels_from=levels_from, settings=settings, engine=engine, device=device,
+            stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
             precision=precision, adaptation=adaptation,
         )  # fmt: skip
         steps = steps_to_files(
@@ -226,18 +220,15 @@ def enhance_file(
 
 
 def enhance(
-    stack: str | Location | Stack | npt.NDArray[Any] | Pixels,
-    model: str | Path | Bundle = AUTO,
-    *,
-    axes: str | None = None,
-    channels: Sequence[str | int] | None = None,
-    settings: EnhanceSettings | None = None,
-    engine: Engine = "auto",
-    device: Device = "auto",
-    precision: Precision = "float32",
+    stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False,
+    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
+    dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
+    device: Device = "auto", precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
-) -> EnhancedStack:
+) -> EnhancedStack:  # fmt: skip
     """Enhance a stack in memory.
 
     Parameters
@@ -248,7 +239,9 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, channels, settings, engine, device, precision, progress, phases
+    model, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
+        As in `enhance_file`.
+    engine, device, precision, progress, phases
         As in `enhance_file`.
 
     Returns
@@ -266,17 +259,20 @@ def enhance(
     Examples
     --------
     >>> import cellxlate, numpy as np
-    >>> result = cellxlate.enhance(np.zeros((40, 50), np.uint16))  # doctest: +SKIP
+    >>> result = cellxlate.enhance(np.zeros((40, 50), np.uint16), threshold=0.2)  # doctest: +SKIP
     >>> result.image.dtype, int(result.attention.max())  # doctest: +SKIP
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    with opened(stack, axes) as opened_stack:
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    require_callables(progress=progress, phases=phases)
+    with opened(stack, axes, image, incomplete) as opened_stack:
         tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            opened_stack, model, channels=channels, settings=settings, engine=engine, device=device, precision=precision
-        )
+            opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
+            device=device, precision=precision,
+        )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 
 

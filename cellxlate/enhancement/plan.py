@@ -25,9 +25,12 @@ from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, choose_device, open_engine
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import CHANNELS, INTENSITY, THRESHOLD, TILE
+from cellxlate.option_values import as_list, as_path
+from cellxlate.options import CHANNELS, INTENSITY, LEVELS_FROM
 from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
+from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.intensity.stack_range import stack_ranges
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
+WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
@@ -177,12 +181,12 @@ def make_plan(
     stack: Stack,
     model: str | Path | Bundle,
     *,
-    channels: Sequence[str | int] | None,
+    channels: Sequence[str | int] | str | int | None,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
     precision: Precision = "float32",
-    levels_from: Path | None = None,
+    levels_from: str | Path | None = None,
     streams: int | None = None,
     choice: Choice | None = None,
     adaptation: "Adaptation | None" = None,
@@ -202,7 +206,7 @@ def make_plan(
     ModelError
         The model cannot be loaded.
     """
-    settings = checked(settings or EnhanceSettings())
+    settings = enhance_settings(settings)
     require_counts(stack)
     chosen = choose_channels(stack, channels)
     sampled = SampledPixels(stack.pixels)
@@ -210,7 +214,7 @@ def make_plan(
     started = time.perf_counter()
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if model == AUTO:
+    if isinstance(model, str) and model == AUTO:
         model, choice = choose_model(sample, chosen)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
@@ -222,8 +226,8 @@ def make_plan(
     calibrate_s = chosen_s + time.perf_counter() - started
     jobs = tuple(PlaneJob(translator, {channel: intensities[channel]}, target, settings) for channel in chosen)
     return Plan(
-        stack, bundle, jobs, settings, translator, calibrate_s, levels_from, streams, choice, sampled, adaptation,
-        (engine, device, precision),
+        stack, bundle, jobs, settings, translator, calibrate_s, None if levels_from is None else Path(levels_from),
+        streams, choice, sampled, adaptation, (engine, device, precision),
     )  # fmt: skip
 
 
@@ -250,28 +254,7 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     )
 
 
-def checked(settings: EnhanceSettings) -> EnhanceSettings:
-    """Return the settings.
-
-    Raises
-    ------
-    OptionError
-        The threshold lies outside [0, 1], the intensity is unknown, or a tile has no pixel.
-    """
-    if not 0 <= settings.threshold <= 1:
-        raise OptionError(
-            THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"
-        )
-    if settings.intensity not in ("source", "target"):
-        raise OptionError(INTENSITY.of(settings.intensity), " is not known", remedy="choose source or target")
-    if settings.tile_px is not None and settings.tile_px < 1:
-        raise OptionError(
-            TILE.of(settings.tile_px), " is less than 1 px", remedy="leave it out to let the memory budget decide"
-        )
-    return settings
-
-
-def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple[int, ...]:
+def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
     """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
 
     Raises
@@ -279,32 +262,21 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | None) -> tuple
     OptionError
         There is no such channel, more than one, or it is opacity.
     """
-    alpha = () if "S" in stack.axes and "C" in stack.axes else stack.alpha_samples
-    if not channels:
-        return tuple(channel for channel in range(stack.channel_count) if channel not in alpha)
-    numbers = {_channel_number(stack, channel) for channel in channels}
-    if opaque := numbers.intersection(alpha):
+    asked = (
+        [channels]
+        if isinstance(channels, str | int)
+        else []
+        if channels is None
+        else as_list(CHANNELS, channels, WANTED)
+    )
+    if not asked:
+        return stack.light_channels
+    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
+    if opaque := numbers.difference(stack.light_channels):
         raise OptionError(
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
         )
     return tuple(sorted(numbers))
-
-
-def _channel_number(stack: Stack, channel: str | int) -> int:
-    """Return the number of a channel that is asked for: text is a name first, and a number where none is called so."""
-    named = [number for number, name in enumerate(stack.channel_names) if name == channel]
-    if len(named) > 1:
-        raise OptionError(
-            f"{stack.name} has {len(named)} channels that are called {channel!r}, numbers "
-            f"{', '.join(map(str, named))}; give the number"
-        )
-    if named:
-        return named[0]
-    if str(channel).isdecimal() and len(str(channel)) < 10 and int(channel) < stack.channel_count:
-        return int(channel)
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(stack.channel_names))
-    there = names or f"numbers 0 to {stack.channel_count - 1}"
-    raise OptionError(f"{stack.name} has no channel {str(channel)!r}; there are: {there}")
 
 
 def target_levels(bundle: Bundle) -> IntensityRange:
@@ -331,7 +303,7 @@ def require_counts(stack: Stack) -> None:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
 
 
-def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -> dict[int, IntensityRange]:
+def ranges_of(stack: Stack, channels: Sequence[int], levels_from: str | Path | None) -> dict[int, IntensityRange]:
     """Measure the levels of channels, or take those that an earlier run states in its report or its output.
 
     Raises
@@ -339,7 +311,8 @@ def ranges_of(stack: Stack, channels: Sequence[int], levels_from: Path | None) -
     OptionError
         It states none of a channel.
     """
-    intensities = stack_ranges(stack, channels) if levels_from is None else saved_ranges(levels_from)
+    given = None if levels_from is None else as_path(LEVELS_FROM, levels_from)
+    intensities = stack_ranges(stack, channels) if given is None else saved_ranges(given)
     if absent := [channel for channel in channels if channel not in intensities]:
         raise OptionError(
             f"{levels_from} states no levels of channel {absent[0]}", remedy=("choose others with ", CHANNELS)

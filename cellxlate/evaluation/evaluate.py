@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 import cellxlate
-from cellxlate.errors import OptionError
+from cellxlate.errors import Option, OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
-from cellxlate.evaluation.score import GROUPS, Enhance, Scored, mean_scores, score_case
-from cellxlate.options import ENHANCED
+from cellxlate.evaluation.score import GROUPS, Enhance, Scored, combine_inputs, mean_scores, score_case
+from cellxlate.evaluation.verdict import judge
+from cellxlate.option_values import as_path, require_callables, require_choice
+from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.quality.report.report import finite_json
@@ -68,8 +70,9 @@ def evaluate(
     -------
     dict
         "foreground", "background", "attention": means over images; "no_cells"; "patch_distance"; "phantoms": sums;
-        "kept_violations": sum; "images": a row per image. What cannot be said is None. docs/explanation/scores.md
-        explains each score.
+        "kept_violations": sum; "input": "foreground", "phantoms" and "patch_distance" of the raw input itself, where
+        there is a truth; "verdict": whether it helps against the raw input, and by how much; "images": a row per
+        image. What cannot be said is None. docs/explanation/scores.md explains each score.
 
     Raises
     ------
@@ -85,9 +88,12 @@ def evaluate(
     """
     if (model is None) == (enhanced is None):
         raise OptionError("give either a model or a folder of enhanced images (", ENHANCED, ")")
-    made = _path(enhanced)
-    cases = match_cases(Path(source), enhanced=made, truth=_path(truth), masks=_path(masks))
-    empty = match_cases(Path(no_cells), enhanced=made) if no_cells is not None else []
+    require_choice(INTENSITY, intensity, get_args(Intensity))
+    require_callables(progress=progress)
+    made, place, folder = _path(ENHANCED, enhanced), _path(OUTPUT, output), as_path(SOURCE, source)
+    clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
+    cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
+    empty = match_cases(blanks, enhanced=made) if blanks is not None else []
     enhance = _enhancer(model, intensity)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
@@ -96,16 +102,17 @@ def evaluate(
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
-    scores: dict[str, Any] = finite_json(summarise(scored, [one.row["changed_percent"] for one in blank]))
-    if output is not None:
+    summary = summarise(scored, [one.row["changed_percent"] for one in blank])
+    scores: dict[str, Any] = finite_json({"verdict": judge(summary).as_dict(), **summary})
+    if place is not None:
         what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
-        title = f"{Path(str(what)).name} on {Path(source).name}"
-        write_whole_file(Path(output), evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
+        title = f"{Path(str(what)).name} on {folder.name}"
+        write_whole_file(place, evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
 
 
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(option: Option | str, path: str | Path | None) -> Path | None:
+    return None if path is None else as_path(option, path)
 
 
 def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
@@ -116,7 +123,7 @@ def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enha
     from cellxlate.model.bundle import Bundle, load_model
     from cellxlate.model.cards import AUTO
 
-    bundle = model if isinstance(model, Bundle) or model == AUTO else load_model(model)
+    bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
@@ -130,13 +137,21 @@ def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) 
     rows = [one.row for one in scored]
     patches = [np.concatenate(part) for part in zip(*(one.textures for one in scored if one.textures), strict=True)]
     violations = [row["kept_violations"] for row in rows if row["kept_violations"] is not None]
+    raw = combine_inputs([row["input"] for row in rows])
+    if raw is not None:
+        raw = {
+            "foreground": raw["foreground"],
+            "patch_distance": measures.patch_distance(patches[2], patches[1]) if patches else None,
+            "phantoms": {name: raw["phantoms"][name] for name in ("added", "lost")},
+        }
     return {
         **{group: mean_scores([row[group] for row in rows]) for group in GROUPS},
         "no_cells": {"changed_percent": float(np.mean(blank_changed_percent)) if blank_changed_percent else None},
-        "patch_distance": measures.patch_distance(*patches) if patches else None,
+        "patch_distance": measures.patch_distance(*patches[:2]) if patches else None,
         "phantoms": {name: sum(row["phantoms"][name] for row in rows) for name in ("added", "lost")},
         "changed_percent": float(np.mean([row["changed_percent"] for row in rows])),
         "kept_violations": sum(violations) if violations else None,
+        "input": raw,
         "images": rows,
     }
 
@@ -176,7 +191,10 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         return [(row[group] or {}).get(name) for _, group, name in COLUMNS]
 
     broken = scores["kept_violations"]
+    helps = scores["verdict"]
     warned = []
+    if helps["helps"] != "unknown":
+        warned.append(("good" if helps["helps"] == "yes" else "alert", helps["sentence"]))
     if broken:
         warned.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
     elif broken is not None:
@@ -203,6 +221,7 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         figures=page.markup(page.figures(pictures)),
         head=["image", *(name for name, _, _ in COLUMNS)],
         mean=columns(scores),
+        raw=columns({**dict.fromkeys((*GROUPS, "phantoms")), **(scores["input"] or {})}) if scores["input"] else None,
         rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
         footer=f"Made by cellxlate {cellxlate.__version__}.",
     )

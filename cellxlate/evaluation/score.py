@@ -76,14 +76,14 @@ class Scored:
     ----------
     row : dict
         Its scores by group, as they go into the JSON.
-    textures : (ndarray (n, 49), ndarray (n, 49)) or None
-        Patches inside its cells, of the output and of the truth.
+    textures : (ndarray (n, 49), ndarray (n, 49), ndarray (n, 49)) or None
+        Patches inside its cells, of the output, of the truth and of the raw input.
     picture : Picture or None
         Of its middle plane.
     """
 
     row: dict[str, Any]
-    textures: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+    textures: tuple[npt.NDArray[np.float64], ...] | None = None
     picture: Picture | None = None
 
 
@@ -115,8 +115,8 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
             rows.append(score_plane(plane))
             if plane.truth is not None and plane.cells is not None:
                 plane_seed = seed + SEEDS_PER_PLANE * number
-                both = (plane.enhanced, plane.truth)
-                textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in both])
+                images = (plane.enhanced, plane.truth, plane.raw)
+                textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in images])
             if picture and number == stack.plane_count // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
         row = {
@@ -125,8 +125,8 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
             "cells_from": "masks" if "mask" in stacks else "truth" if "truth" in stacks else None,
             **combine(rows),
         }
-    ours, theirs = (np.concatenate(patches) for patches in zip(*textures, strict=True)) if textures else (None, None)
-    return Scored(row, None if ours is None or theirs is None else (ours, theirs), drawn)
+    together = tuple(np.concatenate(patches) for patches in zip(*textures, strict=True)) if textures else None
+    return Scored(row, together, drawn)
 
 
 def _open(case: Case, enhance: Enhance | None, opened: ExitStack) -> dict[str, Stack]:
@@ -167,7 +167,17 @@ def score_plane(plane: Plane) -> dict[str, Any]:
     if plane.attention is not None and plane.mask is not None:
         scores["attention"] = asdict(measures.attention_scores(plane.attention / 255, plane.mask))
     scores["phantoms"] = asdict(measures.phantoms(plane.enhanced, plane.raw if plane.truth is None else plane.truth))
-    return scores
+    return scores | {"input": score_input(plane)}
+
+
+def score_input(plane: Plane) -> dict[str, Any] | None:
+    """Return the scores that the raw input of a plane has itself; None without a truth to compare it with."""
+    if plane.truth is None or plane.cells is None:
+        return None
+    return {
+        "foreground": asdict(measures.foreground(plane.raw, plane.truth, plane.cells)),
+        "phantoms": asdict(measures.phantoms(plane.raw, plane.truth)),
+    }
 
 
 def combine(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -177,8 +187,25 @@ def combine(planes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "changed_percent": float(np.mean([plane["changed_percent"] for plane in planes])),
         "kept_violations": None if None in violations else sum(violations),
         **{group: mean_scores([plane[group] for plane in planes]) for group in GROUPS},
-        "phantoms": {name: sum(plane["phantoms"][name] for plane in planes) for name in planes[0]["phantoms"]},
+        "phantoms": sums([plane["phantoms"] for plane in planes]),
+        "input": combine_inputs([plane["input"] for plane in planes]),
     }
+
+
+def combine_inputs(inputs: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the scores of raw inputs together: means of scores, sums of what is counted; None where there is none."""
+    known = [one for one in inputs if one is not None]
+    if not known:
+        return None
+    return {
+        "foreground": mean_scores([one["foreground"] for one in known]),
+        "phantoms": sums([one["phantoms"] for one in known]),
+    }
+
+
+def sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sum of each count."""
+    return {name: sum(one[name] for one in counts) for name in counts[0]}
 
 
 def mean_scores(groups: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:

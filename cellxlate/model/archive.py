@@ -6,7 +6,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from cellxlate.errors import CellxlateError, MissingModelError, ModelError, unless_denied
-from cellxlate.stacks.naming import one_line
+from cellxlate.options import TRAIN_RESUME
+from cellxlate.stacks.naming import first_names, is_image_name, is_picture_name, one_line
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 MOST_MEMBERS = 1000
@@ -16,6 +17,11 @@ LARGEST_LISTING_BYTES = 4_000_000
 PICKLE_ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz")
 ARCHIVE_FAULTS = (OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error,
                   LookupError)  # fmt: skip
+ZOO_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+FOREIGN = (
+    "is a model of the BioImage Model Zoo that cellxlate has not written, which is not run here; give a model folder, "
+    "or a package that cellxlate has exported"
+)
 END_OF_LISTING, BIG_LISTING, END_BYTES, LONGEST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 65_535
 
 
@@ -83,7 +89,31 @@ def refuse_file(path: Path) -> CellxlateError:
             _member_prefix(path)
         except ModelError as fault:
             return fault
+    if path.name in (CARD, WEIGHTS, "preview.png") and (path.parent / CARD).is_file():
+        return ModelError(f"{path} is one file of a model; give the folder of the model, {path.parent}")
+    if path.suffix.lower() == ".onnx":
+        return ModelError(f"{path} is an ONNX network, which is not run here; give the model that it was exported from")
+    if path.name in ZOO_NAMES:
+        return ModelError(f"{path} {FOREIGN}")
+    if is_image_name(path) or is_picture_name(path):
+        return ModelError(f"{path} is an image and no model; give a model folder, or the name of a shipped model")
     return ModelError(f"{path} is a file and no archive of a model; give the model folder itself")
+
+
+def _refuse_folder(folder: Path) -> MissingModelError:
+    """Return what to say of a folder that is given as a model and has no card: what it holds instead."""
+    lacks = f"{folder} has no {CARD}"
+    inside = sorted(card.parent.name for card in folder.glob(f"*/{CARD}"))
+    if inside:
+        return MissingModelError(
+            f"{lacks}, but holds the model{'s' if len(inside) > 1 else ''} {first_names(inside)}; give one of them, as "
+            f"in {folder / inside[0]}"
+        )
+    if folder.suffix == ".partial":
+        return MissingModelError(lacks, ", as its training is not finished", remedy=("finish it with ", TRAIN_RESUME))
+    if any((folder / name).is_file() for name in ZOO_NAMES):
+        return MissingModelError(f"{folder} {FOREIGN}")
+    return MissingModelError(f"{lacks}; give a whole model folder")
 
 
 def _read_file(folder: Path, name: str, most_bytes: int) -> bytes:
@@ -99,7 +129,8 @@ def _read_file(folder: Path, name: str, most_bytes: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(most_bytes + 1)
     except FileNotFoundError as fault:
-        raise MissingModelError(f"{folder} has no {name}; give a whole model folder") from fault
+        refused = MissingModelError(f"{folder} has no {name}; give a whole model folder")
+        raise (_refuse_folder(folder) if name == CARD else refused) from fault
     except (OSError, RuntimeError) as fault:  # RuntimeError: links in a circle
         damaged = ModelError(f"{path} cannot be read ({_short(fault)}); copy the model folder again")
         raise unless_denied(damaged, path, fault) from fault
@@ -125,6 +156,8 @@ def _member_prefix(path: Path) -> str:
         raise ModelError(f"{path} lists {len(members)} files, a model has a handful; give the archive of one model")
     cards = [name for name in map(PurePosixPath, members) if name.name == CARD]
     near = [name for name in cards if len(name.parts) <= 2 and ".." not in name.parts and not name.is_absolute()]
+    if not near and any(PurePosixPath(name).name in ZOO_NAMES for name in members):
+        raise ModelError(f"{path} {FOREIGN}")
     if len(near) != 1:
         content = "holds no card.json" if not near else f"holds {len(near)} cards"
         raise ModelError(f"{path} {content}, so it is not the archive of one cellxlate model; give the model folder")

@@ -8,8 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from cellxlate.errors import CellxlateError, MissingModelError, ModelError, OutputError, said, unless_denied
+from cellxlate.errors import (
+    CellxlateError,
+    MissingModelError,
+    ModelError,
+    OptionError,
+    OutputError,
+    said,
+    unless_denied,
+)
 from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.option_values import given, kind_of, nearest_name
+from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
@@ -66,11 +76,13 @@ def _migrated(path: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 def locate(model: str | Path) -> Path:
     """Return the folder, or the archive, of a model given by path or shipped name, or raise ModelError."""
-    if model == AUTO:
+    if isinstance(model, str) and model == AUTO:
         raise ModelError(
             f"{AUTO} is no model but chooses one for a stack; give the name of a model here, or ./{AUTO} for a folder "
             "that is called so"
         )
+    if not isinstance(model, str | Path):
+        raise OptionError(given(MODEL, model), f" {kind_of(model)}, expected the name of a model, or a path")
     path = Path(model)
     try:
         if path.is_dir() or is_archive(path):
@@ -85,10 +97,23 @@ def locate(model: str | Path) -> Path:
     shipped = SHIPPED / path
     if path.name == str(model) and (shipped / CARD).is_file():
         return shipped
-    names = ", ".join(sorted(path.name for path in model_folders(SHIPPED))) or "none"
+    names = sorted(path.name for path in model_folders(SHIPPED))
+    meant = nearest_name(path.name, [*names, *_models_beside(path)])
+    if meant and meant not in names:
+        meant = str(path.with_name(meant))
+    hint = f"did you mean {meant!r}? Give" if meant else "give"
     raise MissingModelError(
-        f"there is no model {str(model)[:200]!r}; give a model folder or one of the shipped models: {names}"
+        f"there is no model {str(model)[:200]!r}; {hint} a model folder or one of the shipped models: "
+        f"{', '.join(names) or 'none'}"
     )
+
+
+def _models_beside(path: Path) -> list[str]:
+    """Return the names of the model folders in the folder of a path that does not exist."""
+    try:
+        return [one.name for one in model_folders(path.parent)]
+    except OSError:
+        return []
 
 
 def model_name(path: Path) -> str:

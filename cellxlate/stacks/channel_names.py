@@ -1,7 +1,12 @@
-"""Names of channels: as files state them, and made to fit a stack."""
+"""Names of channels: as files state them, made to fit a stack, and as somebody asks for them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from cellxlate.errors import OptionError
+from cellxlate.option_values import nearest_name, shortly
+from cellxlate.options import STACKS_FIRST
 
 
 def all_named(names: Sequence[Any]) -> tuple[str, ...]:
@@ -34,3 +39,49 @@ def fitting(
     if not names or len(names) == channels:
         return names, ()
     return (), (f"{len(names)} channel names are stated for {channels} channels, so none is taken",)
+
+
+def channel_number(asked: str | int, names: Sequence[str], count: int, stack: object) -> int:
+    """Return the number of a channel that is asked for: text is a name first, and a number where none is called so.
+
+    Case and blanks around a name do not count, unless there is one that is spelled exactly so.
+
+    Parameters
+    ----------
+    asked : str or int
+        Name or number.
+    names, count : sequence of str, int
+        Of the channels that there are; no names where none has one.
+    stack : object
+        What the stack is called in an error.
+
+    Raises
+    ------
+    OptionError
+        There is no such channel, or more than one.
+
+    Examples
+    --------
+    >>> channel_number("dapi", ["DAPI", "GFP"], 2, "a.tif"), channel_number("1", ["DAPI", "GFP"], 2, "a.tif")
+    (0, 1)
+    """
+    if isinstance(asked, bool) or not (isinstance(asked, str) or hasattr(asked, "__index__")):
+        raise OptionError(f"the channel {shortly(asked)} is neither a name nor a number; give one of them")
+    text = str(asked)
+    exact = [number for number, name in enumerate(names) if name == asked]
+    if not exact and text.isdecimal() and len(text) < 10 and int(text) < count:
+        return int(text)
+    plain = text.strip().casefold() if isinstance(asked, str) else None
+    named = exact or [number for number, name in enumerate(names) if name.strip().casefold() == plain]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise OptionError(
+            f"{stack} has {len(named)} channels that are called {text!r}, numbers {', '.join(map(str, named))}; give "
+            "the number"
+        )
+    there = ", ".join(f"{number} {name}" for number, name in enumerate(names)) or f"numbers 0 to {count - 1}"
+    meant = nearest_name(text, names)
+    hint = f"did you mean {meant!r}? There are: {there}" if meant else f"there are: {there}"
+    file = ("; ", STACKS_FIRST) if Path(text).suffix and Path(text).exists() else ()
+    raise OptionError(f"{stack} has no channel {text!r}", remedy=(hint, *file))

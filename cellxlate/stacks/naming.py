@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
+from cellxlate.option_values import nearest_name
 from cellxlate.options import FORMAT
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
@@ -15,6 +17,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 ZIPPED_ENDINGS = (".zarr.zip", ".ozx")
 PLACEHOLDERS = re.compile(r"[_\- ]?[A-Za-z]?\{[TCZ]\}|\*")
 """What stands for a part of a file name in a pattern of planes, with the letter that leads it in."""
+
+MOST_BESIDE = 5000
+"""Names in a folder that are looked at for one that was meant."""
 
 COMPANION = ".companion.ome"
 """OME-XML that lies beside the TIFF files it describes."""
@@ -62,7 +67,7 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
     stacks: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise MissingInputError(f"the {what} {path} does not exist; check the name")
+            raise missing(f"the {what} {path}", path)
         if path.is_file() or is_zarr(path):
             stacks.append(path)
             continue
@@ -74,6 +79,20 @@ def find_stacks(paths: Sequence[Path], what: str) -> list[Path]:
             raise InputError(f"the {what} folder {path} holds no TIFF or OME-Zarr image; give a folder of images")
         stacks += inside
     return stacks
+
+
+def missing(what: str, path: Location) -> MissingInputError:
+    """Return the error that there is no such file, with the one beside it that was probably meant."""
+    if isinstance(path, RemotePath):
+        return MissingInputError(f"{what} does not exist; check the name")
+    folder = path.parent
+    try:
+        names = [item.name for item in islice(folder.iterdir(), MOST_BESIDE)]
+    except OSError:
+        return MissingInputError(f"{what} does not exist, nor does its folder; check the name")
+    meant = nearest_name(path.name, names)
+    remedy = f"did you mean {folder / meant}?" if meant else "check the name"
+    return MissingInputError(f"{what} does not exist", remedy=remedy)
 
 
 def is_image_name(path: Path) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError, unless_denied
 from cellxlate.locations import Location, RemotePath
+from cellxlate.option_values import require_kind
 from cellxlate.options import AXES_OPTION, RESUME
 from cellxlate.stacks.axes import letters_of
 from cellxlate.stacks.carried import Metadata
@@ -213,6 +214,12 @@ class Stack:
         """Number of channels; RGB samples count as channels where there is no channel axis."""
         return self.size("C") if "C" in self.axes else self.size("S")
 
+    @property
+    def light_channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that are no opacity."""
+        alpha = () if "S" in self.axes and "C" in self.axes else self.alpha_samples
+        return tuple(channel for channel in range(self.channel_count) if channel not in alpha)
+
     def read(self, index: PlaneIndex, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[Any]:
         """Read a window of one plane.
 
@@ -302,6 +309,7 @@ class Stack:
         >>> Stack.from_array(np.zeros((160, 192, 3)), "yxs").axes
         'YXS'
         """
+        require_kind("axes", axes, str, "letters, for example 'TCZYX'")
         is_lazy = not isinstance(array, np.ndarray) and isinstance(getattr(array, "dtype", None), np.dtype)
         if isinstance(array, np.ma.MaskedArray):
             raise InputError(f"{name} has a mask, which would be lost; give its .data, or .filled(value)")
@@ -316,14 +324,17 @@ class Stack:
             axes = named_axes(array)
         if axes is None:
             if not 2 <= dimensions <= 5:
-                raise InputError(f"an array of shape {shape} needs axes, for example axes='TCZYX'")
+                raise InputError(f"an array of shape {shape} needs axes, for example ", AXES_OPTION.of("TCZYX"))
             axes = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[dimensions]
             if dimensions > 2 and shape[-1] in (3, 4):
                 coloured = {3: "YXS", 4: "ZYXS", 5: "TZYXS"}[dimensions]
                 raise InputError(
-                    f"the last axis of an array of shape {shape} may be colour samples or columns; "
-                    f"give axes='{coloured}' for colour, axes='{axes}' for planes of {shape[-1]} columns"
-                )
+                    f"the last axis of an array of shape {shape} may be colour samples or columns",
+                    remedy=(
+                        "give ", AXES_OPTION.of(coloured), " for colour, ", AXES_OPTION.of(axes),
+                        f" for planes of {shape[-1]} columns",
+                    ),
+                )  # fmt: skip
         return cls(pixels=pixels, axes=axes.upper(), name=name)
 
 
@@ -364,6 +375,9 @@ def plane_key(axes: str, index: PlaneIndex, rows: slice, columns: slice) -> tupl
 
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:
     """Raise InputError unless `axes` names every dimension of `shape` once and contains Y and X."""
+    letters = "".join(letter for letter in axes if letter.isalpha())
+    if letters != axes and len(letters) == len(shape):
+        raise InputError(f"axes {axes} are more than letters", remedy=("did you mean ", AXES_OPTION.of(letters), "?"))
     if len(axes) != len(shape):
         raise InputError(
             f"axes {axes} name {len(axes)} dimensions, but the shape {shape} has {len(shape)}",
@@ -374,7 +388,8 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"axes {axes} of shape {shape} are not clear",
             remedy=(
-                f"name each dimension once with letters of {AXES}, for example ",
+                f"name each dimension once with letters of {AXES} (T time, C channel, Z depth, Y rows, X columns, "
+                "S colour samples), for example ",
                 AXES_OPTION.of("TCZYX"[-max(len(shape), 2) :]),
             ),
         )

@@ -8,10 +8,14 @@ from typing import Any
 from cellxlate.errors import InputError
 from cellxlate.model.cards import amend_card, locate
 from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
+from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.read.open import find_images, open_stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 
-def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel: int | None = None) -> dict[str, Any]:
+def describe_domain(
+    model: str | Path, source: Sequence[str | Path], *, channel: str | int | None = None
+) -> dict[str, Any]:
     """Measure what source images look like and put it into the card of a model, so that runs can warn of others.
 
     Training does so by itself; this is for a model whose card has no such numbers, or that is to be used on more kinds
@@ -23,8 +27,8 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
         Shipped name or model folder.
     source : sequence of path
         The source images it was trained on: files or folders.
-    channel : int, optional
-        Of images with several.
+    channel : str or int, optional
+        Of images with several, by name or number; all by default.
 
     Returns
     -------
@@ -37,6 +41,8 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
         There is no such model.
     InputError
         There is no image, or too few windows of 256 px with anything in them.
+    OptionError
+        An image has no such channel.
     OutputError
         The card cannot be written.
     """
@@ -45,12 +51,7 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
         stacks = [
             opened.enter_context(open_stack(path)) for path in find_images([Path(one) for one in source], "source")[0]
         ]
-        planes = [
-            (stack, index)
-            for stack in stacks
-            for index in stack.plane_indices()
-            if channel is None or stack.channel_of(index) == channel
-        ]
+        planes = [(stack, index) for stack in stacks for index in _planes_of(stack, channel)]
         domain = describe_planes(planes)
     if domain is None:
         raise InputError(
@@ -59,3 +60,11 @@ def describe_domain(model: str | Path, source: Sequence[str | Path], *, channel:
         )
     amend_card(folder, "domain", domain)
     return domain
+
+
+def _planes_of(stack: Stack, channel: str | int | None) -> list[PlaneIndex]:
+    """Return the planes of a channel, or all."""
+    if channel is None:
+        return list(stack.plane_indices())
+    number = channel_number(channel, stack.channel_names, stack.channel_count, stack.path or stack.name)
+    return [index for index in stack.plane_indices() if stack.channel_of(index) == number]

@@ -22,7 +22,7 @@ MOST_LOOKED_AT = 8
 def open_domains(
     paths: tuple[list[Path], list[Path]],
     settings: TrainSettings,
-    channel: int | None,
+    channel: str | int | None,
     masks: list[Path],
     files: ExitStack,
 ) -> tuple[Domain, ...]:
@@ -47,7 +47,7 @@ def open_domains(
     return domains
 
 
-def nearest_model(source: Sequence[Path], channel: int | None) -> Bundle:
+def nearest_model(source: Sequence[Path], channel: str | int | None) -> Bundle:
     """Load the shipped model that is nearest to some files and folders, of which a few are looked at.
 
     Raises

@@ -16,7 +16,8 @@ import torch
 from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.options import NOT_RESUMED, OTHER_SEED, TRAIN_RESUME, TRAINED
+from cellxlate.option_values import as_path, require_callables, require_flags, require_kind
+from cellxlate.options import MASKS, NOT_RESUMED, OTHER_SEED, SOURCE, TARGET, TRAIN_RESUME, TRAINED
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -49,7 +50,8 @@ Progress = Callable[["TrainProgress"], object]
 class TrainProgress:
     """One line of news from a run; `note` says what is out of the ordinary.
 
-    `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now.
+    `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now. Where the
+    length was given in epochs, `epochs` is their number, else None.
     """
 
     step: int
@@ -59,6 +61,17 @@ class TrainProgress:
     attention: AttentionState
     note: str = ""
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    epochs: int | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the remaining steps will take, if they are like those before; infinite before the first."""
+        return self.seconds / self.step * (self.steps - self.step) if self.step else math.inf
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this step belongs to, from 1; 0 where the length was given in steps."""
+        return math.ceil(self.step * self.epochs / self.steps) if self.epochs else 0
 
     def __str__(self) -> str:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in self.terms.items())
@@ -84,7 +97,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     restarts: int = 0,
-    channel: int | None = None,
+    channel: str | int | None = None,
     device: Device = "auto",
     resume: bool = False,
     licence: str = "not stated",
@@ -125,8 +138,8 @@ def train(
         Of weights and draws.
     restarts : int
         How many further seeds are tried where training fails (collapsed attention, a loss that is not finite).
-    channel : int, optional
-        Which channel of multi-channel images.
+    channel : str or int, optional
+        Which channel of multi-channel images, by name (in any case) or number.
     device : {"auto", "cpu", "cuda", "mps"}
         Where to train.
     resume : bool
@@ -159,9 +172,12 @@ def train(
     ----------
     Mejjati et al., NeurIPS 2018, arXiv 1806.02311. Where the presets deviate: docs/decisions.
     """
-    output = Path(output)
-    paths = as_paths(source), as_paths(target)
-    mask_folders = as_paths(masks) if masks is not None else []
+    output = as_path(TRAINED, output)
+    paths, mask_folders = (as_paths(SOURCE, source), as_paths(TARGET, target)), as_paths(MASKS, masks)
+    require_flags(resume=resume, tensorboard=tensorboard or False)
+    require_callables(progress=progress, after_step=after_step)
+    require_kind("licence", licence, str, "text")
+    require_kind("description", description, str, "text")
     preset = preset or ("alone" if paths[0] and not paths[1] else "fast")
     chosen = resolve(
         settings, preset=preset, guide=guide, masks=bool(mask_folders), baseline=baseline, epochs=epochs, steps=steps,
@@ -331,7 +347,7 @@ def loop(
                 log(board, run.done, values, state)
                 if progress:
                     picture = functools.partial(preview, run.average, domains[0], run.settings.threshold)
-                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture))
+                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture, run.epochs))
                     note = ""
                 if run.settings.baseline == "none" and run.settings.backward != "alone":
                     require_no_collapse(run.attention, run.done)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from cellxlate.errors import InputError, OptionError
+from cellxlate.errors import InputError, Option, OptionError
 from cellxlate.model.bundle import Bundle, network_settings
 from cellxlate.model.statistics import without_normalisation
-from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SETTINGS, SOURCE, TARGET
+from cellxlate.option_values import as_list, as_path, require_choice, require_kind, whole
+from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SEED, SETTINGS, SOURCE, TARGET
 from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings
 from cellxlate.settings_file import check_settings, load_settings
 
@@ -36,17 +37,20 @@ def resolve(
     OptionError
         An option is unknown or outside what makes sense, or two contradict each other.
     """
-    if preset not in PRESETS:
-        raise OptionError(PRESET.of(preset), " is not known", remedy=f"use {', '.join(PRESETS)}")
-    chosen = load_settings(settings) if isinstance(settings, str | Path) else settings or PRESETS[preset]
-    if restarts < 0:
+    require_choice(PRESET, preset, tuple(PRESETS))
+    require_choice(BASELINE, baseline, get_args(Baseline))
+    if guide is not None:
+        require_choice(GUIDE, guide, get_args(Guide))
+    if whole(RESTARTS, restarts) < 0:
         raise OptionError(RESTARTS.of(restarts), " is negative", remedy="give 0 or more")
+    require_kind("settings", settings, (TrainSettings, str, Path), "a TrainSettings, or the path of a file of them")
+    chosen = load_settings(settings) if isinstance(settings, str | Path) else settings or PRESETS[preset]
     if epochs is not None:
-        chosen = replace(chosen, epochs=epochs, steps=None)
+        chosen = replace(chosen, epochs=whole("epochs", epochs), steps=None)
     if steps is not None:
-        chosen = replace(chosen, steps=steps)
+        chosen = replace(chosen, steps=whole("steps", steps))
     if seed is not None:
-        chosen = replace(chosen, seed=seed)
+        chosen = replace(chosen, seed=whole(SEED, seed))
     if "cyclegan" in (baseline, chosen.baseline):
         if chosen.backward == "alone":
             raise OptionError(
@@ -115,8 +119,6 @@ def resolve_guide(settings: TrainSettings, guide: Guide | None, masks: bool) -> 
     """Return the guide; masks imply the guide of that name, and the other way round."""
     if guide is None:
         guide = "masks" if masks else settings.guide
-    if guide not in ("none", "saliency", "masks"):
-        raise OptionError(GUIDE.of(guide), " is not known", remedy="use saliency, masks or none")
     if guide == "masks" and not masks:
         raise OptionError(GUIDE.of("masks"), " needs ", MASKS.of("DIR"), " with masks of some of the images")
     if masks and guide != "masks":
@@ -124,11 +126,11 @@ def resolve_guide(settings: TrainSettings, guide: Guide | None, masks: bool) -> 
     return guide
 
 
-def as_paths(paths: str | Path | Sequence[str | Path] | None) -> list[Path]:
-    """Return one or several paths, or none, as a list."""
+def as_paths(option: Option, paths: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Return one or several paths, or none, as a list; OptionError where they are something else."""
     if paths is None:
         return []
-    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    return [Path(paths)] if isinstance(paths, str | Path) else [as_path(option, one) for one in as_list(option, paths)]
 
 
 def require_domains(source: Sequence[Path], target: Sequence[Path], settings: TrainSettings) -> None:

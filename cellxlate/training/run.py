@@ -87,6 +87,11 @@ class Run:
         return RunState(modules, self.step_function.optimisers, self.step_function.pools)
 
     @property
+    def epochs(self) -> int | None:
+        """How many epochs the run lasts, where its length was given in them."""
+        return None if self.settings.steps else self.settings.epochs
+
+    @property
     def look_every(self) -> int:
         """Steps between two looks at attention: an epoch, within 10 and 50 steps."""
         return min(max(self.steps_per_epoch, LEAST_LOOK_EVERY), LOOK_EVERY)

@@ -18,9 +18,11 @@ from safetensors.torch import save
 from scipy import ndimage
 from torch import Tensor, nn
 
-from cellxlate.errors import InputError, OptionError
+from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.networks import AttentionNetwork
+from cellxlate.option_values import as_path, require_callables, whole
+from cellxlate.options import SEED, TRAINED
 from cellxlate.settings import BACKGROUND, CELL, THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
@@ -84,6 +86,8 @@ def teach(
     ------
     InputError
         As `learn_strokes`, or the stack has several channels.
+    OptionError
+        As `learn_strokes`.
     OutputError
         The folder exists, or cannot be written.
 
@@ -97,6 +101,7 @@ def teach(
     >>> teach(image, strokes, steps=2).name
     'cells with strokes'
     """
+    place = None if output is None else as_path(TRAINED, output)
     stack = image if isinstance(image, Stack) else Stack.from_array(np.asarray(image), "TZYX"[-np.ndim(image) :])
     if stack.channel_count > 1 or "S" in stack.axes:
         raise InputError(f"{stack.name} has several channels; give strokes and image of one channel")
@@ -114,9 +119,9 @@ def teach(
         seed=seed,
         after_step=after_step,
     )
-    if output is None:
+    if place is None:
         return learned
-    return save_taught(learned, Path(output), stack.read(indices[0]), intensity.at(stack.time_of(indices[0])))
+    return save_taught(learned, place, stack.read(indices[0]), intensity.at(stack.time_of(indices[0])))
 
 
 def learn_strokes(
@@ -149,7 +154,7 @@ def learn_strokes(
     InputError
         Nothing is painted, or only cells, or only background; labels that are not whole numbers; another shape.
     OptionError
-        Fewer than 1 step.
+        Fewer than 1 step, or a value of another type.
 
     Notes
     -----
@@ -157,8 +162,8 @@ def learn_strokes(
     from a preference for contours where the image has edges (Tang et al., ECCV 2018, doi:10.1007/978-3-030-01270-0_31).
     The network keeps its layers, so that tiles, engines and files are those of any model.
     """
-    if steps < 1:
-        raise OptionError(f"steps={steps}, expected 1 or more")
+    steps, seed = whole("steps", steps, least=1), whole(SEED, seed, least=0)
+    require_callables(after_step=after_step)
     check_strokes(planes, strokes)
     intensities = intensities or [measure_range([plane]) for plane in planes]
     windows = [

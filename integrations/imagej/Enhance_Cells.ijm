@@ -84,7 +84,7 @@ setOption("Changes", true);
 tidy(folder);
 selectImage(enhanced);
 if (!hidden) setBatchMode("exit and display");
-showStatus(replace(lineWith(said, "verdict"), "verdict +", "cellxlate: "));
+showStatus("cellxlate: " + replace(substring(said, lastIndexOf(said, "verdict ") + 8), "\\s+", " "));
 print("cellxlate: " + name);
 print(said);
 if (openReport) run("URL...", "url=[file://" + replace(folder, "\\", "/") + "image_report.html]");

@@ -16,6 +16,7 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.evaluation.evaluate import evaluate
 from cellxlate.evaluation.match import index_in, match_cases
 from cellxlate.evaluation.score import mean_scores
+from cellxlate.evaluation.verdict import judge
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 
@@ -346,3 +347,57 @@ def test_a_mask_of_a_stack_that_names_no_axes_has_those_of_its_image(folders: Pa
     scores = evaluate(**{what: tmp_path / "t" / what for what in ("source", "enhanced", "masks")})
     assert scores["images"][0]["cells_from"] == "masks"
     assert scores["background"]["changed_percent"] == 0
+
+
+def test_the_raw_input_is_scored_as_images_that_equal_it(folders: Path) -> None:
+    same, better = scores_of(folders, enhanced=folders / "source"), scores_of(folders)
+    for name in ("foreground", "phantoms", "patch_distance"):
+        assert better["input"][name] == same["input"][name] == same[name]
+    assert better["images"][1]["input"]["foreground"] == same["images"][1]["foreground"]
+    assert scores_of(folders, truth=None)["input"] is None
+
+
+def test_the_verdict_says_whether_it_helps_against_the_raw_input_and_by_how_much(folders: Path) -> None:
+    good, same, blind = (
+        scores_of(folders),
+        scores_of(folders, enhanced=folders / "source"),
+        scores_of(folders, truth=None),
+    )
+    gain = good["foreground"]["psnr_affine"] - good["input"]["foreground"]["psnr_affine"]
+    assert (good["verdict"]["helps"], good["verdict"]["better"], good["verdict"]["images"]) == ("yes", 3, 3)
+    assert good["verdict"]["gain_db"] == pytest.approx(gain)
+    assert f"{gain:+.2f} dB against the raw input (better in 3 of 3 images)" in good["verdict"]["sentence"]
+    assert (same["verdict"]["helps"], same["verdict"]["gain_db"]) == ("unclear", 0)
+    assert (blind["verdict"]["helps"], blind["verdict"]["gain_db"]) == ("unknown", None)
+
+
+def row(before: float, after: float, ssim: float = 0.0, lost: int = 0) -> dict[str, Any]:
+    return {
+        "name": f"{before}", "foreground": {"psnr_affine": after, "ssim_affine": 0.5 + ssim},
+        "phantoms": {"added": 0, "lost": lost},
+        "input": {"foreground": {"psnr_affine": before, "ssim_affine": 0.5}, "phantoms": {"added": 0, "lost": 0}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "helps"),
+    [
+        ([row(20, 23)], "yes"),
+        ([row(20, 18)], "no"),
+        ([row(20, 20.05)], "unclear"),
+        ([row(20, 23, ssim=-0.1)], "unclear"),
+        ([row(20, 23), row(21, 20), row(22, 22.5)], "unclear"),
+        ([row(20, 23), row(21, 24), row(22, 24.5)], "yes"),
+        ([row(20, math.inf)], "unknown"),
+    ],
+)
+def test_a_verdict_is_unclear_where_images_or_scores_disagree(rows: list[dict[str, Any]], helps: str) -> None:
+    none = {"phantoms": {"added": 0, "lost": 0}}
+    assert judge({"images": rows, "input": none, **none}).helps == helps
+
+
+def test_a_verdict_names_the_image_in_which_most_objects_were_lost() -> None:
+    rows, none = [row(20, 23, 0.1, lost=1), row(21, 24, 0.1, lost=4)], {"added": 0, "lost": 0}
+    said = judge({"images": rows, "input": {"phantoms": none}, "phantoms": {"added": 0, "lost": 5}}).sentence
+    assert said.startswith("Yes, it helps")
+    assert said.endswith("But 5 more objects of the truth lost, most in 21.")

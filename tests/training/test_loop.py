@@ -724,7 +724,7 @@ def test_wrong_input_is_refused_before_training_and_leaves_nothing(images, tiny_
         ({"target": tmp_path / "nan"}, InputError), ({"source": tmp_path / "constant"}, InputError),
         ({"source": tmp_path / "small"}, InputError), ({"masks": tmp_path / "masks"}, InputError),
         ({"masks": tmp_path / "empty"}, InputError), ({"target": images.source}, InputError),
-        ({"source": tmp_path / "nowhere"}, InputError), ({"channel": 1}, InputError),
+        ({"source": tmp_path / "nowhere"}, InputError), ({"channel": 1}, OptionError),
         ({"guide": "masks"}, OptionError), ({"steps": 0}, OptionError), ({"device": "mps"}, OptionError),
         ({"settings": tmp_path / "no.toml"}, OptionError), ({"output": tmp_path / "empty"}, OutputError),
     ]  # fmt: skip

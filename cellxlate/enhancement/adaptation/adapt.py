@@ -22,14 +22,16 @@ from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import checked, choose_channels, ranges_of, require_counts
-from cellxlate.errors import OptionError, TrainingError, said
+from cellxlate.enhancement.plan import choose_channels, ranges_of, require_counts
+from cellxlate.errors import Option, OptionError, TrainingError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.options import ADAPT_SECONDS
+from cellxlate.option_values import as_path, real_number, require_callables, whole
+from cellxlate.options import ADAPT_SECONDS, SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
+from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
@@ -64,7 +66,11 @@ def adapt(
     steps: int | None = None,
     seed: int = 0,
     axes: str | None = None,
-    channels: Sequence[str | int] | None = None,
+    image: int | None = None,
+    incomplete: bool = False,
+    channels: Sequence[str | int] | str | int | None = None,
+    levels_from: str | Path | None = None,
+    threshold: float | None = None,
     device: Device = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -85,8 +91,8 @@ def adapt(
         Learn so many, whatever time they take: the same steps and seed give the same model.
     seed : int
         Of what is drawn.
-    axes, channels, device
-        As in `enhance`.
+    axes, image, incomplete, channels, levels_from, threshold, device
+        As in `enhance`: what is judged is what `enhance` would make with them.
     output : path, optional
         Model folder to write where the learned model is kept; by default it lives in memory alone.
     overwrite, resume : bool
@@ -110,10 +116,12 @@ def adapt(
     >>> model = cellxlate.adapt("stack.tif", seconds=60)  # doctest: +SKIP
     >>> result = cellxlate.enhance("stack.tif", model)  # doctest: +SKIP
     """
+    choose_device(device)
     with TemporaryDirectory() as nowhere:
         adaptation = adapt_stack(
-            stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, channels=channels, device=device,
-            output=Path(output) if output is not None else Path(nowhere) / "adapted", overwrite=overwrite,
+            stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, image=image, incomplete=incomplete,
+            channels=channels, levels_from=levels_from, settings=enhance_settings(threshold=threshold), device=device,
+            output=Path(nowhere) / "adapted" if output is None else as_path(TRAINED, output), overwrite=overwrite,
             resume=resume, progress=progress,
         )  # fmt: skip
     adaptation.forget()
@@ -133,8 +141,8 @@ def adapt_stack(
     axes: str | None = None,
     image: int | None = None,
     incomplete: bool = False,
-    channels: Sequence[str | int] | None = None,
-    levels_from: Path | None = None,
+    channels: Sequence[str | int] | str | int | None = None,
+    levels_from: str | Path | None = None,
     settings: EnhanceSettings | None = None,
     training: TrainSettings = PRESETS["alone"],
     device: Device = "auto",
@@ -152,15 +160,15 @@ def adapt_stack(
     InputError, OptionError, OutputError, ModelError
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
-    clock, partial = _Clock(seconds, steps), partial_of(output)
-    settings = replace(checked(settings or EnhanceSettings()), intensity="source")
+    clock, partial, seed = _Clock(seconds, steps), partial_of(output), whole(SEED, seed, least=0)
+    settings = replace(enhance_settings(settings), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         make_room(output, partial, overwrite=overwrite, resume=resume)
         require_counts(stack)
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers, choice = choose_channels(stack, channels), None
-        if model == AUTO:
+        if isinstance(model, str) and model == AUTO:
             model, choice = choose_model(stack, numbers)
         base = model if isinstance(model, Bundle) else load_model(model)
 
@@ -216,6 +224,13 @@ def _card(stack: Stack, base: Bundle, run: Run, domain: Domain, adaptation: Adap
     return card
 
 
+def require_seconds(option: Option, seconds: float) -> float:
+    """Return a time to learn in, or raise OptionError where there is none."""
+    if not (math.isfinite(real_number(option, seconds, "a number of seconds")) and seconds >= 1):
+        raise OptionError(option.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual")
+    return float(seconds)
+
+
 class _TimeUp(Exception):  # noqa: N818
     """The time for learning is over."""
 
@@ -224,12 +239,9 @@ class _Clock:
     """Seconds that are there and seconds that were spent; where steps are given, there are as many as they take."""
 
     def __init__(self, seconds: float, steps: int | None) -> None:
-        if not (math.isfinite(seconds) and seconds >= 1):
-            raise OptionError(
-                ADAPT_SECONDS.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual"
-            )
-        if steps is not None and steps < 1:
-            raise OptionError(f"steps is {steps}, expected at least 1")
+        seconds = require_seconds(ADAPT_SECONDS, seconds)
+        if steps is not None:
+            whole("steps", steps, least=1)
         self._started = self._learned = time.monotonic()
         self.limit_s = math.inf if steps else seconds
         self.expected_s = seconds
@@ -350,6 +362,7 @@ def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int]) -> str:
 
 def _teller(stack: Stack, clock: _Clock, progress: Progress | None) -> Callable[[float], None]:
     """Return what passes on how many seconds were spent."""
+    require_callables(progress=progress)
 
     def tell(spent_s: float) -> None:
         if progress:

@@ -13,6 +13,7 @@ from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE
 from cellxlate.enhancement.outputs.names import Outputs, is_there
 from cellxlate.errors import ModelError, OptionError, OutputError, unless_denied
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.option_values import require_flags
 from cellxlate.options import ADAPT, MODEL, OVERWRITE, RESUME, TO_REPLACE
 from cellxlate.quality.risk import Ranking, Risk
 from cellxlate.stacks.write.locking import FolderLock
@@ -126,6 +127,7 @@ def held(output: Path) -> Iterator[None]:
 
 def make_room(output: Path, partial: Path, *, overwrite: bool, resume: bool) -> None:
     """Make room for a model folder, or raise OutputError where what has its name may not be replaced."""
+    require_flags(overwrite=overwrite, resume=resume)
     if is_there(output) and not (output / "card.json").exists():
         raise OutputError(f"{output} is no model folder, so it is not replaced; move it away or choose another output")
     if is_there(partial) and not partial.is_dir():

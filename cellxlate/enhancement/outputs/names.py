@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError, OptionError, OutputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
-from cellxlate.options import OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
+from cellxlate.option_values import require_choice, require_flags
+from cellxlate.options import FORMAT, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.report import RunReport
 from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
-from cellxlate.stacks.read.open import find_images, open_stack, without_results
+from cellxlate.stacks.read.open import find_images, open_stack, require_opening, without_results
 from cellxlate.stacks.read.sets.ome import one_of_each
 from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.read.zarr import zarr_images
@@ -146,6 +147,9 @@ def name_outputs(
     OutputError
         An output would replace the input.
     """
+    if format is not None:
+        require_choice(FORMAT, format, tuple(ENDINGS))
+    require_flags(attention=attention, report=report)
     if output is not None and output_dir is not None:
         raise OptionError(OUTPUT, " and ", OUTPUT_DIR, " are both given", remedy="give one of them")
     if output is None:
@@ -179,6 +183,7 @@ def opened(
     incomplete: bool = False,
 ) -> Iterator[Stack]:
     """Open a path, and close it again; wrap an array; give back a stack, which is its owner's to close."""
+    require_opening(axes, image, incomplete)
     if isinstance(what, Stack):
         yield what
     elif isinstance(what, str | Path | RemotePath):
@@ -195,7 +200,7 @@ def source_of(what: object, stack: Stack, *, to: str | Location | None) -> Locat
     if stack.path is not None:
         return stack.path
     if to is None:
-        raise OptionError(f"{stack.name} lies in memory and in no folder; give output= or output_dir=")
+        raise OptionError(f"{stack.name} lies in memory and in no folder", remedy=("give ", OUTPUT, " or ", OUTPUT_DIR))
     return Path(stack.name)
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,10 +21,12 @@ from cellxlate.model.engines.torch_engine import Device, by_onednn, choose_devic
 from cellxlate.model.inference import for_inference
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.model.networks import AttentionNetwork, Generator
+from cellxlate.option_values import require_choice
 from cellxlate.options import ANY_DEVICE, DEVICE, ENGINE, PRECISION, TILE
 from cellxlate.settings import Precision
 
-__all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine"]
+__all__ = ["Device", "Engine", "EngineTranslator", "Precision", "choose_device", "interruptible", "open_engine",
+           "require_known"]  # fmt: skip
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 EngineName = Literal["torch", "openvino", "onnxruntime"]
@@ -158,8 +160,7 @@ def open_engine(
     OptionError
         The engine, the device or the precision is not available.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise OptionError(PRECISION.of(precision), " is not known", remedy="choose float32 or bfloat16")
+    require_known(engine, device, precision)
     opened = _OPENED.setdefault(bundle.translator, {})
     key = (engine, device, precision, streams)
     if key not in opened:
@@ -169,6 +170,13 @@ def open_engine(
             else _open(bundle, engine, device, precision, streams)
         )
     return opened[key]
+
+
+def require_known(engine: str, device: Device, precision: str) -> None:
+    """Raise OptionError where an engine or a precision is not known, or a device is not there."""
+    require_choice(ENGINE, engine, get_args(Engine))
+    require_choice(PRECISION, precision, get_args(Precision))
+    choose_device(device)
 
 
 def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) -> EngineTranslator:
@@ -190,8 +198,6 @@ def _choose(bundle: Bundle, device: Device, precision: Precision, streams: int) 
 
 def _open(bundle: Bundle, engine: EngineName, device: Device, precision: Precision, streams: int) -> EngineTranslator:
     """Open one engine."""
-    if engine not in PACKAGES:
-        raise OptionError(ENGINE.of(engine), " is not known", remedy=f"choose auto, {', '.join(PACKAGES)}")
     where = choose_device(device) if engine == "torch" or device != "auto" else torch.device("cpu")
     if engine == "openvino" and where.type != "cpu":
         raise OptionError(ENGINE.of("openvino"), f" runs on the CPU, not on {where.type}", remedy=ANY_DEVICE)

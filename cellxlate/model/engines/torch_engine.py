@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 from cellxlate.errors import OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.option_values import require_choice
 from cellxlate.options import DEVICE
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -28,6 +29,7 @@ def choose_device(device: Device) -> torch.device:
     OptionError
         The device is not there.
     """
+    require_choice(DEVICE, device, get_args(Device))
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cellxlate.errors import CellxlateError, InputError, MissingInputError, unless_denied
+from cellxlate.errors import CellxlateError, InputError, unless_denied
 from cellxlate.locations import Location, RemotePath, located
+from cellxlate.option_values import require_flags, require_kind, whole
+from cellxlate.options import IMAGE
 from cellxlate.stacks.naming import (
     TIFF_SUFFIXES,
     VENDOR_SUFFIXES,
@@ -14,6 +16,7 @@ from cellxlate.stacks.naming import (
     is_image_name,
     is_picture_name,
     is_zarr,
+    missing,
     one_line,
     stack_name,
 )
@@ -113,6 +116,8 @@ def open_stack(
     ------
     InputError
         The file is missing, damaged, of another kind, or its axes are not known.
+    OptionError
+        A keyword is of another type.
 
     Examples
     --------
@@ -120,6 +125,7 @@ def open_stack(
     >>> stack = cellxlate.open_stack("stack.tif")  # doctest: +SKIP
     """
     path = located(path)
+    require_opening(axes, image, incomplete)
     try:
         stack = _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
     except CellxlateError:
@@ -129,6 +135,14 @@ def open_stack(
     return replace(stack, axes_given=axes is not None)
 
 
+def require_opening(axes: str | None, image: int | None, incomplete: bool) -> None:
+    """Raise OptionError where one of what says how a stack is opened is of another type."""
+    require_kind("axes", axes, str, "letters, for example 'TCZYX'")
+    require_flags(incomplete=incomplete)
+    if image is not None:
+        whole(IMAGE, image)
+
+
 def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: bool) -> Stack:
     """Open a stack by what its path says it is."""
     if isinstance(path, RemotePath):
@@ -136,7 +150,7 @@ def _opened(path: Location, axes: str | None, image: int | None, *, incomplete: 
     if is_pattern(path):
         return open_planes(path, axes, open_file=open_stack, incomplete=incomplete)
     if not path.exists():
-        raise MissingInputError(f"{path} does not exist; check the name")
+        raise missing(str(path), path)
     if path.is_dir():
         return open_zarr(path, axes, image or 0)
     if path.stat().st_size == 0:

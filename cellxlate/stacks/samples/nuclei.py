@@ -1,16 +1,18 @@
 """Seeded fluorescent nuclei with a known mask: faint stack, sharp truth and mask, computed where they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from cellxlate.errors import OptionError
+from cellxlate.option_values import real_number, require_choice, require_kind
+from cellxlate.options import LAYOUT, SEED
 from cellxlate.stacks.samples.cells import REACH, Cells, Layout, cells_in_plane, outline_distance, place_cells
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.windows import read_planes
@@ -59,6 +61,11 @@ class SampleSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_kind("shape", self.shape, Sequence, "five sizes")
+        for size in self.shape:
+            real_number("shape", size)
+        real_number("cell_fraction", self.cell_fraction)
+        real_number(SEED, self.seed)
         if len(self.shape) != 5 or any(not size >= 1 or size % 1 for size in self.shape):
             raise OptionError(
                 f"shape {self.shape} is not T,C,Z,Y,X with sizes of at least 1; for example 1,1,1,520,696"
@@ -67,8 +74,7 @@ class SampleSettings:
             raise OptionError(
                 f"cell fraction {self.cell_fraction} is outside 0 to {MAX_CELL_FRACTION}; choose one inside"
             )
-        if self.layout not in ("scattered", "clustered"):
-            raise OptionError(f"layout {self.layout!r} does not exist; choose scattered or clustered")
+        require_choice(LAYOUT, self.layout, get_args(Layout))
         if not self.seed >= 0 or self.seed % 1:
             raise OptionError(f"seed {self.seed} is not a whole number of at least 0")
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))

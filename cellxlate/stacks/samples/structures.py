@@ -12,6 +12,8 @@ import numpy as np
 from scipy import ndimage
 
 from cellxlate.errors import OptionError
+from cellxlate.option_values import real_number, require_choice
+from cellxlate.options import HAZE, SCALE, STRUCTURE
 from cellxlate.stacks.samples import in_depth, in_plane
 from cellxlate.stacks.samples.drawing import Bools, Canvas, Floats, Light
 from cellxlate.stacks.samples.in_depth import Room
@@ -166,10 +168,13 @@ def check_drawing(
     kind: str, shape: tuple[int, ...], axes: int, *, scale: float, haze: float, fraction: float | None
 ) -> None:
     """Raise OptionError where something cannot be drawn."""
-    if kind not in (*STRUCTURES, "mixed"):
-        raise OptionError(f"structure {kind!r} does not exist; choose one of {', '.join(STRUCTURES)}, mixed")
+    require_choice(STRUCTURE, kind, (*STRUCTURES, "mixed"))
     if len(shape) != axes or any(not size >= 1 or size % 1 for size in shape):
         raise OptionError(f"shape {tuple(shape)} is not {'Y,X' if axes == 2 else 'Z,Y,X'} with sizes of at least 1")
+    real_number(SCALE, scale)
+    real_number(HAZE, haze)
+    if fraction is not None:
+        real_number("cell_fraction", fraction)
     if not SCALE_LIMITS[0] <= scale <= SCALE_LIMITS[1]:
         raise OptionError(f"scale {scale} is outside {SCALE_LIMITS[0]} to {SCALE_LIMITS[1]}; choose one inside")
     if not 0 <= haze <= MOST_HAZE:

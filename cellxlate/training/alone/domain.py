@@ -35,7 +35,7 @@ class NothingToLearnError(InputError):
     """An image is too small, or shows nothing that stands out of its noise."""
 
 
-def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: int | None) -> Domain:
+def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: str | int | None) -> Domain:
     """Take a bounded sample of some files and folders into memory, with the noise that their camera adds.
 
     Raises

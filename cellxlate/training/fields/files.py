@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cellxlate.errors import InputError
 from cellxlate.options import CHANNEL
 from cellxlate.settings import Guide
+from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.intensity.stack_range import sample_windows
 from cellxlate.stacks.read.open import find_images, open_stack
@@ -33,7 +34,7 @@ def open_domain(
     number: int,
     patch_px: int,
     load_px: int | None,
-    channel: int | None = None,
+    channel: str | int | None = None,
     guide: Guide = "saliency",
 ) -> Domain:
     """Open every image of some files and folders as one domain.
@@ -62,7 +63,7 @@ def open_domain(
     return Domain(fields, number, guide)
 
 
-def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing: ExitStack) -> Iterator[Field]:
+def _open_fields(paths: Sequence[Path], side: int, channel: str | int | None, closing: ExitStack) -> Iterator[Field]:
     """Open and check files one by one; small stacks are read at once."""
     channels: dict[int, Path] = {}
     kept_px = open_files = 0
@@ -89,17 +90,23 @@ def _open_fields(paths: Sequence[Path], side: int, channel: int | None, closing:
                 yield Field(stack, index, intensity)
 
 
-def check_stack(stack: Stack, path: Path, side: int, channel: int | None) -> int:
-    """Return the channel to train on, or raise InputError if the stack has no such channel or is too small."""
+def check_stack(stack: Stack, path: Path, side: int, channel: str | int | None) -> int:
+    """Return the number of the channel to train on, after making sure that it is there and large enough.
+
+    Raises
+    ------
+    InputError
+        The stack is too small, or has several channels and none is chosen.
+    OptionError
+        It has no such channel.
+    """
     rows, columns = stack.plane_shape
     if min(rows, columns) < side:
         raise InputError(f"{path}: {rows} x {columns} px is smaller than a patch of {side} x {side}; leave it out")
     if channel is None and stack.channel_count > 1:
-        raise InputError(f"{path}: has {stack.channel_count} channels", remedy=("choose one with ", CHANNEL))
-    chosen = channel or 0
-    if not 0 <= chosen < stack.channel_count:
-        raise InputError(f"{path}: channel {chosen} does not exist, the stack has {stack.channel_count}")
-    return chosen
+        names = f" ({', '.join(stack.channel_names)})" if stack.channel_names else ""
+        raise InputError(f"{path}: has {stack.channel_count} channels{names}", remedy=("choose one with ", CHANNEL))
+    return 0 if channel is None else channel_number(channel, stack.channel_names, stack.channel_count, path)
 
 
 def checked_windows(stack: Stack, path: Path, channel: int) -> Iterator[npt.NDArray[Any]]:

@@ -28,7 +28,7 @@ BLACK_COUNTS, SPAN_COUNTS = 400, 2000
 
 
 def generalist_domains(
-    target: Sequence[Path], masks: Sequence[Path], settings: TrainSettings, channel: int | None, files: ExitStack
+    target: Sequence[Path], masks: Sequence[Path], settings: TrainSettings, channel: str | int | None, files: ExitStack
 ) -> tuple[Domain, Domain]:
     """Return the recordings that stand for the source, and the clear fields, found and drawn.
 
