@@ -212,10 +212,3 @@ function summary(text) {
     if (!startsWith(lines[i], "enhanced ") && !startsWith(lines[i], "attention ")) kept = kept + lines[i] + "\n";
   return kept;
 }
-
-function lineWith(text, start) {
-  lines = split(text, "\n");
-  for (i = 0; i < lines.length; i++)
-    if (startsWith(lines[i], start)) return lines[i];
-  return lastLine(text);
-}
