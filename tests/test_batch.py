@@ -49,6 +49,17 @@ def test_one_failure_does_not_stop_the_rest(plate: Path, tiny_model: Path, tmp_p
     ]
 
 
+def test_a_damaged_zarr_folder_does_not_stop_the_rest_either(plate: Path, tiny_model: Path) -> None:
+    damaged = plate / "well4.zarr"
+    damaged.mkdir()
+    (damaged / "zarr.json").write_text("{")
+    for paths in (plate, [plate / "well1.tif", damaged]):
+        outcome = cellxlate.enhance_files(paths, tiny_model, overwrite=True)
+        assert outcome.failed[-1].path == damaged
+        assert "well4.zarr is a damaged or unsupported Zarr" in str(outcome.failed[-1].error)
+        assert outcome.stacks[0].report is not None
+
+
 def test_a_pattern_and_the_exit_code_of_success(plate: Path, tiny_model: Path, capsys: Any) -> None:
     assert cli.main(["enhance", str(plate / "well[13].tif"), "-m", str(tiny_model), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -262,7 +262,7 @@ def look_at(step: int, steps: int, *, epochs: int | None = None, note: str = "")
 
 
 def test_a_row_of_training_says_what_is_not_known() -> None:
-    from cellxlate.cli.training_lines import training_head, training_row
+    from cellxlate.cli.lines.training import training_head, training_row
 
     row = training_row(look_at(6, 10))
     assert row.split() == ["6", "of", "10", "3.0", "s", "2.0", "s", "1.5000", "25", "%", "-", "-"]
@@ -270,7 +270,7 @@ def test_a_row_of_training_says_what_is_not_known() -> None:
 
 
 def test_a_line_of_a_log_says_step_epoch_time_left_and_loss_in_words() -> None:
-    from cellxlate.cli.training_lines import training_line
+    from cellxlate.cli.lines.training import training_line
 
     assert training_line(look_at(6, 10, epochs=5, note="another seed")) == (
         "training: step 6 of 10, epoch 3 of 5, 3.0 s so far, about 2.0 s left; loss 1.5000 (restoring 0.5000); "
@@ -280,7 +280,7 @@ def test_a_line_of_a_log_says_step_epoch_time_left_and_loss_in_words() -> None:
 
 
 def test_a_long_run_writes_a_line_per_look_but_no_flood() -> None:
-    from cellxlate.cli.training_lines import LOG_LINES, Spread
+    from cellxlate.cli.lines.training import LOG_LINES, Spread
 
     spread = Spread(LOG_LINES)
     assert [spread.takes(look_at(step, 300)) for step in range(50, 301, 50)] == [True] * 6
@@ -374,7 +374,7 @@ def test_a_dry_run_says_in_words_what_is_in_the_way(
 
 
 def test_tables_fit_the_line_and_keep_the_ends_of_names() -> None:
-    from cellxlate.cli.table import breadth, table
+    from cellxlate.cli.lines.table import breadth, table
 
     lines = table([["stack", "changed"], ["세포_" + "long" * 30 + "_B03.tif", "1.0 %"], ["a.tif", "12.0 %"]], width=60)
     assert max(breadth(line) for line in lines) <= 60

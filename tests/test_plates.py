@@ -12,7 +12,7 @@ import zarr
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.cli.forecast_lines import forecast_lines
+from cellxlate.cli.lines.forecast import forecast_lines
 from cellxlate.enhancement.outputs import plates
 from cellxlate.enhancement.outputs.plates import Plate
 from cellxlate.errors import InputError

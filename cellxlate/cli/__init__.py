@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from cellxlate.cli.output import complain
+from cellxlate.cli.lines.output import complain
 from cellxlate.cli.parser import build_parser
 from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.model.engines.malloc import keep_freed_memory

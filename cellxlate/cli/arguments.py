@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cellxlate.cli.output import printable
+from cellxlate.cli.lines.output import printable
 from cellxlate.errors import OptionError
 from cellxlate.option_values import instead, nearest_name
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.forecast_lines import forecast_lines
-from cellxlate.cli.output import complain, progress_bar, say
+from cellxlate.cli.lines.forecast import forecast_lines
+from cellxlate.cli.lines.output import complain, progress_bar, say
+from cellxlate.cli.lines.table import count, duration, facts, percent, table, wrapped
 from cellxlate.cli.slurm import run_slurm
-from cellxlate.cli.table import count, duration, facts, percent, table, wrapped
 from cellxlate.errors import CellxlateError, said
 from cellxlate.locations import Location
 from cellxlate.settings import EnhanceSettings

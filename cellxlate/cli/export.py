@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cellxlate.cli.output import say
-from cellxlate.cli.table import facts, size
+from cellxlate.cli.lines.output import say
+from cellxlate.cli.lines.table import facts, size
 
 ENDINGS = {"onnx": ".onnx", "bioimageio": ".zip"}
 

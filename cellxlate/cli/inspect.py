@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.info_lines import folder_lines, model_lines, models_lines, noise_table, stack_facts
-from cellxlate.cli.output import noise_answer, progress_bar, say
-from cellxlate.cli.table import count, facts, percent
+from cellxlate.cli.lines.info import folder_lines, model_lines, models_lines, noise_table, stack_facts
+from cellxlate.cli.lines.output import noise_answer, progress_bar, say
+from cellxlate.cli.lines.table import count, facts, percent
 from cellxlate.errors import CellxlateError, InputError, OptionError, said
 from cellxlate.locations import Location, located
 from cellxlate.options import ATTENTION, HAZE, LAYOUT, MASK, NOISE, OUTPUT, SCALE, SOURCE, STRUCTURE, TRUTH

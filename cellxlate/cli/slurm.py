@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.output import complain, say
+from cellxlate.cli.lines.output import complain, say
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location, RemotePath
 from cellxlate.options import SCHEDULER, SLURM

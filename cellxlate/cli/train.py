@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellxlate.cli.output import complain, progress_bar, say
-from cellxlate.cli.score_lines import score_lines
-from cellxlate.cli.table import count, duration, facts
-from cellxlate.cli.training_lines import training_news
+from cellxlate.cli.lines.output import complain, progress_bar, say
+from cellxlate.cli.lines.scores import score_lines
+from cellxlate.cli.lines.table import count, duration, facts
+from cellxlate.cli.lines.training import training_news
 
 
 def run_train(options: argparse.Namespace) -> int:

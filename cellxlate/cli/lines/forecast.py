@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from cellxlate.cli.table import count, duration, facts, listed, megapixels, percent, size, table
+from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",

@@ -5,8 +5,19 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.score_lines import card_score_rows
-from cellxlate.cli.table import count, decimals, duration, facts, listed, megapixels, percent, size, table, wrapped
+from cellxlate.cli.lines.scores import card_score_rows
+from cellxlate.cli.lines.table import (
+    count,
+    decimals,
+    duration,
+    facts,
+    listed,
+    megapixels,
+    percent,
+    size,
+    table,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from cellxlate.choice import Suitability

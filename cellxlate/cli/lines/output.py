@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.table import elided
+from cellxlate.cli.lines.table import elided
 
 if TYPE_CHECKING:
     from cellxlate.stacks.intensity.noise_model import CameraNoise

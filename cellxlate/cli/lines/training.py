@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cellxlate.cli.output import printable
-from cellxlate.cli.table import duration, percent
+from cellxlate.cli.lines.output import printable
+from cellxlate.cli.lines.table import duration, percent
 
 if TYPE_CHECKING:
     from cellxlate.training.loop import TrainProgress

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cellxlate.cli.table import UNKNOWN, count, decimals, table, wrapped
+from cellxlate.cli.lines.table import UNKNOWN, count, decimals, table, wrapped
 
 HIGHER, LOWER, NOTHING, NEUTRAL = "higher is better", "lower is better", "must be 0", ""
 
