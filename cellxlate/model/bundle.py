@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 import cellxlate
 from cellxlate.errors import ModelError
@@ -89,10 +89,7 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
     tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
     with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
-        try:
-            save_file(tensors, weights)
-        except SafetensorError as fault:  # it has no class for a full disk
-            raise OSError(str(fault)) from fault
+        save_tensors(tensors, weights)
         full = {
             **card,
             "format_version": FORMAT_VERSION,
@@ -110,6 +107,17 @@ def save_bundle(folder: Path, translator: TranslatorNetworks, card: Mapping[str,
         (partial / "preview.png").write_bytes(preview_png)
         load_model(partial)  # nothing gets its name that cannot be loaded
     return load_model(folder)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with the rights that the umask says; what the library writes itself is for its owner.
+
+    Raises
+    ------
+    OSError
+        The disk is full or refuses.
+    """
+    path.write_bytes(save(dict(tensors), metadata=dict(notes) if notes else None))
 
 
 def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:

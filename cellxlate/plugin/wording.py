@@ -58,8 +58,7 @@ def verdict_words(report: "RunReport") -> tuple[str, str]:
     below = f"; {count} warning{'s' if count > 1 else ''} below" if count else ""
     changed = f"{report.changed_fraction:.2%}" if report.changed_fraction else "nothing"
     line = f"Done in {report.seconds['total']:.1f} s: {changed} changed{below or ', the rest is as it was'}."
-    explained = f"{changed} of {report.pixels} pixels changed, the others are the input's own."
-    return line, f"{explained}\nModel {report.model_words}.\n{report.engine}."
+    return line, f"{report.verdict}\nModel {report.model_words}.\n{report.engine}."
 
 
 def suitability_words(suitability: "Suitability") -> tuple[str, str]:
