@@ -15,6 +15,8 @@ from cellxlate import cli
 from cellxlate.cli.enhance import batch_lines
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.engines import engine as engines
+from cellxlate.quality.report import account
+from cellxlate.quality.report.notices import Notice
 from cellxlate.settings import EnhanceSettings
 
 
@@ -45,6 +47,17 @@ def test_one_failure_does_not_stop_the_rest(plate: Path, tiny_model: Path, tmp_p
         "well1_enhanced.ome.tif",
         "well3_enhanced.ome.tif",
     ]
+
+
+def test_a_damaged_zarr_folder_does_not_stop_the_rest_either(plate: Path, tiny_model: Path) -> None:
+    damaged = plate / "well4.zarr"
+    damaged.mkdir()
+    (damaged / "zarr.json").write_text("{")
+    for paths in (plate, [plate / "well1.tif", damaged]):
+        outcome = cellxlate.enhance_files(paths, tiny_model, overwrite=True)
+        assert outcome.failed[-1].path == damaged
+        assert "well4.zarr is a damaged or unsupported Zarr" in str(outcome.failed[-1].error)
+        assert outcome.stacks[0].report is not None
 
 
 def test_a_pattern_and_the_exit_code_of_success(plate: Path, tiny_model: Path, capsys: Any) -> None:
@@ -85,6 +98,27 @@ def test_the_table_lines_up() -> None:
         "",
         "1 of 2 stacks enhanced",
     ]
+
+
+def test_a_warning_of_several_stacks_is_said_once_for_all(
+    plate: Path, tiny_model: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(*_: Any, **__: Any) -> list[Notice]:
+        return [Notice("cells may be invented. Look.", "look", "doubt")]
+
+    monkeypatch.setattr(account, "notices_of", warned)
+    (plate / "well2.tif").unlink()
+    words = ["enhance", str(plate), "-m", str(tiny_model), "--engine", "torch"]
+    line = "2 stacks (well1.tif, well3.tif): cells may be invented. Look."
+    assert cli.main([*words, "--no-report", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["warnings"] == [line]
+    assert all(one["verdict"].endswith("; but look.") for one in answer["stacks"])
+    assert cli.main([*words, "--no-report", "--overwrite"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [text for text in shown if text.startswith("warning")] == [f"warning  {line}"]
+    assert sum(text.startswith("verdict") for text in shown) == 2
+    assert cellxlate.enhance_files(plate, tiny_model, engine="torch", overwrite=True).warnings == [line]
 
 
 def test_python_runs_the_batch_of_the_command(plate: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONTRACT = {
     "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
-    "peak_rss_mb", "engine", "warnings",
+    "peak_rss_mb", "engine", "warnings", "verdict",
 }  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def labels() -> set[str]:
 
 
 def test_what_a_panel_calls_otherwise_is_a_choice_there() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "plugin").rglob("widget.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "plugin").rglob("*.py"))
     for option in OPTIONS.values():
         for value, shown in option.shown:
             assert f'("{shown}", "{value}")' in text

@@ -25,7 +25,7 @@ IN_SOURCE = re.compile(
 )
 NEVER = re.compile(r"__pycache__|\.pyc$|\.pt$|\.pkl$|\.tiff?$|\.zarr|\.env|~$|\.part|\.DS_Store|_cache")
 
-UNTESTED_EXTRAS = ("docs", "dev")
+UNTESTED_EXTRAS = ("docs", "dev", "notebooks")
 """Whose oldest versions .ci/oldest does not try."""
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.batch import Batch, BatchSettings, BatchStack, StackOutcome
     from cellxlate.enhancement.cluster.cluster import Cluster
     from cellxlate.enhancement.flow import EnhanceProgress
+    from cellxlate.quality.report.notices import Notice
     from cellxlate.quality.report.report import RunReport
 
 
@@ -67,7 +68,10 @@ def run_enhance(options: argparse.Namespace) -> int:
         if len(batch.stacks) == 1 and not batch.plates:
             answer = _answer(options, attempt(batch.stacks[0]))
         else:
-            answer = {"stacks": [_answer(options, outcome) for outcome in attempts(batch, attempt)]}
+            told: list[tuple[str, Sequence[Notice]]] = []
+            answer = {"stacks": [_answer(options, outcome, told) for outcome in attempts(batch, attempt)]}
+            if not options.dry_run:
+                answer["warnings"] = _over_stacks(told)
         if batch.plates and not options.dry_run:
             answer["plates"] = _finish_plates(batch, answer["stacks"])
         if left_out:
@@ -111,8 +115,10 @@ def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
     return lambda news: show(news.done, news.total, news.phase, news.name)
 
 
-def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, Any]:
-    """Say what became of a stack, and return that as plain values."""
+def _answer(
+    options: argparse.Namespace, outcome: "StackOutcome", told: "list[tuple[str, Sequence[Notice]]] | None" = None
+) -> dict[str, Any]:
+    """Say what became of a stack, and return that as plain values; where warnings are told at the end, note them."""
     if fault := outcome.error:
         if options.debug:
             raise fault
@@ -126,8 +132,18 @@ def _answer(options: argparse.Namespace, outcome: "StackOutcome") -> dict[str, A
     if sure:
         answer["outputs"] |= {"confidence": str(sure)}
     if not options.json:
-        say(options, {}, enhanced_lines(outcome.report) + (facts([("confidence", str(sure))]) if sure else []))
+        lines = enhanced_lines(outcome.report, warned=told is None)
+        say(options, {}, lines + (facts([("confidence", str(sure))]) if sure else []))
+    if told is not None:
+        told.append((_short(outcome.path), outcome.report.notices))
     return answer
+
+
+def _over_stacks(told: "Sequence[tuple[str, Sequence[Notice]]]") -> list[str]:
+    """Return each warning once, with the stacks that it concerns."""
+    from cellxlate.quality.report.notices import over_stacks
+
+    return over_stacks(told)
 
 
 def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:
@@ -136,7 +152,8 @@ def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, A
         say(options, answer, forecast_lines(names, answer.get("stacks", [answer])) if options.dry_run else [])
     elif "stacks" in answer:
         plates = [line for one in answer.get("plates", []) for line in plate_lines(one)]
-        say(options, {}, batch_lines(names, answer["stacks"]) + plates)
+        warned = facts([("warning", line) for line in answer["warnings"]])
+        say(options, {}, batch_lines(names, answer["stacks"]) + warned + plates)
     if "workers" in answer and not options.json:
         say(options, {}, worker_lines(answer["workers"]))
 
@@ -229,19 +246,15 @@ def _chosen_lines(answers: Sequence[dict[str, Any]]) -> list[str]:
     return wrapped(f"the model was chosen for each stack: {counts}{advice}")
 
 
-def enhanced_lines(report: "RunReport", *, took: bool = True) -> list[str]:
-    """Return what a run wrote, changed and warned of, for people, and how long it `took`."""
+def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = True) -> list[str]:
+    """Return what a run wrote, what it warned of, how long it `took`, and the verdict, for people."""
     answer, adaptation = report.as_dict(), report.adaptation
     told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
     told.append(("model", report.model_words))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))
-    violations = report.kept_violations
-    promise = f"but {count(violations, 'pixel')} outside differ from the input" if violations else (
-        "every other pixel is the input's own, bit for bit"
-    )  # fmt: skip
-    told.append(("changed", f"{percent(report.changed_fraction, places=2)} of the pixels; {promise}"))
     if took and "total" in answer["seconds"]:
         told.append(("took", f"{duration(answer['seconds']['total'])} with {report.engine}"))
-    return facts([*told, *(("warning", warning) for warning in report.warnings)])
+    told += [("warning", warning) for warning in report.warnings] if warned else []
+    return facts([*told, ("verdict", report.verdict)])

@@ -45,7 +45,8 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
             complain(str(message))
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", r"(source|target) images: left out", UserWarning)
+        for said in (r"(source|target) images: left out", r".* holds no checkpoint yet"):
+            warnings.filterwarnings("always", said, UserWarning)
         warnings.showwarning = hear  # type: ignore[assignment]
         yield
 

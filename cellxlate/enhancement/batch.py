@@ -36,6 +36,7 @@ from cellxlate.model.engines.engine import Device, Engine, Precision, require_kn
 from cellxlate.model.engines.threads import use_threads
 from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
+from cellxlate.quality.report.notices import over_stacks
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
@@ -147,6 +148,11 @@ class BatchOutcome:
         """The stacks that were not enhanced, with what went wrong (`error`)."""
         return [outcome for outcome in self.stacks if outcome.error]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the reports of the stacks warn of: each kind once, with the stacks that it concerns."""
+        return over_stacks((one.path.name, one.report.notices) for one in self.stacks if one.report)
+
 
 def enhance_files(
     paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
@@ -169,9 +175,8 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
-        As in `enhance_file`, for every stack.
-    engine, device, precision, attention, report, overwrite, resume, where
+    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings, engine,
+    device, precision, attention, report, overwrite, resume, where
         As in `enhance_file`, for every stack.
     adapt_s : float, optional
         Let the model learn from each stack before, so many seconds (`adapt`); not for plates.
@@ -193,7 +198,6 @@ def enhance_files(
 
     Examples
     --------
-    >>> import cellxlate
     >>> outcome = cellxlate.enhance_files("screen/*.tif", output_dir="results")  # doctest: +SKIP
     >>> [(stack.path.name, str(stack.error)) for stack in outcome.failed]  # doctest: +SKIP
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
@@ -252,11 +256,8 @@ def plan_batch(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
     if plates and settings.adapt_s is not None:
-        raise OptionError(
-            ADAPT,
-            " learns from single stacks",
-            remedy=("adapt to one field of the plate, then give its model with ", MODEL, " for all"),
-        )
+        remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
+        raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)
     if plates and settings.confidence:
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
@@ -376,24 +377,21 @@ def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progr
     from cellxlate.enhancement.adaptation.adapt import adapt_stack  # and torch, which not every run needs
     from cellxlate.enhancement.adaptation.record import model_folder
 
-    settings = batch.settings
+    settings, folder = batch.settings, model_folder(outputs)
     make_folder(settings.output_dir)
-    folder = model_folder(outputs)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
-        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels,
-        settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
-        overwrite=settings.overwrite, resume=settings.resume, progress=progress,
+        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels, settings=settings.settings,
+        levels_from=settings.levels_from, device=settings.device, overwrite=settings.overwrite, resume=settings.resume,
+        progress=progress,
     )  # fmt: skip
 
 
 def _write_confidence(batch: Batch, plan: Plan, outputs: Outputs, path: Location, progress: Progress) -> None:
     """Ask the networks again how sure they are, and write it beside attention."""
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), batch.settings
 
     def tell(done: float, total: int) -> None:
         progress(EnhanceProgress(plan.stack.name, done, total, time.perf_counter() - started, "confidence"))
 
-    write_confidence(
-        plan, outputs.attention, path, overwrite=batch.settings.overwrite, resume=batch.settings.resume, progress=tell
-    )
+    write_confidence(plan, outputs.attention, path, overwrite=settings.overwrite, resume=settings.resume, progress=tell)

@@ -1,7 +1,6 @@
 """What is decided before a stack is enhanced: model, channels, levels, settings; and how a run is told from another."""
 
 import hashlib
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.input import planes_of_channels
+from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
@@ -76,6 +76,8 @@ class Plan:
         What was read of the stack to decide on model and levels.
     adaptation : Adaptation or None
         What became of learning from the stack before.
+    asked : tuple of str
+        Engine, device and numbers, as they were asked for.
     """
 
     stack: Stack
@@ -89,6 +91,7 @@ class Plan:
     choice: Choice | None = None
     sampled: SampledPixels | None = None
     adaptation: "Adaptation | None" = None
+    asked: tuple[Engine, Device, Precision] = DEFAULTS
 
     @property
     def engine(self) -> str:
@@ -166,22 +169,13 @@ class Plan:
         }
 
     @property
-    def command(self) -> str:
-        """The command line that repeats the run."""
-        settings = self.settings
-        words = ["cellxlate", "enhance", str(self.stack.path or "STACK"), "-m", str(self.bundle.path)]
-        words += ["--axes", self.stack.axes, "--threshold", str(settings.threshold), "--intensity", settings.intensity]
-        if self.levels_from:
-            words += ["--levels-from", str(self.levels_from)]
-        if self.stack.image:
-            words += ["--image", str(self.stack.image)]
-        if self.stack.incomplete:
-            words.append("--incomplete")
-        engine, device, precision = self.translator.identity.split()
-        words += ["--engine", engine, "--device", device, "--precision", precision]
-        if len(self.channels) < self.stack.channel_count:
-            words += ["--channel", *map(str, self.channels)]
-        return shlex.join(words)
+    def repeat(self) -> Repeat:
+        """The command that repeats the run."""
+        return repeat(
+            self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
+            channels=self.channels, levels_from=self.levels_from, asked=self.asked,
+            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
+        )  # fmt: skip
 
 
 def make_plan(
@@ -235,7 +229,7 @@ def make_plan(
     jobs = tuple(PlaneJob(translator, {channel: intensities[channel]}, target, settings) for channel in chosen)
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, None if levels_from is None else Path(levels_from),
-        streams, choice, sampled, adaptation,
+        streams, choice, sampled, adaptation, (engine, device, precision),
     )  # fmt: skip
 
 

@@ -23,9 +23,10 @@ from cellxlate.errors import OutputError, PromiseError, said
 from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
+from cellxlate.quality.report.doubts import intensity_notices
+from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
-from cellxlate.stacks.intensity.network_input import remarks
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -150,17 +151,15 @@ def run_report(
     plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
 ) -> RunReport:
     """Gather what the report says; what could not be found out is among its warnings."""
-    stack, bundle, work = plan.stack, plan.bundle, plan.work
-    names = dict(enumerate(stack.channel_names))
-    warnings = [*notes, *plan.translator.warnings, *stack.warnings]
-    warnings += doubts_about(stack, tally, chosen=plan.choice is not None)
+    stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
+    notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
+    notices += doubts_about(stack, tally, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", tally.failures):
-        for channel, intensity in sorted(plan.intensities.items()):
-            warnings += remarks(intensity, names.get(channel, f"channel {channel}"))
-    warnings += tally.failures
+        notices += intensity_notices(plan.intensities, dict(enumerate(stack.channel_names)))
+    notices += failure_notices(tally.failures)
     if len(plan.channels) > 1:
         count = len(plan.channels)
-        warnings.append(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS))
+        notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
@@ -179,8 +178,8 @@ def run_report(
         ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
         channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
         seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
-        tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, warnings=warnings,
-        provenance=plan.provenance | digests, command=plan.command,
+        tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, notices=notices,
+        provenance=plan.provenance | digests, command=repeat.command, command_note=repeat.note,
     )  # fmt: skip
 
 
@@ -198,12 +197,12 @@ def store_report(
         with spared("writing the report", failures):
             write_page(report, figures, html, replaces=may_replace(html, overwrite=overwrite, resume=resume))
         if failures:
-            warned = [*report.warnings, *failures]
-            report, failures = replace(report, outputs={**report.outputs, "report": None}, warnings=warned), []
+            warned = [*report.notices, *failure_notices(failures)]
+            report, failures = replace(report, outputs={**report.outputs, "report": None}, notices=warned), []
     if record:
         with spared("writing the report's JSON", failures):
             write_record(report, record, replaces=may_replace(record, overwrite=overwrite, resume=resume))
-    return replace(report, warnings=[*report.warnings, *failures])
+    return replace(report, notices=[*report.notices, *failure_notices(failures)])
 
 
 def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunReport | None:

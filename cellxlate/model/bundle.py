@@ -32,6 +32,8 @@ from cellxlate.settings import AttentionSettings, DiscriminatorSettings, Generat
 from cellxlate.stacks.naming import one_line
 
 if TYPE_CHECKING:
+    import torch
+
     from cellxlate.model.networks import TranslatorNetworks
 
 LARGEST_WEIGHTS_BYTES = 2_000_000_000
@@ -105,15 +107,10 @@ def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[st
     OutputError
         The folder exists, or cannot be written.
     """
-    from safetensors.torch import save_file
-
     tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
     with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
-        try:
-            save_file(tensors, weights)
-        except SafetensorError as fault:  # it has no class for a full disk
-            raise OSError(str(fault)) from fault
+        save_tensors(tensors, weights)
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         full = {
             **card,
@@ -133,6 +130,19 @@ def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[st
         loaded = load_model(partial)  # nothing gets its name that cannot be loaded
         amend_card(partial, "probe", stated_of(computed_by_torch(loaded.translator), digest))
     return load_model(folder)
+
+
+def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with the rights that the umask says; what the library writes itself is for its owner.
+
+    Raises
+    ------
+    OSError
+        The disk is full or refuses.
+    """
+    from safetensors.torch import save
+
+    path.write_bytes(save(dict(tensors), metadata=dict(notes) if notes else None))
 
 
 def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:

@@ -175,7 +175,11 @@ def save_copy(folder: Path, destination: Path) -> Path:
         The destination exists, or cannot be written.
     """
     with whole_folder(destination) as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                copy = partial / path.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)  # its bytes: who may read the copy, the umask says
         amend_card(partial, "name", destination.name)
     return destination
 

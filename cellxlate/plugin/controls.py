@@ -1,12 +1,13 @@
 """Controls that panels share: buttons that macros can press, choices of models and of layers."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magicgui.widgets import ComboBox, Container, Label, PushButton
+from magicgui.widgets import ComboBox, Container, FileEdit, Label, PushButton, Widget
 from psygnal import Signal
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy
 
 from cellxlate.plugin.drawing import OURS
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 STYLED_PX = 14
 """What napari's style adds to the width of a panel that was measured without it."""
+AGAIN_MS = 300
+BREAK = "\u200b"
+"""Where a line may end without a space."""
 
 
 class ClickButton(PushButton):  # type: ignore[misc]
@@ -157,11 +161,58 @@ def scrolled(panel: Container, rows: Container) -> Container:
     return rows
 
 
-def without_label(row: Container) -> None:
-    """Let a row of a panel begin where the labels of the others do."""
-    labelled = row._labeled_widget()
-    if labelled is not None:
-        labelled._label_widget.visible = False
+def without_label(*rows: Widget) -> None:
+    """Let rows of a panel begin where the labels of the others do."""
+    for row in rows:
+        labelled = row._labeled_widget()
+        if labelled is not None:
+            labelled._label_widget.visible = False
+
+
+def chosen_path(field: FileEdit) -> Path | None:
+    """Return the path in a field; None where it is empty, which magicgui takes for the current folder."""
+    return Path(field.value) if field.line_edit.value.strip() else None
+
+
+class PanelText(Label):  # type: ignore[misc]
+    """A text of a panel: it takes as many lines as it needs, and no room where there is nothing to say.
+
+    Parameters
+    ----------
+    keeps_room : bool
+        Keep a line where there is nothing to say, so that what lies below stays where it is.
+
+    Notes
+    -----
+    A path has no spaces, and Qt would cut it off; it may be broken after separators, which `value` does not show.
+    """
+
+    def __init__(self, *, keeps_room: bool = False) -> None:
+        self._keeps_room = keeps_room
+        super().__init__()
+        self.native.setWordWrap(True)
+        self.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self._height = _WholeText(self.native)
+
+    @property
+    def value(self) -> str:
+        """What it says."""
+        return str(Label.value.fget(self)).replace(BREAK, "")
+
+    @value.setter
+    def value(self, text: str) -> None:
+        Label.value.fset(self, re.sub(r"([/\\_])(?=\S)", rf"\1{BREAK}", text))
+        self.fit()
+
+    def fit(self) -> None:
+        """Take the room that the text needs."""
+        if self.native.parent() is not None and not self._keeps_room:  # without a parent it would be a window
+            self.visible = bool(self.value)
+        self._height.fit()
+
+    def say(self, text: str, explained: str = "") -> None:
+        """Say something, and more where the mouse rests on it."""
+        self.value, self.tooltip = text, explained
 
 
 class _WholeText(QObject):  # type: ignore[misc]
@@ -178,14 +229,55 @@ class _WholeText(QObject):  # type: ignore[misc]
             self.fit()
         return False
 
-    def fit(self, _: Any = None) -> None:
+    def fit(self) -> None:
         """Take the height that the text needs."""
+        self._label.setMinimumHeight(0)  # that of a longer text before, which Qt counts in
         self._label.setMinimumHeight(max(self._label.heightForWidth(self._label.width()), 0))
 
 
-def wrapped(text: Label) -> Label:
-    """Let a text take as many lines as it needs, in place of making the panel wider."""
-    text.native.setWordWrap(True)
-    text.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-    text.changed.connect(_WholeText(text.native).fit)
-    return text
+class Leaving(QObject):  # type: ignore[misc]
+    """Ends a panel whose x was pressed: napari then only lets go of it, and it would go on unseen.
+
+    Parameters
+    ----------
+    panel : Container
+        It is destroyed where it is not shown elsewhere at once.
+    hidden : callable
+        Called when it cannot be seen any more while its window can.
+    left : callable
+        Called before it is destroyed, while the viewer is there.
+    is_running : callable
+        Whether a run goes on, which is waited for.
+    """
+
+    def __init__(
+        self,
+        panel: Container,
+        *,
+        hidden: Callable[[], object] = lambda: None,
+        left: Callable[[], object] = lambda: None,
+        is_running: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(panel.native)
+        self._native, self._hidden, self._left, self._is_running = panel.native, hidden, left, is_running
+        panel.native.installEventFilter(self)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._end)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802  the name is Qt's
+        """Follow what napari does with the panel."""
+        if event.type() == QEvent.Type.Hide and not event.spontaneous():
+            self._hidden()
+        elif event.type() == QEvent.Type.ParentChange and self._native.parent() is None:
+            self._timer.start(0)
+        return False
+
+    def _end(self) -> None:
+        if self._native.parent() is not None:
+            return
+        self._left()
+        if self._is_running():
+            self._timer.start(AGAIN_MS)
+        else:
+            self._native.deleteLater()

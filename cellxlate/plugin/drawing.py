@@ -1,5 +1,6 @@
 """What is drawn over an image: colours, the contour, and where a part of a plane lies."""
 
+from collections.abc import Sequence
 from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,22 @@ CONTOUR_RGB = (1.0, 0.37, 0.64)
 OVERLAY_OPACITY = 0.5
 
 
+def lies_over(layer: Any, layers: Sequence[Any], image: Any) -> bool:
+    """Whether a layer would hide or colour an image: it only shows something, or is an opaque image above it."""
+    if OURS in layer.metadata:
+        return True
+    is_opaque = layer._type_string == "image" and layer.blending not in ("additive", "minimum")
+    return is_opaque and image in layers and layers.index(layer) > layers.index(image)
+
+
+def as_attention() -> dict[str, Any]:
+    """Return how a layer of attention is added: hidden, so that what is seen first is the enhanced image."""
+    return {
+        "colormap": attention_colormap(), "contrast_limits": (0, 255), "blending": "translucent", "opacity": 0.6,
+        "visible": False, "metadata": {OURS: True},
+    }  # fmt: skip
+
+
 @cache
 def attention_colormap() -> "Colormap":
     """Return viridis, which is perceptually uniform and safe for colour-blind readers, with 0 (kept) transparent."""
@@ -31,7 +48,7 @@ def attention_colormap() -> "Colormap":
 
     colours = np.array(ensure_colormap("viridis").map(np.linspace(0, 1, 256)))  # (256, 4)
     colours[0, 3] = 0.0
-    return Colormap(colours, name="attention (viridis)", display_name="attention (viridis)")
+    return Colormap(colours, name="attention viridis", display_name="attention viridis")
 
 
 @cache
@@ -42,7 +59,7 @@ def overlay_colormap() -> "Colormap":
     colours = np.array(attention_colormap().map(np.linspace(0, 1, CONTOUR)))  # (255, 4)
     colours[1:, 3] = OVERLAY_OPACITY
     colours = np.vstack([colours, (*CONTOUR_RGB, 1.0)])
-    name = "attention (viridis) and contour"
+    name = "outlined"  # short: the list of colours in the layer controls is as wide as the longest name
     return Colormap(colours, name=name, display_name=name, interpolation="zero", controls=np.linspace(0, 1, 257))
 
 
@@ -52,7 +69,7 @@ def difference_colormap() -> "Colormap":
     from napari.utils import Colormap
 
     colours = [(0.20, 0.60, 1.0, 1.0), (0.20, 0.60, 1.0, 0.0), (1.0, 0.60, 0.10, 0.0), (1.0, 0.60, 0.10, 1.0)]
-    return Colormap(colours, name="difference (blue less, orange more)", controls=[0.0, 0.5, 0.5, 1.0])
+    return Colormap(colours, name="difference", controls=[0.0, 0.5, 0.5, 1.0])
 
 
 def with_contour(attention: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.flow import EnhanceProgress
     from cellxlate.plugin.requests import AdaptNews
     from cellxlate.plugin.train.requests import TrainingSnapshot
+    from cellxlate.quality.report.report import RunReport
 
 
 def time_left(news: "EnhanceProgress") -> str:
@@ -49,6 +50,15 @@ def training_left(look: "TrainingSnapshot") -> str:
     'step 100 of 500, 30 s so far, about 2 min left'
     """
     return f"step {look.step} of {look.steps}, {_seconds_left(look.seconds, look.step, look.steps)}"
+
+
+def verdict_words(report: "RunReport") -> tuple[str, str]:
+    """Return what came of an enhancement in one line that fits a panel, and what there is to explain."""
+    count = len(report.warnings)
+    below = f"; {count} warning{'s' if count > 1 else ''} below" if count else ""
+    changed = f"{report.changed_fraction:.2%}" if report.changed_fraction else "nothing"
+    line = f"Done in {report.seconds['total']:.1f} s: {changed} changed{below or ', the rest is as it was'}."
+    return line, f"{report.verdict}\nModel {report.model_words}.\n{report.engine}."
 
 
 def suitability_words(suitability: "Suitability") -> tuple[str, str]:

@@ -93,6 +93,8 @@ class Stack:
         The files of a stack whose planes lie in several; empty otherwise.
     incomplete : bool
         Whether it was opened so that missing planes leave their time points out.
+    axes_given : bool
+        Whether who opened it said the axes, in place of the file.
     release : callable
         Closes what is open.
     """
@@ -112,6 +114,7 @@ class Stack:
     image: int = 0
     alpha: tuple[int, ...] | None = None
     incomplete: bool = False
+    axes_given: bool = False
     release: Callable[[], None] = _nothing
 
     def __post_init__(self) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cellxlate.errors import ModelError, OutputError, unless_denied
+from cellxlate.model.bundle import save_tensors
 from cellxlate.options import TRAIN_RESUME
 from cellxlate.stacks.naming import one_line
 from cellxlate.training.losses import HistoryPool
@@ -60,11 +61,11 @@ def save_checkpoint(folder: Path, state: RunState, notes: Mapping[str, Any]) -> 
     partial = folder / "checkpoint.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, partial, metadata={"notes": json.dumps(notes)})
+        save_tensors(stored, partial, {"notes": json.dumps(notes)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(folder / CHECKPOINT)
-    except (OSError, SafetensorError) as fault:
+    except OSError as fault:
         kept = "the one before is kept" if (folder / CHECKPOINT).exists() else "there is none before"
         raise OutputError(
             f"the checkpoint cannot be written to {folder} ({one_line(fault)})",

@@ -16,7 +16,7 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.likeness import describe_planes
-from cellxlate.quality.report.report import triptych_png
+from cellxlate.quality.report.pictures import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast

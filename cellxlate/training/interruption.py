@@ -1,40 +1,51 @@
-"""Ctrl-C between two steps."""
+"""Ctrl-C, a closed terminal and a scheduler's SIGTERM between two steps."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a process to end; Windows has no SIGHUP."""
+
 
 class StepEnds:
-    """Holds Ctrl-C back until a step is complete, so that what is saved belongs to one step; a second acts at once.
+    """Holds what asks to end back until a step is complete, so that what is saved belongs to one step.
 
-    It does so where Python's own handler is in place, that is, in the main thread of a program without its own.
+    A second signal acts at once.
+    Ctrl-C is held back where Python's own handler is in place, the other signals where the program hears them by a
+    function; all that in the main thread. Such a function may have one of its own, `heard`, for what cannot wait.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
+        self.asked: tuple[int, FrameType | None] | None = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._previous = signal.signal(signal.SIGINT, self._hear)
+        if threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                handler = signal.getsignal(number)
+                if callable(handler) and (number != signal.SIGINT or handler is signal.default_int_handler):
+                    self._previous[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if error is None:
+            self.check()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if heard := getattr(self._previous[number], "heard", None):
+            heard(number)
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            self._previous[number](number, frame)
+        self.asked = number, frame
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed since."""
+        """Do what was asked since, which raises KeyboardInterrupt."""
         if self.asked:
-            raise KeyboardInterrupt
+            (number, frame), self.asked = self.asked, None
+            self._previous[number](number, frame)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -255,7 +256,9 @@ def run_seeds(
     """Run to the end, with the next seeds where training fails; return the run and the seeds that were tried."""
     first = settings.seed
     seeds = range(first, first + restarts + 1)
-    resume = resume and has_checkpoint(partial)
+    if resume and not has_checkpoint(partial):
+        warnings.warn(f"{partial} holds no checkpoint yet, so training begins at its first step", stacklevel=3)
+        resume = False
     seed = resumed_seed(partial, seeds) if resume else first
     precision = resumed_precision(partial, device) if resume else None
     note = ""

@@ -16,9 +16,11 @@ from qtpy.QtWidgets import QApplication
 
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.write.copy import write_stacks
 
 FOLDER = Path(__file__).resolve().parent
-SIZE = 1240, 860
+SIZE = 1280, 720
+"""Of the whole window: a small laptop."""
 
 
 def wait(holds: Callable[[], bool], longest_s: float = 600.0) -> None:
@@ -40,7 +42,7 @@ def take(viewer: napari.Viewer, name: str) -> None:
 
 
 def preview_and_result(model: str) -> None:
-    """Draw the preview at the threshold, then the swipe between input and result."""
+    """Draw the preview at the threshold, then the swipe between input and result, as both appear."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(*SIZE)
     viewer.open_sample("cellxlate", "nuclei")
@@ -48,12 +50,10 @@ def preview_and_result(model: str) -> None:
     panel.model_choice.value = model
     panel.preview.value = True
     wait(lambda: len(viewer.layers) == 2 and not panel.attention.is_running)
-    viewer.scene.camera.zoom *= 1.6
     take(viewer, "napari_preview.png")
     panel.preview.value = False
     panel.enhance_button.click()
     wait(lambda: not panel.is_running)
-    viewer.layers["faint nuclei attention"].visible = False
     panel.compare.mode.value = "swipe"
     wait(lambda: panel.compare.comparison.is_settled)
     take(viewer, "napari_swipe.png")
@@ -84,6 +84,29 @@ def training(looks: int = 12) -> None:
     viewer.close()
 
 
+def many_files() -> None:
+    """Draw the panel of many files when three of four are done, with the result of one."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    _, panel = viewer.window.add_plugin_dock_widget("cellxlate", "Enhance many files")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples = [
+            simulate(SampleSettings(shape=(1, 1, 1, 512, 512), cell_fraction=0.15, seed=seed)) for seed in (1, 2, 3)
+        ]
+        write_stacks([(sample.stack, folder / f"day_{day}.ome.tif") for day, sample in enumerate(samples, 1)])
+        (folder / "day_4.ome.tif").write_bytes((folder / "day_1.ome.tif").read_bytes()[:2000])
+        panel.folder.value = folder
+        wait(lambda: len(panel.results.rows) == 4)
+        panel.enhance_button.click()
+        wait(lambda: not panel.is_running)
+        panel.results.click(1)
+        wait(lambda: not panel.row_layers.is_opening)
+        take(viewer, "napari_many.png")
+        viewer.close()
+
+
 if __name__ == "__main__":
     preview_and_result(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL)
     training()
+    many_files()

@@ -84,7 +84,7 @@ setOption("Changes", true);
 tidy(folder);
 selectImage(enhanced);
 if (!hidden) setBatchMode("exit and display");
-showStatus("cellxlate: " + replace(lineWith(said, "changed"), " +", " "));
+showStatus("cellxlate: " + replace(substring(said, lastIndexOf(said, "verdict ") + 8), "\\s+", " "));
 print("cellxlate: " + name);
 print(said);
 if (openReport) run("URL...", "url=[file://" + replace(folder, "\\", "/") + "image_report.html]");
@@ -211,11 +211,4 @@ function summary(text) {
   for (i = 0; i < lines.length; i++)
     if (!startsWith(lines[i], "enhanced ") && !startsWith(lines[i], "attention ")) kept = kept + lines[i] + "\n";
   return kept;
-}
-
-function lineWith(text, start) {
-  lines = split(text, "\n");
-  for (i = 0; i < lines.length; i++)
-    if (startsWith(lines[i], start)) return lines[i];
-  return lastLine(text);
 }

@@ -153,7 +153,7 @@ def test_a_full_disk(stack: Path, tiny_model: Path, unbroken: list[Any], monkeyp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_command_with_its_code_and_keeps_what_is_done(
     stack: Path, tiny_model: Path, unbroken: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, sent: int,
     code: int,

@@ -50,8 +50,8 @@ def require_promise(raw: Any, report: RunReport) -> None:
     [
         ((account, "draw_planes"), "drawing the pictures"),
         ((account, "examine"), "judging whether the result should be believed"),
-        ((account, "warnings_of"), "gathering warnings"),
-        ((verify, "remarks"), "gathering remarks"),
+        ((account, "notices_of"), "gathering warnings"),
+        ((verify, "intensity_notices"), "gathering remarks"),
         ((report_page, "report_page"), "writing the report"),
         ((report_page, "finite_json"), "writing the report's JSON"),
         ((tally_parts, "selected_segments"), "counting for the report"),

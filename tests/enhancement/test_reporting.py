@@ -78,6 +78,20 @@ def test_a_changed_background_pixel_ends_with_exit_code_1(finished: Path, capsys
     answer = json.loads(capsys.readouterr().out)
     assert answer["kept_violations"] == 1
     assert "background promise is broken" in answer["warnings"][0]
+    assert answer["verdict"].startswith("The promise is broken: 1 pixel that attention did not select differs")
+
+
+def test_a_changed_pixel_of_a_channel_that_was_copied_breaks_the_promise_too(tmp_path: Path, tiny_model: Path) -> None:
+    pixels = np.random.default_rng(0).integers(50, 250, (2, 40, 60)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, metadata={"axes": "CYX"}, photometric="minisblack")
+    cellxlate.enhance_file(tmp_path / "a.tif", tiny_model, channels=[0], axes="CYX", engine="torch")
+    result = tmp_path / "a_enhanced.ome.tif"
+    assert rebuild_report(result).kept_violations == 0
+    with tifffile.TiffFile(result) as file:
+        description, made = file.pages[0].description, file.series[0].asarray()
+    made[1, 3, 3] += 1
+    tifffile.imwrite(result, made, description=description.encode(), metadata=None)
+    assert rebuild_report(result).kept_violations == 1
 
 
 def test_files_that_do_not_belong_together_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +174,7 @@ def test_any_earlier_report_or_none_is_no_reason_to_fail(
     if content is not None:
         record.write_text(content)
     assert main(["report", str(small / "cells_enhanced.ome.tif")]) == 0
-    assert "0 differ from the input" in capsys.readouterr().out
+    assert "is the input bit for bit (read back from the file)" in " ".join(capsys.readouterr().out.split())
     found = json.loads(record.read_text())
     assert found["kept_violations"] == 0
     assert found["model"]["name"] == "tiny"

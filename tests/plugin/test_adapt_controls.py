@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QScrollArea
 
 from cellxlate.enhancement.flow import EnhanceProgress
 from cellxlate.model import cards
@@ -189,8 +190,9 @@ def test_a_model_that_is_judged_to_be_better_is_kept_chosen_and_shown(viewer, pa
     assert threading.main_thread() not in made.threads
     folder = Path.cwd() / "cells_model"
     assert panel.model_choice.value == str(folder)
-    assert "0.6 ± 0.1 dB better" in panel.state.value
-    assert str(folder) in panel.state.value
+    assert panel.state.value == "Adapted: cells_model is chosen now."
+    assert panel.state.tooltip == str(folder)
+    assert "0.6 ± 0.1 dB better" in panel.notes.value
     assert panel.adapt_button.enabled
     assert panel.enhance_button.enabled
     assert panel.image_layer.value is viewer.layers["cells"]
@@ -213,7 +215,8 @@ def test_what_is_not_better_is_said_and_changes_nothing(viewer, panel, spin, fak
     fake(kept=False)
     viewer.add_image(ramp((70, 90)), name="cells")
     adapt(panel, spin)
-    assert panel.state.value == "The judge finds it 0.1 ± 0.1 dB worse. Nothing has changed."
+    assert panel.state.value == "Not kept; nothing has changed."
+    assert panel.notes.value == "The judge finds it 0.1 ± 0.1 dB worse."
     assert panel.model_choice.value == str(tiny_model)
     assert len(viewer.layers) == 1
     assert list(Path.cwd().iterdir()) == []
@@ -303,7 +306,7 @@ def test_without_an_image_nothing_can_be_adapted(viewer, tiny_model):
 
 
 @pytest.mark.display
-def test_in_a_small_window_every_text_is_whole_and_the_warning_beside_its_button(application, spin):
+def test_in_a_small_window_every_text_is_whole_and_enhance_and_compare_are_seen_at_once(application, spin):
     import napari
 
     shown = napari.Viewer(show=True)
@@ -318,11 +321,21 @@ def test_in_a_small_window_every_text_is_whole_and_the_warning_beside_its_button
         panel.engine.value = "torch"
         panel.enhance_button.click()
         spin(lambda: not panel.is_running)
+        area = panel.native.findChild(QScrollArea)
+        for seen in (panel.enhance_button, panel.compare.mode, panel.compare.report_button):
+            corner = seen.native.mapTo(area.viewport(), seen.native.rect().bottomRight())
+            spin(lambda corner=corner: area.viewport().rect().contains(corner))
+        assert area.verticalScrollBar().value() == 0
         panel.more.value = True
         assert len(panel.notes.value) > 300
+        assert panel.state.native.height() < 2 * panel.state.native.fontMetrics().height()  # one line
         for label in (text, panel.state.native, panel.notes.native):
             spin(lambda label=label: label.height() >= label.heightForWidth(label.width()))
-        assert text.geometry().top() <= button.geometry().center().y() <= text.geometry().bottom()
+
+        def gap_px():
+            return button.mapTo(area, button.rect().topLeft()).y() - text.mapTo(area, text.rect().bottomLeft()).y()
+
+        spin(lambda: 0 <= gap_px() < 20)  # the button is right below the warning
         assert panel.native.width() <= 420
         assert shown.window._qt_window.height() <= 720  # it scrolls, and makes the window no higher
     finally:

@@ -10,7 +10,7 @@ import pytest
 from cellxlate.plugin.compare import comparison as comparing
 from cellxlate.plugin.compare import widget as compare_widget
 from cellxlate.plugin.compare.comparison import difference_steps, subtract
-from cellxlate.plugin.enhance.widget import THIS_PLANE, TO_A_FILE
+from cellxlate.plugin.enhance.choices import THIS_PLANE, TO_A_FILE
 
 from .conftest import ramp
 

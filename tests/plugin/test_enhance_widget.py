@@ -16,7 +16,8 @@ from qtpy.QtCore import QEvent
 import cellxlate
 from cellxlate.model import cards
 from cellxlate.model.engines.engine import EngineTranslator
-from cellxlate.plugin.enhance.widget import IN_MEMORY, THIS_PLANE, TO_A_FILE, EnhanceWidget
+from cellxlate.plugin.enhance.choices import IN_MEMORY, THIS_PLANE, TO_A_FILE
+from cellxlate.plugin.enhance.widget import EnhanceWidget
 from cellxlate.plugin.models import SHELF
 
 from .conftest import ramp
@@ -65,6 +66,10 @@ def test_two_layers_arrive_that_lie_and_look_like_the_input(viewer, panel, spin)
     assert list(enhanced.contrast_limits) == list(layer.contrast_limits)
     assert enhanced.colormap.name == "magenta"
     assert enhanced.gamma == 0.8
+    assert enhanced.visible
+    assert not attention.visible  # what is seen first is the image
+    assert viewer.layers.selection.active is enhanced
+    assert attention not in panel.image_layer.choices
     assert "viridis" in attention.colormap.name
     assert (attention.data.dtype, enhanced.data.dtype) == (np.uint8, layer.data.dtype)
     assert panel.state.value.startswith("Done in")
@@ -497,7 +502,7 @@ def test_auto_is_offered_first_and_names_the_model_it_takes(viewer, spin, tmp_pa
     panel.preview.value = True
     spin(lambda: "; model nuclei-lowexp" in panel.selected.value)
     run(panel, spin)
-    assert "Model nuclei-lowexp: no shipped model fits, this one is nearest (distance " in panel.state.value
+    assert "Model nuclei-lowexp: no shipped model fits, this one is nearest (distance " in panel.state.tooltip
     assert "no other shipped model is nearer" in panel.notes.value
     assert "press 'Adapt to this image', or train on your own images with the panel 'Train" in panel.notes.value
     assert "--" not in panel.notes.value

@@ -9,6 +9,7 @@ from napari.layers import Image
 
 import cellxlate
 from cellxlate.errors import OutputError
+from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.files.read import read_layers, reader
 from cellxlate.plugin.files.write import write_image, write_images
 from cellxlate.stacks.read.resolutions import open_resolutions
@@ -365,3 +366,23 @@ def test_napari_finds_reader_and_writers(tmp_path, viewer):
     viewer.layers[-1].data = viewer.layers[-1].data[:2]
     with pytest.raises(OutputError, match="differ in shape"):  # napari passes it on, where it hides a ValueError
         viewer.layers[-2:].save(str(tmp_path / "no.ome.tif"), plugin="cellxlate")
+
+
+@pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
+def test_attention_of_a_result_that_is_in_view_is_hidden_and_else_it_is_shown(tmp_path, viewer, monkeypatch, ending):
+    monkeypatch.setattr("napari.current_viewer", lambda: viewer)
+    made, attention = tmp_path / f"cells_enhanced{ending}", tmp_path / f"cells_attention{ending}"
+    pixels = np.arange(1200, dtype=np.uint8).reshape(30, 40)
+    write_stacks([(Stack(pixels, "YX", "cells"), path) for path in (made, attention)])
+    alone, image = opened(attention)[0], opened(made)[0]
+    assert alone.visible
+    assert alone.colormap.name == "attention viridis"
+    assert list(alone.contrast_limits) == [0, 255]
+    assert "viridis" not in image.colormap.name
+    viewer._add_layer_from_data(*reader(str(made))(str(made))[0])
+    viewer.layers[0]._source = viewer.layers[0].source.model_copy(update={"path": str(made)})
+    beside = opened(attention)[0]
+    assert not beside.visible
+    assert OURS in beside.metadata
+    viewer.layers[0].visible = False
+    assert opened(attention)[0].visible

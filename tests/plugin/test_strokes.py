@@ -151,3 +151,46 @@ def test_a_stack_too_large_to_be_looked_through_at_each_stroke_is_refused(monkey
     assert "6144 px" in panel.strokes.state.value
     assert "strokes on large" not in viewer.layers
     panel.strokes.switch.value = panel.preview.value = False
+
+
+def test_removing_the_strokes_ends_teaching(viewer, panel, spin, painting):
+    learn(panel, spin, painting)
+    viewer.layers.remove(painting)
+    assert not panel.strokes.switch.value
+    assert panel.strokes.model is None
+    assert not panel.strokes.save_button.enabled
+    assert panel.strokes.state.value == ""
+
+
+def test_strokes_are_found_again_when_their_image_is_chosen_again(viewer, panel, spin, painting):
+    taught = learn(panel, spin, painting)
+    image = panel.image_layer.value
+    panel.image_layer.value = viewer.add_image(ramp((64, 96), seed=4), name="others")
+    settle(panel, spin)
+    assert panel.strokes.model is None
+    others = viewer.layers["strokes on others"]
+    others.data = painting.data.copy()  # the same strokes teach another image something else
+    panel.strokes.look_again()
+    spin(lambda: panel.strokes.model is not None)
+    settle(panel, spin)
+    assert panel.strokes.model != taught
+    panel.image_layer.value = image
+    settle(panel, spin)
+    assert panel.strokes.model == taught
+    assert [layer.name for layer in viewer.layers if layer.name.startswith("strokes")] == [
+        "strokes on cells", "strokes on others",
+    ]  # fmt: skip
+
+
+def test_new_pixels_are_learned_anew(viewer, panel, spin, painting):
+    taught = learn(panel, spin, painting)
+    viewer.layers["cells"].data = ramp((64, 96), seed=9)
+    spin(lambda: panel.strokes.model not in (None, taught))
+    settle(panel, spin)
+
+
+def test_an_empty_field_saves_nothing(panel, spin, painting):
+    learn(panel, spin, painting)
+    panel.strokes.save_as.line_edit.value = ""
+    panel.strokes.save_button.click()
+    assert "no folder is chosen" in panel.strokes.state.value

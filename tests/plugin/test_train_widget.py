@@ -210,3 +210,75 @@ def test_curves_are_drawn_where_their_values_are():
     words = [one.text for one in root if one.tag.endswith("text")]
     assert {"objective", "selected", "as guided", "step 100"} <= set(words)
     ElementTree.fromstring(curves_svg([], {}, last_step=10))
+
+
+# What is refused before anything runs, and what is said no more
+
+
+def test_images_are_not_learned_to_become_themselves(viewer, panel, tmp_path):
+    panel.target.value = panel.source.value
+    panel.train_button.click()
+    assert not panel.is_running
+    assert panel.state.value == "Source and Target are both faint: 1/2; choose as Target images as they should look"
+    panel.source.value = panel.target.value = FOLDER
+    panel.source_folder.value, panel.target_folder.value = tmp_path, tmp_path / "."
+    panel.train_button.click()
+    assert not panel.is_running
+    assert panel.state.value.startswith(f"Source and Target are both {tmp_path.name};")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("source_folder", "no folder of Source images is chosen"),
+        ("target_folder", "no folder of Target images is chosen"),
+        ("output", "no folder is chosen for the model"),
+    ],
+)
+def test_an_empty_field_is_not_the_current_folder(panel, tmp_path, field, said):
+    if field != "output":
+        panel.source.value = panel.target.value = FOLDER
+        panel.source_folder.value, panel.target_folder.value = tmp_path / "a", tmp_path / "b"
+    getattr(panel, field).line_edit.value = ""
+    panel.train_button.click()
+    assert not panel.is_running
+    assert said in panel.state.value
+    getattr(panel, field).value = tmp_path / "c"
+    assert panel.state.value == ""
+
+
+def test_what_is_missing_to_paint_is_said_until_it_is_there(viewer, panel, spin):
+    panel.guide.value = "masks"
+    spin(lambda: panel.paint_state.value.startswith("Press Paint"))
+    panel.paint_button.click()
+    spin(lambda: "no cell is painted" in panel.paint_state.value)
+    panel.train_button.click()
+    spin(lambda: not panel.is_running)
+    assert "no cell is painted" in panel.state.value
+    assert panel.progress.value == 0
+    labels = viewer.layers[-1]
+    labels.selected_label = 1
+    labels.paint((1, 40, 40), 1)
+    assert panel.state.value == ""
+    spin(lambda: "Learns from 1 painted region" in panel.paint_state.value)
+    labels.undo()
+    spin(lambda: "no cell is painted" in panel.paint_state.value)
+    panel.source.value = FOLDER
+    spin(lambda: panel.paint_state.value == "Choose an image layer as Source to paint its cells.")
+    panel.guide.value = "none"
+    assert panel.paint_state.value == ""
+
+
+def test_a_run_that_ended_leaves_no_half_filled_bar_and_no_curves_of_another(panel, spin):
+    panel.steps.value = 400
+    panel.train_button.click()
+    spin(lambda: panel.progress.value >= 10 and len(panel._looks) > 0)
+    panel.stop_button.click()
+    spin(lambda: not panel.is_running)
+    assert "Stopped after step " in panel.state.value
+    assert panel.progress.value == 0
+    panel.train_button.click()
+    assert panel.curves.isHidden()
+    spin(lambda: not panel.is_running)
+    panel.steps.value = 30
+    assert panel.state.value == ""

@@ -17,8 +17,9 @@ from imagecodecs import png_decode
 from cellxlate.errors import OutputError
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
-from cellxlate.quality.report.pictures import Picture
-from cellxlate.quality.report.report import RunReport, finite_json, report_page, triptych_png, write_report
+from cellxlate.quality.report.notices import Notice
+from cellxlate.quality.report.pictures import Picture, triptych_png
+from cellxlate.quality.report.report import RunReport, finite_json, report_page, write_report
 from cellxlate.quality.risk import Ranking, Risk
 from cellxlate.quality.tally import Tally
 
@@ -98,12 +99,12 @@ def written(folder: Path, run: RunReport, pictures: list[Picture] | None = None)
 
 
 def test_json_holds_the_keys_of_the_command_and_the_provenance(tmp_path: Path) -> None:
-    run = report(warnings=["look at it"])
+    run = report(notices=[Notice("look at it")])
     _, stored = written(tmp_path, run)
     assert {key: stored[key] for key in run.as_dict()} == finite_json(run.as_dict())
     assert set(run.as_dict()) == {
         "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
-        "peak_rss_mb", "engine", "model", "selected_fraction", "warnings",
+        "peak_rss_mb", "engine", "model", "selected_fraction", "warnings", "verdict",
     }  # fmt: skip
     assert stored["changed_fraction"] == 24 / 64
     assert stored["changes"]["planes"][0]["changed_fraction"] == 24 / 64
@@ -116,18 +117,18 @@ def test_page_says_the_numbers(tmp_path: Path) -> None:
     words = " ".join(Reader(html).words)
     for expected in (
         "37.5 %",
-        "768 of 2,048 pixels",
+        "768 of the 768 that were selected",
         "192",
         "µm²",
         "cellxlate enhance a.tif",
         "1 of 4 tiles",
-        "1,280 pixels that",
+        "1,280 pixels, the input's own, bit for bit",
     ):
         assert expected in words
 
 
 def test_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    html, _ = written(tmp_path, report(warnings=["see https://example.org"]))
+    html, _ = written(tmp_path, report(notices=[Notice("see https://example.org", "https://example.org", "doubt")]))
     for tag, attributes in Reader(html).elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name in ("src", "href", "srcset", "action", "poster"):
@@ -152,8 +153,9 @@ def test_the_policy_admits_exactly_the_script_of_the_page(tmp_path: Path) -> Non
 def test_names_from_outside_are_text_and_nothing_else(tmp_path: Path) -> None:
     run = report(
         input_name=HOSTILE, model_name=HOSTILE, model_licence=HOSTILE, channel_names=(HOSTILE,), engine=HOSTILE,
-        command=HOSTILE, warnings=[HOSTILE], outputs={"enhanced": HOSTILE}, versions={HOSTILE: HOSTILE},
-        settings={HOSTILE: HOSTILE}, provenance={HOSTILE: {HOSTILE: [HOSTILE]}}, seconds={"total": 1.0, HOSTILE: 2.0},
+        command=HOSTILE, command_note=HOSTILE, notices=[Notice(HOSTILE, HOSTILE, "doubt")],
+        outputs={"enhanced": HOSTILE}, versions={HOSTILE: HOSTILE}, settings={HOSTILE: HOSTILE},
+        provenance={HOSTILE: {HOSTILE: [HOSTILE]}}, seconds={"total": 1.0, HOSTILE: 2.0},
         tally=tally(channels=2), model_digest=HOSTILE, dtype=HOSTILE, axes=HOSTILE,
     )  # fmt: skip
     html, stored = written(tmp_path, run, [picture(title=HOSTILE, overlay=HOSTILE)])
@@ -197,7 +199,7 @@ def test_no_name_or_number_of_planes_makes_the_page_large(tmp_path: Path) -> Non
         blank = np.zeros((1, 8), np.uint16)
         counted.add((plane % 300, plane), 0, raw=blank, enhanced=blank, attention=blank.astype(np.uint8))
     run = report(
-        input_name=long, warnings=[long], command=long, tally=counted, channel_names=(many,) * 300,
+        input_name=long, notices=[Notice(long)], command=long, tally=counted, channel_names=(many,) * 300,
         provenance={f"{number}": many for number in range(2000)}, settings={"a": long}, versions={"b": long},
     )  # fmt: skip
     pictures = [picture((400, 400), seed, title=long) for seed in range(30)]
@@ -255,18 +257,20 @@ def test_truth_gets_a_panel_of_its_own() -> None:
     assert "Truth, on a scale of its own" in html
 
 
-def test_warnings_come_first_and_a_broken_promise_is_red(tmp_path: Path) -> None:
-    html, _ = written(tmp_path, report(warnings=["first thing", "second thing"]))
+def test_the_verdict_comes_first_then_warnings_and_a_broken_promise_is_red(tmp_path: Path) -> None:
+    html, _ = written(tmp_path, report(notices=[Notice("first thing", "be careful", "doubt"), Notice("second thing")]))
     assert (
-        html.index("first thing")
+        html.index("but be careful (1 further remark).")
+        < html.index("first thing")
         < html.index("second thing")
-        < html.index("bit for bit")
         < html.index("Pixels changed")
     )
-    assert "note bad" not in html
+    assert "verdict alert" in html
+    assert "verdict good" in report_page(report(notices=[Notice("by the way")]), "")
     broken, stored = written(tmp_path, report(tally=tally(violations=2)))
     assert stored["kept_violations"] == 2
-    assert "note bad" in broken
+    assert "verdict bad" in broken
+    assert stored["verdict"].startswith("The promise is broken: 2 pixels")
     assert "bit for bit" not in broken
     assert '<td class="bad">2</td>' in broken
 

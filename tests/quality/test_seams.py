@@ -5,8 +5,9 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from cellxlate.quality.checks import read_back, warnings_of
+from cellxlate.quality.checks import read_back
 from cellxlate.quality.places import Places
+from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.seams import Seams
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack
@@ -76,7 +77,7 @@ def test_the_warning_names_the_place_and_the_tile_reaches_the_report() -> None:
     attention = selected.astype(np.uint8) * 200
     stacks = [Stack.from_array(one) for one in (pixels, with_offset(pixels, selected, 40), attention)]
     tally = read_back(*stacks, tile_px=TILE_PX)
-    assert any("borders of tiles show as a step" in text for text in warnings_of(tally))
+    assert any("borders of tiles show as a step" in notice.text for notice in notices_of(tally))
     assert tally.summary()["seams"]["borders_with_a_step"] == len(tally.seams.visible()) > 0
     assert read_back(*stacks).summary()["seams"] is None
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
-from cellxlate.quality.checks import plane_label, read_back, warnings_of
+from cellxlate.quality.checks import plane_label, read_back
 from cellxlate.quality.likeness import Departure
+from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.support import Support
 from cellxlate.quality.tally import MOST_PLANE_ROWS, Tally, bits_differ
 from cellxlate.quality.trust import Trust
@@ -281,6 +282,10 @@ def selecting(rows: int, *, change: int = 1, start: int = 100) -> Tally:
     return tally
 
 
+def warnings_of(tally: Tally, **known: Any) -> list[str]:
+    return [notice.text for notice in notices_of(tally, **known)]
+
+
 def test_an_ordinary_run_has_no_warning() -> None:
     assert warnings_of(selecting(50)) == []
     assert warnings_of(Tally()) == []
@@ -332,7 +337,7 @@ def test_an_earlier_enhancement_that_cannot_be_read_or_was_of_other_channels_is_
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        (Support(added=1), "1 regions of the output in DAPI have no support in the input"),
+        (Support(added=1), "1 region of the output in DAPI has no support in the input"),
         (Support(lost=2), "2 regions that stand out in DAPI of the input are gone"),
         (Support(judged=2, agreement=1.58), "in 79% of cases"),
         (Support(judged=2, agreement=1.62), None),

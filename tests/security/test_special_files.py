@@ -189,7 +189,7 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_wait_without_end_ends_when_asked_to(number, code, tmp_path, command):
     image(tmp_path / "a.zarr")
     words = ["enhance", str(tmp_path / "a.zarr"), "-m", str(command.model)]
@@ -206,3 +206,24 @@ def test_a_wait_without_end_ends_when_asked_to(number, code, tmp_path, command):
     assert job.returncode == code
     assert err.splitlines()[-1].startswith("cellxlate: interrupted")
     assert json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["zarr_format"] == 3
+
+
+ENDING = """
+import os, signal, sys
+import cellxlate.cli as cli
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGINT):
+        kill(me, number)  # when Python's own handlers are gone
+late = Late()
+def interrupted(_options):
+    raise KeyboardInterrupt
+cli.run_models = interrupted
+import cellxlate.cli.parser as parser
+parser.run_models = interrupted
+sys.exit(cli.main())
+"""
+
+
+def test_ctrl_c_while_the_process_ends_leaves_its_code():
+    job = subprocess.run([sys.executable, "-c", ENDING, "models"], capture_output=True, text=True, timeout=60)
+    assert (job.returncode, job.stderr.startswith("cellxlate: interrupted")) == (130, True)

@@ -67,7 +67,7 @@ def full(*_: object, **__: object) -> None:
 
 
 PLACES: dict[str, tuple[Any, str, int]] = {
-    "first checkpoint": (checkpoint, "save_file", 1), "later checkpoint": (checkpoint, "save_file", 2),
+    "first checkpoint": (checkpoint, "save_tensors", 1), "later checkpoint": (checkpoint, "save_tensors", 2),
     "curves": (watch, "write_whole_file", 3), "model": (loop, "save_bundle", 1), "end": (loop.shutil, "copyfile", 1),
 }  # fmt: skip
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from cellxlate.quality.report.doubts import intensity_notices
 from cellxlate.stacks.intensity.drift import background_over_time
-from cellxlate.stacks.intensity.network_input import remarks
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
@@ -22,6 +22,10 @@ def movie(offsets: np.ndarray, shape: tuple[int, int] = (128, 128), gain: float 
     )
     still = (100 + cells) * gain + offsets[:, None, None]
     return np.random.default_rng(0).normal(still, 3).round().astype(np.uint16)
+
+
+def remarks(intensity: IntensityRange, name: str) -> list[str]:
+    return [notice.text for notice in intensity_notices({0: intensity}, {0: name})]
 
 
 @pytest.mark.parametrize("offsets", [np.linspace(0, 60, 12), np.linspace(90, 0, 12), np.repeat([0.0, 70.0], 6)])

@@ -83,7 +83,7 @@ def test_a_new_checkpoint_replaces_the_old_one_at_once(tmp_path, monkeypatch):
     def fail(*_arguments, **_options):
         raise OSError("disk full")
 
-    monkeypatch.setattr("cellxlate.training.checkpoint.save_file", fail)
+    monkeypatch.setattr("cellxlate.training.checkpoint.save_tensors", fail)
     with pytest.raises(OutputError, match="disk full"):
         save_checkpoint(tmp_path, state(1), {"step": 2})
     assert (tmp_path / CHECKPOINT).read_bytes() == before

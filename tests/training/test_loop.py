@@ -13,9 +13,10 @@ import tifffile
 import torch
 from safetensors.torch import load_file
 
+from cellxlate.cli import main
 from cellxlate.errors import InputError, ModelError, OptionError, OutputError, TrainingError
 from cellxlate.model.bundle import load_model
-from cellxlate.settings import GeneratorSettings
+from cellxlate.settings import PRESETS, GeneratorSettings
 from cellxlate.training import loop as loop_module
 from cellxlate.training import run as run_module
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -398,9 +399,27 @@ def test_no_thread_draws_on_after_ctrl_c(images, tiny_fast, tmp_path, monkeypatc
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(images, tiny_fast, tmp_path):
     (tmp_path / "model.partial").mkdir()
-    resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
+    with pytest.warns(
+        UserWarning, match=r"model\.partial holds no checkpoint yet, so training begins at its first step"
+    ):
+        resumed = train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, resume=True)
     fresh = train(images.source, images.target, output=tmp_path / "fresh", settings=tiny_fast)
     assert resumed.digest == fresh.digest
+
+
+def test_resuming_without_a_checkpoint_is_one_line(images, tiny_fast, tmp_path, monkeypatch, capsys):
+    words = ["train", "--source", str(images.source), "--target", str(images.target), "-o", str(tmp_path / "model"),
+             "--resume"]  # fmt: skip
+    monkeypatch.setitem(PRESETS, "fast", replace(tiny_fast, steps=2))
+    assert main(words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"cellxlate: {tmp_path}/model.partial does not exist, so there is nothing to resume; leave out --resume"
+    )
+    (tmp_path / "model.partial").mkdir()
+    assert main(words) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("model.partial holds no checkpoint yet, so training begins at its first step")
 
 
 def test_a_run_is_not_continued_with_other_settings_images_or_from_nothing(images, tiny_fast, tmp_path, monkeypatch):
@@ -470,6 +489,33 @@ def test_a_second_ctrl_c_acts_at_once():
         with pytest.raises(KeyboardInterrupt):
             ends.check()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_asks_to_end_in_the_last_step_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), StepEnds():
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_closed_terminal_and_a_scheduler_save_whole_steps_as_ctrl_c_does(
+    images, tiny_fast, tmp_path, monkeypatch, capsys, number, code
+):
+    plain, ended = run_module.one_step, []
+
+    def signalled(run, patches, device):
+        if run.done == 7:
+            signal.raise_signal(number)  # in the midst of the eighth step
+        terms = plain(run, patches, device)
+        ended.append(run.done)
+        return terms
+
+    words = ["train", "--source", str(images.source), "--target", str(images.target), "-o", str(tmp_path / "model")]
+    monkeypatch.setitem(PRESETS, "fast", tiny_fast)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "one_step", signalled)
+        assert main(words) == code
+    assert "interrupted; what is done is kept" in capsys.readouterr().err
+    assert ended[-1] == read_notes(tmp_path / "model.partial")["step"] == 8
 
 
 # runs that fail

@@ -111,8 +111,10 @@ def _fitting(pattern: Path) -> list[Path]:
 
 
 def _images_of(path: Location) -> list[Location]:
-    """Return the images of a plate or a set, the path itself where it holds one."""
-    images = zarr_images(path) if is_zarr(path) else []
+    """Return the images of a plate or a set, itself where it holds one, or cannot be read and will say why."""
+    images: list[str] = []
+    with suppress(InputError):
+        images = zarr_images(path) if is_zarr(path) else []
     return [path / image for image in images] if len(images) > 1 else [path]
 
 

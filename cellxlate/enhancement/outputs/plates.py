@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellxlate.enhancement.outputs.names import Outputs, is_there, may_replace
-from cellxlate.errors import OutputError
+from cellxlate.errors import InputError, OutputError
 from cellxlate.locations import Location
 from cellxlate.options import TO_GO_ON, TO_REPLACE_OR_RENAME
 from cellxlate.stacks.naming import UNFINISHED_ENDING, is_zarr, stack_name
@@ -160,17 +161,18 @@ def plates_of(
     output, output_dir, format, attention, report
         As in `name_outputs`; `output` names the one enhanced plate.
 
-    Raises
-    ------
-    InputError
-        The metadata of a folder cannot be read.
+    Notes
+    -----
+    A folder whose metadata cannot be read is no plate here, and says why when it is opened.
     """
     elsewhere = [path for path in (output, output_dir) if path is not None and not isinstance(path, Path)]
     if elsewhere or format not in (None, "ome-zarr", "ome-zarr-0.4") or (output and not output.name.endswith(".zarr")):
         return []
     plates = []
     for path in paths:
-        fields = plate_fields(path) if isinstance(path, Path) and is_zarr(path) else []
+        fields: list[str] = []
+        with suppress(InputError):
+            fields = plate_fields(path) if isinstance(path, Path) and is_zarr(path) else []
         if not fields or not isinstance(path, Path):
             continue
         folder, name = (output_dir or path.parent), stack_name(path)

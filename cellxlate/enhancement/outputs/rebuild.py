@@ -1,8 +1,9 @@
 """The report of a run made again from its files: `rebuild_report` from top to bottom."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import account_of, doubts_about
+from cellxlate.quality.report.notices import failure_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
@@ -78,7 +80,7 @@ def rebuild_report(
             channels, tile_px = _channels(facts, stack), int(_number(_mapping(facts.get("settings")).get("tile_px")))
             account = account_of(
                 stack, image, selected,
-                lambda: read_back(stack, image, selected, channels=channels, tile_px=tile_px),
+                partial(_counted, stack, image, selected, channels, tile_px),
                 channels=channels, domain=_domain(model, facts),
             )  # fmt: skip
             outputs = {"enhanced": str(path), "attention": str(selected_path), "report": str(html)}
@@ -103,10 +105,19 @@ def _stated_report(
         versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
         tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
         peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),
-        warnings=[*doubts_about(stack, tally, chosen=bool(considered)), *tally.failures], provenance=facts,
-        command=str(earlier.get("command", "")), adaptation=_adaptation(earlier.get("adaptation")),
+        notices=[*doubts_about(stack, tally, chosen=bool(considered)), *failure_notices(tally.failures)],
+        provenance=facts, command=str(earlier.get("command", "")), command_note=str(earlier.get("command_note", "")),
+        adaptation=_adaptation(earlier.get("adaptation")),
         ranking=Ranking.from_stated(earlier.get("ranking")),
     )  # fmt: skip
+
+
+def _counted(stack: Stack, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:
+    """Count what changed in the channels that were enhanced, and what differs in those that were copied."""
+    tally = read_back(stack, image, selected, channels=channels, tile_px=tile_px)
+    copied = [channel for channel in range(stack.channel_count) if channel not in channels]
+    tally.total.kept_violations += read_back(stack, image, selected, channels=copied).total.kept_violations
+    return tally
 
 
 def _earlier_report(path: Path) -> dict[str, Any]:

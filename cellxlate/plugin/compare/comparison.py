@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
-from cellxlate.plugin.drawing import flat_pixels, flat_place, lay_over, moves, visible_part
+from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, lay_over, lies_over, moves, visible_part
 from cellxlate.plugin.layers import appearance, layer_stack, read_part, visible_plane
 from cellxlate.plugin.preview.cache import shown_part
 from cellxlate.plugin.preview.overlay import single_shot
@@ -68,6 +68,9 @@ class Part:
 class Comparison:
     """Shows the input in place of the result, in turns or left of a line, until it is switched off.
 
+    Layers that only show something about an image, such as attention, are hidden meanwhile; afterwards everything is
+    shown again as it was.
+
     Parameters
     ----------
     viewer : Viewer
@@ -91,9 +94,10 @@ class Comparison:
         self._viewer, self._pair, self._say, self._ended = viewer, pair, say, ended
         self.mode: Mode = "off"
         self.position = 0.5
+        self._compared: Pair | None = None
         self._visible: dict[Any, bool] = {}
-        self._words = ("the input", "the result")
         self._cover: Any = None
+        self._is_covering = False
         self._part: Part | None = None
         self._pixels: npt.NDArray[Any] | None = None
         self._reading: Part | None = None
@@ -117,9 +121,14 @@ class Comparison:
                 self._say("Enhance something first; then its result is compared with the input.")
                 self._ended()
             return
-        self.mode, self._words = mode, pair.words
-        self._visible = {layer: layer.visible for layer in (pair.before, pair.after)}
+        self.mode = mode
+        self._compared = pair
+        over = [layer for layer in self._viewer.layers if lies_over(layer, self._viewer.layers, pair.after)]
+        self._visible = {layer: layer.visible for layer in (pair.before, pair.after, *over)}
+        for layer in over:
+            layer.visible = False
         self._viewer.layers.events.removed.connect(self._removed)
+        self._viewer.layers.events.inserted.connect(self._inserted)
         if mode == "blink":
             self._blink()
             self._blink_timer.start(BLINK_MS)
@@ -128,6 +137,7 @@ class Comparison:
         self._say(f"Left of the line: {pair.words[0]}. Right: {pair.words[1]}.")
         for event in moves(self._viewer):
             event.connect(self._moved)
+        pair.before.events.data.connect(self._forget)
         self._update_timer.start(0)
 
     def move(self, position: float) -> None:
@@ -151,20 +161,31 @@ class Comparison:
             with suppress(RuntimeError):  # gone already, where the application ends
                 timer.stop()
         self._viewer.layers.events.removed.disconnect(self._removed)
+        self._viewer.layers.events.inserted.disconnect(self._inserted)
         if mode == "swipe":
             for event in moves(self._viewer):
                 event.disconnect(self._moved)
+            if self._compared is not None:
+                self._compared.before.events.data.disconnect(self._forget)
         cover, self._cover, self._part, self._pixels, self._reading = self._cover, None, None, None, None
         if cover is not None and cover in self._viewer.layers:
             self._viewer.layers.remove(cover)
         for layer, visible in self._visible.items():
             layer.visible = visible
-        self._visible = {}
+        self._compared, self._visible = None, {}
         self._say("")
 
+    def _inserted(self, event: Any) -> None:
+        """Hide what is drawn meanwhile, such as attention of another plane, but not an image that was opened."""
+        layer = event.value
+        if OURS in layer.metadata and not self._is_covering:
+            self._visible[layer] = layer.visible
+            layer.visible = False
+
     def _removed(self, _: Any = None) -> None:
-        gone = any(layer not in self._viewer.layers for layer in self._visible)
-        if gone or (self._cover is not None and self._cover not in self._viewer.layers):
+        pair, layers = self._compared, self._viewer.layers
+        gone = pair is not None and not {pair.before, pair.after} <= set(layers)
+        if gone or (self._cover is not None and self._cover not in layers):
             self._leave()
             self._ended()
 
@@ -172,19 +193,24 @@ class Comparison:
         if not self._update_timer.isActive():
             self._update_timer.start(DEBOUNCE_MS)
 
+    def _forget(self, _: Any = None) -> None:
+        """Read the input again: it has other pixels now."""
+        self._part = None
+        self._moved()
+
     # Blink
 
     def _blink(self) -> None:
-        before, after = self._visible
-        after.visible = not after.visible
-        before.visible = not after.visible
-        self._say(f"Now: {self._words[after.visible]}.")
+        if (pair := self._compared) is not None:
+            pair.after.visible = not pair.after.visible
+            pair.before.visible = not pair.after.visible
+            self._say(f"Now: {pair.words[pair.after.visible]}.")
 
     # Swipe
 
     def _update(self) -> None:
         """Take up the part of the plane that is visible now; lazy pixels are read in a worker."""
-        pair = self._pair()
+        pair = self._compared
         if self.mode != "swipe" or pair is None:
             return
         try:
@@ -217,7 +243,7 @@ class Comparison:
     def _draw(self) -> None:
         """Cover the result with the input, left of the line."""
         part, pixels = self._part, self._pixels
-        if part is None or pixels is None or part.layer not in self._viewer.layers:
+        if part is None or pixels is None or self._compared is None or part.layer not in self._viewer.layers:
             return
         visible = visible_part(part.layer, part.stack, self._viewer.dims.ndisplay)
         line = visible.left + self.position * (visible.right - visible.left)
@@ -227,8 +253,12 @@ class Comparison:
         shown = flat_pixels(shown, part.stack.axes)
         placement = flat_place(part.layer, part.stack.axes, part.plane, part.tile, part.every_px)
         look = appearance(part.layer, part.stack.axes).shown if self._cover is None else {}
-        name = f"{self._words[0]}, left of the line"
-        self._cover = lay_over(self._viewer, self._cover, shown, placement, name=name, **look)
+        name = f"{self._compared.words[0]}, left of the line"
+        self._is_covering = True
+        try:
+            self._cover = lay_over(self._viewer, self._cover, shown, placement, name=name, **look)
+        finally:
+            self._is_covering = False
         self._cover.visible = columns > 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import EnhanceRequest, Outcome
+from cellxlate.quality.report.notices import failure_notices
 from cellxlate.quality.report.report import draw_planes, write_report
 from cellxlate.quality.tally import spared
 from cellxlate.stacks.stack import Stack
@@ -31,7 +32,7 @@ def report_steps(outcome: Outcome, request: EnhanceRequest) -> Generator[Path, N
         figures, failures = "", list[str]()
         with spared("drawing the pictures of the report", failures):
             figures = draw_planes(stack, image, attention, channels=list(channels))
-        report = replace(outcome.report, warnings=[*outcome.report.warnings, *failures])
+        report = replace(outcome.report, notices=[*outcome.report.notices, *failure_notices(failures)])
         page = Path(tempfile.mkdtemp(prefix="cellxlate-")) / f"{stack.name}_report.html"
         write_report(report, figures, html=page, json=page.with_suffix(".json"))
         yield page

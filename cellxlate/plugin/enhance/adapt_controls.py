@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import Container, SpinBox
+from magicgui.widgets import Container, Label, SpinBox
 
 from cellxlate.plugin.controls import ClickButton
 from cellxlate.plugin.enhance.domain_line import DomainLine
@@ -42,7 +42,7 @@ class AdaptControls:
     adapt_button, seconds : widgets
         Begin; for how long.
     row : Container
-        Sentence and button, in one line.
+        Button and seconds, in one line under the sentence.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class AdaptControls:
             step=10,
             tooltip="Seconds for all of it, learning and judging.",
         )
-        self.row = Container(widgets=[self.domain.text, self.adapt_button], layout="horizontal", labels=False, label="")
+        widgets = [self.adapt_button, Label(value=self.seconds.label), self.seconds]
+        self.row = Container(widgets=widgets, layout="horizontal", labels=False)
         self.row.margins = (0, 0, 0, 0)
         self.adapt_button.changed.connect(self._adapt)
 
@@ -84,16 +85,14 @@ class AdaptControls:
         )
 
     def _ended(self, request: AdaptRequest, adapted: Adapted) -> None:
-        self._runs.say(_verdict(adapted))
-        if adapted.folder is not None:
-            self._take(request, adapted)
-
-
-def _verdict(adapted: Adapted) -> str:
-    """Say in one sentence what the judge found, and in another what follows."""
-    reason = adapted.reason.rstrip(". ")
-    follows = f"{adapted.folder} is chosen now." if adapted.folder else "Nothing has changed."
-    return f"{reason[:1].upper()}{reason[1:]}. {follows}"
+        reason = f"{adapted.reason.rstrip('. ')}."
+        reason = f"{reason[:1].upper()}{reason[1:]}"
+        if adapted.folder is None:
+            self._runs.say("Not kept; nothing has changed.", notes=reason, result=True)
+            return
+        self._take(request, adapted)
+        line = f"Adapted: {adapted.folder.name} is chosen now."
+        self._runs.say(line, explained=str(adapted.folder), notes=reason, result=True)
 
 
 def _adapt_steps(request: AdaptRequest) -> Generator[AdaptNews, None, Adapted]:

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import Label
-
 from cellxlate.errors import CellxlateError
-from cellxlate.plugin.controls import wrapped
+from cellxlate.plugin.controls import PanelText
 from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.preview.overlay import Wanted, single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest, SuitabilityRequest
@@ -34,7 +32,7 @@ class DomainLine:
 
     Attributes
     ----------
-    text : Label
+    text : PanelText
         One sentence, which takes as many lines as it needs; what is different stands in its tooltip.
     suitability : Suitability or None
         The answer for what is chosen now.
@@ -49,7 +47,7 @@ class DomainLine:
         self._request: SuitabilityRequest | None = None
         self._worker: Any = None
         self.suitability: Suitability | None = None
-        self.text = wrapped(Label(value=""))
+        self.text = PanelText(keeps_room=True)
         self._timer = single_shot(self._look, self.text.native)
 
     @property
@@ -98,7 +96,7 @@ class DomainLine:
         self._say(*suitability_words(answer))
 
     def _say(self, text: str, explained: str = "") -> None:
-        self.text.value, self.text.tooltip = text, explained
+        self.text.say(text, explained)
         outside = self.suitability is not None and self.suitability.is_outside
         self.text.native.setStyleSheet("font-weight: bold" if outside else "")
 

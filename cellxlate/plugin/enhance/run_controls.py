@@ -3,10 +3,10 @@
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from magicgui.widgets import Label, ProgressBar, PushButton
+from magicgui.widgets import ProgressBar, PushButton
 
 from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.controls import ClickButton
+from cellxlate.plugin.controls import ClickButton, PanelText
 from cellxlate.plugin.requests import AdaptRequest, EnhanceRequest, Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
 
@@ -20,7 +20,7 @@ class RunControls:
     Attributes
     ----------
     cancel_button, progress, state, notes : widgets
-        End the run; how far it is, what is going on, and what should make a reader doubt a result.
+        End the run; how far it is, in one line what is going on or what came of it, and what a reader has to know.
     begin_buttons : list of widgets
         Those that begin a run; they rest while one goes on.
     worker : object
@@ -29,11 +29,12 @@ class RunControls:
 
     def __init__(self) -> None:
         self._stop: StopRequest | None = None
+        self._tells_result = False
         self.worker: Any = None
         self.begin_buttons: list[PushButton] = []
         self.cancel_button = ClickButton(text="Cancel", enabled=False, tooltip="End the run; nothing of it is kept.")
         self.progress = ProgressBar(label="Progress", min=0, max=PROGRESS_STEPS, value=0)
-        self.state, self.notes = Label(label="State", value=""), Label(label="Notes", value="")
+        self.state, self.notes = PanelText(keeps_room=True), PanelText()
         self.cancel_button.changed.connect(self._cancel)
 
     @property
@@ -41,10 +42,17 @@ class RunControls:
         """Whether a run goes on; it ends with layers, a message, or nothing where it was cancelled."""
         return self._stop is not None
 
-    def say(self, text: str, notes: str = "") -> None:
-        """Show one line, and notes where there are some."""
-        self.state.value, self.notes.value = text, notes
-        self.notes.visible = bool(notes)
+    def forget(self, *, result: bool = False) -> None:
+        """Say no more what was wrong or cancelled, as something else is chosen now; nor of a lost result."""
+        if not self.is_running and (result or not self._tells_result):
+            self.say("")
+            self.progress.value = 0
+
+    def say(self, text: str, *, explained: str = "", notes: str = "", result: bool = False) -> None:
+        """Show one line, more where the mouse rests on it, and notes where there are some; `result` if of a result."""
+        self._tells_result = result
+        self.state.say(text, explained)
+        self.notes.value = notes
 
     def run(
         self,

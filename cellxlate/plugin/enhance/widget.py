@@ -4,25 +4,25 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSlider, Label, LineEdit
+from magicgui.widgets import Container
 from qtpy.QtCore import Qt
 
-from cellxlate.errors import CellxlateError
 from cellxlate.model.cards import is_model
-from cellxlate.plugin.compare.comparison import Pair
 from cellxlate.plugin.compare.widget import CompareControls
-from cellxlate.plugin.controls import ClickButton, LayerChoice, ModelChoice, scrolled, without_label, wrapped
-from cellxlate.plugin.drawing import attention_colormap, middle_of, visible_part
+from cellxlate.plugin.controls import ClickButton, Leaving, PanelText, chosen_path, scrolled, without_label
+from cellxlate.plugin.drawing import middle_of, visible_part
 from cellxlate.plugin.enhance.adapt_controls import AdaptControls
+from cellxlate.plugin.enhance.choices import ALL_CHANNELS, THIS_PLANE, WHOLE_STACK, Choices
+from cellxlate.plugin.enhance.results import Results
 from cellxlate.plugin.enhance.run_controls import PROGRESS_STEPS, RunControls
-from cellxlate.plugin.layers import appearance, channel_of_plane, layer_stack, visible_plane, without_samples
+from cellxlate.plugin.layers import appearance, channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import AttentionPreview, Wanted, single_shot, warm_up
 from cellxlate.plugin.requests import Adapted, AdaptRequest, EnhanceRequest, Outcome, StopRequest
 from cellxlate.plugin.strokes.controls import PaintedLayer, StrokeControls
-from cellxlate.plugin.wording import time_left
+from cellxlate.plugin.wording import time_left, verdict_words
 from cellxlate.plugin.working import await_end
-from cellxlate.settings import THRESHOLD, EnhanceSettings
+from cellxlate.settings import EnhanceSettings
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from cellxlate.enhancement.flow import EnhanceProgress
 
-ALL_CHANNELS = -1
-THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
-IN_MEMORY, TO_A_FILE = "in memory", "to a file"
 WARM_MS = 300
 """After the panel has been drawn."""
 SHOWN_BEFORE_AFTER_PX = 768
@@ -49,32 +46,43 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    image_layer, model_choice, model_folder, threshold, preview, scope, destination, file, overwrite : widgets
-        What is asked for, in the order of the panel.
-    more, channel, axes, intensity, engine, device : widgets
+    image_layer, channel, model_choice, model_folder, threshold, preview, scope, destination, file, overwrite
+        Widgets that say what is asked for, in the order of the panel.
+    more, axes, intensity, engine, device : widgets
         What is seldom changed, and a box that shows it.
-    enhance_button : widget
-        Starts a run.
+    choices : Choices
+        All of these.
+    sample_button, enhance_button : widgets
+        Opens a sample, where there is no image; starts a run.
     runs : RunControls
         One run at a time; `cancel_button`, `progress`, `state` and `notes` are its.
     adapting : AdaptControls
         Whether the model suits the image, and adapting it; `adapt_button` is its button.
     strokes : StrokeControls
         Attention taught by painting inside and outside of a few cells.
+    results : Results
+        What runs have made, as layers.
     compare : CompareControls
         Blink, swipe and difference of input and result; the report.
     """
 
     def __init__(self, napari_viewer: "Viewer") -> None:
         self._viewer = napari_viewer
-        self._results: list[Pair] = []
-        self._make_choices()
-        self._make_seldom_choices()
+        self.choices = choices = Choices(napari_viewer)
+        self.image_layer, self.channel, self.threshold = choices.image_layer, choices.channel, choices.threshold
+        self.model_choice, self.model_folder = choices.model_choice, choices.model_folder
+        self.scope, self.destination = choices.scope, choices.destination
+        self.file, self.overwrite = choices.file, choices.overwrite
+        self.more, self.axes, self.intensity = choices.more, choices.axes, choices.intensity
+        self.engine, self.device = choices.engine, choices.device
+        self.preview, self.selected = choices.preview, PanelText()
+        self.sample_button = ClickButton(text="Open a sample", tooltip="Simulated nuclei; nothing is downloaded.")
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.runs = RunControls()
         self.cancel_button, self.progress = self.runs.cancel_button, self.runs.progress
         self.state, self.notes = self.runs.state, self.runs.notes
-        self.compare = CompareControls(napari_viewer, self._pair)
+        self.results = Results(napari_viewer, lambda: self.image_layer.value)
+        self.compare = CompareControls(napari_viewer, self.results.pair, self.results.reported)
         self.adapting = AdaptControls(
             napari_viewer, wanted=self._previewed, runs=self.runs, request=self._adaptation_request,
             take=self._take_adapted,
@@ -91,81 +99,33 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             ended=lambda: setattr(self.preview, "value", False),
         )
         self._warming: Any = None
-        self._is_closed = False
+        self._is_closed = self._is_missing = False
         self._warm_timer = single_shot(self._warm_up, self.native)
         self._connect()
-        self._destination_changed()
-        self._show_more(False)
+        self.choices.show()
         self.strokes.show(False)  # magicgui shows what it lays out
         self._ready()
         self._warm_timer.start(WARM_MS)
         self.adapting.domain.update()
 
-    def _make_choices(self) -> None:
-        self.image_layer = LayerChoice(
-            self._viewer, "image", label="Image",
-            tooltip="The image layer whose cells are enhanced. It is not changed.",
-        )  # fmt: skip
-        self.model_choice = ModelChoice(
-            label="Model",
-            choices=lambda _: SHELF.choices_and_auto(),
-            tooltip="auto takes the shipped model that suits the image; or one of those trained or opened here.",
-        )
-        self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
-        self.threshold = FloatSlider(
-            label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
-            tooltip="Pixels whose attention is at or below it stay exactly as they are.",
-        )  # fmt: skip
-        self.preview = CheckBox(
-            text="Preview attention",
-            tooltip="Show what this threshold selects on the visible plane, before anything changes.",
-        )
-        self.selected = Label(label="Selected", value="")
-        self.scope = ComboBox(
-            label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
-            tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
-        )  # fmt: skip
-        self.destination = ComboBox(
-            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
-        )
-        self.file = FileEdit(
-            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
-        )
-        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
-
-    def _make_seldom_choices(self) -> None:
-        self.channel = ComboBox(label="Channel", choices=self._channels, tooltip="The others are copied as they are.")
-        self.axes = LineEdit(
-            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
-        )
-        self.intensity = ComboBox(
-            label="Intensity", choices=[("as in the image", "source"), ("as in the model's targets", "target")],
-            tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
-        )  # fmt: skip
-        self.device = ComboBox(label="Device", choices=["auto", "cpu", "cuda", "mps"], tooltip="auto takes a GPU.")
-        self.engine = ComboBox(
-            label="Engine", choices=["auto", "torch", "openvino", "onnxruntime"], tooltip="What runs the networks."
-        )
-        self.more = CheckBox(text="More options", tooltip="Channel, axes, intensity, engine, device.")
-        self._seldom = [self.channel, self.axes, self.intensity, self.engine, self.device]
-
     def _laid_out(self) -> Container:
         """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
+        buttons.margins = (0, 0, 0, 0)
+        texts = [one.state for one in (self.strokes, self.runs, self.compare)]
+        texts += [self.adapting.domain.text, self.selected, self.notes]
         rows = Container(
             widgets=[
-                self.image_layer, self.model_choice, self.model_folder, self.adapting.row, self.adapting.seconds,
-                self.threshold, self.preview, self.selected, *self.strokes.rows, self.scope, self.destination,
-                self.file, self.overwrite, self.more, *self._seldom, buttons, self.progress, self.state,
+                self.image_layer, self.sample_button, self.channel, self.model_choice, self.model_folder,
+                self.adapting.domain.text, self.adapting.row, self.threshold, self.preview, self.selected,
+                *self.strokes.rows, self.scope, self.destination, self.file, self.overwrite, buttons, self.progress,
+                self.state, *self.compare.rows, self.notes, self.more,
             ],
         )  # fmt: skip
-        rows.append(self.notes)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        rows.extend(self.compare.rows)
-        for text in (self.selected, self.state, self.notes):
-            wrapped(text)
-        without_label(self.adapting.row)
-        for text in (self.selected, self.notes):
-            text.visible = False
+        rows.extend(self.choices.seldom)  # afterwards, as magicgui aligns labels when one is added to a container
+        without_label(self.adapting.row, buttons, *texts)
+        for text in texts:
+            text.fit()
         rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
         return rows
 
@@ -176,14 +136,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     def _connect(self) -> None:
         SHELF.changed.connect(self._models_changed)
+        for choice in self.choices.asked:
+            choice.changed.connect(self._asked_otherwise)
         self.image_layer.changed.connect(self._layer_chosen)
         self.image_layer.offered.connect(self._ready)
         self.image_layer.pixels_changed.connect(self.attention.forget)
-        self.more.changed.connect(self._show_more)
-        self.axes.changed.connect(lambda _: self.channel.reset_choices())
+        self._viewer.layers.events.removed.connect(self._layer_removed)
         self.model_folder.changed.connect(self._folder_chosen)
-        self.destination.changed.connect(self._destination_changed)
-        self.preview.changed.connect(self.attention.switch)
+        self.preview.changed.connect(self._preview_switched)
         self.threshold.changed.connect(self.attention.threshold_moved)
         self.strokes.switch.changed.connect(self._strokes_switched)
         self.strokes.taught.connect(self.attention.update)
@@ -194,11 +154,32 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             choice.changed.connect(self.attention.update)
         for choice in (self.image_layer, self.axes, self.model_choice, self.channel, self.scope):
             choice.changed.connect(self.adapting.domain.update)
-        self.image_layer.pixels_changed.connect(self.adapting.domain.update)
+        for hear in (self.adapting.domain.update, self.strokes.look_at_new_pixels):
+            self.image_layer.pixels_changed.connect(hear)
         for choice in (self.model_choice, self.engine, self.device):
             choice.changed.connect(lambda _: self._warm_timer.start(WARM_MS))
+        self.sample_button.changed.connect(self._open_sample)
         self.enhance_button.changed.connect(self._start)
         self.native.destroyed.connect(self._closed)
+        self._leaving = Leaving(
+            self, hidden=self.compare.end, left=self._put_back, is_running=lambda: self.is_running
+        )  # fmt: skip
+
+    def _open_sample(self, _: Any = None) -> None:
+        from cellxlate.plugin.samples import nuclei  # simulates, which is seldom wanted
+
+        for pixels, shown, _kind in nuclei():
+            self._viewer.add_image(pixels, **shown)
+
+    def _asked_otherwise(self, _: Any = None) -> None:
+        """Say no more what was wrong with what was asked before; what is still missing is said."""
+        self.runs.forget()
+        self._ready()
+
+    def _put_back(self) -> None:
+        """Leave the viewer as it was: the panel is let go of."""
+        self.compare.end()
+        self.preview.value = self.strokes.switch.value = False
 
     def _closed(self) -> None:
         """End what runs and listen no more; the window is gone."""
@@ -210,19 +191,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.runs.leave()
         await_end(self._warming)
         self.image_layer.leave()
+        self._viewer.layers.events.removed.disconnect(self._layer_removed)
         SHELF.changed.disconnect(self._models_changed)
 
     # What is offered
-
-    def _channels(self, _: Any) -> list[tuple[str, int]]:
-        every = [("all", ALL_CHANNELS)]
-        try:
-            stack = layer_stack(self.image_layer.value, self.axes.value or None)
-        except (CellxlateError, AttributeError):  # no layer, or axes that do not fit yet
-            return every
-        if stack.channel_count == 1:
-            return every
-        return every + [(str(number), number) for number in range(stack.channel_count)]
 
     def _previewed(self) -> Wanted | None:
         layer, model = self.image_layer.value, self.model_choice.value
@@ -235,61 +207,62 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return Wanted(
             layer, self.axes.value or None, taught or model, self.device.value, engine,
             float(self.threshold.value),
-            self._chosen_channels() if self.scope.value == WHOLE_STACK else (),
+            self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else (),
         )  # fmt: skip
 
     def _canvas(self) -> PaintedLayer | None:
         layer, model = self.image_layer.value, self.model_choice.value
         return None if layer is None or model is None else PaintedLayer(layer, self.axes.value or None, str(model))
 
+    def _preview_switched(self, on: bool) -> None:
+        if on:
+            self.compare.end()  # it would be hidden
+        self.attention.switch(on)
+
     def _strokes_switched(self, on: bool) -> None:
         """Show what the strokes teach."""
         if on:
             self.preview.value = True
 
-    def _pair(self) -> Pair | None:
-        """Return the newest result that is still there with its input; one of the chosen image first."""
-        there = [pair for pair in self._results if {pair.before, pair.after} <= set(self._viewer.layers)]
-        chosen = [pair for pair in there if pair.image is self.image_layer.value]
-        pairs = chosen or there
-        return pairs[-1] if pairs else None
-
-    def _show_more(self, shown: bool) -> None:
-        for control in self._seldom:
-            control.visible = shown
-
     def _layer_chosen(self, _: Any = None) -> None:
         self.axes.value = ""
-        self.channel.reset_choices()
+        self.choices.offer_channels()
         self.channel.value = ALL_CHANNELS
-        if len(self.channel.choices) > 1:
-            self.more.value = True
+        self.compare.end()
+        self.runs.forget(result=True)
         self._ready()
+
+    def _layer_removed(self, _: Any = None) -> None:
+        """Let go of results that were removed."""
+        if self.results.forget_removed():
+            self.runs.forget(result=True)
+        self.compare.look_again()
 
     def _models_changed(self, _: str) -> None:
         self.model_choice.reset_choices()
         self._ready()
 
     def _folder_chosen(self, folder: Path) -> None:
+        if chosen_path(self.model_folder) is None:
+            return
         if is_model(folder):
             self.model_choice.value = folder
         elif folder.is_dir():
             self.runs.say(f"{folder} is no model folder (it holds no card.json); choose the folder of one model")
 
-    def _destination_changed(self, _: Any = None) -> None:
-        self.file.visible = self.overwrite.visible = self.destination.value == TO_A_FILE
-
     def _ready(self) -> None:
-        """Say what is missing, where no run goes on."""
+        """Offer a sample where there is no image, and say what is missing, where no run goes on."""
+        self.sample_button.visible = self.image_layer.value is None
         if self.is_running:
             return
-        missing = ""
+        missing, was_missing = "", self._is_missing
         if self.image_layer.value is None:
-            missing = "Open an image to begin; File > Open Sample > cellxlate has some."
+            missing = "Open an image to begin, or a sample."
         elif self.model_choice.value is None:
             missing = "Open the folder of a model to begin."
         self.enhance_button.enabled = self.adapt_button.enabled = not missing
-        if missing or self.state.value.startswith("Open "):
+        self._is_missing = bool(missing)
+        if missing or was_missing:
             self.runs.say(missing)
 
     def _warm_up(self) -> None:
@@ -298,12 +271,9 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self._warming = warm_up(self.model_choice.value, self.engine.value, self.device.value)
 
     def _tell_selected(self, text: str) -> None:
-        self.selected.value, self.selected.visible = text, bool(text)
+        self.selected.value = text
 
     # A run
-
-    def _chosen_channels(self) -> tuple[int, ...] | None:
-        return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
 
     def _request(self, *, shown: bool = False) -> EnhanceRequest:
         """Take down everything a run needs, so that it does not depend on the layer or the panel any more.
@@ -316,7 +286,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         plane = visible_plane(layer, stack, self._viewer.dims.point) if is_plane else None
         visible = visible_part(layer, stack, self._viewer.dims.ndisplay)
         part = middle_of(visible, SHOWN_BEFORE_AFTER_PX) if shown else None
-        channels = self._chosen_channels()
+        channels = self.choices.chosen_channels()
         if plane is not None and "C" in stack.axes:
             channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
@@ -331,7 +301,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             engine=self.engine.value,
             plane=plane,
             part=part,
-            output=Path(self.file.value) if self.destination.value == TO_A_FILE and not shown else None,
+            output=None if shown else self.choices.output(),
             source=Path(source) if source and Path(source).exists() else None,
             overwrite=bool(self.overwrite.value),
         )
@@ -350,47 +320,26 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     def _show(self, request: EnhanceRequest, layer: "Image", outcome: Outcome) -> None:
         """Add the two result layers, and say what happened."""
-        report, look = outcome.report, request.appearance
         self.progress.value = PROGRESS_STEPS
-        metadata = {"cellxlate": report.as_full_dict()}
-        enhanced = self._viewer.add_image(
-            outcome.image, name=f"{look.name} enhanced", metadata=metadata, multiscale=outcome.is_pyramid,
-            **look.placement, **look.shown,
-        )  # fmt: skip
-        levels = outcome.attention if outcome.is_pyramid else [outcome.attention]
-        attention = [without_samples(level, look.axes) for level in levels]
-        self._viewer.add_image(
-            attention if outcome.is_pyramid else attention[0], name=f"{look.name} attention", metadata=metadata,
-            multiscale=outcome.is_pyramid, colormap=attention_colormap(), contrast_limits=(0, 255),
-            blending="translucent", opacity=0.6, **look.placement,
-        )  # fmt: skip
-        self._results.append(Pair(layer, enhanced, look.axes))
-        self.compare.offer(outcome, request)
-        notes = "\n".join(f"Warning: {warning}" for warning in report.warnings)
-        self.runs.say(
-            f"Done in {report.seconds['total']:.1f} s: {report.changed_fraction:.2%} of {report.pixels} pixels "
-            f"changed, the others are the input's own. Model {report.model_words}. {report.engine}.",
-            notes,
-        )
+        self.results.add(request, layer, outcome)
+        self.preview.value = self.preview.value and self.strokes.switch.value  # it would lie under the result
+        self.compare.end()
+        line, explained = verdict_words(outcome.report)
+        notes = "\n".join(f"Warning: {warning}" for warning in outcome.report.warnings)
+        self.runs.say(line, explained=explained, notes=notes, result=True)
 
     # Adapting
 
     def _adaptation_request(self, seconds: float) -> AdaptRequest:
         """Take down what is to be adapted, and what of the visible plane is shown before and after."""
         run = self._request(shown=True)
-        channels = self._chosen_channels() if self.scope.value == WHOLE_STACK else run.channels
+        channels = self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else run.channels
         return AdaptRequest(run, self.image_layer.value, seconds, channels)
 
     def _take_adapted(self, request: AdaptRequest, adapted: Adapted) -> None:
         """Choose the adapted model, and show what it changes: both results, and a line to swipe between them."""
-        look, folder = request.run.appearance, adapted.folder
-        self.model_choice.value = folder
-        names = f"{look.name} before adapting", f"{look.name} adapted"
-        before, after = (
-            self._viewer.add_image(pixels, name=name, **look.placement, **look.shown)
-            for name, pixels in zip(names, (adapted.before, adapted.after), strict=True)
-        )
-        self._results.append(Pair(before, after, look.axes, ("before adapting", "the adapted model"), request.layer))
+        self.model_choice.value = adapted.folder
+        self.results.add_adapted(request, adapted)
         self.compare.show()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.errors import CellxlateError, InputError, said, speaking
 from cellxlate.options import AXES_OPTION
+from cellxlate.plugin.files.results import as_part_of_result
 from cellxlate.plugin.files.shown import shown
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.stacks.metadata.placement import AxisPlace, axis_places
@@ -44,7 +45,7 @@ def reader(path: str | list[str]) -> Read | None:
         return None
     with speaking("panel"):
         try:
-            layers = read_layers(file)
+            layers = [as_part_of_result(file, layer) for layer in read_layers(file)]
         except (CellxlateError, OSError) as fault:
             why = said(fault) if isinstance(fault, CellxlateError) else str(fault)
             warnings.warn(f"cellxlate leaves this file to other readers: {why}", stacklevel=2)

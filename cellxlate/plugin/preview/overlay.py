@@ -177,6 +177,7 @@ class AttentionPreview:
         wanted = self._wanted()
         if wanted is None or wanted.layer not in self._viewer.layers:
             self._clear()
+            self._say("")
             return
         stop = StopRequest()
         try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit
 from psygnal import Signal
 
-from cellxlate.errors import CellxlateError, InputError, said
-from cellxlate.plugin.controls import ClickButton, wrapped
+from cellxlate.errors import CellxlateError, InputError, OptionError, said
+from cellxlate.plugin.controls import ClickButton, PanelText, chosen_path
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.layers import shown_channel
 from cellxlate.plugin.models import SHELF
@@ -24,6 +24,7 @@ from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.strokes.steps import StrokeRequest, Taught, folder_name, stroke_steps, strokes_key
 from cellxlate.plugin.working import await_end, begin
 from cellxlate.settings import BACKGROUND, CELL
+from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -39,6 +40,8 @@ COLOURS: dict[int | None, Any] = {
     None: CELL_RGBA, 0: (0.0, 0.0, 0.0, 0.0), BACKGROUND: (1.0, 0.6, 0.1, 1.0), CELL: CELL_RGBA,
 }  # fmt: skip
 """Orange and cyan, which every reader can tell apart; None stands for other labels, which are cells too."""
+STROKES_ON = "cellxlate_strokes_on"
+"""In the metadata of strokes: the image layer they were painted on, where a panel finds them again."""
 BRUSHES = [("cell", CELL), ("background", BACKGROUND), ("eraser", 0)]
 
 
@@ -77,7 +80,7 @@ class StrokeControls:
     def __init__(self, viewer: "Viewer", canvas: Callable[[], PaintedLayer | None]) -> None:
         self._viewer, self._canvas = viewer, canvas
         self._labels: Any = None
-        self._on: Any = None
+        self._renewed = 0
         self._folder: Path | None = None
         self._model: Path | None = None
         self._request: StrokeRequest | None = None
@@ -92,11 +95,12 @@ class StrokeControls:
         self.save_as = FileEdit(label="Save as", mode="w", tooltip="The model folder to make; must not exist.")
         self.save_button = ClickButton(text="Save model", enabled=False, tooltip="Keep what the strokes have taught.")
         self.cancel_button = ClickButton(text="Stop learning", enabled=False, tooltip="Until the next stroke.")
-        self.state = wrapped(Label(value=""))
+        self.state = PanelText()
         buttons = Container(widgets=[self.save_button, self.cancel_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
         self.rows = [self.switch, self.brush, self.state, self.save_as, buttons]
         self._timer = single_shot(self._learn)
+        viewer.layers.events.removed.connect(self._layer_removed)
         self.switch.changed.connect(self._switched)
         self.brush.changed.connect(self._take_brush)
         self.save_button.changed.connect(self._save)
@@ -118,6 +122,11 @@ class StrokeControls:
         for row in self.rows[1:]:
             row.visible = shown
 
+    def look_at_new_pixels(self, _: Any = None) -> None:
+        """Learn again: the image has other pixels."""
+        self._renewed += 1
+        self.look_again()
+
     def look_again(self, _: Any = None) -> None:
         """Learn a moment later, where the strokes, the model or the image have changed."""
         if self.switch.value:
@@ -136,6 +145,7 @@ class StrokeControls:
         if self._request is not None:
             self._request.stop.ask()
         self._request = None
+        self._viewer.layers.events.removed.disconnect(self._layer_removed)
         with suppress(RuntimeError):  # gone already, where the application ends
             self._timer.stop()
         await_end(self._worker)
@@ -143,7 +153,8 @@ class StrokeControls:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _say(self, text: str) -> None:
-        self.state.value = text
+        if self.switch.value:
+            self.state.value = text
 
     # The layer of strokes
 
@@ -155,37 +166,60 @@ class StrokeControls:
         else:
             self.stop()
             self._timer.stop()
+            self._use(None)
+            self.state.value = ""
             self.taught.emit()
 
-    def _look_at_canvas(self) -> None:
-        """Give the image a layer of strokes, where it has none."""
+    def _look_at_canvas(self) -> bool:
+        """Give the image a layer of strokes, where it has none; return whether it has one."""
         canvas = self._canvas()
         if canvas is None:
+            self._use(None)
             self._say("Choose an image and a model first.")
-            return
-        if self._labels is not None and self._labels in self._viewer.layers and self._on is canvas.layer:
-            return
+            return False
         try:
             stack = shown_channel(canvas.layer, self._viewer.dims.point, canvas.axes)
             if (size_px := math.prod(stack.shape)) > MOST_PX:
                 raise InputError(f"{stack.name} has {size_px} px; strokes want at most {MOST_PX}: take a part of it")
+            if self._is_on(self._labels, canvas.layer, stack.shape):
+                return True
+            before = [one for one in self._viewer.layers if self._is_on(one, canvas.layer, stack.shape)]
         except CellxlateError as fault:
+            self._use(None)
             self._say(said(fault, by="panel"))
-            return
-        from napari.utils import DirectLabelColormap
-
-        colours = DirectLabelColormap(color_dict=COLOURS)
-        self._labels = add_labels_over(
-            self._viewer, canvas.layer, stack, f"strokes on {canvas.layer.name}", axes=canvas.axes,
-            colormap=colours, metadata={OURS: True},
-        )  # fmt: skip
-        self._on = canvas.layer
-        self._labels.brush_size = BRUSH_PX
+            return False
+        self._labels = before[-1] if before else self._new_strokes(canvas, stack)
+        self._viewer.layers.selection.active = self._labels
         for event in (self._labels.events.paint, self._labels.events.set_data):  # set_data: undo, redo, another plane
             event.connect(self.look_again)
         self._take_brush()
         self.save_as.value = Path.cwd() / folder_name(str(canvas.layer.name))
         self._say("Paint inside a cell, then choose the brush background and paint beside it.")
+        return True
+
+    def _is_on(self, labels: Any, layer: Any, shape: tuple[int, ...]) -> bool:
+        """Whether a layer is one of strokes on an image as it is now."""
+        return (
+            labels in self._viewer.layers and labels.metadata.get(STROKES_ON) == layer.unique_id.hex
+            and tuple(labels.data.shape) == shape
+        )  # fmt: skip
+
+    def _new_strokes(self, canvas: PaintedLayer, stack: Stack) -> Any:
+        from napari.utils import DirectLabelColormap
+
+        labels = add_labels_over(
+            self._viewer, canvas.layer, stack, f"strokes on {canvas.layer.name}", axes=canvas.axes,
+            colormap=DirectLabelColormap(color_dict=COLOURS),
+            metadata={OURS: True, STROKES_ON: canvas.layer.unique_id.hex},
+        )  # fmt: skip
+        labels.brush_size = BRUSH_PX
+        return labels
+
+    def _layer_removed(self, event: Any) -> None:
+        """End where the strokes are removed: nothing is taught any more."""
+        if self._labels is not None and event.value is self._labels:
+            self._labels = None
+            self.switch.value = False
 
     def _take_brush(self, _: Any = None) -> None:
         if self._labels is not None:
@@ -197,9 +231,8 @@ class StrokeControls:
 
     def _learn(self) -> None:
         """Begin to learn from the strokes, unless that was done, or goes on."""
-        self._look_at_canvas()
         canvas = self._canvas()
-        if canvas is None or self._labels is None or self._labels not in self._viewer.layers:
+        if not self._look_at_canvas() or canvas is None:
             return
         strokes = np.array(self._labels.data, np.uint8)
         background, cells = (strokes == BACKGROUND).any(), (strokes >= CELL).any()
@@ -209,7 +242,8 @@ class StrokeControls:
             missing = "some background" if cells else "inside some cells"
             self._say(f"Paint {missing} too." if cells or background else "Paint inside and outside of some cells.")
             return
-        key = strokes_key(strokes, canvas.model)
+        image = f"{canvas.layer.unique_id.hex} {canvas.axes} {self._renewed}"
+        key = strokes_key(strokes, canvas.model, image)
         if (self._request is not None and self._request.name == key) or (
             self._request is None and self._model is not None and self._model.name == f"{key}-1"
         ):
@@ -223,7 +257,7 @@ class StrokeControls:
         except CellxlateError as fault:
             self._say(said(fault, by="panel"))
             return
-        request = StrokeRequest(stack, strokes, canvas.model, self._folder, stop)
+        request = StrokeRequest(stack, strokes, canvas.model, self._folder, stop, image)
         self._request = request
         self.cancel_button.enabled = True
         self._say("Learning ...")
@@ -255,7 +289,10 @@ class StrokeControls:
         if self._model is None:
             return
         try:
-            folder = save_copy(self._model, Path(self.save_as.value))
+            path = chosen_path(self.save_as)
+            if path is None:
+                raise OptionError("no folder is chosen; write into Save as where the model is to be kept")
+            folder = save_copy(self._model, path)
         except CellxlateError as fault:
             self._say(said(fault, by="panel"))
             return

@@ -37,6 +37,8 @@ class StrokeRequest:
         Where models are written, under names of their own.
     stop : StopRequest
         Ends it after a step.
+    image : str
+        Which image it is, in which state: two may have the same strokes.
     """
 
     stack: Stack
@@ -44,11 +46,12 @@ class StrokeRequest:
     model: str
     folder: Path
     stop: StopRequest
+    image: str = ""
 
     @property
     def name(self) -> str:
-        """Of the models: the same strokes on the same model have the same."""
-        return strokes_key(self.strokes, self.model)
+        """Of the models: the same strokes on the same image and model have the same."""
+        return strokes_key(self.strokes, self.model, self.image)
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ class Taught:
     final: bool
 
 
-def strokes_key(strokes: npt.NDArray[Any], model: str) -> str:
-    """Return a name for strokes and the model that they teach; how they came about does not matter."""
+def strokes_key(strokes: npt.NDArray[Any], model: str, image: str) -> str:
+    """Return a name for strokes, their image and the model that they teach; how they came about does not matter."""
     at = np.flatnonzero(strokes)
-    content = hashlib.blake2b(model.encode(), digest_size=8)
+    content = hashlib.blake2b(f"{model}\n{image}".encode(), digest_size=8)
     for part in (at, np.asarray(strokes).ravel()[at]):
         content.update(np.ascontiguousarray(part).tobytes())
     return content.hexdigest()

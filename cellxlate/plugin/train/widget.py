@@ -4,14 +4,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import ComboBox, Container, FileEdit, Label, ProgressBar, SpinBox
+from magicgui.widgets import ComboBox, Container, FileEdit, ProgressBar, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtSvgWidgets import QSvgWidget
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.controls import ClickButton, LayerChoice, wrapped
+from cellxlate.errors import CellxlateError, OptionError, said
+from cellxlate.plugin.controls import ClickButton, LayerChoice, Leaving, PanelText, chosen_path, scrolled, without_label
 from cellxlate.plugin.layers import painted_stack, shown_channel
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.painting import add_labels_over
@@ -57,20 +57,11 @@ class TrainWidget(Container):  # type: ignore[misc]
         self._stop: StopRequest | None = None
         self._worker: Any = None
         self._looks: list[TrainingSnapshot] = []
+        self._done = 0
         self._make_images()
         self._make_run_controls()
-        buttons = Container(
-            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
-        )
-        super().__init__(
-            widgets=[
-                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
-                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
-            ],
-        )  # fmt: skip
-        self.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
-        for text in (self.state, self.paint_state):
-            wrapped(text)
+        super().__init__(labels=False)
+        self._rows = scrolled(self, self._laid_out())
         self.curves, self.picture, self.caption = QSvgWidget(), QLabel(), QLabel("input, attention, output")
         self._add_pictures()
         self._paint_timer = single_shot(self._tell_paint, self.native)
@@ -99,7 +90,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.paint_button = ClickButton(
             text="Paint", tooltip="Add a Labels layer over the source; paint every cell of a small region, any label."
         )
-        self.paint_state = Label(value="")
+        self.paint_state = PanelText()
 
     def _make_run_controls(self) -> None:
         self.preset = ComboBox(
@@ -120,7 +111,26 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.stop_button = ClickButton(text="Stop", enabled=False, tooltip="Stop after this step and save.")
         self.resume_button = ClickButton(text="Resume", tooltip="Continue the run that was stopped under this name.")
         self.progress = ProgressBar(label="Progress", min=0, max=1, value=0)
-        self.state = Label(label="State", value="")
+        self.state = PanelText(keeps_room=True)
+
+    def _laid_out(self) -> Container:
+        """Return all rows in their order."""
+        buttons = Container(
+            widgets=[self.train_button, self.stop_button, self.resume_button], layout="horizontal", labels=False
+        )
+        buttons.margins = (0, 0, 0, 0)
+        rows = Container(
+            widgets=[
+                self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted,
+                self.paint_button, self.paint_state, self.preset, self.steps, self.output, buttons, self.progress,
+            ],
+        )  # fmt: skip
+        rows.append(self.state)  # afterwards, as magicgui aligns labels when one is added to a finished container
+        without_label(buttons, self.state, self.paint_state)
+        for text in (self.state, self.paint_state):
+            text.fit()
+        rows.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+        return rows
 
     @property
     def is_running(self) -> bool:
@@ -135,8 +145,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.picture.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         for drawn in (self.curves, self.picture, self.caption):
             drawn.setVisible(False)
-            self.native.layout().addWidget(drawn)
-        self.native.layout().setAlignment(Qt.AlignmentFlag.AlignTop)
+            self._rows.native.layout().addWidget(drawn)
 
     def _connect(self) -> None:
         for choice in (self.source, self.target, self.guide, self.painted, self.output):
@@ -149,7 +158,23 @@ class TrainWidget(Container):  # type: ignore[misc]
         self.train_button.changed.connect(lambda _=None: self._start(resume=False))
         self.resume_button.changed.connect(lambda _=None: self._start(resume=True))
         self.stop_button.changed.connect(self._ask_to_stop)
+        for choice in self._asked():
+            choice.changed.connect(self._asked_otherwise)
         self.native.destroyed.connect(self._closed)
+        self._leaving = Leaving(self)
+
+    def _asked(self) -> list[Any]:
+        """Return what decides what a run does."""
+        return [
+            self.source, self.source_folder, self.target, self.target_folder, self.guide, self.painted, self.preset,
+            self.steps, self.output,
+        ]  # fmt: skip
+
+    def _asked_otherwise(self, _: Any = None) -> None:
+        """Say no more what was wrong with what was asked before, or came of it."""
+        if not self.is_running:
+            self._say("")
+            self.progress.value = 0
 
     def _closed(self) -> None:
         """Stop and save what runs; the window is gone."""
@@ -166,22 +191,30 @@ class TrainWidget(Container):  # type: ignore[misc]
         paints = self.guide.value == "masks"
         self.source_folder.visible = self.source.value == FOLDER
         self.target_folder.visible = self.target.value == FOLDER
-        self.painted.visible = self.paint_button.visible = self.paint_state.visible = paints
+        self.painted.visible = self.paint_button.visible = paints
         self.paint_button.enabled = self.source.value not in (None, FOLDER)
-        self.resume_button.enabled = not self.is_running and self._partial().exists()
+        self.resume_button.enabled = self._can_resume()
         if paints:
             self._painting()
+        else:
+            self.paint_state.value = ""
 
-    def _partial(self) -> Path:
-        return partial_of(Path(self.output.value))
+    def _can_resume(self) -> bool:
+        output = chosen_path(self.output)
+        return not self.is_running and output is not None and partial_of(output).exists()
 
     def _painting(self, _: Any = None) -> None:
         """Tell what the paint amounts to, a moment later; napari announces every stroke."""
         labels = self.painted.value
         if self.guide.value == "masks":
             if labels is not None:  # a second time changes nothing
-                labels.events.paint.connect(self._tell_soon)
+                for event in (labels.events.paint, labels.events.set_data):  # set_data: undo, redo, another plane
+                    event.connect(self._painted_more)
             self._tell_soon()
+
+    def _painted_more(self, _: Any = None) -> None:
+        self._asked_otherwise()
+        self._tell_soon()
 
     def _tell_soon(self, _: Any = None) -> None:
         self._paint_timer.start(TOLD_PAINT_MS)
@@ -192,7 +225,11 @@ class TrainWidget(Container):  # type: ignore[misc]
         except CellxlateError as fault:
             self.paint_state.value = said(fault, by="panel")
             return
-        if painted is None:
+        if self.guide.value != "masks":
+            self.paint_state.value = ""
+        elif not self.paint_button.enabled:
+            self.paint_state.value = "Choose an image layer as Source to paint its cells."
+        elif painted is None:
             self.paint_state.value = "Press Paint, then paint every cell of a small region with the brush."
         else:
             self.paint_state.value = painted_text(painted, self._patch_px)
@@ -222,17 +259,37 @@ class TrainWidget(Container):  # type: ignore[misc]
         return painted_stack(labels, self._layer_stack(source))
 
     def _images(self, choice: LayerChoice, folder: FileEdit) -> Stack | Path:
-        return Path(folder.value) if choice.value == FOLDER else self._layer_stack(choice.value)
+        if choice.value != FOLDER:
+            return self._layer_stack(choice.value)
+        path, what = chosen_path(folder), choice.label
+        if path is None:
+            raise OptionError(f"no folder of {what} images is chosen; choose one, or an image layer as {what}")
+        return path
+
+    def _require_two(self) -> None:
+        """Refuse to learn from images to the same images."""
+        source, target = (
+            chosen_path(folder) if choice.value == FOLDER else choice.value
+            for choice, folder in ((self.source, self.source_folder), (self.target, self.target_folder))
+        )
+        if isinstance(source, Path) and isinstance(target, Path):
+            source, target = source.resolve(), target.resolve()
+        if source is not None and source == target:
+            name = source.name
+            raise OptionError(f"Source and Target are both {name}; choose as Target images as they should look")
 
     def _start(self, *, resume: bool) -> None:
         if self._stop is not None:
             return
-        stop = StopRequest()
+        stop, output = StopRequest(), chosen_path(self.output)
         try:
+            self._require_two()
+            if output is None:
+                raise OptionError("no folder is chosen for the model; write one that does not exist into Model")
             request = TrainRequest(
                 source=self._images(self.source, self.source_folder),
                 target=self._images(self.target, self.target_folder),
-                output=Path(self.output.value),
+                output=output,
                 preset=self.preset.value,
                 guide=self.guide.value,
                 stop=stop,
@@ -244,13 +301,17 @@ class TrainWidget(Container):  # type: ignore[misc]
             self._say(said(fault, by="panel"))
             return
         self._stop, self._looks = stop, self._looks if resume else []
+        if not resume:
+            for drawn in (self.curves, self.picture, self.caption):
+                drawn.setVisible(False)
         self._running(True)
         self._say("Reading the images and measuring their levels ...")
         self._worker = begin(_train_steps, request, news=self._news, ended=self._ended)
 
     def _running(self, running: bool) -> None:
         self.train_button.enabled, self.stop_button.enabled = not running, running
-        self.resume_button.enabled = not running and self._partial().exists()
+        self.progress.value = 0
+        self.resume_button.enabled = self._can_resume()
 
     def _ask_to_stop(self, _: Any = None) -> None:
         if self._stop is not None:
@@ -265,7 +326,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         if self._stop is not request.stop:
             return
         if isinstance(news, StepDone):
-            self.progress.value = min(news.done, self.progress.max)
+            self._done, self.progress.value = news.done, min(news.done, self.progress.max)
             if news.done == 1:
                 self._say("Learning: the first steps are done.")
             return
@@ -286,7 +347,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         if news.picture:
             pixels = QPixmap()
             pixels.loadFromData(news.picture)
-            wide = max(self.native.width() - 24, 240)
+            wide = max(self._rows.native.width() - 24, 240)
             smooth = Qt.TransformationMode.SmoothTransformation
             self.picture.setPixmap(pixels.scaledToWidth(wide, smooth))
             self.picture.setVisible(True)
@@ -300,8 +361,8 @@ class TrainWidget(Container):  # type: ignore[misc]
         if isinstance(outcome, Refusal):
             self._say(outcome.reason)
         elif isinstance(outcome, Stopped):
-            saved = "saved; Resume goes on from here" if outcome.saved else "not one step was done, nothing is kept"
-            self._say(f"Stopped: {saved}.")
+            at = f"Stopped after step {self._done} and saved; Resume goes on from here."
+            self._say(at if outcome.saved else "Stopped: not one step was done, nothing is kept.")
         else:
             SHELF.add(outcome.folder)
             self.progress.value = self.progress.max

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cellxlate.quality.checks import warnings_of
+from cellxlate.quality.report.doubts import notices_of
+from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.report import draw_planes
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
@@ -74,13 +75,13 @@ def account_of(
     return Account(tally, figures)
 
 
-def doubts_about(stack: Stack, tally: Tally, *, chosen: bool) -> list[str]:
+def doubts_about(stack: Stack, tally: Tally, *, chosen: bool) -> list[Notice]:
     """Return what a reader should be warned of; where that fails, it is among the tally's failures.
 
     `chosen` says whether the model was taken as the one that suits the stack best.
     """
-    warnings: list[str] = []
+    notices: list[Notice] = []
     names = dict(enumerate(stack.channel_names))
     with spared("gathering warnings", tally.failures):
-        warnings += warnings_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen)
-    return warnings
+        notices += notices_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen)
+    return notices

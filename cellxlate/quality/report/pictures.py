@@ -13,6 +13,7 @@ from cellxlate.quality.checks import plane_label
 from cellxlate.stacks.stack import PlaneIndex, ReadPart, Stack, plane_reader
 
 LONGEST_PX = 640
+GAP_PX = 4
 DETAIL_PX = 256
 BAND_BYTES = 32 << 20
 """Planes are read in bands of about this size."""
@@ -244,3 +245,20 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     room_bytes = pixels.size + pixels.shape[0] + pixels.size // 100 + 4096
     coding = GREY_CODING if pixels.ndim == 2 else COLOUR_CODING
     return bytes(png_encode(np.ascontiguousarray(pixels), level=PNG_LEVEL, out=room_bytes, **coding))
+
+
+def triptych_png(
+    before: npt.NDArray[np.floating], attention: npt.NDArray[np.floating], after: npt.NDArray[np.floating]
+) -> bytes:
+    """Return a PNG of before, attention and after side by side; before and after share one scale.
+
+    Parameters
+    ----------
+    before, after : ndarray (Y, X)
+        Unit range: 0 is drawn black, 1 white.
+    attention : ndarray (Y, X)
+        In [0, 1], drawn from black to white.
+    """
+    gap = np.ones((before.shape[0], GAP_PX))
+    row = np.concatenate([before, gap, attention, gap, after], axis=1)
+    return bytes(png_encode(np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)))

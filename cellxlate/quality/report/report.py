@@ -8,22 +8,21 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-from imagecodecs import png_encode
 
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
+from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.pictures import choose_planes, take_pictures
+from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
-__all__ = ["RunReport", "draw_planes", "triptych_png", "write_page", "write_record", "write_report"]
+__all__ = ["RunReport", "draw_planes", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
-GAP_PX = 4
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
 
@@ -64,14 +63,14 @@ class RunReport:
         Largest memory the process held, in MB.
     engine : str
         What ran the networks.
-    warnings : sequence of str
-        What should make a reader doubt the result, with what to do.
+    notices : sequence of Notice
+        What should make a reader doubt the result, with what to do; `warnings` are their texts.
     provenance : mapping
         Hashes, levels, versions: whatever is needed to know what was done.
     ranking : Ranking or None
         Where filters and models were judged on this very image without a truth.
-    command : str
-        Command line that repeats the run.
+    command, command_note : str
+        Command line that repeats the run; where to run it, and what its words stand for.
     finished : str
         When, in UTC; the present by default.
     """
@@ -97,9 +96,10 @@ class RunReport:
     tiles_skipped: int = 0
     peak_rss_mb: float = 0.0
     engine: str = ""
-    warnings: Sequence[str] = ()
+    notices: Sequence[Notice] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    command_note: str = ""
     ranking: Ranking | None = None
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -148,9 +148,31 @@ class RunReport:
         """Pixels that changed although attention is 0 there; the promise is that there is none."""
         return self.tally.total.kept_violations
 
+    @property
+    def warnings(self) -> list[str]:
+        """What should make a reader doubt the result, with what to do."""
+        return [notice.text for notice in self.notices]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what changed, whether the promise held, what to look at before the result is trusted."""
+        tally, is_kept = self.tally, self.adaptation.get("kept")
+        counted = next((self.shape[self.axes.index(axis)] for axis in "CS" if axis in self.axes), 1)
+        return verdict(
+            tally.total,
+            dict(_labelled(self, tally.channels)),
+            self.notices,
+            is_file=bool(self.outputs.get("enhanced")),
+            are_others=len(tally.channels) < counted,
+            is_incomplete=bool(self.provenance.get("incomplete")),
+            is_kept=is_kept if isinstance(is_kept, bool) else None,
+            is_known=any(one.departure for one in tally.trust.values()),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the keys that `cellxlate enhance --json` prints."""
         return {
+            "verdict": self.verdict,
             "outputs": dict(self.outputs),
             "pixels": self.pixels,
             "changed_fraction": self.changed_fraction,
@@ -187,6 +209,7 @@ class RunReport:
             "changes": self.tally.summary(),
             "provenance": dict(self.provenance),
             "command": self.command,
+            "command_note": self.command_note,
             "finished": self.finished,
         }
 
@@ -249,7 +272,7 @@ def write_record(report: RunReport, path: Location, *, replaces: bool = True) ->
 
 
 def report_page(report: RunReport, figures: str) -> str:
-    """Return the HTML page of a report: warnings, numbers, pictures, intensities, planes, provenance."""
+    """Return the HTML page of a report: verdict, warnings, numbers, pictures, intensities, planes, provenance."""
     tally = report.tally
     size = " × ".join(str(length) for length in report.shape)
     um = report.pixel_size_um.get("X")
@@ -266,7 +289,9 @@ def report_page(report: RunReport, figures: str) -> str:
         title=report.input_name,
         kind="Enhancement report",
         about="  ·  ".join(about),
-        warned=_notes(report),
+        level=_level(report),
+        verdict=report.verdict,
+        warned=[("bad" if one.weight == "fault" else "alert", one.text) for one in report.notices],
         numbers=_numbers(report),
         figures=page.markup(figures),
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
@@ -282,6 +307,7 @@ def report_page(report: RunReport, figures: str) -> str:
         planes=planes,
         made=_provenance(report),
         command=report.command,
+        command_note=report.command_note,
         recorded=dict(list(page.listing(report.provenance).items())[:MOST_FACTS]),
         footer=f"Made by cellxlate {report.versions.get('cellxlate', '')}, {report.finished}. This page loads nothing.",
     )
@@ -292,33 +318,29 @@ def _labelled(report: RunReport, of_channels: Mapping[int, T]) -> list[tuple[str
     return [(report.channel_label(channel), value) for channel, value in sorted(of_channels.items())]
 
 
-def _notes(report: RunReport) -> list[tuple[str, str]]:
-    """Return the warnings, then the state of the promise; a broken promise comes first."""
-    kept = report.pixels - report.tally.total.selected
-    broken = report.kept_violations > 0
-    notes = [("bad" if broken and number == 0 else "alert", warning) for number, warning in enumerate(report.warnings)]
-    if not broken:
-        notes.append(
-            ("good", f"All {page.number(kept)} pixels that attention did not select are the input's own, bit for bit.")
-        )
-    elif not notes:
-        notes.append(
-            ("bad", f"{page.number(report.kept_violations)} pixels changed although attention did not select them.")
-        )
-    return notes
+def _level(report: RunReport) -> str:
+    """Return the colour of the verdict."""
+    weights = {notice.weight for notice in report.notices}
+    if report.kept_violations or "fault" in weights:
+        return "bad"
+    return "alert" if "doubt" in weights else "good"
 
 
 def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     """Return the numbers a reader looks for first."""
     tally, total = report.tally, report.tally.total
     area_um2 = report.pixel_area_um2
-    changed = f"{page.number(total.changed)} of {page.number(total.pixels)} pixels"
+    changed = f"{page.number(total.changed)} of the {page.number(total.selected)} that were selected"
     if area_um2:
         changed += f", {page.number(total.changed * area_um2)}\N{NO-BREAK SPACE}µm²"
+    kept = f"{page.number(total.pixels - total.selected)} pixels, the input's own, bit for bit"
+    if report.kept_violations:
+        kept = f"but {page.number(report.kept_violations)} of them differ from the input"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
         ("Pixels changed", page.percent(total.changed_fraction), changed),
+        ("Pixels not selected", page.percent(1 - total.selected_fraction if total.pixels else None), kept),
         (
             "Mean change there",
             page.number(total.mean_abs_change_counts),
@@ -372,20 +394,3 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def triptych_png(
-    before: npt.NDArray[np.floating], attention: npt.NDArray[np.floating], after: npt.NDArray[np.floating]
-) -> bytes:
-    """Return a PNG of before, attention and after side by side; before and after share one scale.
-
-    Parameters
-    ----------
-    before, after : ndarray (Y, X)
-        Unit range: 0 is drawn black, 1 white.
-    attention : ndarray (Y, X)
-        In [0, 1], drawn from black to white.
-    """
-    gap = np.ones((before.shape[0], GAP_PX))
-    row = np.concatenate([before, gap, attention, gap, after], axis=1)
-    return bytes(png_encode(np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)))

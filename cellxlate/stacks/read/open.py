@@ -1,6 +1,7 @@
 """open_stack: any file, folder or pattern of planes, lazily."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cellxlate.errors import CellxlateError, InputError, unless_denied
@@ -126,11 +127,12 @@ def open_stack(
     path = located(path)
     require_opening(axes, image, incomplete)
     try:
-        return _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
+        stack = _opened(path, None if axes is None else axes.upper(), image, incomplete=incomplete)
     except CellxlateError:
         raise
     except PermissionError as fault:
         raise unless_denied(InputError(f"{path} cannot be read"), path, fault) from fault
+    return replace(stack, axes_given=axes is not None)
 
 
 def require_opening(axes: str | None, image: int | None, incomplete: bool) -> None:

@@ -1,0 +1,1 @@
+"""The `Enhance many files` panel."""

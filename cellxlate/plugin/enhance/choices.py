@@ -1,0 +1,150 @@
+"""What the panel asks for: an image, a model, a threshold, how much, and where to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSlider, LineEdit
+
+from cellxlate.errors import CellxlateError, OptionError
+from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path
+from cellxlate.plugin.layers import layer_stack
+from cellxlate.plugin.models import SHELF
+from cellxlate.settings import THRESHOLD
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+ALL_CHANNELS = -1
+THIS_PLANE, WHOLE_STACK = "this plane", "whole stack"
+IN_MEMORY, TO_A_FILE = "in memory", "to a file"
+
+
+class Choices:
+    """The controls that decide what a run does.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Its image layers are offered.
+
+    Attributes
+    ----------
+    image_layer, channel, model_choice, model_folder, threshold, scope, destination, file, overwrite : widgets
+        What is asked for; the channel is offered where there are several.
+    more, axes, intensity, engine, device : widgets
+        A box that shows what is seldom changed.
+    asked, seldom : list of widgets
+        All that decide; those under the box.
+    """
+
+    def __init__(self, viewer: "Viewer") -> None:
+        self.image_layer = LayerChoice(
+            viewer, "image", label="Image",
+            tooltip="The image layer whose cells are enhanced. It is not changed.",
+        )  # fmt: skip
+        self.model_choice = ModelChoice(
+            label="Model",
+            choices=lambda _: SHELF.choices_and_auto(),
+            tooltip="auto takes the shipped model that suits the image; or one of those trained or opened here.",
+        )
+        self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
+        self.threshold = FloatSlider(
+            label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
+            tooltip="Pixels whose attention is at or below it stay exactly as they are.",
+        )  # fmt: skip
+        self.preview = CheckBox(
+            text="Preview attention",
+            tooltip="Show what this threshold selects on the visible plane, before anything changes.",
+        )
+        self.scope = ComboBox(
+            label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
+            tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
+        )  # fmt: skip
+        self.destination = ComboBox(
+            label="Result", choices=[IN_MEMORY, TO_A_FILE], tooltip="Large stacks are better written to a file."
+        )
+        self.file = FileEdit(
+            label="File", mode="w", filter="*.ome.tif *.ome.zarr", tooltip="Ends in .ome.tif or .ome.zarr."
+        )
+        self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
+
+        self._make_seldom_choices()
+        self.asked = [
+            self.image_layer, self.channel, self.model_choice, self.threshold, self.scope, self.destination, self.file,
+            self.overwrite, *self.seldom,
+        ]  # fmt: skip
+        self.axes.changed.connect(self.offer_channels)
+        self.model_choice.changed.connect(self._model_chosen)
+        self.destination.changed.connect(self._show_fitting)
+        self.more.changed.connect(self._show_fitting)
+
+    def _make_seldom_choices(self) -> None:
+        self.channel = ComboBox(
+            label="Channel", choices=self._channels_of_image, tooltip="The others are copied as they are."
+        )
+        self.axes = LineEdit(
+            label="Axes", tooltip="One letter per dimension: T time, C channel, Z depth, Y rows, X columns."
+        )
+        self.intensity = ComboBox(
+            label="Intensity", choices=[("as in the image", "source"), ("as in the model's targets", "target")],
+            tooltip="The scale of enhanced cells. 'as in the image' keeps cells and background comparable.",
+        )  # fmt: skip
+        self.device = ComboBox(label="Device", choices=["auto", "cpu", "cuda", "mps"], tooltip="auto takes a GPU.")
+        self.engine = ComboBox(
+            label="Engine", choices=["auto", "torch", "openvino", "onnxruntime"], tooltip="What runs the networks."
+        )
+        self.more = CheckBox(text="More options", tooltip="Axes, intensity, engine, device.")
+        self.seldom = [self.axes, self.intensity, self.engine, self.device]
+
+    def show(self) -> None:
+        """Show what is of use now: magicgui shows all that it lays out."""
+        self.offer_channels()
+        self._show_fitting()
+
+    def _show_fitting(self, _: Any = None) -> None:
+        self.file.visible = self.overwrite.visible = self.destination.value == TO_A_FILE
+        for control in self.seldom:
+            control.visible = bool(self.more.value)
+
+    def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
+        every = [("all", ALL_CHANNELS)]
+        try:
+            stack = layer_stack(self.image_layer.value, self.axes.value or None)
+        except (CellxlateError, AttributeError):  # no layer, or axes that do not fit yet
+            return every
+        if stack.channel_count == 1:
+            return every
+        return every + [(str(number), number) for number in range(stack.channel_count)]
+
+    def offer_channels(self, _: Any = None) -> None:
+        """Offer the channels of the image that is chosen now."""
+        self.channel.reset_choices()
+        self.channel.visible = len(self.channel.choices) > 1
+
+    def chosen_channels(self) -> tuple[int, ...] | None:
+        """Return the channels to enhance, None for all."""
+        return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+
+    def output(self) -> Path | None:
+        """Return the file to write, or None for a result in memory.
+
+        Raises
+        ------
+        OptionError
+            A file is wanted, and none is chosen.
+        """
+        if self.destination.value == IN_MEMORY:
+            return None
+        path = chosen_path(self.file)
+        if path is None:
+            raise OptionError(
+                f"no File is chosen; choose one that ends in .ome.tif or .ome.zarr, or Result {IN_MEMORY}"
+            )
+        return path
+
+    def _model_chosen(self, model: str | None) -> None:
+        """Empty the field of a folder that is not what is chosen any more."""
+        folder = chosen_path(self.model_folder)
+        if folder is not None and str(folder.resolve()) != model:
+            with self.model_folder.changed.blocked():
+                self.model_folder.line_edit.value = ""
