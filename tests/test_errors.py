@@ -207,7 +207,7 @@ def texts(node: ast.AST) -> Iterator[tuple[int, str]]:
 def test_no_text_below_the_command_line_names_a_flag() -> None:
     found = []
     for path in PACKAGE.rglob("*.py"):
-        if (path.name == "options.py" and path.parent == PACKAGE) or path.parent.name == "cli":
+        if (path.name == "options.py" and path.parent == PACKAGE) or "cli" in path.parts:
             continue
         for line, text in texts(ast.parse(path.read_text(encoding="utf-8"))):
             is_word = FLAG.fullmatch(text)  # of a command that repeats a run

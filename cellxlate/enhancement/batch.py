@@ -175,9 +175,10 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings, engine,
-    device, precision, attention, report, overwrite, resume, where
+    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
         As in `enhance_file`, for every stack.
+    engine, device, precision, attention, report, overwrite, resume, where
+        As there, too.
     adapt_s : float, optional
         Let the model learn from each stack before, so many seconds (`adapt`); not for plates.
     confidence : bool
