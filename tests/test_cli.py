@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,11 @@ def test_a_row_of_training_says_what_is_not_known() -> None:
     row = training_row(look_at(6, 10))
     assert row.split() == ["6", "of", "10", "3.0", "s", "2.0", "s", "1.5000", "25", "%", "-", "-"]
     assert len(row) == len(training_head()) < 80
+
+
+def test_time_left_is_counted_from_steps_after_the_first_which_takes_longer() -> None:
+    assert look_at(30, 400).left_s == pytest.approx(3.0 / 30 * 370)
+    assert replace(look_at(30, 400), step_s=0.02).left_s == pytest.approx(0.02 * 370)
 
 
 def test_a_line_of_a_log_says_step_epoch_time_left_and_loss_in_words() -> None:

@@ -63,6 +63,13 @@ def test_every_command_that_is_shown_exists(page: Path) -> None:
         build_parser().parse_args(words)  # leaves with SystemExit where an option is not known
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_panels_are_where_napari_puts_them(page: Path) -> None:
+    """A plugin with several panels gets a menu of its own; that of ImageJ is another."""
+    named = re.findall(r"Plugins > ([^*.,:\n]*)", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not re.match(r"cellxlate( > |$)|Enhance Cells$", name)] == []
+
+
 def test_every_command_has_a_page() -> None:
     table = (TOP / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     (choices,) = (action.choices for action in build_parser()._actions if action.choices and action.dest != "help")
