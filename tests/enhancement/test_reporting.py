@@ -129,6 +129,18 @@ def test_an_image_is_not_compared_with_itself(finished: Path, capsys: pytest.Cap
     assert (finished / "cells_report.html").read_bytes() == page
 
 
+def test_another_input_is_no_broken_promise(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (finished / "cells_report.html").read_bytes()
+    drawn = [SampleSettings(shape=(1, 1, 1, 300, 360), cell_fraction=0.15, seed=seed) for seed in (3, 4)]
+    same, other = map(simulate, drawn)
+    write_stacks([(same.stack, finished / "saved again.ome.zarr"), (other.stack, finished / "other.ome.tif")])
+    command = ["report", str(finished / "cells_enhanced.ome.tif"), "--source"]
+    assert main([*command, str(finished / "other.ome.tif")]) == 2
+    assert "other.ome.tif is not the file that cells_enhanced.ome.tif was made from" in capsys.readouterr().err
+    assert (finished / "cells_report.html").read_bytes() == page
+    assert main([*command, str(finished / "saved again.ome.zarr")]) == 0
+
+
 def test_the_card_of_a_shipped_model_stays(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = (SHIPPED / "cells" / "card.json").read_bytes()
     assert main(["describe", "cells", "--source", str(finished)]) == 2
@@ -180,7 +192,7 @@ def test_the_peak_of_memory_is_that_of_the_process_not_of_its_parent() -> None:
     held = np.ones(100_000_000)  # 800 MB
     script = "from cellxlate.enhancement.verify import peak_rss_mb; print(peak_rss_mb())"
     peak_mb = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-    assert 100 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
+    assert 50 < peak_mb < held.nbytes / 1e6 < peak_rss_mb()
 
 
 @pytest.mark.parametrize(

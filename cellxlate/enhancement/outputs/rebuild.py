@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cellxlate
+from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
@@ -86,6 +87,12 @@ def rebuild_report(
                 partial(_counted, stack, image, selected, channels, tile_px),
                 channels=channels, domain=_domain(model, facts),
             )  # fmt: skip
+            differing = account.tally.total.kept_violations
+            if differing and _is_another(stack, facts):
+                raise InputError(
+                    f"{source_path} is not the file that {path.name} was made from: {differing} pixels that attention "
+                    "did not select differ", remedy=("name the right one with ", SOURCE),
+                )  # fmt: skip
             outputs = {"enhanced": str(path), "attention": str(selected_path), "report": str(html)}
             report = _stated_report(stack, account.tally, outputs, source_path.name, facts, earlier)
     write_report(report, account.figures, html=html, json=html.with_suffix(".json"))
@@ -97,6 +104,14 @@ def _result(path: Path) -> Path:
     if path.is_dir() and not is_zarr(path):
         raise InputError(f"{path} is a folder; name the results in it, for example {path / '*_enhanced.ome.tif'}")
     return path
+
+
+def _is_another(stack: Stack, facts: Mapping[str, Any]) -> bool:
+    """Return whether a result states that it was made from a file with other bytes; of several files times tell."""
+    if stack.files:
+        return False
+    stated, now = _mapping(facts.get("input")), input_identity(stack.path, stack.files)
+    return any(key in stated and stated[key] != now.get(key) for key in ("bytes", "sampled_sha256"))
 
 
 def _require_three_files(result: Path, source: Path, attention: Path) -> None:
