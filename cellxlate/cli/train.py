@@ -10,6 +10,7 @@ from cellxlate.cli.lines.scores import score_lines
 from cellxlate.cli.lines.table import count, duration, facts
 from cellxlate.cli.lines.training import training_news
 from cellxlate.errors import OptionError
+from cellxlate.options import TO_CARD
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -58,7 +59,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from cellxlate.model.cards import amend_card, amendable
 
     if options.to_card and options.model is None:
-        raise OptionError("--to-card wants a MODEL whose card gets the scores; name it, or leave --to-card out")
+        raise OptionError(
+            TO_CARD, " wants a MODEL whose card gets the scores", remedy=("name it, or leave out ", TO_CARD)
+        )
     card_of = amendable(options.model) if options.to_card else None
     with progress_bar(options, "images") as show:
         scores = evaluate(
