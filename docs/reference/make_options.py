@@ -8,10 +8,10 @@ from cellxlate.cli.parser import EXAMPLES, GROUPS, build_parser
 COMMON = ("help", "json", "quiet", "debug")
 INTRODUCTION = """# Every option
 
-What `cellxlate COMMAND --help` says, on one page. Beside what stands here every command has `--help`, `--json` (one JSON
-object on standard output, nothing else there), `--quiet` (no progress and no summary) and `--debug` (the traceback of an
-error); `cellxlate --version` says which version it is. Values in brackets are taken where nothing is given. What is
-printed, and what comes of it: [commands, files, exit codes](command-line.md). In Python the options are
+What `cellxlate COMMAND --help` says, on one page. Beside what stands here every command has `--help`, `--json` (one
+JSON object on standard output, nothing else there), `--quiet` (no progress and no summary) and `--debug` (the traceback
+of an error); `cellxlate --version` says which version it is. Values in brackets are taken where nothing is given.
+What is printed, and what comes of it: [commands, files, exit codes](command-line.md). In Python the options are
 [keywords](python.md#enhance).
 """
 
