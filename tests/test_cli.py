@@ -327,7 +327,7 @@ def test_info_lists_the_stacks_of_a_folder(faint: Path, capsys: pytest.CaptureFi
     (faint.parent / "broken.tif").write_bytes(faint.read_bytes()[:600])
     told = printed(capsys, "info", faint.parent, code=1)
     assert "a folder of 2 stacks" in told
-    assert "faint.tif  YX    70 x 90  uint16" in told
+    assert "faint.tif  YX    70x90  uint16" in told
     assert "cannot be read" in told
     listed = answer(capsys, "info", faint.parent, code=1)["stacks"]
     assert [(one["name"], "error" in one) for one in listed] == [("broken.tif", True), ("faint.tif", False)]

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -257,3 +258,12 @@ def test_the_messages_that_are_quoted_are_messages_of_the_program() -> None:
         missing = [piece for piece in pieces if piece not in known]
         assert missing == [], message
         assert len("".join(pieces)) > 12, message
+
+
+def test_the_page_of_options_is_what_the_program_has() -> None:
+    made = runpy.run_path(str(TOP / "docs" / "reference" / "make_options.py"))["page"]()
+    page = (TOP / "docs" / "reference" / "options.md").read_text(encoding="utf-8")
+    assert page == made, "run: python docs/reference/make_options.py"
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 70
+    assert [line for line in rows if line.endswith("|  |")] == [], "an option without a word of help"
