@@ -130,7 +130,7 @@ def _found(request: BatchRequest, batch: Batch, left_out: tuple[str, ...]) -> Fo
 
 def _row(path: Location) -> StackRow:
     row = StackRow(stack_name(path), str(path))
-    is_gone = isinstance(path, Path) and not is_pattern(path) and not os.path.exists(path)
+    is_gone = isinstance(path, Path) and not is_pattern(path) and not os.path.exists(path)  # noqa: PTH110  exists() may raise
     return replace(row, state="failed", verdict="is not there") if is_gone else row
 
 
