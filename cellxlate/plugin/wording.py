@@ -18,7 +18,11 @@ def time_left(news: "EnhanceProgress") -> str:
     >>> from cellxlate.enhancement.flow import EnhanceProgress
     >>> time_left(EnhanceProgress("cells", 3.0, 12, 20.0))
     '3.0 of 12 planes, 20 s so far, about 1 min left'
+    >>> time_left(EnhanceProgress("cells", 12.0, 12, 80.0))  # how long the rest takes is not known
+    'All planes enhanced, 80 s so far; putting the result together and checking it ...'
     """
+    if news.done >= news.total:
+        return f"All planes enhanced, {news.seconds:.0f} s so far; putting the result together and checking it ..."
     return f"{news.done:.1f} of {news.total} planes, {_seconds_left(news.seconds, news.done, news.total)}"
 
 

@@ -11,6 +11,7 @@ from cellxlate.errors import OptionError
 from cellxlate.plugin.batch import steps
 from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest
 from cellxlate.plugin.batch.results import open_steps
+from cellxlate.plugin.batch.rows import found_words
 from cellxlate.plugin.batch.steps import _BatchClock, batch_steps, find_steps
 from cellxlate.plugin.requests import StopRequest
 from cellxlate.stacks.read.open import open_stack
@@ -57,7 +58,7 @@ def test_what_fails_does_not_stop_the_others(tmp_path, ask):
         assert row.kept_violations == 0
         np.testing.assert_array_equal(after[attention == 0], before[attention == 0])
         assert Path(row.report).is_file()
-    assert [row.state for row in next(one.found for one in news if one.found).rows] == ["waiting"] * 4
+    assert [row.state for row in next(one.found for one in news if one.found).rows] == [*["waiting"] * 3, "failed"]
     shares = [one.progress.share for one in news if one.progress]
     assert shares == sorted(shares)
     assert {one.progress.count for one in news if one.progress} == {4}
@@ -170,3 +171,15 @@ def test_the_time_that_is_left_counts_what_was_work_alone(monkeypatch):
     clock.reach(0.4)  # a phase that begins anew
     assert clock.share == pytest.approx(1.5 / 4)
     assert clock.left_s == pytest.approx(10 * 2.5 / 0.5)
+
+
+def test_a_path_that_is_not_there_is_said_before_anything_runs(tmp_path, ask):
+    found = follow(find_steps(ask(image(tmp_path / "a.tif"), tmp_path / "gone")), lambda _: None)
+    assert [(row.state, row.verdict) for row in found.rows] == [("waiting", ""), ("failed", "is not there")]
+    assert found_words(found.rows) == f"1 stack to enhance. 1 is not there: {tmp_path / 'gone'}."
+
+
+def test_an_output_folder_that_cannot_be_made_is_said_in_words(tmp_path, ask):
+    (tmp_path / "file").touch()
+    end, _ = run(ask(image(tmp_path / "a.tif"), output_dir=tmp_path / "file" / "out"))
+    assert end.rows[0].verdict.startswith(f"the output folder {tmp_path / 'file' / 'out'} cannot be made")

@@ -219,12 +219,12 @@ def test_images_are_not_learned_to_become_themselves(viewer, panel, tmp_path):
     panel.target.value = panel.source.value
     panel.train_button.click()
     assert not panel.is_running
-    assert panel.state.value == "Source and Target are both faint: 1/2; choose as Target images as they should look"
+    assert panel.state.value.startswith("Source and Target are both the layer faint: 1/2; choose as Target images as ")
     panel.source.value = panel.target.value = FOLDER
     panel.source_folder.value, panel.target_folder.value = tmp_path, tmp_path / "."
     panel.train_button.click()
     assert not panel.is_running
-    assert panel.state.value.startswith(f"Source and Target are both {tmp_path.name};")
+    assert panel.state.value.startswith(f"Source and Target are both the folder {tmp_path};")
 
 
 @pytest.mark.parametrize(

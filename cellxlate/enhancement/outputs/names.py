@@ -218,9 +218,21 @@ def format_of(stack: Stack, *, is_zarr: bool, asked: Format | None = None) -> Fo
 
 
 def make_folder(folder: Location | None) -> None:
-    """Make the folder that outputs are asked to lie in; a bucket needs none."""
+    """Make the folder that outputs are asked to lie in; a bucket needs none.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made.
+    """
     if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            error = OutputError(
+                f"the output folder {folder} cannot be made ({fault.strerror or fault})", remedy="choose another"
+            )
+            raise unless_denied(error, folder, fault) from fault
 
 
 def require_free(outputs: Outputs, *, overwrite: bool, resume: bool) -> None:

@@ -19,8 +19,8 @@ LONG_PREFIX = 6
 """Characters that names may share before they are left out."""
 
 FINISHED_BEFORE = "this run was finished before"
-BEFORE = "made before, verified now; "
 """How the note begins that a resumed run was complete."""
+MADE_BEFORE = "made before, verified now; "
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,33 @@ def summary(rows: Sequence[StackRow]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in states if counts[state]) or "no stack"
 
 
+def found_words(rows: Sequence[StackRow], left_out: Sequence[str] = ()) -> str:
+    """Return what was found for a batch.
+
+    Examples
+    --------
+    >>> found_words([StackRow("a", "a.tif"), StackRow("b", "b.tif", "failed")], ["left out 1 label image: a_masks.tif"])
+    '1 stack to enhance. 1 is not there: b.tif. Left out 1 label image: a_masks.tif.'
+    """
+    waiting = sum(row.state == "waiting" for row in rows)
+    gone = [row.path for row in rows if row.state == "failed"]
+    counted = f"{waiting or 'no'} stack{'s' if waiting > 1 else ''} to enhance"
+    missing = f"{len(gone)} {'is' if len(gone) == 1 else 'are'} not there: {', '.join(gone[:3])}"
+    more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+    return as_sentences([counted, *([missing + more] if gone else []), *left_out])
+
+
+def as_sentences(parts: Sequence[str]) -> str:
+    """Return parts as sentences.
+
+    Examples
+    --------
+    >>> as_sentences(["2 done", "left out 1 label image: a.tif, ..."])
+    '2 done. Left out 1 label image: a.tif, ...'
+    """
+    return " ".join(f"{part[:1].upper()}{part[1:]}{'' if part.endswith('.') else '.'}" for part in parts)
+
+
 def short_names(names: Sequence[str]) -> list[str]:
     """Return names without the long beginning that all of them share, up to a separator.
 
@@ -155,11 +182,11 @@ def stated_results(record: Mapping[str, Any]) -> tuple[float | None, int | None,
     """
     changed, differ = record.get("changed_fraction"), record.get("kept_violations")
     warnings = [str(warning) for warning in record.get("warnings") or ()]
-    before = BEFORE if any(warning.startswith(FINISHED_BEFORE) for warning in warnings) else ""
+    verdict, is_older = record.get("verdict"), any(warning.startswith(FINISHED_BEFORE) for warning in warnings)
     return (
         float(changed) if isinstance(changed, int | float) else None,
         int(differ) if isinstance(differ, int) else None,
-        f"{before}{record['verdict']}" if record.get("verdict") else verdict_words(warnings),
+        f"{MADE_BEFORE if is_older else ''}{verdict}" if verdict else verdict_words(warnings),
     )
 
 
@@ -176,7 +203,7 @@ def verdict_words(warnings: Sequence[str]) -> str:
     'made before, verified now; no warning'
     """
     own = [" ".join(warning.split()) for warning in warnings if not warning.startswith(FINISHED_BEFORE)]
-    before = BEFORE if len(own) < len(warnings) else ""
+    before = MADE_BEFORE if len(own) < len(warnings) else ""
     if not own:
         return f"{before}no warning"
     return f"{before}{f'{len(own)} warnings' if len(own) > 1 else 'warning'}: {'; '.join(own)}"

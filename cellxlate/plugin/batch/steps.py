@@ -4,6 +4,7 @@ Import it in the worker: it loads torch.
 """
 
 import json
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -38,6 +39,7 @@ from cellxlate.plugin.working import in_thread
 from cellxlate.regular_files import read_small_file
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.naming import is_zarr, one_line, partial_of, stack_name
+from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.write.plates import plate_fields
 
 ADAPTING_SHARE = 0.5
@@ -127,7 +129,9 @@ def _found(request: BatchRequest, batch: Batch, left_out: tuple[str, ...]) -> Fo
 
 
 def _row(path: Location) -> StackRow:
-    return StackRow(stack_name(path), str(path))
+    row = StackRow(stack_name(path), str(path))
+    is_gone = isinstance(path, Path) and not is_pattern(path) and not os.path.exists(path)  # noqa: PTH110  exists() may raise
+    return replace(row, state="failed", verdict="is not there") if is_gone else row
 
 
 class _BatchRun:

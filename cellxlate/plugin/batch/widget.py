@@ -13,7 +13,7 @@ from cellxlate.errors import CellxlateError, said
 from cellxlate.plugin.batch.paths import DroppedPaths, FilesEdit, folder_edit, folder_of
 from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest, FoundStacks
 from cellxlate.plugin.batch.row_layers import RowLayers
-from cellxlate.plugin.batch.rows import progress_words, rows_as_csv, summary
+from cellxlate.plugin.batch.rows import as_sentences, found_words, progress_words, rows_as_csv, summary
 from cellxlate.plugin.batch.table import ResultsTable
 from cellxlate.plugin.controls import ClickButton, Leaving, ModelChoice, PanelText, scrolled, without_label
 from cellxlate.plugin.models import SHELF
@@ -149,7 +149,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         return rows
 
     def _connect(self) -> None:
-        for choice in (self.files, self.folder, self.wells):
+        for choice in (self.files, self.folder, self.wells, self.output_folder):
             choice.changed.connect(self._find_soon)
         self.adapt.changed.connect(lambda on: setattr(self.adapt_s, "visible", on))
         self.open_button.changed.connect(self._open_model)
@@ -245,8 +245,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             self._say(found.reason)
             return
         self._show_found(found)
-        count = len(found.rows)
-        self._say(". ".join([f"{count} stack{'s' if count > 1 else ''} to enhance", *found.left_out]) + ".")
+        self._say(found_words(found.rows, found.left_out))
 
     def _show_found(self, found: FoundStacks) -> None:
         self.results.show(found.rows)
@@ -373,7 +372,7 @@ def _end_words(end: BatchEnd, request: BatchRequest) -> str:
         remedy = [f"To go on, {enhance}: what is done is kept"]
     elif "failed" in states:
         remedy = [f"When the cause is mended, {enhance}: what is done is kept"]
-    return ". ".join([f"{'Cancelled: ' if end.is_cancelled else ''}{summary(end.rows)}", *remedy, *end.notes]) + "."
+    return as_sentences([f"{'Cancelled: ' if end.is_cancelled else ''}{summary(end.rows)}", *remedy, *end.notes])
 
 
 def _find_steps(request: BatchRequest) -> Generator[None, None, FoundStacks]:

@@ -275,7 +275,7 @@ class TrainWidget(Container):  # type: ignore[misc]
         if isinstance(source, Path) and isinstance(target, Path):
             source, target = source.resolve(), target.resolve()
         if source is not None and source == target:
-            name = source.name
+            name = f"the folder {source}" if isinstance(source, Path) else f"the layer {source.name}"
             raise OptionError(f"Source and Target are both {name}; choose as Target images as they should look")
 
     def _start(self, *, resume: bool) -> None:
