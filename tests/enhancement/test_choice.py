@@ -205,7 +205,7 @@ def test_a_stack_that_no_model_fits_is_warned_of_with_the_next_step(model: str) 
         report = cellxlate.enhance(something_else(), model).report
     warning = next(one for one in report.warnings if "does not look like the images" in one)
     assert "\n" not in warning
-    for step in ("measure on the input", "look at the attention file", "cellxlate train --source", "cellxlate.train"):
+    for step in ("measure on the input", "look at attention", "cellxlate train --source", "cellxlate.train"):
         assert step in warning
     assert ("no other shipped model is nearer" in warning) == (model == "auto")
     assert ("leave the model out" in warning) == (model != "auto")

@@ -26,7 +26,7 @@ NAMED_SHARE = 0.001
 """Parts without a picture are named from here on."""
 OTHER_MODEL = ", or use a model that was trained on images like these."
 NEXT_STEP = (
-    "Do not trust the output: measure on the input, look at the attention file before you use any of it, and ",
+    "Do not trust the output: measure on the input, look at attention before you use any of it, and ",
     TO_ADAPT, ", or train on your own images with ", TO_TRAIN, ".",
 )  # fmt: skip
 
