@@ -46,6 +46,7 @@ STRUCTURE = Option("kind=", "--structure")
 TARGET = Option("target=", "--target", "Target")
 THRESHOLD = Option("threshold=", "--threshold", "Threshold")
 TILE = Option("tile_px=", "--tile")
+TO_CARD = Option("", "--to-card")
 TRAINED = Option("output=", "-o", "Model")
 TRAIN_RESUME = Option("resume=True", "--resume", "Resume")
 TRUTH = Option("", "--truth")
@@ -53,11 +54,14 @@ WORKERS = Option("workers=", "--workers")
 
 TO_REPLACE = ("give ", OVERWRITE, " to replace it")
 TO_RENAME = ("choose another name with ", OUTPUT)
-TO_REPLACE_OR_RENAME = (*TO_REPLACE, " or choose another ", OUTPUT)
-TO_REPLACE_OR_GO_ON = (*TO_REPLACE, ", or ", RESUME)
+TO_REPLACE_OR_RENAME = (*TO_REPLACE, " or choose another ", OUTPUT, " or ", OUTPUT_DIR)
 TO_GO_ON = ("give ", RESUME, " to go on, or ", OVERWRITE)
 """Remedies where something lies in the way of an output."""
 
+TO_REPLACE_OR_GO_ON = Words(
+    "give overwrite=True to replace it, or resume=True", "give --overwrite to replace it",
+    "give 'Replace existing files' to replace it",
+)  # fmt: skip
 ANY_DEVICE = Words("leave out device=", "leave out --device", "set Device to 'auto'")
 NOT_RESUMED = Words("leave out resume=True", "leave out --resume", "press Train")
 OTHER_FOLDER = Words("another output_dir=", "another --output-dir", "another folder")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +270,11 @@ def test_a_row_of_training_says_what_is_not_known() -> None:
     assert len(row) == len(training_head()) < 80
 
 
+def test_time_left_is_counted_from_steps_after_the_first_which_takes_longer() -> None:
+    assert look_at(30, 400).left_s == pytest.approx(3.0 / 30 * 370)
+    assert replace(look_at(30, 400), step_s=0.02).left_s == pytest.approx(0.02 * 370)
+
+
 def test_a_line_of_a_log_says_step_epoch_time_left_and_loss_in_words() -> None:
     from cellxlate.cli.lines.training import training_line
 
@@ -321,7 +327,7 @@ def test_info_lists_the_stacks_of_a_folder(faint: Path, capsys: pytest.CaptureFi
     (faint.parent / "broken.tif").write_bytes(faint.read_bytes()[:600])
     told = printed(capsys, "info", faint.parent, code=1)
     assert "a folder of 2 stacks" in told
-    assert "faint.tif  YX    70 x 90  uint16" in told
+    assert "faint.tif  YX    70x90  uint16" in told
     assert "cannot be read" in told
     listed = answer(capsys, "info", faint.parent, code=1)["stacks"]
     assert [(one["name"], "error" in one) for one in listed] == [("broken.tif", True), ("faint.tif", False)]

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -61,6 +62,13 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
 def test_every_command_that_is_shown_exists(page: Path) -> None:
     for words in commands(page):
         build_parser().parse_args(words)  # leaves with SystemExit where an option is not known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_panels_are_where_napari_puts_them(page: Path) -> None:
+    """A plugin with several panels gets a menu of its own; that of ImageJ is another."""
+    named = re.findall(r"Plugins > ([^*.,:\n]*)", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not re.match(r"cellxlate( > |$)|Enhance Cells$", name)] == []
 
 
 def test_every_command_has_a_page() -> None:
@@ -250,3 +258,12 @@ def test_the_messages_that_are_quoted_are_messages_of_the_program() -> None:
         missing = [piece for piece in pieces if piece not in known]
         assert missing == [], message
         assert len("".join(pieces)) > 12, message
+
+
+def test_the_page_of_options_is_what_the_program_has() -> None:
+    made = runpy.run_path(str(TOP / "docs" / "reference" / "make_options.py"))["page"]()
+    page = (TOP / "docs" / "reference" / "options.md").read_text(encoding="utf-8")
+    assert page == made, "run: python docs/reference/make_options.py"
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 70
+    assert [line for line in rows if line.endswith("|  |")] == [], "an option without a word of help"

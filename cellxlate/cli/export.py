@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cellxlate.cli.lines.output import say
 from cellxlate.cli.lines.table import facts, size
+from cellxlate.errors import OptionError
 
 ENDINGS = {"onnx": ".onnx", "bioimageio": ".zip"}
 
@@ -14,8 +15,11 @@ def run_export(options: argparse.Namespace) -> int:
     from cellxlate.model.bundle import load_model
     from cellxlate.model.export.bioimage import export_onnx, export_package
 
+    ending = ENDINGS[options.format]
+    if options.output and options.output.suffix.lower() != ending:  # what has the name may be replaced, an image too
+        raise OptionError(f"{options.output} is no name for what is written; name it {ending}")
     bundle = load_model(options.model)
-    path: Path = options.output or Path(f"{bundle.name}{ENDINGS[options.format]}")
+    path: Path = options.output or Path(f"{bundle.name}{ending}")
     if options.format == "onnx":
         export_onnx(bundle, path, overwrite=options.overwrite)
     else:

@@ -15,6 +15,7 @@ from cellxlate.locations import Location, located
 from cellxlate.settings import ADAPT_S, AUTO, PRESETS, THRESHOLD
 
 MOST_ADAPT_S = 86_400.0
+DEVICES = ("auto", "cpu", "cuda", "mps")
 EXAMPLES = {
     "demo": "cellxlate demo -o demo",
     "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",
@@ -57,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo = command(
         "demo", run_demo, "Simulate a stack, enhance it with the shipped model that suits it, and write a report."
     )
-    demo.add_argument("-o", "--output", type=Path, default=Path("cellxlate_demo"), metavar="DIR", help="%(default)s")
+    demo.add_argument(
+        "-o", "--output", type=Path, default=Path("cellxlate_demo"), metavar="DIR", help="folder to make (%(default)s)"
+    )
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
     _add_sample(command("sample", run_sample, "Simulate a faint fluorescence stack with known truth and mask."))
@@ -66,9 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_evaluate(command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images."))
     info = command("info", run_info, "Show what a stack or a model is.")
-    info.add_argument("path", metavar="PATH", help="a TIFF, an OME-Zarr folder, a model folder, or a shipped model")
-    info.add_argument("--axes", metavar="TCZYX")
-    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several")
+    info.add_argument(
+        "path",
+        metavar="PATH",
+        help="a stack, a folder of stacks, a plate, an address, or a model: shipped, a folder, a .zip",
+    )
+    info.add_argument("--axes", metavar="TCZYX", help="axes of the stack, where the file does not say")
+    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
     info.add_argument(
         "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
     )
@@ -79,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
-    describe.add_argument("model", metavar="MODEL", help="model folder or shipped name")
+    describe.add_argument("model", metavar="MODEL", help="model folder")
     describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
     describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
@@ -88,39 +95,49 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
-    sample.add_argument("--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="1,1,1,520,696")
     sample.add_argument(
-        "--cell-fraction", type=float, metavar="F", help="share of a plane, 0 to 0.9 (0.15; any, for drawn structures)"
+        "--shape", type=_shape, default=(1, 1, 1, 520, 696), metavar="T,C,Z,Y,X", help="sizes (1,1,1,520,696)"
     )
-    sample.add_argument("--layout", choices=("scattered", "clustered"), help="of nuclei (scattered)")
+    sample.add_argument(
+        "--cell-fraction",
+        type=float,
+        metavar="F",
+        help="share of a plane that cells cover, 0 to 0.9 (0.15; drawn structures: as drawn)",
+    )
+    sample.add_argument("--layout", choices=("scattered", "clustered"), help="how nuclei lie (scattered)")
     sample.add_argument(
         "--structure",
         metavar="KIND",
         help="draw filaments, tubules, membranes, puncta, blobs, nuclei, reticulum, cells, tissue or mixed",
     )
     sample.add_argument("--scale", type=float, metavar="F", help="sizes of drawn structures, 0.2 to 8 (1)")
-    sample.add_argument("--haze", type=float, metavar="F", help="out-of-focus light of drawn structures (0)")
-    sample.add_argument("--seed", type=int, default=0, metavar="N")
+    sample.add_argument("--haze", type=float, metavar="F", help="out-of-focus light of drawn structures, 0 to 20 (0)")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="another one draws other cells (%(default)s)")
     sample.add_argument("--truth", type=Path, metavar="FILE", help="write the sharp, noise-free truth too")
     sample.add_argument("--mask", type=Path, metavar="FILE", help="write the mask of the cells too")
-    sample.add_argument("--overwrite", action="store_true")
+    sample.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
     evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
-    evaluate.add_argument("--source", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--truth", type=Path, metavar="DIR")
-    evaluate.add_argument("--masks", type=Path, metavar="DIR")
+    evaluate.add_argument("--source", type=Path, required=True, metavar="DIR", help="images as they are")
+    evaluate.add_argument("--truth", type=Path, metavar="DIR", help="the same fields as they should look, same names")
+    evaluate.add_argument("--masks", type=Path, metavar="DIR", help="which pixels are cells, named like the images")
     evaluate.add_argument("--no-cells", type=Path, metavar="DIR", help="images that show no cell")
-    evaluate.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
-    evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
-    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of the model")
+    evaluate.add_argument(
+        "--intensity",
+        choices=("source", "target"),
+        default="source",
+        help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
+    )
+    evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="write a page with all scores")
+    evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of MODEL, a folder")
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("model", metavar="MODEL", help="model folder, archive, or shipped name")
-    export.add_argument("--format", choices=("onnx", "bioimageio"), required=True)
+    export.add_argument("--format", choices=("onnx", "bioimageio"), required=True, help="a graph, or a package")
     export.add_argument("-o", "--output", type=Path, metavar="PATH", help="MODEL.onnx or MODEL.zip by default")
     export.add_argument("--author", action="append", default=[], metavar="NAME", help="for the package; repeatable")
     export.add_argument("--licence", metavar="SPDX", help="of the weights, where the card states none")
@@ -132,7 +149,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--source", type=Path, metavar="STACK", help="the input; beside the result by default")
     report.add_argument("--attention", type=Path, metavar="FILE", help="beside the result by default")
     report.add_argument("-m", "--model", metavar="MODEL", help="the model, if it is not a shipped one")
-    report.add_argument("-o", "--output", type=Path, metavar="REPORT.html")
+    report.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="NAME_report.html by default")
 
 
 def _add_enhance(enhance: argparse.ArgumentParser) -> None:
@@ -155,7 +172,9 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     formats = ("ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr")
     enhance.add_argument("--format", choices=formats, help="that of the input by default; Zarr in version 0.5")
-    enhance.add_argument("--levels-from", type=Path, metavar="FILE", help="intensity levels of an earlier run's report")
+    enhance.add_argument(
+        "--levels-from", type=Path, metavar="FILE", help="take the intensity levels of an earlier report or result"
+    )
     enhance.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
     enhance.add_argument(
         "--incomplete", action="store_true", help="of an acquisition that was stopped, take the complete time points"
@@ -165,7 +184,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
-    enhance.add_argument("--intensity", choices=("source", "target"), default="source", help="scale of enhanced cells")
+    enhance.add_argument(
+        "--intensity",
+        choices=("source", "target"),
+        default="source",
+        help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
+    )
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
     enhance.add_argument(
         "--confidence",
@@ -180,10 +204,15 @@ def _add_computing(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--tile", type=int, metavar="N", help="side of a tile in pixels; from a memory budget by default"
     )
-    enhance.add_argument("--engine", choices=("auto", "torch", "openvino", "onnxruntime"), default="auto")
-    enhance.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    enhance.add_argument("--engine", choices=("auto", "torch", "openvino", "onnxruntime"), default="auto",
+        help="what runs the networks (%(default)s)",
+    )  # fmt: skip
+    enhance.add_argument("--device", choices=DEVICES, default="auto", help="processor or graphics card (%(default)s)")
     enhance.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is faster and less exact"
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="float32; bfloat16 is faster and less exact",
     )
     enhance.add_argument("--dense", action="store_true", help="run the generator everywhere; the pixels are the same")
     enhance.add_argument(
@@ -214,18 +243,22 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
     train.add_argument("--preset", choices=tuple(PRESETS), help="alone without --target, fast with it")
     train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")
-    train.add_argument("--baseline", choices=("none", "cyclegan"), default="none")
+    train.add_argument("--baseline", choices=("none", "cyclegan"), default="none", help="train without attention")
     train.add_argument("--guide", choices=("saliency", "masks", "none"), help="what attention learns from")
     train.add_argument(
         "--masks", nargs="+", type=Path, metavar="DIR", help="masks of some of the images, named like them"
     )
     length = train.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, metavar="N")
-    length.add_argument("--steps", type=int, metavar="N")
-    train.add_argument("--seed", type=int, metavar="N")
+    length.add_argument(
+        "--epochs", type=int, metavar="N", help="how often all images are seen; that of the preset by default"
+    )
+    length.add_argument("--steps", type=int, metavar="N", help="or how many steps")
+    train.add_argument(
+        "--seed", type=int, metavar="N", help="of all that is drawn at random; the same one repeats a run"
+    )
     train.add_argument("--restarts", type=int, default=0, metavar="N", help="other seeds to try if attention collapses")
     train.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
-    train.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    train.add_argument("--device", choices=DEVICES, default="auto", help="processor or graphics card (%(default)s)")
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")

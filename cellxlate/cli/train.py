@@ -9,6 +9,8 @@ from cellxlate.cli.lines.output import complain, progress_bar, say
 from cellxlate.cli.lines.scores import score_lines
 from cellxlate.cli.lines.table import count, duration, facts
 from cellxlate.cli.lines.training import training_news
+from cellxlate.errors import OptionError
+from cellxlate.options import TO_CARD
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -54,18 +56,21 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Score, and say the means and whether it helps."""
     from cellxlate.evaluation.evaluate import evaluate
-    from cellxlate.model.cards import amend_card, locate
+    from cellxlate.model.cards import amend_card, amendable
 
+    if options.to_card and options.model is None:
+        raise OptionError(
+            TO_CARD, " wants a MODEL whose card gets the scores", remedy=("name it, or leave out ", TO_CARD)
+        )
+    card_of = amendable(options.model) if options.to_card else None
     with progress_bar(options, "images") as show:
         scores = evaluate(
             options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
             no_cells=options.no_cells, intensity=options.intensity, output=options.output, progress=show,
         )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
-    if options.to_card and options.model:
-        amend_card(
-            locate(options.model), "scores", {"data": options.source.name, "images": len(scores["images"]), **summary}
-        )
+    if card_of:
+        amend_card(card_of, "scores", {"data": options.source.name, "images": len(scores["images"]), **summary})
     title = f"{options.enhanced or options.model} on {options.source}"
     made = [f"report: {options.output}"] if options.output else []
     say(options, scores, [*score_lines(title, scores), *made])

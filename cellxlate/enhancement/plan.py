@@ -1,10 +1,8 @@
 """What is decided before a stack is enhanced: model, channels, levels, settings; and how a run is told from another."""
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +14,10 @@ import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.input import planes_of_channels
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
+from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
-from cellxlate.locations import Location, RemotePath
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.devices import choose_kind
@@ -28,21 +26,18 @@ from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.option_values import as_list, as_path
 from cellxlate.options import CHANNELS, INTENSITY, LEVELS_FROM
-from cellxlate.regular_files import MOST_NOTE_BYTES, open_regular
 from cellxlate.settings import EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import saved_ranges
 from cellxlate.stacks.intensity.stack_range import stack_ranges
-from cellxlate.stacks.read.zarr import remote_metadata
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
-SAMPLED_BYTES = 1 << 20
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
 WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
@@ -332,32 +327,3 @@ def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
     except OSError:
         return True
     return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))
-
-
-def input_identity(path: Location | None, files: Sequence[Path] = ()) -> dict[str, Any]:
-    """Return name, bytes, and a SHA-256 of the first and last MiB of a file, or of the metadata of a Zarr image.
-
-    Of a stack that lies in several files: of their names, bytes and times.
-    """
-    if path is None:
-        return {"name": None}
-    digest, size, modified = hashlib.sha256(), None, {}
-    if files:
-        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        digest.update(repr(states).encode())
-        size = sum(bytes_held for _, bytes_held, _ in states)
-    elif isinstance(path, RemotePath):
-        for name, content in sorted(remote_metadata(path).items()):
-            digest.update(name.encode() + content)
-    elif path.is_dir():
-        notes = sorted(item for pattern in ("zarr.json", ".z*") for item in path.rglob(pattern) if item.is_file())
-        for name in (item.relative_to(path).as_posix() for item in notes):
-            with suppress(InputError), open_regular(path.resolve(), name) as file:  # what leads out is none of it
-                digest.update(name.encode() + file.read(MOST_NOTE_BYTES))
-    else:
-        size, modified = path.stat().st_size, {"modified_ns": path.stat().st_mtime_ns}
-        with path.open("rb") as file:
-            digest.update(file.read(SAMPLED_BYTES))
-            file.seek(max(size - SAMPLED_BYTES, 0))
-            digest.update(file.read(SAMPLED_BYTES))
-    return {"name": path.name, "bytes": size, **modified, "sampled_sha256": digest.hexdigest()}

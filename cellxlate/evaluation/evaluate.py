@@ -91,6 +91,8 @@ def evaluate(
     require_choice(INTENSITY, intensity, get_args(Intensity))
     require_callables(progress=progress)
     made, place, folder = _path(ENHANCED, enhanced), _path(OUTPUT, output), as_path(SOURCE, source)
+    if place is not None:
+        page.require_name(place)
     clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
     cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
     empty = match_cases(blanks, enhanced=made) if blanks is not None else []

@@ -210,6 +210,26 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def amendable(model: str | Path) -> Path:
+    """Return the folder of a model whose card may be changed.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or it is shipped and was given by its name: all who use it would get another card.
+    OutputError
+        The model is an archive.
+    """
+    folder = locate(model)
+    if folder.parent == SHIPPED and not Path(model).exists():
+        raise ModelError(
+            f"{model} is shipped with cellxlate and its card stays as it is; copy the folder {folder} and give the copy"
+        )
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is an archive and stays as it is; unpack it and give the folder")
+    return folder
+
+
 def amend_card(folder: Path, entry: Literal["name", "scores", "domain", "probe"], value: Any) -> None:
     """Put scores, what the training images look like, or what torch computes, into the card, in place of what it said.
 

@@ -83,5 +83,7 @@ def channel_number(asked: str | int, names: Sequence[str], count: int, stack: ob
     there = ", ".join(f"{number} {name}" for number, name in enumerate(names)) or f"numbers 0 to {count - 1}"
     meant = nearest_name(text, names)
     hint = f"did you mean {meant!r}? There are: {there}" if meant else f"there are: {there}"
+    if count == 1 and not names:
+        hint = "it has one, without a name: leave the channel out"
     file = ("; ", STACKS_FIRST) if Path(text).suffix and Path(text).exists() else ()
     raise OptionError(f"{stack} has no channel {text!r}", remedy=(hint, *file))

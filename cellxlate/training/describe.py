@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import InputError
-from cellxlate.model.cards import amend_card, locate
+from cellxlate.model.cards import amend_card, amendable
 from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.read.open import find_images, open_stack
@@ -24,7 +24,7 @@ def describe_domain(
     Parameters
     ----------
     model : str or Path
-        Shipped name or model folder.
+        Model folder; a shipped model stays as it is.
     source : sequence of path
         The source images it was trained on: files or folders.
     channel : str or int, optional
@@ -38,7 +38,7 @@ def describe_domain(
     Raises
     ------
     ModelError
-        There is no such model.
+        There is no such model, or it is a shipped one.
     InputError
         There is no image, or too few windows of 256 px with anything in them.
     OptionError
@@ -46,7 +46,7 @@ def describe_domain(
     OutputError
         The card cannot be written.
     """
-    folder = locate(model)
+    folder = amendable(model)
     with ExitStack() as opened:
         stacks = [
             opened.enter_context(open_stack(path)) for path in find_images([Path(one) for one in source], "source")[0]

@@ -51,7 +51,8 @@ class TrainProgress:
     """One line of news from a run; `note` says what is out of the ordinary.
 
     `picture`, called before the run goes on, returns a PNG of input, attention and output as they are now. Where the
-    length was given in epochs, `epochs` is their number, else None.
+    length was given in epochs, `epochs` is their number, else None. `step_s` is how long a step took, in seconds, after
+    the first of this session, which takes longer; None where that is not known.
     """
 
     step: int
@@ -62,11 +63,15 @@ class TrainProgress:
     note: str = ""
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
     epochs: int | None = None
+    step_s: float | None = None
 
     @property
     def left_s(self) -> float:
         """Seconds that the remaining steps will take, if they are like those before; infinite before the first."""
-        return self.seconds / self.step * (self.steps - self.step) if self.step else math.inf
+        if not self.step:
+            return math.inf
+        step_s = self.seconds / self.step if self.step_s is None else self.step_s
+        return step_s * (self.steps - self.step)
 
     @property
     def epoch(self) -> int:
@@ -323,11 +328,13 @@ def loop(
     watched = torch.from_numpy(probe.images).to(device)
     started = saved = time.monotonic()
     before_s = run.seconds
+    begun: tuple[int, float] | None = None  # step and seconds when the first step, which takes longer, was done
     try:
         with StepEnds() as step_ends, closing(drawn_ahead(run, domains)) as drawn:
             for patches in drawn:
                 terms = one_step(run, patches, device)
                 run.seconds = before_s + time.monotonic() - started
+                begun = begun or (run.done, run.seconds)
                 step_ends.check()
                 if after_step:
                     after_step(run.done)
@@ -347,7 +354,9 @@ def loop(
                 log(board, run.done, values, state)
                 if progress:
                     picture = functools.partial(preview, run.average, domains[0], run.settings.threshold)
-                    progress(TrainProgress(run.done, run.steps, run.seconds, values, state, note, picture, run.epochs))
+                    step_s = (run.seconds - begun[1]) / (run.done - begun[0]) if run.done > begun[0] else None
+                    news = (run.done, run.steps, run.seconds, values, state, note, picture, run.epochs, step_s)
+                    progress(TrainProgress(*news))
                     note = ""
                 if run.settings.baseline == "none" and run.settings.backward != "alone":
                     require_no_collapse(run.attention, run.done)

@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    importlib.import_module("cellxlate.enhancement.plan").SAMPLED_BYTES = 256
+    importlib.import_module("cellxlate.enhancement.outputs.identity").SAMPLED_BYTES = 256
     draws, counts, wrong = random.Random(options.seed), Counter[tuple[str, str]](), 0
     cases = list(product(KINDS, TIMES, PARTS, WAYS))
     with tempfile.TemporaryDirectory() as place:

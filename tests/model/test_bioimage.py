@@ -198,7 +198,7 @@ def test_the_command_writes_and_does_not_overwrite(kind, ending, tiny_model, tmp
     assert (tmp_path / f"tiny{ending}").read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == [f"tiny{ending}"]
     capsys.readouterr()
-    assert main(["export", str(tiny_model), "--format", kind, "--author", "A", "-o", "no/such/folder/a"]) == 2
+    assert main(["export", str(tiny_model), "--format", kind, "--author", "A", "-o", f"no/such/folder/a{ending}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -162,4 +162,4 @@ def test_what_is_wrong_with_all_is_one_line(batch, spin, tmp_path):
     batch.folder.value, batch.files.value = None, [image(tmp_path / "a.tif")]
     batch.channel.value = "DAPI, 1"
     run(batch, spin)
-    assert batch.results.rows[0].verdict == "a has no channel 'DAPI'; there are: numbers 0 to 0"
+    assert batch.results.rows[0].verdict == "a has no channel 'DAPI'; it has one, without a name: leave the channel out"

@@ -459,7 +459,7 @@ def test_the_python_of_the_page_runs(application, spin, tiny_model, tmp_path, mo
     import napari
 
     page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "napari.md"
-    found, script = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    found, script, _ = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     shutil.copytree(tiny_model, tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
     names = {}

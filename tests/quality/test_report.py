@@ -112,6 +112,12 @@ def test_json_holds_the_keys_of_the_command_and_the_provenance(tmp_path: Path) -
     assert (stored["command"], stored["model"]["sha256"]) == ("cellxlate enhance a.tif", "0" * 64)
 
 
+def test_what_python_shows_of_a_report_is_no_flood_of_counts() -> None:
+    shown = repr(report(tally=tally(planes=30, channels=2)))
+    assert "nuclei-lowexp" in shown
+    assert len(shown) < 2500
+
+
 def test_page_says_the_numbers(tmp_path: Path) -> None:
     html, _ = written(tmp_path, report())
     words = " ".join(Reader(html).words)

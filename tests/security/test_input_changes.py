@@ -66,8 +66,8 @@ def edit(stack: Path) -> Callable[[str], None]:
 @pytest.fixture(autouse=True)
 def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is small: let its identity be as blind as that of a large one."""
-    plan = importlib.import_module("cellxlate.enhancement.plan")
-    monkeypatch.setattr(plan, "SAMPLED_BYTES", 256)
+    identity = importlib.import_module("cellxlate.enhancement.outputs.identity")
+    monkeypatch.setattr(identity, "SAMPLED_BYTES", 256)
 
 
 OPTIONS = ("--axes", "ZYX", "--tile", "64")

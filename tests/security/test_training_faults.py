@@ -47,7 +47,7 @@ def train(tmp_path: Path) -> list[str]:
             tifffile.imwrite(tmp_path / folder / f"{number}.tif", pixels.clip(0).astype(np.uint16))
     (tmp_path / "train.toml").write_text(SETTINGS)
     return ["train", "--source", str(tmp_path / "source"), "--target", str(tmp_path / "target"), "-o",
-            str(tmp_path / "model"), "--settings", str(tmp_path / "train.toml"), "--json"]  # fmt: skip
+            str(tmp_path / "model"), "--settings", str(tmp_path / "train.toml"), "--json", "--quiet"]  # fmt: skip
 
 
 @pytest.mark.parametrize("most_bytes", [0, 100, 3_000, 20_000])

@@ -43,6 +43,11 @@ def test_what_is_no_channel_is_refused_with_what_was_meant(asked: str | int, par
     assert part in str(caught.value)
 
 
+def test_a_single_channel_without_a_name_needs_none() -> None:
+    with pytest.raises(OptionError, match=r"'DAPI'; it has one, without a name: leave the channel out"):
+        channel_number("DAPI", (), 1, "a.tif")
+
+
 def test_a_file_in_place_of_a_channel_is_told_to_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("b.tif", np.zeros((4, 4), np.uint8))

@@ -6,6 +6,7 @@ import signal
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -418,7 +419,7 @@ def test_resuming_without_a_checkpoint_is_one_line(images, tiny_fast, tmp_path, 
     )
     (tmp_path / "model.partial").mkdir()
     assert main(words) == 0
-    (said,) = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()[0]
     assert said.endswith("model.partial holds no checkpoint yet, so training begins at its first step")
 
 
@@ -451,6 +452,20 @@ def test_what_progress_raises_stops_after_a_checkpoint(images, tiny_fast, tmp_pa
     with pytest.raises(Cancelled):
         train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, progress=cancel)
     assert read_notes(tmp_path / "model.partial")["step"] == 10
+
+
+def test_time_left_does_not_count_a_first_step_that_takes_long(images, tiny_fast, tmp_path, monkeypatch):
+    clock, news = [0.0], []
+
+    def timed(run, *arguments):
+        clock[0] += 1.0 if run.done else 60.0
+        return one_step(run, *arguments)
+
+    monkeypatch.setattr(loop_module, "one_step", timed)
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    train(images.source, images.target, output=tmp_path / "model", settings=tiny_fast, progress=news.append)
+    assert (news[0].step, news[0].seconds) == (10, 69)
+    assert news[0].left_s == news[0].steps - 10
 
 
 def test_a_step_that_breaks_off_is_not_saved(images, tiny_fast, tmp_path, monkeypatch):

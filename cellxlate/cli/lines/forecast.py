@@ -62,7 +62,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
     sampled = f"measured on {megapixels(1e6 * expected['sampled_megapixels'])} of it"
     parts = [f"{PARTS.get(part, part)} {duration(value)}" for part, value in seconds.items() if value >= 0.05]
     free = f"; {size(answer['free_bytes'])} are free there" if answer.get("free_bytes") is not None else ""
-    file_bytes = [f"{name} {size(amount)}" for name, amount in expected["file_bytes"].items() if amount]
+    file_bytes = [f"{name} about {size(amount)}" for name, amount in expected["file_bytes"].items() if amount]
     return facts([
         ("input", str(answer["input"])),
         ("shape", f"{answer['axes']} {' x '.join(map(str, answer['shape']))}, {answer['dtype']}, "
@@ -72,7 +72,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),
-        ("on disk", f"about {' and '.join(file_bytes) or '0 bytes'}{free}"),
+        ("on disk", f"{' and '.join(file_bytes) or '0 bytes'}{free}"),
         ("tiles", f"{count(answer['tiles'], 'tile')} of {answer['tile_px']} px in {count(answer['planes'], 'plane')}"),
         ("cells", f"{percent(expected['cell_fraction'])} of the pixels would be selected ({sampled})"),
         ("time", f"about {duration(_seconds(expected))}{processes}: {', '.join(parts)}"),

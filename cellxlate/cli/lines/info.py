@@ -157,7 +157,7 @@ def folder_lines(path: str, stacks: Sequence[Mapping[str, Any]], left_out: Seque
     for one in stacks[:MOST_ROWS]:
         if "error" in one:
             continue
-        shape, sizes = " x ".join(map(str, one["shape"])), one["pixel_size_um"]
+        shape, sizes = "x".join(map(str, one["shape"])), one["pixel_size_um"]
         across = f"{sizes['X']:.4g} µm" if "X" in sizes else "-"
         rows.append([one["name"], one["axes"], shape, one["dtype"], across, listed(one["channels"], 3) or "-"])
     failed = [(one["name"], one["error"]) for one in stacks if "error" in one]
@@ -166,7 +166,9 @@ def folder_lines(path: str, stacks: Sequence[Mapping[str, Any]], left_out: Seque
         lines += table(rows, words=(0, 1, 2, 3, 5))
     if len(stacks) > MOST_ROWS:
         lines.append(f"and {len(stacks) - MOST_ROWS:,} more")
-    notes = [("cannot be read", error) for _, error in failed[:MOST_ROWS]] + [("left out", line) for line in left_out]
+    notes = [("cannot be read", error) for _, error in failed[:MOST_ROWS]] + [
+        ("left out", line.removeprefix("left out ")) for line in left_out
+    ]
     return [*lines, *([""] if notes else []), *facts(notes)]
 
 

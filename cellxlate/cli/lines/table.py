@@ -62,7 +62,8 @@ def table(rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0,), width: 
     words : sequence of int
         Columns that are flush left: names and words.
     width : int, optional
-        Characters of a line, `line_width` by default. Where a row is wider the first column is elided.
+        Characters of a line, `line_width` by default. Where a row is wider the first column is elided, then the
+        last where it holds words.
 
     Examples
     --------
@@ -75,10 +76,14 @@ def table(rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0,), width: 
     widths = [max(breadth(row[column]) for row in rows) for column in range(len(rows[0]))]
     excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
     if excess > 0:
-        widths[0] = max(widths[0] - excess, min(widths[0], 12))
+        excess -= widths[0] - (narrower := max(widths[0] - excess, min(widths[0], 12)))
+        widths[0] = narrower
+    last = len(widths) - 1
+    if excess > 0 and last and last in words:
+        widths[last] = max(widths[last] - excess, min(widths[last], 8))
     lines = []
     for row in rows:
-        cells = [elided(row[0], widths[0]), *row[1:]]
+        cells = [elided(row[0], widths[0]), *row[1:-1], *([elided(row[-1], widths[-1])] if last else [])]
         padded = []
         for column, cell in enumerate(cells):
             space = " " * (widths[column] - breadth(cell))

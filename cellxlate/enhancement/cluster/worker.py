@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.enhancement.input import Context, planes_of_channels
-from cellxlate.enhancement.plan import Plan, input_identity
+from cellxlate.enhancement.outputs.identity import input_identity
+from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import cellxlate
+from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.errors import InputError, ModelError
 from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
+from cellxlate.quality.report import page
 from cellxlate.quality.report.account import account_of, doubts_about
 from cellxlate.quality.report.notices import failure_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.naming import find_stacks, stack_name
+from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 
@@ -68,14 +70,16 @@ def rebuild_report(
     OutputError
         The report cannot be written.
     """
-    path = Path(enhanced)
+    path = _result(Path(enhanced))
     base = stack_name(path).removesuffix("_enhanced")
     html = Path(output) if output is not None else path.with_name(f"{base}_report.html")
+    page.require_name(html)
     earlier = _earlier_report(html.with_suffix(".json"))
     with open_stack(path) as image:
         facts = {**_mapping(earlier.get("provenance")), **_provenance(image)}
         selected_path = Path(attention) if attention is not None else _beside(path, f"{base}_attention")
         source_path = Path(source) if source is not None else _input_of(path, base, facts)
+        _require_three_files(path, source_path, selected_path)
         with _open_input(source_path, image.axes, facts) as stack, open_stack(selected_path) as selected:
             channels, tile_px = _channels(facts, stack), int(_number(_mapping(facts.get("settings")).get("tile_px")))
             account = account_of(
@@ -83,10 +87,40 @@ def rebuild_report(
                 partial(_counted, stack, image, selected, channels, tile_px),
                 channels=channels, domain=_domain(model, facts),
             )  # fmt: skip
+            differing = account.tally.total.kept_violations
+            if differing and _is_another(stack, facts):
+                raise InputError(
+                    f"{source_path} is not the file that {path.name} was made from: {differing} pixels that attention "
+                    "did not select differ", remedy=("name the right one with ", SOURCE),
+                )  # fmt: skip
             outputs = {"enhanced": str(path), "attention": str(selected_path), "report": str(html)}
             report = _stated_report(stack, account.tally, outputs, source_path.name, facts, earlier)
     write_report(report, account.figures, html=html, json=html.with_suffix(".json"))
     return report
+
+
+def _result(path: Path) -> Path:
+    """Return the path of a result; a folder that holds results is none."""
+    if path.is_dir() and not is_zarr(path):
+        raise InputError(f"{path} is a folder; name the results in it, for example {path / '*_enhanced.ome.tif'}")
+    return path
+
+
+def _is_another(stack: Stack, facts: Mapping[str, Any]) -> bool:
+    """Return whether a result states that it was made from a file with other bytes; of several files times tell."""
+    if stack.files:
+        return False
+    stated, now = _mapping(facts.get("input")), input_identity(stack.path, stack.files)
+    return any(key in stated and stated[key] != now.get(key) for key in ("bytes", "sampled_sha256"))
+
+
+def _require_three_files(result: Path, source: Path, attention: Path) -> None:
+    """Refuse one file in two roles: an image compared with itself has not changed, whatever became of its result."""
+    if result.exists() and source.exists() and result.samefile(source):
+        raise InputError(f"{result} is the input itself, no result; give the file that was written of it")
+    for other, what in ((result, "result"), (source, "input")):
+        if attention.exists() and other.exists() and attention.samefile(other):
+            raise InputError(f"{attention} is the {what} itself, no attention", remedy=("name it with ", ATTENTION))
 
 
 def _stated_report(

@@ -19,6 +19,7 @@ LONG_PREFIX = 6
 """Characters that names may share before they are left out."""
 
 FINISHED_BEFORE = "this run was finished before"
+BEFORE = "made before, verified now; "
 """How the note begins that a resumed run was complete."""
 
 
@@ -153,11 +154,12 @@ def stated_results(record: Mapping[str, Any]) -> tuple[float | None, int | None,
     (0.25, 0, 'no warning')
     """
     changed, differ = record.get("changed_fraction"), record.get("kept_violations")
-    warnings = record.get("warnings") or ()
+    warnings = [str(warning) for warning in record.get("warnings") or ()]
+    before = BEFORE if any(warning.startswith(FINISHED_BEFORE) for warning in warnings) else ""
     return (
         float(changed) if isinstance(changed, int | float) else None,
         int(differ) if isinstance(differ, int) else None,
-        str(record.get("verdict") or verdict_words([str(warning) for warning in warnings])),
+        f"{before}{record['verdict']}" if record.get("verdict") else verdict_words(warnings),
     )
 
 
@@ -174,7 +176,7 @@ def verdict_words(warnings: Sequence[str]) -> str:
     'made before, verified now; no warning'
     """
     own = [" ".join(warning.split()) for warning in warnings if not warning.startswith(FINISHED_BEFORE)]
-    before = "made before, verified now; " if len(own) < len(warnings) else ""
+    before = BEFORE if len(own) < len(warnings) else ""
     if not own:
         return f"{before}no warning"
     return f"{before}{f'{len(own)} warnings' if len(own) > 1 else 'warning'}: {'; '.join(own)}"

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cellxlate.errors import OptionError
+from cellxlate.locations import Location
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report.pictures import VIRIDIS, Picture, attention_png, grey_limits, grey_png, shrink
 
 if TYPE_CHECKING:
     from jinja2 import Environment  # with the templates it takes 0.07 s: only where a page is written
 
+PAGE_ENDINGS = (".html", ".htm")
 MOST_PICTURES = 24
 PICTURES_BYTES = 3_800_000
 """All pictures of a page together, as text; they are drawn smaller where they would need more."""
@@ -31,6 +34,18 @@ FLATTEST, TALLEST = 4.0, 0.6
 """Shape of a panel, columns per row, at most and at least; longer planes are drawn with margins."""
 CHART_BINS = 96
 MOST_BARS = 16
+
+
+def require_name(path: Location) -> None:
+    """Refuse a name for a page that is not one of a page: a page replaces what has its name, which may be an image.
+
+    Raises
+    ------
+    OptionError
+        The name does not end in .html or .htm.
+    """
+    if path.suffix.lower() not in PAGE_ENDINGS:
+        raise OptionError(f"{path} is no name for a report; name it .html")
 
 
 def render(template: str, **values: Any) -> str:

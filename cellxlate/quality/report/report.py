@@ -82,7 +82,7 @@ class RunReport:
     dtype: str
     model_name: str
     model_digest: str
-    tally: Tally
+    tally: Tally = field(repr=False)
     model_licence: str = ""
     model_considered: Mapping[str, float | None] = field(default_factory=dict)
     model_reason: str = ""
@@ -97,7 +97,7 @@ class RunReport:
     peak_rss_mb: float = 0.0
     engine: str = ""
     notices: Sequence[Notice] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
     command: str = ""
     command_note: str = ""
     ranking: Ranking | None = None
