@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cellxlate.cli import main
+from cellxlate.cli import _refusal, main
 from cellxlate.cli.parser import EXAMPLES, build_parser
 from cellxlate.model.cards import SHIPPED
 from cellxlate.option_values import instead, nearest_name
@@ -84,6 +84,10 @@ def test_a_long_list_is_shown_only_where_nothing_was_meant() -> None:
         (("enhance", "a.tif", "--format", "ometiff"), "did you mean 'ome-tiff'?"),
         (("enhance", "a.tif", "--threshold", "much"), "'much' is no number"),
         (("enhance", "a.tif", "--tile", "1.5"), "'1.5' is no whole number"),
+        (("enhance", ""), "STACK: the name is empty"),
+        (("enhance", "a.tif", ""), "STACK: the name is empty"),
+        (("enhance", "a.tif", "--output-dir="), "--output-dir: the name is empty"),
+        (("info", ""), "the name is empty"),
         (("enhace", "a.tif"), "there is no command 'enhace'; did you mean 'enhance'?"),
         (("dream",), "there are demo, sample, enhance"),
         (("--json", "models"), "--json belongs behind a command"),
@@ -92,6 +96,20 @@ def test_a_long_list_is_shown_only_where_nothing_was_meant() -> None:
 )
 def test_what_was_meant_is_said(words: tuple[str, ...], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert part in complaint(capsys, *words)
+
+
+def test_what_a_run_would_refuse_is_refused_before_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--workers -1 processes cannot work" in complaint(capsys, "enhance", "a.tif", "--workers", "-1")
+    assert "-m is an empty text" in complaint(capsys, "enhance", "a.tif", "-m", "")
+    assert "or give it as --output-dir" in complaint(capsys, "enhance", "a.tif", "-o", "results/")
+
+
+def test_a_package_that_cannot_be_loaded_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lacking = ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert _refusal(lacking) == (
+        "torch cannot be loaded (No module named 'torch'); install it again: pip install --force-reinstall torch", 2
+    )  # fmt: skip
+    assert _refusal(ImportError("cannot import name 'a' from 'cellxlate.b'", name="cellxlate.b"))[1] == 1
 
 
 @pytest.mark.parametrize("words", [("enhance", "a.tif", "--thresh", "0.2"), ("models", "--js")])

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from cellxlate.cli.lines.output import complain
+from cellxlate.cli.lines.output import complain, missing_package
 from cellxlate.cli.parser import build_parser
 from cellxlate.errors import CellxlateError, OptionError, said, speaking
 from cellxlate.model.engines.malloc import keep_freed_memory
@@ -106,6 +106,8 @@ def _refusal(fault: Exception) -> tuple[str, int]:
         return f"{file}{fault.strerror or fault}; check the name, the folder and the disk", OptionError.exit_code
     if isinstance(fault, MemoryError) or any(sign in str(fault) for sign in MEMORY_SIGNS):
         return NO_MEMORY, 1
+    if package := missing_package(fault):
+        return package, OptionError.exit_code
     return f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows", 1
 
 

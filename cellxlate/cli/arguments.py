@@ -143,6 +143,13 @@ class Parser(argparse.ArgumentParser):
         file = f"; a file of that name is ./{word}" if Path(word).exists() else ""
         self.error(f"there is no option {name}{file}")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Return a word as a value; an empty one would be the current folder where a path is meant."""
+        value = super()._get_value(action, arg_string)
+        if not (arg_string or self._commands) and (isinstance(value, Path) or not action.option_strings):
+            raise argparse.ArgumentError(action, "the name is empty; was a variable of the shell not set?")
+        return value
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             name = max(action.option_strings, key=len)

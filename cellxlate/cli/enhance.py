@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.lines.forecast import forecast_lines
-from cellxlate.cli.lines.output import complain, progress_bar, say
+from cellxlate.cli.lines.output import complain, missing_package, progress_bar, say
 from cellxlate.cli.lines.table import count, duration, facts, percent, table, wrapped
 from cellxlate.cli.slurm import run_slurm
-from cellxlate.errors import CellxlateError, said
+from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
+from cellxlate.options import WORKERS
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -50,6 +51,8 @@ def run_enhance(options: argparse.Namespace) -> int:
         from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
         from cellxlate.enhancement.job import THIS_PROCESS
 
+    if options.workers is not None and options.workers < 1:
+        raise OptionError(WORKERS.of(options.workers), " processes cannot work", remedy="give at least 1")
     left_out: list[str] = []
     batch = plan_batch(
         options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
@@ -68,7 +71,7 @@ def run_enhance(options: argparse.Namespace) -> int:
         if len(batch.stacks) == 1 and not batch.plates:
             answer = _answer(options, attempt(batch.stacks[0]))
         else:
-            told: list[tuple[str, Sequence[Notice]]] = []
+            told: list[tuple[Location, Sequence[Notice]]] = []
             answer = {"stacks": [_answer(options, outcome, told) for outcome in attempts(batch, attempt)]}
             if not options.dry_run:
                 answer["warnings"] = _over_stacks(told)
@@ -78,7 +81,7 @@ def run_enhance(options: argparse.Namespace) -> int:
             answer["left_out"] = left_out
         if cluster:
             answer["workers"] = cluster.summary()
-    _show(options, [_short(stack.path) for stack in batch.stacks], answer)
+    _show(options, _names([stack.path for stack in batch.stacks]), answer)
     return int(any("error" in one for one in answer.get("stacks", [])))
 
 
@@ -116,14 +119,15 @@ def followed(show: Callable[..., None]) -> "Callable[[EnhanceProgress], None]":
 
 
 def _answer(
-    options: argparse.Namespace, outcome: "StackOutcome", told: "list[tuple[str, Sequence[Notice]]] | None" = None
+    options: argparse.Namespace, outcome: "StackOutcome", told: "list[tuple[Location, Sequence[Notice]]] | None" = None
 ) -> dict[str, Any]:
     """Say what became of a stack, and return that as plain values; where warnings are told at the end, note them."""
     if fault := outcome.error:
         if options.debug:
             raise fault
         known = isinstance(fault, CellxlateError)
-        error = said(fault) if known else f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        unknown = missing_package(fault) or f"unexpected {type(fault).__name__}: {fault}; run it again with --debug"
+        error = said(fault) if known else unknown
         complain(error if known else f"{outcome.path}: {error}")
         return {"input": str(outcome.path), "error": error}
     if outcome.report is None:
@@ -135,15 +139,22 @@ def _answer(
         lines = enhanced_lines(outcome.report, warned=told is None)
         say(options, {}, lines + (facts([("confidence", str(sure))]) if sure else []))
     if told is not None:
-        told.append((_short(outcome.path), outcome.report.notices))
+        told.append((outcome.path, outcome.report.notices))
     return answer
 
 
-def _over_stacks(told: "Sequence[tuple[str, Sequence[Notice]]]") -> list[str]:
+def _over_stacks(told: "Sequence[tuple[Location, Sequence[Notice]]]") -> list[str]:
     """Return each warning once, with the stacks that it concerns."""
     from cellxlate.quality.report.notices import over_stacks
 
-    return over_stacks(told)
+    return over_stacks(zip(_names([path for path, _ in told]), (notices for _, notices in told), strict=True))
+
+
+def _names(paths: Sequence[Location]) -> list[str]:
+    """Return what stacks are called in a table, told apart."""
+    from cellxlate.quality.report.notices import told_apart
+
+    return told_apart([_short(path) for path in paths], paths)
 
 
 def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, Any]) -> None:

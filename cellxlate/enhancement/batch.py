@@ -36,7 +36,7 @@ from cellxlate.model.engines.engine import Device, Engine, Precision, require_kn
 from cellxlate.model.engines.threads import use_threads
 from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
-from cellxlate.quality.report.notices import over_stacks
+from cellxlate.quality.report.notices import over_stacks, told_apart
 from cellxlate.quality.report.report import RunReport
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
@@ -151,7 +151,9 @@ class BatchOutcome:
     @property
     def warnings(self) -> list[str]:
         """What the reports of the stacks warn of: each kind once, with the stacks that it concerns."""
-        return over_stacks((one.path.name, one.report.notices) for one in self.stacks if one.report)
+        names = told_apart([one.path.name for one in self.stacks], [one.path for one in self.stacks])
+        reported = zip(names, (one.report for one in self.stacks), strict=True)
+        return over_stacks((name, report.notices) for name, report in reported if report)
 
 
 def enhance_files(

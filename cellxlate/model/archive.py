@@ -1,5 +1,6 @@
 """The files of a model, from its folder or from a zip archive; nothing is unpacked, and everything is bounded."""
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ LARGEST_LISTING_BYTES = 4_000_000
 
 PICKLE_ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".npy", ".npz")
 ARCHIVE_FAULTS = (OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error,
-                  LookupError)  # fmt: skip
+                  lzma.LZMAError, LookupError)  # fmt: skip
 ZOO_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
 FOREIGN = (
     "is a model of the BioImage Model Zoo that cellxlate has not written, which is not run here; give a model folder, "

@@ -83,6 +83,8 @@ def locate(model: str | Path) -> Path:
         )
     if not isinstance(model, str | Path):
         raise OptionError(given(MODEL, model), f" {kind_of(model)}, expected the name of a model, or a path")
+    if model == "":  # which would be the current folder
+        raise OptionError(MODEL, " is an empty text", remedy="give the name of a model, or a path")
     path = Path(model)
     try:
         if path.is_dir() or is_archive(path):

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.locations import Location, RemotePath
 from cellxlate.option_values import nearest_name
-from cellxlate.options import FORMAT
+from cellxlate.options import FORMAT, OUTPUT_DIR
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".stk", ".lsm")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".ims")
@@ -177,4 +177,5 @@ def output_format(path: Location, asked: Format | None = None) -> Format:
                     f"the output {path} says {possible[0]}, ", FORMAT, f" says {asked}", remedy="give one of them"
                 )
             return asked or possible[0]
-    raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr")
+    folder = (", or give it as ", OUTPUT_DIR) if "." not in name else ()
+    raise OptionError(f"the output {path} has no known ending; name it .ome.tif or .ome.zarr", *folder)

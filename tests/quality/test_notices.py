@@ -1,8 +1,10 @@
 """What is said of several channels, planes or stacks alike is said once."""
 
+from pathlib import Path
+
 from cellxlate.quality.likeness import Departure
 from cellxlate.quality.report.doubts import intensity_notices, notices_of
-from cellxlate.quality.report.notices import Notice, listed, over_stacks
+from cellxlate.quality.report.notices import Notice, listed, over_stacks, told_apart
 from cellxlate.quality.support import Support
 from cellxlate.quality.tally import Counts, Tally
 from cellxlate.quality.trust import Trust
@@ -74,6 +76,16 @@ def test_the_same_warning_of_many_stacks_is_one_line() -> None:
         "6 stacks (0.tif, 1.tif, 2.tif, 3.tif, ...): look",
     ]
     assert over_stacks([]) == []
+
+
+def test_nothing_is_lost_of_stacks_of_one_name_and_of_several_remarks_of_a_kind() -> None:
+    two = [Notice("plane 1 is dark"), Notice("plane 2 is dark")]
+    assert over_stacks([("a.tif", two)]) == ["a.tif: plane 1 is dark; plane 2 is dark"]
+    same = Notice("look")
+    paths = [Path("w1/a.tif"), Path("w2/a.tif"), Path("w2/b.tif")]
+    names = told_apart([path.name for path in paths], paths)
+    assert over_stacks((name, [same]) for name in names) == ["3 stacks (w1/a.tif, w2/a.tif, b.tif): look"]
+    assert over_stacks([("a.tif", [same]), ("a.tif", [same])]) == ["2 stacks (a.tif, a.tif): look"]
 
 
 def test_names_that_look_like_numbers_stay_apart() -> None:

@@ -98,7 +98,8 @@ def test_every_state_has_its_sentence(sentence: str, expected: str) -> None:
 
 def test_the_most_weighty_warning_is_in_it_and_the_others_are_counted() -> None:
     note, doubt, fault = Notice("a note"), Notice("a doubt. Look.", "look", "doubt"), Notice("seams.", "", "fault")
-    assert said(counted(), note).endswith(f"; {FINE} (1 remark).")
+    assert said(counted(), note).endswith("; no check raised a doubt, but read the remark.")
+    assert said(counted(), note, note).endswith("; no check raised a doubt, but read the 2 remarks.")
     assert said(counted(), note, doubt).endswith("; but look (1 further remark).")
     assert said(counted(), note, doubt, fault).endswith("; but seams (2 further remarks).")
     assert said(counted(), doubt, is_known=False).endswith("; but look.")

@@ -78,6 +78,7 @@ def _nested(times: int) -> bytes:
         b"\x80\x04\x8b" + struct.pack("<i", 2**30) + b"a.", _nested(200) + b".", _nested(200) + _nested(200) + b"\x93.",
         b"L" + b"9" * 100_000 + b"L\n.", b"\x80\x04Phost\n.", b"\x80\x04cos\nsystem\n(S'false'\ntR.",
         b"\x80\x04]" * 9_000 + b"a" * 8_999 + b".", b"\x80\x04N" + b"\x94" * 30_000 + b".",
+        b"\x80\x04" * 30_000 + b"}.", b"\x80\x04" + (b"\x95" + b"\0" * 8) * 30_000 + b"}.",
     ],
 )  # fmt: skip
 def test_odd_pickles_are_one_line_and_small(tmp_path: Path, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +122,17 @@ def test_regions_that_unpack_to_gigabytes_are_refused(tmp_path: Path, monkeypatc
     assert "larger than 64 MB" in refused(path)
     (tmp_path / "b.roi").write_bytes(one + b"\0" * 2**24)
     assert "larger than 16 MB" in refused(tmp_path / "b.roi")
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_regions_in_a_damaged_zip_file_are_refused(tmp_path: Path, packed: int) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", packed) as archive:
+        archive.writestr("1.roi", ImagejRoi(roitype=ROI_TYPE.RECT, left=1, top=1, right=9, bottom=9).tobytes() * 9)
+    content = bytearray(path.read_bytes())
+    content[50] ^= 0x55
+    path.write_bytes(content)
+    assert "save them again" in refused(path)
 
 
 def test_regions_of_nonsense_are_right_or_refused(tmp_path: Path) -> None:

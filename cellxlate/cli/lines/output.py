@@ -52,6 +52,17 @@ def complain(message: str) -> None:
     print(f"cellxlate: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
+def missing_package(fault: Exception) -> str:
+    """Return what to say where a package cannot be loaded that cellxlate always needs; nothing of other faults."""
+    name = fault.name or "" if isinstance(fault, ImportError) else ""
+    if name.partition(".")[0] in ("", "cellxlate"):
+        return ""
+    reason = " ".join(str(fault).split())[:200]
+    return (
+        f"{name} cannot be loaded ({reason}); install it again: pip install --force-reinstall {name.partition('.')[0]}"
+    )
+
+
 @contextmanager
 def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[..., None]]:
     """Give a function (done, total, phase, name) that moves a progress bar on standard error; each phase begins at 0.

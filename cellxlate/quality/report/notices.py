@@ -1,10 +1,12 @@
 """One thing to say of a result, and how the same is said of several channels or stacks at once."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cellxlate.locations import Location
 from cellxlate.stacks.channel_names import unnamed
 
 MOST_NAMED = 4
@@ -53,16 +55,35 @@ def over_stacks(stacks: Iterable[tuple[str, Sequence[Notice]]]) -> list[str]:
     >>> over_stacks([("a.tif", [Notice("look")]), ("b.tif", [])])
     ['a.tif: look']
     """
-    kinds: dict[str, dict[str, str]] = {}
-    for name, notices in stacks:
+    names: list[str] = []
+    kinds: dict[str, dict[int, list[str]]] = {}
+    for number, (name, notices) in enumerate(stacks):
+        names.append(name)
         for notice in notices:
-            kinds.setdefault(notice.kind, {}).setdefault(name, notice.text)
+            texts = kinds.setdefault(notice.kind, {}).setdefault(number, [])
+            if notice.text not in texts:
+                texts.append(notice.text)
     lines = []
-    for texts in sorted(kinds.values(), key=len, reverse=True):
-        named = ", ".join([*list(texts)[:MOST_NAMED], *(["..."] if len(texts) > MOST_NAMED else [])])
-        who = f"{len(texts)} stacks ({named})" if len(texts) > 1 else named
-        lines.append(f"{who}{', of the first' if len({*texts.values()}) > 1 else ''}: {next(iter(texts.values()))}")
+    for of_stacks in sorted(kinds.values(), key=len, reverse=True):
+        named = [names[number] for number in of_stacks]
+        shown = ", ".join([*named[:MOST_NAMED], *(["..."] if len(named) > MOST_NAMED else [])])
+        who = f"{len(named)} stacks ({shown})" if len(named) > 1 else shown
+        first, *others = of_stacks.values()
+        lines.append(f"{who}{', of the first' if any(one != first for one in others) else ''}: {'; '.join(first)}")
     return lines
+
+
+def told_apart(names: Sequence[str], paths: Sequence[Location]) -> list[str]:
+    """Return what to call stacks: their names, with their paths where several are called so.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> told_apart(["a.tif", "a.tif", "b.tif"], [Path("well_1/a.tif"), Path("well_2/a.tif"), Path("well_2/b.tif")])
+    ['well_1/a.tif', 'well_2/a.tif', 'b.tif']
+    """
+    counts = Counter(names)
+    return [name if counts[name] == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def listed(names: Sequence[str]) -> str:

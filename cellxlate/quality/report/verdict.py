@@ -126,7 +126,8 @@ def _doubt(notices: Sequence[Notice], *, is_known: bool) -> str:
     remarks = f"{further} {'further ' if weighty else ''}{'remark' if further == 1 else 'remarks'}"
     if weighty:
         return f"but {weighty.short or weighty.text.rstrip('.')}{f' ({remarks})' if further else ''}"
-    nothing = "nothing speaks against the result"
+    nothing = "no check raised a doubt" if further else "nothing speaks against the result"
     if not is_known:
         nothing += ", but what the model was trained on is not known"
-    return f"{nothing} ({remarks})" if further else nothing
+        return f"{nothing} ({remarks})" if further else nothing
+    return f"{nothing}, but read the {remarks.removeprefix('1 ')}" if further else nothing

@@ -89,9 +89,7 @@ def _followed(content: BinaryIO) -> Any:
     """Return what a pickle describes, of numbers, texts, lists, tuples, mappings and records."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for count, (name, argument) in enumerate(_instructions(content)):
-        if count > MOST_INSTRUCTIONS:
-            raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions")
+    for name, argument in _instructions(content):
         if name == "STOP":
             return stack.pop()
         if name in VALUES:
@@ -110,7 +108,9 @@ def _followed(content: BinaryIO) -> Any:
 
 
 def _instructions(content: BinaryIO) -> Iterator[tuple[str, Any]]:
-    for opcode, argument, _ in pickletools.genops(content):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if count > MOST_INSTRUCTIONS:
+            raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions")
         if opcode.name not in ("PROTO", "FRAME"):
             yield opcode.name, argument
 

@@ -3,6 +3,7 @@
 A pixel belongs to a region where its centre lies inside, ImageJ's coordinates being those of the corners of pixels.
 """
 
+import lzma
 import struct
 import zipfile
 import zlib
@@ -30,7 +31,7 @@ CROSSINGS_AT_ONCE = 2**22
 KEPT_PX = 2**26
 AREAS = "an area: a polygon, a freehand or traced outline, an oval, a rectangle, or several of them in one"
 ROI_FAULTS = (ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, MemoryError, EOFError,
-              zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
+              zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)  # fmt: skip
 
 Outline = npt.NDArray[np.float64]
 """Corners of a closed polygon, (corners, 2), x before y, in pixels from the upper left corner of the image."""
