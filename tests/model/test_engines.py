@@ -231,6 +231,45 @@ def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatc
         opened.proposal(images)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("model", ["cells", "nuclei-lowexp"])
+def test_a_card_computes_what_the_cpu_does(model: str, card: Any) -> None:
+    """Convolutions on a card may round to ten bits (TF32), which torch allows by default."""
+    bundle = load_model(model)
+    exact, coarse = (open_engine(bundle, engine="torch", device=card, precision=name) for name in
+                     ("float32", "bfloat16"))  # fmt: skip
+    assert exact.identity == f"torch {card} float32"
+    assert probe_error(exact, bundle) <= 1e-2
+    assert 1e-4 < probe_error(coarse, bundle) < 0.3
+    images = noise((1, 1, 192, 224))
+    assert np.array_equal(exact.proposal(images), exact.proposal(images))
+
+
+@pytest.mark.cuda
+def test_a_card_that_runs_out_of_memory_shrinks_the_tile(card: Any) -> None:
+    if card == "cpu":
+        pytest.skip("a limit on the card's memory is set, and the CPU has none such")
+    images = noise((1, 1, 768, 640))
+    first, again = (open_engine(load_model(DEFAULT_MODEL), engine="torch", device=card) for _ in range(2))
+    for opened in (first, again):
+        opened.proposal(np.ascontiguousarray(images[..., :192, :192]))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    expected = first.proposal(images)
+    needed = torch.cuda.max_memory_reserved() - before
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((before + needed / 2) / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        found = again.proposal(images)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(again.warnings) == 1
+    halo_px = again.generator_halo_px
+    inside = (..., slice(halo_px, -halo_px), slice(halo_px, -halo_px))
+    assert np.abs(found[inside] - expected[inside]).max() <= 1e-2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce the limit")
 @pytest.mark.parametrize("engine", ["torch", *OPTIONAL])
 def test_an_engine_that_ran_short_of_memory_says_so_and_is_right_afterwards(engine: Any) -> None:
