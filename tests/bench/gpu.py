@@ -41,8 +41,9 @@ Rows in `results`:
   `differ` counts pixels, and "gave_up" [{model, room_mb, message}], where even the smallest tiles were too large.
 - `resume`: "rows" [{preset, from, to, precision, steps, apart, moved, note}]: `apart` is how far the weights are from
   those of an unbroken run on the CPU, `moved` how far the resumed steps moved them (root mean squares).
-- `cells`, `paper`: {"steps", "trained_s", "steps_per_s", "precision", "first_step_s", "loss", "draw_ms", "step_ms":
-  {precision: ms}}: drawing the patches of a step takes a thread of the CPU `draw_ms`, the step itself `step_ms`.
+- `cells`, `paper`: {"steps", "trained_s", "steps_per_s", "precision", "first_step_s", "loss", "attention_area",
+  "draw_ms", "step_ms": {precision: ms}}: steps per second in the second half of the time; drawing the patches of a step
+  takes a thread of the CPU `draw_ms`, the step itself `step_ms`.
 
 Exit code 0: all was done or cut, and nothing is wrong; 1: something failed or is wrong; 2: there is no such device.
 """
@@ -68,7 +69,7 @@ TOP = Path(__file__).resolve().parents[2]
 QUICK_S = 60.0
 """With shorter trainings the images are small too."""
 QUICK_LIMIT_S = 114.0
-STARTING_S, LEAST_S, SPARE_S = 20.0, 5.0, 4.0
+STARTING_S, LEAST_S, SPARE_S = 20.0, 3.0, 4.0
 """To start a training; below which no part is begun; between asking a part to end and ending it."""
 
 NEEDED = {
@@ -81,26 +82,28 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Part:
-    """A process, and how long it may take; None for a training, which takes as long as it is told."""
+    """A process: how long it may take, and how much of that is kept for it; None for a training, which is told."""
 
     name: str
     most_s: float | None = None
+    kept_s: float = 0.0
 
 
 PARTS = (
-    Part("machine", 25), Part("tests", 60), Part("speed", 70), Part("pixels", 45), Part("memory", 50),
-    Part("resume", 60), Part("cells"), Part("paper"),
+    Part("machine", 25, 15), Part("tests", 70, 35), Part("speed", 90, 55), Part("pixels", 45, 25),
+    Part("memory", 60, 35), Part("resume", 60, 35), Part("cells"), Part("paper"),
 )  # fmt: skip
-OTHER_PARTS_S = 15.0
-"""Kept for each part that is still to come and is no training."""
 
 
 def limit_of(parts: Sequence[Part], left_s: float, training_s: float) -> float:
     """Return how long the first of the parts may take, so that there is time for those behind it."""
     first, *later = parts
-    own = training_s + STARTING_S if first.most_s is None else first.most_s
-    kept = sum(training_s + STARTING_S if part.most_s is None else min(part.most_s, OTHER_PARTS_S) for part in later)
-    return max(min(own, left_s - kept), min(own, left_s / len(parts)))
+    own_s = training_s + STARTING_S
+    room_s = left_s - own_s * sum(part.most_s is None for part in later)
+    waiting_s = sum(part.kept_s for part in later)
+    if first.most_s is None:
+        return min(own_s, max(room_s - waiting_s, left_s / len(parts)))
+    return min(first.most_s, room_s - waiting_s * min(1.0, room_s / (first.kept_s + waiting_s)))
 
 
 def run_part(name: str, command: Sequence[str | Path], outcome: Path, limit_s: float) -> dict[str, Any]:
@@ -140,7 +143,9 @@ def run_part(name: str, command: Sequence[str | Path], outcome: Path, limit_s: f
 def _status(found: Mapping[str, Any], code: int, late_s: float | None, lines: Sequence[str]) -> tuple[str, str]:
     """Return how a part ended, and one line about it."""
     if found.get("missing"):
-        return "not run", f"needs the Python package {NEEDED.get(found['missing'], found['missing'])}"
+        package, is_begun = NEEDED.get(found["missing"], found["missing"]), bool(found.get("results"))
+        return ("cut", f"the rest needs the Python package {package}") if is_begun else (
+            "not run", f"needs the Python package {package}")  # fmt: skip
     if late_s is not None:
         note, status = f"it was ended after {late_s:.0f} s; what it had found is kept", "cut"
     elif found.get("error"):
@@ -213,14 +218,18 @@ def _sum_up(results: dict[str, Any], began: float) -> None:
     results["complete"] = all(part["status"] == "done" for part in results["parts"].values())
 
 
+def _rows(table: Any) -> list[dict[str, Any]]:
+    return [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []
+
+
 def summary(results: Mapping[str, Any]) -> str:
     """Return the results in some lines for people."""
     lines = []
     for name, part in results["parts"].items():
         found = part["results"]
-        for row in (*found.get("networks", ()), *found.get("planes", ()), *found.get("rows", ())):
+        for row in [row for table in found.values() for row in _rows(table)]:
             lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
-        if "steps_per_s" in found:
+        if found.get("steps_per_s"):
             lines.append(f"{name}: {found['steps_per_s']} steps/s ({found.get('precision')}), "
                          f"drawing {found.get('draw_ms')} ms, step {found.get('step_ms')} ms")  # fmt: skip
         lines += [f"{name}: WRONG: {sentence}" for sentence in part["wrong"]]

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ STARTED = time.monotonic()
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP), str(Path(__file__).parent)]
 
-MOST_REPEATS = 5
+MOST_REPEATS, MOST_DRAWN = 5, 200
+LONG_S = 3.0
+"""Runs are not repeated for longer."""
 PRECISIONS = ("float32", "bfloat16")
 CELLS = 0.15
 SMALLEST_PX, SMALL_PX, LARGE_PX = 192, 512, 2048
-SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2, 0.1)
 """Of the memory that a window needs: so much is left, less and less, until it must shrink."""
 
 
@@ -243,7 +246,7 @@ def rate_of(run: Callable[[], Any], megapixels: float, record: Record) -> tuple[
     """Return megapixel/s, the median of up to five runs after one to warm up, and how many there were."""
     run()
     seconds: list[float] = []
-    while len(seconds) < MOST_REPEATS and (not seconds or record.left_s > 3 * seconds[-1]):
+    while not seconds or (len(seconds) < MOST_REPEATS and sum(seconds) < LONG_S and record.left_s > 3 * seconds[-1]):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
@@ -282,10 +285,17 @@ def network_rows(record: Record, model: str, device: str, engine: Any, precision
                            network=name, window_px=side, megapixel_per_s=rate, repeats=repeats)  # fmt: skip
 
 
+@cache
+def plane_of(layout: str, cells: float, side: int) -> tuple[Any, Any]:
+    """Return a simulated plane and its levels."""
+    from speed import field as simulated
+
+    return simulated(layout, cells, side)
+
+
 def plane_rows(record: Record, model: str, device: str, engine: Any, precision: Any) -> None:
     """Time a plane from counts to counts: with 15 % cells, and with cells everywhere."""
     from speed import Everywhere, enhance
-    from speed import field as plane_of
 
     from cellxlate.model.bundle import load_model
     from cellxlate.model.engines.engine import open_engine
@@ -315,7 +325,6 @@ def pixels(record: Record) -> None:
     """Compare a plane of the card with that of the CPU in float32."""
     import torch
     from speed import enhance
-    from speed import field as plane_of
 
     from cellxlate.model.bundle import load_model
     from cellxlate.model.engines.engine import open_engine
@@ -387,6 +396,34 @@ def room_of(device: str, room_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+class Short:
+    """A translator in a process that may have so much more memory while its networks run, as on a small device."""
+
+    def __init__(self, translator: Any, room_bytes: int) -> None:
+        self._translator, self._room_bytes = translator, room_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._translator, name)
+
+    def attention(self, images: Any) -> Any:
+        """Return attention."""
+        with room_of("cpu", self._room_bytes):
+            return self._translator.attention(images)
+
+    def proposal(self, images: Any) -> Any:
+        """Return a proposal."""
+        with room_of("cpu", self._room_bytes):
+            return self._translator.proposal(images)
+
+
+def run_in(room_bytes: int, run: Callable[..., Any], translator: Any, device: str) -> Any:
+    """Call `run` with a translator while there is so much memory for its networks."""
+    if device != "cuda":
+        return run(Short(translator, room_bytes))
+    with room_of(device, room_bytes):
+        return run(translator)
+
+
 def memory(record: Record) -> None:
     """Fill the memory until windows, then tiles of a plane, must shrink, and compare the pixels."""
     for compare in (shrunk_window, shrunk_plane):
@@ -440,7 +477,6 @@ def reach_px(record: Record, model: str) -> int:
 def shrunk_plane(record: Record, model: str) -> None:
     """Enhance a plane with many cells in less and less memory, until its tiles are cut."""
     from speed import enhance
-    from speed import field as plane_of
 
     plane, levels = plane_of("scattered", 0.6, max(record.side_px // 2, SMALL_PX))
 
@@ -486,13 +522,12 @@ def shrunk(record: Record, model: str, run: Callable[..., Any], window_px: int |
     tried: dict[str, Any] = {"expected": expected, "needed": needed, "found": expected, "warning": ""}
     for share in SHARES:
         opened = opened_again()
-        with room_of(record.device, int(share * needed)):
-            tried["room"] = share * needed
-            try:
-                found = run(opened)
-            except MemoryError as fault:  # all of it was too little
-                record.row("gave_up", model=model, room_mb=share * needed / 1e6, message=str(fault))
-                break
+        tried["room"] = share * needed
+        try:
+            found = run_in(int(share * needed), run, opened, record.device)
+        except MemoryError as fault:  # the smallest tiles were too large
+            record.row("gave_up", model=model, room_mb=share * needed / 1e6, message=str(fault))
+            break
         tried |= {"found": found, "warning": " ".join(opened.warnings)}
         if opened.warnings:
             break
@@ -565,18 +600,19 @@ def resume(record: Record) -> None:
 
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_images(Path(folder), 4, 256)
+        paths, last_s = write_images(Path(folder), 3, 256), 0.0
         for preset in ("paper", "general"):
             given = paths if preset == "paper" else (None, None)
             settings = replace(smaller(settings_of(preset, record), 64 if record.is_quick else 128), steps=4)
-            if not record.has_time(preset):
+            if not record.has_time(preset, last_s):
                 return
             whole = train_to_end(Path(folder) / f"{preset}-whole", given, settings, ["cpu"])[0]
             for first, then in (("cpu", record.device), (record.device, "cpu")):
-                if not record.has_time(f"{preset} from {first} to {then}"):
+                if not record.has_time(f"{preset} from {first} to {then}", last_s):
                     return
+                started = time.monotonic()
                 made, middle, notes = train_to_end(
-                    Path(folder) / f"{preset}-{first}-{then}-{len(record.results)}", given, settings, [first, then]
+                    Path(folder) / f"{preset}-{len(record.results.get('rows', ()))}", given, settings, [first, then]
                 )
                 row = {
                     "preset": preset, "from": first, "to": then,
@@ -584,6 +620,7 @@ def resume(record: Record) -> None:
                     "apart": distance(made, whole), "moved": distance(made, middle), "note": "; ".join(notes),
                 }  # fmt: skip
                 record.row("rows", **row)
+                last_s = time.monotonic() - started
                 if not all(bool(torch.isfinite(one).all()) for one in made.translator.state_dict().values()):
                     record.wrong.append(f"{preset} from {first} to {then}: the model has weights that are no number")
                     record.write()
@@ -659,7 +696,7 @@ def training(record: Record, preset: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         given: Any = (None, None)
         if preset != "general":
-            given = write_images(Path(folder), 4 if record.is_quick else 16, 520)
+            given = write_images(Path(folder), *((3, 256) if record.is_quick else (16, 520)))
         output = Path(folder) / "model"
         record.put(prepared_s=time.monotonic() - STARTED)
         try:
@@ -678,55 +715,51 @@ def training(record: Record, preset: str) -> None:
 class StepWatch:
     """Counts the steps of a training and stops it in time.
 
-    The first steps, which prepare much, are not in steps per second.
+    Steps per second are those of the second half of the time: at first much is prepared, and guides are computed.
     """
 
-    WARM = 3
-
     def __init__(self, record: Record) -> None:
-        self.record, self.steps, self.written = record, 0, 0.0
+        self.record, self.created, self.until, self.written = record, time.monotonic(), 0.0, 0.0
+        self.ends: list[float] = []
         self.loss: list[float] = []
-        self.created = self.first = self.began = self.last = time.monotonic()
-        self.until = 0.0
+        self.area = 0.0
 
     @property
     def trained_s(self) -> float:
         """Seconds from the end of the first step to that of the last."""
-        return self.last - self.first
+        return self.ends[-1] - self.ends[0] if self.ends else 0.0
 
     def step(self, done: int) -> None:
         """Note a step; every few seconds write what there is, and raise EnoughError in the end."""
-        now = time.monotonic()
-        if done in (1, self.WARM):
-            wait_for_card(self.record.device)
-            now = time.monotonic()
         if done == 1:
-            self.first = now
-            kept_s = 8 if self.record.left_s > 30 else 3  # for the halves
+            wait_for_card(self.record.device)
+            now, kept_s = time.monotonic(), 8 if self.record.left_s > 30 else 3  # for the halves
             self.until = now + min(self.record.training_s, self.record.left_s - kept_s)
             self.record.put(first_step_s=now - self.created)
-        if done == self.WARM:
-            self.began = now
-        self.steps, self.last = done, now
-        if now >= self.until:
+        is_last = time.monotonic() >= self.until
+        if is_last:
             wait_for_card(self.record.device)
-            self.last = time.monotonic()
+        self.ends.append(time.monotonic())
+        if is_last:
             raise EnoughError
-        if now > self.written + 5:
-            self.written = now
+        if self.ends[-1] > self.written + 5:
+            self.written = self.ends[-1]
             self.write()
 
     def look(self, progress: Any) -> None:
-        """Note a loss."""
-        self.loss.append(progress.terms["total"] if "total" in progress.terms else sum(progress.terms.values()))
+        """Note a loss, and how much attention selects."""
+        terms = progress.terms
+        self.loss.append(terms["total"] if "total" in terms else sum(terms.values()))
+        self.area = progress.attention.area
 
     def write(self) -> None:
         """Write how fast it is."""
-        counted, seconds = self.steps - self.WARM, self.last - self.began
+        half = [end for end in self.ends if end >= self.ends[-1] - self.trained_s / 2]
+        seconds = half[-1] - half[0] if half else 0.0
         self.record.put(
-            steps=self.steps, trained_s=self.trained_s,
-            steps_per_s=counted / seconds if counted > 0 and seconds > 0 else None,
-            loss=self.loss[:: max(len(self.loss) // 20, 1)],
+            steps=len(self.ends), trained_s=self.trained_s,
+            steps_per_s=(len(half) - 1) / seconds if seconds > 0 else None,
+            loss=self.loss[:: max(len(self.loss) // 20, 1)], attention_area=self.area,
         )  # fmt: skip
 
 
@@ -745,11 +778,11 @@ def halves(record: Record, given: Any, settings: Any, device: Any) -> None:
             run = begin(settings, domains, device, precision)
             if "draw_ms" not in record.results:
                 drawn: list[float] = []
-                while len(drawn) < MOST_REPEATS and (not drawn or record.left_s > 4 * drawn[-1]):
+                while len(drawn) < 2 or (sum(drawn) < 3 and record.left_s > 6 * drawn[-1] and len(drawn) < MOST_DRAWN):
                     started = time.perf_counter()
                     patches = patches_of(run, domains, len(drawn))
                     drawn.append(time.perf_counter() - started)
-                record.put(draw_ms=1000 * statistics.median(drawn))
+                record.put(draw_ms=1000 * statistics.median(drawn[len(drawn) // 2 :]))  # guides are known by then
             one_step(run, patches, device)
             wait_for_card(record.device)
             times: list[float] = []
