@@ -20,6 +20,7 @@ from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import engine as engines
 from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
 from cellxlate.model.inference import for_inference
@@ -204,6 +205,20 @@ def test_memory_that_ends_even_for_small_tiles_is_said(tiny_model: Path, monkeyp
     small_device(monkeypatch, opened, 100)
     with pytest.raises(MemoryError, match="even for small tiles"):
         opened.proposal(noise((1, 1, 200, 200)))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_what_the_libraries_of_cuda_say_about_memory_is_understood(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
