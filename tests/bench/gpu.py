@@ -27,7 +27,7 @@ The JSON (all times in seconds, memory in MB of 10^6 bytes, planes and windows i
          "note": "...",              # one line: why, for all but "done"
          "wrong": ["..."],           # what was found that must not be, in sentences
          "seconds": 61.2, "limit_s": 70,
-         "peak_gpu_mb": 2310.5,      # most that torch held of the card's memory; null on the CPU
+         "peak_gpu_mb": 2310.5,      # most that torch held of the card; `memory` fills it; null: CPU
          "peak_rss_mb": 1022.0,
          "results": {...}}}}         # of the part; what was found before it was cut or failed is kept
 

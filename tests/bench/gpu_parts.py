@@ -210,6 +210,14 @@ class Counted:
                 self.record.wrong.append(f"{report.nodeid}: {last}")
                 self.record.write()
 
+    def pytest_collectreport(self, report: Any) -> None:
+        """Note a file that could not be loaded, for want of a package for instance."""
+        if report.outcome == "failed":
+            last = (report.longreprtext.strip().splitlines() or ["it cannot be loaded"])[-1]
+            self.record.results.setdefault("not_loaded", []).append(f"{report.nodeid}: {last}")
+            self.record.cut = "some files of tests could not be loaded"
+            self.record.write()
+
 
 def marked_files() -> list[Path]:
     """Return the files that hold tests marked `cuda`."""
@@ -232,10 +240,10 @@ def tests(record: Record) -> None:
         counted = Counted(record)
         record.put(**counted.counts, files=[str(path.relative_to(TOP)) for path in marked_files()])
         code = pytest.main(
-            ["-q", "-m", "cuda", "-p", "no:cacheprovider", "-c", str(settings), f"--rootdir={TOP}",
-             *map(str, marked_files())], plugins=[counted],
+            ["-q", "-m", "cuda", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-c", str(settings),
+             f"--rootdir={TOP}", *map(str, marked_files())], plugins=[counted],
         )  # fmt: skip
-    if code not in (0, 1):
+    if code not in (0, 1) and not record.cut:
         raise RuntimeError(f"pytest ended with exit code {int(code)}")
 
 
