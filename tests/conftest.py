@@ -30,9 +30,17 @@ def skip_or_fail(reason: str) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return how many processes share the tests: one per core for whole rooms, none for files that are named."""
+    """Return how many processes share the tests: one per core for whole rooms, none for files that are named.
+
+    Each comes to hold up to 7 GB by the end: engines and what they have prepared for windows of many shapes.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores) if all(Path(argument).is_dir() for argument in config.args) else 0
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8e9
+    return (
+        max(1, min(4, cores, int(memory_bytes / 8e9)))
+        if all(Path(argument).is_dir() for argument in config.args)
+        else 0
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
