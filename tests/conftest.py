@@ -17,6 +17,11 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REQUIRE_ALL = os.environ.get("CELLXLATE_REQUIRE_ALL") == "1"
 """Set where nothing may be skipped (.ci/run): a missing screen or missing images then fail."""
 
+CARD = os.environ.get("CELLXLATE_CARD", "")
+"""What tests marked `cuda` run on, as tests/bench/gpu.sh says: "cuda", which must be there, or "cpu", which stands in
+for a card to try the tests. Where nobody says, they run on a card that is found and are skipped where none is: a card
+cannot be installed, so REQUIRE_ALL asks for none."""
+
 
 def skip_or_fail(reason: str) -> None:
     if REQUIRE_ALL:
@@ -64,6 +69,23 @@ def real_images() -> Path:
 def _screen(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("display") and not os.environ.get("DISPLAY"):
         skip_or_fail("there is no screen (start the tests with xvfb-run)")
+
+
+@pytest.fixture(autouse=True)
+def _card(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("cuda") and CARD != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            if CARD:
+                pytest.fail(f"CELLXLATE_CARD={CARD}, but torch {torch.__version__} finds no CUDA device")
+            pytest.skip(f"there is no CUDA device that torch {torch.__version__} can use")
+
+
+@pytest.fixture
+def card() -> str:
+    """The device that tests marked `cuda` run on."""
+    return CARD or "cuda"
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import engine as engines
 from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
 from cellxlate.model.inference import for_inference
@@ -206,6 +207,20 @@ def test_memory_that_ends_even_for_small_tiles_is_said(tiny_model: Path, monkeyp
         opened.proposal(noise((1, 1, 200, 200)))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_what_the_libraries_of_cuda_say_about_memory_is_understood(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
 def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load_model(tiny_model)
     opened = open_engine(bundle, engine="torch", device="cpu")
@@ -229,6 +244,45 @@ def test_what_torch_says_about_memory_is_understood(tiny_model: Path, monkeypatc
     monkeypatch.setattr(OneDnnConvolution, "forward", fail)
     with pytest.raises(RuntimeError, match="a kernel failed"):
         opened.proposal(images)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("model", ["cells", "nuclei-lowexp"])
+def test_a_card_computes_what_the_cpu_does(model: str, card: Any) -> None:
+    """Convolutions on a card may round to ten bits (TF32), which torch allows by default."""
+    bundle = load_model(model)
+    exact, coarse = (open_engine(bundle, engine="torch", device=card, precision=name) for name in
+                     ("float32", "bfloat16"))  # fmt: skip
+    assert exact.identity == f"torch {card} float32"
+    assert probe_error(exact, bundle) <= 1e-2
+    assert 1e-4 < probe_error(coarse, bundle) < 0.3
+    images = noise((1, 1, 192, 224))
+    assert np.array_equal(exact.proposal(images), exact.proposal(images))
+
+
+@pytest.mark.cuda
+def test_a_card_that_runs_out_of_memory_shrinks_the_tile(card: Any) -> None:
+    if card == "cpu":
+        pytest.skip("a limit on the card's memory is set, and the CPU has none such")
+    images = noise((1, 1, 768, 640))
+    first, again = (open_engine(load_model(DEFAULT_MODEL), engine="torch", device=card) for _ in range(2))
+    for opened in (first, again):
+        opened.proposal(np.ascontiguousarray(images[..., :192, :192]))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    expected = first.proposal(images)
+    needed = torch.cuda.max_memory_reserved() - before
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((before + needed / 2) / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        found = again.proposal(images)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(again.warnings) == 1
+    halo_px = again.generator_halo_px
+    inside = (..., slice(halo_px, -halo_px), slice(halo_px, -halo_px))
+    assert np.abs(found[inside] - expected[inside]).max() <= 1e-2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not enforce the limit")

@@ -12,9 +12,11 @@ from cellxlate.training.acceleration.precision import (
     accelerate,
     choose_precision,
     gain_of_bfloat16,
+    has_bfloat16,
     networks_in,
     run_in_bfloat16,
 )
+from cellxlate.training.steps import Draw, LearnedStep
 
 CPU = torch.device("cpu")
 
@@ -95,15 +97,20 @@ def test_a_discriminator_keeps_its_switch(tiny_paper):
     assert not torch.allclose(judge(image, normalised=True), judge(image, normalised=False), atol=0.01)
 
 
-if torch.cuda.is_available():
+@pytest.mark.cuda
+def test_a_step_runs_on_a_card(tiny_paper, card):
+    device = torch.device(card)
+    step = LearnedStep(tiny_paper, device)
+    accelerate(step.modules.values(), tiny_paper, device, "bfloat16")
+    none = torch.full((1, 1, 32, 32), -1.0, device=device)
+    image = torch.rand(1, 1, 32, 32, device=device)
+    terms = step.run(Draw(image, none), Draw(image, none), switched=False, rng=torch.Generator())
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
 
-    def test_a_step_runs_on_cuda(tiny_paper):
-        from cellxlate.training.steps import Draw, LearnedStep
 
-        device = torch.device("cuda")
-        step = LearnedStep(tiny_paper, device)
-        accelerate(step.modules.values(), tiny_paper, device, "bfloat16")
-        none = torch.full((1, 1, 32, 32), -1.0, device=device)
-        image = torch.rand(1, 1, 32, 32, device=device)
-        terms = step.run(Draw(image, none), Draw(image, none), switched=False, rng=torch.Generator())
-        assert all(bool(torch.isfinite(value)) for value in terms.values())
+@pytest.mark.cuda
+def test_a_card_computes_in_bfloat16_without_a_measurement(tiny_paper, card):
+    generator = TranslatorNetworks(tiny_paper.networks).generator
+    if card == "cuda" and has_bfloat16(torch.device(card)):
+        assert choose_precision(generator, tiny_paper, torch.device(card)) == "bfloat16"
+    assert choose_precision(generator, replace(tiny_paper, mixed_precision=False), torch.device(card)) == "float32"

@@ -298,6 +298,26 @@ def test_train_resumes_to_the_same_model(images, tiny, tmp_path, monkeypatch):
         assert [row["step"] for row in csv.DictReader(file)] == ["10", "20", "24"]
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("is_first_on_card", [True, False])
+def test_a_run_goes_on_on_another_device(images, tiny, tmp_path, monkeypatch, card, is_first_on_card):
+    """From the card to the CPU and the other way round, to a model that is whole."""
+    devices = (card, "cpu") if is_first_on_card else ("cpu", card)
+    arguments = {"settings": tiny, "seed": 2, "output": tmp_path / "model"}
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            train(images.source, images.target, device=devices[0], **arguments)
+    before = final_state(tmp_path / "model.partial")
+    made = train(images.source, images.target, device=devices[1], resume=True, **arguments)
+    assert made.card["training"]["steps"] == tiny.steps
+    weights = made.translator.state_dict()
+    assert all(bool(torch.isfinite(value).all()) and value.device.type == "cpu" for value in weights.values())
+    average = {key.removeprefix("module/average/"): value for key, value in before.items() if "/average/" in key}
+    moved = [name for name in weights if name in average and not torch.equal(weights[name], average[name])]
+    assert moved
+
+
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor does not multiply in bfloat16")
 def test_a_run_in_bfloat16_is_continued_in_it_to_the_bit_whatever_would_be_chosen_now(
     images, tiny, tmp_path, monkeypatch

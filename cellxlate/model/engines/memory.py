@@ -6,8 +6,12 @@ OVERHEAD, LEAST_BYTES = 2, 16_000_000
 """Engines need at most so many times the activations of a window (OpenVINO: 1.6 to 1.8), and so much beside (up to
 6 MB, for what they prepare for a new shape); ONNX Runtime up to twice that for small windows."""
 
-SIGNS = ("out of memory", "not enough memory", "allocate", "can't alloc", "bad_alloc", "create a primitive")
-"""Each engine words it its own way; some raise plain exceptions for it. The last is oneDNN's, which keeps no reason."""
+SIGNS = (
+    "out of memory", "not enough memory", "allocate", "can't alloc", "bad_alloc", "create a primitive",
+    "STATUS_ALLOC_FAILED", "valid cuDNN algorithm", "find an engine to execute",
+)  # fmt: skip
+"""Each engine words it its own way; some raise plain exceptions for it. The sixth is oneDNN's, which keeps no reason;
+then those of CUDA's libraries, to which torch left too little of the card's memory."""
 
 
 def is_out_of_memory(fault: Exception) -> bool:
