@@ -90,7 +90,9 @@ def many_files() -> None:
     viewer.window.resize(*SIZE)
     _, panel = viewer.window.add_plugin_dock_widget("cellxlate", "Enhance many files")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        os.chdir(name)
+        folder = Path("screen")
+        folder.mkdir()
         samples = [
             simulate(SampleSettings(shape=(1, 1, 1, 512, 512), cell_fraction=0.15, seed=seed)) for seed in (1, 2, 3)
         ]
@@ -104,6 +106,7 @@ def many_files() -> None:
         wait(lambda: not panel.row_layers.is_opening)
         take(viewer, "napari_many.png")
         viewer.close()
+        os.chdir(FOLDER)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ def said(total: Counts, *notices: Notice, channels: dict[str, Counts] | None = N
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
-        (said(counted()), f"12 % of the image was enhanced, by 35 counts on average; {KEPT}; {FINE}."),
+        (said(counted()), f"12 % of the image was changed, by 35 counts on average; {KEPT}; {FINE}."),
         (
             said(counted(), is_file=False),
-            "12 % of the image was enhanced, by 35 counts on average; the other 88 % is the input bit for bit "
+            "12 % of the image was changed, by 35 counts on average; the other 88 % is the input bit for bit "
             f"(compared pixel by pixel); {FINE}.",
         ),
         (
@@ -37,57 +37,62 @@ def said(total: Counts, *notices: Notice, channels: dict[str, Counts] | None = N
         ),
         (
             said(counted(0), Notice("attention selected nothing", "if there are cells, lower threshold=", "doubt")),
-            "Nothing was enhanced; all of it is the input bit for bit (read back from the file); but if there are "
+            "Nothing was changed; all of it is the input bit for bit (read back from the file); but if there are "
             "cells, lower threshold=.",
         ),
         (
             said(counted(1000)),
-            "100 % of the image was enhanced, by 35 counts on average; there is no other pixel (read back from the "
+            "100 % of the image was changed, by 35 counts on average; there is no other pixel (read back from the "
             f"file); {FINE}.",
         ),
-        (said(counted(changed=0)), f"12 % of the image was enhanced, but no stored value changed; {KEPT}; {FINE}."),
+        (
+            said(counted(changed=0)),
+            "Attention selected 12 % of the image, but no stored value changed; all of it is the input bit for bit "
+            f"(read back from the file); {FINE}.",
+        ),
+        (said(counted(140, changed=120)), f"12 % of the image was changed, by 35 counts on average; {KEPT}; {FINE}."),
         (
             said(Counts(), channels={}),
             "An earlier run made this result; without its attention, what it changed could not be checked again.",
         ),
         (
             said(counted(), is_kept=True),
-            f"12 % of the image was enhanced by the model that learned from it, by 35 counts on average; {KEPT}; "
+            f"12 % of the image was changed by the model that learned from it, by 35 counts on average; {KEPT}; "
             f"{FINE}.",
         ),
         (
             said(counted(), is_kept=False),
-            f"12 % of the image was enhanced, by 35 counts on average; {KEPT}; what the model learned from this "
+            f"12 % of the image was changed, by 35 counts on average; {KEPT}; what the model learned from this "
             f"stack was no better and is not used; {FINE}.",
         ),
         (
             said(counted(), is_known=False),
-            f"12 % of the image was enhanced, by 35 counts on average; {KEPT}; {FINE}, but what the model was "
+            f"12 % of the image was changed, by 35 counts on average; {KEPT}; {FINE}, but what the model was "
             "trained on is not known.",
         ),
         (
             said(counted(), is_incomplete=True),
-            "12 % of the image (its complete time points) was enhanced, by 35 counts on average; "
+            "12 % of the image (its complete time points) was changed, by 35 counts on average; "
             f"{KEPT}; {FINE}.",
         ),
         (
             said(counted(), are_others=True),
-            "12 % of DAPI was enhanced, by 35 counts on average; every other pixel is the input bit for bit (read "
+            "12 % of DAPI was changed, by 35 counts on average; every other pixel is the input bit for bit (read "
             f"back from the file); {FINE}.",
         ),
         (
             said(counted(150, pixels=2000), channels={"DAPI": counted(), "FITC": counted(30)}),
-            "12 % of DAPI and 3 % of FITC were enhanced, by 35 counts on average; every other pixel is the input "
+            "12 % of DAPI and 3 % of FITC were changed, by 35 counts on average; every other pixel is the input "
             f"bit for bit (read back from the file); {FINE}.",
         ),
         (
             said(counted(480, pixels=4000), channels={name: counted() for name in "abcd"}),
-            "12 % of 4 channels was enhanced, by 35 counts on average; every other pixel is the input bit for bit "
+            "12 % of 4 channels was changed, by 35 counts on average; every other pixel is the input bit for bit "
             f"(read back from the file); {FINE}.",
         ),
         (
             said(counted(1, pixels=10**7)),
-            "Less than 0.1 % of the image was enhanced, by 35 counts on average; every other pixel is the "
+            "Less than 0.1 % of the image was changed, by 35 counts on average; every other pixel is the "
             f"input bit for bit (read back from the file); {FINE}.",
         ),
     ],

@@ -44,9 +44,9 @@ def verdict(
 
     Examples
     --------
-    >>> dapi = Counts(pixels=1000, selected=120, changed=110, change_sum_counts=3850.0)
+    >>> dapi = Counts(pixels=1000, selected=135, changed=120, change_sum_counts=4200.0)
     >>> verdict(dapi, {"DAPI": dapi})  # doctest: +NORMALIZE_WHITESPACE
-    '12 % of the image was enhanced, by 35 counts on average; the other 88 % is the input bit for bit (read back from
+    '12 % of the image was changed, by 35 counts on average; the other 88 % is the input bit for bit (read back from
     the file); nothing speaks against the result.'
     """
     if total.kept_violations:
@@ -89,30 +89,29 @@ def _changed(
 ) -> str:
     """Say what changed, and by how much."""
     if not total.selected:
-        return "nothing was enhanced"
+        return "nothing was changed"
+    if not total.changed:
+        return f"attention selected {share(total.selected, total.pixels)} of the image, but no stored value changed"
     by = " by the model that learned from it" if is_kept else ""
-    if total.changed:
-        by += f", by {number(total.mean_abs_change_counts, 2)} counts on average"
-    else:
-        by += ", but no stored value changed"
+    by += f", by {number(total.mean_abs_change_counts, 2)} counts on average"
     if 1 < len(channels) <= MOST_SHARES:
-        parts = [f"{share(one.selected, one.pixels)} of {name}" for name, one in channels.items()]
-        return f"{listed(parts)} were enhanced{by}"
+        parts = [f"{share(one.changed, one.pixels)} of {name}" for name, one in channels.items()]
+        return f"{listed(parts)} were changed{by}"
     what = listed(list(channels)) if channels and are_others else "the image"
     if len(channels) > MOST_SHARES:
         what = f"{len(channels)} channels"
     if is_incomplete:
         what += " (its complete time points)"
-    return f"{share(total.selected, total.pixels)} of {what} was enhanced{by}"
+    return f"{share(total.changed, total.pixels)} of {what} was changed{by}"
 
 
 def _promise(total: Counts, *, is_single: bool, is_file: bool) -> str:
-    """Say that what was not selected is the input."""
+    """Say that what did not change is the input: all that was not selected, and more."""
     checked = "read back from the file" if is_file else "compared pixel by pixel"
-    kept = total.pixels - total.selected
+    kept = total.pixels - total.changed
     if not kept and is_single:
         return f"there is no other pixel ({checked})"
-    if not total.selected:
+    if not total.changed:
         return f"all of it is the input bit for bit ({checked})"
     left = share(kept, total.pixels)
     others = f"the other {left} is" if is_single and left[0].isdecimal() else "every other pixel is"
