@@ -10,11 +10,11 @@ written whole after each. `--device cpu --seconds 5` lets the CPU stand in for t
 | part | what is measured |
 |---|---|
 | `machine` | card, driver, versions, settings of torch that decide bits |
-| `tests` | the tests that are marked `cuda` |
 | `speed` | megapixel/s of every shipped model and precision, on card and CPU: networks alone, whole planes |
 | `pixels` | how many counts differ between CPU and card; whether pixels that attention kept are the input's own |
 | `memory` | the card's memory is filled until tiles must shrink: whether the pixels are the same as without |
 | `resume` | training from a checkpoint of the CPU on the card, and the other way round, to the end |
+| `tests` | the tests that are marked `cuda` |
 | `cells`, `paper` | training with the presets `general` and `paper`, `--seconds` each: steps/s, loss, both halves |
 
 The JSON (all times in seconds, memory in MB of 10^6 bytes, planes and windows in pixels):
@@ -40,7 +40,8 @@ Rows in `results`:
 - `memory`: "rows" [{model, what, needed_mb, room_mb, shrunk, differ, at_most, kept_violations, warning}], where
   `differ` counts pixels, and "gave_up" [{model, room_mb, message}], where even the smallest tiles were too large.
 - `resume`: "rows" [{preset, from, to, precision, steps, apart, moved, note}]: `apart` is how far the weights are from
-  those of an unbroken run on the CPU, `moved` how far the resumed steps moved them (root mean squares).
+  those of an unbroken run on the CPU, `moved` how far the resumed steps moved them (root mean squares; null for
+  `paper`, whose normalisation is folded into the weights in the end).
 - `cells`, `paper`: {"steps", "trained_s", "steps_per_s", "precision", "first_step_s", "loss", "attention_area",
   "draw_ms", "step_ms": {precision: ms}}: steps per second in the second half of the time; drawing the patches of a step
   takes a thread of the CPU `draw_ms`, the step itself `step_ms`.
@@ -90,8 +91,8 @@ class Part:
 
 
 PARTS = (
-    Part("machine", 25, 15), Part("tests", 70, 35), Part("speed", 90, 55), Part("pixels", 45, 25),
-    Part("memory", 60, 35), Part("resume", 60, 35), Part("cells"), Part("paper"),
+    Part("machine", 25, 15), Part("speed", 90, 55), Part("pixels", 45, 25), Part("memory", 60, 35),
+    Part("resume", 60, 35), Part("tests", 70, 35), Part("cells"), Part("paper"),
 )  # fmt: skip
 
 

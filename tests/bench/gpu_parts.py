@@ -625,7 +625,8 @@ def resume(record: Record) -> None:
                 row = {
                     "preset": preset, "from": first, "to": then,
                     "precision": made.card["training"]["precision"], "steps": made.card["training"]["steps"],
-                    "apart": distance(made, whole), "moved": distance(made, middle), "note": "; ".join(notes),
+                    "apart": distance(made, whole),
+                    "moved": None if preset == "paper" else distance(made, middle), "note": "; ".join(notes),
                 }  # fmt: skip
                 record.row("rows", **row)
                 last_s = time.monotonic() - started
