@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellxlate.errors import ModelError, OutputError
+from cellxlate.errors import ModelError, OptionError, OutputError
 from cellxlate.model import cards
 from cellxlate.model.archive import is_archive
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
@@ -243,10 +243,15 @@ def test_the_name_in_a_card_leads_nowhere(folder):
     assert load_model(folder).path == folder
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "../models/nuclei-lowexp", "/etc/passwd", "..", "", "a/b", "a\nb"])
+@pytest.mark.parametrize("name", ["no-such-model", "../models/nuclei-lowexp", "/etc/passwd", "..", "a/b", "a\nb"])
 def test_what_is_no_model_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     refusal(name)
+
+
+def test_an_empty_name_is_an_option_that_is_wrong():
+    with pytest.raises(OptionError, match="is an empty text; give the name of a model, or a path"):
+        load_model("")
 
 
 def test_an_empty_folder_is_no_model(tmp_path):
