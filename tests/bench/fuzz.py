@@ -73,9 +73,10 @@ SEEDS = {kind: tiff_bytes(kind) for kind in TIFFS}
 
 def attributes(draw: st.DrawFn, stated: dict[str, str]) -> str:
     """The attributes of an XML element: as they are, or some of them, and some of those with other values."""
-    is_true = draw(st.booleans())
-    chosen = stated if is_true else {name: draw(WORDS) if draw(st.integers(0, 5)) == 0 else value for name, value in stated.items()
-              if draw(st.integers(0, 15))}  # fmt: skip
+    chosen = stated
+    if draw(st.booleans()):
+        chosen = {name: draw(WORDS) if draw(st.integers(0, 5)) == 0 else value for name, value in stated.items()
+                  if draw(st.integers(0, 15))}  # fmt: skip
     return " ".join(f'{name}="{value.replace(chr(34), "")}"' for name, value in chosen.items())
 
 
