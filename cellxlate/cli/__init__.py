@@ -101,11 +101,11 @@ def _refusal(fault: Exception) -> tuple[str, int]:
     """Return what is said of a failure, and the exit code."""
     if isinstance(fault, CellxlateError):
         return said(fault), fault.exit_code
+    if isinstance(fault, MemoryError) or any(sign in str(fault) for sign in MEMORY_SIGNS):
+        return NO_MEMORY, 1
     if isinstance(fault, OSError):
         file = f"{fault.filename}: " if fault.filename else ""
         return f"{file}{fault.strerror or fault}; check the name, the folder and the disk", OptionError.exit_code
-    if isinstance(fault, MemoryError) or any(sign in str(fault) for sign in MEMORY_SIGNS):
-        return NO_MEMORY, 1
     if package := missing_package(fault):
         return package, OptionError.exit_code
     return f"unexpected {type(fault).__name__}: {fault}; run again with --debug and report what it shows", 1
