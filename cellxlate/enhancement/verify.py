@@ -19,11 +19,11 @@ from cellxlate.enhancement.same_input import (
     require_same,
     same_input,
 )
-from cellxlate.errors import OutputError, PromiseError, said
-from cellxlate.options import CHANNELS, OVERWRITE, TO_REPLACE
+from cellxlate.errors import OutputError, PromiseError
+from cellxlate.options import OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
-from cellxlate.quality.report.doubts import intensity_notices
+from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
@@ -155,11 +155,8 @@ def run_report(
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += intensity_notices(plan.intensities, dict(enumerate(stack.channel_names)))
+        notices += input_notices((), plan.intensities, dict(enumerate(stack.channel_names)))
     notices += failure_notices(tally.failures)
-    if len(plan.channels) > 1:
-        count = len(plan.channels)
-        notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}

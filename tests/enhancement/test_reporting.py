@@ -18,6 +18,7 @@ from cellxlate.enhancement.verify import peak_rss_mb
 from cellxlate.errors import InputError
 from cellxlate.model.cards import SHIPPED, read_card
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.training.describe import describe_domain
 
@@ -48,6 +49,21 @@ def altered(path: Path, change_counts: int, *, where: str) -> None:
     place = tuple(np.argwhere(attention == 0 if where == "kept" else attention > 200)[7])
     pixels[place] += change_counts
     tifffile.imwrite(path, pixels, description=description.encode(), metadata=None)
+
+
+def test_the_rebuilt_report_warns_of_the_input_as_the_first_did(tiny_model: Path, tmp_path: Path) -> None:
+    """A background that drifts, and two channels by one model: with an earlier report and without."""
+    sample = simulate(SampleSettings(shape=(5, 2, 1, 128, 128), cell_fraction=0.2, seed=2))
+    pixels = np.asarray(sample.stack) + 90 * np.arange(5, dtype=np.uint16)[:, None, None, None, None]
+    write_stacks([(Stack(pixels.astype(np.uint16), "TCZYX"), tmp_path / "cells.ome.tif")])
+    first = cellxlate.enhance_file(tmp_path / "cells.ome.tif", tiny_model, engine="torch")
+    assert any("drifts over time" in text for text in first.warnings)
+    assert any("all 2 chosen channels" in text for text in first.warnings)
+    for _ in range(2):
+        again = rebuild_report(tmp_path / "cells_enhanced.ome.tif", model=tiny_model)
+        assert sorted(again.warnings) == sorted(first.warnings)
+        assert again.verdict == first.verdict
+        (tmp_path / "cells_report.json").unlink()
 
 
 def test_the_rebuilt_report_says_the_same(finished: Path) -> None:

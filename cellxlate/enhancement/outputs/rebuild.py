@@ -15,11 +15,13 @@ from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report import page
 from cellxlate.quality.report.account import account_of, doubts_about
+from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.notices import failure_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
-from cellxlate.quality.tally import Tally
+from cellxlate.quality.tally import Tally, spared
 from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.intensity.saved import stated_ranges
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
@@ -129,6 +131,9 @@ def _stated_report(
 ) -> RunReport:  # fmt: skip
     """Return what the checks found, with what the result (`facts`) and an earlier report state of the run."""
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
+    notices = doubts_about(stack, tally, chosen=bool(considered))
+    with spared("gathering remarks on the input", tally.failures):
+        notices += input_notices(stack.warnings, stated_ranges(facts), dict(enumerate(stack.channel_names)))
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
@@ -139,7 +144,7 @@ def _stated_report(
         versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
         tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
         peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),
-        notices=[*doubts_about(stack, tally, chosen=bool(considered)), *failure_notices(tally.failures)],
+        notices=[*notices, *failure_notices(tally.failures)],
         provenance=facts, command=str(earlier.get("command", "")), command_note=str(earlier.get("command_note", "")),
         adaptation=_adaptation(earlier.get("adaptation")),
         ranking=Ranking.from_stated(earlier.get("ranking")),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cellxlate.errors import said
-from cellxlate.options import NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
+from cellxlate.options import CHANNELS, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.notices import MOST_NAMED, Notice, between, each, listed
@@ -84,6 +84,26 @@ def intensity_notices(intensities: Mapping[int, IntensityRange], channel_names: 
     """
     known = {channel_names.get(channel, unnamed(channel)): one for channel, one in sorted(intensities.items())}
     return [*_constant(known), *_drifting(known), *_uneven(known)]
+
+
+def input_notices(
+    warnings: Iterable[str], intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]
+) -> list[Notice]:
+    """Say what reading the input warned of, what its levels were kept from, and that one model served many channels.
+
+    Parameters
+    ----------
+    warnings : iterable of str
+        Of the stack.
+    intensities : mapping of int to IntensityRange
+        Of each channel that was enhanced, in counts.
+    channel_names : mapping of int to str
+        As far as there are names.
+    """
+    notices = [Notice(line) for line in dict.fromkeys(warnings)] + intensity_notices(intensities, channel_names)
+    if (count := len(intensities)) > 1:
+        notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
+    return notices
 
 
 def _counted(counts: Mapping[str, int], one: str, several: str) -> str:

@@ -34,12 +34,18 @@ def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
+    if not (ranges := stated_ranges(facts)):
+        raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
+    return ranges
+
+
+def stated_ranges(facts: Mapping[str, Any]) -> dict[int, IntensityRange]:
+    """Return the levels of each channel that a run has noted; none where they are no levels."""
     try:
         stated = facts["levels_counts"]
         stated = json.loads(stated) if isinstance(stated, str) else stated
         ranges = {int(channel): IntensityRange.from_stated(one) for channel, one in stated.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
-        ranges = {}
-    if not ranges or not all(np.isfinite(one.black) and 0 < one.span < np.inf for one in ranges.values()):
-        raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
-    return ranges
+        return {}
+    usable = all(np.isfinite(one.black) and 0 < one.span < np.inf for one in ranges.values())
+    return ranges if usable else {}
