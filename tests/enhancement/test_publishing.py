@@ -51,7 +51,7 @@ def require_promise(raw: Any, report: RunReport) -> None:
         ((account, "draw_planes"), "drawing the pictures"),
         ((account, "examine"), "judging whether the result should be believed"),
         ((account, "notices_of"), "gathering warnings"),
-        ((verify, "intensity_notices"), "gathering remarks"),
+        ((verify, "input_notices"), "gathering remarks"),
         ((report_page, "report_page"), "writing the report"),
         ((report_page, "finite_json"), "writing the report's JSON"),
         ((tally_parts, "selected_segments"), "counting for the report"),
