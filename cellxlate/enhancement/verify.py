@@ -155,7 +155,7 @@ def run_report(
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices((), plan.intensities, dict(enumerate(stack.channel_names)))
+        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)))
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

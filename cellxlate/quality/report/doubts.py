@@ -86,21 +86,17 @@ def intensity_notices(intensities: Mapping[int, IntensityRange], channel_names: 
     return [*_constant(known), *_drifting(known), *_uneven(known)]
 
 
-def input_notices(
-    warnings: Iterable[str], intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]
-) -> list[Notice]:
-    """Say what reading the input warned of, what its levels were kept from, and that one model served many channels.
+def input_notices(intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]) -> list[Notice]:
+    """Say what the levels were kept from, and that one model served many channels.
 
     Parameters
     ----------
-    warnings : iterable of str
-        Of the stack.
     intensities : mapping of int to IntensityRange
         Of each channel that was enhanced, in counts.
     channel_names : mapping of int to str
         As far as there are names.
     """
-    notices = [Notice(line) for line in dict.fromkeys(warnings)] + intensity_notices(intensities, channel_names)
+    notices = intensity_notices(intensities, channel_names)
     if (count := len(intensities)) > 1:
         notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
     return notices
