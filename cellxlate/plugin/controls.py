@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magicgui.widgets import ComboBox, Container, FileEdit, Label, PushButton, Widget
+from magicgui.widgets import ComboBox, Container, FileEdit, FloatSlider, Label, PushButton, Widget
 from psygnal import Signal
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QSizePolicy
 
 from cellxlate.plugin.drawing import OURS
 from cellxlate.plugin.models import SHELF
+from cellxlate.settings import THRESHOLD
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -159,6 +160,14 @@ def scrolled(panel: Container, rows: Container) -> Container:
     panel.native.layout().setContentsMargins(0, 0, 0, 0)
     panel.native.layout().addWidget(area)
     return rows
+
+
+def threshold_slider() -> FloatSlider:
+    """Return the control of the attention that a pixel has to exceed, 0 to 1."""
+    return FloatSlider(
+        label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
+        tooltip="Pixels whose attention is at or below it stay exactly as they are.",
+    )  # fmt: skip
 
 
 def without_label(*rows: Widget) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, LineEdit, ProgressBar, Select, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, ProgressBar, Select, SpinBox
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog
@@ -15,12 +15,20 @@ from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest, F
 from cellxlate.plugin.batch.row_layers import RowLayers
 from cellxlate.plugin.batch.rows import as_sentences, found_words, progress_words, rows_as_csv, summary
 from cellxlate.plugin.batch.table import ResultsTable
-from cellxlate.plugin.controls import ClickButton, Leaving, ModelChoice, PanelText, scrolled, without_label
+from cellxlate.plugin.controls import (
+    ClickButton,
+    Leaving,
+    ModelChoice,
+    PanelText,
+    scrolled,
+    threshold_slider,
+    without_label,
+)
 from cellxlate.plugin.models import SHELF
 from cellxlate.plugin.preview.overlay import single_shot
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
-from cellxlate.settings import ADAPT_S, THRESHOLD
+from cellxlate.settings import ADAPT_S
 from cellxlate.whole_file import write_whole_file
 
 if TYPE_CHECKING:
@@ -104,10 +112,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             label="Channel", tooltip="Names or numbers, parted by commas; the others are copied as they are."
         )
         self.channel.native.setPlaceholderText("all")
-        self.threshold = FloatSlider(
-            label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
-            tooltip="Pixels whose attention is at or below it stay exactly as they are.",
-        )  # fmt: skip
+        self.threshold = threshold_slider()
         self.adapt = CheckBox(
             text="Adapt to each stack",
             tooltip="Let the model learn from each stack before it is enhanced; not for whole plates.",

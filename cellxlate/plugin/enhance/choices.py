@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSlider, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
 
 from cellxlate.errors import CellxlateError, OptionError
-from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path
+from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path, threshold_slider
 from cellxlate.plugin.layers import layer_stack
 from cellxlate.plugin.models import SHELF
-from cellxlate.settings import THRESHOLD
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -48,10 +47,7 @@ class Choices:
             tooltip="auto takes the shipped model that suits the image; or one of those trained or opened here.",
         )
         self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
-        self.threshold = FloatSlider(
-            label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
-            tooltip="Pixels whose attention is at or below it stay exactly as they are.",
-        )  # fmt: skip
+        self.threshold = threshold_slider()
         self.preview = CheckBox(
             text="Preview attention",
             tooltip="Show what this threshold selects on the visible plane, before anything changes.",
