@@ -32,12 +32,16 @@ def lies_over(layer: Any, layers: Sequence[Any], image: Any) -> bool:
     return is_opaque and image in layers and layers.index(layer) > layers.index(image)
 
 
-def as_attention() -> dict[str, Any]:
-    """Return how a layer of attention is added: hidden, so that what is seen first is the enhanced image."""
+def attention_look() -> dict[str, Any]:
+    """Return how attention of 0 to 255 is drawn over its image, wherever it comes from."""
     return {
         "colormap": attention_colormap(), "contrast_limits": (0, 255), "blending": "translucent", "opacity": 0.6,
-        "visible": False, "metadata": {OURS: True},
     }  # fmt: skip
+
+
+def as_attention() -> dict[str, Any]:
+    """Return how a layer of attention is added: hidden, so that what is seen first is the enhanced image."""
+    return {**attention_look(), "visible": False, "metadata": {OURS: True}}
 
 
 @cache

@@ -61,10 +61,9 @@ def _shown_like(layer: OpenedLayer, like: dict[str, Any]) -> OpenedLayer:
 
 def _one_value(layer: OpenedLayer) -> OpenedLayer:
     """Return attention with one value per pixel, the largest of the samples of a colour image."""
-    options = {key: value for key, value in layer.options.items() if key not in ("contrast_limits", "colormap")}
-    options["blending"] = "translucent"
+    options = layer.options
     if not options.get("rgb"):
-        return replace(layer, options=options)
+        return layer
     levels: Sequence[Any] = layer.pixels if options.get("multiscale") else [layer.pixels]
     largest = [level.max(axis=-1) for level in levels]
     pixels = largest if options.get("multiscale") else largest[0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.plugin.batch.results import OpenedLayer
 from cellxlate.plugin.batch.rows import StackRow
-from cellxlate.plugin.drawing import attention_colormap
+from cellxlate.plugin.drawing import attention_look
 from cellxlate.plugin.requests import Refusal
 from cellxlate.plugin.working import await_end, begin
 
@@ -80,7 +80,7 @@ class RowLayers:
     def _add_layer(self, opened: OpenedLayer) -> "Layer":
         options = dict(opened.options)
         if opened.kind == "attention":
-            options |= {"colormap": attention_colormap(), "contrast_limits": (0, 255), "opacity": 0.6}
+            options |= attention_look()
         layer = self._viewer.add_image(opened.pixels, **options)
         layer.metadata[KIND] = opened.kind
         return layer

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellxlate.plugin.drawing import OURS, as_attention
+from cellxlate.plugin.drawing import OURS, attention_look
 
 if TYPE_CHECKING:
     from napari.types import LayerData
@@ -25,7 +25,7 @@ def as_part_of_result(path: Path, layer: "LayerData") -> "LayerData":
     options = {**options, "metadata": {**options.get("metadata", {}), OURS: True}}
     levels = pixels if isinstance(pixels, list) else [pixels]
     if part[1].lower() == "attention" and levels[0].dtype == "uint8":
-        options |= {key: value for key, value in as_attention().items() if key not in ("metadata", "visible")}
+        options |= attention_look()
     enhanced = path.with_name(f"{path.name[: part.start()]}_enhanced{path.name[part.end() :]}")
     if _is_in_view(enhanced):
         options["visible"] = False
