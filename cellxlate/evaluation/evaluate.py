@@ -11,6 +11,7 @@ from cellxlate.errors import Option, OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
 from cellxlate.evaluation.score import GROUPS, Enhance, Scored, combine_inputs, mean_scores, score_case
+from cellxlate.evaluation.still import together
 from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
@@ -36,6 +37,7 @@ def evaluate(
     no_cells: str | Path | None = None,
     enhanced: str | Path | None = None,
     intensity: Intensity = "source",
+    still: bool = False,
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +63,10 @@ def evaluate(
     intensity : {"source", "target"}
         The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
         "target" they tell whether the model meets the scale of the images it was trained towards.
+    still : bool
+        The frames of each source image, along T (or Z, in an image without T), show one scene that holds still, so
+        that nothing but noise changes from frame to frame: "flicker" says what became of that. Truth and masks may
+        then have one frame.
     output : path, optional
         HTML report to write.
     progress : callable, optional
@@ -71,8 +77,8 @@ def evaluate(
     dict
         "foreground", "background", "attention": means over images; "no_cells"; "patch_distance"; "phantoms": sums;
         "kept_violations": sum; "input": "foreground", "phantoms" and "patch_distance" of the raw input itself, where
-        there is a truth; "verdict": whether it helps against the raw input, and by how much; "images": a row per
-        image. What cannot be said is None. docs/explanation/scores.md explains each score.
+        there is a truth; "flicker": of still scenes; "verdict": whether it helps against the raw input, and by how
+        much; "images": a row per image. What cannot be said is None. docs/explanation/scores.md explains each score.
 
     Raises
     ------
@@ -100,7 +106,8 @@ def evaluate(
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate([*cases, *empty]):
-        scored.append(score_case(case, enhance, seed=number, picture=number in pictured))
+        is_still = still and number < len(cases)
+        scored.append(score_case(case, enhance, seed=number, picture=number in pictured, still=is_still))
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
@@ -153,6 +160,7 @@ def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) 
         "phantoms": {name: sum(row["phantoms"][name] for row in rows) for name in ("added", "lost")},
         "changed_percent": float(np.mean([row["changed_percent"] for row in rows])),
         "kept_violations": sum(violations) if violations else None,
+        "flicker": steady.as_dict() if (steady := together([one.steady for one in scored if one.steady])) else None,
         "input": raw,
         "images": rows,
     }
@@ -211,6 +219,18 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         ),
         ("Attention", value("attention", "iou"), "overlap with the masks (IoU at 0.5)"),
         ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
+        *(
+            [
+                (
+                    "Flicker",
+                    value("flicker", "percent", " %"),
+                    f"of the pixels that are selected in any frame are not in "
+                    f"every one; noise left {value('flicker', 'noise_left')} of the input's",
+                )
+            ]
+            if scores["flicker"]
+            else []
+        ),
         ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
     ]
     return page.render(

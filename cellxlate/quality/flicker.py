@@ -1,4 +1,4 @@
-"""Does the result flicker? Selection that toggles from plane to plane and back, and how much pixels jitter on the way."""
+"""Does the result flicker? Selection that toggles from plane to plane and back, and how much pixels jitter."""
 
 import math
 from dataclasses import dataclass, field
@@ -210,9 +210,9 @@ class Flicker:
             return ""
         looked = f" Looked at is one row in {self.step}." if self.step > 1 else ""
         words = (
-            f"Along {self.axis}, {total.percent:.2g} % of the pixels that attention selects in any of three planes running "
-            "toggle: selected, left out, selected again, or the reverse. Whatever moves, or is thinner than the distance "
-            f"of planes, does so too.{looked}"
+            f"Along {self.axis}, {total.percent:.2g} % of the pixels that attention selects in any of three planes "
+            "running toggle: selected, left out, selected again, or the reverse. Whatever moves, or is thinner than "
+            f"the distance of planes, does so too.{looked}"
         )
         changed, kept = total.ratio("changed"), total.ratio("kept")
         if changed is not None:
