@@ -77,7 +77,8 @@ def test_only_away_and_back_within_three_planes_is_a_toggle(series: str, toggled
 @pytest.mark.parametrize(
     ("axes", "shape", "axis"),
     [
-        ("TZYX", (4, 3, 2, 2), "Z"), ("TZYX", (4, 2, 2, 2), "T"), ("ZTCYX", (3, 5, 2, 2, 2), "Z"), ("TCYX", (3, 2, 2, 2), "T"),
+        ("TZYX", (4, 3, 2, 2), "Z"), ("TZYX", (4, 2, 2, 2), "T"), ("ZTCYX", (3, 5, 2, 2, 2), "Z"),
+        ("TCYX", (3, 2, 2, 2), "T"),
         ("CYX", (3, 2, 2), ""), ("YX", (2, 2), ""), ("TYX", (2, 2, 2), "T"), ("ZYXS", (3, 2, 2, 3), "Z"),
     ],
 )  # fmt: skip
