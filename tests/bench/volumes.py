@@ -8,8 +8,8 @@ DATA/MANIFEST_2.csv says how noise was drawn. Everything runs through `cellxlate
 gets, gate and rounding included. One thread.
 
 scores   dB of each volume inside cells, after one gain and offset for the whole volume; the range is from the 0.1 to
-         the 99.9 percentile of its truth. Cells are those of the masks; where there are none, the objects that
-         `cellxlate evaluate` finds in each plane of the truth. "all" is over every pixel, the kept ones too.
+         the 99.9 percentile of its truth. Cells are those of the masks; where there are none, what lies above Otsu's
+         threshold in the truth of the volume, and 2 px around. "all" is over every pixel, the kept ones too.
 flicker  one frame of a truth, noise drawn again eight times, as a movie: pixels that are selected in some frames and
          not in all, in percent of those that ever are; overlap with the mask; noise left where all select.
 links    objects found in the frames of a movie and linked (links.py): from input, truth and result.
@@ -32,9 +32,9 @@ import torch
 from links import Labels, links_kept, segment
 from pairs import Pair, psnr_affine
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 import cellxlate
-from cellxlate.evaluation import measures
 from cellxlate.evaluation.still import steadiness
 from cellxlate.stacks.stack import Stack
 
@@ -46,6 +46,7 @@ PARTS = "scores", "flicker", "links"
 JUDGED = "noisy2", "noisy4"
 """What a mean is taken of: little light."""
 STILL, FRAMES, STILL_SEED = "hela_h2b_TYX", 8, 20_000
+AROUND_PX = 2
 LINKED = {"hela_h2b_TYX": (8, 15), "cho_nuclei_TZYX": (20, 25)}
 """Name -> how far centres of objects are apart, and how far they move at most, in pixels. Z is averaged away."""
 
@@ -80,9 +81,10 @@ class Volume:
 
 
 def structure(truth: Image) -> npt.NDArray[np.bool_]:
-    """Return where the planes (..., Y, X) of a truth show objects."""
-    planes = truth.reshape(-1, *truth.shape[-2:])
-    return np.stack([measures.find_objects(plane) > 0 for plane in planes]).reshape(truth.shape)
+    """Return where a truth (..., Y, X) shows structure: above Otsu's threshold of the volume, and 2 px around."""
+    smooth = ndimage.gaussian_filter(truth.astype(np.float64), [0] * (truth.ndim - 2) + [1, 1])
+    around = np.ones((1,) * (truth.ndim - 2) + (2 * AROUND_PX + 1,) * 2, bool)
+    return np.asarray(ndimage.binary_dilation(smooth > threshold_otsu(smooth), around))
 
 
 def part_of(axes: str, shape: Sequence[int], *, planes: int, crop_px: int) -> tuple[slice, ...]:
