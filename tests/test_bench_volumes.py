@@ -83,14 +83,17 @@ def test_a_link_between_objects_that_belong_apart_is_wrong(bench: Any) -> None:
     assert (kept.links, kept.links_kept, kept.links_wrong) == (2, 0, 1)
 
 
+@pytest.mark.parametrize(("threshold", "found"), [("bright", [1, 2, 4]), ("dim too", [1, 2, 3, 4])])
 @pytest.mark.parametrize(("gain", "offset"), [(1, 0), (7.5, 900)])
-def test_segments_are_the_discs_touching_ones_apart_at_any_gain(bench: Any, gain: float, offset: float) -> None:
+def test_segments_are_the_discs_touching_ones_apart_at_any_gain(
+    bench: Any, gain: float, offset: float, threshold: str, found: list[int]
+) -> None:
     links = bench("links")
     labels = discs((20, 20), (20, 33), (55, 30), (60, 60), radius=7)
     bright = np.array([0, 1, 0.9, 0.2, 0.8])[labels] * 200 + np.random.default_rng(0).normal(100, 4, labels.shape)
-    found = links.segment(gain * bright + offset, apart_px=8)
-    assert found.max() == 4
-    assert sorted(links.stand_for(found, labels).values()) == [1, 2, 3, 4]
+    objects = links.segment(gain * bright + offset, apart_px=8, threshold=threshold)
+    assert objects.max() == len(found)
+    assert sorted(links.stand_for(objects, labels).values()) == found
 
 
 @pytest.mark.parametrize("width", ["0", "0.72"])

@@ -6,6 +6,7 @@ watershed on the distance, and the nearest centroids as one assignment.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ from skimage.segmentation import watershed
 
 Labels = npt.NDArray[np.integer]
 Image = npt.NDArray[np.generic]
+Threshold = Literal["bright", "dim too"]
 
+THRESHOLDS: tuple[Threshold, ...] = get_args(Threshold)
 SMOOTHING_PX = 1.5
 NOISES = 2.0
 LEAST_SHARE = 0.6
@@ -54,17 +57,19 @@ class Kept:
         return 100 * self.links_kept / self.links if self.links else float("nan")
 
 
-def segment(frame: Image, *, apart_px: float) -> Labels:
+def segment(frame: Image, *, apart_px: float, threshold: Threshold = "dim too") -> Labels:
     """Return the objects of one frame (Y, X), numbered from 1; centres of objects are at least so far apart.
 
-    Otsu's threshold is taken on the logarithm of the brightness over the background, in units of the smoothed
-    background's own noise, so that gain and offset do not matter and dim nuclei are found beside bright ones.
+    "bright" takes Otsu's threshold, which leaves out nuclei much dimmer than others. "dim too" takes it on the
+    logarithm of the brightness over the background, in units of the smoothed background's own noise. Gain and offset do
+    not matter to either.
     """
     smooth = ndimage.gaussian_filter(frame.astype(np.float64), SMOOTHING_PX)
-    low, middle = np.percentile(smooth, [25, 50])
-    noise = max((middle - low) / 0.6745, 1e-6 * abs(middle), 1e-9)
-    level = np.log1p(np.maximum(smooth - middle, 0) / (NOISES * noise))
-    bright = ndimage.binary_fill_holes(level > threshold_otsu(level))
+    if threshold == "dim too":
+        low, middle = np.percentile(smooth, [25, 50])
+        noise = max((middle - low) / 0.6745, 1e-6 * abs(middle), 1e-9)
+        smooth = np.log1p(np.maximum(smooth - middle, 0) / (NOISES * noise))
+    bright = ndimage.binary_fill_holes(smooth > threshold_otsu(smooth))
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(bright), apart_px / 4)
     peaks = peak_local_max(distance, min_distance=round(apart_px), labels=bright, exclude_border=False)
     markers = np.zeros(frame.shape, np.int32)

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from links import Labels, links_kept, segment
+from links import THRESHOLDS, Image, Labels, links_kept, segment
 from pairs import Pair, psnr_affine
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -38,7 +38,6 @@ import cellxlate
 from cellxlate.evaluation.still import steadiness
 from cellxlate.stacks.stack import Stack
 
-Image = npt.NDArray[Any]
 Found = dict[str, Any]
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -107,8 +106,10 @@ def read_volumes(
         with cellxlate.open_stack(truth_file) as opened:
             part = part_of(opened.axes, opened.shape, planes=planes, crop_px=crop_px)
             truth = np.asarray(opened)[part]
-        masks_file = folder / f"{name}_masks.ome.tif"
-        masks = np.asarray(cellxlate.open_stack(masks_file))[part] if masks_file.exists() else None
+        masks, masks_file = None, folder / f"{name}_masks.ome.tif"
+        if masks_file.exists():
+            with cellxlate.open_stack(masks_file) as opened:
+                masks = np.asarray(opened)[part]
         for path in sorted(folder.glob(f"{name}_noisy*.ome.tif")):
             noise = path.name.removesuffix(".ome.tif").rpartition("_")[2]
             if noises and noise not in noises:
@@ -215,27 +216,30 @@ def frames_of(image: Image, axes: str) -> list[Image]:
 
 
 def link_rows(volumes: Iterator[Volume], model: str, contexts: Sequence[str]) -> Iterator[Found]:
-    """Yield what becomes of the links of the masks, from truth, input and results."""
+    """Yield what becomes of the links of the masks, from truth, input and results, at either threshold."""
     done = set()
     for volume in volumes:
         if volume.name not in LINKED or volume.masks is None:
             continue
-        apart_px, reach_px = LINKED[volume.name]
-        axes = volume.stack.axes
-        masks = list(volume.masks.max(axis=axes.index("Z")) if "Z" in axes else volume.masks)
-
-        def linked(image: Image) -> Found:
-            objects = [segment(frame, apart_px=apart_px) for frame in frames_of(image, axes)]  # noqa: B023
-            kept = links_kept(objects, [one.astype(np.int64) for one in masks], reach_px=reach_px)  # noqa: B023
-            return {**asdict(kept), "percent": kept.percent}
-
         if volume.name not in done:
             done.add(volume.name)
-            yield {"name": volume.name, "noise": "", "context": "truth", **linked(volume.truth)}
+            yield from linked(volume, volume.truth, {"name": volume.name, "noise": "", "context": "truth"})
         row = {"name": volume.name, "noise": volume.noise}
-        yield {**row, "context": "input", **linked(np.asarray(volume.stack))}
+        yield from linked(volume, np.asarray(volume.stack), {**row, "context": "input"})
         for context in contexts:
-            yield {**row, "context": context, **linked(enhanced(volume.stack, model, context).image)}
+            yield from linked(volume, enhanced(volume.stack, model, context).image, {**row, "context": context})
+
+
+def linked(volume: Volume, image: Image, row: Found) -> Iterator[Found]:
+    """Yield a row for each threshold: links of the masks that are kept in an image of the volume's shape."""
+    assert volume.masks is not None
+    apart_px, reach_px = LINKED[volume.name]
+    axes, masks = volume.stack.axes, volume.masks.astype(np.int64)
+    frames = list(masks.max(axis=axes.index("Z")) if "Z" in axes else masks)
+    for threshold in THRESHOLDS:
+        found = [segment(one, apart_px=apart_px, threshold=threshold) for one in frames_of(image, axes)]
+        kept = links_kept(found, frames, reach_px=reach_px)
+        yield {**row, "threshold": threshold, **asdict(kept), "percent": kept.percent}
 
 
 def gains(rows: Sequence[Found]) -> dict[str, dict[str, float]]:
@@ -254,8 +258,8 @@ COLUMNS = {
                "violations", "cpu_seconds"),
     "flicker": ("name", "noise", "context", "axis", "percent", "iou", "iou_of_half", "db", "noise_left",
                 "flicker_percent", "violations"),
-    "links": ("name", "noise", "context", "percent", "links_kept", "links", "links_wrong", "objects_found", "objects",
-              "extra"),
+    "links": ("name", "noise", "context", "threshold", "percent", "links_kept", "links", "links_wrong",
+              "objects_found", "objects", "extra"),
 }  # fmt: skip
 """What the tables show."""
 
