@@ -193,10 +193,6 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         Of some of the images.
     """
 
-    def value(group: str, name: str, unit: str = "") -> str:
-        known = (scores[group] or {}).get(name)
-        return page.number(known) + (unit if known is not None else "")
-
     def columns(row: dict[str, Any]) -> list[float | None]:
         return [(row[group] or {}).get(name) for _, group, name in COLUMNS]
 
@@ -209,6 +205,29 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         warned.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
     elif broken is not None:
         warned.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
+    return page.render(
+        "evaluation/evaluation.html.jinja",
+        title=title,
+        kind="Evaluation",
+        about=f"{len(scores['images'])} images",
+        warned=warned,
+        numbers=_numbers(scores),
+        figures=page.markup(page.figures(pictures)),
+        head=["image", *(name for name, _, _ in COLUMNS)],
+        mean=columns(scores),
+        raw=columns({**dict.fromkeys((*GROUPS, "phantoms")), **(scores["input"] or {})}) if scores["input"] else None,
+        rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
+        footer=f"Made by cellxlate {cellxlate.__version__}.",
+    )
+
+
+def _numbers(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the numbers a reader looks for first."""
+
+    def value(group: str, name: str, unit: str = "") -> str:
+        known = (scores[group] or {}).get(name)
+        return page.number(known) + (unit if known is not None else "")
+
     numbers = [
         ("PSNR in cells", value("foreground", "psnr_affine", " dB"), "after the best gain and offset"),
         ("SSIM in cells", value("foreground", "ssim_affine"), "after the best gain and offset; 1 is perfect"),
@@ -219,31 +238,10 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         ),
         ("Attention", value("attention", "iou"), "overlap with the masks (IoU at 0.5)"),
         ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
-        *(
-            [
-                (
-                    "Flicker",
-                    value("flicker", "percent", " %"),
-                    f"of the pixels that are selected in any frame are not in "
-                    f"every one; noise left {value('flicker', 'noise_left')} of the input's",
-                )
-            ]
-            if scores["flicker"]
-            else []
-        ),
         ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
     ]
-    return page.render(
-        "evaluation/evaluation.html.jinja",
-        title=title,
-        kind="Evaluation",
-        about=f"{len(scores['images'])} images",
-        warned=warned,
-        numbers=numbers,
-        figures=page.markup(page.figures(pictures)),
-        head=["image", *(name for name, _, _ in COLUMNS)],
-        mean=columns(scores),
-        raw=columns({**dict.fromkeys((*GROUPS, "phantoms")), **(scores["input"] or {})}) if scores["input"] else None,
-        rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
-        footer=f"Made by cellxlate {cellxlate.__version__}.",
-    )
+    if scores["flicker"]:
+        left = value("flicker", "noise_left")
+        about = f"of the pixels selected in any frame are not in every one; noise left: {left} of the input's"
+        numbers.append(("Flicker", value("flicker", "percent", " %"), about))
+    return numbers

@@ -208,16 +208,19 @@ class Flicker:
         total = self.total
         if total.percent is None:
             return ""
-        looked = f" Looked at is one row in {self.step}." if self.step > 1 else ""
         words = (
-            f"Along {self.axis}, {total.percent:.2g} % of the pixels that attention selects in any of three planes "
-            "running toggle: selected, left out, selected again, or the reverse. Whatever moves, or is thinner than "
-            f"the distance of planes, does so too.{looked}"
+            f"Flicker along {self.axis}: of the pixels that attention selects in any of three planes running, "
+            f"{total.percent:.2g} % are selected in the second alone, or in the first and the third alone. Cells that "
+            "move, and structures thinner than the distance of planes, are among them."
         )
+        if self.step > 1:
+            words += f" Looked at is one row in {self.step}."
         changed, kept = total.ratio("changed"), total.ratio("kept")
         if changed is not None:
             words += f" Where all three are selected, the result jitters {changed:.2f} times as much as the input"
-            words += f"; where none is, {kept:.4g} times." if kept is not None else "."
+            words += (
+                "." if kept is None else f"; where none is, {'exactly' if kept == 1 else f'{kept:.4g} times'} as much."
+            )
         return words
 
 

@@ -1,5 +1,6 @@
 """Flicker: hand-made series whose toggles and jitter are known; the same for any bands, any order, any parts."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cellxlate.quality import flicker
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
 from cellxlate.quality.flicker import Flicker
+from cellxlate.quality.report.report import RunReport, report_page
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.stack import Stack
 
@@ -60,7 +62,8 @@ def test_one_pixel_of_four_that_is_left_out_once_and_comes_back_is_a_quarter() -
     assert tally.flicker.total.ratio("changed") == pytest.approx(0.25)
     assert tally.flicker.total.ratio("between") == 1
     assert tally.flicker.total.ratio("kept") is None
-    assert "Along T, 25 % of" in tally.flicker.words
+    assert "along T" in tally.flicker.words
+    assert "25 % are" in tally.flicker.words
     assert "0.25 times" in tally.flicker.words
 
 
@@ -161,6 +164,21 @@ def test_memory_is_bounded_by_rows_that_are_looked_at(
     assert toggled / ever == pytest.approx(exact[1] / exact[0], abs=0.08)
     assert ratios == pytest.approx(exact[2:], rel=0.1)
     assert f"one row in {tally.flicker.step}" in tally.flicker.words
+
+
+def test_the_page_says_it_in_words_without_a_warning() -> None:
+    raw, enhanced, attention = drawn((4, 40, 40))
+    attention[:, :20] = 0
+    tally = read_back(*stacks_of((raw, np.where(attention > 0, enhanced, raw), attention), "ZYX"))
+    report = RunReport(
+        outputs={}, input_name="cells.tif", axes="ZYX", shape=raw.shape, dtype="uint16", model_name="m",
+        model_digest="", tally=tally,
+    )  # fmt: skip
+    assert "Flicker along Z" in report_page(report, "")
+    assert "where none is, exactly as much." in report_page(report, "")
+    assert report.warnings == []
+    assert report.as_dict()["flicker_percent"] == tally.flicker.total.percent
+    assert "flicker_percent" not in replace(report, tally=Tally()).as_dict()
 
 
 def test_what_is_not_finite_has_no_jitter() -> None:
