@@ -181,15 +181,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
-    enhance.add_argument(
-        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
-    )
-    enhance.add_argument(
-        "--attention-from",
-        type=_mask,
-        metavar="FILE|saliency",
-        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
-    )
+    _add_gate(enhance)
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
@@ -207,6 +199,18 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     )
     enhance.add_argument("--no-report", action="store_true", help="do not write the report")
     _add_computing(enhance)
+
+
+def _add_gate(enhance: argparse.ArgumentParser) -> None:
+    enhance.add_argument(
+        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
+    )
+    enhance.add_argument(
+        "--attention-from",
+        type=_mask,
+        metavar="FILE|saliency",
+        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
+    )
 
 
 def _add_computing(enhance: argparse.ArgumentParser) -> None:

@@ -113,9 +113,8 @@ class BatchWidget(Container):  # type: ignore[misc]
         )
         self.channel.native.setPlaceholderText("all")
         self.gate = LineEdit(
-            label="Gate",
             tooltip="What decides which pixels may change: a channel, whose attention gates all; a mask, or a folder "
-            "of masks named like the images (1 inside); saliency, the automatic guide. Empty: own attention.",
+            "of masks named like the images; saliency, the automatic guide. Empty: own attention.",
         )  # fmt: skip
         self.gate.native.setPlaceholderText("own attention")
         self.threshold = threshold_slider()
