@@ -18,7 +18,7 @@ from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, att
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.stacks.write.origins import Origin, RowsHeld, made_sums, row_sums
+from cellxlate.stacks.write.origins import Beside, Origin, RowsHeld, made_sums, row_sums
 
 
 class Translator(Protocol):
@@ -87,6 +87,8 @@ class Band:
         0 exactly where the pixel was kept, 1-255 in proportion to the gate elsewhere.
     read : RowsHeld
         What it was made from: these rows and those around them, as they were read.
+    beside : tuple of (plane, RowsHeld)
+        What else had a part in it.
     """
 
     first_row: int
@@ -94,6 +96,7 @@ class Band:
     enhanced: npt.NDArray[Any]
     attention: npt.NDArray[np.uint8]
     read: RowsHeld
+    beside: Beside = ()
 
     @classmethod
     def copied(cls, raw: npt.NDArray[Any], first_row: int) -> "Band":
@@ -102,7 +105,8 @@ class Band:
 
     def origin(self, index: PlaneIndex) -> Origin:
         """Return what the band was made from, and checksums of what it is."""
-        return Origin(index, self.read, RowsHeld.of(made_sums(self.enhanced, self.attention), self.first_row))
+        made = RowsHeld.of(made_sums(self.enhanced, self.attention), self.first_row)
+        return Origin(index, self.read, made, self.beside)
 
 
 @dataclass(frozen=True)
