@@ -1,6 +1,5 @@
 """A mask is the gate: 1 inside, 0 outside, and no ramp between. No network is asked where cells are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from cellxlate.enhancement.plane import Attention, Translator
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.stacks.masks.fit import FittedMask
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import PlaneIndex
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,3 @@ class MaskAttention:
         """Return the mask of each channel as attention."""
         inside = np.stack([self.mask.read(index, *area.slices()) for index in rows.own])
         return Attention(inside * np.uint16(ATTENTION_STEPS))
-
-    def of_windows(self, windows: Sequence[tuple[Sequence[PlaneIndex], slice, slice]], axes: str) -> "MaskAttention":
-        """Return the mask of a sample, whose planes are windows of a stack: the planes of each, its rows, its columns.
-
-        `axes` are those of the sample: one of its windows, one of the planes of each (or neither), Y and X.
-        """
-        cut = np.stack([np.stack([self.mask.read(one, rows, columns) for one in of]) for of, rows, columns in windows])
-        cut = cut.reshape([size for size, axis in zip(cut.shape, axes.rjust(4), strict=True) if axis != " "])
-        return MaskAttention(FittedMask(Stack.from_array(cut, axes), tuple(range(len(axes) - 2))))

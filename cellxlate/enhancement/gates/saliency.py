@@ -2,8 +2,8 @@
 
 The guide of a pixel may depend on pixels far away: parts of any size are weighed whole, and the noise is that of the
 calmest blocks. So it is found on fixed squares of the plane with what lies around them, whatever the tiling: planes of
-up to 2560 px a side as one, larger ones in squares of 2048 px with 256 px around. Tiles of any size, workers and resumed
-runs therefore see the same bits; at the borders of squares a guide may end that would not in the whole.
+up to 2560 px a side as one, larger ones in squares of 2048 px with 256 px around. Tiles of any size, workers and
+resumed runs therefore see the same bits; at the borders of squares a guide may end that would not in the whole.
 """
 
 import threading
@@ -39,7 +39,10 @@ class Guide:
 
 
 class SaliencyAttention:
-    """Attention is the guide of each channel's plane. Guides found last are kept: bands of a square follow each other."""
+    """Attention is the guide of each channel's plane.
+
+    The guides found last are kept, since bands of a square follow each other.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +71,9 @@ class SaliencyAttention:
                     continue
                 guide = self._guide(index, read, intensity, square, plane.shape)
                 shared = Tile(rows_shared.start, rows_shared.stop, columns_shared.start, columns_shared.stop)
-                cells = np.unpackbits(guide.bits[rows_shared.start - square.top : rows_shared.stop - square.top], axis=1)
+                cells = np.unpackbits(
+                    guide.bits[rows_shared.start - square.top : rows_shared.stop - square.top], axis=1
+                )
                 own[shared.slices(area.top, area.left)] = cells[:, shared.slices(0, square.left)[1]]
                 beside.append((index, guide.read))
         return Attention(inside * np.uint16(ATTENTION_STEPS), tuple(dict.fromkeys(beside)))

@@ -1,16 +1,21 @@
 """Which gate was asked for, and what is to be known of it: `choose_source` from top to bottom."""
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cellxlate.enhancement.gates.channel import ChannelAttention
 from cellxlate.enhancement.gates.mask import MaskAttention
+from cellxlate.enhancement.outputs.again import MASK
 from cellxlate.enhancement.plane import GateSource, OwnAttention
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.option_values import as_path
 from cellxlate.options import ATTENTION_CHANNEL, ATTENTION_FROM
+from cellxlate.quality.report.gates import attention_source
+from cellxlate.settings import SALIENCY
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.masks.fit import FittedMask, fitted_mask
@@ -20,7 +25,6 @@ from cellxlate.stacks.naming import is_zarr
 from cellxlate.stacks.stack import Stack
 
 Kind = Literal["network", "channel", "file", "saliency"]
-SALIENCY = "saliency"
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class AttentionSource:
         The networks on each channel itself; on one channel for all; a mask; the automatic guide.
     channel, name, intensity : int, str, IntensityRange
         Of a channel. The name is also that of a mask that lies in memory.
-    path, digest : Path, str
-        Of a mask: where it lies (None in memory), and which pixels it holds.
+    path, digest, state : Path, str, str
+        Of a mask: where it lies (None in memory), which pixels it holds, and sizes and times of its files.
     """
 
     kind: Kind = "network"
@@ -43,6 +47,13 @@ class AttentionSource:
     intensity: IntensityRange | None = None
     path: Path | None = None
     digest: str = ""
+    state: str = ""
+
+    def seen_by_all(self) -> "AttentionSource":
+        """Return it as other machines find it; raise InputError where it lies in memory and no worker can read it."""
+        if self.kind == "file" and self.path is None:
+            raise InputError(f"the mask {self.name} lies in memory, workers read from files; write it to a file first")
+        return self if self.path is None else replace(self, path=self.path.absolute())
 
     def open(self, stack: Stack) -> GateSource:
         """Open the gate of a stack once more, on a worker.
@@ -50,18 +61,30 @@ class AttentionSource:
         Raises
         ------
         InputError
-            The mask lies in memory, where no worker can read it; it is not there, or another one here.
+            The mask is not there, or another one here.
         """
         if self.kind == "channel" and self.channel is not None and self.intensity is not None:
             return ChannelAttention(self.channel, self.intensity)
-        if self.kind == "file":
-            if self.path is None:
-                raise InputError(f"the mask {self.name} lies in memory, workers read from files; write it to a file")
+        if self.kind == "file" and self.path is not None:
             mask = _opened(self.path, stack)
             if mask.digest != self.digest:
                 raise InputError(f"the mask {self.path} is another file here, or was changed; give one all workers see")
             return MaskAttention(mask)
-        return _guided() if self.kind == SALIENCY else OwnAttention()
+        return _guided() if self.kind == "saliency" else OwnAttention()
+
+    def was_changed(self, stack: Stack) -> bool:
+        """Return whether a mask holds other pixels by now than when it was chosen for a stack."""
+        if self.path is None or _state(self.path) == self.state:
+            return False
+        try:
+            return _opened(self.path, stack).digest != self.digest
+        except InputError:
+            return True
+
+    @property
+    def given(self) -> Path | str | None:
+        """What to give to have it again: a mask, or the word for the guide."""
+        return {"file": self.path or MASK, "saliency": SALIENCY}.get(self.kind)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,20 +104,9 @@ class AttentionSource:
 OWN = AttentionSource()
 
 
-def source_words(stated: Mapping[str, Any]) -> str:
-    """Return where attention comes from in words, of what a report states; nothing where it is the networks' own.
-
-    Examples
-    --------
-    >>> source_words({"kind": "channel", "channel": 0, "name": "DAPI"})
-    'attention of channel 0 (DAPI), for all channels'
-    """
-    kind, name = stated.get("kind"), stated.get("name")
-    if kind == "channel":
-        return f"attention of channel {stated.get('channel')}{f' ({name})' if name else ''}, for all channels"
-    if kind == "file":
-        return f"the mask {stated.get('path') or name or 'in memory'}"
-    return "the automatic guide (saliency)" if kind == SALIENCY else ""
+def stated_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `identity` of what a provenance states; that of the networks' own where it states nothing."""
+    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name")}
 
 
 def choose_source(
@@ -125,11 +137,11 @@ def choose_source(
     if given is None:
         return OWN, OwnAttention()
     if isinstance(given, str) and given == SALIENCY:
-        return AttentionSource(SALIENCY), _guided()
+        return AttentionSource("saliency"), _guided()
     if isinstance(given, str | Path):
         path = _mask_of(stack, as_path(ATTENTION_FROM, given))
-        mask = _opened(path, stack)
-        return AttentionSource("file", path=path, digest=mask.digest), MaskAttention(mask)
+        state, mask = _state(path), _opened(path, stack)
+        return AttentionSource("file", path=path, digest=mask.digest, state=state), MaskAttention(mask)
     if isinstance(given, bool | int | float):
         as_path(ATTENTION_FROM, given)
     mask = _in_memory(given, stack)
@@ -174,6 +186,15 @@ def _mask_of(stack: Stack, path: Path) -> Path:
 
 def _opened(path: Path, stack: Stack) -> FittedMask:
     return fitted_mask(open_mask(path, stack), stack, f"the mask {path}")
+
+
+def _state(path: Path) -> str:
+    """Return a digest of the names, sizes and times of the files of a mask; of none where they are gone."""
+    digest = hashlib.sha256()
+    with suppress(OSError):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            digest.update(repr((str(file), (state := file.stat()).st_size, state.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def _in_memory(given: Any, stack: Stack) -> FittedMask:

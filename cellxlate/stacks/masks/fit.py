@@ -29,9 +29,7 @@ class FittedMask:
     mask: Stack
     along: tuple[int | None, ...]
 
-    def read(
-        self, index: PlaneIndex, rows: slice = slice(None), columns: slice = slice(None)
-    ) -> npt.NDArray[np.bool_]:
+    def read(self, index: PlaneIndex, rows: slice = slice(None), columns: slice = slice(None)) -> npt.NDArray[np.bool_]:
         """Return which pixels of a window of a plane of the image lie inside, (rows, columns); NaN does not."""
         own = tuple(0 if axis is None else index[axis] for axis in self.along)
         return np.asarray(self.mask.read(own, rows, columns) > 0)
