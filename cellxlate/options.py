@@ -5,6 +5,8 @@ from cellxlate.errors import Option, Words
 ADAPT = Option("adapt_s=", "--adapt", "Adapt to this image")
 ADAPT_SECONDS = Option("seconds=", "--adapt", "Adapt for (s)")
 ATTENTION = Option("attention=", "--attention")
+ATTENTION_CHANNEL = Option("attention_channel=", "--attention-channel", "Gate")
+ATTENTION_FROM = Option("attention_from=", "--attention-from", "Gate")
 AUTHOR = Option("authors=", "--author")
 AXES_OPTION = Option("axes=", "--axes", "Axes")
 BASE = Option("base=", "--from")

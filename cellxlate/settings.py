@@ -16,6 +16,9 @@ Intensity = Literal["source", "target"]
 AUTO = "auto"
 """No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
 
+SALIENCY = "saliency"
+"""No mask, but the wish for the automatic guide of training as the gate."""
+
 ADAPT_S = 90.0
 """So long a model adapts to a stack unless it is told otherwise."""
 

@@ -5,9 +5,9 @@ One that fails does not stop the others. The command line goes the same way, and
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
@@ -26,9 +26,9 @@ from cellxlate.enhancement.outputs.names import (
     require_distinct,
     require_free,
 )
-from cellxlate.enhancement.outputs.plates import Plate, plates_of
+from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
@@ -62,6 +62,8 @@ class BatchSettings:
     image: int | None = None
     incomplete: bool = False
     channels: Sequence[str | int] | str | int | None = None
+    attention_channel: str | int | None = None
+    attention_from: str | Path | None = None
     levels_from: str | Path | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     engine: Engine = "auto"
@@ -82,7 +84,8 @@ class BatchSettings:
         """Plan how it is enhanced."""
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
-            precision=self.precision, levels_from=self.levels_from,
+            precision=self.precision, levels_from=self.levels_from, attention_channel=self.attention_channel,
+            attention_from=self.attention_from,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -127,15 +130,6 @@ class StackOutcome:
 
 
 @dataclass(frozen=True)
-class PlateOutcome:
-    """What became of a plate: it appears where no field `failed`, unless that went wrong."""
-
-    plate: Plate
-    failed: int
-    error: OutputError | None = None
-
-
-@dataclass(frozen=True)
 class BatchOutcome:
     """What became of each stack, and of each plate that was given whole; a line for each kind of what is no stack."""
 
@@ -160,6 +154,7 @@ def enhance_files(
     paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, settings: EnhanceSettings | None = None,
     engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
@@ -177,8 +172,10 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
-        As in `enhance_file`, for every stack.
+    format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
+        As in `enhance_file`, for every stack; `settings` too.
+    attention_from : path or "saliency", optional
+        As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
         As there, too.
     adapt_s : float, optional
@@ -214,7 +211,8 @@ def enhance_files(
         model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, levels_from=levels_from, settings=asked,
+            incomplete=incomplete, channels=channels, attention_channel=attention_channel,
+            attention_from=attention_from, levels_from=levels_from, settings=asked,
             engine=engine, device=device, precision=precision, attention=attention, report=report,
             overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
         ),
@@ -223,7 +221,8 @@ def enhance_files(
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
-    plates = finished_plates(batch, {outcome.path for outcome in stacks if outcome.error})
+    failed = {outcome.path for outcome in stacks if outcome.error}
+    plates = finished_plates(batch.plates, failed, overwrite=overwrite, resume=resume)
     return BatchOutcome(stacks, tuple(plates), tuple(left_out))
 
 
@@ -302,18 +301,6 @@ def start_plates(batch: Batch) -> None:
         plate.start(overwrite=settings.overwrite, resume=settings.resume)
 
 
-def finished_plates(batch: Batch, failed: Collection[Location]) -> Iterator[PlateOutcome]:
-    """Let the plates appear of which no field `failed`, and yield what became of each."""
-    for plate in batch.plates:
-        outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
-        try:
-            if not outcome.failed:
-                plate.finish(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
-        except OutputError as fault:
-            outcome = replace(outcome, error=fault)
-        yield outcome
-
-
 def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Watch) -> StackOutcome:
     """Enhance one stack of a batch: let the model learn from it, enhance it, write how sure it is, as that is asked."""
     settings = batch.settings
@@ -327,6 +314,7 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
+            attention_channel=settings.attention_channel, attention_from=settings.attention_from,
             levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
             device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
             resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,

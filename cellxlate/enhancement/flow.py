@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.input import OpenPlane, planes_seen
+from cellxlate.enhancement.input import OpenPlane
 from cellxlate.enhancement.outputs.names import Outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, Work, enhance_plane
@@ -267,8 +267,8 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
     def open_read(plane: PlaneToDo) -> tuple[PlaneToDo, OpenPlane]:
         nonlocal read  # neighbours are often those of the plane before
         job, index = plan.job_of(plane.indices[0]), plane.indices[0]
-        seen = planes_seen(stack, index, job.channels, job.context) if job else plane.indices
-        kept = read = {one: read[one] if one in read else stack.read(one) for one in dict.fromkeys(seen)}
+        seen = job.planes_seen(stack, index) if job else plane.indices
+        kept = read = {one: read[one] if one in read else stack.read(one) for one in seen}
         return plane, lambda index: kept[index].__getitem__
 
     yield from ahead(open_read, planes)

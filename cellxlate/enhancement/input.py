@@ -70,11 +70,17 @@ class PlaneInput:
         The C planes: channel by channel, and of each those at the offsets of its context.
     own : slice
         Which of them are the G.
+    seen : tuple of PlaneIndex
+        Where each of the C lies in its stack.
+    gate : PlaneInput or None
+        What attention is computed on, where that is another plane.
     """
 
     shape: tuple[int, int]
     planes: tuple[tuple[ReadRows, IntensityRange], ...]
     own: slice
+    seen: tuple[PlaneIndex, ...]
+    gate: "PlaneInput | None" = None
 
     @classmethod
     def of(
@@ -95,7 +101,8 @@ class PlaneInput:
         seen = planes_seen(stack, index, intensities, context)
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
         planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        return cls(stack.plane_shape, tuple(planes), slice(context.offsets.index(0), None, len(context.offsets)))
+        own = slice(context.offsets.index(0), None, len(context.offsets))
+        return cls(stack.plane_shape, tuple(planes), own, tuple(seen))
 
     @property
     def spans(self) -> npt.NDArray[np.float64]:
@@ -118,7 +125,11 @@ class PlaneInput:
         counts = [read(rows) for read, _ in self.planes]
         seen = [network_input(one, intensity) for one, (_, intensity) in zip(counts, self.planes, strict=True)]
         kept = tuple(one.kept for one in seen[self.own])
-        return InputRows(self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept)
+        read = dict(zip(self.seen, counts, strict=True))
+        gate = self.gate.rows(area, margin_px - REACH_PX) if self.gate else None
+        return InputRows(
+            self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept, read, gate
+        )
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,10 @@ class InputRows:
         What networks see, in unit range.
     kept : tuple of (ndarray (rows, X) of bool, or None)
         Of each of the G, the pixels that are kept whatever attention says; None where there are none.
+    read : mapping of PlaneIndex to ndarray (rows, X)
+        All that was read, as stored.
+    gate : InputRows or None
+        The same rows of what attention is computed on, where that is another plane.
     """
 
     plane: PlaneInput
@@ -144,6 +159,13 @@ class InputRows:
     counts: npt.NDArray[Any]
     unit: Floats
     kept: tuple[npt.NDArray[np.bool_] | None, ...]
+    read: Mapping[PlaneIndex, npt.NDArray[Any]]
+    gate: "InputRows | None" = None
+
+    @property
+    def own(self) -> tuple[PlaneIndex, ...]:
+        """Where the G lie in their stack."""
+        return self.plane.seen[self.plane.own]
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""

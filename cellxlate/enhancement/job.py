@@ -116,6 +116,8 @@ def enhance_file(
     output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    attention_channel: str | int | None = None,
+    attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
     device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
@@ -147,6 +149,12 @@ def enhance_file(
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
     channels : sequence of str or int, optional
         Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    attention_channel : str or int, optional
+        Name or number of a channel whose attention gates all of them; each by its own otherwise.
+    attention_from : path, array, Stack or "saliency", optional
+        A mask in place of attention: 1 where it is above 0 and 0 elsewhere, without a ramp. A file (label image,
+        picture, Cellpose, regions of ImageJ), a folder of masks named like their images, or pixels, of the shape of the
+        stack or of one plane for all. Or "saliency", the automatic guide of training, from contrast alone.
     levels_from : path, optional
         Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
     threshold, intensity, tile_px, dense : float, str, int, bool, optional
@@ -211,7 +219,8 @@ def enhance_file(
         tell("levels", 0)
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
-            precision=precision, adaptation=adaptation,
+            precision=precision, adaptation=adaptation, attention_channel=attention_channel,
+            attention_from=attention_from,
         )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -223,6 +232,8 @@ def enhance(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    attention_channel: str | int | None = None,
+    attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
     device: Device = "auto", precision: Precision = "float32",
@@ -239,10 +250,10 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
+    model, image, incomplete, channels, attention_channel, attention_from, levels_from, threshold, intensity, tile_px
         As in `enhance_file`.
-    engine, device, precision, progress, phases
-        As in `enhance_file`.
+    dense, settings, engine, device, precision, progress, phases
+        As there.
 
     Returns
     -------
@@ -271,7 +282,7 @@ def enhance(
         tell("levels", 0)
         plan = make_plan(
             opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
-            device=device, precision=precision,
+            device=device, precision=precision, attention_channel=attention_channel, attention_from=attention_from,
         )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import planes_of_channels
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
@@ -73,6 +74,8 @@ class Plan:
         What became of learning from the stack before.
     asked : tuple of str
         Engine, device and numbers, as they were asked for.
+    source : AttentionSource
+        Where attention comes from.
     """
 
     stack: Stack
@@ -87,6 +90,7 @@ class Plan:
     sampled: SampledPixels | None = None
     adaptation: "Adaptation | None" = None
     asked: tuple[Engine, Device, Precision] = DEFAULTS
+    source: AttentionSource = OWN
 
     @property
     def engine(self) -> str:
@@ -144,6 +148,7 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
+            "attention_source": self.source.identity,
             "levels_counts": {str(channel): intensity.stated() for channel, intensity in self.intensities.items()},
         }
 
@@ -151,7 +156,8 @@ class Plan:
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
-        return {**self.identity, **chosen, "engine_version": self.engine, "versions": self.versions}
+        source = {"attention_source": self.source.stated}
+        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -169,6 +175,7 @@ class Plan:
         return repeat(
             self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
+            attention_channel=self.source.channel, attention_from=self.source.given,
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -186,12 +193,15 @@ def make_plan(
     streams: int | None = None,
     choice: Choice | None = None,
     adaptation: "Adaptation | None" = None,
+    attention_channel: str | int | None = None,
+    attention_from: Any = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
     "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Intensities
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
-    is decided here, unless it is given. After an adaptation, its model is taken.
+    is decided here, unless it is given. After an adaptation, its model is taken. Attention is that of
+    `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is given.
 
     Raises
     ------
@@ -199,6 +209,8 @@ def make_plan(
         The stack has 1 bit per pixel.
     OptionError
         A setting is out of range, a channel does not exist, the engine or device is not there.
+    InputError
+        A mask does not fit.
     ModelError
         The model cannot be loaded.
     """
@@ -208,6 +220,10 @@ def make_plan(
     sampled = SampledPixels(stack.pixels)
     sample = replace(stack, pixels=sampled)
     started = time.perf_counter()
+    source, gates = choose_source(
+        stack, channel=attention_channel, given=attention_from,
+        ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
+    )  # fmt: skip
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     if isinstance(model, str) and model == AUTO:
@@ -221,10 +237,12 @@ def make_plan(
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
     calibrate_s = chosen_s + time.perf_counter() - started
-    jobs = tuple(PlaneJob(translator, {channel: intensities[channel]}, target, settings) for channel in chosen)
+    jobs = tuple(
+        PlaneJob(translator, {channel: intensities[channel]}, target, settings, gates=gates) for channel in chosen
+    )
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, None if levels_from is None else Path(levels_from),
-        streams, choice, sampled, adaptation, (engine, device, precision),
+        streams, choice, sampled, adaptation, (engine, device, precision), source,
     )  # fmt: skip
 
 

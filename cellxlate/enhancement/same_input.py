@@ -167,11 +167,13 @@ def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
 
 
 def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain = read_again) -> None:
-    """Raise ChangedInputError where the input was written to since it was verified, and holds something else now.
+    """Raise ChangedInputError where the input, or a mask that gates it, was written to and holds something else now.
 
     `states` are those of its files then (`file_states`), `digest` is that of all its rows, which are read again where
     its files are in another state.
     """
+    if plan.source.was_changed(plan.stack):
+        raise ChangedInputError(f"the mask {plan.source.path} was changed during the run; run again when it stays")
     if file_states(plan.stack) == states:
         return
     check = same_input(plan)

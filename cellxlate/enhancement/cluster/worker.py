@@ -17,6 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 import cellxlate
+from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import Context, planes_of_channels
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
@@ -88,6 +89,8 @@ class BandJob:
         The channels that are enhanced together, with what was measured once; other channels are copied.
     context : Context
         As in PlaneJob.
+    gate : AttentionSource
+        Where attention comes from; a mask is read by each worker.
     target : IntensityRange or None
         As in PlaneJob.
     settings : EnhanceSettings
@@ -106,6 +109,7 @@ class BandJob:
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
     context: Context
+    gate: AttentionSource
     target: IntensityRange | None
     settings: EnhanceSettings
     image: Pyramid
@@ -177,7 +181,8 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     return BandJob(
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
-        groups=tuple(job.intensities for job in plan.jobs), context=first.context, target=first.target,
+        groups=tuple(job.intensities for job in plan.jobs), context=first.context,
+        gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -312,8 +317,10 @@ def _opened(job: BandJob) -> OpenJob:
             translator = open_engine(
                 _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
             )  # fmt: skip
+            gates = job.gate.open(stack)
             jobs = tuple(
-                PlaneJob(translator, group, job.target, job.settings, context=job.context) for group in job.groups
+                PlaneJob(translator, group, job.target, job.settings, context=job.context, gates=gates)
+                for group in job.groups
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()
