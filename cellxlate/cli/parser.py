@@ -199,6 +199,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
+    enhance.add_argument(
+        "--context",
+        choices=("auto", "none", "z", "t"),
+        default=AUTO,
+        help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
+    )
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
     enhance.add_argument(
         "--confidence",
