@@ -96,6 +96,16 @@ class NetworkSettings:
     context: int = 0
 
 
+def planes_seen(channels: int, context: int) -> int:
+    """Return how many planes networks take that see `context` planes on either side of each channel's own."""
+    return channels * (2 * context + 1)
+
+
+def own_planes(context: int) -> slice:
+    """Return which of those planes are the channels' own."""
+    return slice(context, None, 2 * context + 1)
+
+
 @dataclass(frozen=True)
 class ImagingSettings:
     """The imaging process, which stands in for the backward generator, and what is asked of the way back.
