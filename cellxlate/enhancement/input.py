@@ -125,7 +125,7 @@ class PlaneInput:
         counts = [read(rows) for read, _ in self.planes]
         seen = [network_input(one, intensity) for one, (_, intensity) in zip(counts, self.planes, strict=True)]
         kept = tuple(one.kept for one in seen[self.own])
-        read = dict(zip(self.seen, counts, strict=True))
+        read = dict(zip(self.seen, counts, strict=False))  # of what lies apart nothing is noted
         gate = self.gate.rows(area, margin_px - REACH_PX) if self.gate else None
         return InputRows(
             self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept, read, gate

@@ -51,7 +51,8 @@ def drift(times: npt.NDArray[np.int64], least_px: float, most_px: float, rng: np
     angle = rng.uniform(0, 2 * math.pi)
     way = speed * np.array([math.sin(angle), math.cos(angle)]) * times[:, None]
     unsteady = rng.normal(0, speed / 3, way.shape) * (times != 0)[:, None]
-    return (way + unsteady).astype(np.float32)
+    drawn: Floats = (way + unsteady).astype(np.float32)
+    return drawn
 
 
 def flow(times: npt.NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
@@ -90,7 +91,7 @@ def with_brightness(frames: Floats, times: npt.NDArray[np.int64], rng: np.random
         factors *= np.exp(-math.exp(rng.uniform(*np.log(FADING))) * times)
     if rng.random() < UNSTEADY_SHARE:
         factors *= np.exp(rng.normal(0, UNSTEADY, len(times)) * (times != 0))
-    frames: Floats = frames * factors[:, None, None].astype(np.float32)
+    frames = np.multiply(frames, factors[:, None, None], dtype=np.float32)
     if rng.random() < MODULATED_SHARE:
         grain_px, strength = rng.uniform(4, 40), rng.uniform(0, MODULATED)
         rows, columns = frames.shape[1:]
