@@ -308,8 +308,8 @@ def seen_planes(plan: Plan) -> SeenPlanes:
     """Return what gives planes as networks see them: those that are seen for several others are kept for these."""
     if not plan.context.along:
         return ANEW
-    worked_on = plan.streams * max(len(job.channels) for job in plan.jobs)
-    return HeldPlanes(planes_at_once(plan) + worked_on, are_whole=are_kept(plan))
+    further = (plan.streams - 1) * max(len(job.channels) for job in plan.jobs)
+    return HeldPlanes(planes_at_once(plan) + further, are_whole=are_kept(plan))
 
 
 def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, OpenPlane]]:
