@@ -16,7 +16,7 @@ from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
 from cellxlate.options import WORKERS
-from cellxlate.quality.report.gates import source_words
+from cellxlate.quality.report.gates import context_words, source_words
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -93,7 +93,9 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
     return BatchSettings(
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
         image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
-        settings=EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
+        settings=EnhanceSettings(
+            options.threshold, options.intensity, options.tile, options.dense, context=options.context
+        ),
         engine=options.engine, device=options.device, precision=options.precision,
         attention_channel=options.attention_channel, attention_from=options.attention_from,
         attention=not options.no_attention, report=not options.no_report, overwrite=options.overwrite,
@@ -267,6 +269,8 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     told.append(("model", report.model_words))
     if answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
+    if words := context_words(answer["context"]):
+        told.append(("context", words))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
@@ -19,6 +19,7 @@ from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, pr
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     find_inputs,
@@ -39,7 +40,7 @@ from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
 from cellxlate.quality.report.notices import over_stacks, told_apart
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.settings import Along, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
@@ -157,8 +158,9 @@ def enhance_files(
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
-    tile_px: int | None = None, dense: bool | None = None, settings: EnhanceSettings | None = None,
-    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
+    tile_px: int | None = None, dense: bool | None = None, context: Along | None = None,
+    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
+    precision: Precision = "float32", attention: bool = True,
     report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
     confidence: bool = False, where: Executor = THIS_PROCESS, progress: Progress | None = None,
 ) -> BatchOutcome:  # fmt: skip
@@ -174,7 +176,7 @@ def enhance_files(
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
     format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
-        As in `enhance_file`, for every stack; `settings` too.
+        As in `enhance_file`, for every stack; `context` and `settings` too.
     attention_from : path or "saliency", optional
         As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
@@ -203,7 +205,8 @@ def enhance_files(
     >>> [(stack.path.name, str(stack.error)) for stack in outcome.failed]  # doctest: +SKIP
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
     """
-    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
+                             context=context)  # fmt: skip
     require_callables(progress=progress)
     given = [paths] if isinstance(paths, str | Location) else paths
     left_out: list[str] = []
@@ -266,6 +269,8 @@ def plan_batch(
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
     loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
+    if isinstance(loaded, Bundle):
+        require_trained(settings.settings.context, loaded)
     return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
 
 
@@ -324,7 +329,9 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         if adaptation:
             adaptation.forget()
         if sure:
-            _write_confidence(batch, settings.plan(opened, model), outputs, sure, progress)
+            stated = report.provenance["context"]["axis"]
+            same = replace(settings, settings=replace(settings.settings, context=stated or "none"))
+            _write_confidence(batch, same.plan(opened, model), outputs, sure, progress)
     return StackOutcome(stack.path, report, sure)
 
 

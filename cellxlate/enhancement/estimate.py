@@ -198,7 +198,7 @@ class Forecast:
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "attention_source": plan.source.stated,
+            "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import batches, fitted_tiles
-from cellxlate.enhancement.input import ALONE, Context, InputRows, OpenPlane, PlaneInput, planes_seen
+from cellxlate.enhancement.input import (
+    ALONE,
+    ANEW,
+    Context,
+    InputRows,
+    OpenPlane,
+    PlaneInput,
+    SeenPlanes,
+    planes_seen,
+)
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
@@ -193,11 +202,13 @@ class PlaneJob:
             activation_bytes_per_px=self.translator.activation_bytes_per_px,
         )
 
-    def input(self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None) -> PlaneInput:
+    def input(
+        self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
+    ) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
         gate = self.gates.input(stack, index, self.context, open_plane)
-        own = PlaneInput.of(stack, index, self.intensities, context=self.context, open_plane=open_plane)
-        return replace(own, gate=gate) if gate else own
+        own = PlaneInput.of(stack, index, self.intensities, context=self.context, open_plane=open_plane, see=see)
+        return replace(own, gate=replace(gate, see=see)) if gate else own
 
     def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
         """Return the planes of a stack that are read for one, each once."""
@@ -284,7 +295,7 @@ def enhanced_band(
         tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
     windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
     for batch in batches(windows, most_px=side_px**2):
-        images = np.stack([rows.window(around) for _, around in batch])  # (B, C, Y, X)
+        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
         job.work.generator_px += images[:, 0].size
         for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
             here = (..., *tile.slices(area.top, area.left))

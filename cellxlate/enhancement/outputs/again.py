@@ -49,6 +49,7 @@ def repeat(
     asked: tuple[str, str, str] = DEFAULTS,
     attention_channel: int | None = None,
     attention_from: Path | str | None = None,
+    context: str = "auto",
     is_part: bool = False,
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
@@ -71,6 +72,8 @@ def repeat(
         Whose attention gates all.
     attention_from : Path or str, optional
         A mask, or the word for another gate; the name of a mask that is no file, as MASK.
+    context : str
+        Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
 
@@ -103,6 +106,7 @@ def repeat(
                   attention_from]  # fmt: skip
         if attention_from == MASK:
             about.append("MASK stands for the mask, which was given as pixels in memory: save it as a file first.")
+    words += ["--context", context] if context != "auto" else []
     words += ["--output-dir", AGAIN]
     return Repeat(_quoted(words), " ".join([*notes, *about]))
 

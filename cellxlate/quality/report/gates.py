@@ -1,4 +1,4 @@
-"""Where attention came from, as a run's provenance states it: for programs, and in words."""
+"""Where attention came from and which neighbours were seen, as a run's provenance states it; and in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,3 +28,25 @@ def source_words(stated: Mapping[str, Any]) -> str:
     if kind == "saliency":
         return "the automatic guide (saliency), without a network"
     return "attention of the networks, for each channel its own"
+
+
+def context_seen(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which planes networks saw beside each; what states nothing saw none."""
+    stated = provenance.get("context")
+    return dict(stated) if isinstance(stated, Mapping) else {"axis": None, "planes": 0, "reason": ""}
+
+
+def context_words(stated: Mapping[str, Any]) -> str:
+    """Return which planes networks saw beside each, and why; nothing where there was nothing to choose.
+
+    Examples
+    --------
+    >>> context_words({"axis": "z", "planes": 2, "reason": "as asked for"})
+    '2 planes on either side along z: as asked for'
+    >>> context_words({"axis": None, "planes": 0, "reason": "as asked for"})
+    ''
+    """
+    if not stated.get("axis"):
+        return ""
+    axis = {"t": "time"}.get(str(stated["axis"]), stated["axis"])
+    return f"{stated.get('planes')} planes on either side along {axis}: {stated.get('reason') or 'no reason is stated'}"
