@@ -79,21 +79,13 @@ class Judge:
 
 def on_range_of(intensity: IntensityRange, field: Field) -> npt.NDArray[np.float32]:
     """Return a window (Y, X) in counts of other levels: black and white are where those have them."""
-    own, counts = field.intensity, np.asarray(field.stack.pixels, dtype=np.float64)
-    return ((counts - own.black) * (intensity.span / own.span) + intensity.black).astype(np.float32)
+    return intensity.levelled(np.asarray(field.stack.pixels), field.intensity)
 
 
 def noise_on_range_of(intensity: IntensityRange, noise: CameraNoise, field: Field) -> CameraNoise:
     """Return the noise of a window in counts of other levels."""
-    own, factor = field.intensity, intensity.span / field.intensity.span
-    full = noise.saturation_counts
-    return replace(
-        noise, sd_counts=factor * noise.sd_counts, gain=factor * noise.gain,
-        sd_interval=(factor * noise.sd_interval[0], factor * noise.sd_interval[1]),
-        black_counts=(noise.black_counts - own.black) * factor + intensity.black,
-        quantisation_counts=factor * noise.quantisation_counts,
-        saturation_counts=None if full is None else (full - own.black) * factor + intensity.black,
-    )  # fmt: skip
+    own = field.intensity
+    return noise.rescaled(intensity.span / own.span, own.black, intensity.black)
 
 
 def verdict(ranking: Ranking) -> tuple[bool, str]:

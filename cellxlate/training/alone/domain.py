@@ -1,32 +1,29 @@
 """Windows of noisy images, in memory, with the noise that their camera adds: what a model learns from alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.contrast import contrast, contrast_windows
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.noise_patches import spread_evenly
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
-from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.files import check_stack
 from cellxlate.training.fields.patches import Domain, Field
 
-CANDIDATES = 3
-"""Windows that are looked at for each that is taken: the one with most contrast."""
 CONTRAST_PER_NOISE = 1.5
 MOST_FILES, WINDOWS_PER_FILE = 16, 2
 
@@ -103,14 +100,9 @@ def stands_out(field: Field) -> bool:
     Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
     """
     return (
-        _contrast(np.asarray(field.stack.pixels), field.intensity)
+        contrast(np.asarray(field.stack.pixels), field.intensity)
         > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
     )
-
-
-def _contrast(counts: npt.NDArray[Any], intensity: IntensityRange) -> float:
-    """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
-    return float(np.std(ndimage.gaussian_filter(intensity.to_unit(counts), SMOOTHING_PX)))
 
 
 def sample_of(
@@ -120,37 +112,10 @@ def sample_of(
 
     Windows with pixels that are not finite, or of one value, are left out.
     """
-    windows = list(_windows(stack, channel, settings.window_px))
     kept: list[Field] = []
-    for group in _groups(spread_evenly(windows, CANDIDATES * count), count):
-        best: tuple[float, Field] | None = None
-        for window, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
-            if not np.isfinite(counts).all() or counts.min() == counts.max():
-                continue
-            own = intensity.at(stack.time_of(window[0]))
-            contrast = _contrast(counts, own)
-            if best is None or contrast > best[0]:
-                index, rows, columns = window
-                name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
-                best = contrast, Field(Stack.from_array(np.array(counts), "YX", name=name), (), own)
-        if best:
-            kept.append(best[1])
+    for (index, rows, columns), counts, own in contrast_windows(
+        stack, channel, intensity, side_px=settings.window_px, count=count
+    ):
+        name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
+        kept.append(Field(Stack.from_array(np.array(counts), "YX", name=name), (), own))
     return kept
-
-
-def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
-    """Yield all windows of a channel, plane by plane, as large as asked for or as the plane."""
-    starts = [
-        np.linspace(0, max(size - side_px, 0), -(-size // side_px)).astype(int).tolist() for size in stack.plane_shape
-    ]
-    for number in range(stack.planes_per_channel):
-        index = stack.plane_of(number, channel)
-        for top in starts[0]:
-            for left in starts[1]:
-                yield index, slice(top, top + side_px), slice(left, left + side_px)
-
-
-def _groups(windows: list[Any], count: int) -> list[list[Any]]:
-    """Cut windows, in their order, into at most so many groups."""
-    bounds = [len(windows) * part // count for part in range(count + 1)]
-    return [windows[first:last] for first, last in pairwise(bounds) if first < last]

@@ -1,0 +1,1 @@
+"""Whether the planes beside a plane help it."""
