@@ -21,9 +21,10 @@ from cellxlate.cli.parser import build_parser
 from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.enhancement.adaptation import judge
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
-from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, on_range_of, verdict
+from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, sight_of, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, model_folder
 from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.input import ALONE
 from cellxlate.enhancement.job import enhance_file
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
@@ -69,7 +70,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
 
     def say(planes: Any, noises: Any, candidates: Any, **_: Any) -> Ranking:
         assert len(planes) == len(noises) > 0
-        assert all(candidate(planes[0]).shape == planes[0].shape for candidate in candidates.values())
+        assert all(candidate(planes[0]).shape == planes[0].shape for candidate in candidates[0].values())
         risks = [Risk(AFTER, 90.0, 3 + gain_db, 0.1), Risk(BEFORE, 100.0, 3.0, 0.1), Risk(INPUT, 200.0, 0.0, 0.0)]
         errors = tuple(tuple(error_db for _ in risks) for _ in risks)
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
@@ -459,7 +460,7 @@ def test_windows_of_another_scale_are_judged_on_that_of_the_first():
     two = Stack(np.stack([pixels(), 3 * pixels() + 50]), "CZYX")
     domain = sampled_domain(two, stack_ranges(two, [0, 1]), AloneSettings(4, 128))
     intensity = domain.fields[0].intensity
-    planes = [on_range_of(intensity, field) for field in domain.fields]
+    planes = [sight_of(field, intensity, ALONE).counts for field in domain.fields]
     noises = [noise_on_range_of(intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
     assert np.array_equal(planes[0], np.asarray(domain.fields[0].stack.pixels, np.float32))
     assert np.allclose(planes[0], planes[2], atol=2)

@@ -1,19 +1,20 @@
 """Windows of a stack with the same places of the planes beside them, and what networks make of their own plane."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.input import Context, PlaneInput, planes_of_channels, planes_seen
-from cellxlate.enhancement.plane import PlaneJob, band_attention, enhanced_band
-from cellxlate.enhancement.tiling import Tile
+from cellxlate.enhancement.input import Context, PlaneInput, planes_seen
+from cellxlate.enhancement.plane import PlaneJob, band_attention, enhance_plane, enhanced_band
+from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.model.attention import ATTENTION_STEPS, gate
 from cellxlate.quality.error_sums import Candidate, Plane
-from cellxlate.stacks.intensity.contrast import Place, contrast_windows
+from cellxlate.stacks.intensity.contrast import contrast_windows
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -28,21 +29,16 @@ class Sight:
         Of the window.
     counts : ndarray (Y, X), float32
         Of its own plane.
-    planes : mapping of PlaneIndex to ndarray (Y, X), float32
-        All that are seen in any context, its own among them.
-    seen : mapping of Context to tuple of PlaneIndex
-        Which of them networks see, in their order.
-    index : PlaneIndex
-        Of its own plane.
+    seen : mapping of Context to tuple of (ndarray (Y, X) of float32, or None)
+        The planes that networks see in each context, in their order; None stands for the own one, which at the ends of
+        a stack is its own neighbour as well.
     own : IntensityRange
         The levels it was recorded with.
     """
 
     channel: int
     counts: Plane
-    planes: Mapping[PlaneIndex, Plane]
-    seen: Mapping[Context, tuple[PlaneIndex, ...]]
-    index: PlaneIndex
+    seen: Mapping[Context, tuple[Plane | None, ...]]
     own: IntensityRange
 
 
@@ -65,15 +61,17 @@ def sights_of(
     """
     sights = []
     windows = contrast_windows(stack, channel, intensities[channel], side_px=side_px, count=count)
-    for (index, rows, columns), _, own in windows:
-        seen = {one: tuple(planes_seen(stack, index, intensities, one)) for one in contexts}
-        planes = {
+    for (index, rows, columns), counts, own in windows:
+        seen = {one: planes_seen(stack, index, intensities, one) for one in contexts}
+        planes: dict[PlaneIndex, Plane | None] = {
             one: levels.levelled(
                 stack.read(one, rows, columns), intensities[stack.channel_of(one)].at(stack.time_of(one))
             )
             for one in dict.fromkeys(one for several in seen.values() for one in several)
+            if one != index
         }
-        sights.append(Sight(channel, planes[index], planes, seen, index, own))
+        in_contexts = {context: tuple(planes.get(one) for one in several) for context, several in seen.items()}
+        sights.append(Sight(channel, levels.levelled(counts, own), in_contexts, own))
     return sights
 
 
@@ -93,8 +91,7 @@ def proposed(sight: Sight, job: PlaneJob, steps: npt.NDArray[np.uint16]) -> Cand
 
     def made(plane: Plane) -> npt.NDArray[Any]:
         rows = _input(sight, job, plane).rows(whole, _margin(job))
-        enhanced: npt.NDArray[Any] = enhanced_band(rows, whole, steps, gates, job)[number]
-        return enhanced
+        return np.asarray(enhanced_band(rows, whole, steps, gates, job)[number])
 
     return made
 
@@ -104,12 +101,23 @@ def selected(sight: Sight, job: PlaneJob, steps: npt.NDArray[np.uint16]) -> npt.
     return np.asarray(gate(steps[_number(sight, job)], job.settings.threshold) > 0)
 
 
+def enhanced(sight: Sight, job: PlaneJob) -> Candidate:
+    """Return what makes of the window's own plane what a job would, attention included."""
+
+    def made(plane: Plane) -> npt.NDArray[Any]:
+        bands = enhance_plane(_input(sight, job, plane), bands_of(plane.shape, job.tile_px), job)
+        return np.concatenate([band.enhanced for band in islice(bands, _number(sight, job), None, len(job.channels))])
+
+    return made
+
+
 def _input(sight: Sight, job: PlaneJob, plane: Plane) -> PlaneInput:
     """Return what networks see where its own plane is another one."""
-    levels = next(iter(job.intensities.values()))
-    arrays = [plane if one == sight.index else sight.planes[one] for one in sight.seen[job.context]]
+    levels = job.intensities[sight.channel]
+    readers = tuple(
+        (partial(_rows, plane if one is None else one), levels) for one in sight.seen[job.context]
+    )
     offsets = job.context.offsets
-    readers = tuple((partial(_rows, one), levels) for one in arrays)
     return PlaneInput(plane.shape, readers, slice(offsets.index(0), None, len(offsets)))
 
 
@@ -128,4 +136,4 @@ def _margin(job: PlaneJob) -> int:
 
 def _number(sight: Sight, job: PlaneJob) -> int:
     """Return which of the job's channels the window is of."""
-    return list(job.intensities).index(sight.channel)
+    return job.channels.index(sight.channel)

@@ -1,6 +1,6 @@
 """Windows of noisy images, in memory, with the noise that their camera adds: what a model learns from alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.fields.files import check_stack
 from cellxlate.training.fields.patches import Domain, Field
 
@@ -57,8 +57,16 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: str | 
     return domain_of([(fields, noise or measure_noise(windows))], "the source images")
 
 
-def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
+Around = Callable[[Stack, PlaneIndex], Sequence[PlaneIndex]]
+"""Which planes are seen for one, itself in their middle."""
+
+
+def sampled_domain(
+    stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings, around: Around | None = None
+) -> Domain:
     """Take a bounded sample of the channels of a stack of which ranges are given into memory, with the noise of each.
+
+    Windows are taken with the same place of the planes `around` theirs, where that is given.
 
     Raises
     ------
@@ -73,7 +81,10 @@ def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], setting
     channels = spread_evenly(list(intensities), settings.windows)
     quota = max(settings.windows // len(channels), 1)
     return domain_of(
-        [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
+        [
+            (sample_of(stack, one, intensities[one], settings, quota, around), stack_noise(stack, one))
+            for one in channels
+        ],
         stack.name,
     )
 
@@ -100,22 +111,32 @@ def stands_out(field: Field) -> bool:
     Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
     """
     return (
-        contrast(np.asarray(field.stack.pixels), field.intensity)
+        contrast(field.stack.read(field.index), field.intensity)
         > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
     )
 
 
 def sample_of(
-    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int
-) -> list[Field]:
+    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int,
+    around: Around | None = None,
+) -> list[Field]:  # fmt: skip
     """Return at most so many windows of a channel, spread over its planes, each where there is contrast, in memory.
 
-    Windows with pixels that are not finite, or of one value, are left out.
+    Windows with pixels that are not finite, or of one value, are left out. Each is a plane, or the middle one of a
+    stack of those around it, on its own levels.
     """
     kept: list[Field] = []
     for (index, rows, columns), counts, own in contrast_windows(
         stack, channel, intensity, side_px=settings.window_px, count=count
     ):
         name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
-        kept.append(Field(Stack.from_array(np.array(counts), "YX", name=name), (), own))
+        if around is None:
+            kept.append(Field(Stack.from_array(np.array(counts), "YX", name=name), (), own))
+            continue
+        planes = [
+            (stack.read(one, rows, columns), intensity.at(stack.time_of(one))) for one in around(stack, index)
+        ]
+        drifts = any(other != own for _, other in planes)
+        together = np.stack([own.levelled(one, other) if drifts else one for one, other in planes])
+        kept.append(Field(Stack.from_array(together, "ZYX", name=name), (len(planes) // 2,), own))
     return kept
