@@ -1,1 +1,1 @@
-"""Whether the planes beside a plane help it."""
+"""The planes beside a plane: whether they are seen, and how each is read and looked at once."""

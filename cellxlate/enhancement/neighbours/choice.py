@@ -45,8 +45,7 @@ class ContextChoice:
 
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON: axis, planes on either side, and the reason."""
-        planes = max(self.context.offsets)
-        return {"axis": self.context.axis.lower() if planes else None, "planes": planes, "reason": self.reason}
+        return {"axis": self.context.along or None, "planes": self.context.planes, "reason": self.reason}
 
 
 def contexts_of(stack: Stack, neighbours: Bundle | None) -> list[Context]:
@@ -54,7 +53,7 @@ def contexts_of(stack: Stack, neighbours: Bundle | None) -> list[Context]:
     if neighbours is None:
         return []
     reach = neighbours.networks.settings.context
-    return [Context(axis, tuple(range(-reach, reach + 1))) for axis in AXES if stack.size(axis) > 1]
+    return [Context.beside(axis, reach) for axis in AXES if stack.size(axis) > 1]
 
 
 def choose_context(
@@ -97,7 +96,7 @@ def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
     compared = {one: ranking.better(one.axis, ITSELF) for one in contexts}
     best = max(contexts, key=lambda one: compared[one][0])
     gain_db, error_db = compared[best]
-    axis = best.axis.lower()
+    axis = best.along
     if gain_db > SURE_ERRORS * error_db:
         reason = f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF}"
         return ContextChoice(best, f"{reason} (± {error_db:.1f})", ranking)

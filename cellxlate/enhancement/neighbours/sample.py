@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.input import Context, PlaneInput, planes_seen
-from cellxlate.enhancement.plane import PlaneJob, band_attention, enhance_plane, enhanced_band
+from cellxlate.enhancement.plane import PlaneJob, enhance_plane, enhanced_band, network_attention
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.model.attention import ATTENTION_STEPS, gate
 from cellxlate.quality.error_sums import Candidate, Plane
@@ -76,9 +76,9 @@ def sights_of(
 
 
 def attended(sight: Sight, job: PlaneJob) -> npt.NDArray[np.uint16]:
-    """Return attention of a window, (G, Y, X) in steps of 1/1024."""
+    """Return what the networks attend to in a window, (G, Y, X) in steps of 1/1024."""
     whole = _whole(sight)
-    return band_attention(_input(sight, job, sight.counts).rows(whole, _margin(job)), whole, job)
+    return network_attention(_input(sight, job, sight.counts).rows(whole, _margin(job)), whole, job.translator)
 
 
 def proposed(sight: Sight, job: PlaneJob, steps: npt.NDArray[np.uint16]) -> Candidate:
@@ -113,12 +113,10 @@ def enhanced(sight: Sight, job: PlaneJob) -> Candidate:
 
 def _input(sight: Sight, job: PlaneJob, plane: Plane) -> PlaneInput:
     """Return what networks see where its own plane is another one."""
-    levels = job.intensities[sight.channel]
-    readers = tuple(
-        (partial(_rows, plane if one is None else one), levels) for one in sight.seen[job.context]
-    )
-    offsets = job.context.offsets
-    return PlaneInput(plane.shape, readers, slice(offsets.index(0), None, len(offsets)))
+    levels, seen, offsets = job.intensities[sight.channel], sight.seen[job.context], job.context.offsets
+    readers = tuple((partial(_rows, plane if one is None else one), levels) for one in seen)
+    where = tuple((0,) if one is None else (number,) for number, one in enumerate(seen, start=1))
+    return PlaneInput(plane.shape, readers, slice(offsets.index(0), None, len(offsets)), where)
 
 
 def _rows(plane: Plane, rows: slice) -> Plane:
