@@ -77,7 +77,7 @@ def adapt(
     channels: Sequence[str | int] | str | int | None = None,
     levels_from: str | Path | None = None,
     threshold: float | None = None,
-    context: Along = AUTO,
+    context: Along | None = None,
     device: Device = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -222,7 +222,8 @@ def adapt_stack(
         if seen.planes:
             bundle = save_bundle(output, base.translator, card, picture, translator)
         else:
-            bundle = save_bundle(output, translator, card, picture, base.in_context and base.in_context.translator)
+            neighbours = base.in_context.translator if base.in_context else None
+            bundle = save_bundle(output, translator, card, picture, neighbours)
     with suppress(OSError):
         shutil.copyfile(partial / "curves.csv", output / "curves.csv")
     shutil.rmtree(partial, ignore_errors=True)
@@ -247,7 +248,7 @@ def seeing(training: TrainSettings, planes: int) -> TrainSettings:
 
 
 def _card(stack: Stack, base: Bundle, run: Run, domain: Domain, adaptation: Adaptation) -> dict[str, Any]:
-    """Return the card of what was learned: of networks that see neighbours, that of the model with what they learned."""
+    """Return the card of what was learned: where networks that see neighbours did, the model's own, and theirs."""
     card = training_card(
         run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=adaptation.seconds,
         seeds=[run.settings.seed], precision=run.precision, last_look=None, start=base,

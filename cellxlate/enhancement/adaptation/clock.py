@@ -32,11 +32,14 @@ class Clock:
 
     @property
     def spent_s(self) -> float:
+        """Since it began."""
         return time.monotonic() - self._started
 
     @property
     def since_learning_s(self) -> float:
+        """Since learning ended."""
         return time.monotonic() - self._learned
 
     def stop_learning(self) -> None:
+        """Note that learning ends now."""
         self._learned = time.monotonic()

@@ -21,7 +21,8 @@ from cellxlate.stacks.stack import Stack
 AXES = "ZT"
 WINDOW_PX, MOST_RUNS = 192, 12
 """Of windows the side, and how many are judged, times the pairs of networks that are: what the time allows."""
-SURE_ERRORS = 2.0
+SURE_ERRORS, LEAST_GAIN_DB = 2.0, 0.2
+"""What is less is told from nothing at times, and is not worth the time that it takes."""
 ITSELF = "each plane alone"
 
 
@@ -97,16 +98,14 @@ def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
     best = max(contexts, key=lambda one: compared[one][0])
     gain_db, error_db = compared[best]
     axis = best.along
-    if gain_db > SURE_ERRORS * error_db:
+    if gain_db > max(SURE_ERRORS * error_db, LEAST_GAIN_DB):
         reason = f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF}"
         return ContextChoice(best, f"{reason} (± {error_db:.1f})", ranking)
     reason = f"{ITSELF}: those beside along {axis} are not clearly of use, {gain_db:+.1f} dB"
     return ContextChoice(ALONE, f"{reason} (± {error_db:.1f})", ranking)
 
 
-def _sights(
-    stack: Stack, jobs: Sequence[PlaneJob], contexts: Sequence[Context]
-) -> list[tuple[Sight, PlaneJob]]:
+def _sights(stack: Stack, jobs: Sequence[PlaneJob], contexts: Sequence[Context]) -> list[tuple[Sight, PlaneJob]]:
     """Return windows of all channels, all on the levels of the first, each with the job that enhances it so."""
     count = MOST_RUNS // (1 + len(contexts))
     levels = replace(next(iter(jobs[0].intensities.values())), drift=())

@@ -133,9 +133,7 @@ def sample_of(
         if around is None:
             kept.append(Field(Stack.from_array(np.array(counts), "YX", name=name), (), own))
             continue
-        planes = [
-            (stack.read(one, rows, columns), intensity.at(stack.time_of(one))) for one in around(stack, index)
-        ]
+        planes = [(stack.read(one, rows, columns), intensity.at(stack.time_of(one))) for one in around(stack, index)]
         drifts = any(other != own for _, other in planes)
         together = np.stack([own.levelled(one, other) if drifts else one for one, other in planes])
         kept.append(Field(Stack.from_array(together, "ZYX", name=name), (len(planes) // 2,), own))
