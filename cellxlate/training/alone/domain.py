@@ -102,7 +102,8 @@ def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str
     pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
     if not pairs:
         raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
-    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
+    context = pairs[0][0].stack.size("Z") // 2
+    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs], context=context)
 
 
 def stands_out(field: Field) -> bool:
