@@ -27,6 +27,9 @@ ADAPT_S = 90.0
 BACKGROUND, CELL = 1, 2
 """What strokes paint: 1 is background, 2 and more are cells; 0 is not painted."""
 
+MOST_CONTEXT = 4
+"""Planes on either side that networks may see."""
+
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 

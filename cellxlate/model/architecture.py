@@ -48,16 +48,8 @@ class _Weighted:
 class Convolution(_Weighted):
     """A convolution, its parts called as torch calls them.
 
-    Attributes
-    ----------
-    weight : ndarray of float32
-        (outputs, inputs, kernel, kernel).
-    bias : ndarray of float32 or None
-        (outputs,).
-    stride, padding : tuple of int
-        Along rows and columns, in pixels.
-    padding_mode : {"zeros", "reflect"}
-        What is made up beyond the border.
+    `weight` is (outputs, inputs, kernel, kernel), `bias` (outputs,); stride and padding are in pixels along rows and
+    columns, `padding_mode` says what is made up beyond the border.
     """
 
     weight: Array
