@@ -309,7 +309,7 @@ def test_a_neighbour_that_changed_meanwhile_is_noticed(
     tmp_path: Path, models_in_context: dict[str, Path], plane: int, row: int, matters: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Two planes are done: the second saw up to the fourth, not the fifth; nothing but its pixels tells of the change."""
+    """Two planes are done: the second saw up to the fourth, not the fifth; nothing but pixels tells of the change."""
     identity = importlib.import_module("cellxlate.enhancement.outputs.identity")
     monkeypatch.setattr(identity, "SAMPLED_BYTES", 256)  # as blind as that of a large file
     path, raw = tmp_path / "cells.tif", planes(5, 600, 40)
