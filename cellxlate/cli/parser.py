@@ -131,6 +131,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
+    evaluate.add_argument(
+        "--still",
+        action="store_true",
+        help="the frames of each image, along T or Z, show one still scene: score flicker",
+    )
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="write a page with all scores")
     evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of MODEL, a folder")
 
