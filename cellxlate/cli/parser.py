@@ -131,6 +131,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
+    evaluate.add_argument(
+        "--still",
+        action="store_true",
+        help="the frames of each image, along T or Z, show one still scene: score flicker",
+    )
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="write a page with all scores")
     evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of MODEL, a folder")
 
@@ -180,16 +185,20 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "--incomplete", action="store_true", help="of an acquisition that was stopped, take the complete time points"
     )
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
+    _add_what_changes(enhance)
+    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+    enhance.add_argument(
+        "--confidence",
+        action="store_true",
+        help="also write how sure the model is of each pixel; takes 9 times as long",
+    )
+    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
+    _add_computing(enhance)
+
+
+def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
-    enhance.add_argument(
-        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
-    )
-    enhance.add_argument(
-        "--attention-from",
-        type=_mask,
-        metavar="FILE|saliency",
-        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
-    )
+    _add_gate(enhance)
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
@@ -205,14 +214,18 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
     )
-    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+
+
+def _add_gate(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument(
-        "--confidence",
-        action="store_true",
-        help="also write how sure the model is of each pixel; takes 9 times as long",
+        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
     )
-    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
-    _add_computing(enhance)
+    enhance.add_argument(
+        "--attention-from",
+        type=_mask,
+        metavar="FILE|saliency",
+        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
+    )
 
 
 def _add_computing(enhance: argparse.ArgumentParser) -> None:

@@ -108,6 +108,7 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
     from cellxlate.enhancement.adaptation.record import make_room, model_folder
     from cellxlate.enhancement.cluster.slurm import require_writable
     from cellxlate.enhancement.confidence.file import confidence_path
+    from cellxlate.enhancement.gates.source import require_fitting
     from cellxlate.enhancement.neighbours.context import require_neighbours
     from cellxlate.enhancement.plan import choose_channels, require_counts
     from cellxlate.stacks.naming import partial_of
@@ -118,6 +119,7 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
         require_counts(opened)
         choose_channels(opened, settings.channels)
         require_neighbours(settings.settings.context, opened)
+        require_fitting(opened, settings.attention_channel, settings.attention_from)
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
         if not (stack.plate or _is_made(settings.output_dir)):
             require_writable(opened, outputs, **replaced)
@@ -141,6 +143,7 @@ def _needed(
     """Return what a task needs for so many stacks together, what one is expected to take, and how that was found."""
     from cellxlate.enhancement.batch import predict_stack
     from cellxlate.enhancement.cluster import slurm
+    from cellxlate.enhancement.flow import planes_at_once
     from cellxlate.enhancement.verify import peak_rss_mb
 
     here = replace(batch.settings, device=slurm.device_here(options.device))
@@ -153,7 +156,8 @@ def _needed(
     peak_mb, device = peak_rss_mb(), forecast.plan.translator.identity.split()[1]
     expected_s = together * forecast.total_s
     needs = slurm.needs_of(
-        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, workers=options.workers,
+        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, seen=planes_at_once(forecast.plan),
+        workers=options.workers,
         graphics_card="cuda" in (device, options.device),
     )  # fmt: skip
     prediction = forecast.prediction

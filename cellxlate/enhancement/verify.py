@@ -154,7 +154,7 @@ def run_report(
     """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
-    notices += doubts_about(stack, tally, chosen=plan.choice is not None)
+    notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
         notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)))
     notices += failure_notices(tally.failures)
@@ -236,7 +236,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
             read_again(plan, list(plan.stack.plane_indices()), check.see)
         if digest not in ("", check.digest):
             raise changed
-        return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
+        return run_report(plan, Tally.of(plan.stack), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
             account = verify(plan, image, selected, digest=digest, made_digest=made_digest)

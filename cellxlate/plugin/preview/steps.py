@@ -85,7 +85,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         choice = choose(stack, asked or channels)  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
-    if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+    is_own = request.attention_channel is None and request.attention_from is None
+    if is_own and stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         jobs = [
@@ -95,7 +96,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
     plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
-                     streams=1, choice=choice)  # fmt: skip
+                     streams=1, choice=choice, attention_channel=request.attention_channel,
+                     attention_from=request.attention_from)  # fmt: skip
     yield PlanMade(plan)
     return plan
 

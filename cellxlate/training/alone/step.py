@@ -20,9 +20,8 @@ from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellxlate.model.architecture import own_planes
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import Precision, TrainSettings
+from cellxlate.settings import Precision, TrainSettings, own_planes
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.training import losses
 from cellxlate.training.fields.patches import Domain, Field
