@@ -352,7 +352,7 @@ def _sureness(sums: ErrorSums, times: Floats, ends: Sequence[Floats]) -> Floats:
     squared = (by_block**2).sum(axis=2) / pixels.sum() ** 2 * blocks / max(blocks - 1, 1)
     half = (less(squared_errors(sums, ends[1]).mse) - less(squared_errors(sums, ends[0]).mse)) / 4
     error = np.sqrt(squared + half**2)
-    return np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
+    return np.asarray(np.divide(difference, error, out=np.zeros_like(difference), where=error > 0))
 
 
 def _interval(noises: Sequence[CameraNoise]) -> tuple[float, float]:
