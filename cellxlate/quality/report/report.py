@@ -67,6 +67,8 @@ class RunReport:
         What should make a reader doubt the result, with what to do; `warnings` are their texts.
     provenance : mapping
         Hashes, levels, versions: whatever is needed to know what was done.
+    sections : mapping
+        Where sections through the stack were drawn: along which axis ("z" or "t"), and where.
     ranking : Ranking or None
         Where filters and models were judged on this very image without a truth.
     command, command_note : str
@@ -101,6 +103,7 @@ class RunReport:
     command: str = ""
     command_note: str = ""
     ranking: Ranking | None = None
+    sections: Mapping[str, Any] = field(default_factory=dict)
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -207,6 +210,7 @@ class RunReport:
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "changes": self.tally.summary(),
+            **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
             "command": self.command,
             "command_note": self.command_note,
