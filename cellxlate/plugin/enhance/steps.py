@@ -60,13 +60,15 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
 
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
-    """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
-    axes = plan.stack.axes
-    jobs = plan.jobs
-    if "C" in axes:
-        channel = channel_of_plane(axes, plane)
-        jobs = tuple(replace(one, intensities={0: one.intensities[channel]}) for one in jobs if channel in one.channels)
-    return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
+    """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole at its time."""
+    stack = plan.stack
+    time = stack.time_of(plane)
+    own = {channel_of_plane(stack.axes, plane): 0} if "C" in stack.axes else {each: each for each in plan.channels}
+    jobs = []
+    for job in plan.jobs:
+        ranges = {own[channel]: one.at(time) for channel, one in job.intensities.items() if channel in own}
+        jobs += [replace(job, intensities=ranges)] if ranges else []
+    return replace(plan, stack=plane_stack(stack, plane, part), jobs=tuple(jobs))
 
 
 def _until_stopped(
