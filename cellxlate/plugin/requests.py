@@ -65,6 +65,8 @@ class EnhanceRequest:
         whole stack in both cases, so the plane looks as it will in the whole.
     part : Tile or None
         Of that plane; None takes all of it.
+    context : {"auto", "none", "z", "t"}
+        Which planes beside each are looked at.
     output : Path or None
         Enhanced file to write; None keeps the result in memory.
     source : Path or None
@@ -83,6 +85,7 @@ class EnhanceRequest:
     engine: "Engine" = "auto"
     plane: PlaneIndex | None = None
     part: Tile | None = None
+    context: str = "auto"
     output: Path | None = None
     source: Path | None = None
     overwrite: bool = False

@@ -29,6 +29,8 @@ class BatchRequest:
         Names or numbers; empty takes all.
     threshold : float
         Of attention, in [0, 1].
+    context : {"auto", "none", "z", "t"}
+        Which planes beside each are looked at.
     output_dir : Path or None
         For all results; None leaves them beside their stacks.
     existing : {"keep", "verify", "replace"}
@@ -44,6 +46,7 @@ class BatchRequest:
     model: str = "auto"
     channels: tuple[str, ...] = ()
     threshold: float = THRESHOLD
+    context: str = "auto"
     output_dir: Path | None = None
     existing: Existing = "keep"
     adapt_s: float | None = None

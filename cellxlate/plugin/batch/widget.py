@@ -20,6 +20,7 @@ from cellxlate.plugin.controls import (
     Leaving,
     ModelChoice,
     PanelText,
+    neighbours_choice,
     scrolled,
     threshold_slider,
     without_label,
@@ -53,7 +54,7 @@ class BatchWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    files, folder, wells, model_choice, channel, threshold, adapt, adapt_s, output_folder, existing : widgets
+    files, folder, wells, model_choice, channel, threshold, neighbours, adapt, adapt_s, output_folder, existing
         What is asked for, in the order of the panel.
     enhance_button, cancel_button : widgets
         Start; end after the present step.
@@ -113,6 +114,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         )
         self.channel.native.setPlaceholderText("all")
         self.threshold = threshold_slider()
+        self.neighbours = neighbours_choice()
         self.adapt = CheckBox(
             text="Adapt to each stack",
             tooltip="Let the model learn from each stack before it is enhanced; not for whole plates.",
@@ -142,8 +144,8 @@ class BatchWidget(Container):  # type: ignore[misc]
         adapting = _row([self.adapt, self.adapt_s], label="Adapt")
         buttons = _row([self.enhance_button, self.cancel_button])
         rows = Container(widgets=[
-            self.files, self.folder, self.wells, model, self.channel, self.threshold, adapting, self.output_folder,
-            self.existing, buttons, self.progress, self.state,
+            self.files, self.folder, self.wells, model, self.channel, self.threshold, self.neighbours, adapting,
+            self.output_folder, self.existing, buttons, self.progress, self.state,
         ])  # fmt: skip
         without_label(buttons, self.progress, self.state)
         below = Container(widgets=[self.verdict, _row([self.report_button, self.save_button])], labels=False)
@@ -214,6 +216,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             model=str(self.model_choice.value),
             channels=tuple(name.strip() for name in self.channel.value.split(",") if name.strip()),
             threshold=float(self.threshold.value),
+            context=str(self.neighbours.value),
             output_dir=folder_of(self.output_folder),
             existing=self.existing.value,
             adapt_s=float(self.adapt_s.value) if self.adapt.value else None,

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
 
 from cellxlate.errors import CellxlateError, OptionError
-from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path, threshold_slider
+from cellxlate.plugin.controls import (
+    NEIGHBOURS,
+    NEIGHBOURS_TOOLTIP,
+    LayerChoice,
+    ModelChoice,
+    chosen_path,
+    neighbours_choice,
+    threshold_slider,
+)
 from cellxlate.plugin.layers import layer_stack
-from cellxlate.plugin.models import SHELF
+from cellxlate.plugin.models import SHELF, knows_neighbours
+from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -28,8 +37,8 @@ class Choices:
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, scope, destination, file, overwrite : widgets
-        What is asked for; the channel is offered where there are several.
+    image_layer, channel, model_choice, model_folder, threshold, neighbours, scope, destination, file, overwrite
+        What is asked for; the channel is offered where there are several, neighbours where there are any.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
     asked, seldom : list of widgets
@@ -52,6 +61,7 @@ class Choices:
             text="Preview attention",
             tooltip="Show what this threshold selects on the visible plane, before anything changes.",
         )
+        self.neighbours = neighbours_choice(self._neighbours_of_image)
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
@@ -64,13 +74,17 @@ class Choices:
         )
         self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
 
+        self._wanted_neighbours = "auto"
         self._make_seldom_choices()
         self.asked = [
-            self.image_layer, self.channel, self.model_choice, self.threshold, self.scope, self.destination, self.file,
-            self.overwrite, *self.seldom,
+            self.image_layer, self.channel, self.model_choice, self.threshold, self.neighbours, self.scope,
+            self.destination, self.file, self.overwrite, *self.seldom,
         ]  # fmt: skip
         self.axes.changed.connect(self.offer_channels)
+        for choice in (self.image_layer, self.axes, self.model_choice):
+            choice.changed.connect(self.offer_neighbours)
         self.model_choice.changed.connect(self._model_chosen)
+        self.neighbours.changed.connect(self._neighbours_chosen)
         self.destination.changed.connect(self._show_fitting)
         self.more.changed.connect(self._show_fitting)
 
@@ -95,6 +109,7 @@ class Choices:
     def show(self) -> None:
         """Show what is of use now: magicgui shows all that it lays out."""
         self.offer_channels()
+        self.offer_neighbours()
         self._show_fitting()
 
     def _show_fitting(self, _: Any = None) -> None:
@@ -102,13 +117,48 @@ class Choices:
         for control in self.seldom:
             control.visible = bool(self.more.value)
 
-    def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
-        every = [("all", ALL_CHANNELS)]
+    def _stack(self) -> Stack | None:
+        """Return the image that is chosen; None where there is none, or its axes do not fit yet."""
         try:
-            stack = layer_stack(self.image_layer.value, self.axes.value or None)
-        except (CellxlateError, AttributeError):  # no layer, or axes that do not fit yet
-            return every
-        if stack.channel_count == 1:
+            return layer_stack(self.image_layer.value, self.axes.value or None)
+        except (CellxlateError, AttributeError):
+            return None
+
+    def _why_alone(self) -> tuple[str, str]:
+        """Return why the planes beside cannot be looked at, in a word and in a sentence; nothing where they can."""
+        stack, model = self._stack(), self.model_choice.value
+        if stack is None or model is None:
+            return "none", "Choose an image and a model first."
+        if max(stack.size("Z"), stack.size("T")) < 2:
+            return "none: one plane", "This image has neither depth nor time."
+        if not knows_neighbours(model):
+            return "none: not this model", "This model was not trained to see neighbours; it sees each plane alone."
+        return "", ""
+
+    def _neighbours_of_image(self, _: Any = None) -> list[tuple[str, str]]:
+        stack, (word, _reason) = self._stack(), self._why_alone()
+        if stack is None or word:
+            return [(word, "none")]
+        return [(words, along) for words, along in NEIGHBOURS if along not in "zt" or stack.size(along.upper()) > 1]
+
+    def offer_neighbours(self, _: Any = None) -> None:
+        """Offer the neighbours that the image has; what was chosen stays chosen where it is there."""
+        (_, reason), wanted, before = self._why_alone(), self._wanted_neighbours, self.neighbours.value
+        with self.neighbours.changed.blocked():
+            self.neighbours.reset_choices()
+            if not reason:
+                self.neighbours.value = wanted if wanted in self.neighbours.choices else "auto"
+        self.neighbours.enabled, self.neighbours.tooltip = not reason, reason or NEIGHBOURS_TOOLTIP
+        if self.neighbours.value != before:
+            self.neighbours.changed.emit(self.neighbours.value)
+            self._wanted_neighbours = wanted
+
+    def _neighbours_chosen(self, along: str) -> None:
+        self._wanted_neighbours = along
+
+    def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
+        every, stack = [("all", ALL_CHANNELS)], self._stack()
+        if stack is None or stack.channel_count == 1:
             return every
         return every + [(str(number), number) for number in range(stack.channel_count)]
 
@@ -120,6 +170,11 @@ class Choices:
     def chosen_channels(self) -> tuple[int, ...] | None:
         """Return the channels to enhance, None for all."""
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+
+    def context(self, model: str) -> str:
+        """Return which neighbours a run with a model looks at: those that are chosen, none where it knows none."""
+        chosen = str(self.neighbours.value)
+        return chosen if chosen == "none" or knows_neighbours(str(model)) else "none"
 
     def output(self) -> Path | None:
         """Return the file to write, or None for a result in memory.

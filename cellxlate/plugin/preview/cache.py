@@ -43,6 +43,8 @@ class PreviewRequest:
         Of an earlier request for the same stack, channels and model.
     channels : tuple of int or None
         That a model is chosen for, where it is "auto": None takes all, an empty tuple that of the plane.
+    context : {"auto", "none", "z", "t"}
+        Which planes beside it are looked at.
     """
 
     stack: Stack
@@ -54,6 +56,7 @@ class PreviewRequest:
     stop: StopRequest
     plan: "Plan | None" = None
     channels: tuple[int, ...] | None = None
+    context: str = "auto"
 
     @property
     def indices(self) -> list[PlaneIndex]:

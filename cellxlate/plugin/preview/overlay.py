@@ -42,7 +42,8 @@ REDRAW_MS = 150
 class Wanted:
     """What the preview is to show: the plane of a layer under a model, above a threshold.
 
-    Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane.
+    Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane. `context`
+    says which planes beside it are looked at.
     """
 
     layer: "Image"
@@ -52,6 +53,7 @@ class Wanted:
     engine: "Engine"
     threshold: float
     channels: tuple[int, ...] | None = None
+    context: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class AttentionPreview:
             self._say(said(fault, by="panel"))
             return
         model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
-        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, plane)
+        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, wanted.context, plane)
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
@@ -202,8 +204,9 @@ class AttentionPreview:
         if blocks and self._request is None:
             self._planning = None if plan else plan_key
             request = self._request = PreviewRequest(
-                stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels
-            )
+                stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels,
+                wanted.context,
+            )  # fmt: skip
             self._worker = begin(
                 _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed
             )
