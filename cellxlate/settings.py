@@ -12,9 +12,14 @@ Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "context", "alone"]
 Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
+Along = Literal["auto", "none", "z", "t"]
+"""Which neighbours of a plane networks see: those along an axis, none, or what is found to help a stack."""
 
 AUTO = "auto"
 """No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
+
+SALIENCY = "saliency"
+"""No mask, but the wish for the automatic guide of training as the gate."""
 
 ADAPT_S = 90.0
 """So long a model adapts to a stack unless it is told otherwise."""
@@ -333,9 +338,13 @@ class EnhanceSettings:
         Side of a tile's written core; None takes it from a memory budget.
     dense : bool
         Run the generator everywhere, also where nothing is selected. The pixels are the same.
+    context : {"auto", "none", "z", "t"}
+        Along which axis networks see the planes beside each, where the model knows neighbours; "auto" takes what is
+        found to help the stack.
     """
 
     threshold: float = THRESHOLD
     intensity: Intensity = "source"
     tile_px: int | None = None
     dense: bool = False
+    context: Along = "auto"

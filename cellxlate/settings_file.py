@@ -21,8 +21,8 @@ from cellxlate.option_values import (
     shortly,
     whole,
 )
-from cellxlate.options import INTENSITY, THRESHOLD, TILE
-from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, EnhanceSettings, Intensity, TrainSettings
+from cellxlate.options import CONTEXT, INTENSITY, THRESHOLD, TILE
+from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, Along, EnhanceSettings, Intensity, TrainSettings
 
 
 def load_settings(path: str | Path) -> TrainSettings:
@@ -155,16 +155,20 @@ def enhance_settings(
     intensity: Intensity | None = None,
     tile_px: int | None = None,
     dense: bool | None = None,
+    context: Along | None = None,
 ) -> EnhanceSettings:
     """Return how a stack is enhanced: settings, changed by the keywords that are given, after checking all of it.
 
     Raises
     ------
     OptionError
-        A value is of another type, the threshold outside [0, 1], the intensity not known, or a tile without pixels.
+        A value is of another type, the threshold outside [0, 1], the intensity or the context not known, or a tile
+        without pixels.
     """
     require_kind("settings", settings, EnhanceSettings, "an EnhanceSettings; or give its fields as keywords")
-    asked = {"threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense}
+    asked = {
+        "threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense, "context": context
+    }  # fmt: skip
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     settings = replace(settings or EnhanceSettings(), **changes)
     wanted = real_number(THRESHOLD, settings.threshold, "a number from 0 to 1")
@@ -173,6 +177,7 @@ def enhance_settings(
             THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"
         )
     require_choice(INTENSITY, settings.intensity, get_args(Intensity))
+    require_choice(CONTEXT, settings.context, get_args(Along))
     require_flags(dense=settings.dense)
     side_px = settings.tile_px if settings.tile_px is None else whole(TILE, settings.tile_px)
     if side_px is not None and side_px < 1:

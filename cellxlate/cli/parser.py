@@ -12,7 +12,7 @@ from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report
 from cellxlate.cli.train import run_evaluate, run_train
 from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
-from cellxlate.settings import ADAPT_S, AUTO, PRESETS, THRESHOLD
+from cellxlate.settings import ADAPT_S, AUTO, PRESETS, SALIENCY, THRESHOLD
 
 MOST_ADAPT_S = 86_400.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -182,6 +182,15 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
     enhance.add_argument(
+        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
+    )
+    enhance.add_argument(
+        "--attention-from",
+        type=_mask,
+        metavar="FILE|saliency",
+        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
+    )
+    enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
     enhance.add_argument(
@@ -189,6 +198,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         choices=("source", "target"),
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
+    )
+    enhance.add_argument(
+        "--context",
+        choices=("auto", "none", "z", "t"),
+        default=AUTO,
+        help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
     )
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
     enhance.add_argument(
@@ -274,6 +289,10 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= MOST_ADAPT_S:
         raise argparse.ArgumentTypeError(f"{text} is no time to learn in; give 1 to {MOST_ADAPT_S:.0f} seconds")
     return seconds
+
+
+def _mask(text: str) -> Path | str:
+    return text if text == SALIENCY else Path(text)
 
 
 def _place(text: str) -> Location:

@@ -3,17 +3,17 @@
 The one place that knows which planes of a stack are read for one. Memory is bounded by a band of rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
-from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
+from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
@@ -32,6 +32,21 @@ class Context:
 
     axis: str = "Z"
     offsets: tuple[int, ...] = (0,)
+
+    @classmethod
+    def beside(cls, axis: str, planes: int) -> "Context":
+        """Return that of so many planes on either side along an axis."""
+        return cls(axis, tuple(range(-planes, planes + 1)))
+
+    @property
+    def planes(self) -> int:
+        """How many on either side."""
+        return max(self.offsets)
+
+    @property
+    def along(self) -> str:
+        """The axis as options name it, "z" or "t"; empty where a plane is seen alone."""
+        return self.axis.lower() if len(self.offsets) > 1 else ""
 
     def around(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes at the offsets; in a stack without the axis, each of them is the plane itself."""
@@ -59,6 +74,44 @@ def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], contex
 
 
 @dataclass(frozen=True)
+class SeenPlane:
+    """Rows of a plane: `counts` (rows, X) as stored, and what networks see of them."""
+
+    counts: npt.NDArray[Any]
+    input: NetworkInput
+
+    def part(self, rows: slice) -> "SeenPlane":
+        """Return some of its rows, which are counted from its first; views."""
+        kept = self.input.kept
+        seen = NetworkInput(self.input.unit[rows], None if kept is None else kept[rows])
+        return SeenPlane(self.counts[rows], seen)
+
+
+class SeenPlanes(Protocol):
+    """Gives rows of planes as networks see them: made anew each time (`Anew`), or kept for those that come next."""
+
+    def __call__(
+        self, index: PlaneIndex, read: ReadRows, intensity: IntensityRange, rows: slice, whole: slice, /
+    ) -> SeenPlane:
+        """Return some rows of a plane, of which `whole` are all."""
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Reads rows and looks at them each time that they are asked for."""
+
+    def __call__(
+        self, _index: PlaneIndex, read: ReadRows, intensity: IntensityRange, rows: slice, _whole: slice
+    ) -> SeenPlane:
+        """Return the rows."""
+        counts = read(rows)
+        return SeenPlane(counts, network_input(counts, intensity))
+
+
+ANEW = Anew()
+
+
+@dataclass(frozen=True)
 class PlaneInput:
     """What networks see at the position of a plane: C planes, of which G are channels that are enhanced together.
 
@@ -70,16 +123,25 @@ class PlaneInput:
         The C planes: channel by channel, and of each those at the offsets of its context.
     own : slice
         Which of them are the G.
+    seen : tuple of PlaneIndex
+        Where each of the C lies in the stack that is enhanced; empty for those of another.
+    gate : PlaneInput or None
+        What attention is computed on, where that is another plane.
+    see : SeenPlanes
+        Gives the rows of each.
     """
 
     shape: tuple[int, int]
     planes: tuple[tuple[ReadRows, IntensityRange], ...]
     own: slice
+    seen: tuple[PlaneIndex, ...]
+    gate: "PlaneInput | None" = None
+    see: SeenPlanes = ANEW
 
     @classmethod
     def of(
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
-        open_plane: OpenPlane | None = None,
+        open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
     ) -> "PlaneInput":  # fmt: skip
         """Return the input at the position of a plane of a stack; nothing is read yet.
 
@@ -91,11 +153,14 @@ class PlaneInput:
             The planes that are seen for each of them.
         open_plane : callable, optional
             Called once for each plane, returns what reads its rows; `plane_reader` by default.
+        see : SeenPlanes
+            What gives the rows that networks see.
         """
         seen = planes_seen(stack, index, intensities, context)
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
         planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        return cls(stack.plane_shape, tuple(planes), slice(context.offsets.index(0), None, len(context.offsets)))
+        own = slice(context.offsets.index(0), None, len(context.offsets))
+        return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
     @property
     def spans(self) -> npt.NDArray[np.float64]:
@@ -115,10 +180,16 @@ class PlaneInput:
         margin_px += REACH_PX
         needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, self.shape[0])
         rows = slice(int(needed.min()), int(needed.max()) + 1)
-        counts = [read(rows) for read, _ in self.planes]
-        seen = [network_input(one, intensity) for one, (_, intensity) in zip(counts, self.planes, strict=True)]
-        kept = tuple(one.kept for one in seen[self.own])
-        return InputRows(self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept)
+        whole = slice(0, self.shape[0])
+        where = self.seen or tuple((number,) for number in range(len(self.planes)))
+        planes = dict(zip(where, self.planes, strict=True))  # a mirrored one is there more than once
+        read = {index: self.see(index, *one, rows, whole) for index, one in planes.items()}
+        seen = [read[index] for index in where]
+        gate = self.gate.rows(area, margin_px - REACH_PX) if self.gate else None
+        return InputRows(
+            self, rows.start, _stacked([one.counts for one in seen[self.own]]), tuple(one.input.unit for one in seen),
+            tuple(one.input.kept for one in seen[self.own]), {index: read[index].counts for index in self.seen}, gate,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,28 +204,39 @@ class InputRows:
         Of the plane.
     counts : ndarray (G, rows, X)
         As stored; the change is added to these.
-    unit : ndarray (C, rows, X) of float32
-        What networks see, in unit range.
+    unit : tuple of ndarray (rows, X) of float32
+        What networks see of each of the C, in unit range.
     kept : tuple of (ndarray (rows, X) of bool, or None)
         Of each of the G, the pixels that are kept whatever attention says; None where there are none.
+    read : mapping of PlaneIndex to ndarray (rows, X)
+        All that was read, as stored.
+    gate : InputRows or None
+        The same rows of what attention is computed on, where that is another plane.
     """
 
     plane: PlaneInput
     first_row: int
     counts: npt.NDArray[Any]
-    unit: Floats
+    unit: tuple[Floats, ...]
     kept: tuple[npt.NDArray[np.bool_] | None, ...]
+    read: Mapping[PlaneIndex, npt.NDArray[Any]]
+    gate: "InputRows | None" = None
+
+    @property
+    def own(self) -> tuple[PlaneIndex, ...]:
+        """Where the G lie in their stack."""
+        return self.plane.seen[self.plane.own]
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
-        return window(self.unit, self.first_row, self.plane.shape, tile)
+        return _stacked([window(one, self.first_row, self.plane.shape, tile) for one in self.unit])
 
     def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
         """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
         rows, columns = tile.slices(self.first_row)
-        return self.counts[:, rows, columns], self.unit[self.plane.own, rows, columns]
+        return self.counts[:, rows, columns], _stacked([one[rows, columns] for one in self.unit[self.plane.own]])
 
 
-def _stacked(planes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _stacked(planes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Return planes (rows, X) as (N, rows, X); a single one is not copied."""
     return planes[0][None] if len(planes) == 1 else np.stack(planes)

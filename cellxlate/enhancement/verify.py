@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from cellxlate.enhancement.gates.source import stated_identity
 from cellxlate.enhancement.outputs.names import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.same_input import (
@@ -221,6 +222,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
     if outputs.report_json:
         stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
+        stored = {**stored, "attention_source": stated_identity(stored)}
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(

@@ -355,7 +355,7 @@ def test_the_preview_shows_the_channel_that_is_looked_at(translator: Translator,
     for channel in (0, 1):
         request = PreviewRequest(stack, (channel, 2), "tiny", "cpu", "torch", blocks, StopRequest())
         for (block, steps), (same, both) in zip(
-            _blocks(request, blocks, [own]), attention_blocks(own.input(stack, (channel, 2)), blocks, translator),
+            _blocks(request, blocks, [own]), attention_blocks(own.input(stack, (channel, 2)), blocks, own),
             strict=True,
         ):  # fmt: skip
             assert block == same

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress, Steps
+from cellxlate.enhancement.gates.sample import gates_of_plane
 from cellxlate.enhancement.job import steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.plane import GateSource
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
@@ -46,7 +48,8 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
         with interruptible(bundle, request.stop.check):
             plan = make_plan(
                 request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
-                device=request.device, choice=choice,
+                device=request.device, choice=choice, attention_channel=request.attention_channel,
+                attention_from=request.attention_from,
             )  # fmt: skip
             if request.plane is not None:
                 plan = plan_of_plane(plan, request.plane, request.part)
@@ -61,14 +64,27 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole at its time."""
-    stack = plan.stack
-    time = stack.time_of(plane)
-    own = {channel_of_plane(stack.axes, plane): 0} if "C" in stack.axes else {each: each for each in plan.channels}
+    whole = plan.stack
+    time, gates = whole.time_of(plane), _gates_of_plane(plan, plane, part)
+    own = {channel_of_plane(whole.axes, plane): 0} if "C" in whole.axes else {each: each for each in plan.channels}
     jobs = []
     for job in plan.jobs:
         ranges = {own[channel]: one.at(time) for channel, one in job.intensities.items() if channel in own}
-        jobs += [replace(job, intensities=ranges)] if ranges else []
-    return replace(plan, stack=plane_stack(stack, plane, part), jobs=tuple(jobs))
+        jobs += [replace(job, intensities=ranges, gates=gates)] if ranges else []
+    return replace(plan, stack=plane_stack(whole, plane, part), jobs=tuple(jobs))
+
+
+def _gates_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None) -> GateSource:
+    """Return the gate of a plane, or of a part of it, apart from the other planes of its stack."""
+    whole, source = plan.stack, plan.source
+    rows, columns = part.slices() if part else (slice(None), slice(None))
+    positions = dict(zip((axis for axis in whole.axes if axis in "TCZ"), plane, strict=True))
+    index = tuple(positions.get(axis, 0) for axis in whole.plane_axes)
+    channel = None
+    if source.channel is not None and "C" in whole.axes:
+        beside = tuple(source.channel if axis == "C" else at for axis, at in positions.items())
+        channel = plane_stack(whole, beside, part)
+    return gates_of_plane(plan.jobs[0].gates, index, rows, columns, channel)
 
 
 def _until_stopped(
