@@ -11,7 +11,8 @@ import pytest
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.places import Places
 from cellxlate.quality.report import page, sections
-from cellxlate.quality.report.sections import draw_sections, take_sections
+from cellxlate.quality.report.figures import draw_sections
+from cellxlate.quality.report.sections import take_sections
 from cellxlate.stacks.stack import Stack
 
 CHANGED = (slice(150, 170), slice(200, 230))

@@ -11,9 +11,9 @@ import numpy as np
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.layers import plane_stack
 from cellxlate.plugin.requests import EnhanceRequest, Outcome
+from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import failure_notices
-from cellxlate.quality.report.report import draw_planes, write_report
-from cellxlate.quality.report.sections import draw_sections
+from cellxlate.quality.report.report import write_report
 from cellxlate.quality.tally import spared
 from cellxlate.stacks.stack import Stack
 

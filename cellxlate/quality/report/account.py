@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from cellxlate.quality.report.doubts import notices_of
+from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
-from cellxlate.quality.report.report import draw_planes
-from cellxlate.quality.report.sections import draw_sections
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.stack import Stack

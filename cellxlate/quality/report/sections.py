@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.quality.places import BLOCK_PX, Places
-from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.stacks.channel_names import unnamed
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -25,8 +24,6 @@ LINES_PX = 9
 """The line is laid where it and those beside it changed most, so that no single noisy one decides."""
 FREE_RATIO = 1.5
 """Width over height of a section that has no scale of its own along its other axis."""
-SECTIONS_BYTES = 1_000_000
-"""Pictures of all sections together, as text."""
 COARSE = 2.0
 """Planes that are farther apart than this many pixels have unseen gaps between them."""
 
@@ -82,19 +79,6 @@ class Sections:
 def section_axis(stack: Stack) -> SectionAxis | None:
     """Return along which axis a stack is cut: its depth, its time where it has none; None for single planes."""
     return "z" if stack.size("Z") > 1 else "t" if stack.size("T") > 1 else None
-
-
-def draw_sections(
-    stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int], places: Places
-) -> tuple[str, dict[str, Any]]:
-    """Return pictures of what lies under a line of the planes, over depth or time, and what the JSON says of them.
-
-    Both are empty for a stack without either. `places` are those of the tally: they cross where most was selected.
-    """
-    sections = take_sections(stack, enhanced, attention, channels=channels, places=places)
-    if sections is None:
-        return "", {}
-    return page.figures(sections.pictures, most_bytes=SECTIONS_BYTES), sections.stated()
 
 
 def take_sections(
