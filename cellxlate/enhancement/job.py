@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.flow import (
     EnhanceProgress,
+    MakeBands,
     Tell,
     WriteBands,
     enhanced_bands,
@@ -371,14 +372,14 @@ def _verified(
 
 
 def steps_in_memory(
-    plan: Plan, *, started: float | None = None, tell: Tell = no_news
+    plan: Plan, *, started: float | None = None, tell: Tell = no_news, make: MakeBands | None = None
 ) -> Generator[EnhanceProgress | None, None, EnhancedStack]:
     """Enhance a stack in memory; yields after each band of rows, and `tell` is told of other phases."""
     started, stack = started or time.perf_counter(), plan.stack
     image = Stack(np.empty(stack.shape, stack.dtype), stack.axes, stack.name)
     selected = Stack(np.zeros(stack.shape, np.uint8), stack.axes, stack.name)
     origins: dict[PlaneIndex, list[Origin]] = {}
-    for index, band, news in enhanced_bands(plan, started=started):
+    for index, band, news in enhanced_bands(plan, started=started, make=make):
         origins.setdefault(index, []).append(band.origin(index))
         _put(image, index, band.first_row, band.enhanced)
         _put(selected, index, band.first_row, band.attention)

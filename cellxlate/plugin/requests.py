@@ -61,7 +61,7 @@ class EnhanceRequest:
     attention_from : Stack or None
         A mask that gates in place of attention.
     settings : EnhanceSettings
-        Threshold and intensity.
+        Threshold, intensity, neighbours.
     device, engine : str
         Where the networks run, and what runs them.
     plane : tuple of int or None
@@ -69,8 +69,6 @@ class EnhanceRequest:
         whole stack in both cases, so the plane looks as it will in the whole.
     part : Tile or None
         Of that plane; None takes all of it.
-    context : {"auto", "none", "z", "t"}
-        Which planes beside each are looked at.
     output : Path or None
         Enhanced file to write; None keeps the result in memory.
     source : Path or None
@@ -91,7 +89,6 @@ class EnhanceRequest:
     engine: "Engine" = "auto"
     plane: PlaneIndex | None = None
     part: Tile | None = None
-    context: str = "auto"
     output: Path | None = None
     source: Path | None = None
     overwrite: bool = False

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cellxlate.plugin.batch.rows import BatchProgress, StackRow
 from cellxlate.plugin.requests import StopRequest
-from cellxlate.settings import THRESHOLD
+from cellxlate.settings import THRESHOLD, Along
 
 Existing = Literal["keep", "verify", "replace"]
 
@@ -46,7 +46,7 @@ class BatchRequest:
     model: str = "auto"
     channels: tuple[str, ...] = ()
     threshold: float = THRESHOLD
-    context: str = "auto"
+    context: Along = "auto"
     output_dir: Path | None = None
     existing: Existing = "keep"
     adapt_s: float | None = None

@@ -216,7 +216,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             model=str(self.model_choice.value),
             channels=tuple(name.strip() for name in self.channel.value.split(",") if name.strip()),
             threshold=float(self.threshold.value),
-            context=str(self.neighbours.value),
+            context=self.neighbours.value,
             output_dir=folder_of(self.output_folder),
             existing=self.existing.value,
             adapt_s=float(self.adapt_s.value) if self.adapt.value else None,

@@ -17,6 +17,7 @@ from cellxlate.plugin.controls import (
 )
 from cellxlate.plugin.layers import layer_stack
 from cellxlate.plugin.models import SHELF, knows_neighbours
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -171,9 +172,9 @@ class Choices:
         """Return the channels to enhance, None for all."""
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
 
-    def context(self, model: str) -> str:
+    def context(self, model: str) -> Along:
         """Return which neighbours a run with a model looks at: those that are chosen, none where it knows none."""
-        chosen = str(self.neighbours.value)
+        chosen: Along = self.neighbours.value
         return chosen if chosen == "none" or knows_neighbours(str(model)) else "none"
 
     def output(self) -> Path | None:

@@ -297,8 +297,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             model=self.strokes.model or str(self.model_choice.value),
             stop=stop,
             channels=channels,
-            settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
-            context=self.choices.context(self.strokes.model or self.model_choice.value),
+            settings=EnhanceSettings(
+                threshold=float(self.threshold.value),
+                intensity=self.intensity.value,
+                context=self.choices.context(self.strokes.model or self.model_choice.value),
+            ),
             device=self.device.value,
             engine=self.engine.value,
             plane=plane,

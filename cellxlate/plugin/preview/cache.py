@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.requests import StopRequest
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class PreviewRequest:
     stop: StopRequest
     plan: "Plan | None" = None
     channels: tuple[int, ...] | None = None
-    context: str = "auto"
+    context: Along = "auto"
 
     @property
     def indices(self) -> list[PlaneIndex]:

@@ -26,6 +26,7 @@ from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.preview.cache import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Wanted:
     engine: "Engine"
     threshold: float
     channels: tuple[int, ...] | None = None
-    context: str = "auto"
+    context: Along = "auto"
 
 
 @dataclass(frozen=True)

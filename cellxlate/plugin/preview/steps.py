@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.choice import choose
+from cellxlate.enhancement.neighbours.choice import contexts_of
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, job_of
 from cellxlate.enhancement.preview import attention_blocks
@@ -21,6 +22,7 @@ from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
+from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.read.open import one_line
 
@@ -76,7 +78,7 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
 
 
 def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
-    """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
+    """Measure the levels of the stack, and try neighbours; where that takes a while, estimate some blocks before."""
     stack = request.stack
     channels = sorted({stack.channel_of(index) for index in request.indices})
     model, choice = request.model, None
@@ -85,7 +87,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         choice = choose(stack, asked or channels)  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
-    if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+    is_tried = request.context == "auto" and bool(contexts_of(stack, bundle.in_context))
+    if is_tried or stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         jobs = [
@@ -94,7 +97,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         ]
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
-    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
+    settings = EnhanceSettings(context=request.context)
+    plan = make_plan(stack, bundle, channels=channels, settings=settings, engine=request.engine, device=request.device,
                      streams=1, choice=choice)  # fmt: skip
     yield PlanMade(plan)
     return plan
