@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 import cellxlate
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours import context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
+from cellxlate.errors import OptionError, said
+from cellxlate.plugin.batch.steps import _planned as planned
+from cellxlate.plugin.batch.widget import BatchWidget
 from cellxlate.plugin.drawing import with_contour
 from cellxlate.plugin.enhance.choices import THIS_PLANE, TO_A_FILE
 
@@ -98,6 +102,8 @@ def test_a_plane_its_preview_and_its_file_are_those_of_the_whole_stack(
     assert np.array_equal(attention, whole.attention[1, 1, 2])
     assert not np.array_equal(attention, alone.attention[1, 1, 2])
     assert viewer.layers[1].metadata["cellxlate"]["context"]["axis"] == along
+    words = {"z": "z", "t": "time"}[along]
+    assert f"Neighbours: 2 planes on either side along {words}: as asked for." in panel.state.tooltip
     panel.destination.value, panel.file.value = TO_A_FILE, tmp_path / "plane.ome.tif"
     run(panel, spin)
     with cellxlate.open_stack(tmp_path / "plane.ome.tif") as written:
@@ -132,4 +138,23 @@ def test_auto_shows_each_plane_alone_first_and_then_what_the_run_will_see(
     assert np.array_equal(viewer.layers[1].data, with_contour(whole.attention[1, 1, 2]))
     assert any("a first estimate" in text for text in told)
     assert "a first estimate" not in told[-1]
+    assert told[-1].endswith("; neighbours in depth (z)")
     panel.preview.value = False
+
+
+def test_many_files_are_enhanced_with_the_neighbours_that_are_chosen(viewer, tmp_path, neighbour_model, tiny_model):
+    panel = BatchWidget(viewer)
+    assert list(panel.neighbours.choices) == ["auto", "none", "z", "t"]
+    tifffile.imwrite(tmp_path / "a.tif", ramp((5, 40, 50)), photometric="minisblack", metadata={"axes": "TYX"})
+    panel.files.value = [tmp_path / "a.tif"]
+    for model in (neighbour_model, tiny_model):
+        panel.model_choice.value = model
+        panel.neighbours.value = "t"
+        request = panel._request()
+        if model is neighbour_model:
+            assert planned(request)[0].settings.settings.context == "t"
+            continue
+        with pytest.raises(OptionError) as refused:
+            planned(request)
+        assert said(refused.value, by="panel").startswith("Neighbours 'in time (t)': tiny was not trained")
+    panel.close()

@@ -13,6 +13,7 @@ from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
+from cellxlate.plugin.controls import NEIGHBOURS
 from cellxlate.plugin.drawing import (
     flat_pixels,
     flat_place,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
+    from cellxlate.enhancement.plan import Plan
     from cellxlate.model.engines.engine import Device, Engine
 
 DEBOUNCE_MS = 40
@@ -201,7 +203,7 @@ class AttentionPreview:
         self._draw_timer.start(0)
         blocks = tuple(self._view.attention.missing(self._visible(self._view)))
         plan = self._cache.plans.get(plan_key)
-        self._chosen = plan.bundle.name if plan and wanted.model == AUTO else ""
+        self._chosen = chosen_words(plan, wanted) if plan else ""
         if blocks and self._request is None:
             self._planning = None if plan else plan_key
             request = self._request = PreviewRequest(
@@ -218,7 +220,7 @@ class AttentionPreview:
             return
         if isinstance(news, PlanMade):
             self._cache.plans[plan_key], self._planning = news.plan, None
-            self._chosen = news.plan.bundle.name if request.model == AUTO else ""
+            self._chosen = chosen_words(news.plan, request)
             if request.plane != self._view.plane:
                 self._stop()
                 self.update()
@@ -253,8 +255,7 @@ class AttentionPreview:
             self._say("Attention is being computed ..." if self.is_running else "")
             return
         estimate = "; a first estimate" if view.attention.estimated else ""
-        model = f"; model {self._chosen}" if self._chosen else ""
-        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate + model)
+        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate + self._chosen)
 
     def _draw(self) -> None:
         wanted, view = self._wanted(), self._view
@@ -291,6 +292,13 @@ def area_text(view: ShownPlane, threshold: float) -> str:
     if {"Y", "X"} <= set(sizes_um):
         text += f", {selected_px * sizes_um['Y'] * sizes_um['X']:,.0f} µm²"
     return text
+
+
+def chosen_words(plan: "Plan", wanted: Wanted | PreviewRequest) -> str:
+    """Say which model and which neighbours were taken, where that was left open."""
+    model = f"; model {plan.bundle.name}" if wanted.model == AUTO else ""
+    along = {value: words for words, value in NEIGHBOURS}.get(plan.jobs[0].context.along, "")
+    return model + (f"; neighbours {along}" if along and wanted.context == "auto" else "")
 
 
 def attention_at(view: ShownPlane, world: Sequence[float]) -> float | None:
