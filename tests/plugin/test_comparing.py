@@ -160,6 +160,7 @@ def test_no_more_is_loaded_for_3d_than_memory_allows(viewer, monkeypatch):
     assert volume.volume_shape(pyramid, "ZYX") == (64, 1024, 1024)
     assert volume.why_no_volume([pyramid], "ZYX") == ""
     assert reads == []
+    assert "the coarsest resolution: each pixel stands for 4 x 4 of the image" in volume._words(pyramid, None, "ZYX")
     monkeypatch.setattr(volume, "MOST_BYTES", 1000)
     assert "written to a file" in volume.why_no_volume([viewer.add_image(ramp((3, 70, 90)))], "ZYX")
     assert "Split RGB" in volume.why_no_volume([viewer.add_image(ramp((3, 70, 90, 3), "uint8"), rgb=True)], "ZYXS")

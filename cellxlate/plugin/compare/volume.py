@@ -119,7 +119,8 @@ def _words(result: "Image", attention: "Image | None", axes: str) -> str:
     words = f"The result{' and, coloured, its attention' if attention else ''}, brightest along the view; drag to turn."
     if result.multiscale and len(result.data) > 1:
         finest, coarsest = result.data[0].shape[axes.index("X")], volume_shape(result, axes)[2]
-        words += f" In 3-D napari loads the coarsest resolution: 1 pixel for {round(finest / coarsest)} x the width."
+        step = round(finest / coarsest)
+        words += f" In 3-D napari loads the coarsest resolution: each pixel stands for {step} x {step} of the image."
     if "Z" not in layer_stack(result, axes).pixel_size_um:
         words += " Depth is not to scale: the image does not state how far its planes are apart."
     return words
