@@ -180,6 +180,18 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "--incomplete", action="store_true", help="of an acquisition that was stopped, take the complete time points"
     )
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
+    _add_what_changes(enhance)
+    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+    enhance.add_argument(
+        "--confidence",
+        action="store_true",
+        help="also write how sure the model is of each pixel; takes 9 times as long",
+    )
+    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
+    _add_computing(enhance)
+
+
+def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
     enhance.add_argument(
         "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
@@ -205,14 +217,6 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
     )
-    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
-    enhance.add_argument(
-        "--confidence",
-        action="store_true",
-        help="also write how sure the model is of each pixel; takes 9 times as long",
-    )
-    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
-    _add_computing(enhance)
 
 
 def _add_computing(enhance: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from cellxlate.enhancement.confidence.file import confidence_path, write_confide
 from cellxlate.enhancement.confidence.views import VIEWS
 from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
 from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
@@ -276,6 +277,7 @@ def plan_batch(
 def _check(settings: BatchSettings) -> None:
     """Raise OptionError for what would fail for every stack, before anything is read."""
     enhance_settings(settings.settings)
+    require_one(settings.attention_channel, settings.attention_from)
     require_known(settings.engine, settings.device, settings.precision)
     require_flags(
         incomplete=settings.incomplete, attention=settings.attention, report=settings.report,

@@ -275,7 +275,7 @@ def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
         if wanted := [area for area in areas if not all(is_done(index, area) for index in indices)]:
             yield PlaneToDo(number, indices, wanted)
 
-    if not plan.neighbours.context.along or are_kept(plan):
+    if not plan.context.along or are_kept(plan):
         for number, indices in plan.groups():
             yield from to_do(number, indices, areas)
         return
@@ -291,7 +291,7 @@ def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
 
 def runs_of_neighbours(plan: Plan) -> Iterator[list[tuple[int, tuple[PlaneIndex, ...]]]]:
     """Yield what `plan.groups` does in lists of planes that lie in a row along the axis of neighbours."""
-    axis = plan.stack.plane_axes.find(plan.neighbours.context.axis)
+    axis = plan.stack.plane_axes.find(plan.context.axis)
 
     def place(group: tuple[int, tuple[PlaneIndex, ...]]) -> PlaneIndex:
         index = group[1][0]
@@ -318,10 +318,10 @@ def planes_at_once(plan: Plan) -> int:
 
 def seen_planes(plan: Plan) -> SeenPlanes:
     """Return what gives planes as networks see them: those that are seen for several others are kept for these."""
-    if not plan.neighbours.context.along:
+    if not plan.context.along:
         return ANEW
-    worked_on = plan.streams * max(len(job.channels) for job in plan.jobs)
-    return HeldPlanes(planes_at_once(plan) + worked_on, are_whole=are_kept(plan))
+    further = (plan.streams - 1) * max(len(job.channels) for job in plan.jobs)
+    return HeldPlanes(planes_at_once(plan) + further, are_whole=are_kept(plan))
 
 
 def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, OpenPlane]]:

@@ -231,6 +231,14 @@ class InputRows:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
         return _stacked([window(one, self.first_row, self.plane.shape, tile) for one in self.unit])
 
+    def windows(self, tiles: Sequence[Tile]) -> Floats:
+        """Return windows of one size as a batch (B, C, Y, X) in unit range."""
+        made = np.empty((len(tiles), len(self.unit), *tiles[0].shape), np.float32)
+        for into, tile in zip(made, tiles, strict=True):
+            for plane, unit in zip(into, self.unit, strict=True):
+                plane[:] = window(unit, self.first_row, self.plane.shape, tile)
+        return made
+
     def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
         """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
         rows, columns = tile.slices(self.first_row)

@@ -81,7 +81,7 @@ class Plan:
     source : AttentionSource
         Where attention comes from.
     neighbours : ContextChoice
-        Which planes networks see beside each, and why.
+        Why networks see the planes beside each that they see.
     """
 
     stack: Stack
@@ -115,6 +115,11 @@ class Plan:
         return {channel: intensity for job in self.jobs for channel, intensity in job.intensities.items()}
 
     @property
+    def context(self) -> Context:
+        """Which planes networks see beside each."""
+        return self.jobs[0].context
+
+    @property
     def channels(self) -> list[int]:
         """The channels that are enhanced, in order."""
         return sorted(self.intensities)
@@ -138,7 +143,7 @@ class Plan:
 
     def _indices(self) -> Iterator[PlaneIndex]:
         """Iterate over all planes, those along the axis of neighbours fastest."""
-        axes, last = self.stack.plane_axes, self.neighbours.context.along.upper()
+        axes, last = self.stack.plane_axes, self.context.along.upper()
         if not last or last not in axes:
             yield from self.stack.plane_indices()
             return
@@ -159,8 +164,8 @@ class Plan:
         """What must agree for one run to continue another, and what goes into the provenance of both."""
         settings = {**asdict(self.settings), "tile_px": self.tile_px}
         del settings["dense"], settings["context"]  # the pixels are the same; and what became of that wish counts
-        if self.neighbours.context.along:
-            settings["context"] = self.neighbours.context.along
+        if self.context.along:
+            settings["context"] = self.context.along
         return {
             "input": input_identity(self.stack.path, self.stack.files),
             "axes": self.stack.axes,
@@ -198,7 +203,7 @@ class Plan:
             self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
-            context=(self.neighbours.context.along or "none") if self.bundle.in_context else "auto",
+            context=(self.context.along or "none") if self.bundle.in_context else "auto",
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 

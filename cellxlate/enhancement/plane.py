@@ -295,7 +295,7 @@ def enhanced_band(
         tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
     windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
     for batch in batches(windows, most_px=side_px**2):
-        images = np.stack([rows.window(around) for _, around in batch])  # (B, C, Y, X)
+        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
         job.work.generator_px += images[:, 0].size
         for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
             here = (..., *tile.slices(area.top, area.left))

@@ -155,7 +155,7 @@ def run_report(
     tally = account.tally
     stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
-    notices += doubts_about(stack, tally, chosen=plan.choice is not None)
+    notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
         notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)))
     notices += failure_notices(tally.failures)

@@ -23,6 +23,7 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, Translator, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import bands_of, tiles_of
+from cellxlate.model.bundle import Bundle
 from cellxlate.plugin.preview.cache import PreviewRequest
 from cellxlate.plugin.preview.steps import _blocks
 from cellxlate.plugin.requests import StopRequest
@@ -311,6 +312,7 @@ def ended(steps: Any) -> Any:
 def by_workers(functions: Any, monkeypatch: pytest.MonkeyPatch) -> Executor:
     """Write every band as workers of a cluster would."""
     monkeypatch.setattr(worker_room, "open_engine", lambda *_, **__: functions)
+    monkeypatch.setattr(Bundle, "seeing", lambda bundle, _planes: bundle)
 
     def work(plan: Plan, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)

@@ -130,27 +130,53 @@ def choose_source(
     InputError
         The mask is missing, cannot be read, or has another shape than the stack.
     """
-    if channel is not None and given is not None:
-        raise OptionError(ATTENTION_CHANNEL, " and ", ATTENTION_FROM, " are both given", remedy="give one of them")
+    require_one(channel, given)
     if channel is not None:
-        return _of_channel(stack, channel, ranges)
+        number = gating_channel(stack, channel)
+        name = stack.channel_names[number] if number < len(stack.channel_names) else ""
+        intensity = ranges(number)
+        return AttentionSource("channel", number, name, intensity), ChannelAttention(number, intensity)
     if given is None:
         return OWN, OwnAttention()
     if isinstance(given, str) and given == SALIENCY:
         return AttentionSource("saliency"), _guided()
     if isinstance(given, str | Path):
-        path = _mask_of(stack, as_path(ATTENTION_FROM, given))
+        path = mask_of(stack, given)
         state, mask = _state(path), _opened(path, stack)
         return AttentionSource("file", path=path, digest=mask.digest, state=state), MaskAttention(mask)
-    if isinstance(given, bool | int | float):
-        as_path(ATTENTION_FROM, given)
     mask = _in_memory(given, stack)
     return AttentionSource("file", name=mask.mask.name, digest=mask.digest), MaskAttention(mask)
 
 
-def _of_channel(
-    stack: Stack, channel: str | int, ranges: Callable[[int], IntensityRange]
-) -> tuple[AttentionSource, GateSource]:
+def require_one(channel: str | int | None, given: Any) -> None:
+    """Raise what is wrong with what was asked for, whatever the stack."""
+    if channel is not None and given is not None:
+        raise OptionError(ATTENTION_CHANNEL, " and ", ATTENTION_FROM, " are both given", remedy="give one of them")
+    if isinstance(given, bool | int | float):
+        as_path(ATTENTION_FROM, given)
+    if isinstance(given, str | Path) and given != SALIENCY and not Path(given).exists():
+        raise MissingInputError(
+            ATTENTION_FROM.of(given), " does not exist", remedy=f"give a mask, a folder of masks, or {SALIENCY!r}"
+        )
+
+
+def require_fitting(stack: Stack, channel: str | int | None, given: Any) -> None:
+    """Raise what `choose_source` would, without measuring levels or reading all of a mask."""
+    require_one(channel, given)
+    if channel is not None:
+        gating_channel(stack, channel)
+    elif isinstance(given, str | Path) and given != SALIENCY:
+        _opened(mask_of(stack, given), stack).mask.close()
+
+
+def gating_channel(stack: Stack, channel: str | int) -> int:
+    """Return the number of the channel whose attention gates all.
+
+    Raises
+    ------
+    OptionError
+        There is no such channel, no other that it could gate, or it is opacity.
+    """
     if stack.channel_count == 1:
         raise OptionError(
             f"{stack.name} has one channel, so no other can gate it", remedy=("leave out ", ATTENTION_CHANNEL)
@@ -161,9 +187,7 @@ def _of_channel(
             f"{stack.name}: sample {number} is opacity (alpha), which shows no cells",
             remedy=("choose another ", ATTENTION_CHANNEL),
         )
-    name = stack.channel_names[number] if number < len(stack.channel_names) else ""
-    intensity = ranges(number)
-    return AttentionSource("channel", number, name, intensity), ChannelAttention(number, intensity)
+    return number
 
 
 def _guided() -> GateSource:
@@ -172,12 +196,9 @@ def _guided() -> GateSource:
     return SaliencyAttention()
 
 
-def _mask_of(stack: Stack, path: Path) -> Path:
+def mask_of(stack: Stack, given: str | Path) -> Path:
     """Return the mask of a stack: the file that is given, or the one of its name in a folder."""
-    if not path.exists():
-        raise MissingInputError(
-            ATTENTION_FROM.of(path), " does not exist", remedy=f"give a mask, a folder of masks, or {SALIENCY!r}"
-        )
+    path = Path(given)
     if not path.is_dir() or is_zarr(path):
         return path
     image = [stack.path] if isinstance(stack.path, Path) else []

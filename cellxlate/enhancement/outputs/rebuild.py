@@ -16,6 +16,7 @@ from cellxlate.quality.checks import read_back
 from cellxlate.quality.report import page
 from cellxlate.quality.report.account import Account, account_of, doubts_about
 from cellxlate.quality.report.doubts import input_notices
+from cellxlate.quality.report.gates import attention_source
 from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
@@ -133,7 +134,7 @@ def _stated_report(
     tally = account.tally
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
-    notices += doubts_about(stack, tally, chosen=bool(considered))
+    notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
         notices += input_notices(stated_ranges(facts), dict(enumerate(stack.channel_names)))
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}

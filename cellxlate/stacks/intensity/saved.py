@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cellxlate.stacks.read.open import open_stack
 
 
 def saved_ranges(path: Path) -> dict[int, IntensityRange]:
-    """Return the levels of each channel that an earlier enhancement was made with.
+    """Return the levels of each channel that an earlier enhancement was made with, those of one that gated included.
 
     From its report (`NAME_report.json`), or the enhanced stack itself.
 
@@ -34,9 +35,17 @@ def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
-    if not (ranges := stated_ranges(facts)):
+    if not (ranges := stated_ranges(_gating(facts)) | stated_ranges(facts)):
         raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
     return ranges
+
+
+def _gating(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a run has noted of where attention came from; nothing where that is no mapping."""
+    stated = facts.get("attention_source") if isinstance(facts, Mapping) else None
+    with suppress(ValueError, RecursionError):
+        stated = json.loads(stated) if isinstance(stated, str) else stated
+    return stated if isinstance(stated, Mapping) else {}
 
 
 def stated_ranges(facts: Mapping[str, Any]) -> dict[int, IntensityRange]:
