@@ -222,7 +222,8 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     Notes
     -----
     Holds as far as the sample is like the stack and the machine is as busy as now. Workers elsewhere, whose processors
-    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted.
+    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted. Networks that see
+    neighbours see each window of the sample in their place: they take as long, but may select another share.
     """
     started = time.perf_counter()
     places = list(sample_places(plan.stack))
@@ -233,7 +234,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
         gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], partial(_range_of, plan, windows=len(part)))
         jobs = tuple(
-            replace(job, work=Work(), gates=gates, intensities={
+            replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"), intensities={
                 channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
             })
             for job in plan.jobs

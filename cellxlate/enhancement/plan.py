@@ -50,6 +50,8 @@ MOST_STREAMS = 4
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
 BAND_BYTES_PER_PX = 24
 """A band's counts before and after, its unit range, attention, and the windows cut from it."""
+SEEN_BYTES_PER_PX = 8
+"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,10 @@ def make_plan(
 
     "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Intensities
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
-    is decided here, unless it is given. After an adaptation, its model is taken. Attention is that of
-    `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is given. Neighbours are
-    those of the run that this one continues (`begun`), where they are to be chosen and that is known.
+    is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
+    Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
+    given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
+    known.
 
     Raises
     ------
@@ -272,7 +275,7 @@ def make_plan(
         own = ({channel: intensities[channel]} for channel in chosen)
         return tuple(PlaneJob(translator, one, target, settings, context=context, gates=gates) for one in own)
 
-    neighbours = context_of(
+    neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, sample, bundle, lambda: jobs_of(opened(bundle)), open_translator=opened, begun=begun
     )
     calibrate_s = chosen_s + time.perf_counter() - started

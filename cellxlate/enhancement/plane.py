@@ -64,11 +64,14 @@ class GateSource(Protocol):
     """Where attention comes from: computed on the very planes (`OwnAttention`), on others, or given."""
 
     def input(
-        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None, /
-    ) -> PlaneInput | None:
-        """Return the plane that attention is computed on, where it is not the one that is enhanced."""
+        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
+        intensities: Mapping[int, IntensityRange], /,
+    ) -> PlaneInput | None:  # fmt: skip
+        """Return what attention is computed on, where it is not what the networks see of the channels themselves."""
 
-    def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, /) -> Sequence[PlaneIndex]:
+    def planes_beside(
+        self, stack: Stack, index: PlaneIndex, context: Context, channels: Sequence[int], /
+    ) -> Sequence[PlaneIndex]:
         """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it."""
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator, /) -> "Attention":
@@ -87,10 +90,11 @@ class Attention:
 class OwnAttention:
     """Each group of channels is gated by what the networks make of it."""
 
-    def input(self, *_: object) -> None:
+    def input(self, *_: Any) -> PlaneInput | None:
         """No other plane is looked at."""
+        return None
 
-    def planes_beside(self, *_: object) -> tuple[PlaneIndex, ...]:
+    def planes_beside(self, *_: Any) -> Sequence[PlaneIndex]:
         """No other plane is read."""
         return ()
 
@@ -206,14 +210,14 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
     ) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
-        gate = self.gates.input(stack, index, self.context, open_plane)
+        gate = self.gates.input(stack, index, self.context, open_plane, self.intensities)
         own = PlaneInput.of(stack, index, self.intensities, context=self.context, open_plane=open_plane, see=see)
         return replace(own, gate=replace(gate, see=see)) if gate else own
 
     def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
         """Return the planes of a stack that are read for one, each once."""
         seen = planes_seen(stack, index, self.channels, self.context)
-        return list(dict.fromkeys((*seen, *self.gates.planes_beside(stack, index, self.context))))
+        return list(dict.fromkeys((*seen, *self.gates.planes_beside(stack, index, self.context, self.channels))))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:

@@ -238,7 +238,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
             read_again(plan, list(plan.stack.plane_indices()), check.see)
         if digest not in ("", check.digest):
             raise changed
-        nothing = Account(Tally(plane_axes=plan.stack.plane_axes), "")
+        nothing = Account(Tally.of(plan.stack), "")
         return run_report(plan, nothing, outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:

@@ -15,6 +15,7 @@ from cellxlate.plugin.controls import (
     neighbours_choice,
     threshold_slider,
 )
+from cellxlate.plugin.enhance.gate_choice import GateChoice
 from cellxlate.plugin.layers import layer_stack
 from cellxlate.plugin.models import SHELF, knows_neighbours
 from cellxlate.settings import Along
@@ -38,7 +39,7 @@ class Choices:
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, neighbours, scope, destination, file, overwrite
+    image_layer, channel, model_choice, model_folder, threshold, gate, neighbours, scope, destination, file, overwrite
         What is asked for; the channel is offered where there are several, neighbours where there are any.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
@@ -62,6 +63,7 @@ class Choices:
             text="Preview attention",
             tooltip="Show what this threshold selects on the visible plane, before anything changes.",
         )
+        self.gate = GateChoice(viewer)
         self.neighbours = neighbours_choice(self._neighbours_of_image)
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
@@ -78,7 +80,7 @@ class Choices:
         self._wanted_neighbours = "auto"
         self._make_seldom_choices()
         self.asked = [
-            self.image_layer, self.channel, self.model_choice, self.threshold, self.neighbours, self.scope,
+            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.neighbours, self.scope,
             self.destination, self.file, self.overwrite, *self.seldom,
         ]  # fmt: skip
         self.axes.changed.connect(self.offer_channels)
@@ -118,13 +120,6 @@ class Choices:
         for control in self.seldom:
             control.visible = bool(self.more.value)
 
-    def _stack(self) -> Stack | None:
-        """Return the image that is chosen; None where there is none, or its axes do not fit yet."""
-        try:
-            return layer_stack(self.image_layer.value, self.axes.value or None)
-        except (CellxlateError, AttributeError):
-            return None
-
     def _why_alone(self) -> tuple[str, str]:
         """Return why the planes beside cannot be looked at, in a word and in a sentence; nothing where they can."""
         stack, model = self._stack(), self.model_choice.value
@@ -163,8 +158,16 @@ class Choices:
             return every
         return every + [(str(number), number) for number in range(stack.channel_count)]
 
+    def _stack(self) -> Stack | None:
+        """Return the image that is chosen now; None where there is none, or its axes do not fit yet."""
+        try:
+            return layer_stack(self.image_layer.value, self.axes.value or None)
+        except (CellxlateError, AttributeError):
+            return None
+
     def offer_channels(self, _: Any = None) -> None:
         """Offer the channels of the image that is chosen now."""
+        self.gate.offer_for(self._stack())
         self.channel.reset_choices()
         self.channel.visible = len(self.channel.choices) > 1
 

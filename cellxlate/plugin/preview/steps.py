@@ -87,8 +87,10 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         choice = choose(stack, asked or channels)  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
+    is_own = request.attention_channel is None and request.attention_from is None
     is_tried = request.context == "auto" and bool(contexts_of(stack, bundle.in_context))
-    if is_tried or stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+    is_large = stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX
+    if is_own and (is_tried or is_large):
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         jobs = [
@@ -99,7 +101,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
             yield Computed(block, steps, estimated=True)
     settings = EnhanceSettings(context=request.context)
     plan = make_plan(stack, bundle, channels=channels, settings=settings, engine=request.engine, device=request.device,
-                     streams=1, choice=choice)  # fmt: skip
+                     streams=1, choice=choice, attention_channel=request.attention_channel,
+                     attention_from=request.attention_from)  # fmt: skip
     yield PlanMade(plan)
     return plan
 
