@@ -90,9 +90,7 @@ class BatchWidget(Container):  # type: ignore[misc]
 
     def _make_choices(self) -> None:
         self.files = FilesEdit(
-            label="Files",
-            filter=IMAGE_FILES,
-            tooltip="Stacks of any kind that cellxlate opens; choose several at once.",
+            label="Files", filter=IMAGE_FILES, tooltip="Stacks of any kind that cellxlate opens; several at once."
         )
         self.folder = folder_edit(
             label="Folder, plate", empty="of images, or .ome.zarr",
@@ -121,8 +119,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         self.threshold = threshold_slider()
         self.neighbours = neighbours_choice()
         self.adapt = CheckBox(
-            text="Adapt to each stack",
-            tooltip="The model learns from each stack before that is enhanced; not for plates.",
+            text="Adapt to each stack", tooltip="The model learns from each before it is enhanced; not for plates."
         )
         self.adapt_s = SpinBox(value=int(ADAPT_S), min=10, max=3600, step=10, tooltip="Seconds for each stack.")
         self.output_folder = folder_edit(
