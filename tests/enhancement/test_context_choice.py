@@ -192,7 +192,7 @@ def ranked(gains: dict[str, float], sureness: float) -> Ranking:
     ("gains", "sureness", "context"),
     [
         ({"Z": 1.0}, 5.0, Z),
-        ({"Z": 1.0}, 2.5, ALONE),
+        ({"Z": 1.0}, 1.5, ALONE),
         ({"Z": LEAST_GAIN_DB - 0.05}, 9.0, ALONE),
         ({"Z": -1.0}, 9.0, ALONE),
         ({"Z": 1.0, "T": 2.0}, 5.0, T),

@@ -33,6 +33,7 @@ from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device, open_engine
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.option_values import as_path, require_callables, whole
 from cellxlate.options import SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, Along, EnhanceSettings, TrainSettings
@@ -215,18 +216,9 @@ def adapt_stack(
         )  # fmt: skip
         if not kept:
             return remembered(partial, identity, adaptation)
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
         card = _card(stack, base, run, domain, adaptation) | {"adaptation": record_of(identity, adaptation)}
         picture = preview(translator, domain, settings.threshold)
-        if seen.planes:
-            bundle = save_bundle(output, base.translator, card, picture, translator)
-        else:
-            neighbours = base.in_context.translator if base.in_context else None
-            bundle = save_bundle(output, translator, card, picture, neighbours)
-    with suppress(OSError):
-        shutil.copyfile(partial / "curves.csv", output / "curves.csv")
-    shutil.rmtree(partial, ignore_errors=True)
+        bundle = _written(output, partial, base, translator, card, picture, overwrite=overwrite)
     return replace(adaptation, model=bundle, seconds=run.seconds + clock.since_learning_s)
 
 
@@ -240,6 +232,23 @@ def neighbours_of(
         return [PlaneJob(opened(base), {channel: own}, None, settings) for channel, own in intensities.items()]
 
     return context_of(settings.context, stack, base, jobs, open_translator=opened)
+
+
+def _written(
+    output: Path, partial: Path, base: Bundle, learned: TranslatorNetworks, card: dict[str, Any], picture: bytes, *,
+    overwrite: bool,
+) -> Bundle:  # fmt: skip
+    """Write the pair that learned beside the other one, which stays as it is; the checkpoint goes."""
+    if overwrite:
+        shutil.rmtree(output, ignore_errors=True)
+    if learned.context:
+        bundle = save_bundle(output, base.translator, card, picture, learned)
+    else:
+        bundle = save_bundle(output, learned, card, picture, base.in_context.translator if base.in_context else None)
+    with suppress(OSError):
+        shutil.copyfile(partial / "curves.csv", output / "curves.csv")
+    shutil.rmtree(partial, ignore_errors=True)
+    return bundle
 
 
 def seeing(training: TrainSettings, planes: int) -> TrainSettings:

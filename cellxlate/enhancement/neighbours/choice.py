@@ -21,7 +21,7 @@ from cellxlate.stacks.stack import Stack
 AXES = "ZT"
 WINDOW_PX, MOST_RUNS = 192, 12
 """Of windows the side, and how many are judged, times the pairs of networks that are: what the time allows."""
-SURE_ERRORS, LEAST_GAIN_DB = 3.0, 0.2
+SURE_ERRORS, LEAST_GAIN_DB = 2.0, 0.2
 """What is less is told from nothing at times, and is not worth the time that it takes."""
 ITSELF = "each plane alone"
 
