@@ -201,12 +201,8 @@ class RunReport:
         return {
             **self.as_dict(),
             "input": {
-                "name": self.input_name,
-                "axes": self.axes,
-                "shape": list(self.shape),
-                "dtype": self.dtype,
-                "pixel_size_um": dict(self.pixel_size_um),
-                "channel_names": list(self.channel_names),
+                "name": self.input_name, "axes": self.axes, "shape": list(self.shape), "dtype": self.dtype,
+                "pixel_size_um": dict(self.pixel_size_um), "channel_names": list(self.channel_names),
             },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
@@ -216,7 +212,7 @@ class RunReport:
             "command": self.command,
             "command_note": self.command_note,
             "finished": self.finished,
-        }
+        }  # fmt: skip
 
 
 def write_report(report: RunReport, figures: str, *, html: Location, json: Location) -> None:
