@@ -65,7 +65,8 @@ def verdict_words(report: "RunReport") -> tuple[str, str]:
     changed = f"{report.changed_fraction:.2%}" if report.changed_fraction else "nothing"
     line = f"Done in {report.seconds['total']:.1f} s: {changed} changed{below or ', the rest is as it was'}."
     seen = context_seen(report.provenance)
-    neighbours = f"\nNeighbours: {words}." if (words := context_words(seen) or seen["reason"]) else ""
+    words = context_words(seen) or (f"none, {seen['reason']}" if seen["reason"] else "")
+    neighbours = f"\nNeighbours: {words}." if words else ""
     return line, f"{report.verdict}\nModel {report.model_words}.{neighbours}\n{report.engine}."
 
 

@@ -41,6 +41,7 @@ def test_the_neighbours_of_the_image_are_offered_or_why_there_are_none(
     assert offered(panel) == "Choose an image and a model first."
     viewer.add_image(ramp(shape), name="cells")
     assert offered(panel) in (NOT_THIS_MODEL, "This image has neither depth nor time.")
+    panel.neighbours.changed.emit("none")  # as where the panel gets a window, and magicgui makes choices anew
     panel.model_choice.value = neighbour_model
     panel.axes.value = axes
     assert offered(panel) == choices

@@ -150,7 +150,8 @@ class Choices:
             self._wanted_neighbours = wanted
 
     def _neighbours_chosen(self, along: str) -> None:
-        self._wanted_neighbours = along
+        if len(self.neighbours.choices) > 1:  # else nobody has chosen: magicgui makes choices anew in a new window
+            self._wanted_neighbours = along
 
     def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
         every, stack = [("all", ALL_CHANNELS)], self._stack()
