@@ -12,6 +12,7 @@ Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
 Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
+Color = Literal["luminance", "separate"]
 
 AUTO = "auto"
 """No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
@@ -314,9 +315,13 @@ class EnhanceSettings:
         Side of a tile's written core; None takes it from a memory budget.
     dense : bool
         Run the generator everywhere, also where nothing is selected. The pixels are the same.
+    color : {"luminance", "separate"}
+        Whether red, green and blue are enhanced by their luminance, which keeps their hue, or each by itself. Stacks of
+        no colour, and those of which some samples are chosen, are enhanced channel by channel.
     """
 
     threshold: float = THRESHOLD
     intensity: Intensity = "source"
     tile_px: int | None = None
     dense: bool = False
+    color: Color = "luminance"

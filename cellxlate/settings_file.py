@@ -21,8 +21,8 @@ from cellxlate.option_values import (
     shortly,
     whole,
 )
-from cellxlate.options import INTENSITY, THRESHOLD, TILE
-from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, EnhanceSettings, Intensity, TrainSettings
+from cellxlate.options import COLOR, INTENSITY, THRESHOLD, TILE
+from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, Color, EnhanceSettings, Intensity, TrainSettings
 
 
 def load_settings(path: str | Path) -> TrainSettings:
@@ -155,16 +155,17 @@ def enhance_settings(
     intensity: Intensity | None = None,
     tile_px: int | None = None,
     dense: bool | None = None,
+    color: Color | None = None,
 ) -> EnhanceSettings:
     """Return how a stack is enhanced: settings, changed by the keywords that are given, after checking all of it.
 
     Raises
     ------
     OptionError
-        A value is of another type, the threshold outside [0, 1], the intensity not known, or a tile without pixels.
+        A value is of another type, the threshold outside [0, 1], intensity or color not known, a tile without pixels.
     """
     require_kind("settings", settings, EnhanceSettings, "an EnhanceSettings; or give its fields as keywords")
-    asked = {"threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense}
+    asked = {"threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense, "color": color}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     settings = replace(settings or EnhanceSettings(), **changes)
     wanted = real_number(THRESHOLD, settings.threshold, "a number from 0 to 1")
@@ -173,6 +174,7 @@ def enhance_settings(
             THRESHOLD.of(settings.threshold), " is outside 0 to 1", remedy="0.1 is usual, 1 selects nothing"
         )
     require_choice(INTENSITY, settings.intensity, get_args(Intensity))
+    require_choice(COLOR, settings.color, get_args(Color))
     require_flags(dense=settings.dense)
     side_px = settings.tile_px if settings.tile_px is None else whole(TILE, settings.tile_px)
     if side_px is not None and side_px < 1:

@@ -92,7 +92,9 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
     return BatchSettings(
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
         image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
-        settings=EnhanceSettings(options.threshold, options.intensity, options.tile, options.dense),
+        settings=EnhanceSettings(
+            options.threshold, options.intensity, options.tile, options.dense, options.color,
+        ),
         engine=options.engine, device=options.device, precision=options.precision,
         attention=not options.no_attention, report=not options.no_report, overwrite=options.overwrite,
         resume=options.resume, adapt_s=options.adapt, confidence=options.confidence,

@@ -190,6 +190,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
+    enhance.add_argument(
+        "--color",
+        choices=("luminance", "separate"),
+        default="luminance",
+        help="RGB by its luminance, which keeps the hue, or red, green and blue each by itself (%(default)s)",
+    )
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
     enhance.add_argument(
         "--confidence",

@@ -38,7 +38,7 @@ from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
 from cellxlate.quality.report.notices import over_stacks, told_apart
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.settings import Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
@@ -161,10 +161,11 @@ def enhance_files(
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
-    tile_px: int | None = None, dense: bool | None = None, settings: EnhanceSettings | None = None,
-    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
-    report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
-    confidence: bool = False, where: Executor = THIS_PROCESS, progress: Progress | None = None,
+    tile_px: int | None = None, dense: bool | None = None, color: Color | None = None, engine: Engine = "auto",
+    settings: EnhanceSettings | None = None, device: Device = "auto", precision: Precision = "float32",
+    attention: bool = True, report: bool = True, overwrite: bool = False, resume: bool = False,
+    adapt_s: float | None = None, confidence: bool = False, where: Executor = THIS_PROCESS,
+    progress: Progress | None = None,
 ) -> BatchOutcome:  # fmt: skip
     """Enhance many stacks as `cellxlate enhance` does: what fails does not stop the others, and is returned.
 
@@ -177,7 +178,7 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
+    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, color, settings
         As in `enhance_file`, for every stack.
     engine, device, precision, attention, report, overwrite, resume, where
         As there, too.
@@ -205,12 +206,12 @@ def enhance_files(
     >>> [(stack.path.name, str(stack.error)) for stack in outcome.failed]  # doctest: +SKIP
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
     """
-    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
+                             color=color)  # fmt: skip
     require_callables(progress=progress)
-    given = [paths] if isinstance(paths, str | Location) else paths
     left_out: list[str] = []
     batch = plan_batch(
-        [located(path) for path in given],
+        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)],
         model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
@@ -223,8 +224,9 @@ def enhance_files(
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
-    plates = finished_plates(batch, {outcome.path for outcome in stacks if outcome.error})
-    return BatchOutcome(stacks, tuple(plates), tuple(left_out))
+    return BatchOutcome(
+        stacks, tuple(finished_plates(batch, {one.path for one in stacks if one.error})), tuple(left_out)
+    )
 
 
 def plan_batch(

@@ -228,9 +228,12 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
         jobs = tuple(
-            replace(job, work=Work(), intensities={
-                channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
-            })
+            replace(
+                job, work=Work(), luminance=job.luminance and _range_of(plan, job.luminance, len(part)),
+                intensities={
+                    channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
+                },
+            )
             for job in plan.jobs
         )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:

@@ -266,8 +266,8 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
 
     def open_read(plane: PlaneToDo) -> tuple[PlaneToDo, OpenPlane]:
         nonlocal read  # neighbours are often those of the plane before
-        job, index = plan.job_of(plane.indices[0]), plane.indices[0]
-        seen = planes_seen(stack, index, job.channels, job.context) if job else plane.indices
+        job = plan.job_of(plane.indices[0])
+        seen = planes_seen(stack, plane.indices, job.context) if job else plane.indices
         kept = read = {one: read[one] if one in read else stack.read(one) for one in dict.fromkeys(seen)}
         return plane, lambda index: kept[index].__getitem__
 

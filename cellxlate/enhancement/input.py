@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, mirrored, window
 from cellxlate.model.attention import Floats
+from cellxlate.stacks.intensity.luminance import RGB, luminance_of
 from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
@@ -52,9 +53,24 @@ def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int])
     return tuple((*index[:axis], channel, *index[axis + 1 :]) for channel in channels)
 
 
-def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
-    """Return the planes that networks see at the position of a plane: channel by channel, of each those around it."""
-    return [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
+def planes_of_samples(stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+    """Return the planes of red, green and blue at the position of a plane."""
+    axis = stack.plane_axes.index("S")
+    return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
+
+
+def planes_together(
+    stack: Stack, index: PlaneIndex, channels: Iterable[int], *, in_color: bool
+) -> tuple[PlaneIndex, ...]:
+    """Return the planes that are enhanced together at the position of a plane: those of channels, or of a colour."""
+    if in_color and {"C", "S"} <= set(stack.axes):  # without C, samples are channels
+        return planes_of_samples(stack, index)
+    return planes_of_channels(stack, index, channels)
+
+
+def planes_seen(stack: Stack, together: Iterable[PlaneIndex], context: Context) -> list[PlaneIndex]:
+    """Return the planes that are read for those that are enhanced together: one by one, of each those around it."""
+    return [seen for own in together for seen in context.around(stack, own)]
 
 
 @dataclass(frozen=True)
@@ -69,16 +85,20 @@ class PlaneInput:
         The C planes: channel by channel, and of each those at the offsets of its context.
     own : slice
         Which of them are the G.
+    luminance : tuple of IntensityRange
+        Where the G are red, green and blue: networks see their luminance, which has these ranges at the offsets of the
+        context. The planes are as ever, and C is a third of them.
     """
 
     shape: tuple[int, int]
     planes: tuple[tuple[ReadRows, IntensityRange], ...]
     own: slice
+    luminance: tuple[IntensityRange, ...] = ()
 
     @classmethod
     def of(
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
-        open_plane: OpenPlane | None = None,
+        luminance: IntensityRange | None = None, open_plane: OpenPlane | None = None,
     ) -> "PlaneInput":  # fmt: skip
         """Return the input at the position of a plane of a stack; nothing is read yet.
 
@@ -88,23 +108,38 @@ class PlaneInput:
             Of the channels that are enhanced together, in their order.
         context : Context
             The planes that are seen for each of them.
+        luminance : IntensityRange, optional
+            Of the luminance, where they are red, green and blue and networks see that in their place.
         open_plane : callable, optional
             Called once for each plane, returns what reads its rows; `plane_reader` by default.
         """
-        seen = planes_seen(stack, index, intensities, context)
+        together = planes_together(stack, index, intensities, in_color=luminance is not None)
+        seen = planes_seen(stack, together, context)
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
         planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        return cls(stack.plane_shape, tuple(planes), slice(context.offsets.index(0), None, len(context.offsets)))
+        own = slice(context.offsets.index(0), None, len(context.offsets))
+        light = [luminance.at(stack.time_of(one)) for one in context.around(stack, index)] if luminance else ()
+        return cls(stack.plane_shape, tuple(planes), own, tuple(light))
+
+    @property
+    def ranges(self) -> tuple[IntensityRange, ...]:
+        """Of all that is seen, (C,)."""
+        return self.luminance or tuple(one for _, one in self.planes)
+
+    @property
+    def blacks(self) -> npt.NDArray[np.float64]:
+        """Counts that are black in what is enhanced, (G, 1, 1)."""
+        return np.array([one.black for _, one in self.planes[self.own]])[:, None, None]
 
     @property
     def spans(self) -> npt.NDArray[np.float64]:
-        """Counts from black to white of the channels that are enhanced, (G, 1, 1)."""
-        return np.array([one.span for _, one in self.planes[self.own]])[:, None, None]
+        """Counts from black to white of the channels that are enhanced, (G, 1, 1); of luminance (1, 1, 1)."""
+        return np.array([one.span for one in self.ranges[self.own]])[:, None, None]
 
     @property
     def noise(self) -> npt.NDArray[np.float64]:
         """Standard deviation of the pixel noise of all that is seen, (C, 1, 1), in unit range."""
-        return np.array([one.noise / one.span for _, one in self.planes])[:, None, None]
+        return np.array([one.noise / one.span for one in self.ranges])[:, None, None]
 
     def rows(self, area: Tile, margin_px: int) -> "InputRows":
         """Read the rows that windows in an area need, mirrored ones too.
@@ -115,7 +150,8 @@ class PlaneInput:
         needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, self.shape[0])
         rows = slice(int(needed.min()), int(needed.max()) + 1)
         counts = [read(rows) for read, _ in self.planes]
-        seen = [network_input(one, intensity) for one, (_, intensity) in zip(counts, self.planes, strict=True)]
+        light = luminance_of(np.stack(counts).reshape(3, -1, *counts[0].shape)) if self.luminance else counts
+        seen = [network_input(one, intensity) for one, intensity in zip(light, self.ranges, strict=True)]
         kept = tuple(one.kept for one in seen[self.own])
         return InputRows(self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept)
 
@@ -135,7 +171,8 @@ class InputRows:
     unit : ndarray (C, rows, X) of float32
         What networks see, in unit range.
     kept : tuple of (ndarray (rows, X) of bool, or None)
-        Of each of the G, the pixels that are kept whatever attention says; None where there are none.
+        Of each of the G, or of their luminance, the pixels that are kept whatever attention says; None where there are
+        none.
     """
 
     plane: PlaneInput
@@ -149,7 +186,7 @@ class InputRows:
         return window(self.unit, self.first_row, self.plane.shape, tile)
 
     def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
-        """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
+        """Return the counts and the unit range, both (G, Y, X), of a tile inside the plane; of luminance it is one."""
         rows, columns = tile.slices(self.first_row)
         return self.counts[:, rows, columns], self.unit[self.plane.own, rows, columns]
 

@@ -59,7 +59,7 @@ from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.option_values import require_callables, require_flags
 from cellxlate.quality.report.account import Account, Beside, in_a_thread
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import EnhanceSettings, Intensity
+from cellxlate.settings import Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
@@ -117,9 +117,9 @@ def enhance_file(
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
-    device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
-    overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
+    dense: bool | None = None, color: Color | None = None, settings: EnhanceSettings | None = None,
+    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
+    report: bool = True, overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
@@ -149,10 +149,10 @@ def enhance_file(
         Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
     levels_from : path, optional
         Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
-    threshold, intensity, tile_px, dense : float, str, int, bool, optional
+    threshold, intensity, tile_px, dense, color : float, str, int, bool, str, optional
         As in `EnhanceSettings`.
     settings : EnhanceSettings, optional
-        The four above as one object; those that are given change it.
+        The five above as one object; those that are given change it.
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
     attention, report : bool
@@ -195,7 +195,9 @@ def enhance_file(
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
     started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
-    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    asked = enhance_settings(
+        settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense, color=color
+    )
     require_flags(attention=attention, report=report, overwrite=overwrite, resume=resume)
     require_callables(progress=progress, phases=phases)
     with opened(path, axes, image, incomplete) as stack:
@@ -224,8 +226,8 @@ def enhance(
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, settings: EnhanceSettings | None = None, engine: Engine = "auto",
-    device: Device = "auto", precision: Precision = "float32",
+    dense: bool | None = None, color: Color | None = None, settings: EnhanceSettings | None = None,
+    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> EnhancedStack:  # fmt: skip
@@ -239,7 +241,7 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, settings
+    model, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, color, settings
         As in `enhance_file`.
     engine, device, precision, progress, phases
         As in `enhance_file`.
@@ -264,7 +266,9 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense)
+    asked = enhance_settings(
+        settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense, color=color
+    )
     require_callables(progress=progress, phases=phases)
     with opened(stack, axes, image, incomplete) as opened_stack:
         tell = phase_teller(opened_stack, started, phases)

@@ -12,7 +12,6 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
-from cellxlate.enhancement.input import planes_of_channels
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
@@ -25,12 +24,13 @@ from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Pre
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.option_values import as_list, as_path
-from cellxlate.options import CHANNELS, INTENSITY, LEVELS_FROM
+from cellxlate.options import CHANNELS, COLOR, INTENSITY, LEVELS_FROM
 from cellxlate.settings import EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
+from cellxlate.stacks.intensity.luminance import is_in_color, what_is_seen
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import saved_ranges
+from cellxlate.stacks.intensity.saved import LUMINANCES, saved_ranges
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -104,6 +104,16 @@ class Plan:
         return {channel: intensity for job in self.jobs for channel, intensity in job.intensities.items()}
 
     @property
+    def in_color(self) -> bool:
+        """Whether red, green and blue are enhanced together, by their luminance."""
+        return bool(self.luminances)
+
+    @property
+    def luminances(self) -> dict[int, IntensityRange]:
+        """Of the luminance of each job in colour, by its first channel."""
+        return {job.channels[0]: job.luminance for job in self.jobs if job.luminance}
+
+    @property
     def channels(self) -> list[int]:
         """The channels that are enhanced, in order."""
         return sorted(self.intensities)
@@ -117,7 +127,7 @@ class Plan:
         before = 0
         for index in self.stack.plane_indices():
             job = self.job_of(index)
-            together = planes_of_channels(self.stack, index, job.channels) if job else (index,)
+            together = job.together(self.stack, index) if job else (index,)
             if index == together[0]:
                 yield before, together
                 before += len(together)
@@ -135,6 +145,8 @@ class Plan:
         """What must agree for one run to continue another, and what goes into the provenance of both."""
         settings = {**asdict(self.settings), "tile_px": self.tile_px}
         del settings["dense"]  # the pixels are the same
+        if not self.in_color:
+            del settings["color"]
         return {
             "input": input_identity(self.stack.path, self.stack.files),
             "axes": self.stack.axes,
@@ -144,7 +156,8 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
-            "levels_counts": {str(channel): intensity.stated() for channel, intensity in self.intensities.items()},
+            "levels_counts": _stated(self.intensities),
+            **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
 
     @property
@@ -171,6 +184,10 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
+
+
+def _stated(ranges: Mapping[int, IntensityRange]) -> dict[str, Any]:
+    return {str(channel): intensity.stated() for channel, intensity in ranges.items()}
 
 
 def make_plan(
@@ -210,8 +227,9 @@ def make_plan(
     started = time.perf_counter()
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    in_color = is_in_color(stack, chosen, settings.color)
     if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(sample, chosen)
+        model, choice = choose_model(*what_is_seen(sample, chosen, settings.color))
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
@@ -220,8 +238,15 @@ def make_plan(
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
+    luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     calibrate_s = chosen_s + time.perf_counter() - started
-    jobs = tuple(PlaneJob(translator, {channel: intensities[channel]}, target, settings) for channel in chosen)
+    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
+    jobs = tuple(
+        PlaneJob(
+            translator, {one: intensities[one] for one in group}, target, settings, luminance=luminances.get(group[0])
+        )
+        for group in groups
+    )
     return Plan(
         stack, bundle, jobs, settings, translator, calibrate_s, None if levels_from is None else Path(levels_from),
         streams, choice, sampled, adaptation, (engine, device, precision),
@@ -274,6 +299,24 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | No
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
         )
     return tuple(sorted(numbers))
+
+
+def luminances_of(stack: Stack, channels: Sequence[int], levels_from: str | Path | None) -> dict[int, IntensityRange]:
+    """Measure the levels of the luminance of a colour stack, or take those that an earlier run states, as `ranges_of`.
+
+    Raises
+    ------
+    OptionError
+        It states none.
+    """
+    given = None if levels_from is None else as_path(LEVELS_FROM, levels_from)
+    light, seen = what_is_seen(stack, channels)
+    found = stack_ranges(light, seen) if given is None else saved_ranges(given, LUMINANCES)
+    if any(channel not in found for channel in seen):
+        raise OptionError(
+            f"{levels_from} states no levels of a luminance", remedy=("give ", COLOR.of("separate"), " as there")
+        )
+    return found
 
 
 def target_levels(bundle: Bundle) -> IntensityRange:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import batches, fitted_tiles
-from cellxlate.enhancement.input import ALONE, Context, InputRows, OpenPlane, PlaneInput
+from cellxlate.enhancement.input import ALONE, Context, InputRows, OpenPlane, PlaneInput, planes_together
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity.luminance import change_in_color, known_from, luminance_of
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Origin, RowsHeld, made_sums, row_sums
@@ -123,6 +124,9 @@ class PlaneJob:
         Counted up while planes are enhanced.
     context : Context
         Which planes the networks see beside each.
+    luminance : IntensityRange or None
+        Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
+        are for all three, and each keeps its ratio to the others.
     """
 
     translator: Translator
@@ -131,6 +135,7 @@ class PlaneJob:
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     work: Work = field(default_factory=Work)
     context: Context = ALONE
+    luminance: IntensityRange | None = None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -149,7 +154,13 @@ class PlaneJob:
 
     def input(self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
-        return PlaneInput.of(stack, index, self.intensities, context=self.context, open_plane=open_plane)
+        return PlaneInput.of(
+            stack, index, self.intensities, context=self.context, luminance=self.luminance, open_plane=open_plane
+        )
+
+    def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+        """Return the planes that are enhanced together at the position of a plane, in their order."""
+        return planes_together(stack, index, self.channels, in_color=self.luminance is not None)
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -191,11 +202,11 @@ def block_attention(rows: InputRows, block: Tile, translator: Translator) -> npt
     """Return attention on one block, (G, Y, X) in steps of 1/1024, from rows of the plane that hold its halo."""
     around = block.grown(translator.attention_halo_px, translator.stride)
     steps = quantise(_core(translator.attention(rows.window(around)[None])[0], block, around))
-    steps = np.repeat(steps, len(rows.counts), axis=0) if len(steps) < len(rows.counts) else steps
+    steps = np.repeat(steps, len(rows.kept), axis=0) if len(steps) < len(rows.kept) else steps
     for own, kept in zip(steps, rows.kept, strict=True):
         if kept is not None:
             own[kept[block.slices(rows.first_row)]] = 0
-    return steps
+    return np.repeat(steps, len(rows.counts), axis=0) if len(steps) < len(rows.counts) else steps
 
 
 def enhanced_band(
@@ -222,7 +233,7 @@ def enhanced_band(
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
-            changed = change_counts(gated, made, unit, raw, spans=rows.plane.spans, target=job.target)
+            changed = tile_change(gated, made, unit, raw, rows.plane, job)
             enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
     return enhanced
@@ -232,6 +243,17 @@ def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:
     """Cut a tile from what a network made of the window around it, (..., Y, X), less a margin."""
     margin = (around.shape[0] - outcome.shape[-2]) // 2
     return outcome[..., *tile.slices(around.top + margin, around.left + margin)]
+
+
+def tile_change(
+    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], plane: PlaneInput, job: PlaneJob
+) -> npt.NDArray[np.float64]:
+    """Return what to add to the counts (G, Y, X) of a tile; where luminance is seen, that of it in each colour."""
+    if job.luminance is None:
+        return change_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
+    light = luminance_of(counts)[None]
+    changed = change_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
+    return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance))
 
 
 def change_counts(

@@ -101,7 +101,7 @@ def verify(
     """
     return account_of(
         plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
-        channels=plan.channels, domain=plan.bundle.card.get("domain"), draw=draw, beside=beside,
+        channels=plan.channels, domain=plan.bundle.card.get("domain"), in_color=plan.in_color, draw=draw, beside=beside,
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def run_report(
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)))
+        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)), plan.luminances)
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

@@ -165,6 +165,8 @@ class Tally:
         Steps across the borders of tiles.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    in_color : bool
+        Whether red, green and blue were enhanced together: `trust` is of their luminance, under the first of them.
     orders : dict or None
         Channel -> rank correlation of a finished run whose samples are not known any more.
     failures : list of str
@@ -197,6 +199,7 @@ class Tally:
     places: Places = field(default_factory=Places)
     seams: Seams = field(default_factory=Seams)
     trust: dict[int, Trust] = field(default_factory=dict)
+    in_color: bool = False
     failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
     input_digest: str = ""

@@ -22,7 +22,7 @@ from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import choose_channels, ranges_of, require_counts
+from cellxlate.enhancement.plan import choose_channels, luminances_of, ranges_of, require_counts
 from cellxlate.errors import Option, OptionError, TrainingError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
@@ -30,8 +30,9 @@ from cellxlate.model.cards import AUTO, SHIPPED
 from cellxlate.model.engines.engine import Device, choose_device
 from cellxlate.option_values import as_path, real_number, require_callables, whole
 from cellxlate.options import ADAPT_SECONDS, SEED, TRAINED
-from cellxlate.settings import ADAPT_S, PRESETS, EnhanceSettings, TrainSettings
+from cellxlate.settings import ADAPT_S, PRESETS, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.intensity.luminance import is_color, what_is_seen
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
@@ -71,6 +72,7 @@ def adapt(
     channels: Sequence[str | int] | str | int | None = None,
     levels_from: str | Path | None = None,
     threshold: float | None = None,
+    color: Color | None = None,
     device: Device = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -91,7 +93,7 @@ def adapt(
         Learn so many, whatever time they take: the same steps and seed give the same model.
     seed : int
         Of what is drawn.
-    axes, image, incomplete, channels, levels_from, threshold, device
+    axes, image, incomplete, channels, levels_from, threshold, color, device
         As in `enhance`: what is judged is what `enhance` would make with them.
     output : path, optional
         Model folder to write where the learned model is kept; by default it lives in memory alone.
@@ -120,7 +122,8 @@ def adapt(
     with TemporaryDirectory() as nowhere:
         adaptation = adapt_stack(
             stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, image=image, incomplete=incomplete,
-            channels=channels, levels_from=levels_from, settings=enhance_settings(threshold=threshold), device=device,
+            channels=channels, levels_from=levels_from, settings=enhance_settings(threshold=threshold, color=color),
+            device=device,
             output=Path(nowhere) / "adapted" if output is None else as_path(TRAINED, output), overwrite=overwrite,
             resume=resume, progress=progress,
         )  # fmt: skip
@@ -168,8 +171,9 @@ def adapt_stack(
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers, choice = choose_channels(stack, channels), None
+        seen, planes = what_is_seen(stack, numbers, settings.color)
         if isinstance(model, str) and model == AUTO:
-            model, choice = choose_model(stack, numbers)
+            model, choice = choose_model(seen, planes)
         base = model if isinstance(model, Bundle) else load_model(model)
 
         def nothing(fault: Exception) -> Adaptation:
@@ -178,8 +182,8 @@ def adapt_stack(
 
         chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
         try:
-            stated = ranges_of(stack, numbers, levels_from)
-            domain = sampled_domain(stack, {one: stated[one] for one in numbers}, chosen.alone)
+            stated = (ranges_of if seen is stack else luminances_of)(stack, numbers, levels_from)
+            domain = sampled_domain(seen, {one: stated[one] for one in planes}, chosen.alone)
         except NothingToLearnError as fault:
             return nothing(fault)
         identity = {"data": fingerprint((domain, domain)), "base_sha256": base.digest, "seed": seed}
@@ -198,7 +202,7 @@ def adapt_stack(
         kept, reason = verdict(ranking)
         adaptation = Adaptation(
             base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,
-            _call(stack, base, run, numbers),
+            _call(stack, base, run, numbers, settings.color),
         )  # fmt: skip
         if not kept:
             return remembered(partial, identity, adaptation)
@@ -351,10 +355,11 @@ def enough_steps(domain: Domain) -> int:
     return ENOUGH_STEPS * max(len(domain.fields), 3) // 3
 
 
-def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int]) -> str:
+def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int], color: Color) -> str:
     """Return what repeats an adaptation in Python."""
     name = base.name if not base.path.is_dir() or base.path.parent == SHIPPED else str(base.path)
-    some = f", channels={list(channels)}" if len(channels) < stack.channel_count else ""
+    some = f", channels={list(channels)}" if len(channels) < len(stack.light_channels) else ""
+    some += f", color={color!r}" if color != "luminance" and is_color(stack) else ""
     cut = f"  # cut short after {run.done}, as its time was over" if run.done < run.steps else ""
     what = str(stack.path or stack.name)
     return f"cellxlate.adapt({what!r}, {name!r}, steps={run.steps}, seed={run.settings.seed}{some}){cut}"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 import cellxlate
-from cellxlate.enhancement.input import Context, planes_of_channels
+from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
@@ -86,6 +86,8 @@ class BandJob:
         Engine, device and precision.
     groups : tuple of (mapping of int to IntensityRange)
         The channels that are enhanced together, with what was measured once; other channels are copied.
+    luminances : tuple of (IntensityRange or None)
+        As in PlaneJob, of each group.
     context : Context
         As in PlaneJob.
     target : IntensityRange or None
@@ -105,6 +107,7 @@ class BandJob:
     digest: str
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
+    luminances: tuple[IntensityRange | None, ...]
     context: Context
     target: IntensityRange | None
     settings: EnhanceSettings
@@ -177,7 +180,8 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     return BandJob(
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
-        groups=tuple(job.intensities for job in plan.jobs), context=first.context, target=first.target,
+        groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
+        context=first.context, target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -291,7 +295,7 @@ def _bands(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> dict[P
         return {index: Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)}
     seen = job.input(stack, index, lambda plane: partial(opened.read, plane))
     bands = enhance_plane(seen, [area], replace(job, work=work))
-    return dict(zip(planes_of_channels(stack, index, job.channels), bands, strict=True))
+    return dict(zip(job.together(stack, index), bands, strict=True))
 
 
 def worker_address() -> str:
@@ -313,7 +317,8 @@ def _opened(job: BandJob) -> OpenJob:
                 _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
             )  # fmt: skip
             jobs = tuple(
-                PlaneJob(translator, group, job.target, job.settings, context=job.context) for group in job.groups
+                PlaneJob(translator, group, job.target, job.settings, context=job.context, luminance=luminance)
+                for group, luminance in zip(job.groups, job.luminances, strict=True)
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()

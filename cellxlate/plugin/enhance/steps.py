@@ -23,6 +23,7 @@ from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stac
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
+from cellxlate.stacks.intensity.luminance import what_is_seen
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import PlaneIndex
 
@@ -40,7 +41,8 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
     try:
         choice = None
         if request.model == AUTO:
-            bundle, choice = choose_model(request.stack, choose_channels(request.stack, request.channels))
+            channels = choose_channels(request.stack, request.channels)
+            bundle, choice = choose_model(*what_is_seen(request.stack, channels, request.settings.color))
         else:
             bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):
@@ -65,7 +67,12 @@ def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Pl
     jobs = plan.jobs
     if "C" in axes:
         channel = channel_of_plane(axes, plane)
-        jobs = tuple(replace(one, intensities={0: one.intensities[channel]}) for one in jobs if channel in one.channels)
+        own = range(plan.stack.size("S"))  # samples are channels where there are no others
+        jobs = tuple(
+            replace(one, intensities=dict.fromkeys(own, one.intensities[channel]))
+            for one in jobs
+            if channel in one.channels
+        )
     return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
 
 

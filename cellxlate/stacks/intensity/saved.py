@@ -12,11 +12,14 @@ from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.read.open import open_stack
 
+LEVELS, LUMINANCES = "levels_counts", "luminance_counts"
+"""What a run has noted: of each channel; of the luminance of colours, by the first channel of each."""
 
-def saved_ranges(path: Path) -> dict[int, IntensityRange]:
-    """Return the levels of each channel that an earlier enhancement was made with.
 
-    From its report (`NAME_report.json`), or the enhanced stack itself.
+def saved_ranges(path: Path, noted: str = LEVELS) -> dict[int, IntensityRange]:
+    """Return the levels of each channel that an earlier enhancement was made with; of luminance where that is asked.
+
+    From its report (`NAME_report.json`), or the enhanced stack itself. It states levels, be there any of what is asked.
 
     Raises
     ------
@@ -34,15 +37,15 @@ def saved_ranges(path: Path) -> dict[int, IntensityRange]:
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
-    if not (ranges := stated_ranges(facts)):
+    if not stated_ranges(facts):
         raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
-    return ranges
+    return stated_ranges(facts, noted)
 
 
-def stated_ranges(facts: Mapping[str, Any]) -> dict[int, IntensityRange]:
+def stated_ranges(facts: Mapping[str, Any], noted: str = LEVELS) -> dict[int, IntensityRange]:
     """Return the levels of each channel that a run has noted; none where they are no levels."""
     try:
-        stated = facts["levels_counts"]
+        stated = facts[noted]
         stated = json.loads(stated) if isinstance(stated, str) else stated
         ranges = {int(channel): IntensityRange.from_stated(one) for channel, one in stated.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
