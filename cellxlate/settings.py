@@ -9,7 +9,7 @@ from typing import Literal
 
 Normalisation = Literal["instance", "none"]
 Guide = Literal["none", "saliency", "masks"]
-PresetName = Literal["fast", "paper", "paper-wide", "general", "alone"]
+PresetName = Literal["fast", "paper", "paper-wide", "general", "context", "alone"]
 Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
 Color = Literal["luminance", "separate"]
@@ -79,12 +79,17 @@ class DiscriminatorSettings:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The networks of a translator. `channels` is the number of image channels that are translated together."""
+    """The networks of a translator.
+
+    `channels` is the number of image channels that are translated together; of each, `context` planes on either side
+    are seen too.
+    """
 
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     attention: AttentionSettings = field(default_factory=AttentionSettings)
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     channels: int = 1
+    context: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,15 @@ class GeneralistSettings:
         Side of the part of each patch that the generator learns on.
     source_fields : int
         Recordings of targets that stand for the source: they are watched, and described in the card.
+    drawn_volumes : int
+        Drawn structures of 9 planes, for networks that see neighbours.
     """
 
     drawn_fields: int = 600
     magnification: tuple[float, float] = (0.6, 3.0)
     generator_px: int = 112
     source_fields: int = 128
+    drawn_volumes: int = 240
 
 
 @dataclass(frozen=True)
@@ -275,6 +283,16 @@ _GENERAL = replace(
     ema=0.999,
 )
 
+_CONTEXT = replace(
+    _GENERAL,
+    preset="context",
+    networks=replace(_GENERAL.networks, context=2),
+    steps=6000,
+    patch_px=128,
+    learning_rate=4e-4,
+)
+"""A model that sees the planes beside its own, from one that does not; attention is taught by a second run."""
+
 _ALONE = replace(
     _GENERAL,
     preset="alone",
@@ -297,6 +315,7 @@ PRESETS: dict[PresetName, TrainSettings] = {
     "paper-wide": replace(
         _PAPER, preset="paper-wide", networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64))
     ),
+    "context": _CONTEXT,
     "alone": _ALONE,
 }
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, mirrored, window
+from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
 from cellxlate.stacks.intensity.luminance import RGB, luminance_of
 from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
+from cellxlate.stacks.windows import mirrored
 
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of a plane: (rows, X) in the file's dtype."""

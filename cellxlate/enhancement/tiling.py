@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError
 from cellxlate.options import TILE
+from cellxlate.stacks.windows import mirrored
 
 BLOCK_PX = 512
 """Attention is computed on blocks of this side at fixed places, whatever the tile size, so that the same pixel is
@@ -96,18 +96,6 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     while side > BLOCK_PX and (side + 2 * halo_px) ** 2 * activation_bytes_per_px > ACTIVATION_BUDGET_BYTES:
         side //= 2
     return side
-
-
-def mirrored(first: int, last: int, size: int) -> npt.NDArray[np.int64]:
-    """Return which of `size` pixels stand at positions first..last-1 of a line continued by its mirror image.
-
-    Examples
-    --------
-    >>> mirrored(-2, 5, 3).tolist()
-    [1, 0, 0, 1, 2, 2, 1]
-    """
-    positions = np.arange(first, last) % (2 * size)
-    return np.minimum(positions, 2 * size - 1 - positions)
 
 
 def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:

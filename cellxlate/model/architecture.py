@@ -178,14 +178,27 @@ class Network:
     settings : GeneratorSettings or AttentionSettings
         What it was made from, which tells the one from the other.
     channels : int
-        C of the images (B, C, Y, X) that it takes.
+        G, the channels that are translated together.
     layers : Row
         What it computes, between the fixed steps at its ends (`networks.Generator`, `networks.AttentionNetwork`).
+    context : int
+        Planes that are seen on either side of each channel's own.
     """
 
     settings: GeneratorSettings | AttentionSettings
     channels: int
     layers: Row
+    context: int = 0
+
+    @property
+    def inputs(self) -> int:
+        """C of the images (B, C, Y, X) that it takes: channel by channel, of each its own plane amid its neighbours."""
+        return planes_seen(self.channels, self.context)
+
+    @property
+    def own(self) -> slice:
+        """Which of them are the channels' own planes."""
+        return own_planes(self.context)
 
     @property
     def is_attention(self) -> bool:
@@ -198,62 +211,73 @@ class Network:
         return self.settings.architecture != "resnet"
 
 
-def network_of(settings: GeneratorSettings | AttentionSettings, channels: int) -> Network:
+def planes_seen(channels: int, context: int) -> int:
+    """Return how many planes networks take that see `context` planes on either side of each channel's own."""
+    return channels * (2 * context + 1)
+
+
+def own_planes(context: int) -> slice:
+    """Return which of those planes are the channels' own."""
+    return slice(context, None, 2 * context + 1)
+
+
+def network_of(settings: GeneratorSettings | AttentionSettings, channels: int, context: int = 0) -> Network:
     """Return a network whose weights are not known yet."""
+    inputs = planes_seen(channels, context)
     if isinstance(settings, AttentionSettings):
         rows = pyramid_layers if settings.architecture == "pyramid" else paper_attention_layers
-        return Network(settings, channels, Row(tuple(rows(settings, channels))))
+        return Network(settings, channels, Row(tuple(rows(settings, inputs))), context)
     build = {"resnet": resnet_layers, "compact": compact_layers, "unet": unet_layers}[settings.architecture]
-    return Network(settings, channels, Row(tuple(build(settings, channels))))
+    return Network(settings, channels, Row(tuple(build(settings, inputs, channels))), context)
 
 
-def resnet_layers(settings: GeneratorSettings, channels: int) -> list[Layer]:
+def resnet_layers(settings: GeneratorSettings, inputs: int, outputs: int) -> list[Layer]:
     """c7s1-w, c3s2-2w, c3s2-4w, residual blocks of 4w, two stride-2 transposed convolutions, c7s1, tanh (C)."""
     width, norm = settings.width, settings.normalisation
-    layers: list[Layer] = [*convolution(channels, width, 7, normalisation=norm, padding_mode="reflect"), Relu()]
-    for inputs in (width, 2 * width):
-        layers += [*convolution(inputs, 2 * inputs, 3, stride=2, normalisation=norm), Relu()]
+    layers: list[Layer] = [*convolution(inputs, width, 7, normalisation=norm, padding_mode="reflect"), Relu()]
+    for wide in (width, 2 * width):
+        layers += [*convolution(wide, 2 * wide, 3, stride=2, normalisation=norm), Relu()]
     layers += [residual(4 * width, norm, "reflect") for _ in range(settings.blocks)]
-    for inputs in (4 * width, 2 * width):
-        layers.append(TransposedConvolution(unfilled(inputs, inputs // 2, 3, 3), unfilled(inputs // 2)))
+    for wide in (4 * width, 2 * width):
+        layers.append(TransposedConvolution(unfilled(wide, wide // 2, 3, 3), unfilled(wide // 2)))
         if norm == "instance":
-            layers.append(InstanceNormalisation(inputs // 2))
+            layers.append(InstanceNormalisation(wide // 2))
         layers.append(Relu())
-    last = convolution(width, channels, 7, normalisation="none", padding_mode="reflect")
+    last = convolution(width, outputs, 7, normalisation="none", padding_mode="reflect")
     return [*layers, *last, HyperbolicTangent()]
 
 
-def compact_layers(settings: GeneratorSettings, channels: int) -> list[Layer]:
+def compact_layers(settings: GeneratorSettings, inputs: int, outputs: int) -> list[Layer]:
     """2 x 2 pixels to channels, 3 x 3 convolution, residual blocks, 3 x 3 convolution, channels to 2 x 2 pixels."""
     width, norm = settings.width, settings.normalisation
     return [
         PixelsToChannels(),
-        *convolution(4 * channels, width, 3, normalisation=norm),
+        *convolution(4 * inputs, width, 3, normalisation=norm),
         Relu(),
         *(residual(width, norm) for _ in range(settings.blocks)),
-        *convolution(width, 4 * channels, 3),
+        *convolution(width, 4 * outputs, 3),
         ShuffledChannels(),
     ]
 
 
-def unet_layers(settings: GeneratorSettings, channels: int) -> list[Layer]:
+def unet_layers(settings: GeneratorSettings, inputs: int, outputs: int) -> list[Layer]:
     """2 x 2 pixels to channels, 3 x 3 convolution, levels of w, 2w, 3w channels, 3 x 3, channels to 2 x 2 pixels."""
     width = settings.width
     widths = [width * (level + 1) for level in range(settings.levels)]
     return [
         PixelsToChannels(),
-        *convolution(4 * channels, width, 3, bias=False),
+        *convolution(4 * inputs, width, 3, bias=False),
         unet_levels(widths, before=settings.blocks, after=settings.blocks, bias=False),
-        *convolution(width, 4 * channels, 3, bias=False),
+        *convolution(width, 4 * outputs, 3, bias=False),
         ShuffledChannels(),
     ]
 
 
-def paper_attention_layers(settings: AttentionSettings, channels: int) -> list[Layer]:
+def paper_attention_layers(settings: AttentionSettings, inputs: int) -> list[Layer]:
     """c7s2-w, c3s2-2w, residual blocks of 2w, twice nearest x 2 and a convolution, one more to 1 channel."""
     width, norm = settings.width, settings.normalisation
     return [
-        *convolution(channels, width, settings.stem_kernel_px, stride=2, normalisation=norm),
+        *convolution(inputs, width, settings.stem_kernel_px, stride=2, normalisation=norm),
         Relu(),
         *convolution(width, 2 * width, 3, stride=2, normalisation=norm),
         Relu(),
@@ -268,13 +292,13 @@ def paper_attention_layers(settings: AttentionSettings, channels: int) -> list[L
     ]
 
 
-def pyramid_layers(settings: AttentionSettings, channels: int) -> list[Layer]:
+def pyramid_layers(settings: AttentionSettings, inputs: int) -> list[Layer]:
     """2 x 2 pixels to channels, 3 x 3 convolution, resolutions of w, 1.5w, 2w ... channels, 3 x 3, 2 x 2 pixels."""
     width = settings.width
     widths = [width * (level + 2) // 2 for level in range(settings.levels)]
     return [
         PixelsToChannels(),
-        *convolution(4 * channels, width, 3),
+        *convolution(4 * inputs, width, 3),
         Relu(),
         unet_levels(widths, before=0, after=settings.blocks, bias=True),
         *convolution(width, 4, 3),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,9 @@ LARGEST_HEADER_BYTES = 1_000_000
 LIMITS = {"width": 512, "last_width": 512, "blocks": 64, "levels": 6, "layers": 6}
 """Of the numbers of a network's settings, in the order in which they are looked at."""
 MOST_CHANNELS = 16
+MOST_CONTEXT = 4
+CONTEXT = "context."
+"""The names of the weights of the pair that sees neighbours begin with it."""
 KERNELS_PX = (1, 3, 5, 7, 9, 11)
 BYTES_PER_WEIGHT = 4
 
@@ -61,12 +64,23 @@ class Bundle:
         What `card.json` holds.
     path : Path
         Its folder, or its archive.
+    neighbours : Described or None
+        A second pair of networks, which see the planes beside each as well; None where it was not trained for that.
     """
 
     name: str
     networks: Described
     card: Mapping[str, Any]
     path: Path
+    neighbours: Described | None = None
+
+    @cached_property
+    def in_context(self) -> "Bundle | None":
+        """The same model with the networks that see neighbours in place of those that see a plane alone."""
+        if self.neighbours is None:
+            return None
+        card = {**self.card, "probe": (self.card.get("context") or {}).get("probe")}
+        return replace(self, networks=self.neighbours, card=card, neighbours=None)
 
     @cached_property
     def translator(self) -> "TranslatorNetworks":
@@ -87,7 +101,10 @@ class Bundle:
         return replace(self, networks=values_of(translator), card={**self.card, "probe": None})
 
 
-def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[str, Any], preview_png: bytes) -> Bundle:
+def save_bundle(
+    folder: Path, translator: "TranslatorNetworks", card: Mapping[str, Any], preview_png: bytes,
+    neighbours: "TranslatorNetworks | None" = None,
+) -> Bundle:  # fmt: skip
     """Write a bundle; the folder appears under its name when it is complete.
 
     Parameters
@@ -101,13 +118,22 @@ def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[st
         of the weights are added.
     preview_png : bytes
         Input, attention and output side by side.
+    neighbours : TranslatorNetworks, optional
+        The pair that sees neighbours, without normalisation layers.
 
     Raises
     ------
     OutputError
         The folder exists, or cannot be written.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in translator.state_dict().items()}
+    states = {"": translator, **({CONTEXT: neighbours} if neighbours else {})}
+    tensors = {
+        f"{prefix}{key}": value.detach().cpu().contiguous()
+        for prefix, own in states.items()
+        for key, value in own.state_dict().items()
+    }
+    if neighbours:
+        card = {**card, "context": {**card.get("context", {}), **_context_facts(neighbours)}}
     with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
         save_tensors(tensors, weights)
@@ -129,7 +155,19 @@ def save_bundle(folder: Path, translator: "TranslatorNetworks", card: Mapping[st
         (partial / "preview.png").write_bytes(preview_png)
         loaded = load_model(partial)  # nothing gets its name that cannot be loaded
         amend_card(partial, "probe", stated_of(computed_by_torch(loaded.translator), digest))
+        if loaded.in_context:
+            probe = stated_of(computed_by_torch(loaded.in_context.translator), digest)
+            amend_card(partial, "context", {**loaded.card["context"], "probe": probe})
     return load_model(folder)
+
+
+def _context_facts(neighbours: "TranslatorNetworks") -> dict[str, Any]:
+    return {
+        "planes": neighbours.context,
+        "networks": asdict(neighbours.settings),
+        "generator_halo_px": neighbours.generator_halo_px,
+        "attention_halo_px": neighbours.attention_halo_px,
+    }
 
 
 def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, notes: Mapping[str, str] | None = None) -> None:
@@ -167,8 +205,12 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     path = locate(model)
     card = read_card(path)
     weights = path / WEIGHTS
-    empty = described_networks(path, card)
-    needed = BYTES_PER_WEIGHT * sum(map(parameter_count, (empty.generator, empty.attention)))
+    empty = {"": described_networks(path, card.get("networks"))}
+    if isinstance(context := card.get("context"), dict):
+        empty[CONTEXT] = described_networks(path, context.get("networks"))
+    needed = BYTES_PER_WEIGHT * sum(
+        parameter_count(network) for pair in empty.values() for network in (pair.generator, pair.attention)
+    )
     if needed > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
             f"{path}: its card describes {needed} bytes of weights, at most {LARGEST_WEIGHTS_BYTES} are read; copy "
@@ -188,47 +230,48 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     for name, values in arrays.items():
         if values.dtype != np.float32 or not bool(np.isfinite(values).all()):
             raise ModelError(f"{weights}: {name} holds {values.dtype} or numbers that are not finite; train again")
-    return Bundle(model_name(path), networks, card, path)
+    return Bundle(model_name(path), networks[""], card, path, networks.get(CONTEXT))
 
 
-def described_networks(folder: Path, card: Mapping[str, Any]) -> Described:
-    """Return the networks that a card describes, without memory for their weights.
+def described_networks(folder: Path, stated: Any) -> Described:
+    """Return the networks that a card states, without memory for their weights.
 
     Raises
     ------
     ModelError
-        The card describes nothing that can be built.
+        It states nothing that can be built.
     """
     try:
-        settings = network_settings(card["networks"])
+        settings = network_settings(stated)
     except (KeyError, TypeError, ValueError) as fault:
         what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
         raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
     generator, attention = (
-        architecture.network_of(part, settings.channels) for part in (settings.generator, settings.attention)
+        architecture.network_of(part, settings.channels, settings.context)
+        for part in (settings.generator, settings.attention)
     )
     return Described(settings, generator, attention)
 
 
-def with_arrays(networks: Described, arrays: Mapping[str, Any]) -> Described:
-    """Return networks with weights, which are called as torch calls them.
+def with_arrays(pairs: Mapping[str, Described], arrays: Mapping[str, Any]) -> dict[str, Described]:
+    """Return pairs of networks with weights, which are called as torch calls them, after the name of their pair.
 
     Raises
     ------
     KeyError, ValueError
         One is missing, of another shape, or there is one more.
     """
-    generator, attention = (
-        replace(network, layers=architecture.filled(network.layers, arrays, f"{name}.layers."))
-        for name, network in (("generator", networks.generator), ("attention", networks.attention))
-    )
-    if further := arrays.keys() - {
-        name
-        for part, network in (("generator", generator), ("attention", attention))
-        for name, _ in architecture.named_arrays(network.layers, f"{part}.layers.")
-    }:
+    made, known = {}, set()
+    for prefix, pair in pairs.items():
+        networks = []
+        for name, network in (("generator", pair.generator), ("attention", pair.attention)):
+            begin = f"{prefix}{name}.layers."
+            networks.append(replace(network, layers=architecture.filled(network.layers, arrays, begin)))
+            known |= {key for key, _ in architecture.named_arrays(network.layers, begin)}
+        made[prefix] = Described(pair.settings, *networks)
+    if further := arrays.keys() - known:
         raise ValueError(f"{min(further)} is not part of it")
-    return Described(networks.settings, generator, attention)
+    return made
 
 
 def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
@@ -244,7 +287,10 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         attention=AttentionSettings(**stored["attention"]),
         discriminator=DiscriminatorSettings(**stored["discriminator"]),
         channels=stored["channels"],
+        context=stored.get("context", 0),
     )
+    if type(settings.context) is not int or not 0 <= settings.context <= MOST_CONTEXT:
+        raise ValueError(f"context is {settings.context!r}, expected 0 to {MOST_CONTEXT}")
     numbers = [
         (f"{name}.{number}", getattr(getattr(settings, name), number), limit)
         for name in ("generator", "attention", "discriminator")

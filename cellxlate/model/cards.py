@@ -230,7 +230,7 @@ def amendable(model: str | Path) -> Path:
     return folder
 
 
-def amend_card(folder: Path, entry: Literal["name", "scores", "domain", "probe"], value: Any) -> None:
+def amend_card(folder: Path, entry: Literal["name", "scores", "domain", "probe", "context"], value: Any) -> None:
     """Put scores, what the training images look like, or what torch computes, into the card, in place of what it said.
 
     Raises

@@ -9,6 +9,7 @@ layers and not one: fusing neighbours (`inference`, `training.acceleration`).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import lcm, prod
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -203,8 +204,13 @@ class Described:
 
     @property
     def channels(self) -> int:
-        """Of the images that both take."""
+        """That are translated together."""
         return self.settings.channels
+
+    @property
+    def inputs(self) -> int:
+        """Planes that both take."""
+        return self.generator.inputs
 
     @cached_property
     def stride(self) -> int:
@@ -311,13 +317,17 @@ def _weights(layer: Any, graph: Graph) -> list[str]:
 
 
 def _write_unshuffle(layer: Any, graph: Graph, features: str) -> str:
-    """Pixels to channels. ONNX orders the channels by the place in the block first, torch by the image channel."""
-    factor, channels = layer.downscale_factor, graph.channels
-    moved = graph.add("SpaceToDepth", features, blocksize=factor)
-    if channels == 1:
-        return moved
-    order = np.arange(channels * factor**2).reshape(factor**2, channels).T.ravel()
-    return graph.add("Gather", moved, graph.constant(order, np.int64), axis=1)
+    """Pixels to channels, one image channel after the other: ONNX would order them by the place in the block first.
+
+    A Gather that puts them in order is not computed as it should by OpenVINO 2026.4.
+    """
+    factor = layer.downscale_factor
+    if graph.channels == 1:
+        return graph.add("SpaceToDepth", features, blocksize=factor)
+    axis = graph.constant([1], np.int64)
+    bounds = [graph.constant([at], np.int64) for at in range(graph.channels + 1)]
+    planes = (graph.add("Slice", features, *ends, axis) for ends in pairwise(bounds))
+    return graph.add("Concat", *[graph.add("SpaceToDepth", plane, blocksize=factor) for plane in planes], axis=1)
 
 
 def _write_shuffle(layer: Any, graph: Graph, features: str) -> str:

@@ -6,6 +6,7 @@ several resolutions, for structures of any size, are ours.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,18 @@ LOGIT_OF_ONE = 20.0
 
 
 class Generator(nn.Module):
-    """F: proposes what an image of `channels` C would look like in the other domain."""
+    """F: proposes what the G `channels` of an image would look like in the other domain.
+
+    It takes C planes, the channels' own and `context` on either side of each, and returns the own ones.
+    """
 
     is_attention = False
 
-    def __init__(self, settings: GeneratorSettings, channels: int = 1) -> None:
+    def __init__(self, settings: GeneratorSettings, channels: int = 1, context: int = 0) -> None:
         super().__init__()
-        self.settings, self.channels = settings, channels
-        values = architecture.network_of(settings, channels)
+        self.settings, self.channels, self.context = settings, channels, context
+        values = architecture.network_of(settings, channels, context)
+        self.inputs, self.own = values.inputs, values.own
         self.residual = values.residual
         self.layers = nn.Sequential(*map(as_module, values.layers))
         initialise(self)
@@ -37,20 +42,20 @@ class Generator(nn.Module):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, Y, X), sides multiples of the stride, to a proposal of the same shape."""
+        """Map (B, C, Y, X), sides multiples of the stride, to a proposal (B, G, Y, X)."""
         proposal: Tensor
         if self.residual:
             change = self.layers(images)
-            proposal = inner(images, change) + change
+            proposal = inner(images[:, self.own], change) + change
             return proposal
         # tanh networks work on [-1, 1] (C); what exceeds the range is carried through
         inside = (2 * images - 1).clamp(-1, 1)
         proposal = (self.layers(inside) + 1) / 2
-        return proposal + inner(images - (inside + 1) / 2, proposal)
+        return proposal + inner((images - (inside + 1) / 2)[:, self.own], proposal)
 
 
 class AttentionNetwork(nn.Module):
-    """A: where an image of `channels` C should change, in [0, 1].
+    """A: where the G `channels` of an image should change, in [0, 1]; it takes the same C planes as a generator.
 
     Notes
     -----
@@ -60,10 +65,12 @@ class AttentionNetwork(nn.Module):
 
     is_attention = True
 
-    def __init__(self, settings: AttentionSettings, channels: int = 1) -> None:
+    def __init__(self, settings: AttentionSettings, channels: int = 1, context: int = 0) -> None:
         super().__init__()
-        self.settings, self.channels = settings, channels
-        self.layers = nn.Sequential(*map(as_module, architecture.network_of(settings, channels).layers))
+        self.settings, self.channels, self.context = settings, channels, context
+        values = architecture.network_of(settings, channels, context)
+        self.inputs, self.own = values.inputs, values.own
+        self.layers = nn.Sequential(*map(as_module, values.layers))
         initialise(self)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -135,8 +142,8 @@ class TranslatorNetworks(nn.Module):
 
     Attributes
     ----------
-    channels : int
-        Of the images that both take.
+    channels, context, inputs : int
+        Of the images that both take: channels, planes on either side of each, and planes in all.
     stride : int
         Tile origins must be multiples of it, in pixels.
     generator_halo_px, attention_halo_px : int
@@ -145,19 +152,35 @@ class TranslatorNetworks(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        self.settings, self.channels = settings, settings.channels
-        self.generator = Generator(settings.generator, settings.channels)
-        self.attention = AttentionNetwork(settings.attention, settings.channels)
+        self.settings, self.channels, self.context = settings, settings.channels, settings.context
+        self.generator = Generator(settings.generator, settings.channels, settings.context)
+        self.attention = AttentionNetwork(settings.attention, settings.channels, settings.context)
+        self.inputs = self.generator.inputs
         fields = [receptive_field(network) for network in (self.generator, self.attention)]
         self.generator_halo_px, self.attention_halo_px = (field.halo_px for field in fields)
         self.stride = math.lcm(*(field.stride for field in fields))
 
 
+@torch.no_grad()
+def seeing_neighbours(translator: TranslatorNetworks, context: int) -> TranslatorNetworks:
+    """Return networks that take neighbours too and make nothing of them yet: the same outcome, whatever these show."""
+    wider = TranslatorNetworks(replace(translator.settings, context=context))
+    for network, alone in ((wider.generator, translator.generator), (wider.attention, translator.attention)):
+        weights = dict(alone.layers.state_dict())
+        name, own = next((key, value) for key, value in weights.items() if value.ndim == 4)  # the first convolution's
+        outputs, entering, *kernel = own.shape
+        per_plane = entering // alone.inputs
+        weight = own.new_zeros(outputs, network.inputs, per_plane, *kernel)
+        weight[:, network.own] = own.view(outputs, alone.inputs, per_plane, *kernel)
+        network.layers.load_state_dict(weights | {name: weight.flatten(1, 2)})
+    return wider
+
+
 def described(network: Generator | AttentionNetwork) -> architecture.Network:
     """Return a network as values; they share memory with its weights."""
-    empty = architecture.network_of(network.settings, network.channels)
+    empty = architecture.network_of(network.settings, network.channels, network.context)
     arrays = {name: weights.detach().cpu().numpy() for name, weights in network.layers.state_dict().items()}
-    return architecture.Network(network.settings, network.channels, architecture.filled(empty.layers, arrays))
+    return replace(empty, layers=architecture.filled(empty.layers, arrays))
 
 
 def running(network: architecture.Network) -> Generator | AttentionNetwork:
@@ -165,9 +188,9 @@ def running(network: architecture.Network) -> Generator | AttentionNetwork:
     settings = network.settings
     with torch.device("meta"):  # no random numbers are drawn for what is filled below: another thread may be training
         made = (
-            AttentionNetwork(settings, network.channels)
+            AttentionNetwork(settings, network.channels, network.context)
             if isinstance(settings, AttentionSettings)
-            else Generator(settings, network.channels)
+            else Generator(settings, network.channels, network.context)
         )
         made.layers = nn.Sequential(*map(as_module, network.layers))
     made.layers.load_state_dict(with_weights(network.layers), assign=True)

@@ -55,7 +55,7 @@ def computed_by_torch(translator: "TranslatorNetworks") -> dict[Part, Floats]:
     for part, halo_px in halos_px.items():
         side_px = probe_side_px(halo_px, translator.stride)
         with torch.inference_mode():
-            outcome = networks[part](torch.from_numpy(probe_images(side_px, translator.channels))).numpy()
+            outcome = networks[part](torch.from_numpy(probe_images(side_px, translator.inputs))).numpy()
         made[part] = whole(outcome, side_px, halo_px)
     return made
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 ReadPlane = Callable[[tuple[int, ...], list[range]], Any]
 """From the position of a plane, and the positions within it along each of its axes, to pixels."""
@@ -42,3 +43,15 @@ def read_planes(key: Any, shape: tuple[int, ...], dtype: np.dtype[Any], outer: i
             plane = tuple(part[number] for part, number in zip(ranges, position, strict=False))
             window[position] = read(plane, ranges[outer:])
     return window.reshape(kept)
+
+
+def mirrored(first: int, last: int, size: int) -> npt.NDArray[np.int64]:
+    """Return which of `size` pixels, or planes, stand at first..last-1 of a line continued by its mirror image.
+
+    Examples
+    --------
+    >>> mirrored(-2, 5, 3).tolist()
+    [1, 0, 0, 1, 2, 2, 1]
+    """
+    within: npt.NDArray[np.int64] = np.arange(first, last) % (2 * size)
+    return np.minimum(within, 2 * size - 1 - within)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cellxlate.model.attention import change, gate, quantise
-from cellxlate.model.bundle import Bundle
+from cellxlate.model.bundle import Bundle, save_bundle
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator, without_normalisation
 from cellxlate.quality.likeness import describe_planes
@@ -166,6 +166,18 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
     return shlex.join(["cellxlate", "train", *options])
 
 
+def saved_model(
+    output: Path, translator: TranslatorNetworks, card: dict[str, Any], picture: bytes, start: Bundle | None
+) -> Bundle:
+    """Write a finished model: networks that see neighbours beside those of the model that they began from."""
+    if not translator.context:
+        return save_bundle(output, translator, card, picture)
+    assert start is not None  # as `options.starting_from` has checked
+    return save_bundle(
+        output, start.translator, {**start.card, "context": {"training": card["training"]}}, picture, translator
+    )
+
+
 def preview(translator: TranslatorNetworks, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
     chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
@@ -180,7 +192,7 @@ def picture_of(translator: TranslatorNetworks, unit: npt.NDArray[np.float32], th
     unit = np.ascontiguousarray(unit[:rows, :columns])
     device = next(translator.parameters()).device
     with torch.inference_mode():
-        batch = torch.from_numpy(unit)[None, None].to(device)
+        batch = torch.from_numpy(unit).expand(1, translator.inputs, rows, columns).to(device)
         attention, proposal = (
             network(batch)[0, 0].cpu().numpy() for network in (translator.attention, translator.generator)
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
-from cellxlate.model.bundle import Bundle, load_model, save_bundle
+from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, choose_device
 from cellxlate.option_values import as_path, require_callables, require_flags, require_kind
 from cellxlate.options import MASKS, NOT_RESUMED, OTHER_SEED, SOURCE, TARGET, TRAIN_RESUME, TRAINED
@@ -24,7 +24,7 @@ from cellxlate.training.acceleration.precision import has_bfloat16
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.domains import nearest_model, open_domains
 from cellxlate.training.fields.patches import Domain
-from cellxlate.training.finished import finished_translator, preview, statistics_patches, training_card
+from cellxlate.training.finished import finished_translator, preview, saved_model, statistics_patches, training_card
 from cellxlate.training.interruption import StepEnds
 from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
 from cellxlate.training.run import (
@@ -214,7 +214,7 @@ def train(
             last_look=run.attention[-1] if run.attention else None, start=start, licence=licence,
             description=description,
         )  # fmt: skip
-        bundle = save_bundle(output, final, card, preview(final, domains[0], run.settings.threshold))
+        bundle = saved_model(output, final, card, preview(final, domains[0], run.settings.threshold), start)
     with suppress(OSError):  # the model is there
         shutil.copyfile(partial / "curves.csv", output / "curves.csv")
     shutil.rmtree(partial, ignore_errors=True)

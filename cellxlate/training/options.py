@@ -98,7 +98,7 @@ def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
     if settings.baseline == "cyclegan":
         raise OptionError(BASELINE.of("cyclegan"), " starts from nothing, to be compared", remedy=("leave out ", BASE))
     networks = network_settings(start.card["networks"])
-    networks = replace(networks, discriminator=settings.networks.discriminator)
+    networks = replace(networks, discriminator=settings.networks.discriminator, context=settings.networks.context)
     settings = replace(settings, networks=networks, learning_rate=min(settings.learning_rate, BASE_RATE))
     check_settings(settings)
     return settings

@@ -17,7 +17,7 @@ import torch
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
-from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.model.networks import TranslatorNetworks, seeing_neighbours
 from cellxlate.options import BASE
 from cellxlate.settings import Precision, TrainSettings
 from cellxlate.training.acceleration.precision import accelerate, choose_precision
@@ -120,7 +120,7 @@ def begin(
         else:
             step_function = LearnedStep(settings, device)
     if start:
-        step_function.translator.load_state_dict(start.translator.state_dict())
+        step_function.translator.load_state_dict(networks_of(start, settings.networks.context).state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
     if isinstance(step_function, AloneStep):
@@ -130,6 +130,13 @@ def begin(
     steps_per_epoch = math.ceil(max(len(domain) for domain in domains) / settings.batch)
     steps = settings.steps or settings.epochs * steps_per_epoch
     return Run(settings, step_function, average, precision, steps, steps_per_epoch, start.digest if start else None)
+
+
+def networks_of(start: Bundle, context: int) -> TranslatorNetworks:
+    """Return the networks of a model to start from, which see so many planes on either side."""
+    if not context:
+        return start.translator
+    return start.in_context.translator if start.in_context else seeing_neighbours(start.translator, context)
 
 
 def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess:

@@ -11,8 +11,10 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from cellxlate.model.architecture import own_planes
 from cellxlate.model.networks import Discriminator, TranslatorNetworks, attend_everywhere
 from cellxlate.settings import TrainSettings
+from cellxlate.stacks.windows import mirrored
 from cellxlate.training import losses
 from cellxlate.training.imaging.cameras import by_any_camera, without_cells
 from cellxlate.training.imaging.process import ImagingProcess, grow_guide, texture_distance
@@ -24,6 +26,9 @@ CELL_WEIGHT, DECISION, LEAN, GROWN = 1.5, 16.0, 0.25, (0.33, 0.12)
 """How a generalist's attention is taught. In dense and noisy fields it cannot be sure, and a gate of a half leaves
 half of the noise: cells count 1.5 times, and logits are 16 times those of the probability, a quarter added to them,
 so that it decides, and rather for cells. Outlines fade faster than a specialist's, since that widens them."""
+
+ENDS_SHARE = 0.2
+"""How often networks that see neighbours are shown a short stack, or one of its ends."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -294,8 +299,10 @@ class ImagingStep:
 class AnyCameraStep:
     """The backward direction is the imaging process of any camera; the target cycle teaches generator and attention.
 
-    The generator sees a part of each patch, attention the whole: it needs more surroundings and costs less. A further
-    recording for every second patch, of a field without cells, tells attention what noise alone looks like.
+    Networks that see neighbours are given recordings of several planes, each with noise of its own. What has no weight
+    is not computed. The generator sees a part of each patch, attention the whole: it needs more surroundings and costs
+    less. A further recording for every second patch, of a field without cells, tells attention what noise alone looks
+    like.
     """
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
@@ -308,24 +315,48 @@ class AnyCameraStep:
     def prepare(self, source: Draw, target: Draw, rng: torch.Generator) -> tuple[Draw, Draw]:  # noqa: ARG002
         """Return recordings of the targets, those without cells last, and what the others show without noise."""
         faint, clear = by_any_camera(target.images, rng)
+        faint, clear = at_the_ends(faint, rng), clear[:, own_planes(self.settings.networks.context)]
         empty = without_cells(torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:])), rng)
-        recorded = Draw(torch.cat([faint, empty]), torch.cat([target.guides, torch.zeros_like(empty)]))
+        recorded = Draw(torch.cat([faint, empty]), torch.cat([target.guides, torch.zeros_like(empty[:, :1])]))
         return recorded, Draw(clear, target.guides)
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """Move the generator and attention."""
         settings, translator = self.settings, self.translator
         faint = source.images[: len(target.images)]
-        seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
-        terms = {"cycle_target": losses.relative_cycle(translator.generator(seen), aim, seen, near)}
-        logits = translator.attention.logits(source.images)
-        guided = source.guides[:, 0, 0, 0] >= 0
-        terms["guide"] = losses.follow_guide(
-            logits[guided] / DECISION - LEAN, grow_guide(source.guides[guided], GROWN), cell_weight=CELL_WEIGHT
-        )
+        none = torch.zeros((), device=faint.device)
+        terms, area = {"cycle_target": none, "guide": none}, none
+        if settings.lambda_cycle:
+            seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
+            own = seen[:, own_planes(settings.networks.context)]
+            terms["cycle_target"] = losses.relative_cycle(translator.generator(seen), aim, own, near)
+        if settings.lambda_guide:
+            logits = translator.attention.logits(source.images)
+            guided = source.guides[:, 0, 0, 0] >= 0
+            terms["guide"] = losses.follow_guide(
+                logits[guided] / DECISION - LEAN, grow_guide(source.guides[guided], GROWN), cell_weight=CELL_WEIGHT
+            )
+            area = torch.sigmoid(logits[: len(faint)]).mean()
         total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
         move([self.optimisers["translator"]], total, [translator.generator, translator.attention])
-        return terms | {"total": total, "attention_area": torch.sigmoid(logits[: len(faint)]).mean()}
+        return terms | {"total": total, "attention_area": area}
+
+
+def at_the_ends(planes: Tensor, rng: torch.Generator) -> Tensor:
+    """Let some of the planes (B, C, Y, X) be those of a stack's ends, where neighbours are its mirror image."""
+    seen = planes.shape[1]
+    if seen == 1:
+        return planes
+    reach = seen // 2
+    made = []
+    for one in planes:
+        if torch.rand((), generator=rng) < ENDS_SHARE:
+            size = int(torch.randint(1, seen, (), generator=rng))  # planes that the stack has
+            own = int(torch.randint(size, (), generator=rng))
+            at = torch.from_numpy(mirrored(own - reach, own + reach + 1, size)) - own + reach
+            one = one[at]
+        made.append(one)
+    return torch.stack(made)
 
 
 def cut(images: tuple[Tensor, ...], side_px: int, rng: torch.Generator) -> tuple[Tensor, ...]:

@@ -85,7 +85,7 @@ class EngineTranslator:
         return self._run(self._attention, images)
 
     def proposal(self, images: Floats) -> Floats:
-        """Map images (B, C, Y, X) in unit range to what they would be in the target domain, (B, C, Y - 2 m, X - 2 m).
+        """Map images (B, C, Y, X) in unit range to what they would be in the target domain, (B, G, Y - 2 m, X - 2 m).
 
         The margin m is at most the halo, and the same for images of every size.
         """
@@ -275,7 +275,7 @@ def probe_error(opened: EngineTranslator, bundle: Bundle) -> float:
     made: dict[probe.Part, Floats] = {}
     for part, (run, halo_px) in runs.items():
         side_px = probe.probe_side_px(halo_px, opened.stride)
-        made[part] = probe.whole(run(probe.probe_images(side_px, bundle.networks.channels)), side_px, halo_px)
+        made[part] = probe.whole(run(probe.probe_images(side_px, bundle.networks.inputs)), side_px, halo_px)
     stated = probe.stated_in(bundle.card, bundle.digest)
     points = {part: probe.at_points(outcome).ravel() for part, outcome in made.items()}
     if stated and all(stated[part].shape == points[part].shape for part in runs):

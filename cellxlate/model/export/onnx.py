@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cellxlate.errors import OptionError
 from cellxlate.model.architecture import Network
 from cellxlate.model.graph import Graph
@@ -31,15 +33,15 @@ def onnx_model(network: "Network | Generator | AttentionNetwork", *, name: str) 
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError as fault:
         raise OptionError("ONNX needs the package onnx; pip install onnx") from fault
-    channels = network.channels
-    outputs = 1 if network.is_attention else channels
-    graph = Graph(helper.make_node, channels)
+    inputs = network.inputs
+    outputs = 1 if network.is_attention else network.channels
+    graph = Graph(helper.make_node, inputs)
     graph.last("Identity", _body(graph, network, "images"), name)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             name,
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, "rows", "columns"])],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", inputs, "rows", "columns"])],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", outputs, "out_rows", "out_columns"])],
             [numpy_helper.from_array(values, key) for key, values in graph.constants.items()],
         ),
@@ -59,10 +61,18 @@ def _body(graph: Graph, network: "Network | Generator | AttentionNetwork", image
     smaller_px = margin_px(network)
     if network.residual:
         change = write(network.layers, graph, images)
-        return graph.add("Add", graph.cropped(images, smaller_px), change)
+        return graph.add("Add", graph.cropped(_own(graph, network, images), smaller_px), change)
     half, one, two = (graph.constant([value]) for value in (0.5, 1.0, 2.0))
     shifted = graph.add("Sub", graph.add("Mul", images, two), one)
     inside = graph.add("Clip", shifted, graph.constant(-1.0), graph.constant(1.0))
     outcome = graph.add("Mul", graph.add("Add", write(network.layers, graph, inside), one), half)
     excess = graph.add("Sub", images, graph.add("Mul", graph.add("Add", inside, one), half))
-    return graph.add("Add", outcome, graph.cropped(excess, smaller_px))
+    return graph.add("Add", outcome, graph.cropped(_own(graph, network, excess), smaller_px))
+
+
+def _own(graph: Graph, network: "Network | Generator | AttentionNetwork", images: str) -> str:
+    """Take the channels' own planes out of those that are seen."""
+    if not network.context:
+        return images
+    own = list(range(network.inputs))[network.own]
+    return graph.add("Gather", images, graph.constant(own, np.int64), axis=1)

@@ -32,7 +32,7 @@ def choose_precision(generator: nn.Module, settings: TrainSettings, device: torc
     weights = sum(weight.numel() for weight in generator.parameters())
     if weights * settings.batch * side**2 < LEAST_WORK:
         return "float32"
-    images = torch.full((settings.batch, settings.networks.channels, side, side), 0.5, device=device)
+    images = torch.full((settings.batch, generator.inputs, side, side), 0.5, device=device)
     return "bfloat16" if gain_of_bfloat16(generator, images) > CLEARLY_FASTER else "float32"
 
 

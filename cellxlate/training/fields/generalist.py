@@ -11,7 +11,7 @@ import torch
 
 from cellxlate.settings import TrainSettings
 from cellxlate.stacks.intensity.range import measure_range
-from cellxlate.stacks.samples.structures import draw_structure
+from cellxlate.stacks.samples.structures import draw_structure, draw_volume
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.files import open_domain
 from cellxlate.training.fields.masks import attach_masks
@@ -20,6 +20,8 @@ from cellxlate.training.imaging.cameras import by_any_camera
 
 DRAWN_PX = 256
 DRAWN_SCALES = 0.4, 4.0
+DRAWN_PLANES, TAKEN_PLANES = 9, (2, 4, 6)
+SPACINGS_PX = 0.5, 10.0
 MASKED_TURNS = 3
 """Found fields with a mask take part so many times as often as others: a mask says what nobody can guess."""
 HAZY_SHARE, MOST_HAZE = 0.4, 1.5
@@ -47,8 +49,11 @@ def generalist_domains(
         fields += marked.fields
     times = [MASKED_TURNS if one.mask else 1 for one in fields]
     drawn = drawn_fields(settings.generalist.drawn_fields, settings.seed)
-    clear = Domain([*fields, *drawn], 1, "saliency", by_area=True, times=[*times, *(1 for _ in drawn)])
-    return Domain(recorded_fields(clear, settings), 0, "saliency"), clear
+    context = settings.networks.context
+    if context:
+        drawn += drawn_in_depth(settings.generalist.drawn_volumes, settings.seed)
+    clear = Domain([*fields, *drawn], 1, "saliency", by_area=True, times=[*times, *(1 for _ in drawn)], context=context)
+    return Domain(recorded_fields(clear, settings), 0, "saliency", context=context), clear
 
 
 def drawn_fields(count: int, seed: int) -> list[Field]:
@@ -65,6 +70,29 @@ def drawn_fields(count: int, seed: int) -> list[Field]:
     return fields
 
 
+def drawn_in_depth(count: int, seed: int) -> list[Field]:
+    """Draw volumes of any kind and size; of each some planes that lie amid others, with their exact masks."""
+    fields = []
+    smallest, largest = DRAWN_SCALES
+    for number in range(count):
+        rng = np.random.default_rng([seed, 4, number])
+        scale = smallest * (largest / smallest) ** rng.random()
+        haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
+        closest, farthest = SPACINGS_PX
+        spacing_px = closest * (farthest / closest) ** rng.random() * scale**0.5
+        drawn = draw_volume(
+            "mixed", (DRAWN_PLANES, DRAWN_PX, DRAWN_PX), rng, spacing_z=spacing_px, scale=scale, haze=haze
+        )
+        counts = np.rint(drawn.image * (2**15 / max(float(drawn.image.max()), 1e-6))).astype(np.uint16)
+        stack, marked = (
+            Stack.from_array(one, "ZYX", name=f"drawn-volume-{number}") for one in (counts, drawn.mask.view(np.uint8))
+        )
+        intensity = measure_range([counts[DRAWN_PLANES // 2]])
+        taken = [at for at in TAKEN_PLANES if counts[at].max() > counts[at].min()]
+        fields += [Field(stack, (at,), intensity, Mask(marked, (at,))) for at in taken]
+    return fields
+
+
 def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
     """Record some of the clear fields by any camera, as integers, with the guides of the clear ones as masks."""
     fields = []
@@ -74,13 +102,17 @@ def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
             magnification=settings.generalist.magnification,
         )  # fmt: skip
         rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-        faint = by_any_camera(torch.from_numpy(patch.images), rng)[0][0, 0].numpy()
+        faint = by_any_camera(torch.from_numpy(patch.images), rng)[0][0].numpy()
         counts = np.clip(np.rint(BLACK_COUNTS + SPAN_COUNTS * faint), 0, 2**16 - 1).astype(np.uint16)
         fields.append(field_of(counts, patch.guides[0, 0] > 0, name=f"recorded-{number}"))
     return fields
 
 
 def field_of(image: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, name: str) -> Field:
-    """Return an image (Y, X) in memory, with its mask, as a field."""
-    stack, marked = (Stack.from_array(plane, "YX", name=name) for plane in (image, mask.astype(np.uint8)))
-    return Field(stack, (), measure_range([image]), Mask(marked, ()))
+    """Return an image (Y, X), or the middle one of several (Z, Y, X), with its mask (Y, X), as a field in memory."""
+    marked = Mask(Stack.from_array(mask.astype(np.uint8), "YX", name=name), ())
+    if image.ndim == 2 or len(image) == 1:
+        image = image.reshape(image.shape[-2:])
+        return Field(Stack.from_array(image, "YX", name=name), (), measure_range([image]), marked)
+    middle = len(image) // 2
+    return Field(Stack.from_array(image, "ZYX", name=name), (middle,), measure_range([image[middle]]), marked)

@@ -15,7 +15,9 @@ from cellxlate.settings import Guide
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange, measure_range
 from cellxlate.stacks.stack import PlaneIndex, Stack
+from cellxlate.stacks.windows import mirrored
 from cellxlate.training.fields.guides import REACH_PX, saliency
+from cellxlate.training.fields.movies import as_movie
 
 BLANK_SPAN_PER_NOISE = 6.5
 """A field whose span is at the noise floor (6) shows nothing."""
@@ -58,6 +60,21 @@ class Field:
         """Read a window (Y, X) in unit range."""
         return self.intensity.to_unit(self.stack.read(self.index, rows, columns))
 
+    @property
+    def neighbour_axis(self) -> int | None:
+        """Which axis of the index leads to neighbours: Z, or T where there is one z; None where there are none."""
+        axes = (self.stack.plane_axes.find(axis) for axis in "ZT" if self.stack.size(axis) > 1)
+        return next(axes, None)
+
+    def unit_in_context(self, axis: int, context: int, rows: slice, columns: slice) -> npt.NDArray[np.float32]:
+        """Read a window (C, Y, X) in unit range: the plane amid so many on either side along an axis of the index."""
+        at = self.index[axis]
+        positions = mirrored(at - context, at + context + 1, self.stack.size(self.stack.plane_axes[axis])).tolist()
+        planes = [
+            self.stack.read((*self.index[:axis], seen, *self.index[axis + 1 :]), rows, columns) for seen in positions
+        ]
+        return self.intensity.to_unit(np.stack(planes))
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -92,6 +109,9 @@ class Domain:
         How many times as often each field takes part.
     noises : sequence of CameraNoise
         Of each field, where it was measured.
+    context : int
+        Planes on either side that are drawn with each: those of a stack, and frames of a movie made of a plane that
+        has no neighbours.
     """
 
     def __init__(
@@ -103,11 +123,13 @@ class Domain:
         by_area: bool = False,
         times: Sequence[int] | None = None,
         noises: Sequence[CameraNoise] = (),
+        context: int = 0,
     ) -> None:
         self.fields = list(fields)
         self.noises = list(noises)
         self.number = number
         self.guide = guide
+        self.context = context
         turns = [max(round(one.shape[0] * one.shape[1] / TURN_PX**2), 1) if by_area else 1 for one in self.fields]
         times = times or [1] * len(turns)
         self._turns = [
@@ -169,9 +191,11 @@ class Domain:
                 side = min(round(side / factor), 2 * min(self.fields[number].shape))
             image, guide = self._draw_one(number, side, rng, guided, content)
             image, guide = _vary(image, guide, patch_px, turns, rng, smoothed=smallest < largest)
-            images.append(image)
+            if self.context and image.ndim == 2:
+                image, guide = as_movie(image, guide, self.context, rng)
+            images.append(image if image.ndim == 3 else image[None])
             guides.append(guide)
-        return Patches(np.stack(images)[:, None], np.stack(guides)[:, None])
+        return Patches(np.stack(images), np.stack(guides)[:, None])
 
     def _turn_of(self, ticket: int, seed: int, guided: bool) -> tuple[int, np.random.Generator]:
         """Return the field of a ticket, and its random numbers; where masks are few, every other ticket is a mask's."""
@@ -211,8 +235,12 @@ class Domain:
             guide = "masks"
         if side > min(field.shape):
             image, whole = self._window(number, 0, 0, min(field.shape), guided)
-            missing = side - min(field.shape)
-            return np.pad(image, (0, missing), mode="symmetric"), np.pad(whole, (0, missing), mode="symmetric")
+            beyond = [(0, side - min(field.shape))] * 2
+            wider = [*[(0, 0)] * (image.ndim - 2), *beyond]
+            return np.pad(image, wider, mode="symmetric"), np.pad(whole, beyond, mode="symmetric")
+        if self.context and (axis := field.neighbour_axis) is not None:
+            seen = field.unit_in_context(axis, self.context, slice(row, row + side), slice(column, column + side))
+            return seen, read_window(field, row, column, side, guide)[1]
         if guide != "saliency" or not isinstance(field.stack.pixels, np.ndarray):
             return read_window(field, row, column, side, guide)
         if number not in self._saliency:
@@ -235,21 +263,22 @@ def _vary(
     *,
     smoothed: bool = False,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Bring an image and its guide to the side of a patch, flipped and turned at random."""
-    side = image.shape[0]
+    """Bring an image (Y, X) or (C, Y, X) and its guide to the side of a patch, flipped and turned at random."""
+    side = image.shape[-1]
     if side != patch_px:
         if smoothed:
             larger = min(max(patch_px / side - 1, 0.0), 1.0)
             smaller = max(side / patch_px - 1, 0.0)
             width = GRAIN_PX * (1 + smaller) + ENLARGED_GRAIN_PX * larger
-            image = ndimage.gaussian_filter(image, width, truncate=3.0)
-        image = ndimage.zoom(image, patch_px / side, order=1, grid_mode=True, mode="nearest")
+            image = ndimage.gaussian_filter(image, (*[0] * (image.ndim - 2), width, width), truncate=3.0)
+        sides = (*[1] * (image.ndim - 2), patch_px / side, patch_px / side)
+        image = ndimage.zoom(image, sides, order=1, grid_mode=True, mode="nearest")
         guide = ndimage.zoom(guide, patch_px / side, order=0, grid_mode=True, mode="nearest")
     quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
     if flip:
-        image, guide = image[:, ::-1], guide[:, ::-1]
+        image, guide = image[..., ::-1], guide[..., ::-1]
     if turns:
-        image, guide = np.rot90(image, quarters), np.rot90(guide, quarters)
+        image, guide = np.rot90(image, quarters, (-2, -1)), np.rot90(guide, quarters)
     return np.ascontiguousarray(image), np.ascontiguousarray(guide)
 
 

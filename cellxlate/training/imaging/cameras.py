@@ -42,19 +42,19 @@ def by_any_camera(targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor
 
     Parameters
     ----------
-    targets : Tensor (B, 1, Y, X)
-        Unit range.
+    targets : Tensor (B, C, Y, X)
+        Unit range; the C planes of each are recorded by the same camera, each with noise of its own.
     rng : torch.Generator
         Of the CPU.
 
     Returns
     -------
-    faint, clear : Tensor (B, 1, Y, X)
+    faint, clear : Tensor (B, C, Y, X)
         The recording, and what it shows without noise, in the unit range of the recording.
     """
     count = len(targets)
     clear = gaussian_blur(targets, uniform(count, *BLUR_PX, rng) * chance(count, 1 - SHARP_SHARE, rng))
-    clear = (clear - clear.amin(dim=(2, 3), keepdim=True)).clamp(min=0)
+    clear = (clear - clear.amin(dim=(1, 2, 3), keepdim=True)).clamp(min=0)
     clear = clear ** per_image(uniform(count, 0.75, 1.5, rng))
     background = per_image(MOST_BACKGROUND * uniform(count, 0, 1, rng) ** 2)
     light = clear + background * shading(clear.shape, rng)
@@ -63,18 +63,19 @@ def by_any_camera(targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def without_cells(shape: torch.Size, rng: torch.Generator) -> Tensor:
-    """Record fields (B, 1, Y, X) that show nothing but uneven illumination."""
+    """Record fields (B, C, Y, X) that show nothing but uneven illumination."""
     light = per_image(uniform(shape[0], 0.02, 1, rng)) * shading(shape, rng, steepest=STEEPEST_EMPTY)
+    light = light.expand(shape)
     faint, noise = recorded(light, rng)
     return releveled(faint, light, noise, rng)[0]
 
 
 def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Record light (B, 1, Y, X): photons, read noise, what camera and software make of them.
+    """Record light (B, C, Y, X): photons, read noise, what camera and software make of them.
 
     Returns
     -------
-    recording : Tensor (B, 1, Y, X)
+    recording : Tensor (B, C, Y, X)
         On the scale of the light.
     noise : Tensor (B, 1, 1, 1)
         Standard deviation of its noise where the light is dim.
@@ -89,7 +90,7 @@ def recorded(light: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     lines = chance(count, LINES_SHARE, rng) * uniform(count, 0, 0.4, rng)
     dim = percentile(light, 0.1)
     deviation = (dim * (1 + pulses) / photons + read**2).sqrt() + 1e-4
-    noise = noise + per_image(lines) * deviation * torch.randn((count, 1, light.shape[2], 1), generator=rng)
+    noise = noise + per_image(lines) * deviation * torch.randn((*light.shape[:3], 1), generator=rng)
     recording = light + noise
     floor = dim + per_image(uniform(count, -2, 0.5, rng)) * deviation
     clipped = torch.maximum(recording, floor)
