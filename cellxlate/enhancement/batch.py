@@ -211,8 +211,7 @@ def enhance_files(
     require_callables(progress=progress)
     left_out: list[str] = []
     batch = plan_batch(
-        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)],
-        model,
+        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
             incomplete=incomplete, channels=channels, levels_from=levels_from, settings=asked,
@@ -224,9 +223,8 @@ def enhance_files(
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
-    return BatchOutcome(
-        stacks, tuple(finished_plates(batch, {one.path for one in stacks if one.error})), tuple(left_out)
-    )
+    plates = finished_plates(batch, {one.path for one in stacks if one.error})
+    return BatchOutcome(stacks, tuple(plates), tuple(left_out))
 
 
 def plan_batch(

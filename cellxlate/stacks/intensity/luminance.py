@@ -15,7 +15,7 @@ from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Pixels, Stack
 
 RGB = (0, 1, 2)
-KNOWN_NOISES = 2.0
+KNOWN_NOISES = 1.0
 """Below so many standard deviations of the luminance's noise above black, the colour of a pixel is not known."""
 LEAST_SHARE = 1e-3
 """Of the luminance's span: where nothing is known of the noise, colour is known from here on."""
