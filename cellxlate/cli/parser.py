@@ -196,6 +196,11 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default="luminance",
         help="RGB by its luminance, which keeps the hue, or red, green and blue each by itself (%(default)s)",
     )
+    _add_results(enhance)
+    _add_computing(enhance)
+
+
+def _add_results(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
     enhance.add_argument(
         "--confidence",
@@ -203,7 +208,6 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         help="also write how sure the model is of each pixel; takes 9 times as long",
     )
     enhance.add_argument("--no-report", action="store_true", help="do not write the report")
-    _add_computing(enhance)
 
 
 def _add_computing(enhance: argparse.ArgumentParser) -> None:

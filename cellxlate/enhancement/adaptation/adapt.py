@@ -164,13 +164,12 @@ def adapt_stack(
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
     clock, partial, seed = _Clock(seconds, steps), partial_of(output), whole(SEED, seed, least=0)
-    settings = replace(enhance_settings(settings), intensity="source")
+    settings, choice = replace(enhance_settings(settings), intensity="source"), None
     with held(output), opened(what, axes, image, incomplete) as stack:
         make_room(output, partial, overwrite=overwrite, resume=resume)
         require_counts(stack)
-        tell = _teller(stack, clock, progress)
-        tell(0)
-        numbers, choice = choose_channels(stack, channels), None
+        (tell := _teller(stack, clock, progress))(0)
+        numbers = choose_channels(stack, channels)
         seen, planes = what_is_seen(stack, numbers, settings.color)
         if isinstance(model, str) and model == AUTO:
             model, choice = choose_model(seen, planes)
