@@ -33,6 +33,7 @@ from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.intensity.luminance import RGB
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -162,7 +163,8 @@ class Forecast:
         per_plane = sum(
             len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
         )  # fmt: skip
-        return per_plane * stack.planes_per_channel * len(plan.channels)
+        of_samples = len(RGB) if plan.in_color and "C" in stack.axes else 1  # planes of a channel that are done as one
+        return per_plane * stack.planes_per_channel // of_samples * len(plan.jobs)
 
     @property
     def warnings(self) -> list[str]:
@@ -192,9 +194,10 @@ class Forecast:
             expected["seconds"] = {"adapting": self.adapting["seconds"], **expected["seconds"]}
         if self.confidence_s:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
+        color = {"color": "luminance"} if plan.in_color else {}
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
+            "planes": stack.plane_count, "channels": plan.channels, **color, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,

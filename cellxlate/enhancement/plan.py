@@ -28,7 +28,7 @@ from cellxlate.options import CHANNELS, COLOR, INTENSITY, LEVELS_FROM
 from cellxlate.settings import EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
-from cellxlate.stacks.intensity.luminance import is_in_color, what_is_seen
+from cellxlate.stacks.intensity.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import LUMINANCES, saved_ranges
 from cellxlate.stacks.intensity.stack_range import stack_ranges
@@ -139,6 +139,12 @@ class Plan:
         for job in self.jobs:
             total.include(job.work)
         return total
+
+    @property
+    def stated_settings(self) -> dict[str, Any]:
+        """The settings as the report states them; of a stack in grey, not what would become of its colour."""
+        stated = asdict(self.settings)
+        return stated if is_color(self.stack) else {name: stated[name] for name in stated if name != "color"}
 
     @property
     def identity(self) -> dict[str, Any]:

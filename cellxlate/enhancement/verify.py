@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cellxlate.enhancement.outputs.names import Outputs, may_replace, recorded_provenance
@@ -173,7 +173,7 @@ def run_report(
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
         ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
+        channel_names=stack.channel_names, settings=plan.stated_settings, versions=plan.versions,
         seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
         tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, notices=notices,
         provenance=plan.provenance | digests, command=repeat.command, command_note=repeat.note,
