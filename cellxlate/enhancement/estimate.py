@@ -163,7 +163,7 @@ class Forecast:
         per_plane = sum(
             len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
         )  # fmt: skip
-        of_samples = len(RGB) if plan.in_color and "C" in stack.axes else 1  # planes of a channel that are done as one
+        of_samples = len(RGB) if plan.in_color and "C" in stack.axes else 1  # planes of a channel, done as one
         return per_plane * stack.planes_per_channel // of_samples * len(plan.jobs)
 
     @property
