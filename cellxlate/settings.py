@@ -23,6 +23,9 @@ ADAPT_S = 90.0
 BACKGROUND, CELL = 1, 2
 """What strokes paint: 1 is background, 2 and more are cells; 0 is not painted."""
 
+MOST_CONTEXT = 4
+"""Planes on either side that networks may see."""
+
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
@@ -90,6 +93,16 @@ class NetworkSettings:
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     channels: int = 1
     context: int = 0
+
+
+def planes_seen(channels: int, context: int) -> int:
+    """Return how many planes networks take that see `context` planes on either side of each channel's own."""
+    return channels * (2 * context + 1)
+
+
+def own_planes(context: int) -> slice:
+    """Return which of those planes are the channels' own."""
+    return slice(context, None, 2 * context + 1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,15 @@ from cellxlate.option_values import (
     whole,
 )
 from cellxlate.options import COLOR, INTENSITY, THRESHOLD, TILE
-from cellxlate.settings import LEAST_LEARNED_PX, PRESETS, Color, EnhanceSettings, Intensity, TrainSettings
+from cellxlate.settings import (
+    LEAST_LEARNED_PX,
+    MOST_CONTEXT,
+    PRESETS,
+    Color,
+    EnhanceSettings,
+    Intensity,
+    TrainSettings,
+)
 
 
 def load_settings(path: str | Path) -> TrainSettings:
@@ -227,6 +235,7 @@ def _rules(settings: TrainSettings) -> list[Rule]:
     networks = settings.networks
     smallest_px = max(16, 4 * 2**networks.discriminator.layers)
     stride_px = max(4, 2**networks.generator.levels, 2**networks.attention.levels)
+    sees_neighbours = settings.backward in ("any-camera", "alone")
     learns_attention = settings.backward == "learned" and settings.baseline == "none"
     return [
         *_at_least({"epochs": 1, "steps": 1, "seed": 0}),
@@ -252,6 +261,8 @@ def _rules(settings: TrainSettings) -> list[Rule]:
         ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
         *_at_least({"checkpoint_minutes": 0}),
         ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
+        ("networks.context", lambda planes: 0 <= planes <= (MOST_CONTEXT if sees_neighbours else 0),
+         f"0 to {MOST_CONTEXT} with backward = \"any-camera\" or \"alone\", else 0"),
     ]  # fmt: skip
 
 

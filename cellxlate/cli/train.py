@@ -26,8 +26,8 @@ def run_train(options: argparse.Namespace) -> int:
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,
             progress=news.look, after_step=news.after_step,
         )  # fmt: skip
-    training = bundle.card["training"]
-    answer = {"model": str(options.output), "preset": bundle.card["preset"], "steps": training["steps"],
+    training = (bundle.card.get("context") or bundle.card)["training"]
+    answer = {"model": str(options.output), "preset": training["settings"]["preset"], "steps": training["steps"],
               "seconds": training["seconds"], "generator_parameters": bundle.card["generator_parameters"],
               "attention_parameters": bundle.card["attention_parameters"]}  # fmt: skip
     say(options, answer, facts([

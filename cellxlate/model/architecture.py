@@ -6,12 +6,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.settings import AttentionSettings, GeneratorSettings, Normalisation
+from cellxlate.settings import AttentionSettings, GeneratorSettings, Normalisation, own_planes, planes_seen
 
 Array = npt.NDArray[np.float32]
 PaddingMode = Literal["zeros", "reflect"]
@@ -22,20 +22,34 @@ def unfilled(*shape: int) -> Array:
     return np.broadcast_to(np.float32(0), shape)
 
 
+class _Weighted:
+    """What both kinds of convolution say of their weight."""
+
+    weight: Array
+    entering_axis: ClassVar[int] = 1
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Of the kernel, in pixels."""
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that enter."""
+        return int(self.weight.shape[self.entering_axis])
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that leave."""
+        return int(self.weight.shape[1 - self.entering_axis])
+
+
 @dataclass(frozen=True, eq=False)
-class Convolution:
+class Convolution(_Weighted):
     """A convolution, its parts called as torch calls them.
 
-    Attributes
-    ----------
-    weight : ndarray of float32
-        (outputs, inputs, kernel, kernel).
-    bias : ndarray of float32 or None
-        (outputs,).
-    stride, padding : tuple of int
-        Along rows and columns, in pixels.
-    padding_mode : {"zeros", "reflect"}
-        What is made up beyond the border.
+    `weight` is (outputs, inputs, kernel, kernel), `bias` (outputs,); stride and padding are in pixels along rows and
+    columns, `padding_mode` says what is made up beyond the border.
     """
 
     weight: Array
@@ -44,25 +58,12 @@ class Convolution:
     padding: tuple[int, int] = (0, 0)
     padding_mode: PaddingMode = "zeros"
 
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """Of the kernel, in pixels."""
-        return self.weight.shape[2], self.weight.shape[3]
-
-    @property
-    def in_channels(self) -> int:
-        """Channels that enter."""
-        return int(self.weight.shape[1])
-
-    @property
-    def out_channels(self) -> int:
-        """Channels that leave."""
-        return int(self.weight.shape[0])
-
 
 @dataclass(frozen=True, eq=False)
-class TransposedConvolution:
+class TransposedConvolution(_Weighted):
     """A transposed convolution; its weight is (inputs, outputs, kernel, kernel)."""
+
+    entering_axis: ClassVar[int] = 0
 
     weight: Array
     bias: Array | None
@@ -70,21 +71,6 @@ class TransposedConvolution:
     padding: tuple[int, int] = (1, 1)
     output_padding: tuple[int, int] = (1, 1)
     padding_mode: PaddingMode = "zeros"
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """Of the kernel, in pixels."""
-        return self.weight.shape[2], self.weight.shape[3]
-
-    @property
-    def in_channels(self) -> int:
-        """Channels that enter."""
-        return int(self.weight.shape[0])
-
-    @property
-    def out_channels(self) -> int:
-        """Channels that leave."""
-        return int(self.weight.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,16 +195,6 @@ class Network:
     def residual(self) -> bool:
         """Whether its layers make the difference from the input, or all of the outcome, as those with tanh do."""
         return self.settings.architecture != "resnet"
-
-
-def planes_seen(channels: int, context: int) -> int:
-    """Return how many planes networks take that see `context` planes on either side of each channel's own."""
-    return channels * (2 * context + 1)
-
-
-def own_planes(context: int) -> slice:
-    """Return which of those planes are the channels' own."""
-    return slice(context, None, 2 * context + 1)
 
 
 def network_of(settings: GeneratorSettings | AttentionSettings, channels: int, context: int = 0) -> Network:

@@ -28,7 +28,13 @@ from cellxlate.model.cards import (
 )
 from cellxlate.model.layers import Described, parameter_count
 from cellxlate.model.probe import computed_by_torch, stated_of
-from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
+from cellxlate.settings import (
+    MOST_CONTEXT,
+    AttentionSettings,
+    DiscriminatorSettings,
+    GeneratorSettings,
+    NetworkSettings,
+)
 from cellxlate.stacks.naming import one_line
 
 if TYPE_CHECKING:
@@ -43,7 +49,6 @@ LARGEST_HEADER_BYTES = 1_000_000
 LIMITS = {"width": 512, "last_width": 512, "blocks": 64, "levels": 6, "layers": 6}
 """Of the numbers of a network's settings, in the order in which they are looked at."""
 MOST_CHANNELS = 16
-MOST_CONTEXT = 4
 CONTEXT = "context."
 """The names of the weights of the pair that sees neighbours begin with it."""
 KERNELS_PX = (1, 3, 5, 7, 9, 11)

@@ -26,7 +26,7 @@ from cellxlate.training.domains import nearest_model, open_domains
 from cellxlate.training.fields.patches import Domain
 from cellxlate.training.finished import finished_translator, preview, saved_model, statistics_patches, training_card
 from cellxlate.training.interruption import StepEnds
-from cellxlate.training.options import Baseline, as_paths, require_domains, resolve, starting_from
+from cellxlate.training.options import Baseline, as_paths, require_domains, require_start, resolve, starting_from
 from cellxlate.training.run import (
     Run,
     begin,
@@ -117,12 +117,13 @@ def train(
     ----------
     source, target : path or paths
         Images as they come from the microscope, and images as they should look; files or folders; need not be pairs.
-        The preset "general" takes no source, and draws structures where there is no target either. Without a target
-        the preset "alone" learns from the source and its noise, beginning with `base`.
+        The presets "general" and "context" take no source, and draw structures where there is no target either; what
+        "context" teaches sees the planes beside each and stands beside the networks of `base`. Without a target the
+        preset "alone" learns from the source and its noise, beginning with `base`.
     output : path
         The model folder to write; must not exist. Beside it `NAME.partial` holds the checkpoint, curves and previews
         while training.
-    preset : {"fast", "general", "paper", "paper-wide", "alone"}, optional
+    preset : {"fast", "general", "paper", "paper-wide", "context", "alone"}, optional
         Where all settings come from that are not given; ignored if `settings` is. By default "alone" where a source but
         no target is given, "fast" elsewhere.
     settings : TrainSettings or path, optional
@@ -194,6 +195,7 @@ def train(
     require_free(output, partial, resume)
     if start is None and chosen.backward == "alone":
         start = nearest_model(paths[0], channel)
+    require_start(start, chosen)
     if start:
         chosen = starting_from(start, chosen)
     chosen_device = choose_device(device)

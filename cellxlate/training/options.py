@@ -104,6 +104,15 @@ def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
     return settings
 
 
+def require_start(start: Bundle | None, settings: TrainSettings) -> None:
+    """Raise OptionError where networks shall see neighbours and there is no model beside whose own they could stand."""
+    if settings.networks.context and start is None:
+        raise OptionError(
+            "networks that see neighbours stand beside those of a model that sees a plane alone",
+            remedy=("name it with ", BASE),
+        )
+
+
 def as_cyclegan(settings: TrainSettings) -> TrainSettings:
     """Return the settings of the baseline: the same networks, both directions learned, attention fixed to 1."""
     return replace(

@@ -11,9 +11,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cellxlate.model.architecture import own_planes
 from cellxlate.model.networks import Discriminator, TranslatorNetworks, attend_everywhere
-from cellxlate.settings import TrainSettings
+from cellxlate.settings import TrainSettings, own_planes
 from cellxlate.stacks.windows import mirrored
 from cellxlate.training import losses
 from cellxlate.training.imaging.cameras import by_any_camera, without_cells
@@ -316,6 +315,8 @@ class AnyCameraStep:
         """Return recordings of the targets, those without cells last, and what the others show without noise."""
         faint, clear = by_any_camera(target.images, rng)
         faint, clear = at_the_ends(faint, rng), clear[:, own_planes(self.settings.networks.context)]
+        if not self.settings.lambda_guide:
+            return Draw(faint, target.guides), Draw(clear, target.guides)
         empty = without_cells(torch.Size((max(len(faint) // EMPTY_EVERY, 1), *faint.shape[1:])), rng)
         recorded = Draw(torch.cat([faint, empty]), torch.cat([target.guides, torch.zeros_like(empty[:, :1])]))
         return recorded, Draw(clear, target.guides)

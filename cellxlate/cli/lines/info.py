@@ -197,9 +197,19 @@ def model_lines(card: Mapping[str, Any], shipped: bool, size_bytes: int | None) 
         ("licence", str(card.get("licence") or "not stated")),
         *_source_facts(card.get("sources")),
         ("networks", _network_words(card)),
+        *_neighbour_facts(_mapping(card.get("context"))),
         ("folder", f"{card.get('path')}{on_disk}"),
     ]  # fmt: skip
     return [*facts(told), "", *_score_lines(_mapping(card.get("scores")))]
+
+
+def _neighbour_facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which planes beside its own a model can see, and how long that was taught."""
+    planes, steps = context.get("planes"), _mapping(context.get("training")).get("steps")
+    if not isinstance(planes, int):
+        return []
+    taught = f", taught in {count(steps, 'step')}" if isinstance(steps, int) else ""
+    return [("neighbours", f"can see {count(planes, 'plane')} on either side of each, along z or time{taught}")]
 
 
 def _training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from cellxlate.model.networks import Generator
 from cellxlate.settings import Precision, TrainSettings
 from cellxlate.training.acceleration.enlargement import without_enlarging
 
@@ -18,7 +19,7 @@ LEAST_WORK = 1e8
 """Weights times pixels of a batch; below it little can be gained, and nothing is measured."""
 
 
-def choose_precision(generator: nn.Module, settings: TrainSettings, device: torch.device) -> Precision:
+def choose_precision(generator: Generator, settings: TrainSettings, device: torch.device) -> Precision:
     """Decide what the networks of a new run compute in: bfloat16 where the device has it and is clearly faster with it.
 
     On CUDA it is taken without a measurement; on a CPU the generator of the run, which stays as it is, is measured on a

@@ -13,7 +13,7 @@ from cellxlate.stacks.samples.drawing import smooth_noise
 
 Floats = npt.NDArray[np.float32]
 
-STILL, DRIFTS, FLOWS, OBJECTS = 0.22, 0.22, 0.26, 0.18
+STILL, DRIFTS, FLOWS, OBJECTS = 0.16, 0.18, 0.26, 0.16
 """How often a movie is of a kind; in the rest of them neighbours show something else."""
 DRIFT_PX, FLOW_PX, OBJECTS_PX = (0.05, 6.0), (0.2, 14.0), (4.0, 60.0)
 """Way from one frame to the next."""
