@@ -13,9 +13,14 @@ PresetName = Literal["fast", "paper", "paper-wide", "general", "context", "alone
 Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
 Color = Literal["luminance", "separate"]
+Along = Literal["auto", "none", "z", "t"]
+"""Which neighbours of a plane networks see: those along an axis, none, or what is found to help a stack."""
 
 AUTO = "auto"
 """No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
+
+SALIENCY = "saliency"
+"""No mask, but the wish for the automatic guide of training as the gate."""
 
 ADAPT_S = 90.0
 """So long a model adapts to a stack unless it is told otherwise."""
@@ -347,6 +352,9 @@ class EnhanceSettings:
         Side of a tile's written core; None takes it from a memory budget.
     dense : bool
         Run the generator everywhere, also where nothing is selected. The pixels are the same.
+    context : {"auto", "none", "z", "t"}
+        Along which axis networks see the planes beside each, where the model knows neighbours; "auto" takes what is
+        found to help the stack.
     color : {"luminance", "separate"}
         Whether red, green and blue are enhanced by their luminance, which keeps their hue, or each by itself. Stacks of
         no colour, and those of which some samples are chosen, are enhanced channel by channel.
@@ -356,4 +364,5 @@ class EnhanceSettings:
     intensity: Intensity = "source"
     tile_px: int | None = None
     dense: bool = False
+    context: Along = "auto"
     color: Color = "luminance"

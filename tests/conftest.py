@@ -130,6 +130,28 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def models_in_context(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models that have `tiny_model`'s networks, and a pair that sees two planes on either side of one.
+
+    "blind" makes nothing of them, so it answers as without; "seeing" does.
+    """
+    import torch
+
+    from cellxlate.model.bundle import load_model, save_bundle
+    from cellxlate.model.networks import seeing_neighbours
+
+    tiny, folder = load_model(tiny_model), tmp_path_factory.mktemp("in-context")
+    for name, spread in (("blind", 0.0), ("seeing", 0.1)):
+        torch.manual_seed(4)
+        pair = seeing_neighbours(tiny.translator, 2)
+        with torch.no_grad():
+            for first in (next(pair.generator.parameters()), next(pair.attention.parameters())):
+                first.add_(spread * torch.randn(first.shape))
+        save_bundle(folder / name, tiny.translator, dict(tiny.card), b"", pair.eval())
+    return {name: folder / name for name in ("blind", "seeing")}
+
+
+@pytest.fixture(scope="session")
 def remote_packages() -> None:
     """What speaks to buckets and the web, and a store of objects to test against."""
     try:

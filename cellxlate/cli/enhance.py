@@ -16,6 +16,7 @@ from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
 from cellxlate.options import WORKERS
+from cellxlate.quality.report.gates import context_words, source_words
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -93,9 +94,11 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
         image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
         settings=EnhanceSettings(
-            options.threshold, options.intensity, options.tile, options.dense, options.color,
+            options.threshold, options.intensity, options.tile, options.dense, context=options.context,
+            color=options.color,
         ),
         engine=options.engine, device=options.device, precision=options.precision,
+        attention_channel=options.attention_channel, attention_from=options.attention_from,
         attention=not options.no_attention, report=not options.no_report, overwrite=options.overwrite,
         resume=options.resume, adapt_s=options.adapt, confidence=options.confidence,
     )  # fmt: skip
@@ -173,11 +176,12 @@ def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, A
 
 def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let the plates appear, or say why one does not; return where they are."""
-    from cellxlate.enhancement.batch import finished_plates
+    from cellxlate.enhancement.outputs.plates import finished_plates
 
     plates: list[dict[str, Any]] = []
     failed = {stack.path for stack, answer in zip(batch.stacks, answers, strict=True) if "error" in answer}
-    for outcome in finished_plates(batch, failed):
+    again = {"overwrite": batch.settings.overwrite, "resume": batch.settings.resume}
+    for outcome in finished_plates(batch.plates, failed, **again):
         if outcome.error:
             raise outcome.error
         plate, missing = outcome.plate, outcome.failed
@@ -264,6 +268,10 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     answer, adaptation = report.as_dict(), report.adaptation
     told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
     told.append(("model", report.model_words))
+    if answer["attention_source"]["kind"] != "network":
+        told.append(("gate", source_words(answer["attention_source"])))
+    if words := context_words(answer["context"]):
+        told.append(("context", words))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))

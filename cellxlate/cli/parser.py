@@ -12,7 +12,7 @@ from cellxlate.cli.inspect import run_describe, run_info, run_models, run_report
 from cellxlate.cli.train import run_evaluate, run_train
 from cellxlate.errors import OptionError, said
 from cellxlate.locations import Location, located
-from cellxlate.settings import ADAPT_S, AUTO, PRESETS, THRESHOLD
+from cellxlate.settings import ADAPT_S, AUTO, PRESETS, SALIENCY, THRESHOLD
 
 MOST_ADAPT_S = 86_400.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -180,7 +180,28 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "--incomplete", action="store_true", help="of an acquisition that was stopped, take the complete time points"
     )
     enhance.add_argument("--axes", metavar="TCZYX", help="axes of the input, where the file does not say")
+    _add_what_changes(enhance)
+    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
+    enhance.add_argument(
+        "--confidence",
+        action="store_true",
+        help="also write how sure the model is of each pixel; takes 9 times as long",
+    )
+    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
+    _add_computing(enhance)
+
+
+def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
+    enhance.add_argument(
+        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
+    )
+    enhance.add_argument(
+        "--attention-from",
+        type=_mask,
+        metavar="FILE|saliency",
+        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
+    )
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
@@ -191,23 +212,17 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
     enhance.add_argument(
+        "--context",
+        choices=("auto", "none", "z", "t"),
+        default=AUTO,
+        help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
+    )
+    enhance.add_argument(
         "--color",
         choices=("luminance", "separate"),
         default="luminance",
         help="RGB by its luminance, which keeps the hue, or red, green and blue each by itself (%(default)s)",
     )
-    _add_results(enhance)
-    _add_computing(enhance)
-
-
-def _add_results(enhance: argparse.ArgumentParser) -> None:
-    enhance.add_argument("--no-attention", action="store_true", help="do not keep the attention file")
-    enhance.add_argument(
-        "--confidence",
-        action="store_true",
-        help="also write how sure the model is of each pixel; takes 9 times as long",
-    )
-    enhance.add_argument("--no-report", action="store_true", help="do not write the report")
 
 
 def _add_computing(enhance: argparse.ArgumentParser) -> None:
@@ -284,6 +299,10 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds <= MOST_ADAPT_S:
         raise argparse.ArgumentTypeError(f"{text} is no time to learn in; give 1 to {MOST_ADAPT_S:.0f} seconds")
     return seconds
+
+
+def _mask(text: str) -> Path | str:
+    return text if text == SALIENCY else Path(text)
 
 
 def _place(text: str) -> Location:

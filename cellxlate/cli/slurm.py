@@ -108,6 +108,8 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
     from cellxlate.enhancement.adaptation.record import make_room, model_folder
     from cellxlate.enhancement.cluster.slurm import require_writable
     from cellxlate.enhancement.confidence.file import confidence_path
+    from cellxlate.enhancement.gates.source import require_fitting
+    from cellxlate.enhancement.neighbours.context import require_neighbours
     from cellxlate.enhancement.plan import choose_channels, require_counts
     from cellxlate.stacks.naming import partial_of
 
@@ -116,6 +118,8 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
     with settings.open(stack.path) as opened:
         require_counts(opened)
         choose_channels(opened, settings.channels)
+        require_neighbours(settings.settings.context, opened)
+        require_fitting(opened, settings.attention_channel, settings.attention_from)
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)
         if not (stack.plate or _is_made(settings.output_dir)):
             require_writable(opened, outputs, **replaced)

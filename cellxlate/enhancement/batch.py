@@ -5,7 +5,7 @@ One that fails does not stop the others. The command line goes the same way, and
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,9 @@ from cellxlate.enhancement.confidence.file import confidence_path, write_confide
 from cellxlate.enhancement.confidence.views import VIEWS
 from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, predict
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     find_inputs,
@@ -26,9 +28,9 @@ from cellxlate.enhancement.outputs.names import (
     require_distinct,
     require_free,
 )
-from cellxlate.enhancement.outputs.plates import Plate, plates_of
+from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.errors import OptionError, OutputError
+from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
@@ -38,7 +40,7 @@ from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
 from cellxlate.quality.report.notices import over_stacks, told_apart
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import Color, EnhanceSettings, Intensity
+from cellxlate.settings import Along, Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
@@ -62,6 +64,8 @@ class BatchSettings:
     image: int | None = None
     incomplete: bool = False
     channels: Sequence[str | int] | str | int | None = None
+    attention_channel: str | int | None = None
+    attention_from: str | Path | None = None
     levels_from: str | Path | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     engine: Engine = "auto"
@@ -82,7 +86,8 @@ class BatchSettings:
         """Plan how it is enhanced."""
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
-            precision=self.precision, levels_from=self.levels_from,
+            precision=self.precision, levels_from=self.levels_from, attention_channel=self.attention_channel,
+            attention_from=self.attention_from,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -127,15 +132,6 @@ class StackOutcome:
 
 
 @dataclass(frozen=True)
-class PlateOutcome:
-    """What became of a plate: it appears where no field `failed`, unless that went wrong."""
-
-    plate: Plate
-    failed: int
-    error: OutputError | None = None
-
-
-@dataclass(frozen=True)
 class BatchOutcome:
     """What became of each stack, and of each plate that was given whole; a line for each kind of what is no stack."""
 
@@ -160,12 +156,13 @@ def enhance_files(
     paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
-    tile_px: int | None = None, dense: bool | None = None, color: Color | None = None, engine: Engine = "auto",
-    settings: EnhanceSettings | None = None, device: Device = "auto", precision: Precision = "float32",
-    attention: bool = True, report: bool = True, overwrite: bool = False, resume: bool = False,
-    adapt_s: float | None = None, confidence: bool = False, where: Executor = THIS_PROCESS,
-    progress: Progress | None = None,
+    tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
+    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
+    precision: Precision = "float32", attention: bool = True,
+    report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
+    confidence: bool = False, where: Executor = THIS_PROCESS, progress: Progress | None = None,
 ) -> BatchOutcome:  # fmt: skip
     """Enhance many stacks as `cellxlate enhance` does: what fails does not stop the others, and is returned.
 
@@ -178,8 +175,10 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, color, settings
-        As in `enhance_file`, for every stack.
+    format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
+        As in `enhance_file`, for every stack; `context`, `color` and `settings` too.
+    attention_from : path or "saliency", optional
+        As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
         As there, too.
     adapt_s : float, optional
@@ -207,14 +206,15 @@ def enhance_files(
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
     """
     asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
-                             color=color)  # fmt: skip
+                             context=context, color=color)  # fmt: skip
     require_callables(progress=progress)
     left_out: list[str] = []
     batch = plan_batch(
         [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, levels_from=levels_from, settings=asked,
+            incomplete=incomplete, channels=channels, attention_channel=attention_channel,
+            attention_from=attention_from, levels_from=levels_from, settings=asked,
             engine=engine, device=device, precision=precision, attention=attention, report=report,
             overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
         ),
@@ -223,7 +223,8 @@ def enhance_files(
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
-    plates = finished_plates(batch, {one.path for one in stacks if one.error})
+    failed = {outcome.path for outcome in stacks if outcome.error}
+    plates = finished_plates(batch.plates, failed, overwrite=overwrite, resume=resume)
     return BatchOutcome(stacks, tuple(plates), tuple(left_out))
 
 
@@ -266,12 +267,15 @@ def plan_batch(
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
     loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
+    if isinstance(loaded, Bundle):
+        require_trained(settings.settings.context, loaded)
     return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
 
 
 def _check(settings: BatchSettings) -> None:
     """Raise OptionError for what would fail for every stack, before anything is read."""
     enhance_settings(settings.settings)
+    require_one(settings.attention_channel, settings.attention_from)
     require_known(settings.engine, settings.device, settings.precision)
     require_flags(
         incomplete=settings.incomplete, attention=settings.attention, report=settings.report,
@@ -302,18 +306,6 @@ def start_plates(batch: Batch) -> None:
         plate.start(overwrite=settings.overwrite, resume=settings.resume)
 
 
-def finished_plates(batch: Batch, failed: Collection[Location]) -> Iterator[PlateOutcome]:
-    """Let the plates appear of which no field `failed`, and yield what became of each."""
-    for plate in batch.plates:
-        outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
-        try:
-            if not outcome.failed:
-                plate.finish(overwrite=batch.settings.overwrite, resume=batch.settings.resume)
-        except OutputError as fault:
-            outcome = replace(outcome, error=fault)
-        yield outcome
-
-
 def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Watch) -> StackOutcome:
     """Enhance one stack of a batch: let the model learn from it, enhance it, write how sure it is, as that is asked."""
     settings = batch.settings
@@ -327,6 +319,7 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
+            attention_channel=settings.attention_channel, attention_from=settings.attention_from,
             levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
             device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
             resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,
@@ -334,7 +327,9 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         if adaptation:
             adaptation.forget()
         if sure:
-            _write_confidence(batch, settings.plan(opened, model), outputs, sure, progress)
+            stated = report.provenance["context"]["axis"]
+            same = replace(settings, settings=replace(settings.settings, context=stated or "none"))
+            _write_confidence(batch, same.plan(opened, model), outputs, sure, progress)
     return StackOutcome(stack.path, report, sure)
 
 

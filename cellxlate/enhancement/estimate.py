@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cellxlate.enhancement.flow import EnhanceProgress, Phase, follow, write_bands
+from cellxlate.enhancement.gates.sample import Window, gates_of_windows
 from cellxlate.enhancement.job import Executor, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan
@@ -37,7 +39,7 @@ from cellxlate.stacks.intensity.luminance import RGB
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.pyramid import resolution_count
 from cellxlate.stacks.write.writer import Writer
@@ -194,11 +196,12 @@ class Forecast:
             expected["seconds"] = {"adapting": self.adapting["seconds"], **expected["seconds"]}
         if self.confidence_s:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
-        color = {"color": "luminance"} if plan.in_color else {}
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, **color, "tile_px": plan.tile_px, "engine": plan.engine,
+            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
+            **({"color": "luminance"} if plan.in_color else {}),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
@@ -225,18 +228,18 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted.
     """
     started = time.perf_counter()
-    windows = list(sample_of(plan.stack))
+    places = list(sample_places(plan.stack))
+    windows = [_read(plan.stack, *place) for place in places]
     read_s = time.perf_counter() - started
     resolutions = resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
+        scaled = partial(_range_of, plan, windows=len(part))
+        gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], scaled)
         jobs = tuple(
-            replace(
-                job, work=Work(), luminance=job.luminance and _range_of(plan, job.luminance, len(part)),
-                intensities={
-                    channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
-                },
-            )
+            replace(job, work=Work(), gates=gates, luminance=job.luminance and scaled(job.luminance), intensities={
+                channel: scaled(intensity) for channel, intensity in job.intensities.items()
+            })
             for job in plan.jobs
         )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:
@@ -294,8 +297,8 @@ def free_bytes(folder: Location) -> int | None:
     return None
 
 
-def sample_of(stack: Stack) -> Iterator[Any]:
-    """Yield windows (C, Y, X) of all channels, at most 8 megapixels in all, spread over planes, rows and columns.
+def sample_places(stack: Stack) -> Iterator[Window]:
+    """Yield windows of all channels, at most 8 megapixels in all, spread over planes, rows and columns.
 
     Planes of which two fit, or all, are yielded whole: their border costs what it costs in the stack.
     """
@@ -311,8 +314,12 @@ def sample_of(stack: Stack) -> Iterator[Any]:
         plane = (2 * number + 1) * count // (2 * number_of_windows)
         top = int((height - rows + 1) * ((0.5 + number * PLASTIC**-1) % 1.0))
         left = int((width - columns + 1) * ((0.5 + number * PLASTIC**-2) % 1.0))
-        window = slice(top, top + rows), slice(left, left + columns)
-        yield np.stack([stack.read(stack.plane_of(plane, channel), *window) for channel in range(stack.channel_count)])
+        planes = [stack.plane_of(plane, channel) for channel in range(stack.channel_count)]
+        yield planes, slice(top, top + rows), slice(left, left + columns)
+
+
+def _read(stack: Stack, planes: Sequence[PlaneIndex], rows: slice, columns: slice) -> Any:
+    return np.stack([stack.read(index, rows, columns) for index in planes])
 
 
 def _range_of(plan: Plan, intensity: IntensityRange, windows: int) -> IntensityRange:

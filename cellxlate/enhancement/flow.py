@@ -6,18 +6,20 @@ bands wait to be written, so memory does not grow with the stack.
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
+from math import prod
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.input import OpenPlane, planes_seen
+from cellxlate.enhancement.input import ANEW, OpenPlane, SeenPlanes
+from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.names import Outputs
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, Work, enhance_plane
@@ -32,6 +34,8 @@ from cellxlate.stacks.write.pyramid import Share
 from cellxlate.stacks.write.writer import BAND_PX, Writer, open_writer
 
 WAITING_BANDS = 2
+HELD_BYTES = 160 << 20
+"""Of planes that are seen at once, as counts and in unit range: 5 of 2300 x 2300 px in 16 bits."""
 
 IsDone = Callable[[PlaneIndex, Tile], bool]
 WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"]
@@ -109,9 +113,13 @@ def follow(steps: Generator[EnhanceProgress | None, None, Result], progress: Pro
 
 @dataclass(frozen=True)
 class PlaneToDo:
-    """Planes that are enhanced together, how many come before them, and their bands that are not done."""
+    """Planes that are enhanced together, how many come before them, and their bands that are not done.
 
-    number: int
+    Where planes are done in parts, the bands of one place in all that follow each other, `number` counts so that what
+    is done is `number` and the share of these that lies above the end of a band.
+    """
+
+    number: float
     indices: tuple[PlaneIndex, ...]
     wanted: list[Tile]
 
@@ -217,13 +225,15 @@ def enhanced_bands(
     """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
     stack = plan.stack
 
+    see = seen_planes(plan)
+
     def enhanced(part: tuple[PlaneToDo, OpenPlane, Tile]) -> tuple[PlaneToDo, list[Band], Work]:
         plane, open_plane, area = part
         index, work = plane.indices[0], Work()
         job = plan.job_of(index)
         if job is None:
             return plane, [Band.copied(open_plane(index)(slice(area.top, area.bottom)), area.top)], work
-        bands = enhance_plane(job.input(stack, index, open_plane), [area], replace(job, work=work))
+        bands = enhance_plane(job.input(stack, index, open_plane, see), [area], replace(job, work=work))
         return plane, list(bands), work
 
     parts = (
@@ -243,32 +253,83 @@ def enhanced_bands(
 
 
 def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:
-    """Yield the planes of which a band is not done; it is made again in all that are enhanced together."""
+    """Yield the planes of which a band is not done; it is made again in all that are enhanced together.
+
+    Of planes that see neighbours and are too large to be kept, bands of one place follow each other.
+    """
     areas = list(bands_of(plan.stack.plane_shape, plan.tile_px))
-    for number, indices in plan.groups():
-        wanted = [area for area in areas if not all(is_done(index, area) for index in indices)]
-        if wanted:
+
+    def to_do(number: float, indices: tuple[PlaneIndex, ...], areas: Sequence[Tile]) -> Iterator[PlaneToDo]:
+        if wanted := [area for area in areas if not all(is_done(index, area) for index in indices)]:
             yield PlaneToDo(number, indices, wanted)
+
+    if not plan.context.along or are_kept(plan):
+        for number, indices in plan.groups():
+            yield from to_do(number, indices, areas)
+        return
+    height = plan.stack.plane_shape[0]
+    for run in runs_of_neighbours(plan):
+        before, planes = run[0][0], sum(len(indices) for _, indices in run)
+        for area in areas:
+            done = before + planes * area.top / height
+            for _, indices in run:
+                done += len(indices) * (area.bottom - area.top) / height
+                yield from to_do(done - len(indices) * area.bottom / height, indices, [area])
+
+
+def runs_of_neighbours(plan: Plan) -> Iterator[list[tuple[int, tuple[PlaneIndex, ...]]]]:
+    """Yield what `plan.groups` does in lists of planes that lie in a row along the axis of neighbours."""
+    axis = plan.stack.plane_axes.find(plan.context.axis)
+
+    def place(group: tuple[int, tuple[PlaneIndex, ...]]) -> PlaneIndex:
+        index = group[1][0]
+        return index[:axis] + index[axis + 1 :] if axis >= 0 else index
+
+    for _, run in groupby(plan.groups(), place):
+        yield list(run)
+
+
+def are_kept(plan: Plan) -> bool:
+    """Return whether planes are read whole: unless they are too large, or too many that large are seen at once."""
+    pixels, seen = prod(plan.stack.plane_shape), planes_at_once(plan)
+    held_bytes = seen * pixels * (plan.stack.dtype.itemsize + np.dtype(np.float32).itemsize) if seen > 1 else 0
+    return pixels <= PLANE_KEPT_PX and held_bytes <= HELD_BYTES
+
+
+def planes_at_once(plan: Plan) -> int:
+    """Return how many planes are seen for one, at most."""
+    stack = plan.stack
+    middle = tuple(stack.size(axis) // 2 for axis in stack.plane_axes)
+    positions = (job.together(stack, middle)[0] for job in plan.jobs)
+    return max(len(job.planes_seen(stack, index)) for job, index in zip(plan.jobs, positions, strict=True))
+
+
+def seen_planes(plan: Plan) -> SeenPlanes:
+    """Return what gives planes as networks see them: those that are seen for several others are kept for these."""
+    if not plan.context.along:
+        return ANEW
+    further = (plan.streams - 1) * max(len(job.channels) for job in plan.jobs)
+    return HeldPlanes(planes_at_once(plan) + further, are_whole=are_kept(plan))
 
 
 def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, OpenPlane]]:
     """Yield planes with what reads them and those that are seen with them; while they are worked on, the next are read.
 
-    Planes of more than 16 megapixels are read band by band, when their rows are needed.
+    Planes of more than 16 megapixels are read band by band, when their rows are needed, and so are those of which
+    neighbours are seen from 160 MB on.
     """
     stack = plan.stack
-    rows, columns = stack.plane_shape
-    if rows * columns > PLANE_KEPT_PX:
+    if not are_kept(plan):
         for plane in planes:
-            yield plane, partial(plane_reader, stack)
+            yield plane, partial(plane_reader, stack, most_px=0)
         return
     read: dict[PlaneIndex, npt.NDArray[Any]] = {}
 
     def open_read(plane: PlaneToDo) -> tuple[PlaneToDo, OpenPlane]:
         nonlocal read  # neighbours are often those of the plane before
-        job = plan.job_of(plane.indices[0])
-        seen = planes_seen(stack, plane.indices, job.context) if job else plane.indices
-        kept = read = {one: read[one] if one in read else stack.read(one) for one in dict.fromkeys(seen)}
+        job, index = plan.job_of(plane.indices[0]), plane.indices[0]
+        seen = job.planes_seen(stack, index) if job else plane.indices
+        kept = read = {one: read[one] if one in read else stack.read(one) for one in seen}
         return plane, lambda index: kept[index].__getitem__
 
     yield from ahead(open_read, planes)

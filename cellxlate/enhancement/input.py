@@ -3,18 +3,18 @@
 The one place that knows which planes of a stack are read for one. Memory is bounded by a band of rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
-from cellxlate.stacks.intensity.luminance import RGB, luminance_of
-from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
+from cellxlate.stacks.intensity.luminance import RGB, light_of
+from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
@@ -33,6 +33,21 @@ class Context:
 
     axis: str = "Z"
     offsets: tuple[int, ...] = (0,)
+
+    @classmethod
+    def beside(cls, axis: str, planes: int) -> "Context":
+        """Return that of so many planes on either side along an axis."""
+        return cls(axis, tuple(range(-planes, planes + 1)))
+
+    @property
+    def planes(self) -> int:
+        """How many on either side."""
+        return max(self.offsets)
+
+    @property
+    def along(self) -> str:
+        """The axis as options name it, "z" or "t"; empty where a plane is seen alone."""
+        return self.axis.lower() if len(self.offsets) > 1 else ""
 
     def around(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes at the offsets; in a stack without the axis, each of them is the plane itself."""
@@ -54,24 +69,55 @@ def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int])
     return tuple((*index[:axis], channel, *index[axis + 1 :]) for channel in channels)
 
 
-def planes_of_samples(stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
-    """Return the planes of red, green and blue at the position of a plane."""
+def planes_of_colors(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -> tuple[PlaneIndex, ...]:
+    """Return the planes of red, green and blue at the position of a plane; in a stack without samples, of channels."""
+    if "S" not in stack.plane_axes:
+        return planes_of_channels(stack, index, channels)
     axis = stack.plane_axes.index("S")
     return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
 
 
-def planes_together(
-    stack: Stack, index: PlaneIndex, channels: Iterable[int], *, in_color: bool
-) -> tuple[PlaneIndex, ...]:
-    """Return the planes that are enhanced together at the position of a plane: those of channels, or of a colour."""
-    if in_color and {"C", "S"} <= set(stack.axes):  # without C, samples are channels
-        return planes_of_samples(stack, index)
-    return planes_of_channels(stack, index, channels)
+def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
+    """Return the planes that networks see at the position of a plane: channel by channel, of each those around it."""
+    return [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
 
 
-def planes_seen(stack: Stack, together: Iterable[PlaneIndex], context: Context) -> list[PlaneIndex]:
-    """Return the planes that are read for those that are enhanced together: one by one, of each those around it."""
-    return [seen for own in together for seen in context.around(stack, own)]
+@dataclass(frozen=True)
+class SeenPlane:
+    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them."""
+
+    counts: npt.NDArray[Any]
+    input: NetworkInput
+
+    def part(self, rows: slice) -> "SeenPlane":
+        """Return some of its rows, which are counted from its first; views."""
+        kept = self.input.kept
+        seen = NetworkInput(self.input.unit[rows], None if kept is None else kept[rows])
+        return SeenPlane(self.counts[..., rows, :], seen)
+
+
+class SeenPlanes(Protocol):
+    """Gives rows of planes as networks see them: made anew each time (`Anew`), or kept for those that come next."""
+
+    def __call__(
+        self, index: PlaneIndex, read: ReadRows, intensity: IntensityRange, rows: slice, whole: slice, /
+    ) -> SeenPlane:
+        """Return some rows of a plane, of which `whole` are all."""
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Reads rows and looks at them each time that they are asked for."""
+
+    def __call__(
+        self, _index: PlaneIndex, read: ReadRows, intensity: IntensityRange, rows: slice, _whole: slice
+    ) -> SeenPlane:
+        """Return the rows."""
+        counts = read(rows)
+        return SeenPlane(counts, network_input(light_of(counts), intensity))
+
+
+ANEW = Anew()
 
 
 @dataclass(frozen=True)
@@ -86,20 +132,31 @@ class PlaneInput:
         The C planes: channel by channel, and of each those at the offsets of its context.
     own : slice
         Which of them are the G.
-    luminance : tuple of IntensityRange
-        Where the G are red, green and blue: networks see their luminance, which has these ranges at the offsets of the
-        context. The planes are as ever, and C is a third of them.
+    seen : tuple of PlaneIndex
+        Where each of the C lies in the stack that is enhanced; empty for those of another.
+    gate : PlaneInput or None
+        What attention is computed on, where that is another plane.
+    see : SeenPlanes
+        Gives the rows of each.
+    colors : mapping of PlaneIndex to tuple of PlaneIndex
+        In colour each of the C is a luminance, read as (3, rows, X), and stands where the first of these planes lies.
+    blacks : tuple of float
+        In colour: of red, green and blue of what is enhanced, in counts.
     """
 
     shape: tuple[int, int]
     planes: tuple[tuple[ReadRows, IntensityRange], ...]
     own: slice
-    luminance: tuple[IntensityRange, ...] = ()
+    seen: tuple[PlaneIndex, ...]
+    gate: "PlaneInput | None" = None
+    see: SeenPlanes = ANEW
+    colors: Mapping[PlaneIndex, tuple[PlaneIndex, ...]] = field(default_factory=dict)
+    blacks: tuple[float, ...] = ()
 
     @classmethod
     def of(
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
-        luminance: IntensityRange | None = None, open_plane: OpenPlane | None = None,
+        open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
     ) -> "PlaneInput":  # fmt: skip
         """Return the input at the position of a plane of a stack; nothing is read yet.
 
@@ -109,38 +166,42 @@ class PlaneInput:
             Of the channels that are enhanced together, in their order.
         context : Context
             The planes that are seen for each of them.
-        luminance : IntensityRange, optional
-            Of the luminance, where they are red, green and blue and networks see that in their place.
         open_plane : callable, optional
             Called once for each plane, returns what reads its rows; `plane_reader` by default.
+        see : SeenPlanes
+            What gives the rows that networks see.
         """
-        together = planes_together(stack, index, intensities, in_color=luminance is not None)
-        seen = planes_seen(stack, together, context)
+        seen = planes_seen(stack, index, intensities, context)
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
         planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
         own = slice(context.offsets.index(0), None, len(context.offsets))
-        light = [luminance.at(stack.time_of(one)) for one in context.around(stack, index)] if luminance else ()
-        return cls(stack.plane_shape, tuple(planes), own, tuple(light))
+        return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
-    @property
-    def ranges(self) -> tuple[IntensityRange, ...]:
-        """Of all that is seen, (C,)."""
-        return self.luminance or tuple(one for _, one in self.planes)
-
-    @property
-    def blacks(self) -> npt.NDArray[np.float64]:
-        """Counts that are black in what is enhanced, (G, 1, 1)."""
-        return np.array([one.black for _, one in self.planes[self.own]])[:, None, None]
+    @classmethod
+    def in_color(
+        cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, luminance: IntensityRange,
+        context: Context = ALONE, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
+    ) -> "PlaneInput":  # fmt: skip
+        """Return the input at the position of red, green and blue: their luminance, which has a range of its own."""
+        own, begin = planes_of_colors(stack, index, intensities), open_plane or partial(plane_reader, stack)
+        colors = {one: planes_of_colors(stack, one, intensities) for one in context.around(stack, own[0])}
+        readers = {one: ColorRows(tuple(begin(plane) for plane in three)) for one, three in colors.items()}
+        seen = context.around(stack, own[0])
+        planes = ((readers[one], luminance.at(stack.time_of(one))) for one in seen)
+        time = stack.time_of(index)
+        blacks = (intensities[stack.channel_of(one)].at(time).black for one in own)
+        middle = slice(context.offsets.index(0), None, len(context.offsets))
+        return cls(stack.plane_shape, tuple(planes), middle, seen, see=see, colors=colors, blacks=tuple(blacks))
 
     @property
     def spans(self) -> npt.NDArray[np.float64]:
-        """Counts from black to white of the channels that are enhanced, (G, 1, 1); of luminance (1, 1, 1)."""
-        return np.array([one.span for one in self.ranges[self.own]])[:, None, None]
+        """Counts from black to white of the channels that are enhanced, (G, 1, 1); of their luminance in colour."""
+        return np.array([one.span for _, one in self.planes[self.own]])[:, None, None]
 
     @property
     def noise(self) -> npt.NDArray[np.float64]:
         """Standard deviation of the pixel noise of all that is seen, (C, 1, 1), in unit range."""
-        return np.array([one.noise / one.span for one in self.ranges])[:, None, None]
+        return np.array([one.noise / one.span for _, one in self.planes])[:, None, None]
 
     def rows(self, area: Tile, margin_px: int) -> "InputRows":
         """Read the rows that windows in an area need, mirrored ones too.
@@ -150,11 +211,37 @@ class PlaneInput:
         margin_px += REACH_PX
         needed = mirrored(area.top - margin_px, area.bottom + margin_px + LEAST_WINDOW_PX, self.shape[0])
         rows = slice(int(needed.min()), int(needed.max()) + 1)
-        counts = [read(rows) for read, _ in self.planes]
-        light = luminance_of(np.stack(counts).reshape(3, -1, *counts[0].shape)) if self.luminance else counts
-        seen = [network_input(one, intensity) for one, intensity in zip(light, self.ranges, strict=True)]
-        kept = tuple(one.kept for one in seen[self.own])
-        return InputRows(self, rows.start, _stacked(counts[self.own]), _stacked([one.unit for one in seen]), kept)
+        whole = slice(0, self.shape[0])
+        where = self.seen or tuple((number,) for number in range(len(self.planes)))
+        planes = dict(zip(where, self.planes, strict=True))  # a mirrored one is there more than once
+        read = {index: self.see(index, *one, rows, whole) for index, one in planes.items()}
+        seen = [read[index] for index in where]
+        gate = self.gate.rows(area, margin_px - REACH_PX) if self.gate else None
+        own = [one.counts for one in seen[self.own]]
+        stored = {
+            plane: counts
+            for index in self.seen
+            for plane, counts in zip(self.planes_at(index), _as_planes(read[index].counts), strict=True)
+        }
+        return InputRows(
+            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.input.unit for one in seen),
+            tuple(one.input.kept for one in seen[self.own]), stored, gate,
+        )  # fmt: skip
+
+    def planes_at(self, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+        """Return the planes of the stack that are read for one of those that are seen."""
+        return self.colors.get(index, (index,))
+
+
+@dataclass(frozen=True)
+class ColorRows:
+    """Reads whole rows of red, green and blue: (3, rows, X)."""
+
+    readers: tuple[ReadRows, ...]
+
+    def __call__(self, rows: slice) -> npt.NDArray[Any]:
+        """Return the rows."""
+        return np.stack([read(rows) for read in self.readers])
 
 
 @dataclass(frozen=True)
@@ -169,29 +256,53 @@ class InputRows:
         Of the plane.
     counts : ndarray (G, rows, X)
         As stored; the change is added to these.
-    unit : ndarray (C, rows, X) of float32
-        What networks see, in unit range.
+    unit : tuple of ndarray (rows, X) of float32
+        What networks see of each of the C, in unit range.
     kept : tuple of (ndarray (rows, X) of bool, or None)
-        Of each of the G, or of their luminance, the pixels that are kept whatever attention says; None where there are
-        none.
+        Of each of the G, or of their luminance in colour, the pixels that are kept whatever attention says; None where
+        there are none.
+    read : mapping of PlaneIndex to ndarray (rows, X)
+        All that was read, as stored.
+    gate : InputRows or None
+        The same rows of what attention is computed on, where that is another plane.
     """
 
     plane: PlaneInput
     first_row: int
     counts: npt.NDArray[Any]
-    unit: Floats
+    unit: tuple[Floats, ...]
     kept: tuple[npt.NDArray[np.bool_] | None, ...]
+    read: Mapping[PlaneIndex, npt.NDArray[Any]]
+    gate: "InputRows | None" = None
+
+    @property
+    def own(self) -> tuple[PlaneIndex, ...]:
+        """Where the G lie in their stack."""
+        return tuple(plane for index in self.plane.seen[self.plane.own] for plane in self.plane.planes_at(index))
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
-        return window(self.unit, self.first_row, self.plane.shape, tile)
+        return _stacked([window(one, self.first_row, self.plane.shape, tile) for one in self.unit])
+
+    def windows(self, tiles: Sequence[Tile]) -> Floats:
+        """Return windows of one size as a batch (B, C, Y, X) in unit range."""
+        made = np.empty((len(tiles), len(self.unit), *tiles[0].shape), np.float32)
+        for into, tile in zip(made, tiles, strict=True):
+            for plane, unit in zip(into, self.unit, strict=True):
+                plane[:] = window(unit, self.first_row, self.plane.shape, tile)
+        return made
 
     def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
-        """Return the counts and the unit range, both (G, Y, X), of a tile inside the plane; of luminance it is one."""
+        """Return the counts and the unit range, both (G, Y, X), of a tile in the plane; in colour of one luminance."""
         rows, columns = tile.slices(self.first_row)
-        return self.counts[:, rows, columns], self.unit[self.plane.own, rows, columns]
+        return self.counts[:, rows, columns], _stacked([one[rows, columns] for one in self.unit[self.plane.own]])
 
 
-def _stacked(planes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _as_planes(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what was read at one place as planes (N, rows, X)."""
+    return counts if counts.ndim == 3 else counts[None]
+
+
+def _stacked(planes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Return planes (rows, X) as (N, rows, X); a single one is not copied."""
     return planes[0][None] if len(planes) == 1 else np.stack(planes)

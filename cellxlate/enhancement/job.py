@@ -24,6 +24,7 @@ from cellxlate.enhancement.flow import (
 )
 from cellxlate.enhancement.outputs.names import (
     Outputs,
+    begun_context,
     make_folder,
     may_replace,
     name_outputs,
@@ -59,7 +60,7 @@ from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.option_values import require_callables, require_flags
 from cellxlate.quality.report.account import Account, Beside, in_a_thread
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import Color, EnhanceSettings, Intensity
+from cellxlate.settings import Along, Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
@@ -116,8 +117,11 @@ def enhance_file(
     output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    attention_channel: str | int | None = None,
+    attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, color: Color | None = None, settings: EnhanceSettings | None = None,
+    dense: bool | None = None, context: Along | None = None, color: Color | None = None,
+    settings: EnhanceSettings | None = None,
     engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
     report: bool = True, overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
@@ -147,18 +151,22 @@ def enhance_file(
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
     channels : sequence of str or int, optional
         Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    attention_channel : str or int, optional
+        Name or number of a channel whose attention gates all of them; each by its own otherwise.
+    attention_from : path, array, Stack or "saliency", optional
+        A mask in place of attention: 1 where it is above 0 and 0 elsewhere, without a ramp. A file (label image,
+        picture, Cellpose, regions of ImageJ), a folder of masks named like their images, or pixels, of the shape of the
+        stack or of one plane for all. Or "saliency", the automatic guide of training, from contrast alone.
     levels_from : path, optional
         Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
-    threshold, intensity, tile_px, dense, color : float, str, int, bool, str, optional
+    threshold, intensity, tile_px, dense, context, color : float, str, int, bool, str, str, optional
         As in `EnhanceSettings`.
     settings : EnhanceSettings, optional
         The five above as one object; those that are given change it.
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
-    attention, report : bool
-        Whether to write them.
-    overwrite : bool
-        Replace outputs that are there already.
+    attention, report, overwrite : bool
+        Whether to write them, and to replace outputs that are there already.
     resume : bool
         Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
         nothing is written.
@@ -195,9 +203,8 @@ def enhance_file(
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
     started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
-    asked = enhance_settings(
-        settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense, color=color
-    )
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
+                             context=context, color=color)  # fmt: skip
     require_flags(attention=attention, report=report, overwrite=overwrite, resume=resume)
     require_callables(progress=progress, phases=phases)
     with opened(path, axes, image, incomplete) as stack:
@@ -213,7 +220,8 @@ def enhance_file(
         tell("levels", 0)
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
-            precision=precision, adaptation=adaptation,
+            precision=precision, adaptation=adaptation, attention_channel=attention_channel,
+            attention_from=attention_from, begun=begun_context(outputs) if resume else None,
         )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -225,8 +233,11 @@ def enhance(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
     axes: str | None = None, image: int | None = None, incomplete: bool = False,
     channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
+    attention_channel: str | int | None = None,
+    attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, color: Color | None = None, settings: EnhanceSettings | None = None,
+    dense: bool | None = None, context: Along | None = None, color: Color | None = None,
+    settings: EnhanceSettings | None = None,
     engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
@@ -241,10 +252,10 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, levels_from, threshold, intensity, tile_px, dense, color, settings
+    model, image, incomplete, channels, attention_channel, attention_from, levels_from, threshold, intensity, tile_px
         As in `enhance_file`.
-    engine, device, precision, progress, phases
-        As in `enhance_file`.
+    dense, context, settings, engine, device, precision, progress, phases
+        As there.
 
     Returns
     -------
@@ -266,16 +277,15 @@ def enhance(
     (dtype('uint16'), 0)
     """
     started = time.perf_counter()
-    asked = enhance_settings(
-        settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense, color=color
-    )
+    asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
+                             context=context, color=color)  # fmt: skip
     require_callables(progress=progress, phases=phases)
     with opened(stack, axes, image, incomplete) as opened_stack:
         tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
             opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
-            device=device, precision=precision,
+            device=device, precision=precision, attention_channel=attention_channel, attention_from=attention_from,
         )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 

@@ -4,7 +4,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,10 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
+from cellxlate.enhancement.input import ALONE, Context
+from cellxlate.enhancement.neighbours.choice import ContextChoice
+from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
@@ -23,15 +29,14 @@ from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.option_values import as_list, as_path
-from cellxlate.options import CHANNELS, COLOR, INTENSITY, LEVELS_FROM
-from cellxlate.settings import EnhanceSettings
+from cellxlate.option_values import as_list
+from cellxlate.options import CHANNELS, INTENSITY
+from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import LUMINANCES, saved_ranges
-from cellxlate.stacks.intensity.stack_range import stack_ranges
+from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
@@ -73,6 +78,10 @@ class Plan:
         What became of learning from the stack before.
     asked : tuple of str
         Engine, device and numbers, as they were asked for.
+    source : AttentionSource
+        Where attention comes from.
+    neighbours : ContextChoice
+        Why networks see the planes beside each that they see.
     """
 
     stack: Stack
@@ -87,6 +96,8 @@ class Plan:
     sampled: SampledPixels | None = None
     adaptation: "Adaptation | None" = None
     asked: tuple[Engine, Device, Precision] = DEFAULTS
+    source: AttentionSource = OWN
+    neighbours: ContextChoice = NOT_SEEN
 
     @property
     def engine(self) -> str:
@@ -102,6 +113,11 @@ class Plan:
     def intensities(self) -> dict[int, IntensityRange]:
         """Of each channel that is enhanced."""
         return {channel: intensity for job in self.jobs for channel, intensity in job.intensities.items()}
+
+    @property
+    def context(self) -> Context:
+        """Which planes networks see beside each."""
+        return self.jobs[0].context
 
     @property
     def in_color(self) -> bool:
@@ -123,14 +139,27 @@ class Plan:
         return job_of(self.jobs, self.stack, index)
 
     def groups(self) -> Iterator[tuple[int, tuple[PlaneIndex, ...]]]:
-        """Yield the planes that are enhanced together, and how many come before: in the order of the first of each."""
+        """Yield the planes that are enhanced together, and how many come before: in the order of the first of each.
+
+        That is the order of the stack, but for planes that are seen for each other, which follow each other.
+        """
         before = 0
-        for index in self.stack.plane_indices():
+        for index in self._indices():
             job = self.job_of(index)
             together = job.together(self.stack, index) if job else (index,)
             if index == together[0]:
                 yield before, together
                 before += len(together)
+
+    def _indices(self) -> Iterator[PlaneIndex]:
+        """Iterate over all planes, those along the axis of neighbours fastest."""
+        axes, last = self.stack.plane_axes, self.context.along.upper()
+        if not last or last not in axes:
+            yield from self.stack.plane_indices()
+            return
+        order = axes.replace(last, "") + last
+        for positions in product(*(range(self.stack.size(axis)) for axis in order)):
+            yield tuple(positions[order.index(axis)] for axis in axes)
 
     @property
     def work(self) -> Work:
@@ -150,7 +179,9 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What must agree for one run to continue another, and what goes into the provenance of both."""
         settings = {**asdict(self.settings), "tile_px": self.tile_px}
-        del settings["dense"]  # the pixels are the same
+        del settings["dense"], settings["context"]  # the pixels are the same; and what became of that wish counts
+        if self.context.along:
+            settings["context"] = self.context.along
         if not self.in_color:
             del settings["color"]
         return {
@@ -162,6 +193,7 @@ class Plan:
             "model_sha256": self.bundle.digest,
             "engine": self.translator.identity,
             "settings": settings,
+            "attention_source": self.source.identity,
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
@@ -170,7 +202,8 @@ class Plan:
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
-        return {**self.identity, **chosen, "engine_version": self.engine, "versions": self.versions}
+        source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
+        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -188,6 +221,8 @@ class Plan:
         return repeat(
             self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
+            attention_channel=self.source.channel, attention_from=self.source.given,
+            context=(self.context.along or "none") if self.bundle.in_context else "auto",
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -209,30 +244,43 @@ def make_plan(
     streams: int | None = None,
     choice: Choice | None = None,
     adaptation: "Adaptation | None" = None,
+    attention_channel: str | int | None = None,
+    attention_from: Any = None,
+    begun: Along | None = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
     "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Intensities
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
-    is decided here, unless it is given. After an adaptation, its model is taken.
+    is decided here, unless it is given. After an adaptation, its model is taken. Attention is that of
+    `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is given. Neighbours are
+    those of the run that this one continues (`begun`), where they are to be chosen and that is known.
 
     Raises
     ------
     InputError
         The stack has 1 bit per pixel.
     OptionError
-        A setting is out of range, a channel does not exist, the engine or device is not there.
+        A setting is out of range, a channel does not exist, the engine or device is not there, stack or model have no
+        such neighbours.
+    InputError
+        A mask does not fit.
     ModelError
         The model cannot be loaded.
     """
     settings = enhance_settings(settings)
     require_counts(stack)
     chosen = choose_channels(stack, channels)
-    sampled = SampledPixels(stack.pixels)
-    sample = replace(stack, pixels=sampled)
+    sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
+    source, gates = choose_source(
+        stack, channel=attention_channel, given=attention_from,
+        ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
+    )  # fmt: skip
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    if attention_channel is not None:
+        settings = replace(settings, color="separate")  # samples that are named are channels
     in_color = is_in_color(stack, chosen, settings.color)
     if isinstance(model, str) and model == AUTO:
         model, choice = choose_model(*what_is_seen(sample, chosen, settings.color))
@@ -240,22 +288,31 @@ def make_plan(
     bundle = model if isinstance(model, Bundle) else load_model(model)
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
-    translator = open_engine(bundle, engine=engine, device=device, precision=precision, streams=streams)
+    opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
-    calibrate_s = chosen_s + time.perf_counter() - started
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    jobs = tuple(
-        PlaneJob(
-            translator, {one: intensities[one] for one in group}, target, settings, luminance=luminances.get(group[0])
-        )
-        for group in groups
+
+    def jobs_of(translator: EngineTranslator, context: Context = ALONE) -> tuple[PlaneJob, ...]:
+        return tuple(
+            PlaneJob(
+                translator, {one: intensities[one] for one in group}, target, settings, context=context, gates=gates,
+                luminance=luminances.get(group[0]),
+            )
+            for group in groups
+        )  # fmt: skip
+
+    neighbours = context_of(
+        settings.context, sample, bundle, lambda: jobs_of(opened(bundle)), open_translator=opened, begun=begun
     )
+    calibrate_s = chosen_s + time.perf_counter() - started
+    translator = opened(bundle.seeing(neighbours.context.planes))
     return Plan(
-        stack, bundle, jobs, settings, translator, calibrate_s, None if levels_from is None else Path(levels_from),
-        streams, choice, sampled, adaptation, (engine, device, precision),
+        stack, bundle, jobs_of(translator, neighbours.context), settings, translator, calibrate_s,
+        None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
+        (engine, device, precision), source, neighbours,
     )  # fmt: skip
 
 
@@ -307,24 +364,6 @@ def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | No
     return tuple(sorted(numbers))
 
 
-def luminances_of(stack: Stack, channels: Sequence[int], levels_from: str | Path | None) -> dict[int, IntensityRange]:
-    """Measure the levels of the luminance of a colour stack, or take those that an earlier run states, as `ranges_of`.
-
-    Raises
-    ------
-    OptionError
-        It states none.
-    """
-    given = None if levels_from is None else as_path(LEVELS_FROM, levels_from)
-    light, seen = what_is_seen(stack, channels)
-    found = stack_ranges(light, seen) if given is None else saved_ranges(given, LUMINANCES)
-    if any(channel not in found for channel in seen):
-        raise OptionError(
-            f"{levels_from} states no levels of a luminance", remedy=("give ", COLOR.of("separate"), " as there")
-        )
-    return found
-
-
 def target_levels(bundle: Bundle) -> IntensityRange:
     """Return the typical levels of the images the model was trained towards.
 
@@ -347,23 +386,6 @@ def require_counts(stack: Stack) -> None:
     """Raise InputError where a stack has 1 bit per pixel."""
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
-
-
-def ranges_of(stack: Stack, channels: Sequence[int], levels_from: str | Path | None) -> dict[int, IntensityRange]:
-    """Measure the levels of channels, or take those that an earlier run states in its report or its output.
-
-    Raises
-    ------
-    OptionError
-        It states none of a channel.
-    """
-    given = None if levels_from is None else as_path(LEVELS_FROM, levels_from)
-    intensities = stack_ranges(stack, channels) if given is None else saved_ranges(given)
-    if absent := [channel for channel in channels if channel not in intensities]:
-        raise OptionError(
-            f"{levels_from} states no levels of channel {absent[0]}", remedy=("choose others with ", CHANNELS)
-        )
-    return intensities
 
 
 def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:

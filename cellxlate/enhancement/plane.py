@@ -4,22 +4,33 @@ A plane is a generator of finished bands, so memory is bounded by a band and a c
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import batches, fitted_tiles
-from cellxlate.enhancement.input import ALONE, Context, InputRows, OpenPlane, PlaneInput, planes_together
+from cellxlate.enhancement.input import (
+    ALONE,
+    ANEW,
+    Context,
+    InputRows,
+    OpenPlane,
+    PlaneInput,
+    SeenPlanes,
+    planes_of_channels,
+    planes_of_colors,
+)
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.luminance import change_in_color, known_from, luminance_of
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.stacks.write.origins import Origin, RowsHeld, made_sums, row_sums
+from cellxlate.stacks.write.origins import Beside, Origin, RowsHeld, made_sums, row_sums
 
 
 class Translator(Protocol):
@@ -50,6 +61,45 @@ class Translator(Protocol):
 
     def proposal(self, images: Floats, /) -> Floats:
         """Return F(s) in unit range, (B, G, Y, X)."""
+
+
+class GateSource(Protocol):
+    """Where attention comes from: computed on the very planes (`OwnAttention`), on others, or given."""
+
+    def input(
+        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None, /
+    ) -> PlaneInput | None:
+        """Return the plane that attention is computed on, where it is not the one that is enhanced."""
+
+    def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, /) -> Sequence[PlaneIndex]:
+        """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it."""
+
+    def attention(self, rows: InputRows, area: Tile, translator: Translator, /) -> "Attention":
+        """Return the attention of an area, which begins at multiples of 512 px."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of an area: `steps` of 1/1024, (1 or G, Y, X) of uint16, and further rows that had a part in it."""
+
+    steps: npt.NDArray[np.uint16]
+    beside: Beside = ()
+
+
+@dataclass(frozen=True)
+class OwnAttention:
+    """Each group of channels is gated by what the networks make of it."""
+
+    def input(self, *_: object) -> None:
+        """No other plane is looked at."""
+
+    def planes_beside(self, *_: object) -> tuple[PlaneIndex, ...]:
+        """No other plane is read."""
+        return ()
+
+    def attention(self, rows: InputRows, area: Tile, translator: Translator) -> Attention:
+        """Return the attention of the networks on fixed blocks of 512 px."""
+        return Attention(network_attention(rows, area, translator))
 
 
 @dataclass
@@ -88,6 +138,8 @@ class Band:
         0 exactly where the pixel was kept, 1-255 in proportion to the gate elsewhere.
     read : RowsHeld
         What it was made from: these rows and those around them, as they were read.
+    beside : tuple of (plane, RowsHeld)
+        What else had a part in it.
     """
 
     first_row: int
@@ -95,6 +147,7 @@ class Band:
     enhanced: npt.NDArray[Any]
     attention: npt.NDArray[np.uint8]
     read: RowsHeld
+    beside: Beside = ()
 
     @classmethod
     def copied(cls, raw: npt.NDArray[Any], first_row: int) -> "Band":
@@ -103,7 +156,8 @@ class Band:
 
     def origin(self, index: PlaneIndex) -> Origin:
         """Return what the band was made from, and checksums of what it is."""
-        return Origin(index, self.read, RowsHeld.of(made_sums(self.enhanced, self.attention), self.first_row))
+        made = RowsHeld.of(made_sums(self.enhanced, self.attention), self.first_row)
+        return Origin(index, self.read, made, self.beside)
 
 
 @dataclass(frozen=True)
@@ -124,6 +178,8 @@ class PlaneJob:
         Counted up while planes are enhanced.
     context : Context
         Which planes the networks see beside each.
+    gates : GateSource
+        Where attention comes from.
     luminance : IntensityRange or None
         Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
         are for all three, and each keeps its ratio to the others.
@@ -135,6 +191,7 @@ class PlaneJob:
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     work: Work = field(default_factory=Work)
     context: Context = ALONE
+    gates: GateSource = OwnAttention()
     luminance: IntensityRange | None = None
 
     @property
@@ -152,15 +209,24 @@ class PlaneJob:
             activation_bytes_per_px=self.translator.activation_bytes_per_px,
         )
 
-    def input(self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None) -> PlaneInput:
+    def input(
+        self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
+    ) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
-        return PlaneInput.of(
-            stack, index, self.intensities, context=self.context, luminance=self.luminance, open_plane=open_plane
-        )
+        gate = self.gates.input(stack, index, self.context, open_plane)
+        seen = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        own = seen(stack, index, self.intensities, context=self.context, open_plane=open_plane, see=see)
+        return replace(own, gate=replace(gate, see=see)) if gate else own
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes that are enhanced together at the position of a plane, in their order."""
-        return planes_together(stack, index, self.channels, in_color=self.luminance is not None)
+        planes = planes_of_colors if self.luminance else planes_of_channels
+        return planes(stack, index, self.channels)
+
+    def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
+        """Return the planes of a stack that are read for one, each once."""
+        seen = [one for own in self.together(stack, index) for one in self.context.around(stack, own)]
+        return list(dict.fromkeys((*seen, *self.gates.planes_beside(stack, index, self.context))))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -181,32 +247,53 @@ def enhance_plane(plane: PlaneInput, areas: Iterable[Tile], job: PlaneJob) -> It
     shown = attention_image(gates)
     for area in areas:
         rows = plane.rows(area, margin)
-        steps = band_attention(rows, area, job)
+        attention = band_attention(rows, area, job)
+        steps, read = attention.steps, rows_held(rows)
         enhanced = enhanced_band(rows, area, steps, gates, job)
-        for counts, made, own in zip(rows.counts, enhanced, steps, strict=True):
+        for index, counts, made, own in zip(rows.own, rows.counts, enhanced, steps, strict=True):
             raw = counts[area.top - rows.first_row : area.bottom - rows.first_row]
-            yield Band(area.top, raw, made, shown.take(own), RowsHeld.of(row_sums(counts), rows.first_row))
+            beside = tuple((other, held) for other, held in read.items() if other != index) + attention.beside
+            yield Band(area.top, raw, made, shown.take(own), read[index], beside)
 
 
-def band_attention(rows: InputRows, area: Tile, job: PlaneJob) -> npt.NDArray[np.uint16]:
-    """Return attention of a band, (G, rows, X) in steps of 1/1024, computed on fixed blocks of 512 px."""
+def rows_held(rows: InputRows) -> dict[PlaneIndex, RowsHeld]:
+    """Describe what was read of each plane, those of the gate included."""
+    read = {**(rows.gate.read if rows.gate else {}), **rows.read}
+    return {index: RowsHeld.of(row_sums(counts), rows.first_row) for index, counts in read.items()}
+
+
+def band_attention(rows: InputRows, area: Tile, job: PlaneJob) -> Attention:
+    """Return attention of a band for each of its channels; pixels that nobody may change have none."""
     started = time.perf_counter()
-    steps = np.empty((len(rows.counts), *area.shape), np.uint16)
-    for block in tiles_of(area, BLOCK_PX):
-        steps[..., *block.slices(area.top, area.left)] = block_attention(rows, block, job.translator)
+    found = job.gates.attention(rows, area, job.translator)
+    steps = without_kept(rows, area, for_each(found.steps, len(rows.kept)))
     job.work.attention_s += time.perf_counter() - started
-    return steps
+    return replace(found, steps=for_each(steps, len(rows.counts)))
 
 
-def block_attention(rows: InputRows, block: Tile, translator: Translator) -> npt.NDArray[np.uint16]:
-    """Return attention on one block, (G, Y, X) in steps of 1/1024, from rows of the plane that hold its halo."""
-    around = block.grown(translator.attention_halo_px, translator.stride)
-    steps = quantise(_core(translator.attention(rows.window(around)[None])[0], block, around))
-    steps = np.repeat(steps, len(rows.kept), axis=0) if len(steps) < len(rows.kept) else steps
+def for_each(steps: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint16]:
+    """Return attention (N, Y, X) for so many planes: one is for all of them, and of several for one the largest."""
+    if len(steps) > count:
+        return np.asarray(steps.max(axis=0, keepdims=True))
+    return np.repeat(steps, count, axis=0) if len(steps) < count else steps
+
+
+def network_attention(rows: InputRows, area: Tile, translator: Translator) -> npt.NDArray[np.uint16]:
+    """Return attention of an area, (G, Y, X) in steps of 1/1024, computed on fixed blocks of 512 px; in colour one."""
+    steps = np.empty((len(rows.kept), *area.shape), np.uint16)
+    for block in tiles_of(area, BLOCK_PX):
+        around = block.grown(translator.attention_halo_px, translator.stride)
+        found = _core(translator.attention(rows.window(around)[None])[0], block, around)
+        steps[..., *block.slices(area.top, area.left)] = quantise(found)
+    return without_kept(rows, area, steps)
+
+
+def without_kept(rows: InputRows, area: Tile, steps: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """Set attention (G, Y, X) to 0 where pixels are kept whatever it says."""
     for own, kept in zip(steps, rows.kept, strict=True):
         if kept is not None:
-            own[kept[block.slices(rows.first_row)]] = 0
-    return np.repeat(steps, len(rows.counts), axis=0) if len(steps) < len(rows.counts) else steps
+            own[kept[area.slices(rows.first_row)]] = 0
+    return steps
 
 
 def enhanced_band(
@@ -227,7 +314,7 @@ def enhanced_band(
         tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
     windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
     for batch in batches(windows, most_px=side_px**2):
-        images = np.stack([rows.window(around) for _, around in batch])  # (B, C, Y, X)
+        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
         job.work.generator_px += images[:, 0].size
         for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
             here = (..., *tile.slices(area.top, area.left))

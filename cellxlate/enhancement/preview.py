@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.input import PlaneInput
-from cellxlate.enhancement.plane import Translator, block_attention
+from cellxlate.enhancement.plane import PlaneJob, band_attention
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, attention_image, gate
 
@@ -83,16 +83,16 @@ def gate_steps(threshold: float) -> npt.NDArray[np.float32]:
 
 
 def attention_blocks(
-    plane: PlaneInput, blocks: Iterable[Tile], translator: Translator
+    plane: PlaneInput, blocks: Iterable[Tile], job: PlaneJob
 ) -> Iterator[tuple[Tile, npt.NDArray[np.uint16]]]:
-    """Run attention, and only attention, on blocks of a plane as `AttentionPlane.missing` gives them.
+    """Find attention, and only attention, on blocks of a plane as `AttentionPlane.missing` gives them.
 
     They lie at the fixed places where an enhancement computes them too, so that the attention of each channel that is
     yielded with a block, (G, Y, X) in steps of 1/1024, equals that of an enhancement.
     """
+    margin_px = job.translator.attention_halo_px + job.translator.stride
     for block in blocks:
-        rows = plane.rows(block, translator.attention_halo_px + translator.stride)
-        yield block, block_attention(rows, block, translator)
+        yield block, band_attention(plane.rows(block, margin_px), block, job).steps
 
 
 def _touch(block: Tile, area: Tile) -> bool:

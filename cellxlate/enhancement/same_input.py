@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from cellxlate.prefetch import ahead
 from cellxlate.quality.checks import plane_label
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
-from cellxlate.stacks.write.origins import Origin, RowSums, SeeRows, row_sums, sums_digest
+from cellxlate.stacks.write.origins import Origin, RowsHeld, RowSums, SeeRows, row_sums, sums_digest
 
 READ_BYTES = 32 << 20
 
@@ -60,6 +61,12 @@ class SameInput:
     _made_digests: dict[PlaneIndex, str] = field(default_factory=dict)
     _begun: dict[PlaneIndex, tuple[RowSums, RowSums]] = field(default_factory=dict)
     _left: dict[PlaneIndex, int] = field(default_factory=dict)
+    _beside: dict[PlaneIndex, list[tuple[PlaneIndex, int, RowsHeld]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for origin in chain.from_iterable((self.origins or {}).values()):
+            for index, held in origin.beside:
+                self._beside.setdefault(index, []).append((origin.index, origin.top, held))
 
     def see(self, index: PlaneIndex, first_row: int, sums: RowSums, made: RowSums | None = None) -> None:
         """Take the checksums of some rows; those of a plane are let go once it is complete."""
@@ -82,6 +89,7 @@ class SameInput:
         origins = self.origins.get(index, ())
         tops = {origin.top for origin in origins}
         self.changed += [(index, origin.top) for origin in origins if not origin.read.agrees(plane)]
+        self.changed += [(of, top) for of, top, held in self._beside.get(index, ()) if not held.agrees(plane)]
         if not self.partly and len(tops) < self.bands:
             self.changed.append((index, 0))
         if len(output):  # a band that was made twice may differ in rounding
@@ -132,13 +140,18 @@ def require_same_bands(
 ) -> None:
     """Raise ChangedInputError where bands that are done were made from an input that has changed since."""
     check = same_input(plan, origins, partly=True)
-    read(plan, sorted(origins), check.see)
+    read(plan, sorted(planes_read(origins)), check.see)
     if check.changed:
         where = named_bands(plan, check.changed)
         raise ChangedInputError(
             f"{plan.stack.path or plan.stack.name} was changed after the run began ({where})",
             remedy=("give ", OVERWRITE, " to start again, or bring the stack back as it was and give ", RESUME),
         )
+
+
+def planes_read(origins: Mapping[PlaneIndex, Sequence[Origin]]) -> set[PlaneIndex]:
+    """Return the planes of an input that bands were made from, those beside their own included."""
+    return {*origins, *(index for origin in chain.from_iterable(origins.values()) for index, _ in origin.beside)}
 
 
 def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
@@ -154,11 +167,13 @@ def require_same(plan: Plan, check: SameInput, now: Stack) -> None:
 
 
 def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain = read_again) -> None:
-    """Raise ChangedInputError where the input was written to since it was verified, and holds something else now.
+    """Raise ChangedInputError where the input, or a mask that gates it, was written to and holds something else now.
 
     `states` are those of its files then (`file_states`), `digest` is that of all its rows, which are read again where
     its files are in another state.
     """
+    if plan.source.was_changed(plan.stack):
+        raise ChangedInputError(f"the mask {plan.source.path} was changed during the run; run again when it stays")
     if file_states(plan.stack) == states:
         return
     check = same_input(plan)

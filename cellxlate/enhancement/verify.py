@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cellxlate.enhancement.gates.source import stated_identity
 from cellxlate.enhancement.outputs.names import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.same_input import (
@@ -153,7 +154,7 @@ def run_report(
     """Gather what the report says; what could not be found out is among its warnings."""
     stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
-    notices += doubts_about(stack, tally, chosen=plan.choice is not None)
+    notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
         notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)), plan.luminances)
     notices += failure_notices(tally.failures)
@@ -219,6 +220,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
     if outputs.report_json:
         stored = recorded_provenance(outputs.report_json)
         wanted = json.loads(json.dumps(plan.identity))
+        stored = {**stored, "attention_source": stated_identity(stored)}
         differing = sorted(key for key, value in wanted.items() if stored.get(key) != value)
         if differing:
             raise OutputError(

@@ -87,6 +87,20 @@ class Bundle:
         card = {**self.card, "probe": (self.card.get("context") or {}).get("probe")}
         return replace(self, networks=self.neighbours, card=card, neighbours=None)
 
+    def seeing(self, planes: int) -> "Bundle":
+        """Return the model that sees so many planes on either side: itself for none, else `in_context`.
+
+        Raises
+        ------
+        ModelError
+            It has no networks that do.
+        """
+        if not planes:
+            return self
+        if self.in_context is None or self.in_context.networks.settings.context != planes:
+            raise ModelError(f"{self.name} has no networks that see {planes} planes on either side of one")
+        return self.in_context
+
     @cached_property
     def translator(self) -> "TranslatorNetworks":
         """The networks as modules of torch on the CPU, made when they are first asked for."""

@@ -56,6 +56,10 @@ class EnhanceRequest:
         Ends the run.
     channels : tuple of int or None
         None takes all.
+    attention_channel : int or None
+        Whose attention gates all.
+    attention_from : Stack or None
+        A mask that gates in place of attention.
     settings : EnhanceSettings
         Threshold and intensity.
     device, engine : str
@@ -78,6 +82,8 @@ class EnhanceRequest:
     model: str
     stop: StopRequest
     channels: tuple[int, ...] | None = None
+    attention_channel: int | None = None
+    attention_from: Stack | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     device: "Device" = "auto"
     engine: "Engine" = "auto"

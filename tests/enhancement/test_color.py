@@ -17,8 +17,10 @@ from cellxlate.enhancement.cluster import worker as worker_room
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, planes_to_do
+from cellxlate.enhancement.gates.saliency import SaliencyAttention
 from cellxlate.enhancement.input import Context, Floats
 from cellxlate.enhancement.job import Executor, enhance, enhance_file
+from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.outputs.rebuild import rebuild_report
 from cellxlate.enhancement.plan import Plan, make_plan
@@ -40,6 +42,7 @@ from cellxlate.stacks.intensity.luminance import (
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.stacks.write.origins import row_sums
 
 BLACKS = np.array([10.0, 20.0, 5.0])
 RANGES = {sample: IntensityRange(black, black + 100) for sample, black in enumerate(BLACKS)}
@@ -192,6 +195,57 @@ def test_towards_the_scale_of_the_target_the_luminance_moves_and_the_hue_stays()
     assert full.any()
     assert np.abs(after.mean(axis=0) - (500 + 1000 * 1.5 * unit))[full].max() < 0.05
     assert turned_deg(planes, after)[full].max() < 1e-6
+
+
+def test_an_origin_tells_of_all_three_samples_and_of_their_neighbours() -> None:
+    movie = np.stack([pixels("float32")] * 3)
+    job = replace(in_color(), context=Context("T", (-1, 0, 1)))
+    stack, area = Stack(movie, "TSYX"), next(bands_of(SHAPE, 64))
+    bands = list(enhance_plane(job.input(stack, (1, 0)), [area], job))
+    assert len(bands) == 3
+    every = {(time, sample) for time in range(3) for sample in range(3)}
+    for sample, band in enumerate(bands):
+        assert {index for index, _ in band.beside} == every - {(1, sample)}
+        assert band.read.agrees(row_sums(movie[1, sample]))
+        assert all(held.agrees(row_sums(movie[index])) for index, held in band.beside)
+    assert set(job.planes_seen(stack, (1, 0))) == every
+
+
+def test_planes_that_are_held_for_their_neighbours_give_the_same_colours() -> None:
+    movie = np.stack([pixels("float32") * factor for factor in (0.9, 1.0, 1.1)])
+    job = replace(in_color(tile_px=64), context=Context("T", (-1, 0, 1)))
+    stack, areas = Stack(movie, "TSYX"), list(bands_of(SHAPE, 64))
+    for are_whole in (True, False):
+        held = HeldPlanes(9, are_whole=are_whole)
+        for time in range(3):
+            anew, kept = (
+                enhance_plane(one, areas, job)
+                for one in (job.input(stack, (time, 0)), job.input(stack, (time, 0), see=held))
+            )
+            for one, other in zip(anew, kept, strict=True):
+                assert one.enhanced.tobytes() == other.enhanced.tobytes()
+                assert (one.read, one.beside) == (other.read, other.beside)
+
+
+def test_the_guide_and_a_mask_gate_all_three_samples_alike(tiny_model: Path) -> None:
+    planes = pixels(shape=(130, 90))
+    after, attention = enhanced(planes, replace(in_color(), gates=SaliencyAttention()))
+    assert 0.05 < (attention[0] > 0).mean() < 0.9
+    assert all(np.array_equal(one, attention[0]) for one in attention)
+    assert after[attention == 0].tobytes() == planes[attention == 0].tobytes()
+    inside = np.zeros(planes.shape[1:], np.uint8)
+    inside[30:60, 20:50] = 1
+    result = enhance(planes, tiny_model, axes="SYX", attention_from=inside, engine="torch")
+    assert np.array_equal(result.attention > 0, np.broadcast_to(inside > 0, planes.shape))
+    assert result.report.tally.in_color
+
+
+def test_a_sample_whose_attention_gates_is_a_channel_and_so_are_the_others(tiny_model: Path) -> None:
+    planes = pixels(shape=(130, 90))
+    named = enhance(planes, tiny_model, axes="SYX", attention_channel=1, engine="torch")
+    channels = enhance(planes, tiny_model, axes="CYX", attention_channel=1, engine="torch")
+    assert np.array_equal(named.image, channels.image)
+    assert not named.report.tally.in_color
 
 
 # --- the change of one pixel

@@ -23,6 +23,7 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, Translator, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import bands_of, tiles_of
+from cellxlate.model.bundle import Bundle
 from cellxlate.plugin.preview.cache import PreviewRequest
 from cellxlate.plugin.preview.steps import _blocks
 from cellxlate.plugin.requests import StopRequest
@@ -311,6 +312,7 @@ def ended(steps: Any) -> Any:
 def by_workers(functions: Any, monkeypatch: pytest.MonkeyPatch) -> Executor:
     """Write every band as workers of a cluster would."""
     monkeypatch.setattr(worker_room, "open_engine", lambda *_, **__: functions)
+    monkeypatch.setattr(Bundle, "seeing", lambda bundle, _planes: bundle)
 
     def work(plan: Plan, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)
@@ -355,7 +357,7 @@ def test_the_preview_shows_the_channel_that_is_looked_at(translator: Translator,
     for channel in (0, 1):
         request = PreviewRequest(stack, (channel, 2), "tiny", "cpu", "torch", blocks, StopRequest())
         for (block, steps), (same, both) in zip(
-            _blocks(request, blocks, [own]), attention_blocks(own.input(stack, (channel, 2)), blocks, translator),
+            _blocks(request, blocks, [own]), attention_blocks(own.input(stack, (channel, 2)), blocks, own),
             strict=True,
         ):  # fmt: skip
             assert block == same

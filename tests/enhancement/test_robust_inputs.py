@@ -145,7 +145,7 @@ def test_every_tiling_gives_the_same_pixels(tiny_model: Path, tile_px: int) -> N
         job = PlaneJob(translator, {0: intensity}, settings=EnhanceSettings(tile_px=side))
         plane = job.input(Stack.from_array(pixels, "YX"), ())
         bands = list(enhance_plane(plane, bands_of(pixels.shape, side), job))
-        [(_, [steps])] = attention_blocks(plane, [Tile(512, 1024, 0, 90)], translator)
+        [(_, [steps])] = attention_blocks(plane, [Tile(512, 1024, 0, 90)], job)
         attention = np.concatenate([band.attention for band in bands])
         assert np.array_equal(steps > 102, attention[512:1024] > 0)  # the preview too
         return np.concatenate([band.enhanced for band in bands]), attention

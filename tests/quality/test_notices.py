@@ -1,6 +1,7 @@
 """What is said of several channels, planes or stacks alike is said once."""
 
 from pathlib import Path
+from typing import Any
 
 from cellxlate.quality.likeness import Departure
 from cellxlate.quality.report.doubts import intensity_notices, notices_of
@@ -18,10 +19,10 @@ def far(distance: float, contrast: float = 2.0) -> Departure:
     return Departure(distance, {"contrast": distance}, {"contrast": contrast}, {"contrast": 3.0}, windows=8)
 
 
-def texts(trusts: dict[int, Trust], *, orders: dict[int, float] | None = None) -> list[str]:
+def texts(trusts: dict[int, Trust], *, orders: dict[int, float] | None = None, **given: Any) -> list[str]:
     counts = Counts(pixels=1000, selected=300, changed=300, change_sum_counts=300.0)
     tally = Tally(total=counts, channels=dict.fromkeys(trusts, counts), trust=trusts, orders=orders or {})
-    return [notice.text for notice in notices_of(tally, channel_names=NAMES)]
+    return [notice.text for notice in notices_of(tally, channel_names=NAMES, **given)]
 
 
 def test_three_channels_that_the_model_does_not_know_are_one_warning() -> None:
@@ -53,6 +54,18 @@ def test_each_doubt_of_several_channels_is_one_warning() -> None:
     assert len(found) == 2
     assert "stands out in DAPI and FITC: a selected pixel has more contrast than a kept one in 60% of cases" in found[0]
     assert found[1].startswith("attention left out 60% of the pixels that stand out clearly in Cy5. Lower")
+
+
+def test_a_gate_from_elsewhere_is_not_blamed_for_what_stands_out_in_a_channel() -> None:
+    """Mitochondria are not where nuclei are, a mask is what somebody drew; no threshold and no model mends either."""
+    odd = {channel: Trust(support=Support(judged=1, agreement=0.6, added=1)) for channel in NAMES}
+    assert any("stands out in DAPI, FITC and Cy5: a selected" in line for line in texts(odd))
+    [added, own] = texts(odd, source={"kind": "channel", "channel": 1})
+    assert "at odds with what stands out in FITC: a selected" in own
+    assert "or raise" in added
+    for kind in ("file", "saliency"):
+        [added] = texts(odd, source={"kind": kind})
+        assert added.endswith("Look at both side by side there before counting or measuring anything.")
 
 
 def test_what_levels_were_kept_from_is_said_once_for_all_channels() -> None:

@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
+from cellxlate.quality.report.gates import context_words, source_words
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
@@ -61,6 +62,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
     processes = f" in {count(expected['processes'], 'process', 'processes')}" if expected["processes"] > 1 else ""
     sampled = f"measured on {megapixels(1e6 * expected['sampled_megapixels'])} of it"
     parts = [f"{PARTS.get(part, part)} {duration(value)}" for part, value in seconds.items() if value >= 0.05]
+    gated = answer["attention_source"]
     free = f"; {size(answer['free_bytes'])} are free there" if answer.get("free_bytes") is not None else ""
     file_bytes = [f"{name} about {size(amount)}" for name, amount in expected["file_bytes"].items() if amount]
     return facts([
@@ -69,6 +71,8 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
                   f"{megapixels(prod(answer['shape']))}"),
         ("channels", _channel_words(answer)),
         ("model", f"{answer['model']}{chosen}"),
+        *([("gate", source_words(gated))] if gated["kind"] != "network" else []),
+        *([("context", seen)] if (seen := context_words(answer["context"])) else []),
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),

@@ -22,7 +22,7 @@ from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import choose_channels, luminances_of, ranges_of, require_counts
+from cellxlate.enhancement.plan import choose_channels, require_counts
 from cellxlate.errors import Option, OptionError, TrainingError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
@@ -33,6 +33,7 @@ from cellxlate.options import ADAPT_SECONDS, SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.intensity.luminance import is_color, what_is_seen
+from cellxlate.stacks.intensity.saved import luminances_of, ranges_of
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain

@@ -249,7 +249,7 @@ class Flight:
 
     def news(self, started: float) -> Iterator[EnhanceProgress]:
         """Send tasks as others finish, until all are done or have failed; yield after each."""
-        stack, passed = self.plan.stack, 0
+        stack, passed = self.plan.stack, 0.0
         per_plane = sum(1 for _ in bands_of(stack.plane_shape, self.plan.tile_px))
         while True:
             threads = self._watch.look()

@@ -17,7 +17,9 @@ from typing import Any
 import numpy.typing as npt
 
 import cellxlate
-from cellxlate.enhancement.input import Context
+from cellxlate.enhancement.gates.source import AttentionSource
+from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
+from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
@@ -90,6 +92,8 @@ class BandJob:
         As in PlaneJob, of each group.
     context : Context
         As in PlaneJob.
+    gate : AttentionSource
+        Where attention comes from; a mask is read by each worker.
     target : IntensityRange or None
         As in PlaneJob.
     settings : EnhanceSettings
@@ -109,6 +113,7 @@ class BandJob:
     groups: tuple[Mapping[int, IntensityRange], ...]
     luminances: tuple[IntensityRange | None, ...]
     context: Context
+    gate: AttentionSource
     target: IntensityRange | None
     settings: EnhanceSettings
     image: Pyramid
@@ -139,7 +144,7 @@ class QueuedBand:
 
     index: PlaneIndex
     area: Tile
-    passed: int
+    passed: float
 
 
 @dataclass
@@ -158,12 +163,13 @@ class Throughput:
 
 @dataclass
 class OpenJob:
-    """A stack that a worker has opened, and how its channels are enhanced."""
+    """A stack that a worker has opened, how its channels are enhanced, and the rows that it has seen last."""
 
     stack: Stack
     jobs: tuple[PlaneJob, ...]
     image: Pyramid
     attention: Pyramid
+    see: SeenPlanes = ANEW
     read_s: float = 0.0
 
     def read(self, index: PlaneIndex, rows: slice) -> npt.NDArray[Any]:
@@ -181,7 +187,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
-        context=first.context, target=first.target,
+        context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -293,7 +299,7 @@ def _bands(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> dict[P
     job = job_of(opened.jobs, stack, index)
     if job is None:
         return {index: Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)}
-    seen = job.input(stack, index, lambda plane: partial(opened.read, plane))
+    seen = job.input(stack, index, lambda plane: partial(opened.read, plane), opened.see)
     bands = enhance_plane(seen, [area], replace(job, work=work))
     return dict(zip(job.together(stack, index), bands, strict=True))
 
@@ -313,16 +319,20 @@ def _opened(job: BandJob) -> OpenJob:
     if job.token not in _OPEN:
         with _checked(job) as stack:
             engine, device, precision = job.engine.split()
-            translator = open_engine(
-                _MODELS[job.digest], engine=engine, device=device, precision=precision,  # type: ignore[arg-type]
-            )  # fmt: skip
+            bundle = _MODELS[job.digest].seeing(job.context.planes)
+            translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
+            gates = job.gate.open(stack)
             jobs = tuple(
-                PlaneJob(translator, group, job.target, job.settings, context=job.context, luminance=luminance)
+                PlaneJob(
+                    translator, group, job.target, job.settings, context=job.context, gates=gates, luminance=luminance
+                )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()
-            _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention)
+            held = len(jobs[0].channels) * len(job.context.offsets)
+            see = HeldPlanes(held, are_whole=False) if job.context.along else ANEW
+            _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention, see)
     return _OPEN[job.token]
 
 

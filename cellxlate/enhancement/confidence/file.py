@@ -1,6 +1,7 @@
 """The confidence of a finished run, written beside its attention. Read `write_confidence` from top to bottom."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,8 @@ import numpy.typing as npt
 from cellxlate.enhancement.confidence.views import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
 from cellxlate.enhancement.outputs.names import Outputs, may_replace
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Translator
-from cellxlate.enhancement.tiling import bands_of, tiles_of
+from cellxlate.enhancement.plane import OwnAttention, Translator
+from cellxlate.enhancement.tiling import bands_of, tiles_of, window
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.locations import Location
 from cellxlate.model.attention import change, gate, quantise
@@ -99,13 +100,23 @@ def confidence_bands(
         if job and plane and chosen.any():
             halo_px = job.translator.generator_halo_px + job.translator.attention_halo_px + int(4 * SMOOTHING_PX)
             rows = plane.rows(band, halo_px + job.translator.stride)
-            output = gated_output(job.translator, job.settings.threshold, plane.own)
+            read = slice(rows.first_row, rows.first_row + rows.counts.shape[1])
+            gates = None
+            if not isinstance(job.gates, OwnAttention):
+                gates = np.stack([selected.read(index, read) for index in indices]) / np.float32(255)
             for tile in tiles_of(band, TILE_PX):
                 inside = (..., *tile.slices(band.top))
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
-                spread = deviation(rows.window(around), output, noise=plane.noise, views=views, seed=tile.top)
+                if gates is None:
+                    output, gated = gated_output(job.translator, job.settings.threshold, plane.own), as_it_is
+                else:
+                    output = proposed_output(job.translator, plane.own)
+                    gated = partial(through, window(gates, rows.first_row, plane.shape, around))
+                spread = deviation(
+                    rows.window(around), output, noise=plane.noise, views=views, seed=tile.top, gated=gated
+                )
                 confidence[inside] = confidence_map(spread[..., *tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
 
@@ -124,6 +135,28 @@ def gated_output(translator: Translator, threshold: float, own: slice = slice(No
         return made
 
     return output
+
+
+def as_it_is(made: Unit) -> Unit:
+    """Return what is gated already."""
+    return made
+
+
+def proposed_output(translator: Translator, own: slice) -> Output:
+    """Return what turns a batch (B, C, Y, X) in unit range into s and F(s), one behind the other, (B, 2 G, Y, X)."""
+
+    def output(images: Unit) -> Unit:
+        made, proposal = images[:, own].copy(), translator.proposal(images)
+        _middle(made, proposal.shape[2:])[:] = proposal
+        return np.concatenate([images[:, own], made], axis=1)
+
+    return output
+
+
+def through(gates: Unit, made: Unit) -> Unit:
+    """Return s + g (F(s) - s), (G, Y, X), of a gate that is given and of s and F(s), (2 G, Y, X)."""
+    unit, proposal = np.split(made, 2)
+    return np.asarray(unit + change(gates, proposal, unit), np.float32)
 
 
 def _middle(images: Unit, shape: tuple[int, ...]) -> Unit:

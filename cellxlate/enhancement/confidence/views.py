@@ -68,7 +68,10 @@ def views_of(count: int = VIEWS, seed: int = 0) -> Iterator[View]:
         yield View(number % 4, number % 8 >= 4, offset, gain, seed + number)
 
 
-def deviation(unit: Unit, output: Output, *, noise: Noise, views: int = VIEWS, seed: int = 0) -> Unit:
+def deviation(
+    unit: Unit, output: Output, *, noise: Noise, views: int = VIEWS, seed: int = 0,
+    gated: Callable[[Unit], Unit] = lambda made: made,
+) -> Unit:  # fmt: skip
     """Return the standard deviation of the outputs of several views, smoothed by 2 px.
 
     Parameters
@@ -83,13 +86,15 @@ def deviation(unit: Unit, output: Output, *, noise: Noise, views: int = VIEWS, s
         How many; the cost of each is that of the networks.
     seed : int
         Of the noise.
+    gated : callable
+        Makes the output of what lies where it was again: for a gate that does not depend on the view.
 
     Returns
     -------
     ndarray (G, Y, X) float32
         In unit range.
     """
-    made = [one.back(output(one.of(unit, noise)[None])[0]) for one in views_of(views, seed)]
+    made = [gated(one.back(output(one.of(unit, noise)[None])[0])) for one in views_of(views, seed)]
     spread = np.std(np.stack(made), axis=0)  # (G, Y, X)
     smooth = ndimage.gaussian_filter(spread**2, SMOOTHING_PX, mode="reflect", axes=(-2, -1))
     return np.asarray(np.sqrt(smooth), np.float32)

@@ -25,6 +25,8 @@ AGAIN = "again"
 """Folder for what is made again, so that nothing of the first run is in the way."""
 DEFAULTS: "tuple[Engine, Device, Precision]" = ("auto", "auto", "float32")
 """Engine, device and numbers that nobody need ask for."""
+MASK = "MASK"
+"""Stands for a mask that is no file."""
 FORGOTTEN = "cellxlate-"
 """How the folders begin that panels make for one session, among the system's temporary files."""
 
@@ -46,6 +48,9 @@ def repeat(
     channels: Sequence[int],
     levels_from: Path | None = None,
     asked: tuple[str, str, str] = DEFAULTS,
+    attention_channel: int | None = None,
+    attention_from: Path | str | None = None,
+    context: str = "auto",
     is_part: bool = False,
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
@@ -64,6 +69,12 @@ def repeat(
         Where the intensity levels come from, if they were not measured.
     asked : tuple of str
         Engine, device and numbers, as they were asked for.
+    attention_channel : int, optional
+        Whose attention gates all.
+    attention_from : Path or str, optional
+        A mask, or the word for another gate; the name of a mask that is no file, as MASK.
+    context : str
+        Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
 
@@ -91,6 +102,14 @@ def repeat(
         words += [flag, value] if value != usual else []
     if len(channels) < stack.channel_count:
         words += ["--channel", *(_channel(stack, channel) for channel in channels)]
+    if attention_channel is not None:
+        words += ["--attention-channel", _channel(stack, attention_channel)]
+    if attention_from is not None:
+        words += ["--attention-from", _seen_from(folder, attention_from) if isinstance(attention_from, Path) else
+                  attention_from]  # fmt: skip
+        if attention_from == MASK:
+            about.append("MASK stands for the mask, which was given as pixels in memory: save it as a file first.")
+    words += ["--context", context] if context != "auto" else []
     words += ["--output-dir", AGAIN]
     return Repeat(_quoted(words), " ".join([*notes, *about]))
 

@@ -20,7 +20,8 @@ from cellxlate.option_values import require_choice, require_flags
 from cellxlate.options import FORMAT, OUTPUT, OUTPUT_DIR, TO_REPLACE_OR_RENAME
 from cellxlate.quality.report.report import RunReport
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name, zarr_root
+from cellxlate.settings import Along
+from cellxlate.stacks.naming import find_stacks, is_zarr, partial_of, stack_name, zarr_root
 from cellxlate.stacks.read.not_images import images_among, is_hidden, states_enhancement
 from cellxlate.stacks.read.open import find_images, open_stack, require_opening, without_results
 from cellxlate.stacks.read.sets.ome import one_of_each
@@ -28,6 +29,7 @@ from cellxlate.stacks.read.sets.planes import is_pattern
 from cellxlate.stacks.read.zarr import zarr_images
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.stacks.stores.bucket import check_remote
+from cellxlate.stacks.write.job import begun_with
 from cellxlate.stacks.write.writer import Format, is_half_published, natural_format, output_format, remove_partial
 from cellxlate.whole_file import in_the_way
 
@@ -300,6 +302,18 @@ def recorded_provenance(report: Location) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}
+
+
+def begun_context(outputs: Outputs) -> Along | None:
+    """Return along which axis networks see neighbours in the run that was begun or finished; None where none says."""
+    facts = begun_with(partial_of(outputs.enhanced)) or (
+        recorded_provenance(outputs.report_json) if outputs.report_json else {}
+    )
+    settings = facts.get("settings")
+    if not isinstance(settings, Mapping):
+        return None
+    stated = settings.get("context")
+    return stated if stated in ("z", "t") else "none"
 
 
 def require_distinct(all_outputs: Sequence[tuple[Location, Outputs]]) -> None:

@@ -1,9 +1,9 @@
 """A plate in, a plate out: its fields are enhanced one by one, and appear together when all are done."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellxlate.enhancement.outputs.names import Outputs, is_there, may_replace
@@ -143,6 +143,29 @@ class Plate:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(path.name + UNFINISHED_ENDING)
+
+
+@dataclass(frozen=True)
+class PlateOutcome:
+    """What became of a plate: it appears where no field `failed`, unless that went wrong."""
+
+    plate: Plate
+    failed: int
+    error: OutputError | None = None
+
+
+def finished_plates(
+    plates: Sequence[Plate], failed: Collection[Location], *, overwrite: bool, resume: bool
+) -> Iterator[PlateOutcome]:
+    """Let the plates appear of which no field `failed`, and yield what became of each."""
+    for plate in plates:
+        outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
+        try:
+            if not outcome.failed:
+                plate.finish(overwrite=overwrite, resume=resume)
+        except OutputError as fault:
+            outcome = replace(outcome, error=fault)
+        yield outcome
 
 
 def plates_of(

@@ -16,6 +16,7 @@ from cellxlate.quality.checks import read_back
 from cellxlate.quality.report import page
 from cellxlate.quality.report.account import account_of, doubts_about
 from cellxlate.quality.report.doubts import input_notices
+from cellxlate.quality.report.gates import attention_source
 from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
@@ -133,7 +134,7 @@ def _stated_report(
     """Return what the checks found, with what the result (`facts`) and an earlier report state of the run."""
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
-    notices += doubts_about(stack, tally, chosen=bool(considered))
+    notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
         names, light = dict(enumerate(stack.channel_names)), stated_ranges(facts, LUMINANCES)
         notices += input_notices(stated_ranges(facts), names, light)

@@ -293,8 +293,10 @@ def interruptible(bundle: Bundle, check: Callable[[], None]) -> Iterator[None]:
     What it raises ends a run within that time. It must be cheap, is called from the thread that runs the networks, and
     the bundle must be used by this run alone.
     """
-    _CHECKS[bundle.networks] = check
+    pairs = [one for one in (bundle.networks, bundle.neighbours) if one]
+    _CHECKS.update(dict.fromkeys(pairs, check))
     try:
         yield
     finally:
-        _CHECKS.pop(bundle.networks, None)
+        for networks in pairs:
+            _CHECKS.pop(networks, None)

@@ -36,6 +36,10 @@ class BatchRequest:
         them. The first two continue what was interrupted.
     adapt_s : float or None
         Let the model learn so many seconds from each stack before.
+    attention_channel : str or None
+        Name or number of a channel whose attention gates all.
+    attention_from : Path, "saliency" or None
+        A mask, a folder of masks named like the images, or the automatic guide, in place of attention.
     """
 
     paths: tuple[Path, ...]
@@ -47,6 +51,8 @@ class BatchRequest:
     output_dir: Path | None = None
     existing: Existing = "keep"
     adapt_s: float | None = None
+    attention_channel: str | None = None
+    attention_from: Path | str | None = None
 
 
 @dataclass(frozen=True)

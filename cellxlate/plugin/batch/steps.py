@@ -20,13 +20,13 @@ from cellxlate.enhancement.batch import (
     StackOutcome,
     attempts,
     enhance_stack,
-    finished_plates,
     plan_batch,
     start_plates,
 )
 from cellxlate.enhancement.flow import EnhanceProgress, Phase
 from cellxlate.enhancement.job import THIS_PROCESS
 from cellxlate.enhancement.outputs.names import Outputs, is_there
+from cellxlate.enhancement.outputs.plates import finished_plates
 from cellxlate.errors import CellxlateError, InputError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
@@ -94,6 +94,7 @@ def _planned(request: BatchRequest) -> tuple[Batch, tuple[str, ...]]:
         output_dir=request.output_dir, channels=request.channels or None,
         settings=EnhanceSettings(threshold=request.threshold), overwrite=request.existing == "replace",
         resume=request.existing != "replace", adapt_s=request.adapt_s,
+        attention_channel=request.attention_channel, attention_from=request.attention_from,
     )  # fmt: skip
     return plan_batch(paths, request.model, settings, left_out=left_out.append), tuple(left_out)
 
@@ -219,7 +220,9 @@ class _BatchRun:
         """
         rows = {stack.path: row for stack, row in zip(batch.stacks, self._rows, strict=True)}
         missing = {path for path, row in rows.items() if row.state not in ("done", "skipped")}
-        for outcome in finished_plates(batch, missing):
+        for outcome in finished_plates(
+            batch.plates, missing, overwrite=batch.settings.overwrite, resume=batch.settings.resume
+        ):
             plate = outcome.plate
             is_whole = not outcome.failed and outcome.error is None
             if outcome.error:

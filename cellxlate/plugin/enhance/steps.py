@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress, Steps
+from cellxlate.enhancement.gates.sample import gates_of_plane
 from cellxlate.enhancement.job import steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.plane import GateSource
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
@@ -48,7 +50,8 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
         with interruptible(bundle, request.stop.check):
             plan = make_plan(
                 request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
-                device=request.device, choice=choice,
+                device=request.device, choice=choice, attention_channel=request.attention_channel,
+                attention_from=request.attention_from,
             )  # fmt: skip
             if request.plane is not None:
                 plan = plan_of_plane(plan, request.plane, request.part)
@@ -63,17 +66,31 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
 
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
-    axes = plan.stack.axes
+    whole, axes = plan.stack, plan.stack.axes
     jobs = plan.jobs
     if "C" in axes:
         channel = channel_of_plane(axes, plane)
-        own = range(plan.stack.size("S"))  # samples are channels where there are no others
+        own = range(whole.size("S"))  # samples are channels where there are no others
         jobs = tuple(
             replace(one, intensities=dict.fromkeys(own, one.intensities[channel]))
             for one in jobs
             if channel in one.channels
         )
-    return replace(plan, stack=plane_stack(plan.stack, plane, part), jobs=jobs)
+    gates = _gates_of_plane(plan, plane, part)
+    return replace(plan, stack=plane_stack(whole, plane, part), jobs=tuple(replace(one, gates=gates) for one in jobs))
+
+
+def _gates_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None) -> GateSource:
+    """Return the gate of a plane, or of a part of it, apart from the other planes of its stack."""
+    whole, source = plan.stack, plan.source
+    rows, columns = part.slices() if part else (slice(None), slice(None))
+    positions = dict(zip((axis for axis in whole.axes if axis in "TCZ"), plane, strict=True))
+    index = tuple(positions.get(axis, 0) for axis in whole.plane_axes)
+    channel = None
+    if source.channel is not None and "C" in whole.axes:
+        beside = tuple(source.channel if axis == "C" else at for axis, at in positions.items())
+        channel = plane_stack(whole, beside, part)
+    return gates_of_plane(plan.jobs[0].gates, index, rows, columns, channel)
 
 
 def _until_stopped(

@@ -116,5 +116,5 @@ def _blocks(
         attention: list[npt.NDArray[np.uint16]] = []
         for own, plane, job in planes:
             request.stop.check()
-            attention += [steps[own] for _, steps in attention_blocks(plane, [block], job.translator)]
+            attention += [steps[own] for _, steps in attention_blocks(plane, [block], job)]
         yield block, np.max(attention, axis=0)

@@ -82,13 +82,14 @@ def account_of(
     return Account(tally, figures)
 
 
-def doubts_about(stack: Stack, tally: Tally, *, chosen: bool) -> list[Notice]:
+def doubts_about(stack: Stack, tally: Tally, *, chosen: bool, source: Mapping[str, Any]) -> list[Notice]:
     """Return what a reader should be warned of; where that fails, it is among the tally's failures.
 
-    `chosen` says whether the model was taken as the one that suits the stack best.
+    `chosen` says whether the model was taken as the one that suits the stack best, `source` where attention comes from,
+    as `gates.attention_source` states it.
     """
     notices: list[Notice] = []
     names = dict(enumerate(stack.channel_names))
     with spared("gathering warnings", tally.failures):
-        notices += notices_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen)
+        notices += notices_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen, source=source)
     return notices

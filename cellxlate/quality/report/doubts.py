@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cellxlate.errors import said
-from cellxlate.options import CHANNELS, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
+from cellxlate.options import ATTENTION_FROM, CHANNELS, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.notices import MOST_NAMED, Notice, between, each, listed
@@ -24,6 +24,8 @@ LOWEST_SALIENT = 0.7
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 NAMED_SHARE = 0.001
 """Parts without a picture are named from here on."""
+NETWORK = {"kind": "network"}
+GIVEN = {"file": "the mask", "saliency": "the automatic guide"}
 OTHER_MODEL = ", or use a model that was trained on images like these."
 NEXT_STEP = (
     "Do not trust the output: measure on the input, look at attention before you use any of it, and ",
@@ -37,6 +39,7 @@ def notices_of(
     channel_names: Mapping[int, str] | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     chosen: bool = False,
+    source: Mapping[str, Any] = NETWORK,
 ) -> list[Notice]:
     """Say in plain language what should make a reader doubt a result, and what to do, most serious first.
 
@@ -50,6 +53,9 @@ def notices_of(
         Provenance of the enhancements that the input states it has been through (`Metadata.earlier`).
     chosen : bool
         Whether the model is the shipped one that suits the stack best, so that no other needs to be tried.
+    source : mapping
+        Where attention comes from: another channel's, and a mask that somebody gives, need not follow what stands out
+        in the channel that is enhanced, and no other model mends a mask.
     """
     total = tally.total
     if not total.pixels:
@@ -57,6 +63,7 @@ def notices_of(
     orders = tally.brightness_order()
     channels = {*tally.channels, *tally.trust, *orders}
     names = {channel: (channel_names or {}).get(channel, unnamed(channel)) for channel in channels}
+    kind, gating = source.get("kind"), source.get("channel")
     judged = luminance_names(names, tally.trust) if tally.in_color else names
     trusts = {judged[channel]: trust for channel, trust in sorted(tally.trust.items())}
     return [
@@ -64,8 +71,15 @@ def notices_of(
         *_seams(tally),
         *_enhanced_before(tally, names, earlier),
         *_unlike({name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen),
-        *_unsupported({name: one.support for name, one in trusts.items()}),
-        *_selection(tally),
+        *_unsupported({name: one.support for name, one in trusts.items()}, by_threshold=kind not in GIVEN),
+        *_unlike_contrast(
+            {
+                names[channel]: one.support
+                for channel, one in sorted(tally.trust.items())
+                if kind == "network" or (kind == "channel" and channel == gating)
+            }
+        ),
+        *(_given_selection(tally, GIVEN[kind]) if kind in GIVEN else _selection(tally)),
         *_disordered({names[channel]: order for channel, order in orders.items() if order < LOWEST_ORDER}),
         *_saturated(tally),
     ]
@@ -167,6 +181,22 @@ def _selection(tally: Tally) -> Iterator[Notice]:
         )  # fmt: skip
 
 
+def _given_selection(tally: Tally, what: str) -> Iterator[Notice]:
+    """Say where a gate that no threshold moves let hardly anything through, or nearly everything."""
+    total = tally.total
+    if total.selected_fraction < NEARLY_NONE:
+        amount = "nothing, so the output equals the input" if not total.selected else "nearly nothing"
+        yield Notice(
+            said(f"{what} selected {amount}. See that it belongs to this stack, or give another ", ATTENTION_FROM, "."),
+            f"see that {what} belongs to this stack", "doubt", "nothing selected",
+        )  # fmt: skip
+    elif total.selected_fraction > NEARLY_ALL:
+        yield Notice(said(
+            f"{what} selected {total.selected_fraction:.0%} of all pixels, so hardly any background was kept. If the "
+            "cells do not fill the image, give another ", ATTENTION_FROM, ".",
+        ), f"see that {what} is 0 in the background", "doubt", "nearly all selected")  # fmt: skip
+
+
 def _enhanced_before(tally: Tally, names: Mapping[int, str], earlier: Sequence[Mapping[str, Any]]) -> Iterator[Notice]:
     """Say which of the channels had been enhanced before; their pixels cannot tell, as the kept ones are the same."""
     models = {
@@ -217,7 +247,7 @@ def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[No
     )  # fmt: skip
 
 
-def _unsupported(supports: Mapping[str, Support]) -> Iterator[Notice]:
+def _unsupported(supports: Mapping[str, Support], *, by_threshold: bool) -> Iterator[Notice]:
     """Say what the windows of the channels give reason to doubt."""
     if added := {name: seen.added for name, seen in supports.items() if seen.added}:
         count = sum(added.values())
@@ -226,8 +256,8 @@ def _unsupported(supports: Mapping[str, Support]) -> Iterator[Notice]:
             invented = "has no support in the input: it may be invented"
         where = _counted(added, "region of the output in", "regions of the output in")
         yield Notice(said(
-            f"{where} {invented}. Look at both side by side there before counting or measuring anything, or raise ",
-            THRESHOLD, ".",
+            f"{where} {invented}. Look at both side by side there before counting or measuring anything",
+            *((", or raise ", THRESHOLD) if by_threshold else ()), ".",
         ), f"{count} {'region' if count == 1 else 'regions'} of the output may be invented: compare before you count",
             "doubt", "regions added")  # fmt: skip
     if lost := {name: seen.lost for name, seen in supports.items() if seen.lost}:
@@ -239,6 +269,10 @@ def _unsupported(supports: Mapping[str, Support]) -> Iterator[Notice]:
             f"{count} {'region is' if count == 1 else 'regions are'} gone from the output: count on the input", "doubt",
             "regions lost",
         )  # fmt: skip
+
+
+def _unlike_contrast(supports: Mapping[str, Support]) -> Iterator[Notice]:
+    """Say where attention is not what the contrast of a channel would lead to expect."""
     odd = {name: seen.mean_agreement for name, seen in supports.items() if seen.mean_agreement < LOWEST_AGREEMENT}
     if odd:
         yield Notice(

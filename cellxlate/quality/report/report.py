@@ -13,6 +13,7 @@ from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
+from cellxlate.quality.report.gates import attention_source, context_seen, context_words, source_words
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.pictures import choose_planes, take_pictures
 from cellxlate.quality.report.verdict import verdict
@@ -188,6 +189,7 @@ class RunReport:
                 "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
+            "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
             **({"ranking": self.ranking.stated()} if self.ranking else {}),
@@ -274,9 +276,7 @@ def write_record(report: RunReport, path: Location, *, replaces: bool = True) ->
 
 def report_page(report: RunReport, figures: str) -> str:
     """Return the HTML page of a report: verdict, warnings, numbers, pictures, intensities, planes, provenance."""
-    tally = report.tally
-    size = " × ".join(str(length) for length in report.shape)
-    um = report.pixel_size_um.get("X")
+    tally, um, size = report.tally, report.pixel_size_um.get("X"), " × ".join(map(str, report.shape))
     about = (
         f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated",
         f"enhanced with {report.model_name}",
@@ -377,6 +377,8 @@ def _provenance(report: RunReport) -> dict[str, str]:
         **{f"Output: {name}": path for name, path in report.outputs.items() if path},
         "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
         "Weights, SHA-256": report.model_digest,
+        "Gate": source_words(attention_source(report.provenance)),
+        "Neighbours": context_words(context_seen(report.provenance)) or "each plane was seen alone",
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
         "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",

@@ -40,6 +40,11 @@ def luminance_of(samples: npt.NDArray[Any], axis: int = 0) -> npt.NDArray[np.flo
         return np.asarray(samples.mean(axis=axis, dtype=np.result_type(samples.dtype, np.float32)))
 
 
+def light_of(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what networks see of rows of a plane (rows, X): themselves, or of (3, rows, X) in colour the luminance."""
+    return luminance_of(counts) if counts.ndim == 3 else counts
+
+
 @dataclass(frozen=True)
 class LuminancePixels:
     """The luminance of colour pixels, computed for what is read; nothing is kept. Its axis of samples is 1 long."""
@@ -93,7 +98,7 @@ def known_from(intensity: IntensityRange) -> float:
 
 
 def change_in_color(
-    change: npt.NDArray[np.float64], samples: npt.NDArray[Any], blacks: npt.NDArray[np.float64], known: float
+    change: npt.NDArray[np.float64], samples: npt.NDArray[Any], blacks: Sequence[float], known: float
 ) -> npt.NDArray[np.float64]:
     """Return what to add to red, green and blue so that their mean changes as it shall and their ratio stays.
 
@@ -103,7 +108,7 @@ def change_in_color(
         Of the luminance, in counts.
     samples : ndarray (3, Y, X)
         As stored.
-    blacks : ndarray (3, 1, 1)
+    blacks : sequence of float
         Counts of no light, of each sample.
     known : float
         Luminance above black from which on the colour of a pixel is known, in counts, above 0. What brightens a darker
@@ -117,7 +122,7 @@ def change_in_color(
         reduced by one factor.
     """
     counts = samples.astype(np.float64)
-    light = np.maximum(counts - blacks, 0)
+    light = np.maximum(counts - np.reshape(blacks, (-1, 1, 1)), 0)
     total = light.mean(axis=0, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         darker = light * np.maximum(np.where(total > 0, change / total, 0), -1)

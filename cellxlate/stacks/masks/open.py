@@ -61,9 +61,9 @@ def _open_named(path: Path, like: Stack) -> Stack:
     try:
         return open_stack(path)
     except InputError as fault:
-        if AXES_OPTION in fault.options:
+        for axes in (_plane_axes(like), like.axes) if AXES_OPTION in fault.options else ():
             with suppress(InputError):
-                return open_stack(path, _plane_axes(like))
+                return open_stack(path, axes)
         raise
 
 

@@ -40,6 +40,16 @@ def write_job(partial: Location, job: Mapping[str, Any]) -> None:
     staged.replace(partial / JOB_FILE)
 
 
+def begun_with(partial: Location) -> Mapping[str, Any]:
+    """Return the fingerprint of the job that a partial was begun with; nothing where it does not say."""
+    try:
+        begun = json.loads(read_small_file(partial / JOB_FILE))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    fingerprint = begun.get("fingerprint") if isinstance(begun, dict) else None
+    return fingerprint if isinstance(fingerprint, dict) else {}
+
+
 def check_job(partial: Location, job: Mapping[str, Any]) -> None:
     """Raise OutputError unless a partial was begun by the same job, and its note is whole."""
     try:

@@ -1,14 +1,17 @@
 """What the bands of an output were made from, and what was made: checksums of rows of the input, and of the band.
 
-A band depends on its own rows and on those around it that the networks see, so its origin covers both. Reading the
-input again tells whether each band was made from what the file holds now; reading the output, whether it holds what was
-computed.
+A band depends on its own rows and on those around it that the networks see, so its origin covers both, and rows of
+other planes that had a part in it. Reading the input again tells whether each band was made from what the file holds
+now; reading the output, whether it holds what was computed.
 """
 
 import hashlib
+import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import google_crc32c
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.locations import Location, RemotePath
+from cellxlate.regular_files import read_small_file
 from cellxlate.stacks.stack import PlaneIndex
 
 RowSums = npt.NDArray[np.uint64]
@@ -74,13 +78,18 @@ def sums_digest(sums: RowSums) -> str:
     return hashlib.blake2b(sums.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
+Beside = tuple[tuple[PlaneIndex, RowsHeld], ...]
+"""Rows of other planes, or further rows of the same one, that had a part in a band."""
+
+
 @dataclass(frozen=True)
 class Origin:
-    """A band of a plane: what it was made from, and what it is, image and attention."""
+    """A band of a plane: what it was made from, beside what else, and what it is, image and attention."""
 
     index: PlaneIndex
     read: RowsHeld
     made: RowsHeld
+    beside: Beside = ()
 
     @property
     def top(self) -> int:
@@ -88,21 +97,39 @@ class Origin:
         return self.made.first
 
     @property
+    def note(self) -> str:
+        """What it was made from beside, a line each: too long for a name."""
+        return "".join(f"{_named(index)}.{_rows(held)}\n" for index, held in self.beside)
+
+    @property
     def name(self) -> str:
-        """All of it as the name of a file."""
-        places = "-".join(("plane", *map(str, self.index)))
-        rows = (f"{held.first}-{held.last}.{held.digest}" for held in (self.made, self.read))
-        return ".".join((places, *rows))
+        """All of it as the name of a file, but the note, which it holds a digest of."""
+        noted = (hashlib.blake2b(self.note.encode(), digest_size=16).hexdigest(),) if self.beside else ()
+        return ".".join((_named(self.index), _rows(self.made), _rows(self.read), *noted))
 
     @classmethod
-    def named(cls, name: str) -> "Origin | None":
-        """Return what a name states; None where it is no name of an origin."""
+    def named(cls, name: str, read_note: Callable[[], bytes] = bytes) -> "Origin | None":
+        """Return what a name and its note state; None where it is no name of an origin, or the note is damaged."""
         try:
-            places, made, made_digest, read, read_digest = name.split(".")
-            index = tuple(map(int, places.split("-")[1:]))
-            return cls(index, _held(read, read_digest), _held(made, made_digest))
-        except ValueError:
+            place, made, made_digest, read, read_digest, *noted = name.split(".")
+            lines = [line.split(".") for line in read_note().decode().splitlines()] if noted else []
+            beside = tuple((_index(plane), _held(rows, digest)) for plane, rows, digest in lines)
+            origin = cls(_index(place), _held(read, read_digest), _held(made, made_digest), beside)
+        except (ValueError, OSError):
             return None
+        return origin if origin.name == name else None
+
+
+def _named(index: PlaneIndex) -> str:
+    return "-".join(("plane", *map(str, index)))
+
+
+def _index(name: str) -> PlaneIndex:
+    return tuple(map(int, name.split("-")[1:]))
+
+
+def _rows(held: RowsHeld) -> str:
+    return f"{held.first}-{held.last}.{held.digest}"
 
 
 def _held(rows: str, digest: str) -> RowsHeld:
@@ -112,7 +139,7 @@ def _held(rows: str, digest: str) -> RowsHeld:
 
 @dataclass(frozen=True)
 class Origins:
-    """The origins of the bands of an unfinished output: a folder of files without content, whose names say it all.
+    """The origins of the bands of an unfinished output: a folder of files whose names say it all, but for their notes.
 
     An origin is written after its band, whole or not at all, and so is the sign that the band is done.
     """
@@ -126,9 +153,13 @@ class Origins:
 
     def add(self, origin: Origin) -> None:
         """Note the origin of a band that has been written."""
-        file = self.folder / origin.name
+        file, note = self.folder / origin.name, origin.note.encode()
         if isinstance(file, RemotePath):
-            file.write_bytes(b"\n")
+            file.write_bytes(note or b"\n")
+        elif note:
+            staged = file.with_name(f"{file.name}.new-{os.getpid()}-{threading.get_ident()}")
+            staged.write_bytes(note)
+            staged.replace(file)
         else:
             file.touch()
 
@@ -141,7 +172,7 @@ class Origins:
         """Return all that is noted, by plane; two of one band where it was made twice."""
         folder, origins = self.folder, dict[PlaneIndex, list[Origin]]()
         for name in folder.below() if isinstance(folder, RemotePath) else (item.name for item in folder.iterdir()):
-            if origin := Origin.named(name):
+            if origin := Origin.named(name, partial(read_small_file, folder / name)):
                 origins.setdefault(origin.index, []).append(origin)
         return origins
 

@@ -1,0 +1,1 @@
+"""Where attention comes from when it is not the networks' own of each plane."""

@@ -1,0 +1,52 @@
+"""Where attention came from and which neighbours were seen, as a run's provenance states it; and in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def attention_source(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where attention came from; what states nothing was gated by the networks' own."""
+    stated = provenance.get("attention_source")
+    return dict(stated) if isinstance(stated, Mapping) and isinstance(stated.get("kind"), str) else {"kind": "network"}
+
+
+def source_words(stated: Mapping[str, Any]) -> str:
+    """Return where attention came from in words.
+
+    Examples
+    --------
+    >>> source_words({"kind": "channel", "channel": 0, "name": "DAPI"})
+    'attention of channel 0 (DAPI), for all channels'
+    >>> source_words({"kind": "network"})
+    'attention of the networks, for each channel its own'
+    """
+    kind, name = stated.get("kind"), stated.get("name")
+    if kind == "channel":
+        return f"attention of channel {stated.get('channel')}{f' ({name})' if name else ''}, for all channels"
+    if kind == "file":
+        return f"the mask {stated.get('path') or name or 'in memory'}: 1 inside, 0 outside"
+    if kind == "saliency":
+        return "the automatic guide (saliency), without a network"
+    return "attention of the networks, for each channel its own"
+
+
+def context_seen(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which planes networks saw beside each; what states nothing saw none."""
+    stated = provenance.get("context")
+    return dict(stated) if isinstance(stated, Mapping) else {"axis": None, "planes": 0, "reason": ""}
+
+
+def context_words(stated: Mapping[str, Any]) -> str:
+    """Return which planes networks saw beside each, and why; nothing where there was nothing to choose.
+
+    Examples
+    --------
+    >>> context_words({"axis": "z", "planes": 2, "reason": "as asked for"})
+    '2 planes on either side along z: as asked for'
+    >>> context_words({"axis": None, "planes": 0, "reason": "as asked for"})
+    ''
+    """
+    if not stated.get("axis"):
+        return ""
+    axis = {"t": "time"}.get(str(stated["axis"]), stated["axis"])
+    return f"{stated.get('planes')} planes on either side along {axis}: {stated.get('reason') or 'no reason is stated'}"
