@@ -194,11 +194,11 @@ class Forecast:
             expected["seconds"] = {"adapting": self.adapting["seconds"], **expected["seconds"]}
         if self.confidence_s:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
-        color = {"color": "luminance"} if plan.in_color else {}
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, **color, "tile_px": plan.tile_px, "engine": plan.engine,
+            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            **({"color": "luminance"} if plan.in_color else {}),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
