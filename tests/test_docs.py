@@ -134,6 +134,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         channels = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
         tifffile.imwrite(here / "plate" / f"{name}.ome.tif", two, metadata=channels, photometric="minisblack")
+    (here / "fixed_sample").mkdir()
+    tifffile.imwrite(here / "fixed_sample" / "movie.ome.tif", two, metadata={"axes": "TYX"}, photometric="minisblack")
     for place in ("t0_z0_DAPI", "t1_z0_DAPI"):
         put(here / "scan" / f"img_{place}.tif", seed=1)
     for number in range(4):

@@ -170,7 +170,7 @@ def _suitability(stack: "Stack") -> "Suitability | None":
     """Return how near a stack is to the shipped model that would be taken; None where looking would take long."""
     from cellxlate.choice import suitability
     from cellxlate.settings import AUTO
-    from cellxlate.stacks.intensity.luminance import what_is_seen
+    from cellxlate.stacks.luminance import what_is_seen
 
     if not isinstance(stack.path, Path) or prod(stack.plane_shape) > MOST_LOOKED_AT_PX:
         return None

@@ -131,6 +131,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         default="source",
         help="counts of enhanced cells: as in the input, or as in clear images (%(default)s)",
     )
+    evaluate.add_argument(
+        "--still",
+        action="store_true",
+        help="the frames of each image, along T or Z, show one still scene: score flicker",
+    )
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="write a page with all scores")
     evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of MODEL, a folder")
 
@@ -193,15 +198,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 
 def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
-    enhance.add_argument(
-        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
-    )
-    enhance.add_argument(
-        "--attention-from",
-        type=_mask,
-        metavar="FILE|saliency",
-        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
-    )
+    _add_gate(enhance)
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
     )
@@ -222,6 +219,18 @@ def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
         choices=("luminance", "separate"),
         default="luminance",
         help="RGB by its luminance, which keeps the hue, or red, green and blue each by itself (%(default)s)",
+    )
+
+
+def _add_gate(enhance: argparse.ArgumentParser) -> None:
+    enhance.add_argument(
+        "--attention-channel", metavar="NAME|N", help="attention of this channel gates all; each has its own otherwise"
+    )
+    enhance.add_argument(
+        "--attention-from",
+        type=_mask,
+        metavar="FILE|saliency",
+        help="a mask, or a folder of them, gates in place of attention; or the automatic guide of training",
     )
 
 

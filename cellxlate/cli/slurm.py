@@ -143,6 +143,7 @@ def _needed(
     """Return what a task needs for so many stacks together, what one is expected to take, and how that was found."""
     from cellxlate.enhancement.batch import predict_stack
     from cellxlate.enhancement.cluster import slurm
+    from cellxlate.enhancement.flow import planes_at_once
     from cellxlate.enhancement.verify import peak_rss_mb
 
     here = replace(batch.settings, device=slurm.device_here(options.device))
@@ -155,7 +156,8 @@ def _needed(
     peak_mb, device = peak_rss_mb(), forecast.plan.translator.identity.split()[1]
     expected_s = together * forecast.total_s
     needs = slurm.needs_of(
-        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, workers=options.workers,
+        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, seen=planes_at_once(forecast.plan),
+        workers=options.workers,
         graphics_card="cuda" in (device, options.device),
     )  # fmt: skip
     prediction = forecast.prediction

@@ -282,7 +282,7 @@ def _check(settings: BatchSettings) -> None:
         overwrite=settings.overwrite, resume=settings.resume, confidence=settings.confidence,
     )  # fmt: skip
     if settings.adapt_s is not None:
-        from cellxlate.enhancement.adaptation.adapt import require_seconds
+        from cellxlate.enhancement.adaptation.clock import require_seconds
 
         require_seconds(ADAPT, settings.adapt_s)
 

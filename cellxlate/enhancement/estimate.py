@@ -35,7 +35,6 @@ from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
-from cellxlate.stacks.intensity.luminance import RGB
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -165,8 +164,8 @@ class Forecast:
         per_plane = sum(
             len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
         )  # fmt: skip
-        of_samples = len(RGB) if plan.in_color and "C" in stack.axes else 1  # planes of a channel, done as one
-        return per_plane * stack.planes_per_channel // of_samples * len(plan.jobs)
+        at_once = 3 if plan.in_color and "C" in stack.axes else 1  # planes of a channel: its red, green and blue
+        return per_plane * len(plan.jobs) * stack.planes_per_channel // at_once
 
     @property
     def warnings(self) -> list[str]:
@@ -225,7 +224,8 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     Notes
     -----
     Holds as far as the sample is like the stack and the machine is as busy as now. Workers elsewhere, whose processors
-    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted.
+    and disks differ, are taken to be as fast as this one. Starting Python and workers is not counted. Networks that see
+    neighbours see each window of the sample in their place: they take as long, but may select another share.
     """
     started = time.perf_counter()
     places = list(sample_places(plan.stack))
@@ -237,9 +237,9 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         scaled = partial(_range_of, plan, windows=len(part))
         gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], scaled)
         jobs = tuple(
-            replace(job, work=Work(), gates=gates, luminance=job.luminance and scaled(job.luminance), intensities={
-                channel: scaled(intensity) for channel, intensity in job.intensities.items()
-            })
+            replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"),
+                    intensities={channel: scaled(one) for channel, one in job.intensities.items()},
+                    luminance=job.luminance and scaled(job.luminance))
             for job in plan.jobs
         )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:

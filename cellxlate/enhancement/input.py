@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
-from cellxlate.stacks.intensity.luminance import RGB, light_of
 from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
 

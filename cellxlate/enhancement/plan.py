@@ -15,7 +15,7 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
-from cellxlate.enhancement.input import ALONE, Context
+from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
@@ -34,9 +34,9 @@ from cellxlate.options import CHANNELS, INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
-from cellxlate.stacks.intensity.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
@@ -50,6 +50,8 @@ MOST_STREAMS = 4
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
 BAND_BYTES_PER_PX = 24
 """A band's counts before and after, its unit range, attention, and the windows cut from it."""
+SEEN_BYTES_PER_PX = 8
+"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,10 @@ def make_plan(
 
     "auto" takes the shipped model that suits the stack; where that was done before, `choice` says why. Intensities
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
-    is decided here, unless it is given. After an adaptation, its model is taken. Attention is that of
-    `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is given. Neighbours are
-    those of the run that this one continues (`begun`), where they are to be chosen and that is known.
+    is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
+    Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
+    given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
+    known.
 
     Raises
     ------
@@ -281,9 +284,9 @@ def make_plan(
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     if attention_channel is not None:
         settings = replace(settings, color="separate")  # samples that are named are channels
-    in_color = is_in_color(stack, chosen, settings.color)
+    in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
     if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(*what_is_seen(sample, chosen, settings.color))
+        model, choice = choose_model(seen, shown)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
@@ -293,24 +296,19 @@ def make_plan(
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
-    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-
-    def jobs_of(translator: EngineTranslator, context: Context = ALONE) -> tuple[PlaneJob, ...]:
-        return tuple(
-            PlaneJob(
-                translator, {one: intensities[one] for one in group}, target, settings, context=context, gates=gates,
-                luminance=luminances.get(group[0]),
-            )
-            for group in groups
-        )  # fmt: skip
-
-    neighbours = context_of(
-        settings.context, sample, bundle, lambda: jobs_of(opened(bundle)), open_translator=opened, begun=begun
-    )
+    levels = luminances or intensities  # of what is seen
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
+    neighbours = (adaptation.neighbours if adaptation else None) or context_of(
+        settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
+        open_translator=opened, begun=begun,
+    )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
     translator = opened(bundle.seeing(neighbours.context.planes))
+    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
+    begin = partial(begin, translator, context=neighbours.context)
+    jobs = (begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0])) for own in groups)
     return Plan(
-        stack, bundle, jobs_of(translator, neighbours.context), settings, translator, calibrate_s,
+        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours,
     )  # fmt: skip

@@ -4,7 +4,7 @@ A plane is a generator of finished bands, so memory is bounded by a band and a c
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -27,8 +27,8 @@ from cellxlate.enhancement.input import (
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.luminance import change_in_color, known_from, luminance_of
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import change_in_color, known_from, luminance_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Beside, Origin, RowsHeld, made_sums, row_sums
 
@@ -67,12 +67,21 @@ class GateSource(Protocol):
     """Where attention comes from: computed on the very planes (`OwnAttention`), on others, or given."""
 
     def input(
-        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None, /
-    ) -> PlaneInput | None:
-        """Return the plane that attention is computed on, where it is not the one that is enhanced."""
+        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
+        seen: Callable[[Context], PlaneInput], /,
+    ) -> PlaneInput | None:  # fmt: skip
+        """Return what attention is computed on, where it is not what the networks see of the channels themselves.
 
-    def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, /) -> Sequence[PlaneIndex]:
-        """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it."""
+        `seen` gives that in any context.
+        """
+
+    def planes_beside(
+        self, stack: Stack, index: PlaneIndex, context: Context, read: Callable[[Context], Sequence[PlaneIndex]], /
+    ) -> Sequence[PlaneIndex]:
+        """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it.
+
+        `read` gives the planes that are read in any context.
+        """
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator, /) -> "Attention":
         """Return the attention of an area, which begins at multiples of 512 px."""
@@ -90,10 +99,11 @@ class Attention:
 class OwnAttention:
     """Each group of channels is gated by what the networks make of it."""
 
-    def input(self, *_: object) -> None:
+    def input(self, *_: Any) -> PlaneInput | None:
         """No other plane is looked at."""
+        return None
 
-    def planes_beside(self, *_: object) -> tuple[PlaneIndex, ...]:
+    def planes_beside(self, *_: Any) -> Sequence[PlaneIndex]:
         """No other plane is read."""
         return ()
 
@@ -213,10 +223,17 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
     ) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
-        gate = self.gates.input(stack, index, self.context, open_plane)
-        seen = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
-        own = seen(stack, index, self.intensities, context=self.context, open_plane=open_plane, see=see)
+        see_around = partial(self._seen, stack, index, open_plane, see)
+        gate = self.gates.input(stack, index, self.context, open_plane, see_around)
+        own = see_around(self.context)
         return replace(own, gate=replace(gate, see=see)) if gate else own
+
+    def _seen(
+        self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None, see: SeenPlanes, context: Context
+    ) -> PlaneInput:
+        """Return what the networks see in a context at the position of a plane."""
+        begin = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        return begin(stack, index, self.intensities, context=context, open_plane=open_plane, see=see)
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes that are enhanced together at the position of a plane, in their order."""
@@ -225,8 +242,12 @@ class PlaneJob:
 
     def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
         """Return the planes of a stack that are read for one, each once."""
-        seen = [one for own in self.together(stack, index) for one in self.context.around(stack, own)]
-        return list(dict.fromkeys((*seen, *self.gates.planes_beside(stack, index, self.context))))
+
+        def around(context: Context) -> list[PlaneIndex]:
+            return [one for own in self.together(stack, index) for one in context.around(stack, own)]
+
+        beside = self.gates.planes_beside(stack, index, self.context, around)
+        return list(dict.fromkeys((*around(self.context), *beside)))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -340,7 +361,7 @@ def tile_change(
         return change_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
     light = luminance_of(counts)[None]
     changed = change_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
-    return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance))
+    return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance.noise, job.luminance.span))
 
 
 def change_counts(

@@ -236,7 +236,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
             read_again(plan, list(plan.stack.plane_indices()), check.see)
         if digest not in ("", check.digest):
             raise changed
-        return run_report(plan, Tally(plane_axes=plan.stack.plane_axes), outputs, total_s=0.0, notes=[note])
+        return run_report(plan, Tally.of(plan.stack), outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
             account = verify(plan, image, selected, digest=digest, made_digest=made_digest)

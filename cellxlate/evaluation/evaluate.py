@@ -11,6 +11,7 @@ from cellxlate.errors import Option, OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
 from cellxlate.evaluation.score import GROUPS, Enhance, Scored, combine_inputs, mean_scores, score_case
+from cellxlate.evaluation.still import together
 from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
@@ -36,6 +37,7 @@ def evaluate(
     no_cells: str | Path | None = None,
     enhanced: str | Path | None = None,
     intensity: Intensity = "source",
+    still: bool = False,
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +63,10 @@ def evaluate(
     intensity : {"source", "target"}
         The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
         "target" they tell whether the model meets the scale of the images it was trained towards.
+    still : bool
+        The frames of each source image, along T (or Z, in an image without T), show one scene that holds still, so
+        that nothing but noise changes from frame to frame: "flicker" says what became of that. Truth and masks may
+        then have one frame.
     output : path, optional
         HTML report to write.
     progress : callable, optional
@@ -71,8 +77,8 @@ def evaluate(
     dict
         "foreground", "background", "attention": means over images; "no_cells"; "patch_distance"; "phantoms": sums;
         "kept_violations": sum; "input": "foreground", "phantoms" and "patch_distance" of the raw input itself, where
-        there is a truth; "verdict": whether it helps against the raw input, and by how much; "images": a row per
-        image. What cannot be said is None. docs/explanation/scores.md explains each score.
+        there is a truth; "flicker": of still scenes; "verdict": whether it helps against the raw input, and by how
+        much; "images": a row per image. What cannot be said is None. docs/explanation/scores.md explains each score.
 
     Raises
     ------
@@ -100,7 +106,8 @@ def evaluate(
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate([*cases, *empty]):
-        scored.append(score_case(case, enhance, seed=number, picture=number in pictured))
+        is_still = still and number < len(cases)
+        scored.append(score_case(case, enhance, seed=number, picture=number in pictured, still=is_still))
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
@@ -153,6 +160,7 @@ def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) 
         "phantoms": {name: sum(row["phantoms"][name] for row in rows) for name in ("added", "lost")},
         "changed_percent": float(np.mean([row["changed_percent"] for row in rows])),
         "kept_violations": sum(violations) if violations else None,
+        "flicker": steady.as_dict() if (steady := together([one.steady for one in scored if one.steady])) else None,
         "input": raw,
         "images": rows,
     }
@@ -185,10 +193,6 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         Of some of the images.
     """
 
-    def value(group: str, name: str, unit: str = "") -> str:
-        known = (scores[group] or {}).get(name)
-        return page.number(known) + (unit if known is not None else "")
-
     def columns(row: dict[str, Any]) -> list[float | None]:
         return [(row[group] or {}).get(name) for _, group, name in COLUMNS]
 
@@ -201,6 +205,29 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         warned.append(("bad", f"{page.number(broken)} pixels changed although attention did not select them."))
     elif broken is not None:
         warned.append(("good", "Every pixel that attention did not select is the input's own, bit for bit."))
+    return page.render(
+        "evaluation/evaluation.html.jinja",
+        title=title,
+        kind="Evaluation",
+        about=f"{len(scores['images'])} images",
+        warned=warned,
+        numbers=_numbers(scores),
+        figures=page.markup(page.figures(pictures)),
+        head=["image", *(name for name, _, _ in COLUMNS)],
+        mean=columns(scores),
+        raw=columns({**dict.fromkeys((*GROUPS, "phantoms")), **(scores["input"] or {})}) if scores["input"] else None,
+        rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
+        footer=f"Made by cellxlate {cellxlate.__version__}.",
+    )
+
+
+def _numbers(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the numbers a reader looks for first."""
+
+    def value(group: str, name: str, unit: str = "") -> str:
+        known = (scores[group] or {}).get(name)
+        return page.number(known) + (unit if known is not None else "")
+
     numbers = [
         ("PSNR in cells", value("foreground", "psnr_affine", " dB"), "after the best gain and offset"),
         ("SSIM in cells", value("foreground", "ssim_affine"), "after the best gain and offset; 1 is perfect"),
@@ -213,17 +240,8 @@ def evaluation_page(title: str, scores: dict[str, Any], pictures: Sequence[Pictu
         ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
         ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
     ]
-    return page.render(
-        "evaluation/evaluation.html.jinja",
-        title=title,
-        kind="Evaluation",
-        about=f"{len(scores['images'])} images",
-        warned=warned,
-        numbers=numbers,
-        figures=page.markup(page.figures(pictures)),
-        head=["image", *(name for name, _, _ in COLUMNS)],
-        mean=columns(scores),
-        raw=columns({**dict.fromkeys((*GROUPS, "phantoms")), **(scores["input"] or {})}) if scores["input"] else None,
-        rows=[(row["name"], columns(row)) for row in scores["images"][:MOST_ROWS]],
-        footer=f"Made by cellxlate {cellxlate.__version__}.",
-    )
+    if scores["flicker"]:
+        left = value("flicker", "noise_left")
+        about = f"of the pixels selected in any frame are not in every one; noise left: {left} of the input's"
+        numbers.append(("Flicker", value("flicker", "percent", " %"), about))
+    return numbers

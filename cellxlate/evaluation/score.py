@@ -1,7 +1,7 @@
 """The scores of one image, plane by plane."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cellxlate.errors import InputError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import Case, index_in, require_same_size
+from cellxlate.evaluation.still import Frame, Steadiness, steadiness, together
+from cellxlate.options import STILL
 from cellxlate.quality.report.pictures import Picture, detail_window
 from cellxlate.quality.tally import bits_differ
 from cellxlate.stacks.masks.open import open_mask
@@ -80,14 +83,17 @@ class Scored:
         Patches inside its cells, of the output, of the truth and of the raw input.
     picture : Picture or None
         Of its middle plane.
+    steady : Steadiness or None
+        How alike its frames come out, where they show one still scene.
     """
 
     row: dict[str, Any]
     textures: tuple[npt.NDArray[np.float64], ...] | None = None
     picture: Picture | None = None
+    steady: Steadiness | None = None
 
 
-def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False) -> Scored:
+def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False, still: bool = False) -> Scored:
     """Score one image, plane by plane; its scores are means over planes, its counts are sums.
 
     Parameters
@@ -100,15 +106,18 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
         Of the places of the texture patches.
     picture : bool
         Whether to make a picture of the middle plane.
+    still : bool
+        Whether its frames, along T or, without T, along Z, show one scene that holds still. Truth and mask may then
+        have one frame.
 
     Raises
     ------
     InputError
-        A file is damaged, or of another size than the source image.
+        A file is damaged, or of another size than the source image; or it has no frames, where it should be still.
     """
-    rows, textures, drawn = [], [], None
+    rows, textures, drawn, steady = [], [], None, None
     with ExitStack() as opened:
-        stacks = _open(case, enhance, opened)
+        stacks = _open(case, enhance, opened, still=still)
         stack = stacks["source"]
         for number, index in enumerate(stack.plane_indices()):
             plane = _plane(stacks, index)
@@ -119,29 +128,64 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
                 textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in images])
             if picture and number == stack.plane_count // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
+        steady = together([steadiness(frames) for frames in series_of(stacks)]) if still else None
         row = {
             "name": case.name,
             "dtype_kept": stacks["enhanced"].dtype == stack.dtype,
             "cells_from": "masks" if "mask" in stacks else "truth" if "truth" in stacks else None,
             **combine(rows),
+            "flicker": steady.as_dict() if steady else None,
         }
-    together = tuple(np.concatenate(patches) for patches in zip(*textures, strict=True)) if textures else None
-    return Scored(row, together, drawn)
+    patches = tuple(np.concatenate(places) for places in zip(*textures, strict=True)) if textures else None
+    return Scored(row, patches, drawn, steady)
 
 
-def _open(case: Case, enhance: Enhance | None, opened: ExitStack) -> dict[str, Stack]:
+def _open(case: Case, enhance: Enhance | None, opened: ExitStack, *, still: bool) -> dict[str, Stack]:
     """Open the stacks of a case, all of one size; those it does not have are left out."""
     stack = opened.enter_context(open_stack(case.source))
-    stacks = {"source": stack}
+    stacks, repeated = {"source": stack}, frame_axis(stack) if still else ""
     if enhance is not None:
         stacks["enhanced"], stacks["attention"] = enhance(stack)
     for name in ("enhanced", "attention", "truth", "mask"):
         path: Path | None = getattr(case, name)
         if path is not None and name not in stacks:
             other = opened.enter_context(open_mask(path, stack) if name == "mask" else open_stack(path))
-            require_same_size(stack, other, name, free_axes="C" if name in ("attention", "mask") else "")
+            free = {"attention": "C", "mask": f"C{repeated}", "truth": repeated}.get(name, "")
+            require_same_size(stack, other, name, free_axes=free)
             stacks[name] = other
     return stacks
+
+
+def frame_axis(stack: Stack) -> str:
+    """Return the axis along which the frames of a still scene lie: T where it has several, else Z.
+
+    Raises
+    ------
+    InputError
+        It has one frame.
+    """
+    for axis in "TZ":
+        if stack.size(axis) > 1:
+            return axis
+    raise InputError(
+        f"{stack.path or stack.name} is {stack.axes} {stack.shape}, one frame; expected several of one still scene "
+        "along T or Z",
+        remedy=("leave out ", STILL),
+    )
+
+
+def series_of(stacks: Mapping[str, Stack]) -> Iterator[Iterator[Frame]]:
+    """Yield the frames of each plane of a still scene; selected is what changed, where there is no attention."""
+    stack = stacks["source"]
+    position = stack.plane_axes.index(frame_axis(stack))
+    shown = {name: stacks[name] for name in ("source", "enhanced", "attention") if name in stacks}
+
+    def frames(first: PlaneIndex) -> Iterator[Frame]:
+        for at in range(stack.size(stack.plane_axes[position])):
+            plane = _plane(shown, (*first[:position], at, *first[position + 1 :]))
+            yield plane.raw, plane.enhanced, plane.changed if plane.attention is None else plane.attention > 0
+
+    return (frames(index) for index in stack.plane_indices() if index[position] == 0)
 
 
 def _plane(stacks: Mapping[str, Stack], index: PlaneIndex) -> Plane:

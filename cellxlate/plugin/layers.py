@@ -152,6 +152,24 @@ def painted_stack(labels: "Labels", like: Stack) -> Stack:
     return Stack(marked, like.axes, str(labels.name))
 
 
+def mask_stack(labels: "Labels", like: Stack) -> Stack:
+    """Return a labels layer as a mask of a stack, 1 inside: all its planes, or one for all; as it is now.
+
+    Which of its planes belongs to which of the stack is for `stacks.masks.fit` to say.
+    """
+    pixels = labels.data[0] if labels.multiscale else labels.data
+    without_colour = like.axes.replace("S", "")
+    planes = "".join(axis for axis in without_colour if axis in "TZ") + "YX"
+    known = {len(without_colour): without_colour, len(planes): planes, 2: "YX"}
+    axes = known.get(len(pixels.shape), DEFAULT_AXES.get(len(pixels.shape)))
+    if axes is None:
+        raise InputError(f"{labels.name} has {len(pixels.shape)} dimensions, {like.name} {len(like.shape)}")
+    if isinstance(pixels, np.ndarray):
+        return Stack((pixels > 0).astype(np.uint8), axes, str(labels.name))  # painting goes on meanwhile
+    marked = LayerPixels(pixels.shape, np.uint8, lambda key: (np.asarray(pixels[key]) > 0).astype(np.uint8))
+    return Stack(marked, axes, str(labels.name))
+
+
 def visible_plane(layer: "Image", stack: Stack, world: Sequence[float]) -> PlaneIndex:
     """Return which plane of a layer's stack lies at a point of the world, as positions along all axes but Y, X and S.
 

@@ -58,8 +58,8 @@ class EnhanceRequest:
         None takes all.
     attention_channel : int or None
         Whose attention gates all.
-    attention_from : Stack or None
-        A mask that gates in place of attention.
+    attention_from : Stack, "saliency" or None
+        A mask, or the automatic guide, that gates in place of attention.
     settings : EnhanceSettings
         Threshold and intensity.
     device, engine : str
@@ -83,7 +83,7 @@ class EnhanceRequest:
     stop: StopRequest
     channels: tuple[int, ...] | None = None
     attention_channel: int | None = None
-    attention_from: Stack | None = None
+    attention_from: Stack | str | None = None
     settings: EnhanceSettings = field(default_factory=EnhanceSettings)
     device: "Device" = "auto"
     engine: "Engine" = "auto"

@@ -49,7 +49,7 @@ def read_back_part(
     band_bytes: int = 32 << 20, see: SeeRows | None = None,
 ) -> Tally:  # fmt: skip
     """Compare some rows of one plane of an output with its input, as `read_back` does the whole."""
-    tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
+    tally = Tally.of(stack, tile_px=tile_px)
     _count(tally, (stack, enhanced, attention), _bands_of(stack, index, rows, band_bytes), see)
     return tally
 
@@ -90,7 +90,7 @@ def read_back(
                 f"the {name} has {other.axes} {other.shape}, the input {stack.name} has {stack.axes} {stack.shape}; "
                 "give files that belong together"
             )
-    tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
+    tally = Tally.of(stack, tile_px=tile_px)
     whole = slice(0, stack.plane_shape[0])
     bands = (
         band

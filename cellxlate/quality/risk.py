@@ -183,7 +183,7 @@ class Ranking:
 def estimate_risks(
     planes: Sequence[npt.NDArray[Any]],
     noises: Sequence[CameraNoise],
-    candidates: Mapping[str, Candidate],
+    candidates: Mapping[str, Candidate] | Sequence[Mapping[str, Candidate]],
     *,
     inside: Sequence[npt.NDArray[np.bool_]] | None = None,
     seed: int = 0,
@@ -198,8 +198,10 @@ def estimate_risks(
         Counts, of one kind of image: one gain and offset is fitted to all. A few windows of 256 px will do.
     noises : sequence of CameraNoise
         Of each plane.
-    candidates : mapping of str to callable
+    candidates : mapping of str to callable, or a sequence of those
         By name, in addition to `CLASSICAL`. Each gets float32 counts and must give the same output for the same plane.
+        A sequence holds those of each plane, of the same names: what a candidate knows beside the plane (planes beside
+        it, whose noise is their own) may differ then.
     inside : sequence of ndarray of bool (Y, X), optional
         Where the error counts: best where attention selects. By default where smoothed planes are brighter than a
         quarter of their range, if only bright parts stand out; otherwise everywhere.
@@ -220,7 +222,8 @@ def estimate_risks(
     Raises
     ------
     OptionError
-        There is no plane, numbers of planes, noises and masks differ, or a candidate changes a plane's shape.
+        There is no plane, numbers of planes, noises, masks and candidates differ, or a candidate changes a plane's
+        shape.
 
     Notes
     -----
@@ -242,14 +245,16 @@ def estimate_risks(
             f"{len(planes)} planes, {len(noises)} noises{'' if inside is None else f', {len(inside)} masks'}; give at "
             "least one plane, and one of each for every plane"
         )
-    asked = {**CLASSICAL, **candidates}
+    own = [candidates] * len(planes) if isinstance(candidates, Mapping) else candidates
+    if len(own) != len(planes) or any(one.keys() != own[0].keys() for one in own):
+        raise OptionError(f"candidates of {len(own)} planes for {len(planes)}; give the same names for every plane")
     planes = [np.asarray(plane) for plane in planes]
     counted = _bright(planes, noises) if inside is None else inside
     pairs = list(zip(planes, noises, strict=True))
     brightest = max(float(smoothed(plane).max(initial=0.0)) - noise.black_counts for plane, noise in pairs)
     parts = [
         error_sums(
-            plane, noise, asked, counted[number], brightest=brightest,
+            plane, noise, {**CLASSICAL, **own[number]}, counted[number], brightest=brightest,
             rng=np.random.default_rng([seed, number]), strength=strength,
         )
         for number, (plane, noise) in enumerate(pairs)

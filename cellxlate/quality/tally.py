@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from cellxlate.errors import InputError, said
 from cellxlate.quality.brightness import Sample, priority_of, rank_correlation, segment_means, selected_segments
+from cellxlate.quality.flicker import Flicker
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.places import Places
 from cellxlate.quality.seams import Seams
 from cellxlate.quality.trust import Trust
-from cellxlate.stacks.stack import PlaneIndex
+from cellxlate.stacks.stack import PlaneIndex, Stack
 
 MOST_PLANE_ROWS = 2000
 """Planes that are counted one by one; later ones are counted together."""
@@ -163,6 +164,8 @@ class Tally:
         Where attention selects, in blocks of 256 px.
     seams : Seams
         Steps across the borders of tiles.
+    flicker : Flicker
+        Jumps from plane to plane; `Tally.of` knows along which axis.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
     in_color : bool
@@ -198,6 +201,7 @@ class Tally:
     samples: dict[int, Sample] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
     seams: Seams = field(default_factory=Seams)
+    flicker: Flicker = field(default_factory=Flicker)
     trust: dict[int, Trust] = field(default_factory=dict)
     in_color: bool = False
     failures: list[str] = field(default_factory=list)
@@ -208,6 +212,11 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.seams.tile_px = self.tile_px
+
+    @classmethod
+    def of(cls, stack: Stack, *, tile_px: int = 0) -> "Tally":
+        """Return what counts the planes of a stack; nothing has been counted yet."""
+        return cls(plane_axes=stack.plane_axes, tile_px=tile_px, flicker=Flicker.of(stack))
 
     def add(
         self,
@@ -261,6 +270,7 @@ class Tally:
         self.histograms.setdefault(channel, Histogram()).add(raw.ravel(), raw[moved], enhanced[moved])
         self.places.add(index, first_row, selected)
         self.seams.add(index, first_row, enhanced=enhanced, selected=selected)
+        self.flicker.add(index, first_row, channel=channel, raw=raw, enhanced=enhanced, selected=selected)
         segments = selected_segments(selected)
         if len(segments):
             sample = self.samples.setdefault(channel, Sample())
@@ -290,6 +300,7 @@ class Tally:
                 self.samples.setdefault(channel, Sample()).add(sample.priority, sample.pairs)
             self.places.include(other.places)
             self.seams.include(other.seams)
+            self.flicker.include(other.flicker)
 
     def _plane(self, index: PlaneIndex) -> Counts:
         """Return what counts a plane: counts of its own, or those of all further planes."""
@@ -341,6 +352,7 @@ class Tally:
                 "tile_px": self.tile_px, "borders_judged": len(self.seams.scores()),
                 "borders_with_a_step": len(self.seams.visible()),
             },
+            "flicker": self.flicker.as_dict(),
             "further_planes": self.rest.as_dict() if self.rest.pixels else None,
         }  # fmt: skip
 

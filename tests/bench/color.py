@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.settings import Color
-from cellxlate.stacks.intensity.luminance import luminance_stack
 from cellxlate.stacks.intensity.stack_range import stack_ranges
+from cellxlate.stacks.luminance import luminance_stack
 from cellxlate.stacks.samples.structures import draw_structure
 from cellxlate.stacks.stack import Stack
 

@@ -18,19 +18,23 @@ import pytest
 import cellxlate
 from cellxlate import cli
 from cellxlate.cli.parser import build_parser
+from cellxlate.enhancement import plan
 from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.enhancement.adaptation import judge
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
-from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, on_range_of, verdict
+from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE, noise_on_range_of, sight_of, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, model_folder
 from cellxlate.enhancement.flow import EnhanceProgress
+from cellxlate.enhancement.input import ALONE
 from cellxlate.enhancement.job import enhance_file
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.locations import RemotePath
-from cellxlate.model.bundle import load_model
+from cellxlate.model.bundle import load_model, save_bundle
+from cellxlate.model.layers import Described
+from cellxlate.model.networks import seeing_neighbours, translator_of
 from cellxlate.quality.risk import INPUT, Ranking, Risk
-from cellxlate.settings import PRESETS, AloneSettings
+from cellxlate.settings import PRESETS, AloneSettings, EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
@@ -69,7 +73,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
 
     def say(planes: Any, noises: Any, candidates: Any, **_: Any) -> Ranking:
         assert len(planes) == len(noises) > 0
-        assert all(candidate(planes[0]).shape == planes[0].shape for candidate in candidates.values())
+        assert all(candidate(planes[0]).shape == planes[0].shape for candidate in candidates[0].values())
         risks = [Risk(AFTER, 90.0, 3 + gain_db, 0.1), Risk(BEFORE, 100.0, 3.0, 0.1), Risk(INPUT, 200.0, 0.0, 0.0)]
         errors = tuple(tuple(error_db for _ in risks) for _ in risks)
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
@@ -311,6 +315,7 @@ settings.PRESETS["alone"] = replace(
     settings.PRESETS["alone"], batch=2, patch_px=32, checkpoint_minutes=0.0,
     alone=AloneSettings(4, 64, round_steps=10, round_windows=2, turns=2),
 )
+from cellxlate.enhancement import plan
 from cellxlate.enhancement.adaptation import adapt as adaptation
 from cellxlate.training import loop
 adaptation.CALM = 0.0
@@ -459,7 +464,7 @@ def test_windows_of_another_scale_are_judged_on_that_of_the_first():
     two = Stack(np.stack([pixels(), 3 * pixels() + 50]), "CZYX")
     domain = sampled_domain(two, stack_ranges(two, [0, 1]), AloneSettings(4, 128))
     intensity = domain.fields[0].intensity
-    planes = [on_range_of(intensity, field) for field in domain.fields]
+    planes = [sight_of(field, intensity, ALONE).counts for field in domain.fields]
     noises = [noise_on_range_of(intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
     assert np.array_equal(planes[0], np.asarray(domain.fields[0].stack.pixels, np.float32))
     assert np.allclose(planes[0], planes[2], atol=2)
@@ -518,3 +523,79 @@ def test_what_is_no_model_is_neither_used_nor_replaced(stack, tiny_model, tmp_pa
             with pytest.raises(OutputError, match="move it away or choose another output"):
                 adapt_stack(stack, tiny_model, output=tmp_path / name, steps=2, **options)
     assert (tmp_path / "m").read_text() == (tmp_path / "n.partial").read_text() == "notes"
+
+
+# with the planes beside
+
+
+@pytest.fixture(scope="session")
+def seeing_model(tiny_model, tmp_path_factory) -> Path:
+    """The small model with a second pair of networks, which see neighbours."""
+    base, folder = load_model(tiny_model), tmp_path_factory.mktemp("models") / "seeing"
+    save_bundle(folder, base.translator, base.card, b"", seeing_neighbours(base.translator, 2))
+    return folder
+
+
+def same_arrays(one: Described, other: Described) -> bool:
+    states = [translator_of(networks).state_dict() for networks in (one, other)]
+    return all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
+
+
+def with_context(stack: Any, model: Path, output: Path, context: str, **options: Any) -> Adaptation:
+    return adapted(stack, model, output, settings=EnhanceSettings(context=context), steps=6, **options)
+
+
+def test_networks_that_see_neighbours_learn_and_the_others_stay_as_they_are(seeing_model, tmp_path, monkeypatch):
+    judged(monkeypatch, 0.5)
+    movie = Stack(pixels((5, 80, 80)), "ZYX")
+    found, base = with_context(movie, seeing_model, tmp_path / "m", "z"), load_model(seeing_model)
+    model = load_model(tmp_path / "m")
+    assert same_arrays(model.networks, base.networks)
+    assert not same_arrays(model.in_context.networks, base.in_context.networks)
+    assert "context='z')" in found.command
+    assert (model.card["training"], model.card["name"]) == (base.card["training"], "m")
+    assert model.card["context"]["training"]["start"]["name"] == "seeing"
+    assert model.card["adaptation"]["kept"]
+    report = cellxlate.enhance(movie, model, context="z").report
+    assert report.kept_violations == 0
+
+
+def test_a_stack_is_enhanced_with_the_neighbours_that_were_learned_with(seeing_model, tmp_path, monkeypatch):
+    judged(monkeypatch, -0.5)
+    movie = tmp_path / "movie.ome.tif"
+    write_stacks([(Stack(pixels((5, 80, 80)), "TYX"), movie)])
+    found = with_context(movie, seeing_model, tmp_path / "m", "t")
+    monkeypatch.setattr(plan, "context_of", lambda *_, **__: pytest.fail("chosen again"))
+    report = enhance_file(movie, adaptation=found, output=tmp_path / "out.ome.tif", context="t")
+    assert report.provenance["context"] == {"axis": "t", "planes": 2, "reason": "as asked for"}
+
+
+def test_without_neighbours_a_model_learns_as_one_that_knows_none(seeing_model, tiny_model, tmp_path, monkeypatch):
+    judged(monkeypatch, 0.5)
+    movie = Stack(pixels((5, 80, 80)), "ZYX")
+    found = with_context(movie, seeing_model, tmp_path / "m", "none").model
+    plain = adapted(movie, tiny_model, tmp_path / "n", steps=6).model
+    assert same_arrays(found.networks, plain.networks)
+    assert same_arrays(found.in_context.networks, load_model(seeing_model).in_context.networks)
+    assert plain.in_context is None
+
+
+def test_what_learns_with_neighbours_is_interrupted_and_continued(seeing_model, tmp_path, monkeypatch):
+    judged(monkeypatch, 0.5)
+    movie = Stack(pixels((5, 80, 80)), "ZYX")
+    unbroken = with_context(movie, seeing_model, tmp_path / "unbroken", "z")
+    told: list[EnhanceProgress] = []
+
+    def press(news: EnhanceProgress) -> None:
+        told.append(news)
+        if len(told) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_context(movie, seeing_model, tmp_path / "m", "z", progress=press)
+    again = with_context(movie, seeing_model, tmp_path / "m", "z", resume=True)
+    assert (again.model.digest, again.neighbours.context.along) == (unbroken.model.digest, "z")
+    known = with_context(movie, seeing_model, tmp_path / "m", "z", resume=True)
+    assert (known.model.digest, known.neighbours) == (unbroken.model.digest, again.neighbours)
+    with pytest.raises(OutputError, match="adapted to another stack"):
+        with_context(movie, seeing_model, tmp_path / "m", "none", resume=True)

@@ -116,6 +116,9 @@ def test_two_workers_give_the_pixels_of_one_process(
     assert same(report, expected)
     assert 0 < report.changed_fraction == expected.changed_fraction
     assert (report.tiles_total, report.tiles_skipped) == (expected.tiles_total, expected.tiles_skipped)
+    flicker, wanted = (one.tally.flicker.as_dict() or {} for one in (report, expected))
+    assert flicker["ever_selected"] == wanted["ever_selected"] > 0
+    assert [one["toggled"] for one in flicker["channels"]] == [one["toggled"] for one in wanted["channels"]]
     assert len(news) == BANDS
     assert news[-1].done == news[-1].total == 6
     assert [one.done for one in news] == sorted(one.done for one in news)

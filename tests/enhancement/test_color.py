@@ -18,6 +18,7 @@ from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.estimate import Forecast, predict
 from cellxlate.enhancement.flow import EnhanceProgress, planes_to_do
 from cellxlate.enhancement.gates.saliency import SaliencyAttention
+from cellxlate.enhancement.gates.steady import SteadyAttention
 from cellxlate.enhancement.input import Context, Floats
 from cellxlate.enhancement.job import Executor, enhance, enhance_file
 from cellxlate.enhancement.neighbours.held import HeldPlanes
@@ -32,14 +33,14 @@ from cellxlate.plugin.preview.cache import PreviewRequest
 from cellxlate.plugin.preview.steps import _blocks
 from cellxlate.plugin.requests import StopRequest
 from cellxlate.settings import EnhanceSettings
-from cellxlate.stacks.intensity.luminance import (
+from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import (
     change_in_color,
     is_in_color,
     luminance_of,
     luminance_stack,
     what_is_seen,
 )
-from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.stacks.write.origins import row_sums
@@ -66,7 +67,8 @@ class Doubled:
 
     def attention(self, images: Floats) -> Floats:
         self.shown.add(images.shape[1])
-        return np.clip((images[:, :1] - 0.3) * 4, 0, 1)
+        middle = images.shape[1] // 2
+        return np.clip((images[:, middle : middle + 1] - 0.3) * 4, 0, 1)
 
     def proposal(self, images: Floats) -> Floats:
         self.shown.add(images.shape[1])
@@ -225,6 +227,21 @@ def test_planes_that_are_held_for_their_neighbours_give_the_same_colours() -> No
             for one, other in zip(anew, kept, strict=True):
                 assert one.enhanced.tobytes() == other.enhanced.tobytes()
                 assert (one.read, one.beside) == (other.read, other.beside)
+
+
+def test_colours_are_steadied_by_the_luminance_of_the_planes_beside() -> None:
+    """Where the planes beside select a pixel, and its own attention is doubtful, all three samples are selected."""
+    movie = np.stack([pixels("float32") * factor for factor in (1.3, 1.0, 1.3)])
+    stack, areas = Stack(movie, "TSYX"), list(bands_of(SHAPE, 64))
+    alone = replace(in_color(tile_px=64), context=Context("T", (-1, 0, 1)))
+    attention = [
+        [band.attention for band in enhance_plane(job.input(stack, (1, 0)), areas, job)]
+        for job in (alone, replace(alone, gates=SteadyAttention()))
+    ]
+    own, steady = (np.concatenate(bands[::3]) for bands in attention)
+    assert (steady >= own).all()
+    assert (steady > own).any()
+    assert all(np.array_equal(np.concatenate(attention[1][sample::3]), steady) for sample in (1, 2))
 
 
 def test_the_guide_and_a_mask_gate_all_three_samples_alike(tiny_model: Path) -> None:

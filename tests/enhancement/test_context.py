@@ -25,7 +25,7 @@ from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.outputs.rebuild import rebuild_report
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import PlaneJob, enhance_plane
+from cellxlate.enhancement.plane import OwnAttention, PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError, OptionError, OutputError
 from cellxlate.model.bundle import load_model
@@ -81,8 +81,9 @@ def test_a_plane_is_made_from_those_around_it_mirrored_at_the_ends(
 
 @pytest.mark.parametrize("axis", ["z", "t"])
 def test_networks_that_make_nothing_of_neighbours_give_the_same_pixels_as_without(
-    models_in_context: dict[str, Path], axis: Any
+    models_in_context: dict[str, Path], axis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cellxlate.enhancement.gates.source.SteadyAttention", OwnAttention)  # whatever is beside
     stack = Stack(planes(3, 4, 70, 60), "TZYX")
     alone, beside = (
         cellxlate.enhance(stack, models_in_context["blind"], context=context, **TORCH) for context in ("none", axis)
@@ -156,7 +157,7 @@ def test_each_plane_is_read_and_looked_at_once(
     whole = written(plan)
     assert set(counted.read.values()) == {1}
     assert len(counted.read) == 7 * 2 * 6
-    assert len(looked) == 84 if streams == 1 else 84 <= len(looked) < 1.5 * 84  # one of several may come late
+    assert len(looked) == 84 if streams == 1 else 84 <= len(looked) < 2 * 84  # one of several may come late
     monkeypatch.undo()
     alone = written(plan_of(Stack(raw, axes), models_in_context["seeing"], "none"))
     assert changed(whole[0], alone[0]) > 0.1
@@ -199,7 +200,7 @@ def test_nothing_is_kept_longer_than_it_is_seen(models_in_context: dict[str, Pat
     see = flow.seen_planes(plan)
     for z in range(40):
         plan.jobs[0].input(plan.stack, (z,), see=see).rows(next(bands_of((24, 40), 64)), 8)
-    assert len(see._kept) == 5  # type: ignore[attr-defined]
+    assert len(see._kept) == 7  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_read_is_said_to_all_who_wait_and_read_again(models_in_context: dict[str, Path]) -> None:
@@ -304,15 +305,15 @@ def test_a_run_that_saw_none_goes_on_with_none(stack: Path, models_in_context: d
     assert enhanced(stack, model, "stopped", context="auto", resume=True).as_dict()["context"]["axis"] is None
 
 
-@pytest.mark.parametrize(("plane", "row", "matters"), [(2, 300, True), (2, 590, True), (4, 300, False)])
+@pytest.mark.parametrize(("plane", "row", "matters"), [(2, 300, True), (4, 590, True), (5, 300, False)])
 def test_a_neighbour_that_changed_meanwhile_is_noticed(
     tmp_path: Path, models_in_context: dict[str, Path], plane: int, row: int, matters: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Two planes are done: the second saw up to the fourth, not the fifth; nothing but its pixels tells of the change."""
+    """Two planes are done: the second, and its gate, saw up to the fifth; only pixels tell of the change."""
     identity = importlib.import_module("cellxlate.enhancement.outputs.identity")
     monkeypatch.setattr(identity, "SAMPLED_BYTES", 256)  # as blind as that of a large file
-    path, raw = tmp_path / "cells.tif", planes(5, 600, 40)
+    path, raw = tmp_path / "cells.tif", planes(6, 600, 40)
     tifffile.imwrite(path, raw, photometric="minisblack")
     levels = enhanced(path, models_in_context["seeing"], "before", axes="ZYX")
     asked = {"axes": "ZYX", "levels_from": levels.outputs["enhanced"]}
@@ -324,7 +325,7 @@ def test_a_neighbour_that_changed_meanwhile_is_noticed(
     del pixels
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     if matters:
-        with pytest.raises(InputError, match=r"changed after the run began \(Z=0 from row"):
+        with pytest.raises(InputError, match=r"changed after the run began \(Z=\d from row"):
             enhanced(path, models_in_context["seeing"], "after", resume=True, **asked)
         return
     went_on = enhanced(path, models_in_context["seeing"], "after", resume=True, **asked)

@@ -21,7 +21,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, planes_to_do
 from cellxlate.enhancement.gates import saliency as guided
 from cellxlate.enhancement.gates.channel import ChannelAttention
 from cellxlate.enhancement.gates.mask import MaskAttention
-from cellxlate.enhancement.gates.saliency import SaliencyAttention
+from cellxlate.enhancement.gates.saliency import SaliencyAttention, strips_of
 from cellxlate.enhancement.input import Floats
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.outputs.names import name_outputs
@@ -245,6 +245,20 @@ def test_the_guide_of_a_large_plane_is_found_on_fixed_squares(nuclei: Stack, mon
         images.append(np.concatenate([band.attention for band in bands]))
     assert np.array_equal(*images)
     assert found == [(352, 300), (312, 300)] * 2  # each once, though two bands lie on the first
+    whole = saliency(nuclei.read(index), levels[0]) > 0
+    assert 0.8 < ((images[0] > 0) & whole).sum() / whole.sum() <= 1
+
+
+def test_squares_beside_each_other_are_cut_from_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guide that is a plain threshold has no borders, wherever the squares end."""
+    monkeypatch.setattr(guided, "WHOLE_PX", 64)
+    monkeypatch.setattr(guided, "SQUARE_PX", 80)
+    monkeypatch.setattr(guided, "REACH_PX", 16)
+    monkeypatch.setattr(guided, "saliency", lambda counts, _: (counts > 150).astype(np.float32))
+    planes = two_channels()
+    _, attention, _ = made(Stack(planes, "CYX"), 0, SaliencyAttention())
+    assert np.array_equal(attention > 0, planes[0] > 150)
+    assert len(strips_of(SHAPE[1:])) == 8
 
 
 # --- files
@@ -252,8 +266,8 @@ def test_the_guide_of_a_large_plane_is_found_on_fixed_squares(nuclei: Stack, mon
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    """Three planes of two bands, in two channels with names; the second is the ramp turned round."""
-    noise = np.random.default_rng(0).normal(0, 8, (3, 2, 600, 40))
+    """Two planes of two bands, in two channels with names; the second is the ramp turned round."""
+    noise = np.random.default_rng(0).normal(0, 8, (2, 2, 600, 40))
     pixels = noise + np.linspace(80, 240, 40)
     pixels[:, 1] = pixels[:, 1, :, ::-1]
     path = tmp_path / "cells.ome.tif"
@@ -311,29 +325,23 @@ def stop(news: EnhanceProgress) -> None:
 def test_a_run_is_the_same_resumed_by_workers_and_in_memory(
     stack: Path, tiny_model: Path, gate: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole = cellxlate.enhance_file(stack, tiny_model, settings=TILES, output=tmp_path / "whole.ome.tif", **gate)
-    image, attention, raw = read(whole.outputs["enhanced"]), read(whole.outputs["attention"]), read(stack)
-    kept = attention == 0
+    raw, run = read(stack), partial(cellxlate.enhance_file, stack, tiny_model, settings=TILES, **gate)
+    whole = cellxlate.enhance(stack, tiny_model, settings=TILES, **gate)
+    kept = whole.attention == 0
     assert 0 < kept.mean() < 1
-    assert image[kept].tobytes() == raw[kept].tobytes()
-    assert (image != raw).any()
-    shared = cellxlate.enhance_file(
-        stack, tiny_model, settings=TILES, output=tmp_path / "shared.ome.tif", where=Executor(by_workers), **gate
-    )
+    assert whole.image[kept].tobytes() == raw[kept].tobytes()
+    assert (whole.image != raw).any()
+    shared = run(output=tmp_path / "shared.ome.tif", report=False, where=Executor(by_workers))
     with pytest.raises(Stop):
-        cellxlate.enhance_file(stack, tiny_model, settings=TILES, progress=stop, **gate)
+        run(progress=stop)
     with pytest.raises(OutputError, match="was begun with other attention_source"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True)
-    resumed = cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, **gate)
-    for report in (shared, resumed):
-        assert np.array_equal(read(report.outputs["enhanced"]), image)
-        assert np.array_equal(read(report.outputs["attention"]), attention)
-    made = cellxlate.enhance(stack, tiny_model, settings=TILES, **gate)
-    assert np.array_equal(made.image, image)
+    for report in (shared, run(resume=True)):
+        assert np.array_equal(read(report.outputs["enhanced"]), whole.image)
+        assert np.array_equal(read(report.outputs["attention"]), whole.attention)
     with pytest.raises(OutputError, match="finished, but from other attention_source"):
         cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True)
-    assert any("finished before" in line for line in
-               cellxlate.enhance_file(stack, tiny_model, settings=TILES, resume=True, **gate).warnings)  # fmt: skip
+    assert any("finished before" in line for line in run(resume=True).warnings)
 
 
 def test_the_gate_is_said_wherever_the_run_is_described(
@@ -451,14 +459,15 @@ def test_one_plane_in_a_panel_is_that_of_the_whole(stack: Path, tiny_model: Path
     whole = cellxlate.enhance(stack, tiny_model, **gate)
     with cellxlate.open_stack(stack) as opened:
         plan = make_plan(opened, tiny_model, channels=[1], settings=None, engine="auto", device="auto", **gate)
-        narrowed = plan_of_plane(plan, (2, 1))
+        narrowed = plan_of_plane(plan, (1, 1))
         [job] = narrowed.jobs
         areas = bands_of(narrowed.stack.plane_shape, job.tile_px)
         bands = list(enhance_plane(job.input(narrowed.stack, ()), areas, job))
-    assert np.array_equal(np.concatenate([band.attention for band in bands]), whole.attention[2, 1])
-    assert np.array_equal(np.concatenate([band.enhanced for band in bands]), whole.image[2, 1])
+    assert np.array_equal(np.concatenate([band.attention for band in bands]), whole.attention[1, 1])
+    assert np.array_equal(np.concatenate([band.enhanced for band in bands]), whole.image[1, 1])
 
 
+@pytest.mark.parametrize("gate", ["channel", "file"], indirect=True)
 def test_a_forecast_knows_the_gate(stack: Path, tiny_model: Path, gate: dict[str, Any]) -> None:
     with cellxlate.open_stack(stack) as opened:
         plan = make_plan(opened, tiny_model, channels=None, settings=TILES, engine="auto", device="auto", **gate)
@@ -501,6 +510,7 @@ def test_a_stack_of_one_channel_has_no_other_to_gate_it(labels: Path, tiny_model
         cellxlate.enhance(np.zeros((40, 50), np.uint16), tiny_model, attention_channel=0)
 
 
+@pytest.mark.parametrize("gate", ["channel"], indirect=True)
 def test_confidence_keeps_the_gate(stack: Path, tiny_model: Path, gate: dict[str, Any], tmp_path: Path) -> None:
     report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, **gate)
     with cellxlate.open_stack(stack) as opened:

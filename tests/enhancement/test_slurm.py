@@ -215,7 +215,8 @@ def test_every_option_of_enhance_reaches_the_task_as_it_was_given() -> None:
     options = parser.parse_args(["enhance", "/a.tif", *given])
     again = parser.parse_args(["enhance", "/a.tif", *[word for words in task_options(options) for word in words]])
     expected = {**vars(options), "output": options.output.absolute(), "output_dir": options.output_dir.absolute(),
-                "levels_from": options.levels_from.absolute()}  # fmt: skip
+                "levels_from": options.levels_from.absolute(),
+                "attention_from": options.attention_from.absolute()}  # fmt: skip
     assert vars(again) == expected
     assert {action.dest for action in actions} - {"help"} <= NOT_OF_A_TASK | {
         flag.lstrip("-").replace("-", "_").replace("m", "model") if flag == "-m" else

@@ -17,11 +17,12 @@ from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.settings import PRESETS, AloneSettings, TrainSettings
 from cellxlate.settings_file import check_settings
+from cellxlate.stacks.intensity.contrast import CANDIDATES
 from cellxlate.stacks.intensity.stack_range import SAMPLE_PX, stack_ranges
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.alone import step as alone_step
-from cellxlate.training.alone.domain import CANDIDATES, NothingToLearnError, sampled_domain
-from cellxlate.training.alone.step import RECORRUPTED, AloneStep, UnitNoise, wanted_gate
+from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
+from cellxlate.training.alone.step import RECORRUPTED, AloneStep, UnitNoise, same_as, wanted_gate
 from cellxlate.training.checkpoint import CHECKPOINT
 from cellxlate.training.domains import nearest_model
 from cellxlate.training.fields.patches import Domain
@@ -73,6 +74,43 @@ def begun(tiny_model: Path, domain: Domain, settings: TrainSettings = SETTINGS):
 
 
 # the sample
+
+
+def beside(stack: Stack, index: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Two planes on either side, mirrored at the ends."""
+    count = stack.size("Z")
+    return [
+        ((at if at >= 0 else -1 - at) if at < count else 2 * count - 1 - at,)
+        for at in range(index[0] - 2, index[0] + 3)
+    ]
+
+
+def test_windows_are_taken_with_the_planes_beside_them():
+    stack = Stack(noisy((5, 64, 64)), "ZYX")
+    domain = sampled_domain(stack, stack_ranges(stack, [0]), SETTINGS.alone, beside)
+    assert domain.context == 2
+    for field in domain.fields:
+        own = int(field.stack.name.split("plane (")[1].split(",")[0])
+        expected = np.stack([np.asarray(stack)[at] for at in beside(stack, (own,))])
+        assert np.array_equal(np.asarray(field.stack), expected)
+        assert np.array_equal(field.stack.read(field.index), np.asarray(stack)[own])
+
+
+def test_planes_of_a_background_that_drifts_are_taken_on_the_levels_of_their_own():
+    counts = noisy((6, 64, 64)).astype(np.float64) + 300 * np.arange(6)[:, None, None]
+    stack = Stack(counts.round().astype(np.uint16), "TYX")
+    ranges = stack_ranges(stack, [0])
+    assert ranges[0].drift
+    around = lambda _, index: [(max(index[0] - 1, 0),), index, (min(index[0] + 1, 5),)]  # noqa: E731
+    for field in sampled_domain(stack, ranges, SETTINGS.alone, around).fields:
+        grounds = np.median(np.asarray(field.stack), axis=(1, 2))
+        assert np.ptp(grounds) < 20
+        assert grounds[1] == np.median(field.stack.read(field.index))
+
+
+def test_a_plane_that_stands_in_twice_is_found():
+    planes = torch.randn(3, 4, 4)
+    assert same_as(planes[[1, 0, 0, 1, 2]]) == [0, 1, 1, 0, 4]
 
 
 def test_windows_are_spread_over_planes_and_lie_where_there_is_contrast():

@@ -27,6 +27,8 @@ RESULT_SCORES = (
     ("attention on cells, AUPRC", "attention", "auprc", 3, HIGHER),
     ("mean attention inside cells", "attention", "mean_inside", 3, HIGHER),
     ("mean attention outside cells", "attention", "mean_outside", 3, LOWER),
+    ("selected in some frames only, %", "flicker", "percent", 2, LOWER),
+    ("noise left, share of the input's", "flicker", "noise_left", 3, NEUTRAL),
     ("unselected pixels that differ", "", "kept_violations", 0, NOTHING),
 )
 """Of the result alone."""

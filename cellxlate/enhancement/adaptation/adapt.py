@@ -7,9 +7,10 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,22 +19,27 @@ import numpy.typing as npt
 import torch
 
 from cellxlate.choice import choose_model
+from cellxlate.enhancement.adaptation.clock import Clock
 from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.neighbours.choice import ContextChoice
+from cellxlate.enhancement.neighbours.context import context_of
 from cellxlate.enhancement.outputs.names import opened
 from cellxlate.enhancement.plan import choose_channels, require_counts
-from cellxlate.errors import Option, OptionError, TrainingError, said
+from cellxlate.enhancement.plane import PlaneJob
+from cellxlate.errors import TrainingError, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import AUTO, SHIPPED
-from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.option_values import as_path, real_number, require_callables, whole
-from cellxlate.options import ADAPT_SECONDS, SEED, TRAINED
-from cellxlate.settings import ADAPT_S, PRESETS, Color, EnhanceSettings, TrainSettings
+from cellxlate.model.engines.engine import Device, choose_device, open_engine
+from cellxlate.option_values import as_path, require_callables, whole
+from cellxlate.options import SEED, TRAINED
+from cellxlate.settings import ADAPT_S, PRESETS, Along, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.intensity.luminance import is_color, what_is_seen
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import luminances_of, ranges_of
+from cellxlate.stacks.luminance import is_color, what_is_seen
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
@@ -56,8 +62,8 @@ from cellxlate.training.run import (
 
 FIRST_STEPS, FEWEST_STEPS, ENOUGH_STEPS, ENOUGH_PX = 3, 20, 300, 256**2
 """Measured on; learned at least; enough for one to three windows, in proportion for more, and for fewer pixels."""
-FINISHING_S, FINISHING_SHARE, CALM = 2.0, 0.05, 0.9
-"""Of the time: for writing the model, at most a share; what of the rest is planned for, to be on time."""
+CALM = 0.9
+"""What of the time is planned for, to be on time."""
 
 
 def adapt(
@@ -73,6 +79,7 @@ def adapt(
     channels: Sequence[str | int] | str | int | None = None,
     levels_from: str | Path | None = None,
     threshold: float | None = None,
+    context: Along | None = None,
     color: Color | None = None,
     device: Device = "auto",
     output: str | Path | None = None,
@@ -94,8 +101,9 @@ def adapt(
         Learn so many, whatever time they take: the same steps and seed give the same model.
     seed : int
         Of what is drawn.
-    axes, image, incomplete, channels, levels_from, threshold, color, device
-        As in `enhance`: what is judged is what `enhance` would make with them.
+    axes, image, incomplete, channels, levels_from, threshold, context, color, device
+        As in `enhance`: what is judged is what `enhance` would make with them. Where neighbours are seen, the networks
+        that see them learn, and those that see a plane alone stay as they are.
     output : path, optional
         Model folder to write where the learned model is kept; by default it lives in memory alone.
     overwrite, resume : bool
@@ -123,8 +131,8 @@ def adapt(
     with TemporaryDirectory() as nowhere:
         adaptation = adapt_stack(
             stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, image=image, incomplete=incomplete,
-            channels=channels, levels_from=levels_from, settings=enhance_settings(threshold=threshold, color=color),
-            device=device,
+            channels=channels, levels_from=levels_from, device=device,
+            settings=enhance_settings(threshold=threshold, context=context, color=color),
             output=Path(nowhere) / "adapted" if output is None else as_path(TRAINED, output), overwrite=overwrite,
             resume=resume, progress=progress,
         )  # fmt: skip
@@ -164,32 +172,37 @@ def adapt_stack(
     InputError, OptionError, OutputError, ModelError
         As in `enhance_file`. That nothing can be learned, or is better, is no error.
     """
-    clock, partial, seed = _Clock(seconds, steps), partial_of(output), whole(SEED, seed, least=0)
-    settings, choice = replace(enhance_settings(settings), intensity="source"), None
+    clock, partial, seed = Clock(seconds, steps), partial_of(output), whole(SEED, seed, least=0)
+    settings = replace(enhance_settings(settings), intensity="source")
     with held(output), opened(what, axes, image, incomplete) as stack:
         make_room(output, partial, overwrite=overwrite, resume=resume)
         require_counts(stack)
-        (tell := _teller(stack, clock, progress))(0)
-        numbers = choose_channels(stack, channels)
-        seen, planes = what_is_seen(stack, numbers, settings.color)
+        tell = _teller(stack, clock, progress)
+        tell(0)
+        numbers, choice = choose_channels(stack, channels), None
+        shown, planes = what_is_seen(stack, numbers, settings.color)
         if isinstance(model, str) and model == AUTO:
-            model, choice = choose_model(seen, planes)
+            model, choice = choose_model(shown, planes)
         base = model if isinstance(model, Bundle) else load_model(model)
+        stated = (ranges_of if shown is stack else luminances_of)(stack, numbers, levels_from)
+        intensities = {one: stated[one] for one in planes}
+        beside = neighbours_of(shown, base, intensities, settings, device)
+        seen = beside.context
 
         def nothing(fault: Exception) -> Adaptation:
             why = said("nothing was learned: ", fault)
-            return Adaptation(base, False, clock.spent_s, 0, why, base.name, choice=choice)
+            return Adaptation(base, False, clock.spent_s, 0, why, base.name, choice=choice, neighbours=beside)
 
-        chosen = starting_from(base, replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS))
+        wanted = replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS)
+        chosen = starting_from(base, seeing(wanted, seen.planes))
         try:
-            stated = (ranges_of if seen is stack else luminances_of)(stack, numbers, levels_from)
-            domain = sampled_domain(seen, {one: stated[one] for one in planes}, chosen.alone)
+            domain = sampled_domain(shown, intensities, chosen.alone, seen.around if seen.planes else None)
         except NothingToLearnError as fault:
             return nothing(fault)
         identity = {"data": fingerprint((domain, domain)), "base_sha256": base.digest, "seed": seed}
         if resume and (known := recalled(output, partial, base, identity, choice)):
-            return known
-        judge = Judge(domain, settings, device, base, clock.expected_s)
+            return replace(known, neighbours=beside)
+        judge = Judge(domain, settings, device, base.seeing(seen.planes), clock.expected_s, seen)
         tell(0)
         try:
             run = learned(chosen, domain, base, partial, clock, judge_s=judge.expected_s, steps=steps, resume=resume,
@@ -198,69 +211,64 @@ def adapt_stack(
             shutil.rmtree(partial, ignore_errors=True)
             return nothing(fault)
         translator = finished_translator(run.average, run.settings, [])
-        ranking = judge.ranking(base.with_weights(translator), seed)
+        ranking = judge.ranking(base.seeing(seen.planes).with_weights(translator), seed)
         kept, reason = verdict(ranking)
         adaptation = Adaptation(
             base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,
-            _call(stack, base, run, numbers, settings.color),
+            _call(stack, base, run, numbers, beside, settings.color), neighbours=beside,
         )  # fmt: skip
         if not kept:
             return remembered(partial, identity, adaptation)
         if overwrite:
             shutil.rmtree(output, ignore_errors=True)
         card = _card(stack, base, run, domain, adaptation) | {"adaptation": record_of(identity, adaptation)}
-        bundle = save_bundle(output, translator, card, preview(translator, domain, settings.threshold))
+        picture = preview(translator, domain, settings.threshold)
+        if seen.planes:
+            bundle = save_bundle(output, base.translator, card, picture, translator)
+        else:
+            neighbours = base.in_context.translator if base.in_context else None
+            bundle = save_bundle(output, translator, card, picture, neighbours)
     with suppress(OSError):
         shutil.copyfile(partial / "curves.csv", output / "curves.csv")
     shutil.rmtree(partial, ignore_errors=True)
     return replace(adaptation, model=bundle, seconds=run.seconds + clock.since_learning_s)
 
 
+def neighbours_of(
+    stack: Stack, base: Bundle, intensities: Mapping[int, IntensityRange], settings: EnhanceSettings, device: Device
+) -> ContextChoice:
+    """Return which neighbours the stack is enhanced with, and so learned with."""
+    opened = partial(open_engine, engine="torch", device=device)
+
+    def jobs() -> list[PlaneJob]:
+        return [PlaneJob(opened(base), {channel: own}, None, settings) for channel, own in intensities.items()]
+
+    return context_of(settings.context, stack, base, jobs, open_translator=opened)
+
+
+def seeing(training: TrainSettings, planes: int) -> TrainSettings:
+    """Return settings for networks that see so many planes on either side."""
+    return replace(training, networks=replace(training.networks, context=planes))
+
+
 def _card(stack: Stack, base: Bundle, run: Run, domain: Domain, adaptation: Adaptation) -> dict[str, Any]:
-    """Return the card of what was learned."""
+    """Return the card of what was learned: where networks that see neighbours did, the model's own, and theirs."""
     card = training_card(
         run.settings, ([Path(stack.name)], []), (domain, domain), steps=run.done, seconds=adaptation.seconds,
         seeds=[run.settings.seed], precision=run.precision, last_look=None, start=base,
         licence=str(base.card.get("licence", "not stated")), description=f"{base.name}, adapted to {stack.name}",
     )  # fmt: skip
     card["training"]["command"] = adaptation.command
+    if run.settings.networks.context:
+        return {**base.card, "description": card["description"], "context": {"training": card["training"]}}
+    if base.in_context:
+        card["context"] = base.card["context"]
     card["domain"] = card["domain"] or base.card.get("domain")  # too few windows to describe another
     return card
 
 
-def require_seconds(option: Option, seconds: float) -> float:
-    """Return a time to learn in, or raise OptionError where there is none."""
-    if not (math.isfinite(real_number(option, seconds, "a number of seconds")) and seconds >= 1):
-        raise OptionError(option.of(seconds), " is no time to learn in", remedy="give at least 1 second, 90 are usual")
-    return float(seconds)
-
-
 class _TimeUp(Exception):  # noqa: N818
     """The time for learning is over."""
-
-
-class _Clock:
-    """Seconds that are there and seconds that were spent; where steps are given, there are as many as they take."""
-
-    def __init__(self, seconds: float, steps: int | None) -> None:
-        seconds = require_seconds(ADAPT_SECONDS, seconds)
-        if steps is not None:
-            whole("steps", steps, least=1)
-        self._started = self._learned = time.monotonic()
-        self.limit_s = math.inf if steps else seconds
-        self.expected_s = seconds
-        self.finishing_s = min(FINISHING_S, FINISHING_SHARE * seconds)
-
-    @property
-    def spent_s(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def since_learning_s(self) -> float:
-        return time.monotonic() - self._learned
-
-    def stop_learning(self) -> None:
-        self._learned = time.monotonic()
 
 
 def learned(
@@ -268,7 +276,7 @@ def learned(
     domain: Domain,
     base: Bundle,
     partial: Path,
-    clock: _Clock,
+    clock: Clock,
     *,
     judge_s: float,
     steps: int | None,
@@ -355,17 +363,18 @@ def enough_steps(domain: Domain) -> int:
     return ENOUGH_STEPS * max(len(domain.fields), 3) // 3
 
 
-def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int], color: Color) -> str:
+def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int], beside: ContextChoice, color: Color) -> str:
     """Return what repeats an adaptation in Python."""
     name = base.name if not base.path.is_dir() or base.path.parent == SHIPPED else str(base.path)
     some = f", channels={list(channels)}" if len(channels) < len(stack.light_channels) else ""
     some += f", color={color!r}" if color != "luminance" and is_color(stack) else ""
+    some += f", context={beside.context.along or 'none'!r}" if base.in_context else ""
     cut = f"  # cut short after {run.done}, as its time was over" if run.done < run.steps else ""
     what = str(stack.path or stack.name)
     return f"cellxlate.adapt({what!r}, {name!r}, steps={run.steps}, seed={run.settings.seed}{some}){cut}"
 
 
-def _teller(stack: Stack, clock: _Clock, progress: Progress | None) -> Callable[[float], None]:
+def _teller(stack: Stack, clock: Clock, progress: Progress | None) -> Callable[[float], None]:
     """Return what passes on how many seconds were spent."""
     require_callables(progress=progress)
 

@@ -4,18 +4,17 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from cellxlate.choice import GOLDEN
-from cellxlate.enhancement.plane import PlaneJob, enhance_plane
-from cellxlate.enhancement.tiling import bands_of
+from cellxlate.enhancement.input import ALONE, Context
+from cellxlate.enhancement.neighbours.sample import Sight, enhanced
+from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import Device, open_engine
-from cellxlate.quality.risk import Candidate, Ranking, estimate_risks
+from cellxlate.quality.risk import Ranking, estimate_risks
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.stack import Stack
 from cellxlate.training.fields.patches import Domain, Field
 
 BEFORE, AFTER = "the model as it was", "the adapted model"
@@ -33,67 +32,61 @@ class Judge:
     It takes some of the `seconds` that adapting may; how many it will (`expected_s`) decides how many windows it takes.
     """
 
-    def __init__(self, domain: Domain, settings: EnhanceSettings, device: Device, base: Bundle, seconds: float) -> None:
-        self._settings, self._device, self._base = settings, device, base
+    def __init__(
+        self, domain: Domain, settings: EnhanceSettings, device: Device, base: Bundle, seconds: float,
+        context: Context = ALONE,
+    ) -> None:  # fmt: skip
+        self._settings, self._device, self._base, self._context = settings, device, base, context
         self._intensity = replace(domain.fields[0].intensity, drift=())
-        planes = [on_range_of(self._intensity, one) for one in domain.fields]
+        sights = [sight_of(one, self._intensity, context) for one in domain.fields]
         noises = [noise_on_range_of(self._intensity, *one) for one in zip(domain.noises, domain.fields, strict=True)]
-        run = self._candidate(base)
-        run(planes[0])  # the first one makes ready
+        run = enhanced(sights[0], self._job(base))
+        run(sights[0].counts)  # the first one makes ready
         started = time.monotonic()
-        run(planes[0])
-        per_px_s = (time.monotonic() - started) * (2 + CLASSICAL_SHARE) * CALLS / planes[0].size
+        run(sights[0].counts)
+        per_px_s = (time.monotonic() - started) * (2 + CLASSICAL_SHARE) * CALLS / sights[0].counts.size
         most_px = JUDGING_SHARE * seconds / max(per_px_s, 1e-12)
-        order = np.argsort(np.arange(len(planes)) * GOLDEN % 1.0, kind="stable")
+        order = np.argsort(np.arange(len(sights)) * GOLDEN % 1.0, kind="stable")
         chosen: list[int] = []
         pixels = 0
         for window in order:
-            if chosen and pixels + planes[window].size > most_px:
+            if chosen and pixels + sights[window].counts.size > most_px:
                 break
             chosen.append(int(window))
-            pixels += planes[window].size
-        self._planes, self._noises = [planes[one] for one in chosen], [noises[one] for one in chosen]
+            pixels += sights[window].counts.size
+        self._sights, self._noises = [sights[one] for one in chosen], [noises[one] for one in chosen]
         self.expected_s = pixels * per_px_s
 
     def ranking(self, adapted: Bundle, seed: int) -> Ranking:
         """Rank the model as it was, what was learned, the input and filters, where either of the two changes pixels."""
-        candidates = {BEFORE: self._candidate(self._base), AFTER: self._candidate(adapted)}
+        jobs = {BEFORE: self._job(self._base), AFTER: self._job(adapted)}
+        planes = [one.counts for one in self._sights]
+        candidates = [{name: enhanced(one, job) for name, job in jobs.items()} for one in self._sights]
         inside = [
-            np.any([candidate(plane) != plane for candidate in candidates.values()], axis=0) for plane in self._planes
+            np.any([candidate(plane) != plane for candidate in own.values()], axis=0)
+            for own, plane in zip(candidates, planes, strict=True)
         ]
         if not any(one.any() for one in inside):
             inside = [np.ones_like(one) for one in inside]
-        return estimate_risks(self._planes, self._noises, candidates, inside=inside, seed=seed)
+        return estimate_risks(planes, self._noises, candidates, inside=inside, seed=seed)
 
-    def _candidate(self, bundle: Bundle) -> Candidate:
+    def _job(self, bundle: Bundle) -> PlaneJob:
         translator = open_engine(bundle, engine="torch", device=self._device)
-        job = PlaneJob(translator, {0: self._intensity}, None, self._settings)
-
-        def composed(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            seen = job.input(Stack.from_array(plane, "YX"), ())
-            bands = enhance_plane(seen, bands_of(plane.shape, job.tile_px), job)
-            return np.concatenate([band.enhanced for band in bands])
-
-        return composed
+        return PlaneJob(translator, {0: self._intensity}, None, self._settings, context=self._context)
 
 
-def on_range_of(intensity: IntensityRange, field: Field) -> npt.NDArray[np.float32]:
-    """Return a window (Y, X) in counts of other levels: black and white are where those have them."""
-    own, counts = field.intensity, np.asarray(field.stack.pixels, dtype=np.float64)
-    return ((counts - own.black) * (intensity.span / own.span) + intensity.black).astype(np.float32)
+def sight_of(field: Field, intensity: IntensityRange, context: Context) -> Sight:
+    """Return a window of a domain as networks see it: of several planes the middle one, with those beside it."""
+    counts = np.asarray(field.stack.pixels).reshape(-1, *field.shape)
+    planes = [intensity.levelled(one, field.intensity) for one in counts]
+    own = planes[len(planes) // 2]
+    return Sight(0, own, {context: tuple(None if np.array_equal(one, own) else one for one in planes)}, intensity)
 
 
 def noise_on_range_of(intensity: IntensityRange, noise: CameraNoise, field: Field) -> CameraNoise:
     """Return the noise of a window in counts of other levels."""
-    own, factor = field.intensity, intensity.span / field.intensity.span
-    full = noise.saturation_counts
-    return replace(
-        noise, sd_counts=factor * noise.sd_counts, gain=factor * noise.gain,
-        sd_interval=(factor * noise.sd_interval[0], factor * noise.sd_interval[1]),
-        black_counts=(noise.black_counts - own.black) * factor + intensity.black,
-        quantisation_counts=factor * noise.quantisation_counts,
-        saturation_counts=None if full is None else (full - own.black) * factor + intensity.black,
-    )  # fmt: skip
+    own = field.intensity
+    return noise.rescaled(intensity.span / own.span, own.black, intensity.black)
 
 
 def verdict(ranking: Ranking) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cellxlate.choice import Choice
 from cellxlate.enhancement.adaptation.judge import AFTER, BEFORE
+from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.outputs.names import Outputs, is_there
 from cellxlate.errors import ModelError, OptionError, OutputError, unless_denied
 from cellxlate.model.bundle import Bundle, load_model
@@ -47,6 +48,8 @@ class Adaptation:
         What repeats it in Python.
     leftover : Path or None
         Folder that remembers a verdict until the stack is enhanced.
+    neighbours : ContextChoice or None
+        Which planes were seen beside each, as they are where the stack is enhanced; None where it is not said.
     """
 
     model: Bundle
@@ -59,6 +62,7 @@ class Adaptation:
     choice: Choice | None = None
     command: str = ""
     leftover: Path | None = None
+    neighbours: ContextChoice | None = None
 
     @property
     def before(self) -> Risk | None:

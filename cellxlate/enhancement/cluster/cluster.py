@@ -155,7 +155,7 @@ class Cluster:
     ) -> Tally:
         """Let the workers read a result back, and add up what they count, in the order of the stack."""
         stack = plan.stack
-        tally = Tally(plane_axes=stack.plane_axes, tile_px=tile_px)
+        tally = Tally.of(stack, tile_px=tile_px)
         source, enhanced, attention = (InputFile.of(one) for one in (stack, image, selected))
         job = CompareJob(source, enhanced.path, attention.path, tile_px)
         threads = max(sum(self.client.nthreads().values()), 1)

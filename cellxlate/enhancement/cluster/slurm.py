@@ -18,7 +18,7 @@ import torch
 
 import cellxlate
 from cellxlate.enhancement.outputs.names import Outputs, require_free
-from cellxlate.enhancement.plan import BAND_BYTES_PER_PX
+from cellxlate.enhancement.plan import BAND_BYTES_PER_PX, SEEN_BYTES_PER_PX
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device
@@ -73,12 +73,13 @@ def needs_of(
     peak_mb: float,
     *,
     plane_shape: tuple[int, int] = (0, 0),
+    seen: int = 1,
     workers: int | None = None,
     graphics_card: bool = False,
 ) -> TaskNeeds:
     """Return what a task asks for that is expected to take so long, where a sample of it took so much memory.
 
-    Bands of planes (Y, X) are wider than those of a sample.
+    Bands of planes (Y, X) are wider than those of a sample, and so are those `seen` for each of them.
 
     Examples
     --------
@@ -88,7 +89,9 @@ def needs_of(
     4
     """
     time_s = STEP_S * ceil((TIME_MARGIN * expected_s + START_S) / STEP_S)
-    band_gb = min(plane_shape[0], BAND_ROWS) * plane_shape[1] * BAND_BYTES_PER_PX / 1e9
+    band_gb = (
+        min(plane_shape[0], BAND_ROWS) * plane_shape[1] * (BAND_BYTES_PER_PX + (seen - 1) * SEEN_BYTES_PER_PX) / 1e9
+    )
     memory_gb = ceil(MEMORY_MARGIN * (peak_mb / 1000 + band_gb + WORKER_GB * (workers or 0)))
     return TaskNeeds(workers or CORES, max(memory_gb, LEAST_GB), min(time_s, LONGEST_S), graphics_card)
 

@@ -211,7 +211,7 @@ def compare_parts(job: CompareJob, parts: Sequence[tuple[PlaneIndex, slice]]) ->
     """Read rows of some planes back from the written files; count what differs, and say what the input holds now."""
     seen: SeenRows = []
     with job.source.open() as stack, open_stack(job.enhanced) as enhanced, open_stack(job.attention) as attention:
-        tally = Tally(plane_axes=stack.plane_axes, tile_px=job.tile_px)
+        tally = Tally.of(stack, tile_px=job.tile_px)
         for index, rows in parts:
             tally.include(
                 read_back_part(

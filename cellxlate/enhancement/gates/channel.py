@@ -29,7 +29,7 @@ class ChannelAttention:
     apart: Stack | None = None
 
     def input(
-        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None
+        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None, *_: object
     ) -> PlaneInput | None:
         """Return the channel at the position of a plane; None where that is the plane itself."""
         levels = {self.channel: self.intensity}
@@ -39,7 +39,7 @@ class ChannelAttention:
             return None
         return PlaneInput.of(stack, index, levels, context=context, open_plane=open_plane)
 
-    def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context) -> Sequence[PlaneIndex]:
+    def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, *_: object) -> Sequence[PlaneIndex]:
         """Return the planes of the channel."""
         return () if self.apart is not None else planes_seen(stack, index, (self.channel,), context)
 

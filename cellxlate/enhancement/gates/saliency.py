@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.input import InputRows, ReadRows
 from cellxlate.enhancement.plane import Attention, Translator
-from cellxlate.enhancement.tiling import Tile, tiles_of
+from cellxlate.enhancement.tiling import Tile
 from cellxlate.model.attention import ATTENTION_STEPS
-from cellxlate.stacks.intensity.luminance import light_of
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import light_of
 from cellxlate.stacks.stack import PlaneIndex
 from cellxlate.stacks.write.origins import RowsHeld, row_sums
 from cellxlate.training.fields.guides import REACH_PX, saliency
@@ -33,7 +34,7 @@ KEPT_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Guide:
-    """The guide of a square: which of its pixels are cells, as bits along its rows, and the rows it was found in.
+    """The guide of full rows of a plane: which pixels are cells, as bits along each row, and rows it was found in.
 
     Of each plane that was read for it: three in colour, whose guide is that of their luminance.
     """
@@ -45,7 +46,7 @@ class Guide:
 class SaliencyAttention:
     """Attention is the guide of each channel's plane.
 
-    The guides found last are kept, since bands of a square follow each other.
+    The guides found last are kept, since several bands lie on the same squares.
     """
 
     def __init__(self) -> None:
@@ -69,27 +70,19 @@ class SaliencyAttention:
         beside: list[tuple[PlaneIndex, RowsHeld]] = []
         places = plane.seen[plane.own]
         for own, index, (read, intensity) in zip(inside, places, plane.planes[plane.own], strict=True):
-            for square in squares_of(plane.shape):
-                rows_shared = slice(max(square.top, area.top), min(square.bottom, area.bottom))
-                columns_shared = slice(max(square.left, area.left), min(square.right, area.right))
-                if rows_shared.start >= rows_shared.stop or columns_shared.start >= columns_shared.stop:
+            for strip in strips_of(plane.shape):
+                first, last = max(strip.start, area.top), min(strip.stop, area.bottom)
+                if first >= last:
                     continue
-                guide = self._guide(index, read, intensity, square, plane.shape)
-                shared = Tile(rows_shared.start, rows_shared.stop, columns_shared.start, columns_shared.stop)
-                cells = np.unpackbits(
-                    guide.bits[rows_shared.start - square.top : rows_shared.stop - square.top], axis=1
-                )
-                own[shared.slices(area.top, area.left)] = cells[:, shared.slices(0, square.left)[1]]
+                find = partial(found_guide, read, intensity, strip, plane.shape)
+                guide = self._once((index, strip.start, intensity), find)
+                cells = np.unpackbits(guide.bits[first - strip.start : last - strip.start], axis=1)
+                own[first - area.top : last - area.top] = cells[:, area.left : area.right]
                 beside += zip(plane.planes_at(index), guide.read, strict=True)
-        return Attention(inside * np.uint16(ATTENTION_STEPS), tuple(dict.fromkeys(beside)))
-
-    def _guide(
-        self, index: PlaneIndex, read: ReadRows, intensity: IntensityRange, square: Tile, shape: tuple[int, int]
-    ) -> Guide:
-        """Return the guide of a square, which one of the bands that want it finds while the others wait."""
-        return self._once((index, square, intensity), lambda: found_guide(read, intensity, square, shape))
+        return Attention(inside * np.uint16(ATTENTION_STEPS), tuple(beside))
 
     def _once(self, key: tuple[Any, ...], find: Callable[[], Guide]) -> Guide:
+        """Return a guide that one of the bands that want it finds while the others wait."""
         with self._lock:
             known = self._kept.get(key)
             future = known or Future()
@@ -100,32 +93,41 @@ class SaliencyAttention:
         try:
             future.set_result(find())
         except BaseException as fault:
-            future.set_exception(fault)
             with self._lock:
                 self._kept.pop(key, None)
+            future.set_exception(fault)
             raise
-        with self._lock:
-            done = [(one, guide.result().bits.nbytes) for one, guide in self._kept.items() if guide.done()]
-            excess = sum(size for _, size in done) - KEPT_BYTES
-            for one, size in done[:-1]:
-                if excess <= 0:
-                    break
-                del self._kept[one]
-                excess -= size
+        self._let_go()
         return future.result()
 
+    def _let_go(self) -> None:
+        """Forget the guides not asked for longest, where they are too many."""
+        with self._lock:
+            done = [(key, guide.result().bits.nbytes) for key, guide in self._kept.items() if guide.done()]
+            excess = sum(size for _, size in done) - KEPT_BYTES
+            for key, size in done[:-1]:
+                if excess <= 0:
+                    break
+                del self._kept[key]
+                excess -= size
 
-def squares_of(shape: tuple[int, int]) -> list[Tile]:
-    """Return the squares of a plane of (rows, columns), whatever its tiles."""
-    whole = Tile(0, shape[0], 0, shape[1])
-    return [whole] if max(shape) <= WHOLE_PX else list(tiles_of(whole, SQUARE_PX))
+
+def strips_of(shape: tuple[int, int]) -> list[slice]:
+    """Return the rows of the squares that a plane of (rows, columns) is cut into, whatever its tiles."""
+    height = shape[0] if max(shape) <= WHOLE_PX else SQUARE_PX
+    return [slice(top, min(top + height, shape[0])) for top in range(0, shape[0], height)]
 
 
-def found_guide(read: ReadRows, intensity: IntensityRange, square: Tile, shape: tuple[int, int]) -> Guide:
-    """Find the guide of a square of a plane of (rows, columns), from it and what lies within 256 px of it."""
-    top, left = max(square.top - REACH_PX, 0), max(square.left - REACH_PX, 0)
-    bottom, right = min(square.bottom + REACH_PX, shape[0]), min(square.right + REACH_PX, shape[1])
+def found_guide(read: ReadRows, intensity: IntensityRange, strip: slice, shape: tuple[int, int]) -> Guide:
+    """Find the guide of squares side by side in a plane of (rows, columns), with what lies within 256 px of each."""
+    top, bottom = max(strip.start - REACH_PX, 0), min(strip.stop + REACH_PX, shape[0])
     counts = read(slice(top, bottom))
-    cells = saliency(light_of(counts)[:, left:right], intensity)[square.slices(top, left)] > 0
+    light = light_of(counts)
+    cells = np.zeros((strip.stop - strip.start, shape[1]), np.bool_)
+    width = shape[1] if max(shape) <= WHOLE_PX else SQUARE_PX
+    for left in range(0, shape[1], width):
+        right, first = min(left + width, shape[1]), max(left - REACH_PX, 0)
+        found = saliency(light[:, first : min(right + REACH_PX, shape[1])], intensity)
+        cells[:, left:right] = found[strip.start - top : strip.stop - top, left - first : right - first] > 0
     planes = counts.reshape(-1, *counts.shape[-2:])
     return Guide(np.packbits(cells, axis=1), tuple(RowsHeld.of(row_sums(one), top) for one in planes))

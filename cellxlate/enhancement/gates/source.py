@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from cellxlate.enhancement.gates.channel import ChannelAttention
 from cellxlate.enhancement.gates.mask import MaskAttention
+from cellxlate.enhancement.gates.steady import SteadyAttention
 from cellxlate.enhancement.outputs.again import MASK
-from cellxlate.enhancement.plane import GateSource, OwnAttention
+from cellxlate.enhancement.plane import GateSource
 from cellxlate.errors import InputError, MissingInputError, OptionError
 from cellxlate.option_values import as_path
 from cellxlate.options import ATTENTION_CHANNEL, ATTENTION_FROM
@@ -70,7 +71,7 @@ class AttentionSource:
             if mask.digest != self.digest:
                 raise InputError(f"the mask {self.path} is another file here, or was changed; give one all workers see")
             return MaskAttention(mask)
-        return _guided() if self.kind == "saliency" else OwnAttention()
+        return _guided() if self.kind == "saliency" else SteadyAttention()
 
     def was_changed(self, stack: Stack) -> bool:
         """Return whether a mask holds other pixels by now than when it was chosen for a stack."""
@@ -137,7 +138,7 @@ def choose_source(
         intensity = ranges(number)
         return AttentionSource("channel", number, name, intensity), ChannelAttention(number, intensity)
     if given is None:
-        return OWN, OwnAttention()
+        return OWN, SteadyAttention()
     if isinstance(given, str) and given == SALIENCY:
         return AttentionSource("saliency"), _guided()
     if isinstance(given, str | Path):

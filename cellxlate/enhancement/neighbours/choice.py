@@ -1,16 +1,28 @@
-"""Whether networks see the planes beside each, and along which axis, where that is left to the stack."""
+"""Whether networks see the planes beside each, and along which axis: judged without a truth on a sample of the stack.
+
+Noise of different planes is independent, so the judge of `quality/risk.py` holds for networks that see neighbours as it
+is: only the plane's own noise counts against them, the planes beside it are what they know besides.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cellxlate.enhancement.input import ALONE, Context
-from cellxlate.enhancement.plane import PlaneJob, Translator
+from cellxlate.enhancement.neighbours.sample import Sight, attended, proposed, selected, sights_of
+from cellxlate.enhancement.plane import PlaneJob, Translator, Work
 from cellxlate.model.bundle import Bundle
-from cellxlate.quality.risk import Ranking
+from cellxlate.quality.risk import Ranking, estimate_risks
+from cellxlate.stacks.intensity.noise_model import CameraNoise
+from cellxlate.stacks.intensity.noise_patches import spread_evenly
+from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.stack import Stack
 
 AXES = "ZT"
+WINDOW_PX, MOST_RUNS = 192, 12
+"""Of windows the side, and how many are judged, times the pairs of networks that are: what the time allows."""
+SURE_ERRORS, LEAST_GAIN_DB = 2.0, 0.2
+"""What is less is told from nothing at times, and is not worth the time that it takes."""
 ITSELF = "each plane alone"
 
 
@@ -46,18 +58,14 @@ def contexts_of(stack: Stack, neighbours: Bundle | None) -> list[Context]:
 
 
 def choose_context(
-    stack: Stack,
-    jobs: Sequence[PlaneJob],  # noqa: ARG001
-    bundle: Bundle,
-    *,
-    open_translator: Callable[[Bundle], Translator],  # noqa: ARG001
+    stack: Stack, jobs: Sequence[PlaneJob], bundle: Bundle, *, open_translator: Callable[[Bundle], Translator]
 ) -> ContextChoice:
-    """Choose along which axis networks see the planes beside each.
+    """Choose along which axis networks see the planes beside each: one that is estimated to be better beyond doubt.
 
     Parameters
     ----------
     stack : Stack
-        What is to be enhanced.
+        At most 6 windows of 192 px are judged, of 18 that are read, with the planes beside them.
     jobs : sequence of PlaneJob
         How it would be enhanced, each plane alone.
     bundle : Bundle
@@ -72,6 +80,66 @@ def choose_context(
     """
     if bundle.in_context is None:
         return ContextChoice(ALONE, f"{ITSELF}: {bundle.name} was not trained to see the planes beside it")
-    if not contexts_of(stack, bundle.in_context):
+    contexts = contexts_of(stack, bundle.in_context)
+    if not contexts:
         return ContextChoice(ALONE, f"{ITSELF}: the stack has no planes along z or t")
-    return ContextChoice(ALONE, f"{ITSELF}: nothing judges yet whether those beside it help")
+    sights = _sights(stack, jobs, contexts)
+    if not sights:
+        return ContextChoice(ALONE, f"{ITSELF}: every window looked at holds one value, or some that are not finite")
+    ranking = _ranking(stack, sights, open_translator(bundle.in_context), contexts)
+    if ranking is None:
+        return ContextChoice(ALONE, f"{ITSELF}: attention selects nothing in the windows looked at")
+    return decided(ranking, contexts)
+
+
+def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
+    """Return the context that is better than each plane alone by more than two standard errors, the best of several."""
+    compared = {one: ranking.better(one.axis, ITSELF) for one in contexts}
+    best = max(contexts, key=lambda one: compared[one][0])
+    gain_db, error_db = compared[best]
+    axis = best.along
+    if gain_db > max(SURE_ERRORS * error_db, LEAST_GAIN_DB):
+        reason = f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF}"
+        return ContextChoice(best, f"{reason} (± {error_db:.1f})", ranking)
+    reason = f"{ITSELF}: those beside along {axis} are not clearly of use, {gain_db:+.1f} dB"
+    return ContextChoice(ALONE, f"{reason} (± {error_db:.1f})", ranking)
+
+
+def _sights(stack: Stack, jobs: Sequence[PlaneJob], contexts: Sequence[Context]) -> list[tuple[Sight, PlaneJob]]:
+    """Return windows of all channels, all on the levels of the first, each with the job that enhances it so."""
+    count = MOST_RUNS // (1 + len(contexts))
+    levels = replace(next(iter(jobs[0].intensities.values())), drift=())
+    owners = {channel: job for job in jobs for channel in job.channels}
+    channels = spread_evenly(list(owners), count)
+    sights = []
+    for channel in channels:
+        job = owners[channel]
+        on_levels = replace(job, intensities=dict.fromkeys(job.channels, levels), target=None, work=Work())
+        taken = sights_of(
+            stack, job.intensities, channel, [ALONE, *contexts], levels=levels, side_px=WINDOW_PX,
+            count=max(count // len(channels), 1),
+        )  # fmt: skip
+        sights += [(sight, on_levels) for sight in taken]
+    return sights
+
+
+def _ranking(
+    stack: Stack, sights: Sequence[tuple[Sight, PlaneJob]], beside: Translator, contexts: Sequence[Context]
+) -> Ranking | None:
+    """Rank each plane alone and the contexts where attention selects; None where it selects nothing."""
+    measured: dict[int, CameraNoise] = {}
+    planes, noises, inside, candidates = [], [], [], []
+    for sight, job in sights:
+        steps = attended(sight, job)
+        chosen = selected(sight, job, steps)
+        if not chosen.any():
+            continue
+        if sight.channel not in measured:
+            measured[sight.channel] = stack_noise(stack, sight.channel)
+        levels = job.intensities[sight.channel]
+        planes.append(sight.counts)
+        inside.append(chosen)
+        noises.append(measured[sight.channel].rescaled(levels.span / sight.own.span, sight.own.black, levels.black))
+        jobs = {ITSELF: job} | {one.axis: replace(job, translator=beside, context=one) for one in contexts}
+        candidates.append({name: proposed(sight, one, steps) for name, one in jobs.items()})
+    return estimate_risks(planes, noises, candidates, inside=inside) if planes else None

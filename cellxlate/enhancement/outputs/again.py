@@ -14,7 +14,7 @@ from cellxlate.locations import Location
 from cellxlate.model import cards
 from cellxlate.options import LEVELS_FROM
 from cellxlate.settings import AUTO, EnhanceSettings
-from cellxlate.stacks.intensity.luminance import is_color
+from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import zarr_root
 from cellxlate.stacks.stack import Stack
 

@@ -22,8 +22,8 @@ from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.intensity.luminance import is_color
 from cellxlate.stacks.intensity.saved import LUMINANCES, stated_ranges
+from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack

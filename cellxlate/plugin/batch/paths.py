@@ -10,6 +10,8 @@ from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QWidget
 
 from cellxlate.plugin.controls import chosen_path
+from cellxlate.settings import SALIENCY
+from cellxlate.stacks.masks.names import FILES, is_cellpose, is_rois
 
 
 class FilesEdit(FileEdit):  # type: ignore[misc]
@@ -78,3 +80,19 @@ class DroppedPaths(QObject):  # type: ignore[misc]
         if event.type() == QEvent.Type.Drop:
             self._take(paths)
         return True
+
+
+def gating_mask(asked: str) -> Path | str | None:
+    """Return the mask, the folder of masks, or the word for the guide, that a field asks for; None where none is.
+
+    What is no word for the guide, is not there and is not named as masks are is the name of a channel.
+    """
+    asked = asked.strip()
+    path = Path(asked).expanduser()
+    is_named_so = is_cellpose(path) or is_rois(path) or asked.lower().endswith(FILES) or len(path.parts) > 1
+    return asked if asked == SALIENCY else path if asked and (is_named_so or path.exists()) else None
+
+
+def gating_channel(asked: str) -> str | None:
+    """Return the channel that a field asks for; None where it is empty or asks for something else."""
+    return None if gating_mask(asked) else asked.strip() or None

@@ -4,13 +4,13 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, ProgressBar, Select, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, Container, Label, LineEdit, ProgressBar, Select, SpinBox
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellxlate.errors import CellxlateError, said
-from cellxlate.plugin.batch.paths import DroppedPaths, FilesEdit, folder_edit, folder_of
+from cellxlate.plugin.batch.paths import DroppedPaths, FilesEdit, folder_edit, folder_of, gating_channel, gating_mask
 from cellxlate.plugin.batch.requests import BatchEnd, BatchNews, BatchRequest, FoundStacks
 from cellxlate.plugin.batch.row_layers import RowLayers
 from cellxlate.plugin.batch.rows import as_sentences, found_words, progress_words, rows_as_csv, summary
@@ -53,7 +53,7 @@ class BatchWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    files, folder, wells, model_choice, channel, threshold, adapt, adapt_s, output_folder, existing : widgets
+    files, folder, wells, model_choice, channel, gate, threshold, adapt, adapt_s, output_folder, existing : widgets
         What is asked for, in the order of the panel.
     enhance_button, cancel_button : widgets
         Start; end after the present step.
@@ -112,6 +112,11 @@ class BatchWidget(Container):  # type: ignore[misc]
             label="Channel", tooltip="Names or numbers, parted by commas; the others are copied as they are."
         )
         self.channel.native.setPlaceholderText("all")
+        self.gate = LineEdit(
+            tooltip="What decides which pixels may change: a channel, whose attention gates all; a mask, or a folder "
+            "of masks named like the images; saliency, the automatic guide. Empty: own attention.",
+        )  # fmt: skip
+        self.gate.native.setPlaceholderText("own attention")
         self.threshold = threshold_slider()
         self.adapt = CheckBox(
             text="Adapt to each stack",
@@ -139,10 +144,11 @@ class BatchWidget(Container):  # type: ignore[misc]
     def _laid_out(self) -> Container:
         """Return the rows of the panel, the table below the controls."""
         model = _row([self.model_choice, self.open_button], label="Model")
+        channels = _row([self.channel, Label(value="Gate"), self.gate], label="Channel")
         adapting = _row([self.adapt, self.adapt_s], label="Adapt")
         buttons = _row([self.enhance_button, self.cancel_button])
         rows = Container(widgets=[
-            self.files, self.folder, self.wells, model, self.channel, self.threshold, adapting, self.output_folder,
+            self.files, self.folder, self.wells, model, channels, self.threshold, adapting, self.output_folder,
             self.existing, buttons, self.progress, self.state,
         ])  # fmt: skip
         without_label(buttons, self.progress, self.state)
@@ -213,6 +219,8 @@ class BatchWidget(Container):  # type: ignore[misc]
             wells=tuple(self.wells.value),
             model=str(self.model_choice.value),
             channels=tuple(name.strip() for name in self.channel.value.split(",") if name.strip()),
+            attention_channel=gating_channel(self.gate.value),
+            attention_from=gating_mask(self.gate.value),
             threshold=float(self.threshold.value),
             output_dir=folder_of(self.output_folder),
             existing=self.existing.value,

@@ -7,8 +7,10 @@ from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
 
 from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path, threshold_slider
+from cellxlate.plugin.enhance.gate_choice import GateChoice
 from cellxlate.plugin.layers import layer_stack
 from cellxlate.plugin.models import SHELF
+from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -28,7 +30,7 @@ class Choices:
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, scope, destination, file, overwrite : widgets
+    image_layer, channel, model_choice, model_folder, threshold, gate, scope, destination, file, overwrite : widgets
         What is asked for; the channel is offered where there are several.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
@@ -52,6 +54,7 @@ class Choices:
             text="Preview attention",
             tooltip="Show what this threshold selects on the visible plane, before anything changes.",
         )
+        self.gate = GateChoice(viewer)
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
@@ -66,8 +69,8 @@ class Choices:
 
         self._make_seldom_choices()
         self.asked = [
-            self.image_layer, self.channel, self.model_choice, self.threshold, self.scope, self.destination, self.file,
-            self.overwrite, *self.seldom,
+            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.scope, self.destination,
+            self.file, self.overwrite, *self.seldom,
         ]  # fmt: skip
         self.axes.changed.connect(self.offer_channels)
         self.model_choice.changed.connect(self._model_chosen)
@@ -103,17 +106,21 @@ class Choices:
             control.visible = bool(self.more.value)
 
     def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
-        every = [("all", ALL_CHANNELS)]
-        try:
-            stack = layer_stack(self.image_layer.value, self.axes.value or None)
-        except (CellxlateError, AttributeError):  # no layer, or axes that do not fit yet
-            return every
-        if stack.channel_count == 1:
+        every, stack = [("all", ALL_CHANNELS)], self._stack()
+        if stack is None or stack.channel_count == 1:
             return every
         return every + [(str(number), number) for number in range(stack.channel_count)]
 
+    def _stack(self) -> Stack | None:
+        """Return the image that is chosen now; None where there is none, or its axes do not fit yet."""
+        try:
+            return layer_stack(self.image_layer.value, self.axes.value or None)
+        except (CellxlateError, AttributeError):
+            return None
+
     def offer_channels(self, _: Any = None) -> None:
         """Offer the channels of the image that is chosen now."""
+        self.gate.offer_for(self._stack())
         self.channel.reset_choices()
         self.channel.visible = len(self.channel.choices) > 1
 

@@ -25,7 +25,7 @@ from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stac
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
-from cellxlate.stacks.intensity.luminance import what_is_seen
+from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import one_line
 from cellxlate.stacks.stack import PlaneIndex
 

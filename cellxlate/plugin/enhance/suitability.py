@@ -9,7 +9,7 @@ from cellxlate.choice import Suitability, suitability
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.requests import SuitabilityRequest
-from cellxlate.stacks.intensity.luminance import what_is_seen
+from cellxlate.stacks.luminance import what_is_seen
 
 
 def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suitability]:

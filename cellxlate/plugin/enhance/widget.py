@@ -13,6 +13,7 @@ from cellxlate.plugin.controls import ClickButton, Leaving, PanelText, chosen_pa
 from cellxlate.plugin.drawing import middle_of, visible_part
 from cellxlate.plugin.enhance.adapt_controls import AdaptControls
 from cellxlate.plugin.enhance.choices import ALL_CHANNELS, THIS_PLANE, WHOLE_STACK, Choices
+from cellxlate.plugin.enhance.gate_choice import OWN
 from cellxlate.plugin.enhance.results import Results
 from cellxlate.plugin.enhance.run_controls import PROGRESS_STEPS, RunControls
 from cellxlate.plugin.layers import appearance, channel_of_plane, layer_stack, visible_plane
@@ -46,7 +47,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, preview, scope, destination, file, overwrite
+    image_layer, channel, model_choice, model_folder, gate, preview, threshold, scope, destination, file, overwrite
         Widgets that say what is asked for, in the order of the panel.
     more, axes, intensity, engine, device : widgets
         What is seldom changed, and a box that shows it.
@@ -75,7 +76,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.file, self.overwrite = choices.file, choices.overwrite
         self.more, self.axes, self.intensity = choices.more, choices.axes, choices.intensity
         self.engine, self.device = choices.engine, choices.device
-        self.preview, self.selected = choices.preview, PanelText()
+        self.preview, self.gate, self.selected = choices.preview, choices.gate, PanelText()
         self.sample_button = ClickButton(text="Open a sample", tooltip="Simulated nuclei; nothing is downloaded.")
         self.enhance_button = ClickButton(text="Enhance", tooltip="Start; you can go on working meanwhile.")
         self.runs = RunControls()
@@ -112,12 +113,14 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         """Return all rows in their order."""
         buttons = Container(widgets=[self.enhance_button, self.cancel_button], layout="horizontal", labels=False)
         buttons.margins = (0, 0, 0, 0)
+        attention = Container(widgets=[self.gate, self.preview], layout="horizontal", labels=False, label="Gate")
+        attention.margins = (0, 0, 0, 0)
         texts = [one.state for one in (self.strokes, self.runs, self.compare)]
         texts += [self.adapting.domain.text, self.selected, self.notes]
         rows = Container(
             widgets=[
                 self.image_layer, self.sample_button, self.channel, self.model_choice, self.model_folder,
-                self.adapting.domain.text, self.adapting.row, self.threshold, self.preview, self.selected,
+                self.adapting.domain.text, self.adapting.row, attention, self.threshold, self.selected,
                 *self.strokes.rows, self.scope, self.destination, self.file, self.overwrite, buttons, self.progress,
                 self.state, *self.compare.rows, self.notes, self.more,
             ],
@@ -150,8 +153,10 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         for choice in (self.image_layer, self.axes, self.model_choice):
             choice.changed.connect(self.strokes.look_again)
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
-        for choice in previewed:
+        for choice in (*previewed, self.gate):
             choice.changed.connect(self.attention.update)
+        for signal in (self.gate.painted, self.gate.pixels_changed):
+            signal.connect(self._gate_painted)
         for choice in (self.image_layer, self.axes, self.model_choice, self.channel, self.scope):
             choice.changed.connect(self.adapting.domain.update)
         for hear in (self.adapting.domain.update, self.strokes.look_at_new_pixels):
@@ -191,6 +196,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.runs.leave()
         await_end(self._warming)
         self.image_layer.leave()
+        self.gate.leave()
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         SHELF.changed.disconnect(self._models_changed)
 
@@ -207,7 +213,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return Wanted(
             layer, self.axes.value or None, taught or model, self.device.value, engine,
             float(self.threshold.value),
-            self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else (),
+            self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else (), self.gate,
         )  # fmt: skip
 
     def _canvas(self) -> PaintedLayer | None:
@@ -218,6 +224,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if on:
             self.compare.end()  # it would be hidden
         self.attention.switch(on)
+
+    def _gate_painted(self) -> None:
+        """Forget what is known of attention, where a labels layer gates."""
+        if self.gate.key not in (None, OWN):
+            self.attention.forget()
 
     def _strokes_switched(self, on: bool) -> None:
         """Show what the strokes teach."""
@@ -296,6 +307,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             model=self.strokes.model or str(self.model_choice.value),
             stop=stop,
             channels=channels,
+            attention_channel=self.gate.channel,
+            attention_from=self.gate.given(stack),
             settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
             device=self.device.value,
             engine=self.engine.value,

@@ -43,6 +43,10 @@ class PreviewRequest:
         Of an earlier request for the same stack, channels and model.
     channels : tuple of int or None
         That a model is chosen for, where it is "auto": None takes all, an empty tuple that of the plane.
+    attention_channel : int or None
+        Whose attention gates all.
+    attention_from : Stack, "saliency" or None
+        A mask, or the automatic guide, that gates in place of attention.
     """
 
     stack: Stack
@@ -54,6 +58,8 @@ class PreviewRequest:
     stop: StopRequest
     plan: "Plan | None" = None
     channels: tuple[int, ...] | None = None
+    attention_channel: int | None = None
+    attention_from: Stack | str | None = None
 
     @property
     def indices(self) -> list[PlaneIndex]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from qtpy.QtCore import QTimer
@@ -38,6 +38,18 @@ DEBOUNCE_MS = 40
 REDRAW_MS = 150
 
 
+class Gate(Protocol):
+    """What gates in place of attention of the plane itself: a channel, or what is given for a stack."""
+
+    @property
+    def channel(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def key(self) -> object: ...  # noqa: D102
+
+    def given(self, like: Stack, /) -> Stack | str | None: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What the preview is to show: the plane of a layer under a model, above a threshold.
@@ -52,6 +64,7 @@ class Wanted:
     engine: "Engine"
     threshold: float
     channels: tuple[int, ...] | None = None
+    gate: "Gate | None" = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +201,9 @@ class AttentionPreview:
             self._say(said(fault, by="panel"))
             return
         model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
-        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, plane)
+        gate = wanted.gate
+        gated = gate.key if gate else None
+        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, gated, plane)
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
@@ -202,7 +217,17 @@ class AttentionPreview:
         if blocks and self._request is None:
             self._planning = None if plan else plan_key
             request = self._request = PreviewRequest(
-                stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels
+                stack,
+                plane,
+                wanted.model,
+                wanted.device,
+                wanted.engine,
+                blocks,
+                stop,
+                plan,
+                wanted.channels,
+                gate.channel if gate else None,
+                gate.given(stack) if gate and not plan else None,
             )
             self._worker = begin(
                 _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed

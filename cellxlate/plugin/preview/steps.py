@@ -21,8 +21,8 @@ from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
-from cellxlate.stacks.intensity.luminance import is_in_color, luminance_of, what_is_seen
 from cellxlate.stacks.intensity.range import measure_range
+from cellxlate.stacks.luminance import is_in_color, luminance_of, what_is_seen
 from cellxlate.stacks.read.open import one_line
 
 ESTIMATE_FROM_PX = 1 << 22
@@ -86,7 +86,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         choice = choose(*what_is_seen(stack, asked or channels))  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
-    if stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+    is_own = request.attention_channel is None and request.attention_from is None
+    if is_own and stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         of_channel = {stack.channel_of(index): measure_range([stack.read(index, *first)]) for index in request.indices}
@@ -98,7 +99,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
     plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
-                     streams=1, choice=choice)  # fmt: skip
+                     streams=1, choice=choice, attention_channel=request.attention_channel,
+                     attention_from=request.attention_from)  # fmt: skip
     yield PlanMade(plan)
     return plan
 

@@ -12,7 +12,7 @@ from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.report import draw_planes
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
-from cellxlate.stacks.intensity.luminance import luminance_stack, what_is_seen
+from cellxlate.stacks.luminance import luminance_stack, what_is_seen
 from cellxlate.stacks.stack import Stack
 
 Draw = Callable[[], str]

@@ -180,6 +180,7 @@ class RunReport:
             "changed_fraction": self.changed_fraction,
             "selected_fraction": self.tally.total.selected_fraction,
             "kept_violations": self.kept_violations,
+            **({"flicker_percent": self.tally.flicker.total.percent} if self.tally.flicker.axis else {}),
             "tiles_total": self.tiles_total,
             "tiles_skipped": self.tiles_skipped,
             "seconds": dict(self.seconds),
@@ -305,6 +306,7 @@ def report_page(report: RunReport, figures: str) -> str:
             for label, histogram in _labelled(report, tally.histograms)[:MOST_CHANNEL_CHARTS]
         ],
         channels=_labelled(report, tally.channels)[:MOST_CHANNEL_ROWS],
+        flicker=tally.flicker.words,
         planes=planes,
         made=_provenance(report),
         command=report.command,

@@ -1,6 +1,6 @@
 """The noise of a camera: strength, gain, spatial covariance, and what smoothing leaves of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,17 @@ class CameraNoise:
     def after_smoothing(self, sigma_px: float) -> float:
         """Return the standard deviation at the background, in counts, that a Gaussian of sigma_px leaves."""
         return self.sd_counts * self.left_by_smoothing(sigma_px)
+
+    def rescaled(self, factor: float, black: float, to: float) -> "CameraNoise":
+        """Return the noise of counts that were multiplied, so that those at `black` are now at `to`."""
+        full = self.saturation_counts
+        return replace(
+            self, sd_counts=factor * self.sd_counts, gain=factor * self.gain,
+            sd_interval=(factor * self.sd_interval[0], factor * self.sd_interval[1]),
+            black_counts=(self.black_counts - black) * factor + to,
+            quantisation_counts=factor * self.quantisation_counts,
+            saturation_counts=None if full is None else (full - black) * factor + to,
+        )  # fmt: skip
 
     def kernel(self) -> Floats:
         """Return the kernel (9, 9) that turns white noise of variance 1 into noise of this covariance."""

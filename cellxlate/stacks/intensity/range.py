@@ -148,6 +148,11 @@ class IntensityRange:
             unit[~np.isfinite(unit)] = 0.0
         return unit
 
+    def levelled(self, counts: npt.NDArray[Any], own: "IntensityRange") -> npt.NDArray[np.float32]:
+        """Return counts of other levels on these: black and white are where these have them."""
+        moved = (counts.astype(np.float64) - own.black) * (self.span / own.span) + self.black
+        return np.asarray(moved, dtype=np.float32)
+
 
 def smoothed(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return a plane (Y, X) smoothed by a Gaussian of 2 px."""

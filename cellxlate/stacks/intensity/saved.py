@@ -12,9 +12,9 @@ from cellxlate.errors import InputError, OptionError, unless_denied
 from cellxlate.option_values import as_path
 from cellxlate.options import CHANNELS, COLOR, LEVELS_FROM
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.intensity.luminance import what_is_seen
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import stack_ranges
+from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 

@@ -1,22 +1,21 @@
 """Windows of noisy images, in memory, with the noise that their camera adds: what a model learns from alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from cellxlate.errors import InputError
-from cellxlate.prefetch import ahead
 from cellxlate.settings import LEAST_LEARNED_PX, AloneSettings, TrainSettings
 from cellxlate.stacks.intensity.camera_noise import measure_noise
+from cellxlate.stacks.intensity.contrast import contrast, contrast_windows
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.noise_patches import spread_evenly
-from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import sample_windows, stack_ranges
 from cellxlate.stacks.read.open import find_images, open_stack
@@ -25,8 +24,6 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.fields.files import check_stack
 from cellxlate.training.fields.patches import Domain, Field
 
-CANDIDATES = 3
-"""Windows that are looked at for each that is taken: the one with most contrast."""
 CONTRAST_PER_NOISE = 1.5
 MOST_FILES, WINDOWS_PER_FILE = 16, 2
 
@@ -60,8 +57,16 @@ def alone_domain(paths: Sequence[Path], settings: TrainSettings, channel: str | 
     return domain_of([(fields, noise or measure_noise(windows))], "the source images")
 
 
-def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings) -> Domain:
+Around = Callable[[Stack, PlaneIndex], Sequence[PlaneIndex]]
+"""Which planes are seen for one, itself in their middle."""
+
+
+def sampled_domain(
+    stack: Stack, intensities: dict[int, IntensityRange], settings: AloneSettings, around: Around | None = None
+) -> Domain:
     """Take a bounded sample of the channels of a stack of which ranges are given into memory, with the noise of each.
+
+    Windows are taken with the same place of the planes `around` theirs, where that is given.
 
     Raises
     ------
@@ -76,7 +81,10 @@ def sampled_domain(stack: Stack, intensities: dict[int, IntensityRange], setting
     channels = spread_evenly(list(intensities), settings.windows)
     quota = max(settings.windows // len(channels), 1)
     return domain_of(
-        [(sample_of(stack, one, intensities[one], settings, quota), stack_noise(stack, one)) for one in channels],
+        [
+            (sample_of(stack, one, intensities[one], settings, quota, around), stack_noise(stack, one))
+            for one in channels
+        ],
         stack.name,
     )
 
@@ -94,7 +102,8 @@ def domain_of(channels: Sequence[tuple[Sequence[Field], CameraNoise]], name: str
     pairs = [(field, noise) for own, noise in channels for field in own if stands_out(field) and noise.sd_counts > 0]
     if not pairs:
         raise NothingToLearnError(f"{name}: nothing stands out of the noise, so there is nothing to learn from")
-    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs])
+    context = pairs[0][0].stack.size("Z") // 2
+    return Domain([field for field, _ in pairs], 0, "none", noises=[noise for _, noise in pairs], context=context)
 
 
 def stands_out(field: Field) -> bool:
@@ -103,54 +112,30 @@ def stands_out(field: Field) -> bool:
     Less is asked than of images that a domain is made of: the noisiest stacks are those that have most to gain.
     """
     return (
-        _contrast(np.asarray(field.stack.pixels), field.intensity)
+        contrast(field.stack.read(field.index), field.intensity)
         > CONTRAST_PER_NOISE * field.intensity.smooth_noise / field.intensity.span
     )
 
 
-def _contrast(counts: npt.NDArray[Any], intensity: IntensityRange) -> float:
-    """Return the standard deviation of a window after a Gaussian of 2 px, in unit range."""
-    return float(np.std(ndimage.gaussian_filter(intensity.to_unit(counts), SMOOTHING_PX)))
-
-
 def sample_of(
-    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int
-) -> list[Field]:
+    stack: Stack, channel: int, intensity: IntensityRange, settings: AloneSettings, count: int,
+    around: Around | None = None,
+) -> list[Field]:  # fmt: skip
     """Return at most so many windows of a channel, spread over its planes, each where there is contrast, in memory.
 
-    Windows with pixels that are not finite, or of one value, are left out.
+    Windows with pixels that are not finite, or of one value, are left out. Each is a plane, or the middle one of a
+    stack of those around it, on its own levels.
     """
-    windows = list(_windows(stack, channel, settings.window_px))
     kept: list[Field] = []
-    for group in _groups(spread_evenly(windows, CANDIDATES * count), count):
-        best: tuple[float, Field] | None = None
-        for window, counts in ahead(lambda one: (one, stack.read(*one)), group, threads=2):
-            if not np.isfinite(counts).all() or counts.min() == counts.max():
-                continue
-            own = intensity.at(stack.time_of(window[0]))
-            contrast = _contrast(counts, own)
-            if best is None or contrast > best[0]:
-                index, rows, columns = window
-                name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
-                best = contrast, Field(Stack.from_array(np.array(counts), "YX", name=name), (), own)
-        if best:
-            kept.append(best[1])
+    for (index, rows, columns), counts, own in contrast_windows(
+        stack, channel, intensity, side_px=settings.window_px, count=count
+    ):
+        name = f"{stack.name} channel {channel} plane {tuple(index)} from {rows.start}, {columns.start}"
+        if around is None:
+            kept.append(Field(Stack.from_array(np.array(counts), "YX", name=name), (), own))
+            continue
+        planes = [(stack.read(one, rows, columns), intensity.at(stack.time_of(one))) for one in around(stack, index)]
+        drifts = any(other != own for _, other in planes)
+        together = np.stack([own.levelled(one, other) if drifts else one for one, other in planes])
+        kept.append(Field(Stack.from_array(together, "ZYX", name=name), (len(planes) // 2,), own))
     return kept
-
-
-def _windows(stack: Stack, channel: int, side_px: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
-    """Yield all windows of a channel, plane by plane, as large as asked for or as the plane."""
-    starts = [
-        np.linspace(0, max(size - side_px, 0), -(-size // side_px)).astype(int).tolist() for size in stack.plane_shape
-    ]
-    for number in range(stack.planes_per_channel):
-        index = stack.plane_of(number, channel)
-        for top in starts[0]:
-            for left in starts[1]:
-                yield index, slice(top, top + side_px), slice(left, left + side_px)
-
-
-def _groups(windows: list[Any], count: int) -> list[list[Any]]:
-    """Cut windows, in their order, into at most so many groups."""
-    bounds = [len(windows) * part // count for part in range(count + 1)]
-    return [windows[first:last] for first, last in pairwise(bounds) if first < last]

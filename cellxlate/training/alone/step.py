@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import Precision, TrainSettings
+from cellxlate.settings import Precision, TrainSettings, own_planes
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.training import losses
 from cellxlate.training.fields.patches import Domain, Field
@@ -69,7 +69,9 @@ class AloneStep:
     Where neighbours share noise it learns from the noisy image itself as well: with n drawn like its noise, y + a n and
     y - n / a have independent noise, so the second is, on average, what should be made of the first. Attention learns
     the largest of what it says of the window and of its estimate, 2 px wider. The source is windows in memory, with the
-    noise of each.
+    noise of each. Networks that see neighbours are given those of a window as they were recorded; what is put on it is
+    put on them too, each with noise of its own, and on a plane that stands in twice, as at the ends of a stack, the
+    same.
 
     References
     ----------
@@ -83,6 +85,7 @@ class AloneStep:
         self.precision: Precision = "float32"
         stride = self.translator.stride
         self.images = [unit_image(one, stride).to(device) for one in source.fields]
+        self.own = own_planes(settings.networks.context)
         self.noise = UnitNoise(source, device)
         shapes = [tuple(one.shape[-2:]) for one in self.images]
         shortest = min(side for shape in shapes for side in shape)
@@ -132,10 +135,13 @@ class AloneStep:
         once = [position for position in range(len(shared)) if position not in again]
         faint, aim, weight = drawn.faint[once], drawn.shown[once], drawn.attended[once]
         if again:
-            noise = self.noise.drawn(drawn.shown[again], [drawn.numbers[one] for one in again], rng)
             recorded = drawn.faint[again]
+            numbers = [drawn.numbers[one] for one in again]
+            noise = self.noise.drawn(drawn.shown[again].expand_as(recorded), numbers, rng)
+            noise = torch.stack([one[same_as(planes)] for one, planes in zip(noise, recorded, strict=True)])
             faint = torch.cat([faint, recorded + RECORRUPTED * noise, recorded - RECORRUPTED * noise])
-            aim = torch.cat([aim, recorded - noise / RECORRUPTED, recorded + noise / RECORRUPTED])
+            other = noise[:, self.own] / RECORRUPTED
+            aim = torch.cat([aim, recorded[:, self.own] - other, recorded[:, self.own] + other])
             weight = torch.cat([weight, drawn.attended[again], drawn.attended[again]])
         weight = BACKGROUND_WEIGHT + (1 - BACKGROUND_WEIGHT) * (weight > 0)
         inner = _inner(self.side_px)
@@ -164,7 +170,7 @@ class AloneStep:
         black, white = patch_range(shown)
         clear = (shown - black) / (white - black).clamp(min=LEAST_SPAN)
         with mixed():
-            seen = [over_turns(self.teacher.attention, one, turns) for one in (image, clear)]
+            seen = [over_turns(self.teacher.attention, one, turns) for one in (image, clear.expand_as(image))]
         attended = wanted_gate(torch.maximum(*seen)[0, 0].cpu().numpy(), self.settings.threshold)
         return Lesson(shown, torch.from_numpy(attended)[None, None].to(image.device))
 
@@ -188,7 +194,7 @@ class AloneStep:
 
 @dataclass(frozen=True)
 class Squares:
-    """Parts of windows, (B, 1, Y, X) each: as recorded, what they are taken to show, the gate; of which windows."""
+    """Parts of windows: as recorded, (B, C, Y, X); what they are taken to show and the gate, (B, 1, Y, X); of which."""
 
     faint: Tensor
     shown: Tensor
@@ -197,7 +203,7 @@ class Squares:
 
 
 def over_turns(network: nn.Module, image: Tensor, turns: int) -> Tensor:
-    """Return the mean, over so many turns of an image (1, 1, Y, X), of what a network makes of them, turned back."""
+    """Return the mean, over so many turns of an image (1, C, Y, X), of what a network makes of them, turned back."""
     beyond = functional.pad(image, (MARGIN_PX,) * 4, mode="reflect")
     made = [_turned_back(network(_turned(beyond, turn)).float(), turn) for turn in range(turns)]
     inner = slice(MARGIN_PX, -MARGIN_PX)
@@ -245,10 +251,16 @@ class UnitNoise:
 
 
 def unit_image(field: Field, stride: int) -> Tensor:
-    """Return what networks see of a window, (1, 1, Y, X) in unit range, cut to multiples of the stride."""
-    unit = network_input(np.asarray(field.stack.pixels), field.intensity).unit
-    rows, columns = (size - size % stride for size in unit.shape)
-    return torch.from_numpy(np.ascontiguousarray(unit[:rows, :columns]))[None, None]
+    """Return what networks see of a window, (1, C, Y, X) in unit range, cut to multiples of the stride."""
+    rows, columns = (size - size % stride for size in field.shape)
+    counts = np.asarray(field.stack.pixels).reshape(-1, *field.shape)
+    unit = np.stack([network_input(one, field.intensity).unit[:rows, :columns] for one in counts])
+    return torch.from_numpy(unit)[None]
+
+
+def same_as(planes: Tensor) -> list[int]:
+    """Return of each of some planes (C, Y, X) the first that is the same."""
+    return [next(first for first, one in enumerate(planes) if torch.equal(one, plane)) for plane in planes]
 
 
 def _turned(images: Tensor, turn: int) -> Tensor:

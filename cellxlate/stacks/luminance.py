@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.settings import Color
-from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Pixels, Stack
 
 RGB = (0, 1, 2)
@@ -92,9 +91,9 @@ def what_is_seen(stack: Stack, channels: Sequence[int], color: Color = "luminanc
     return luminance_stack(stack), tuple(channels) if "C" in stack.axes else (0,)
 
 
-def known_from(intensity: IntensityRange) -> float:
-    """Return the luminance above black from which on the colour of a pixel is known, in counts."""
-    return max(KNOWN_NOISES * intensity.noise, LEAST_SHARE * intensity.span)
+def known_from(noise: float, span: float) -> float:
+    """Return the luminance above black from which on the colour of a pixel is known; all three are counts."""
+    return max(KNOWN_NOISES * noise, LEAST_SHARE * span)
 
 
 def change_in_color(
