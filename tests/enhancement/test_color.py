@@ -28,7 +28,7 @@ from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, enhance_plane
 from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.errors import OptionError
-from cellxlate.plugin.enhance.steps import plan_of_plane
+from cellxlate.plugin.enhance.one_plane import plan_of_plane
 from cellxlate.plugin.preview.cache import PreviewRequest
 from cellxlate.plugin.preview.steps import _blocks
 from cellxlate.plugin.requests import StopRequest
