@@ -186,8 +186,7 @@ def adapt_stack(
         base = model if isinstance(model, Bundle) else load_model(model)
         stated = (ranges_of if shown is stack else luminances_of)(stack, numbers, levels_from)
         intensities = {one: stated[one] for one in planes}
-        beside = neighbours_of(shown, base, intensities, settings, device)
-        seen = beside.context
+        seen = (beside := neighbours_of(shown, base, intensities, settings, device)).context
 
         def nothing(fault: Exception) -> Adaptation:
             why = said("nothing was learned: ", fault)
