@@ -12,6 +12,7 @@ Guide = Literal["none", "saliency", "masks"]
 PresetName = Literal["fast", "paper", "paper-wide", "general", "context", "alone"]
 Precision = Literal["float32", "bfloat16"]
 Intensity = Literal["source", "target"]
+Color = Literal["luminance", "separate"]
 Along = Literal["auto", "none", "z", "t"]
 """Which neighbours of a plane networks see: those along an axis, none, or what is found to help a stack."""
 
@@ -354,6 +355,9 @@ class EnhanceSettings:
     context : {"auto", "none", "z", "t"}
         Along which axis networks see the planes beside each, where the model knows neighbours; "auto" takes what is
         found to help the stack.
+    color : {"luminance", "separate"}
+        Whether red, green and blue are enhanced by their luminance, which keeps their hue, or each by itself. Stacks of
+        no colour, and those of which some samples are chosen, are enhanced channel by channel.
     """
 
     threshold: float = THRESHOLD
@@ -361,3 +365,4 @@ class EnhanceSettings:
     tile_px: int | None = None
     dense: bool = False
     context: Along = "auto"
+    color: Color = "luminance"

@@ -21,12 +21,13 @@ from cellxlate.option_values import (
     shortly,
     whole,
 )
-from cellxlate.options import CONTEXT, INTENSITY, THRESHOLD, TILE
+from cellxlate.options import COLOR, CONTEXT, INTENSITY, THRESHOLD, TILE
 from cellxlate.settings import (
     LEAST_LEARNED_PX,
     MOST_CONTEXT,
     PRESETS,
     Along,
+    Color,
     EnhanceSettings,
     Intensity,
     TrainSettings,
@@ -164,18 +165,20 @@ def enhance_settings(
     tile_px: int | None = None,
     dense: bool | None = None,
     context: Along | None = None,
+    color: Color | None = None,
 ) -> EnhanceSettings:
     """Return how a stack is enhanced: settings, changed by the keywords that are given, after checking all of it.
 
     Raises
     ------
     OptionError
-        A value is of another type, the threshold outside [0, 1], the intensity or the context not known, or a tile
+        A value is of another type, the threshold outside [0, 1], intensity, context or color not known, or a tile
         without pixels.
     """
     require_kind("settings", settings, EnhanceSettings, "an EnhanceSettings; or give its fields as keywords")
     asked = {
-        "threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense, "context": context
+        "threshold": threshold, "intensity": intensity, "tile_px": tile_px, "dense": dense, "context": context,
+        "color": color,
     }  # fmt: skip
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     settings = replace(settings or EnhanceSettings(), **changes)
@@ -186,6 +189,7 @@ def enhance_settings(
         )
     require_choice(INTENSITY, settings.intensity, get_args(Intensity))
     require_choice(CONTEXT, settings.context, get_args(Along))
+    require_choice(COLOR, settings.color, get_args(Color))
     require_flags(dense=settings.dense)
     side_px = settings.tile_px if settings.tile_px is None else whole(TILE, settings.tile_px)
     if side_px is not None and side_px < 1:

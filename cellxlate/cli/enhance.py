@@ -94,7 +94,8 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
         image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
         settings=EnhanceSettings(
-            options.threshold, options.intensity, options.tile, options.dense, context=options.context
+            options.threshold, options.intensity, options.tile, options.dense, context=options.context,
+            color=options.color,
         ),
         engine=options.engine, device=options.device, precision=options.precision,
         attention_channel=options.attention_channel, attention_from=options.attention_from,

@@ -170,11 +170,12 @@ def _suitability(stack: "Stack") -> "Suitability | None":
     """Return how near a stack is to the shipped model that would be taken; None where looking would take long."""
     from cellxlate.choice import suitability
     from cellxlate.settings import AUTO
+    from cellxlate.stacks.luminance import what_is_seen
 
     if not isinstance(stack.path, Path) or prod(stack.plane_shape) > MOST_LOOKED_AT_PX:
         return None
     try:
-        return suitability(stack, stack.light_channels, AUTO)
+        return suitability(*what_is_seen(stack, stack.light_channels), AUTO)
     except CellxlateError:  # pixels that cannot be read are no matter of what the file says of itself
         return None
 

@@ -214,6 +214,12 @@ def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="planes beside each that the model sees too: along z, time (t), or what helps (%(default)s)",
     )
+    enhance.add_argument(
+        "--color",
+        choices=("luminance", "separate"),
+        default="luminance",
+        help="RGB by its luminance, which keeps the hue, or red, green and blue each by itself (%(default)s)",
+    )
 
 
 def _add_gate(enhance: argparse.ArgumentParser) -> None:

@@ -40,7 +40,7 @@ from cellxlate.option_values import require_callables, require_flags
 from cellxlate.options import ADAPT, CONFIDENCE, MODEL, OUTPUT, OUTPUT_DIR
 from cellxlate.quality.report.notices import over_stacks, told_apart
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import Along, EnhanceSettings, Intensity
+from cellxlate.settings import Along, Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack, without_results
 from cellxlate.stacks.stack import Stack
@@ -158,7 +158,7 @@ def enhance_files(
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
-    tile_px: int | None = None, dense: bool | None = None, context: Along | None = None,
+    tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
     settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
     precision: Precision = "float32", attention: bool = True,
     report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
@@ -176,7 +176,7 @@ def enhance_files(
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
     format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
-        As in `enhance_file`, for every stack; `context` and `settings` too.
+        As in `enhance_file`, for every stack; `context`, `color` and `settings` too.
     attention_from : path or "saliency", optional
         As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
@@ -206,13 +206,11 @@ def enhance_files(
     [('well7.tif', 'screen/well7.tif is damaged: ...')]
     """
     asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
-                             context=context)  # fmt: skip
+                             context=context, color=color)  # fmt: skip
     require_callables(progress=progress)
-    given = [paths] if isinstance(paths, str | Location) else paths
     left_out: list[str] = []
     batch = plan_batch(
-        [located(path) for path in given],
-        model,
+        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
             incomplete=incomplete, channels=channels, attention_channel=attention_channel,

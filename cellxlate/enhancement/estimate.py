@@ -164,7 +164,8 @@ class Forecast:
         per_plane = sum(
             len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
         )  # fmt: skip
-        return per_plane * stack.planes_per_channel * len(plan.channels)
+        at_once = 3 if plan.in_color and "C" in stack.axes else 1  # planes of a channel: its red, green and blue
+        return per_plane * len(plan.jobs) * stack.planes_per_channel // at_once
 
     @property
     def warnings(self) -> list[str]:
@@ -199,6 +200,7 @@ class Forecast:
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
+            **({"color": "luminance"} if plan.in_color else {}),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
@@ -232,11 +234,12 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     resolutions = resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
         stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
-        gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], partial(_range_of, plan, windows=len(part)))
+        scaled = partial(_range_of, plan, windows=len(part))
+        gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], scaled)
         jobs = tuple(
-            replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"), intensities={
-                channel: _range_of(plan, intensity, len(part)) for channel, intensity in job.intensities.items()
-            })
+            replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"),
+                    intensities={channel: scaled(one) for channel, one in job.intensities.items()},
+                    luminance=job.luminance and scaled(job.luminance))
             for job in plan.jobs
         )  # fmt: skip
         with TemporaryDirectory(prefix="cellxlate-sample-") as folder:

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.input import ANEW, OpenPlane, SeenPlanes, planes_of_channels
+from cellxlate.enhancement.input import ANEW, OpenPlane, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.names import Outputs
 from cellxlate.enhancement.plan import Plan
@@ -312,7 +312,7 @@ def planes_at_once(plan: Plan) -> int:
     """Return how many planes are seen for one, at most."""
     stack = plan.stack
     middle = tuple(stack.size(axis) // 2 for axis in stack.plane_axes)
-    positions = (planes_of_channels(stack, middle, job.channels)[0] for job in plan.jobs)
+    positions = (job.together(stack, middle)[0] for job in plan.jobs)
     return max(len(job.planes_seen(stack, index)) for job, index in zip(plan.jobs, positions, strict=True))
 
 

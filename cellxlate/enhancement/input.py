@@ -4,7 +4,7 @@ The one place that knows which planes of a stack are read for one. Memory is bou
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
 from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
 
@@ -68,6 +69,14 @@ def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int])
     return tuple((*index[:axis], channel, *index[axis + 1 :]) for channel in channels)
 
 
+def planes_of_colors(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -> tuple[PlaneIndex, ...]:
+    """Return the planes of red, green and blue at the position of a plane; in a stack without samples, of channels."""
+    if "S" not in stack.plane_axes:
+        return planes_of_channels(stack, index, channels)
+    axis = stack.plane_axes.index("S")
+    return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
+
+
 def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
     """Return the planes that networks see at the position of a plane: channel by channel, of each those around it."""
     return [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
@@ -75,7 +84,7 @@ def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], contex
 
 @dataclass(frozen=True)
 class SeenPlane:
-    """Rows of a plane: `counts` (rows, X) as stored, and what networks see of them."""
+    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them."""
 
     counts: npt.NDArray[Any]
     input: NetworkInput
@@ -84,7 +93,7 @@ class SeenPlane:
         """Return some of its rows, which are counted from its first; views."""
         kept = self.input.kept
         seen = NetworkInput(self.input.unit[rows], None if kept is None else kept[rows])
-        return SeenPlane(self.counts[rows], seen)
+        return SeenPlane(self.counts[..., rows, :], seen)
 
 
 class SeenPlanes(Protocol):
@@ -105,7 +114,7 @@ class Anew:
     ) -> SeenPlane:
         """Return the rows."""
         counts = read(rows)
-        return SeenPlane(counts, network_input(counts, intensity))
+        return SeenPlane(counts, network_input(light_of(counts), intensity))
 
 
 ANEW = Anew()
@@ -129,6 +138,10 @@ class PlaneInput:
         What attention is computed on, where that is another plane.
     see : SeenPlanes
         Gives the rows of each.
+    colors : mapping of PlaneIndex to tuple of PlaneIndex
+        In colour each of the C is a luminance, read as (3, rows, X), and stands where the first of these planes lies.
+    blacks : tuple of float
+        In colour: of red, green and blue of what is enhanced, in counts.
     """
 
     shape: tuple[int, int]
@@ -137,6 +150,8 @@ class PlaneInput:
     seen: tuple[PlaneIndex, ...]
     gate: "PlaneInput | None" = None
     see: SeenPlanes = ANEW
+    colors: Mapping[PlaneIndex, tuple[PlaneIndex, ...]] = field(default_factory=dict)
+    blacks: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -162,9 +177,25 @@ class PlaneInput:
         own = slice(context.offsets.index(0), None, len(context.offsets))
         return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
+    @classmethod
+    def in_color(
+        cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, luminance: IntensityRange,
+        context: Context = ALONE, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
+    ) -> "PlaneInput":  # fmt: skip
+        """Return the input at the position of red, green and blue: their luminance, which has a range of its own."""
+        own, begin = planes_of_colors(stack, index, intensities), open_plane or partial(plane_reader, stack)
+        colors = {one: planes_of_colors(stack, one, intensities) for one in context.around(stack, own[0])}
+        readers = {one: ColorRows(tuple(begin(plane) for plane in three)) for one, three in colors.items()}
+        seen = context.around(stack, own[0])
+        planes = ((readers[one], luminance.at(stack.time_of(one))) for one in seen)
+        time = stack.time_of(index)
+        blacks = (intensities[stack.channel_of(one)].at(time).black for one in own)
+        middle = slice(context.offsets.index(0), None, len(context.offsets))
+        return cls(stack.plane_shape, tuple(planes), middle, seen, see=see, colors=colors, blacks=tuple(blacks))
+
     @property
     def spans(self) -> npt.NDArray[np.float64]:
-        """Counts from black to white of the channels that are enhanced, (G, 1, 1)."""
+        """Counts from black to white of the channels that are enhanced, (G, 1, 1); of their luminance in colour."""
         return np.array([one.span for _, one in self.planes[self.own]])[:, None, None]
 
     @property
@@ -186,10 +217,31 @@ class PlaneInput:
         read = {index: self.see(index, *one, rows, whole) for index, one in planes.items()}
         seen = [read[index] for index in where]
         gate = self.gate.rows(area, margin_px - REACH_PX) if self.gate else None
+        own = [one.counts for one in seen[self.own]]
+        stored = {
+            plane: counts
+            for index in self.seen
+            for plane, counts in zip(self.planes_at(index), _as_planes(read[index].counts), strict=True)
+        }
         return InputRows(
-            self, rows.start, _stacked([one.counts for one in seen[self.own]]), tuple(one.input.unit for one in seen),
-            tuple(one.input.kept for one in seen[self.own]), {index: read[index].counts for index in self.seen}, gate,
+            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.input.unit for one in seen),
+            tuple(one.input.kept for one in seen[self.own]), stored, gate,
         )  # fmt: skip
+
+    def planes_at(self, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+        """Return the planes of the stack that are read for one of those that are seen."""
+        return self.colors.get(index, (index,))
+
+
+@dataclass(frozen=True)
+class ColorRows:
+    """Reads whole rows of red, green and blue: (3, rows, X)."""
+
+    readers: tuple[ReadRows, ...]
+
+    def __call__(self, rows: slice) -> npt.NDArray[Any]:
+        """Return the rows."""
+        return np.stack([read(rows) for read in self.readers])
 
 
 @dataclass(frozen=True)
@@ -207,7 +259,8 @@ class InputRows:
     unit : tuple of ndarray (rows, X) of float32
         What networks see of each of the C, in unit range.
     kept : tuple of (ndarray (rows, X) of bool, or None)
-        Of each of the G, the pixels that are kept whatever attention says; None where there are none.
+        Of each of the G, or of their luminance in colour, the pixels that are kept whatever attention says; None where
+        there are none.
     read : mapping of PlaneIndex to ndarray (rows, X)
         All that was read, as stored.
     gate : InputRows or None
@@ -225,7 +278,7 @@ class InputRows:
     @property
     def own(self) -> tuple[PlaneIndex, ...]:
         """Where the G lie in their stack."""
-        return self.plane.seen[self.plane.own]
+        return tuple(plane for index in self.plane.seen[self.plane.own] for plane in self.plane.planes_at(index))
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
@@ -240,9 +293,14 @@ class InputRows:
         return made
 
     def inside(self, tile: Tile) -> tuple[npt.NDArray[Any], Floats]:
-        """Return the counts and the unit range, both (G, Y, X), of a tile that lies inside the plane."""
+        """Return the counts and the unit range, both (G, Y, X), of a tile in the plane; in colour of one luminance."""
         rows, columns = tile.slices(self.first_row)
         return self.counts[:, rows, columns], _stacked([one[rows, columns] for one in self.unit[self.plane.own]])
+
+
+def _as_planes(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what was read at one place as planes (N, rows, X)."""
+    return counts if counts.ndim == 3 else counts[None]
 
 
 def _stacked(planes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -61,7 +61,7 @@ from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.option_values import require_callables, require_flags
 from cellxlate.quality.report.account import Account, Beside, in_a_thread
 from cellxlate.quality.report.report import RunReport
-from cellxlate.settings import Along, EnhanceSettings, Intensity
+from cellxlate.settings import Along, Color, EnhanceSettings, Intensity
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.read.open import is_zarr, open_stack
 from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack, plane_key
@@ -121,7 +121,8 @@ def enhance_file(
     attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, context: Along | None = None, settings: EnhanceSettings | None = None,
+    dense: bool | None = None, context: Along | None = None, color: Color | None = None,
+    settings: EnhanceSettings | None = None,
     engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
     report: bool = True, overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
@@ -159,7 +160,7 @@ def enhance_file(
         stack or of one plane for all. Or "saliency", the automatic guide of training, from contrast alone.
     levels_from : path, optional
         Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
-    threshold, intensity, tile_px, dense, context : float, str, int, bool, str, optional
+    threshold, intensity, tile_px, dense, context, color : float, str, int, bool, str, optional
         As in `EnhanceSettings`.
     settings : EnhanceSettings, optional
         The five above as one object; those that are given change it.
@@ -204,7 +205,7 @@ def enhance_file(
     """
     started, folder = time.perf_counter(), None if output_dir is None else located(output_dir)
     asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
-                             context=context)  # fmt: skip
+                             context=context, color=color)  # fmt: skip
     require_flags(attention=attention, report=report, overwrite=overwrite, resume=resume)
     require_callables(progress=progress, phases=phases)
     with opened(path, axes, image, incomplete) as stack:
@@ -236,9 +237,9 @@ def enhance(
     attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
-    dense: bool | None = None, context: Along | None = None, settings: EnhanceSettings | None = None,
-    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32",
-    progress: Callable[[EnhanceProgress], object] | None = None,
+    dense: bool | None = None, context: Along | None = None, color: Color | None = None,
+    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
+    precision: Precision = "float32", progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> EnhancedStack:  # fmt: skip
     """Enhance a stack in memory.
@@ -277,7 +278,7 @@ def enhance(
     """
     started = time.perf_counter()
     asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
-                             context=context)  # fmt: skip
+                             context=context, color=color)  # fmt: skip
     require_callables(progress=progress, phases=phases)
     with opened(stack, axes, image, incomplete) as opened_stack:
         tell = phase_teller(opened_stack, started, phases)

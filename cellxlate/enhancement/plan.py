@@ -15,7 +15,7 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
-from cellxlate.enhancement.input import ALONE, Context, planes_of_channels
+from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
@@ -29,14 +29,14 @@ from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.option_values import as_list, as_path
-from cellxlate.options import CHANNELS, INTENSITY, LEVELS_FROM
+from cellxlate.option_values import as_list
+from cellxlate.options import CHANNELS, INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import saved_ranges
-from cellxlate.stacks.intensity.stack_range import stack_ranges
+from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
 
@@ -122,6 +122,16 @@ class Plan:
         return self.jobs[0].context
 
     @property
+    def in_color(self) -> bool:
+        """Whether red, green and blue are enhanced together, by their luminance."""
+        return bool(self.luminances)
+
+    @property
+    def luminances(self) -> dict[int, IntensityRange]:
+        """Of the luminance of each job in colour, by its first channel."""
+        return {job.channels[0]: job.luminance for job in self.jobs if job.luminance}
+
+    @property
     def channels(self) -> list[int]:
         """The channels that are enhanced, in order."""
         return sorted(self.intensities)
@@ -138,7 +148,7 @@ class Plan:
         before = 0
         for index in self._indices():
             job = self.job_of(index)
-            together = planes_of_channels(self.stack, index, job.channels) if job else (index,)
+            together = job.together(self.stack, index) if job else (index,)
             if index == together[0]:
                 yield before, together
                 before += len(together)
@@ -162,12 +172,20 @@ class Plan:
         return total
 
     @property
+    def stated_settings(self) -> dict[str, Any]:
+        """The settings as the report states them; of a stack in grey, not what would become of its colour."""
+        stated = asdict(self.settings)
+        return stated if is_color(self.stack) else {name: stated[name] for name in stated if name != "color"}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must agree for one run to continue another, and what goes into the provenance of both."""
         settings = {**asdict(self.settings), "tile_px": self.tile_px}
         del settings["dense"], settings["context"]  # the pixels are the same; and what became of that wish counts
         if self.context.along:
             settings["context"] = self.context.along
+        if not self.in_color:
+            del settings["color"]
         return {
             "input": input_identity(self.stack.path, self.stack.files),
             "axes": self.stack.axes,
@@ -178,7 +196,8 @@ class Plan:
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
-            "levels_counts": {str(channel): intensity.stated() for channel, intensity in self.intensities.items()},
+            "levels_counts": _stated(self.intensities),
+            **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
 
     @property
@@ -208,6 +227,10 @@ class Plan:
             context=(self.context.along or "none") if self.bundle.in_context else "auto",
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
+
+
+def _stated(ranges: Mapping[int, IntensityRange]) -> dict[str, Any]:
+    return {str(channel): intensity.stated() for channel, intensity in ranges.items()}
 
 
 def make_plan(
@@ -251,8 +274,7 @@ def make_plan(
     settings = enhance_settings(settings)
     require_counts(stack)
     chosen = choose_channels(stack, channels)
-    sampled = SampledPixels(stack.pixels)
-    sample = replace(stack, pixels=sampled)
+    sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
@@ -260,8 +282,11 @@ def make_plan(
     )  # fmt: skip
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    if attention_channel is not None:
+        settings = replace(settings, color="separate")  # samples that are named are channels
+    in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
     if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(sample, chosen)
+        model, choice = choose_model(seen, shown)
     chosen_s = time.perf_counter() - started
     bundle = model if isinstance(model, Bundle) else load_model(model)
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
@@ -270,18 +295,20 @@ def make_plan(
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
     intensities = ranges_of(sample, chosen, levels_from)
-
-    def jobs_of(translator: EngineTranslator, context: Context = ALONE) -> tuple[PlaneJob, ...]:
-        own = ({channel: intensities[channel]} for channel in chosen)
-        return tuple(PlaneJob(translator, one, target, settings, context=context, gates=gates) for one in own)
-
+    luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
+    levels = luminances or intensities  # of what is seen
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
-        settings.context, sample, bundle, lambda: jobs_of(opened(bundle)), open_translator=opened, begun=begun
-    )
+        settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
+        open_translator=opened, begun=begun,
+    )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
     translator = opened(bundle.seeing(neighbours.context.planes))
+    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
+    begin = partial(begin, translator, context=neighbours.context)
+    jobs = (begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0])) for own in groups)
     return Plan(
-        stack, bundle, jobs_of(translator, neighbours.context), settings, translator, calibrate_s,
+        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours,
     )  # fmt: skip
@@ -357,23 +384,6 @@ def require_counts(stack: Stack) -> None:
     """Raise InputError where a stack has 1 bit per pixel."""
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
-
-
-def ranges_of(stack: Stack, channels: Sequence[int], levels_from: str | Path | None) -> dict[int, IntensityRange]:
-    """Measure the levels of channels, or take those that an earlier run states in its report or its output.
-
-    Raises
-    ------
-    OptionError
-        It states none of a channel.
-    """
-    given = None if levels_from is None else as_path(LEVELS_FROM, levels_from)
-    intensities = stack_ranges(stack, channels) if given is None else saved_ranges(given)
-    if absent := [channel for channel in channels if channel not in intensities]:
-        raise OptionError(
-            f"{levels_from} states no levels of channel {absent[0]}", remedy=("choose others with ", CHANNELS)
-        )
-    return intensities
 
 
 def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:

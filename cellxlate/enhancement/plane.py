@@ -4,8 +4,9 @@ A plane is a generator of finished bands, so memory is bounded by a band and a c
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +21,14 @@ from cellxlate.enhancement.input import (
     OpenPlane,
     PlaneInput,
     SeenPlanes,
-    planes_seen,
+    planes_of_channels,
+    planes_of_colors,
 )
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import change_in_color, known_from, luminance_of
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import Beside, Origin, RowsHeld, made_sums, row_sums
 
@@ -65,14 +68,20 @@ class GateSource(Protocol):
 
     def input(
         self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
-        intensities: Mapping[int, IntensityRange], /,
+        seen: Callable[[Context], PlaneInput], /,
     ) -> PlaneInput | None:  # fmt: skip
-        """Return what attention is computed on, where it is not what the networks see of the channels themselves."""
+        """Return what attention is computed on, where it is not what the networks see of the channels themselves.
+
+        `seen` gives that in any context.
+        """
 
     def planes_beside(
-        self, stack: Stack, index: PlaneIndex, context: Context, channels: Sequence[int], /
+        self, stack: Stack, index: PlaneIndex, context: Context, read: Callable[[Context], Sequence[PlaneIndex]], /
     ) -> Sequence[PlaneIndex]:
-        """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it."""
+        """Return the planes of the stack that are read for the gate of a plane, beside those that are read for it.
+
+        `read` gives the planes that are read in any context.
+        """
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator, /) -> "Attention":
         """Return the attention of an area, which begins at multiples of 512 px."""
@@ -181,6 +190,9 @@ class PlaneJob:
         Which planes the networks see beside each.
     gates : GateSource
         Where attention comes from.
+    luminance : IntensityRange or None
+        Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
+        are for all three, and each keeps its ratio to the others.
     """
 
     translator: Translator
@@ -190,6 +202,7 @@ class PlaneJob:
     work: Work = field(default_factory=Work)
     context: Context = ALONE
     gates: GateSource = OwnAttention()
+    luminance: IntensityRange | None = None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -210,14 +223,31 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
     ) -> PlaneInput:
         """Return what the networks see at the position of a plane, as `PlaneInput.of` does."""
-        gate = self.gates.input(stack, index, self.context, open_plane, self.intensities)
-        own = PlaneInput.of(stack, index, self.intensities, context=self.context, open_plane=open_plane, see=see)
+        see_around = partial(self._seen, stack, index, open_plane, see)
+        gate = self.gates.input(stack, index, self.context, open_plane, see_around)
+        own = see_around(self.context)
         return replace(own, gate=replace(gate, see=see)) if gate else own
+
+    def _seen(
+        self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None, see: SeenPlanes, context: Context
+    ) -> PlaneInput:
+        """Return what the networks see in a context at the position of a plane."""
+        begin = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        return begin(stack, index, self.intensities, context=context, open_plane=open_plane, see=see)
+
+    def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+        """Return the planes that are enhanced together at the position of a plane, in their order."""
+        planes = planes_of_colors if self.luminance else planes_of_channels
+        return planes(stack, index, self.channels)
 
     def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
         """Return the planes of a stack that are read for one, each once."""
-        seen = planes_seen(stack, index, self.channels, self.context)
-        return list(dict.fromkeys((*seen, *self.gates.planes_beside(stack, index, self.context, self.channels))))
+
+        def around(context: Context) -> list[PlaneIndex]:
+            return [one for own in self.together(stack, index) for one in context.around(stack, own)]
+
+        beside = self.gates.planes_beside(stack, index, self.context, around)
+        return list(dict.fromkeys((*around(self.context), *beside)))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -257,15 +287,21 @@ def band_attention(rows: InputRows, area: Tile, job: PlaneJob) -> Attention:
     """Return attention of a band for each of its channels; pixels that nobody may change have none."""
     started = time.perf_counter()
     found = job.gates.attention(rows, area, job.translator)
-    steps = np.repeat(found.steps, len(rows.counts), axis=0) if len(found.steps) < len(rows.counts) else found.steps
-    steps = without_kept(rows, area, steps)
+    steps = without_kept(rows, area, for_each(found.steps, len(rows.kept)))
     job.work.attention_s += time.perf_counter() - started
-    return replace(found, steps=steps)
+    return replace(found, steps=for_each(steps, len(rows.counts)))
+
+
+def for_each(steps: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.uint16]:
+    """Return attention (N, Y, X) for so many planes: one is for all of them, and of several for one the largest."""
+    if len(steps) > count:
+        return np.asarray(steps.max(axis=0, keepdims=True))
+    return np.repeat(steps, count, axis=0) if len(steps) < count else steps
 
 
 def network_attention(rows: InputRows, area: Tile, translator: Translator) -> npt.NDArray[np.uint16]:
-    """Return attention of an area, (G, Y, X) in steps of 1/1024, computed on fixed blocks of 512 px."""
-    steps = np.empty((len(rows.counts), *area.shape), np.uint16)
+    """Return attention of an area, (G, Y, X) in steps of 1/1024, computed on fixed blocks of 512 px; in colour one."""
+    steps = np.empty((len(rows.kept), *area.shape), np.uint16)
     for block in tiles_of(area, BLOCK_PX):
         around = block.grown(translator.attention_halo_px, translator.stride)
         found = _core(translator.attention(rows.window(around)[None])[0], block, around)
@@ -305,7 +341,7 @@ def enhanced_band(
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
-            changed = change_counts(gated, made, unit, raw, spans=rows.plane.spans, target=job.target)
+            changed = tile_change(gated, made, unit, raw, rows.plane, job)
             enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
     return enhanced
@@ -315,6 +351,17 @@ def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:
     """Cut a tile from what a network made of the window around it, (..., Y, X), less a margin."""
     margin = (around.shape[0] - outcome.shape[-2]) // 2
     return outcome[..., *tile.slices(around.top + margin, around.left + margin)]
+
+
+def tile_change(
+    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], plane: PlaneInput, job: PlaneJob
+) -> npt.NDArray[np.float64]:
+    """Return what to add to the counts (G, Y, X) of a tile; where luminance is seen, that of it in each colour."""
+    if job.luminance is None:
+        return change_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
+    light = luminance_of(counts)[None]
+    changed = change_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
+    return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance.noise, job.luminance.span))
 
 
 def change_counts(

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cellxlate.enhancement.gates.source import stated_identity
@@ -102,7 +102,7 @@ def verify(
     """
     return account_of(
         plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
-        channels=plan.channels, domain=plan.bundle.card.get("domain"), draw=draw, beside=beside,
+        channels=plan.channels, domain=plan.bundle.card.get("domain"), in_color=plan.in_color, draw=draw, beside=beside,
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def run_report(
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)))
+        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)), plan.luminances)
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
@@ -175,7 +175,7 @@ def run_report(
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
         ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
+        channel_names=stack.channel_names, settings=plan.stated_settings, versions=plan.versions,
         seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
         tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, notices=notices,
         provenance=plan.provenance | digests, sections=account.sections,

@@ -168,6 +168,8 @@ class Tally:
         Jumps from plane to plane; `Tally.of` knows along which axis.
     trust : dict
         Channel -> Trust, where windows of the result were looked at.
+    in_color : bool
+        Whether red, green and blue were enhanced together: `trust` is of their luminance, under the first of them.
     orders : dict or None
         Channel -> rank correlation of a finished run whose samples are not known any more.
     failures : list of str
@@ -201,6 +203,7 @@ class Tally:
     seams: Seams = field(default_factory=Seams)
     flicker: Flicker = field(default_factory=Flicker)
     trust: dict[int, Trust] = field(default_factory=dict)
+    in_color: bool = False
     failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
     input_digest: str = ""

@@ -91,6 +91,8 @@ def _channel_words(answer: Mapping[str, Any]) -> str:
     """Return which channels would be enhanced, and what becomes of the others."""
     sizes = dict(zip(answer["axes"], answer["shape"], strict=True))
     chosen, channels = answer["channels"], sizes.get("C", sizes.get("S", 1))
+    if answer.get("color") == "luminance":
+        return "red, green and blue are enhanced together, by their luminance"
     if len(chosen) == channels:
         return "the only one is enhanced" if channels == 1 else f"all {channels} are enhanced"
     return f"{listed([str(channel) for channel in chosen])} of {channels} enhanced, the others copied"

@@ -26,7 +26,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import context_of
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import choose_channels, ranges_of, require_counts
+from cellxlate.enhancement.plan import choose_channels, require_counts
 from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.errors import TrainingError, said
 from cellxlate.locations import Location
@@ -36,9 +36,11 @@ from cellxlate.model.engines.engine import Device, choose_device, open_engine
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.option_values import as_path, require_callables, whole
 from cellxlate.options import SEED, TRAINED
-from cellxlate.settings import ADAPT_S, PRESETS, Along, EnhanceSettings, TrainSettings
+from cellxlate.settings import ADAPT_S, PRESETS, Along, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.intensity.saved import luminances_of, ranges_of
+from cellxlate.stacks.luminance import is_color, what_is_seen
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.stack import Pixels, Stack
 from cellxlate.training.alone.domain import NothingToLearnError, sampled_domain
@@ -79,6 +81,7 @@ def adapt(
     levels_from: str | Path | None = None,
     threshold: float | None = None,
     context: Along | None = None,
+    color: Color | None = None,
     device: Device = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -99,7 +102,7 @@ def adapt(
         Learn so many, whatever time they take: the same steps and seed give the same model.
     seed : int
         Of what is drawn.
-    axes, image, incomplete, channels, levels_from, threshold, context, device
+    axes, image, incomplete, channels, levels_from, threshold, context, color, device
         As in `enhance`: what is judged is what `enhance` would make with them. Where neighbours are seen, the networks
         that see them learn, and those that see a plane alone stay as they are.
     output : path, optional
@@ -130,7 +133,7 @@ def adapt(
         adaptation = adapt_stack(
             stack, model, seconds=seconds, steps=steps, seed=seed, axes=axes, image=image, incomplete=incomplete,
             channels=channels, levels_from=levels_from, device=device,
-            settings=enhance_settings(threshold=threshold, context=context),
+            settings=enhance_settings(threshold=threshold, context=context, color=color),
             output=Path(nowhere) / "adapted" if output is None else as_path(TRAINED, output), overwrite=overwrite,
             resume=resume, progress=progress,
         )  # fmt: skip
@@ -178,13 +181,13 @@ def adapt_stack(
         tell = _teller(stack, clock, progress)
         tell(0)
         numbers, choice = choose_channels(stack, channels), None
+        shown, planes = what_is_seen(stack, numbers, settings.color)
         if isinstance(model, str) and model == AUTO:
-            model, choice = choose_model(stack, numbers)
+            model, choice = choose_model(shown, planes)
         base = model if isinstance(model, Bundle) else load_model(model)
-        stated = ranges_of(stack, numbers, levels_from)
-        intensities = {one: stated[one] for one in numbers}
-        beside = neighbours_of(stack, base, intensities, settings, device)
-        seen = beside.context
+        stated = (ranges_of if shown is stack else luminances_of)(stack, numbers, levels_from)
+        intensities = {one: stated[one] for one in planes}
+        seen = (beside := neighbours_of(shown, base, intensities, settings, device)).context
 
         def nothing(fault: Exception) -> Adaptation:
             why = said("nothing was learned: ", fault)
@@ -193,7 +196,7 @@ def adapt_stack(
         wanted = replace(training, seed=seed, steps=steps or training.steps or FEWEST_STEPS)
         chosen = starting_from(base, seeing(wanted, seen.planes))
         try:
-            domain = sampled_domain(stack, intensities, chosen.alone, seen.around if seen.planes else None)
+            domain = sampled_domain(shown, intensities, chosen.alone, seen.around if seen.planes else None)
         except NothingToLearnError as fault:
             return nothing(fault)
         identity = {"data": fingerprint((domain, domain)), "base_sha256": base.digest, "seed": seed}
@@ -212,7 +215,7 @@ def adapt_stack(
         kept, reason = verdict(ranking)
         adaptation = Adaptation(
             base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,
-            _call(stack, base, run, numbers, beside), neighbours=beside,
+            _call(stack, base, run, numbers, beside, settings.color), neighbours=beside,
         )  # fmt: skip
         if not kept:
             return remembered(partial, identity, adaptation)
@@ -368,10 +371,11 @@ def enough_steps(domain: Domain) -> int:
     return ENOUGH_STEPS * max(len(domain.fields), 3) // 3
 
 
-def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int], beside: ContextChoice) -> str:
+def _call(stack: Stack, base: Bundle, run: Run, channels: Sequence[int], beside: ContextChoice, color: Color) -> str:
     """Return what repeats an adaptation in Python."""
     name = base.name if not base.path.is_dir() or base.path.parent == SHIPPED else str(base.path)
-    some = f", channels={list(channels)}" if len(channels) < stack.channel_count else ""
+    some = f", channels={list(channels)}" if len(channels) < len(stack.light_channels) else ""
+    some += f", color={color!r}" if color != "luminance" and is_color(stack) else ""
     some += f", context={beside.context.along or 'none'!r}" if base.in_context else ""
     cut = f"  # cut short after {run.done}, as its time was over" if run.done < run.steps else ""
     what = str(stack.path or stack.name)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.enhancement.gates.source import AttentionSource
-from cellxlate.enhancement.input import ANEW, Context, SeenPlanes, planes_of_channels
+from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
@@ -88,6 +88,8 @@ class BandJob:
         Engine, device and precision.
     groups : tuple of (mapping of int to IntensityRange)
         The channels that are enhanced together, with what was measured once; other channels are copied.
+    luminances : tuple of (IntensityRange or None)
+        As in PlaneJob, of each group.
     context : Context
         As in PlaneJob.
     gate : AttentionSource
@@ -109,6 +111,7 @@ class BandJob:
     digest: str
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
+    luminances: tuple[IntensityRange | None, ...]
     context: Context
     gate: AttentionSource
     target: IntensityRange | None
@@ -183,8 +186,8 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
     return BandJob(
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
-        groups=tuple(job.intensities for job in plan.jobs), context=first.context,
-        gate=plan.source.seen_by_all(), target=first.target,
+        groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
+        context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
     )  # fmt: skip
@@ -298,7 +301,7 @@ def _bands(opened: OpenJob, index: PlaneIndex, area: Tile, work: Work) -> dict[P
         return {index: Band.copied(opened.read(index, slice(area.top, area.bottom)), area.top)}
     seen = job.input(stack, index, lambda plane: partial(opened.read, plane), opened.see)
     bands = enhance_plane(seen, [area], replace(job, work=work))
-    return dict(zip(planes_of_channels(stack, index, job.channels), bands, strict=True))
+    return dict(zip(job.together(stack, index), bands, strict=True))
 
 
 def worker_address() -> str:
@@ -320,8 +323,10 @@ def _opened(job: BandJob) -> OpenJob:
             translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
             jobs = tuple(
-                PlaneJob(translator, group, job.target, job.settings, context=job.context, gates=gates)
-                for group in job.groups
+                PlaneJob(
+                    translator, group, job.target, job.settings, context=job.context, gates=gates, luminance=luminance
+                )
+                for group, luminance in zip(job.groups, job.luminances, strict=True)
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()

@@ -22,6 +22,7 @@ from cellxlate.enhancement.plane import Attention, Translator
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import light_of
 from cellxlate.stacks.stack import PlaneIndex
 from cellxlate.stacks.write.origins import RowsHeld, row_sums
 from cellxlate.training.fields.guides import REACH_PX, saliency
@@ -33,10 +34,13 @@ KEPT_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Guide:
-    """The guide of full rows of a plane: which pixels are cells, as bits along each row, and rows it was found in."""
+    """The guide of full rows of a plane: which pixels are cells, as bits along each row, and rows it was found in.
+
+    Of each plane that was read for it: three in colour, whose guide is that of their luminance.
+    """
 
     bits: npt.NDArray[np.uint8]
-    read: RowsHeld
+    read: tuple[RowsHeld, ...]
 
 
 class SaliencyAttention:
@@ -62,9 +66,10 @@ class SaliencyAttention:
     def attention(self, rows: InputRows, area: Tile, _: Translator) -> Attention:
         """Return the guide of each channel as attention; all rows of the squares had a part in it."""
         plane = rows.plane
-        inside = np.zeros((len(rows.own), *area.shape), np.bool_)
+        inside = np.zeros((len(rows.kept), *area.shape), np.bool_)
         beside: list[tuple[PlaneIndex, RowsHeld]] = []
-        for own, index, (read, intensity) in zip(inside, rows.own, plane.planes[plane.own], strict=True):
+        places = plane.seen[plane.own]
+        for own, index, (read, intensity) in zip(inside, places, plane.planes[plane.own], strict=True):
             for strip in strips_of(plane.shape):
                 first, last = max(strip.start, area.top), min(strip.stop, area.bottom)
                 if first >= last:
@@ -73,7 +78,7 @@ class SaliencyAttention:
                 guide = self._once((index, strip.start, intensity), find)
                 cells = np.unpackbits(guide.bits[first - strip.start : last - strip.start], axis=1)
                 own[first - area.top : last - area.top] = cells[:, area.left : area.right]
-                beside.append((index, guide.read))
+                beside += zip(plane.planes_at(index), guide.read, strict=True)
         return Attention(inside * np.uint16(ATTENTION_STEPS), tuple(beside))
 
     def _once(self, key: tuple[Any, ...], find: Callable[[], Guide]) -> Guide:
@@ -117,10 +122,12 @@ def found_guide(read: ReadRows, intensity: IntensityRange, strip: slice, shape: 
     """Find the guide of squares side by side in a plane of (rows, columns), with what lies within 256 px of each."""
     top, bottom = max(strip.start - REACH_PX, 0), min(strip.stop + REACH_PX, shape[0])
     counts = read(slice(top, bottom))
+    light = light_of(counts)
     cells = np.zeros((strip.stop - strip.start, shape[1]), np.bool_)
     width = shape[1] if max(shape) <= WHOLE_PX else SQUARE_PX
     for left in range(0, shape[1], width):
         right, first = min(left + width, shape[1]), max(left - REACH_PX, 0)
-        found = saliency(counts[:, first : min(right + REACH_PX, shape[1])], intensity)
+        found = saliency(light[:, first : min(right + REACH_PX, shape[1])], intensity)
         cells[:, left:right] = found[strip.start - top : strip.stop - top, left - first : right - first] > 0
-    return Guide(np.packbits(cells, axis=1), RowsHeld.of(row_sums(counts), top))
+    planes = counts.reshape(-1, *counts.shape[-2:])
+    return Guide(np.packbits(cells, axis=1), tuple(RowsHeld.of(row_sums(one), top) for one in planes))

@@ -8,7 +8,7 @@ same blocks: every tiling, worker and resumed run computes the same bits, and on
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.input import ANEW, Context, InputRows, OpenPlane, PlaneInput, planes_seen
+from cellxlate.enhancement.input import ANEW, Context, InputRows, OpenPlane, PlaneInput
 from cellxlate.enhancement.plane import Attention, OwnAttention, Translator, network_attention, without_kept
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS
-from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 Steps = npt.NDArray[np.uint16]
@@ -45,25 +44,23 @@ class SteadyAttention(OwnAttention):
         return SteadyAttention, ()
 
     def input(
-        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
-        intensities: Mapping[int, IntensityRange],
+        self, _stack: Stack, _index: PlaneIndex, context: Context, _open_plane: OpenPlane | None,
+        seen: Callable[[Context], PlaneInput],
     ) -> PlaneInput | None:  # fmt: skip
         """Return what attention of a plane and of those beside is computed on; None where neighbours are not seen."""
-        if not context.along:
-            return None
-        return PlaneInput.of(stack, index, intensities, context=wider(context), open_plane=open_plane)
+        return seen(wider(context)) if context.along else None
 
     def planes_beside(
-        self, stack: Stack, index: PlaneIndex, context: Context, channels: Sequence[int]
+        self, _stack: Stack, _index: PlaneIndex, context: Context, read: Callable[[Context], Sequence[PlaneIndex]]
     ) -> Sequence[PlaneIndex]:
         """Return all planes that attention of the planes beside is computed on."""
-        return planes_seen(stack, index, channels, wider(context)) if context.along else ()
+        return read(wider(context)) if context.along else ()
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator) -> Attention:
         """Return the attention of an area, steadied."""
         if rows.gate is None:
             return super().attention(rows, area, translator)
-        seen = len(rows.gate.unit) // len(rows.counts) - 2 * BESIDE
+        seen = len(rows.gate.unit) // len(rows.kept) - 2 * BESIDE
         around = [self._of_plane(rows.gate, at, seen, area, translator) for at in range(2 * BESIDE + 1)]
         return Attention(without_kept(rows, area, steadied(around[BESIDE], np.maximum(around[0], around[-1]))))
 
@@ -71,9 +68,9 @@ class SteadyAttention(OwnAttention):
         """Return attention (G, Y, X) of the plane at a position of those that the gate is computed on."""
         each = seen + 2 * BESIDE
         taken = [first + number for first in range(at, len(gate.unit), each) for number in range(seen)]
-        part = replace(gate, unit=tuple(gate.unit[one] for one in taken), kept=(None,) * len(gate.counts))
+        part = replace(gate, unit=tuple(gate.unit[one] for one in taken), kept=(None,) * len(gate.kept))
         where = tuple(gate.plane.seen[one] for one in taken)
-        steps = np.empty((len(gate.counts), *area.shape), np.uint16)
+        steps = np.empty((len(gate.kept), *area.shape), np.uint16)
         for block in tiles_of(area, BLOCK_PX):
             key = gate.plane.see, translator, where, block
             found = self._once(key, partial(network_attention, part, block, translator))

@@ -14,6 +14,7 @@ from cellxlate.locations import Location
 from cellxlate.model import cards
 from cellxlate.options import LEVELS_FROM
 from cellxlate.settings import AUTO, EnhanceSettings
+from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import zarr_root
 from cellxlate.stacks.stack import Stack
 
@@ -87,6 +88,8 @@ def repeat(
     named, about = _model(model, digest, folder)
     words = ["cellxlate", "enhance", source, "-m", named]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
+    if settings.color == "separate" and is_color(stack):
+        words += ["--color", settings.color]
     if stack.axes_given or stack.path is None:
         words += ["--axes", stack.axes]
     if stack.image:

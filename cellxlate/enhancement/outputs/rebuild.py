@@ -22,7 +22,8 @@ from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.regular_files import read_small_file
-from cellxlate.stacks.intensity.saved import stated_ranges
+from cellxlate.stacks.intensity.saved import LUMINANCES, stated_ranges
+from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
@@ -88,7 +89,7 @@ def rebuild_report(
             account = account_of(
                 stack, image, selected,
                 partial(_counted, stack, image, selected, channels, tile_px),
-                channels=channels, domain=_domain(model, facts),
+                channels=channels, domain=_domain(model, facts), in_color=LUMINANCES in facts and is_color(stack),
             )  # fmt: skip
             differing = account.tally.total.kept_violations
             if differing and _is_another(stack, facts):
@@ -136,7 +137,8 @@ def _stated_report(
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
-        notices += input_notices(stated_ranges(facts), dict(enumerate(stack.channel_names)))
+        names, light = dict(enumerate(stack.channel_names)), stated_ranges(facts, LUMINANCES)
+        notices += input_notices(stated_ranges(facts), names, light)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),

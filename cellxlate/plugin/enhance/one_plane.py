@@ -39,11 +39,14 @@ def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Pl
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole at its time."""
     whole = plan.stack
     time, gates = whole.time_of(plane), _gates_of_plane(plan, plane, part)
-    own = {channel_of_plane(whole.axes, plane): 0} if "C" in whole.axes else {each: each for each in plan.channels}
+    own: dict[int, tuple[int, ...]] = {each: (each,) for each in plan.channels}
+    if "C" in whole.axes:  # without it, samples are channels
+        own = {channel_of_plane(whole.axes, plane): tuple(range(whole.size("S")))}
     jobs = []
     for job in plan.jobs:
-        ranges = {own[channel]: one.at(time) for channel, one in job.intensities.items() if channel in own}
-        jobs += [replace(job, intensities=ranges, gates=gates)] if ranges else []
+        ranges = {at: one.at(time) for channel, one in job.intensities.items() for at in own.get(channel, ())}
+        light = job.luminance and job.luminance.at(time)
+        jobs += [replace(job, intensities=ranges, gates=gates, luminance=light)] if ranges else []
     return replace(plan, stack=plane_stack(whole, plane, part), jobs=tuple(jobs))
 
 

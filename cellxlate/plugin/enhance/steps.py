@@ -24,6 +24,7 @@ from cellxlate.plugin.layers import in_layer_shape
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
+from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import one_line
 
 Result = TypeVar("Result")
@@ -40,7 +41,8 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
     try:
         choice = None
         if request.model == AUTO:
-            bundle, choice = choose_model(request.stack, choose_channels(request.stack, request.channels))
+            channels = choose_channels(request.stack, request.channels)
+            bundle, choice = choose_model(*what_is_seen(request.stack, channels, request.settings.color))
         else:
             bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):

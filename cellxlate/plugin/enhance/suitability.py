@@ -9,6 +9,7 @@ from cellxlate.choice import Suitability, suitability
 from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.requests import SuitabilityRequest
+from cellxlate.stacks.luminance import what_is_seen
 
 
 def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suitability]:
@@ -22,7 +23,7 @@ def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suit
     try:
         yield
         channels = choose_channels(request.stack, request.channels)
-        return suitability(request.stack, channels, request.model)
+        return suitability(*what_is_seen(request.stack, channels), request.model)
     except CellxlateError:
         raise
     except OSError as fault:  # of a lazy layer

@@ -24,6 +24,7 @@ from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import measure_range
+from cellxlate.stacks.luminance import is_in_color, luminance_of, what_is_seen
 from cellxlate.stacks.read.open import one_line
 
 ESTIMATE_FROM_PX = 1 << 22
@@ -83,8 +84,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     channels = sorted({stack.channel_of(index) for index in request.indices})
     model, choice = request.model, None
     if model == cards.AUTO:
-        asked = range(stack.channel_count) if request.channels is None else request.channels
-        choice = choose(stack, asked or channels)  # those that an enhancement would choose for
+        asked = stack.light_channels if request.channels is None else request.channels
+        choice = choose(*what_is_seen(stack, asked or channels))  # those that an enhancement would choose for
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
     is_own = request.attention_channel is None and request.attention_from is None
@@ -93,10 +94,12 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     if is_own and (is_tried or is_large):
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
-        jobs = [
-            PlaneJob(translator, {stack.channel_of(index): measure_range([stack.read(index, *first)])})
-            for index in request.indices
-        ]
+        of_channel = {stack.channel_of(index): measure_range([stack.read(index, *first)]) for index in request.indices}
+        if is_in_color(stack, channels):
+            light = luminance_of(np.stack([stack.read(index, *first) for index in request.indices]))
+            jobs = [PlaneJob(translator, of_channel, luminance=measure_range([light]))]
+        else:
+            jobs = [PlaneJob(translator, {channel: own}) for channel, own in of_channel.items()]
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
     settings = EnhanceSettings(context=request.context)
@@ -113,6 +116,8 @@ def _blocks(
     """Yield blocks with the largest attention over the samples of the plane."""
     stack = request.stack
     of_samples = [(index, job) for index in request.indices if (job := job_of(jobs, stack, index))]
+    if of_samples and of_samples[0][1].luminance:
+        of_samples = of_samples[:1]  # one attention for all three
     planes = [(job.channels.index(stack.channel_of(index)), job.input(stack, index), job) for index, job in of_samples]
     for block in blocks:
         attention: list[npt.NDArray[np.uint16]] = []

@@ -12,6 +12,7 @@ from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
+from cellxlate.stacks.luminance import luminance_stack, what_is_seen
 from cellxlate.stacks.stack import Stack
 
 Draw = Callable[[], str]
@@ -47,6 +48,7 @@ def account_of(
     *,
     channels: Sequence[int],
     domain: Mapping[str, Any] | None,
+    in_color: bool = False,
     draw: bool = True,
     beside: Beside = in_a_thread,
 ) -> Account:
@@ -63,6 +65,8 @@ def account_of(
         The channels that were enhanced.
     domain : mapping or None
         What the model's card says of its training images.
+    in_color : bool
+        Whether red, green and blue were enhanced by their luminance, which is judged then in their place.
     draw : bool
         Whether pictures are wanted.
     beside : callable
@@ -73,7 +77,10 @@ def account_of(
     with beside(drawing) if draw else nullcontext(str) as drawn:
         tally = count()
         with spared("judging whether the result should be believed", tally.failures):
-            tally.trust = examine(stack, enhanced, attention, places=tally.places, channels=channels, domain=domain)
+            tally.in_color = in_color
+            before, judged = what_is_seen(stack, channels) if in_color else (stack, channels)
+            after = luminance_stack(enhanced) if in_color else enhanced
+            tally.trust = examine(before, after, attention, places=tally.places, channels=judged, domain=domain)
         with spared("drawing the pictures of the report", tally.failures):
             figures = drawn()
     with spared("drawing the sections of the report", tally.failures):

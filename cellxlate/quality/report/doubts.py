@@ -1,7 +1,7 @@
 """What a reader of a result is warned of: each kind once, whatever number of channels or planes it concerns."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cellxlate.errors import said
@@ -64,7 +64,8 @@ def notices_of(
     channels = {*tally.channels, *tally.trust, *orders}
     names = {channel: (channel_names or {}).get(channel, unnamed(channel)) for channel in channels}
     kind, gating = source.get("kind"), source.get("channel")
-    trusts = {names[channel]: trust for channel, trust in sorted(tally.trust.items())}
+    judged = luminance_names(names, tally.trust) if tally.in_color else names
+    trusts = {judged[channel]: trust for channel, trust in sorted(tally.trust.items())}
     return [
         *_broken(tally),
         *_seams(tally),
@@ -84,6 +85,19 @@ def notices_of(
     ]
 
 
+def luminance_names(names: Mapping[int, str], channels: Collection[int]) -> dict[int, str]:
+    """Return what the luminance of colours is called, by channel: so alone, where there is one.
+
+    Examples
+    --------
+    >>> luminance_names({}, [0]), luminance_names({1: "stain"}, [0, 1])
+    ({0: 'luminance'}, {0: 'luminance of channel 0', 1: 'luminance of stain'})
+    """
+    if len(channels) == 1:
+        return dict.fromkeys(channels, "luminance")
+    return {channel: f"luminance of {names.get(channel, unnamed(channel))}" for channel in channels}
+
+
 def intensity_notices(intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]) -> list[Notice]:
     """Say what was found in channels that levels had to be kept from: each kind once, for all of them.
 
@@ -100,7 +114,11 @@ def intensity_notices(intensities: Mapping[int, IntensityRange], channel_names: 
     return [*_constant(known), *_drifting(known), *_uneven(known)]
 
 
-def input_notices(intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]) -> list[Notice]:
+def input_notices(
+    intensities: Mapping[int, IntensityRange],
+    channel_names: Mapping[int, str],
+    luminances: Mapping[int, IntensityRange] | None = None,
+) -> list[Notice]:
     """Say what the levels were kept from, and that one model served many channels.
 
     Parameters
@@ -109,7 +127,11 @@ def input_notices(intensities: Mapping[int, IntensityRange], channel_names: Mapp
         Of each channel that was enhanced, in counts.
     channel_names : mapping of int to str
         As far as there are names.
+    luminances : mapping of int to IntensityRange, optional
+        Of colours that were enhanced by it: what is said is said of them.
     """
+    if luminances:
+        intensities, channel_names = luminances, luminance_names(channel_names, luminances)
     notices = intensity_notices(intensities, channel_names)
     if (count := len(intensities)) > 1:
         notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))

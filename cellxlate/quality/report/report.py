@@ -12,6 +12,7 @@ import numpy as np
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
+from cellxlate.quality.report.doubts import luminance_names
 from cellxlate.quality.report.gates import attention_source, context_seen, context_words, source_words
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.verdict import verdict
@@ -261,9 +262,7 @@ def write_record(report: RunReport, path: Location, *, replaces: bool = True) ->
 
 def report_page(report: RunReport, figures: str) -> str:
     """Return the HTML page of a report: verdict, warnings, numbers, pictures, intensities, planes, provenance."""
-    tally = report.tally
-    size = " × ".join(str(length) for length in report.shape)
-    um = report.pixel_size_um.get("X")
+    tally, um, size = report.tally, report.pixel_size_um.get("X"), " × ".join(map(str, report.shape))
     about = (
         f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated",
         f"enhanced with {report.model_name}",
@@ -284,7 +283,7 @@ def report_page(report: RunReport, figures: str) -> str:
         figures=page.markup(figures),
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
         ranking=_ranking(report),
-        trusts=_labelled(report, tally.trust)[:MOST_CHANNEL_ROWS],
+        trusts=_labelled(report, tally.trust, in_color=tally.in_color)[:MOST_CHANNEL_ROWS],
         seams_visible=len(tally.seams.visible()),
         seams_judged=len(tally.seams.scores()),
         histograms=[
@@ -302,9 +301,10 @@ def report_page(report: RunReport, figures: str) -> str:
     )
 
 
-def _labelled(report: RunReport, of_channels: Mapping[int, T]) -> list[tuple[str, T]]:
-    """Return what there is of each channel, under its name."""
-    return [(report.channel_label(channel), value) for channel, value in sorted(of_channels.items())]
+def _labelled(report: RunReport, of_channels: Mapping[int, T], *, in_color: bool = False) -> list[tuple[str, T]]:
+    """Return what there is of each channel, or of the luminance of its colours, under its name."""
+    names = luminance_names(dict(enumerate(report.channel_names)), of_channels) if in_color else {}
+    return [(names.get(one) or report.channel_label(one), value) for one, value in sorted(of_channels.items())]
 
 
 def _level(report: RunReport) -> str:
