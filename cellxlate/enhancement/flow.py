@@ -124,6 +124,10 @@ class PlaneToDo:
     wanted: list[Tile]
 
 
+MakeBands = Callable[[PlaneToDo, Tile, OpenPlane], tuple[list[Band], Work]]
+"""Makes the bands of planes that are enhanced together, in one area, and says what was spent on them."""
+
+
 def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool) -> tuple[Writer, Writer]:
     """Open the writers of the enhanced stack and of its attention, which has the same axes in uint8."""
     identity, provenance = plan.identity, plan.provenance
@@ -143,7 +147,7 @@ def open_writers(plan: Plan, outputs: Outputs, *, overwrite: bool, resume: bool)
 
 
 def write_bands(
-    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float
+    plan: Plan, image_writer: Writer, attention_writer: Writer, started: float, make: MakeBands | None = None
 ) -> Iterator[EnhanceProgress]:
     """Write every band that is not there yet; one whose image, attention and origin are all written is done.
 
@@ -159,7 +163,7 @@ def write_bands(
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "cellxlate-write") as pool:
         is_done = both_written(plan, image_writer, attention_writer)
-        for index, band, news in enhanced_bands(plan, is_done, started=started):
+        for index, band, news in enhanced_bands(plan, is_done, started=started, make=make):
             waiting.append(pool.submit(write, index, band))
             if len(waiting) > WAITING_BANDS:
                 waiting.popleft().result()
@@ -220,21 +224,14 @@ def both_written(plan: Plan, image_writer: Writer, attention_writer: Writer) -> 
 
 
 def enhanced_bands(
-    plan: Plan, is_done: IsDone = lambda _index, _area: False, *, started: float
+    plan: Plan, is_done: IsDone = lambda _index, _area: False, *, started: float, make: MakeBands | None = None
 ) -> Iterator[tuple[PlaneIndex, Band, EnhanceProgress]]:
     """Yield the bands of all planes that are not done, with news; channels that were not chosen are copied."""
-    stack = plan.stack
-
-    see = seen_planes(plan)
+    stack, make = plan.stack, make or maker_of(plan)
 
     def enhanced(part: tuple[PlaneToDo, OpenPlane, Tile]) -> tuple[PlaneToDo, list[Band], Work]:
         plane, open_plane, area = part
-        index, work = plane.indices[0], Work()
-        job = plan.job_of(index)
-        if job is None:
-            return plane, [Band.copied(open_plane(index)(slice(area.top, area.bottom)), area.top)], work
-        bands = enhance_plane(job.input(stack, index, open_plane, see), [area], replace(job, work=work))
-        return plane, list(bands), work
+        return plane, *make(plane, area, open_plane)
 
     parts = (
         (plane, open_plane, area)
@@ -250,6 +247,21 @@ def enhanced_bands(
             done = plane.number + len(bands) * rows
             news = EnhanceProgress(stack.name, done, stack.plane_count, time.perf_counter() - started)
             yield index, band, news
+
+
+def maker_of(plan: Plan) -> MakeBands:
+    """Return what makes the bands of a plan's own stack."""
+    see = seen_planes(plan)
+
+    def make(plane: PlaneToDo, area: Tile, open_plane: OpenPlane) -> tuple[list[Band], Work]:
+        index, work = plane.indices[0], Work()
+        job = plan.job_of(index)
+        if job is None:
+            return [Band.copied(open_plane(index)(slice(area.top, area.bottom)), area.top)], work
+        bands = enhance_plane(job.input(plan.stack, index, open_plane, see), [area], replace(job, work=work))
+        return list(bands), work
+
+    return make
 
 
 def planes_to_do(plan: Plan, is_done: IsDone) -> Iterator[PlaneToDo]:

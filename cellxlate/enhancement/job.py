@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.flow import (
     EnhanceProgress,
+    MakeBands,
     Tell,
     WriteBands,
     enhanced_bands,
@@ -325,7 +326,7 @@ def steps_to_files(
             yield None
             tell("report", 0)
             tally = account.tally
-            report = run_report(plan, tally, outputs, total_s=time.perf_counter() - started)
+            report = run_report(plan, account, outputs, total_s=time.perf_counter() - started)
             require_still_same(plan, states=tally.input_states, digest=tally.input_digest, read=where.read_again)
         except ChangedInputError:
             for writer in (image_writer, attention_writer):
@@ -371,22 +372,22 @@ def _verified(
 
 
 def steps_in_memory(
-    plan: Plan, *, started: float | None = None, tell: Tell = no_news
+    plan: Plan, *, started: float | None = None, tell: Tell = no_news, make: MakeBands | None = None
 ) -> Generator[EnhanceProgress | None, None, EnhancedStack]:
     """Enhance a stack in memory; yields after each band of rows, and `tell` is told of other phases."""
     started, stack = started or time.perf_counter(), plan.stack
     image = Stack(np.empty(stack.shape, stack.dtype), stack.axes, stack.name)
     selected = Stack(np.zeros(stack.shape, np.uint8), stack.axes, stack.name)
     origins: dict[PlaneIndex, list[Origin]] = {}
-    for index, band, news in enhanced_bands(plan, started=started):
+    for index, band, news in enhanced_bands(plan, started=started, make=make):
         origins.setdefault(index, []).append(band.origin(index))
         _put(image, index, band.first_row, band.enhanced)
         _put(selected, index, band.first_row, band.attention)
         yield news
     tell("verifying", 0)
     compare = told(compare_here, lambda planes: tell("verifying", planes))
-    tally = verify(plan, image, selected, compare, origins=origins).tally
-    report = run_report(plan, tally, None, total_s=time.perf_counter() - started)
+    account = verify(plan, image, selected, compare, origins=origins)
+    report = run_report(plan, account, None, total_s=time.perf_counter() - started)
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), report)
 
 

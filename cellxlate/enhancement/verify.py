@@ -149,9 +149,10 @@ def _promised(
 
 
 def run_report(
-    plan: Plan, tally: Tally, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
+    plan: Plan, account: Account, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
 ) -> RunReport:
     """Gather what the report says; what could not be found out is among its warnings."""
+    tally = account.tally
     stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
     notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
@@ -177,7 +178,8 @@ def run_report(
         channel_names=stack.channel_names, settings=asdict(plan.settings), versions=plan.versions,
         seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
         tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, notices=notices,
-        provenance=plan.provenance | digests, command=repeat.command, command_note=repeat.note,
+        provenance=plan.provenance | digests, sections=account.sections,
+        command=repeat.command, command_note=repeat.note,
     )  # fmt: skip
 
 
@@ -236,7 +238,8 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
             read_again(plan, list(plan.stack.plane_indices()), check.see)
         if digest not in ("", check.digest):
             raise changed
-        return run_report(plan, Tally.of(plan.stack), outputs, total_s=0.0, notes=[note])
+        nothing = Account(Tally.of(plan.stack), "")
+        return run_report(plan, nothing, outputs, total_s=0.0, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
             account = verify(plan, image, selected, digest=digest, made_digest=made_digest)
@@ -247,7 +250,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
                 f"{outputs.enhanced} or its attention was changed after the run",
                 remedy=("give ", OVERWRITE, " to make it again"),
             ) from fault
-    return run_report(plan, account.tally, outputs, total_s=time.perf_counter() - started, notes=[note])
+    return run_report(plan, account, outputs, total_s=time.perf_counter() - started, notes=[note])
 
 
 def peak_rss_mb() -> float:

@@ -151,8 +151,8 @@ def save_bundle(
         for prefix, own in states.items()
         for key, value in own.state_dict().items()
     }
-    if neighbours:
-        card = {**card, "context": {**card.get("context", {}), **_context_facts(neighbours)}}
+    own = {name: value for name, value in card.items() if name != "context"}  # a pair that is not saved is not stated
+    card = own if not neighbours else {**card, "context": {**card.get("context", {}), **_context_facts(neighbours)}}
     with whole_folder(folder) as partial:
         weights = partial / WEIGHTS
         save_tensors(tensors, weights)

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 STYLED_PX = 14
 """What napari's style adds to the width of a panel that was measured without it."""
 AGAIN_MS = 300
+NEIGHBOURS = (("auto", "auto"), ("none", "none"), ("in depth (z)", "z"), ("in time (t)", "t"))
+NEIGHBOURS_TOOLTIP = (
+    "Which planes beside each are looked at as well, by models that know neighbours. auto tries on a sample of the "
+    "stack whether they help. Only the plane itself is written, and kept pixels stay as they are."
+)
 BREAK = "\u200b"
 """Where a line may end without a space."""
 
@@ -168,6 +173,11 @@ def threshold_slider() -> FloatSlider:
         label="Threshold", value=THRESHOLD, min=0.0, max=1.0, step=0.01,
         tooltip="Pixels whose attention is at or below it stay exactly as they are.",
     )  # fmt: skip
+
+
+def neighbours_choice(choices: Any = NEIGHBOURS) -> ComboBox:
+    """Return the control of which planes beside each are looked at."""
+    return ComboBox(label="Neighbours", choices=choices, tooltip=NEIGHBOURS_TOOLTIP)
 
 
 def without_label(*rows: Widget) -> None:

@@ -1,11 +1,12 @@
 """The models that panels offer: shipped, in the current folder, and those chosen or trained in this session."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from psygnal import Signal
 
-from cellxlate.errors import ModelError
-from cellxlate.model.cards import AUTO, is_model, list_models
+from cellxlate.errors import CellxlateError, ModelError
+from cellxlate.model.cards import AUTO, SHIPPED, is_model, list_models, locate, model_folders, read_card
 
 
 class Shelf:
@@ -50,6 +51,20 @@ class Shelf:
     def choices_and_auto(self) -> list[tuple[str, str]]:
         """Return the choices after "auto", which takes the shipped model that suits the image."""
         return [(AUTO, AUTO), *self.choices()]
+
+
+def knows_neighbours(model: str) -> bool:
+    """Return whether a model was trained to see the planes beside each; of "auto", whether one of the shipped was."""
+    try:
+        folders = list(model_folders(SHIPPED)) if model == AUTO else [locate(model)]
+        return any(_states_context(folder, folder.stat().st_mtime_ns) for folder in folders)
+    except (CellxlateError, OSError):  # is said where it is used
+        return False
+
+
+@lru_cache(maxsize=64)
+def _states_context(folder: Path, _changed_ns: int) -> bool:
+    return isinstance(read_card(folder).get("context"), dict)
 
 
 SHELF = Shelf()

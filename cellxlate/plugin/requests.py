@@ -61,7 +61,7 @@ class EnhanceRequest:
     attention_from : Stack, "saliency" or None
         A mask, or the automatic guide, that gates in place of attention.
     settings : EnhanceSettings
-        Threshold and intensity.
+        Threshold, intensity, neighbours.
     device, engine : str
         Where the networks run, and what runs them.
     plane : tuple of int or None

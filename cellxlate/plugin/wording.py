@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from cellxlate.quality.report.gates import context_seen, context_words
+
 if TYPE_CHECKING:
     from cellxlate.choice import Suitability
     from cellxlate.enhancement.flow import EnhanceProgress
@@ -62,7 +64,9 @@ def verdict_words(report: "RunReport") -> tuple[str, str]:
     below = f"; {count} warning{'s' if count > 1 else ''} below" if count else ""
     changed = f"{report.changed_fraction:.2%}" if report.changed_fraction else "nothing"
     line = f"Done in {report.seconds['total']:.1f} s: {changed} changed{below or ', the rest is as it was'}."
-    return line, f"{report.verdict}\nModel {report.model_words}.\n{report.engine}."
+    seen = context_seen(report.provenance)
+    neighbours = f"\nNeighbours: {words}." if (words := context_words(seen) or seen["reason"]) else ""
+    return line, f"{report.verdict}\nModel {report.model_words}.{neighbours}\n{report.engine}."
 
 
 def suitability_words(suitability: "Suitability") -> tuple[str, str]:

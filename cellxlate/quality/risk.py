@@ -105,12 +105,15 @@ class Ranking:
         Why not; empty where it is trusted.
     errors_db : tuple of tuple of float
         Standard error of the difference in dB of any two, in the order of `risks`.
+    sureness : tuple of tuple of float
+        By how many of its standard errors the squared error of each is less than that of every other.
     """
 
     risks: tuple[Risk, ...]
     trusted: bool
     doubt: str = ""
     errors_db: tuple[tuple[float, ...], ...] = ()
+    sureness: tuple[tuple[float, ...], ...] = ()
 
     def better(self, name: str, other: str) -> tuple[float, float]:
         """Return by how many dB the first is better than the other, and the standard error of that.
@@ -122,6 +125,19 @@ class Ranking:
         """
         first, second = self._place(name), self._place(other)
         return self.risks[first].gain_db - self.risks[second].gain_db, self.errors_db[first][second]
+
+    def surely_better(self, name: str, other: str) -> float:
+        """Return by how many standard errors the squared error of the first is less than the other's.
+
+        Whatever the noise is taken for, it is much the same for both. So the sign of their difference is surer than its
+        size in dB, which for outputs that are nearly right is a ratio of small differences of large numbers.
+
+        Raises
+        ------
+        OptionError
+            No candidate has that name.
+        """
+        return self.sureness[self._place(name)][self._place(other)]
 
     def stated(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -294,7 +310,8 @@ def _decibels(sums: ErrorSums, times: Floats) -> tuple[Floats, Floats, float]:
 def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> Ranking:
     if not sums.pixels.sum() or not sums.variance.sum() > 0:
         equal = tuple(Risk(name, 0.0, 0.0, 0.0) for name in sums.names)
-        return Ranking(equal, False, "no noise was found to judge by", ((0.0,) * len(equal),) * len(equal))
+        none = ((0.0,) * len(equal),) * len(equal)
+        return Ranking(equal, False, "no noise was found to judge by", none, none)
     times, times_error = np.ones(SIGNAL_BINS), np.zeros(SIGNAL_BINS)
     if not known:
         times, times_error = variance_times(sums, _interval(noises))
@@ -304,10 +321,8 @@ def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> 
     squared = scatter.sum(axis=2) * blocks / max(blocks - 1, 1)
     sure = all(noise.reliable for noise in noises)
     low, high = (1 - VARIANCE_ERROR, 1 + VARIANCE_ERROR) if sure else _interval(noises)
-    ends = [
-        _decibels(sums, np.maximum(factor * times + sign * 2 * times_error, 0.0))[0]
-        for factor, sign in ((low, -1), (high, 1))
-    ]
+    ends_times = [np.maximum(factor * times + sign * 2 * times_error, 0.0) for factor, sign in ((low, -1), (high, 1))]
+    ends = [_decibels(sums, one)[0] for one in ends_times]
     half = np.abs((ends[1][:, None] - ends[1]) - (ends[0][:, None] - ends[0])) / 4
     errors = np.sqrt(squared + half**2 + LEAST_ERROR_DB**2)
     np.fill_diagonal(errors, 0.0)
@@ -320,7 +335,24 @@ def _ranking(sums: ErrorSums, noises: Sequence[CameraNoise], *, known: bool) -> 
     regret = max(float(end.max() - end[order[0]]) for end in ends)
     doubt = _doubt(sums, noises, added, regret)
     table = tuple(tuple(float(errors[one, other]) for other in order) for one in order)
-    return Ranking(risks, not doubt, doubt, table)
+    sureness = _sureness(sums, times, ends_times)[np.ix_(order, order)]
+    return Ranking(risks, not doubt, doubt, table, tuple(tuple(float(one) for one in row) for row in sureness))
+
+
+def _sureness(sums: ErrorSums, times: Floats, ends: Sequence[Floats]) -> Floats:
+    """Return by how many standard errors the squared error of each is less than each other's, (candidates,) twice."""
+    losses, pixels = squared_errors(sums, times), sums.pixels
+
+    def less(mse: Floats) -> Floats:
+        return np.asarray(mse[None] - mse[:, None])
+
+    difference = less(losses.mse)
+    by_block = (losses.blocks[None] - losses.blocks[:, None]) - difference[:, :, None] * pixels
+    blocks = len(pixels)
+    squared = (by_block**2).sum(axis=2) / pixels.sum() ** 2 * blocks / max(blocks - 1, 1)
+    half = (less(squared_errors(sums, ends[1]).mse) - less(squared_errors(sums, ends[0]).mse)) / 4
+    error = np.sqrt(squared + half**2)
+    return np.asarray(np.divide(difference, error, out=np.zeros_like(difference), where=error > 0))
 
 
 def _interval(noises: Sequence[CameraNoise]) -> tuple[float, float]:

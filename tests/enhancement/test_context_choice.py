@@ -97,7 +97,7 @@ def test_planes_that_show_the_same_are_seen(seeing, axis):
     assert abs(told - gain_db(stack, truth)) < 4 * error
     assert found.reason == (
         f"{axis.lower()}: planes beside show the same, estimated {told:.1f} dB better than each plane alone "
-        f"(± {error:.1f})"
+        f"(± {error:.1f}); that it is better is sure by {found.ranking.surely_better(axis, ITSELF):.0f} standard errors"
     )
     assert found.stated() == {"axis": axis.lower(), "planes": 2, "reason": found.reason}
     assert choose(stack, seeing) == found
@@ -111,7 +111,7 @@ def test_planes_that_show_something_else_are_not(seeing, change):
     assert found.context == ALONE
     assert gain_db(stack, truth) < -1
     assert found.ranking.better("T", ITSELF)[0] < -1
-    assert "those beside along t are not clearly of use" in found.reason
+    assert "those beside along t are not surely of use" in found.reason
     assert found.stated()["axis"] is None
 
 
@@ -182,21 +182,22 @@ def test_where_nothing_is_selected_each_plane_is_seen_alone(seeing):
 # the decision
 
 
-def ranked(gains: dict[str, float], error_db: float, doubt: str = "") -> Ranking:
-    risks = tuple(Risk(name, 1.0, gain, error_db) for name, gain in {**gains, ITSELF: 0.0}.items())
-    return Ranking(risks, not doubt, doubt, ((error_db,) * len(risks),) * len(risks))
+def ranked(gains: dict[str, float], sureness: float) -> Ranking:
+    risks = tuple(Risk(name, 1.0, gain, 0.5) for name, gain in {**gains, ITSELF: 0.0}.items())
+    table = tuple(tuple(np.sign(one.gain_db - other.gain_db) * sureness for other in risks) for one in risks)
+    return Ranking(risks, False, "whatever", ((0.5,) * len(risks),) * len(risks), table)
 
 
 @pytest.mark.parametrize(
-    ("gains", "error_db", "context"),
+    ("gains", "sureness", "context"),
     [
-        ({"Z": 1.0}, 0.2, Z),
-        ({"Z": 1.0}, 0.6, ALONE),
-        ({"Z": LEAST_GAIN_DB - 0.05}, 0.05, ALONE),
-        ({"Z": -1.0}, 0.1, ALONE),
-        ({"Z": 1.0, "T": 2.0}, 0.2, T),
-        ({"Z": 1.0, "T": -2.0}, 0.2, Z),
+        ({"Z": 1.0}, 5.0, Z),
+        ({"Z": 1.0}, 2.5, ALONE),
+        ({"Z": LEAST_GAIN_DB - 0.05}, 9.0, ALONE),
+        ({"Z": -1.0}, 9.0, ALONE),
+        ({"Z": 1.0, "T": 2.0}, 5.0, T),
+        ({"Z": 1.0, "T": -2.0}, 5.0, Z),
     ],
 )
-def test_only_what_is_better_beyond_doubt_and_by_enough_is_seen(gains, error_db, context):
-    assert decided(ranked(gains, error_db), [one for one in (Z, T) if one.axis in gains]).context == context
+def test_only_what_is_surely_better_and_by_enough_is_seen(gains, sureness, context):
+    assert decided(ranked(gains, sureness), [one for one in (Z, T) if one.axis in gains]).context == context

@@ -63,6 +63,9 @@ def test_the_rebuilt_report_warns_of_the_input_as_the_first_did(tiny_model: Path
         again = rebuild_report(tmp_path / "cells_enhanced.ome.tif", model=tiny_model)
         assert sorted(again.warnings) == sorted(first.warnings)
         assert again.verdict == first.verdict
+        assert again.sections == first.sections
+        assert json.loads((tmp_path / "cells_report.json").read_text())["sections"]["axis"] == "t"
+        assert (tmp_path / "cells_report.html").read_text().count("Kymograph along X") == 2
         (tmp_path / "cells_report.json").unlink()
 
 
@@ -74,6 +77,7 @@ def test_the_rebuilt_report_says_the_same(finished: Path) -> None:
     for name in ("changes", "input", "model", "command", "warnings", "seconds", "engine", "tiles_total"):
         assert second[name] == first[name], name
     assert again.kept_violations == 0
+    assert "sections" not in second
     assert second["changes"]["channels"][0]["checks"]["domain"]["distance"] < 1
     assert (finished / "cells_report.html").read_text().count("<img") == page.count("<img") > 0
 

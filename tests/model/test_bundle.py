@@ -20,7 +20,7 @@ from cellxlate.model.archive import is_archive
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
 from cellxlate.model.cards import amend_card, describe_model, is_model, list_models
 from cellxlate.model.layers import parameter_count
-from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.model.networks import TranslatorNetworks, seeing_neighbours
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
 SETTINGS = NetworkSettings(
@@ -92,6 +92,16 @@ def test_the_card_states_what_was_saved(saved):
     assert len(saved.digest) == 64
     assert sorted(path.name for path in saved.path.iterdir()) == ["card.json", "preview.png", "weights.safetensors"]
     assert (saved.path / "preview.png").read_bytes() == b"png"
+
+
+def test_a_model_saved_without_its_second_pair_states_none(tmp_path):
+    """As attention that was taught by strokes is: the pair that sees neighbours was not."""
+    first = TranslatorNetworks(SETTINGS)
+    both = save_bundle(tmp_path / "both", first, CARD, b"", seeing_neighbours(first, 1))
+    assert both.in_context is not None
+    one = save_bundle(tmp_path / "one", first, both.card, b"")
+    assert one.in_context is None
+    assert "context" not in one.card
 
 
 def test_what_is_added_to_a_card_wins_over_what_is_given(tmp_path):

@@ -66,6 +66,25 @@ def panel(viewer: Any, tiny_model: Any, spin: Spin) -> Iterator[Any]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def neighbour_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Any:
+    """The tiny model with a second pair, which looks at two planes on either side and is swayed by them."""
+    import torch
+
+    from cellxlate.model.bundle import load_model, save_bundle
+    from cellxlate.model.networks import seeing_neighbours
+
+    alone = load_model(tiny_model)
+    pair = seeing_neighbours(alone.translator, 2)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in (*pair.generator.parameters(), *pair.attention.parameters()):
+            parameter.add_(0.03 * torch.randn(parameter.shape))
+    folder = tmp_path_factory.mktemp("models") / "tiny-neighbours"
+    save_bundle(folder, alone.translator, alone.card, b"", pair)
+    return folder
+
+
 def ramp(shape: tuple[int, ...], dtype: str = "uint16", seed: int = 0) -> Any:
     """A ramp along the columns with noise: the tiny model selects some of it."""
     noise = np.random.default_rng(seed).normal(0, 8, shape)

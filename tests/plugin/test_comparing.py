@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from cellxlate.plugin.compare import comparison as comparing
+from cellxlate.plugin.compare import volume
 from cellxlate.plugin.compare import widget as compare_widget
 from cellxlate.plugin.compare.comparison import difference_steps, subtract
+from cellxlate.plugin.compare.volume import VolumeView
 from cellxlate.plugin.enhance.choices import THIS_PLANE, TO_A_FILE
 
 from .conftest import ramp
@@ -77,6 +79,91 @@ def test_comparing_ends_when_a_layer_is_removed_and_does_not_begin_without_a_res
     panel.compare.mode.value = "blink"
     assert panel.compare.mode.value == "off"
     assert "Enhance something first" in panel.compare.state.value
+
+
+def seen(viewer):
+    """What the viewer shows, and how."""
+    camera = getattr(viewer, "scene", viewer).camera
+    looks = [(layer.visible, layer.blending, layer.opacity, layer.rendering) for layer in viewer.layers]
+    return (
+        viewer.dims.ndisplay, viewer.dims.order, viewer.dims.current_step, looks, camera.zoom,
+        *np.round((*camera.center, *camera.angles), 9),
+    )  # fmt: skip
+
+
+def test_the_result_and_its_attention_are_seen_in_3d_and_nothing_else_and_all_is_put_back(viewer, panel, enhanced):
+    before, after = enhanced
+    other = viewer.add_image(ramp((3, 70, 90)), name="another", **PLACE)
+    attention = viewer.layers[2]
+    was = seen(viewer)
+    for leave in (lambda: setattr(panel.compare.mode, "value", "off"), lambda: setattr(viewer.dims, "ndisplay", 2)):
+        panel.compare.mode.value = "3-D"
+        assert viewer.dims.ndisplay == 3
+        assert [layer for layer in viewer.layers if layer.visible] == [after, attention]
+        assert (after.rendering, attention.rendering, attention.blending) == ("mip", "mip", "additive")
+        assert attention.opacity < 0.5
+        assert np.array_equal(after.scale, PLACE["scale"])
+        assert np.array_equal(attention.scale, PLACE["scale"])
+        assert "its attention, brightest along the view" in panel.compare.state.value
+        assert "not to scale" not in panel.compare.state.value
+        leave()
+        assert seen(viewer) == was
+        assert panel.compare.mode.value == "off"
+        assert panel.compare.state.value == ""
+    assert before.visible
+    assert other.visible
+
+
+def test_3d_ends_with_its_layers_and_shows_what_is_left(viewer, panel, enhanced):
+    viewer.layers.remove(viewer.layers[2])
+    panel.compare.mode.value = "3-D"
+    assert panel.compare.state.value.startswith("The result, brightest along the view")
+    viewer.layers.remove(enhanced[1])
+    assert (panel.compare.mode.value, viewer.dims.ndisplay) == ("off", 2)
+    assert enhanced[0].visible
+
+
+def test_3d_wants_depth_and_says_so_where_there_is_none(viewer, panel, spin):
+    viewer.add_image(ramp((3, 70, 90)), name="cells")
+    panel.scope.value = THIS_PLANE
+    panel.enhance_button.click()
+    spin(lambda: not panel.is_running)
+    panel.compare.mode.value = "3-D"
+    assert (panel.compare.mode.value, viewer.dims.ndisplay) == ("off", 2)
+    assert "3-D needs planes in depth" in panel.compare.state.value
+
+
+def test_depth_that_does_not_lie_before_rows_and_columns_is_shown_as_depth(viewer):
+    pixels = ramp((4, 2, 70, 90))
+    layer = viewer.add_image(pixels, name="cells", axis_labels=("z", "c", "y", "x"))
+    shown = VolumeView(viewer, lambda: None)
+    assert "Depth is not to scale" in shown.enter(layer, None, "ZCYX")
+    assert viewer.dims.order == (1, 0, 2, 3)
+    shown.leave()
+    assert viewer.dims.order == (0, 1, 2, 3)
+
+
+def test_no_more_is_loaded_for_3d_than_memory_allows(viewer, monkeypatch):
+    reads = []
+
+    def lazy(shape):
+        return dask.array.zeros(shape, chunks=(1, *shape[1:]), dtype="uint16").map_blocks(
+            lambda block: reads.append(block.shape) or block, dtype="uint16", meta=np.empty(0, "uint16")
+        )
+
+    whole = [viewer.add_image(lazy((64, 4096, 4096)), contrast_limits=(0, 1), visible=False)]
+    reads.clear()
+    assert "In 3-D this would take 2.1 GB, at most 0.3 GB are shown." in volume.why_no_volume(whole, "ZYX")
+    levels = [lazy((64, side, side)) for side in (4096, 2048, 1024)]
+    pyramid = viewer.add_image(levels, multiscale=True, contrast_limits=(0, 1), visible=False)
+    reads.clear()
+    assert volume.volume_shape(pyramid, "ZYX") == (64, 1024, 1024)
+    assert volume.why_no_volume([pyramid], "ZYX") == ""
+    assert reads == []
+    assert "the coarsest resolution: each pixel stands for 4 x 4 of the image" in volume._words(pyramid, None, "ZYX")
+    monkeypatch.setattr(volume, "MOST_BYTES", 1000)
+    assert "written to a file" in volume.why_no_volume([viewer.add_image(ramp((3, 70, 90)))], "ZYX")
+    assert "Split RGB" in volume.why_no_volume([viewer.add_image(ramp((3, 70, 90, 3), "uint8"), rgb=True)], "ZYXS")
 
 
 def test_the_difference_is_what_the_result_adds(viewer, panel, enhanced, spin):

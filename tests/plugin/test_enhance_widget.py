@@ -103,6 +103,21 @@ def test_one_plane_is_that_plane_of_the_whole_stack(viewer, panel, spin):
     assert plane.data_to_world((0, 3, 4)) == pytest.approx(layer.data_to_world((2, 3, 4)))
 
 
+def test_one_plane_of_a_drifting_movie_has_the_levels_of_its_own_time(viewer, panel, spin):
+    movie = ramp((5, 128, 160)) + 90 * np.arange(5, dtype=np.uint16)[:, None, None]
+    viewer.add_image(movie, name="cells", axis_labels=("t", "y", "x"))
+    panel.enhance_button.click()
+    spin(lambda: not panel.is_running)
+    whole = viewer.layers[1].data
+    assert any("drifts over time" in text for text in viewer.layers[1].metadata["cellxlate"]["warnings"])
+    panel.scope.value = THIS_PLANE
+    viewer.dims.set_current_step(0, 3)
+    panel.enhance_button.click()
+    spin(lambda: not panel.is_running)
+    assert np.array_equal(viewer.layers[3].data[0], whole[3])
+    assert not np.array_equal(whole[3], movie[3])
+
+
 def test_one_plane_of_one_channel_takes_the_levels_of_that_channel(viewer, panel, spin):
     data = np.stack([ramp((70, 90)), 10 * ramp((70, 90), seed=1)])
     layer = viewer.add_image(data, name="cells", axis_labels=("c", "y", "x"))

@@ -199,4 +199,5 @@ def _ranking(stated: Mapping[str, Any] | None) -> Ranking | None:
         return None
     risks = tuple(Risk(**risk) for risk in stated["risks"])
     errors = tuple(tuple(row) for row in stated["errors_db"])
-    return Ranking(risks, stated["trusted"], stated["doubt"], errors)
+    sureness = tuple(tuple(row) for row in stated.get("sureness", ()))
+    return Ranking(risks, stated["trusted"], stated["doubt"], errors, sureness)

@@ -21,7 +21,7 @@ from cellxlate.stacks.stack import Stack
 AXES = "ZT"
 WINDOW_PX, MOST_RUNS = 192, 12
 """Of windows the side, and how many are judged, times the pairs of networks that are: what the time allows."""
-SURE_ERRORS, LEAST_GAIN_DB = 2.0, 0.2
+SURE_ERRORS, LEAST_GAIN_DB = 3.0, 0.2
 """What is less is told from nothing at times, and is not worth the time that it takes."""
 ITSELF = "each plane alone"
 
@@ -93,16 +93,23 @@ def choose_context(
 
 
 def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
-    """Return the context that is better than each plane alone by more than two standard errors, the best of several."""
-    compared = {one: ranking.better(one.axis, ITSELF) for one in contexts}
-    best = max(contexts, key=lambda one: compared[one][0])
-    gain_db, error_db = compared[best]
-    axis = best.along
-    if gain_db > max(SURE_ERRORS * error_db, LEAST_GAIN_DB):
-        reason = f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF}"
-        return ContextChoice(best, f"{reason} (± {error_db:.1f})", ranking)
-    reason = f"{ITSELF}: those beside along {axis} are not clearly of use, {gain_db:+.1f} dB"
-    return ContextChoice(ALONE, f"{reason} (± {error_db:.1f})", ranking)
+    """Return the context that is surely better than each plane alone, and by enough; of several the best."""
+    gains = {one: ranking.better(one.axis, ITSELF) for one in contexts}
+    surely = {one: ranking.surely_better(one.axis, ITSELF) for one in contexts}
+    useful = [one for one in contexts if surely[one] > SURE_ERRORS and gains[one][0] > LEAST_GAIN_DB]
+    best = max(useful or contexts, key=lambda one: gains[one][0])
+    (gain_db, error_db), axis = gains[best], best.along
+    if useful:
+        reason = (
+            f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF} (± {error_db:.1f})"
+        )
+        return ContextChoice(
+            best, f"{reason}; that it is better is sure by {surely[best]:.0f} standard errors", ranking
+        )
+    reason = (
+        f"{ITSELF}: those beside along {axis} are not surely of use, estimated {gain_db:+.1f} dB (± {error_db:.1f})"
+    )
+    return ContextChoice(ALONE, reason, ranking)
 
 
 def _sights(stack: Stack, jobs: Sequence[PlaneJob], contexts: Sequence[Context]) -> list[tuple[Sight, PlaneJob]]:
@@ -135,7 +142,7 @@ def _ranking(
         if not chosen.any():
             continue
         if sight.channel not in measured:
-            measured[sight.channel] = stack_noise(stack, sight.channel)
+            measured[sight.channel] = _noise(stack, sight.channel, contexts)
         levels = job.intensities[sight.channel]
         planes.append(sight.counts)
         inside.append(chosen)
@@ -143,3 +150,12 @@ def _ranking(
         jobs = {ITSELF: job} | {one.axis: replace(job, translator=beside, context=one) for one in contexts}
         candidates.append({name: proposed(sight, one, steps) for name, one in jobs.items()})
     return estimate_risks(planes, noises, candidates, inside=inside) if planes else None
+
+
+def _noise(stack: Stack, channel: int, contexts: Sequence[Context]) -> CameraNoise:
+    """Return the noise of a channel; where no plane has a flat place, planes may have one less those beside them."""
+    noise = stack_noise(stack, channel)
+    if noise.reliable or all(one.axis != "Z" for one in contexts):
+        return noise
+    between = stack_noise(stack, channel, along="Z")
+    return between if between.reliable else noise

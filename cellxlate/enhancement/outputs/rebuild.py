@@ -14,7 +14,7 @@ from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report import page
-from cellxlate.quality.report.account import account_of, doubts_about
+from cellxlate.quality.report.account import Account, account_of, doubts_about
 from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.gates import attention_source
 from cellxlate.quality.report.notices import Notice, failure_notices
@@ -97,7 +97,7 @@ def rebuild_report(
                     "did not select differ", remedy=("name the right one with ", SOURCE),
                 )  # fmt: skip
             outputs = {"enhanced": str(path), "attention": str(selected_path), "report": str(html)}
-            report = _stated_report(stack, account.tally, outputs, source_path.name, facts, earlier)
+            report = _stated_report(stack, account, outputs, source_path.name, facts, earlier)
     write_report(report, account.figures, html=html, json=html.with_suffix(".json"))
     return report
 
@@ -127,10 +127,11 @@ def _require_three_files(result: Path, source: Path, attention: Path) -> None:
 
 
 def _stated_report(
-    stack: Stack, tally: Tally, outputs: Mapping[str, str], input_name: str, facts: Mapping[str, Any],
+    stack: Stack, account: Account, outputs: Mapping[str, str], input_name: str, facts: Mapping[str, Any],
     earlier: Mapping[str, Any],
 ) -> RunReport:  # fmt: skip
     """Return what the checks found, with what the result (`facts`) and an earlier report state of the run."""
+    tally = account.tally
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
@@ -149,7 +150,7 @@ def _stated_report(
         notices=[*notices, *failure_notices(tally.failures)],
         provenance=facts, command=str(earlier.get("command", "")), command_note=str(earlier.get("command_note", "")),
         adaptation=_adaptation(earlier.get("adaptation")),
-        ranking=Ranking.from_stated(earlier.get("ranking")),
+        ranking=Ranking.from_stated(earlier.get("ranking")), sections=account.sections,
     )  # fmt: skip
 
 

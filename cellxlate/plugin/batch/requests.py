@@ -6,7 +6,7 @@ from typing import Literal
 
 from cellxlate.plugin.batch.rows import BatchProgress, StackRow
 from cellxlate.plugin.requests import StopRequest
-from cellxlate.settings import THRESHOLD
+from cellxlate.settings import THRESHOLD, Along
 
 Existing = Literal["keep", "verify", "replace"]
 
@@ -29,6 +29,8 @@ class BatchRequest:
         Names or numbers; empty takes all.
     threshold : float
         Of attention, in [0, 1].
+    context : {"auto", "none", "z", "t"}
+        Which planes beside each are looked at.
     output_dir : Path or None
         For all results; None leaves them beside their stacks.
     existing : {"keep", "verify", "replace"}
@@ -48,6 +50,7 @@ class BatchRequest:
     model: str = "auto"
     channels: tuple[str, ...] = ()
     threshold: float = THRESHOLD
+    context: Along = "auto"
     output_dir: Path | None = None
     existing: Existing = "keep"
     adapt_s: float | None = None

@@ -92,8 +92,8 @@ def _planned(request: BatchRequest) -> tuple[Batch, tuple[str, ...]]:
     paths = [chosen for path in request.paths for chosen in _chosen(path, request.wells)]
     settings = BatchSettings(
         output_dir=request.output_dir, channels=request.channels or None,
-        settings=EnhanceSettings(threshold=request.threshold), overwrite=request.existing == "replace",
-        resume=request.existing != "replace", adapt_s=request.adapt_s,
+        settings=EnhanceSettings(threshold=request.threshold, context=request.context), adapt_s=request.adapt_s,
+        overwrite=request.existing == "replace", resume=request.existing != "replace",
         attention_channel=request.attention_channel, attention_from=request.attention_from,
     )  # fmt: skip
     return plan_batch(paths, request.model, settings, left_out=left_out.append), tuple(left_out)

@@ -20,6 +20,7 @@ from cellxlate.plugin.controls import (
     Leaving,
     ModelChoice,
     PanelText,
+    neighbours_choice,
     scrolled,
     threshold_slider,
     without_label,
@@ -53,7 +54,7 @@ class BatchWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    files, folder, wells, model_choice, channel, gate, threshold, adapt, adapt_s, output_folder, existing : widgets
+    files, folder, wells, model_choice, channel, gate, threshold, neighbours, adapt, adapt_s, output_folder, existing
         What is asked for, in the order of the panel.
     enhance_button, cancel_button : widgets
         Start; end after the present step.
@@ -89,9 +90,7 @@ class BatchWidget(Container):  # type: ignore[misc]
 
     def _make_choices(self) -> None:
         self.files = FilesEdit(
-            label="Files",
-            filter=IMAGE_FILES,
-            tooltip="Stacks of any kind that cellxlate opens; choose several at once.",
+            label="Files", filter=IMAGE_FILES, tooltip="Stacks of any kind that cellxlate opens; several at once."
         )
         self.folder = folder_edit(
             label="Folder, plate", empty="of images, or .ome.zarr",
@@ -118,9 +117,9 @@ class BatchWidget(Container):  # type: ignore[misc]
         )  # fmt: skip
         self.gate.native.setPlaceholderText("own attention")
         self.threshold = threshold_slider()
+        self.neighbours = neighbours_choice()
         self.adapt = CheckBox(
-            text="Adapt to each stack",
-            tooltip="Let the model learn from each stack before it is enhanced; not for whole plates.",
+            text="Adapt to each stack", tooltip="The model learns from each before it is enhanced; not for plates."
         )
         self.adapt_s = SpinBox(value=int(ADAPT_S), min=10, max=3600, step=10, tooltip="Seconds for each stack.")
         self.output_folder = folder_edit(
@@ -148,8 +147,8 @@ class BatchWidget(Container):  # type: ignore[misc]
         adapting = _row([self.adapt, self.adapt_s], label="Adapt")
         buttons = _row([self.enhance_button, self.cancel_button])
         rows = Container(widgets=[
-            self.files, self.folder, self.wells, model, channels, self.threshold, adapting, self.output_folder,
-            self.existing, buttons, self.progress, self.state,
+            self.files, self.folder, self.wells, model, channels, self.threshold, self.neighbours, adapting,
+            self.output_folder, self.existing, buttons, self.progress, self.state,
         ])  # fmt: skip
         without_label(buttons, self.progress, self.state)
         below = Container(widgets=[self.verdict, _row([self.report_button, self.save_button])], labels=False)
@@ -222,6 +221,7 @@ class BatchWidget(Container):  # type: ignore[misc]
             attention_channel=gating_channel(self.gate.value),
             attention_from=gating_mask(self.gate.value),
             threshold=float(self.threshold.value),
+            context=self.neighbours.value,
             output_dir=folder_of(self.output_folder),
             existing=self.existing.value,
             adapt_s=float(self.adapt_s.value) if self.adapt.value else None,

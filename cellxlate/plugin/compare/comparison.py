@@ -1,4 +1,4 @@
-"""Input against output: blinking, a swipe, and what differs."""
+"""Input against output: blinking, a swipe, the result in 3-D, and what differs."""
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -11,6 +11,7 @@ from qtpy.QtCore import QTimer
 
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError
+from cellxlate.plugin.compare.volume import VolumeView, why_no_volume
 from cellxlate.plugin.drawing import OURS, flat_pixels, flat_place, lay_over, lies_over, moves, visible_part
 from cellxlate.plugin.layers import appearance, layer_stack, read_part, visible_plane
 from cellxlate.plugin.preview.cache import shown_part
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
-Mode = Literal["off", "blink", "swipe"]
+Mode = Literal["off", "blink", "swipe", "3-D"]
 BLINK_MS = 700
 DEBOUNCE_MS = 30
 DIFFERENCE_NOW_PX = 1 << 22
@@ -34,7 +35,8 @@ DIFFERENCE_NOW_PX = 1 << 22
 class Pair:
     """An input and what was made of it; `axes` are those of the input.
 
-    Or two results of one input, `of`, under two models; `words` are what both are called.
+    Or two results of one input, `of`, under two models; `words` are what both are called. `attention` belongs to the
+    result, where there is a layer of it.
     """
 
     before: "Image"
@@ -42,6 +44,7 @@ class Pair:
     axes: str
     words: tuple[str, str] = ("the input", "the result")
     of: "Image | None" = None
+    attention: "Image | None" = None
 
     @property
     def image(self) -> "Image":
@@ -66,7 +69,7 @@ class Part:
 
 
 class Comparison:
-    """Shows the input in place of the result, in turns or left of a line, until it is switched off.
+    """Shows the input in place of the result, in turns or left of a line, or the result in 3-D, until switched off.
 
     Layers that only show something about an image, such as attention, are hidden meanwhile; afterwards everything is
     shown again as it was.
@@ -102,6 +105,7 @@ class Comparison:
         self._pixels: npt.NDArray[Any] | None = None
         self._reading: Part | None = None
         self._worker: Any = None
+        self._volume = VolumeView(viewer, self._left_volume)
         self._blink_timer, self._update_timer = QTimer(), single_shot(self._update)
         self._blink_timer.timeout.connect(self._blink)
 
@@ -121,9 +125,14 @@ class Comparison:
                 self._say("Enhance something first; then its result is compared with the input.")
                 self._ended()
             return
+        if mode == "3-D" and (reason := why_no_volume(self._in_depth(pair), pair.axes)):
+            self._say(reason)
+            self._ended()
+            return
         self.mode = mode
         self._compared = pair
-        over = [layer for layer in self._viewer.layers if lies_over(layer, self._viewer.layers, pair.after)]
+        layers = self._viewer.layers
+        over = [layer for layer in layers if mode == "3-D" or lies_over(layer, layers, pair.after)]
         self._visible = {layer: layer.visible for layer in (pair.before, pair.after, *over)}
         for layer in over:
             layer.visible = False
@@ -133,7 +142,10 @@ class Comparison:
             self._blink()
             self._blink_timer.start(BLINK_MS)
             return
-        pair.after.visible = True
+        pair.before.visible, pair.after.visible = pair.before.visible and mode != "3-D", True
+        if mode == "3-D":
+            self._show_volume(pair)
+            return
         self._say(f"Left of the line: {pair.words[0]}. Right: {pair.words[1]}.")
         for event in moves(self._viewer):
             event.connect(self._moved)
@@ -167,6 +179,8 @@ class Comparison:
                 event.disconnect(self._moved)
             if self._compared is not None:
                 self._compared.before.events.data.disconnect(self._forget)
+        if mode == "3-D":
+            self._volume.leave()  # first, as napari would load whatever becomes visible in 3-D
         cover, self._cover, self._part, self._pixels, self._reading = self._cover, None, None, None, None
         if cover is not None and cover in self._viewer.layers:
             self._viewer.layers.remove(cover)
@@ -189,6 +203,11 @@ class Comparison:
             self._leave()
             self._ended()
 
+    def _left_volume(self) -> None:
+        """Somebody has switched back to planes."""
+        self._leave()
+        self._ended()
+
     def _moved(self, _: Any = None) -> None:
         if not self._update_timer.isActive():
             self._update_timer.start(DEBOUNCE_MS)
@@ -205,6 +224,21 @@ class Comparison:
             pair.after.visible = not pair.after.visible
             pair.before.visible = not pair.after.visible
             self._say(f"Now: {pair.words[pair.after.visible]}.")
+
+    # 3-D
+
+    def _in_depth(self, pair: Pair) -> "list[Image]":
+        """Return what is shown in 3-D: the result, and its attention where that is still there."""
+        attention = [pair.attention] if pair.attention in self._viewer.layers and pair.attention is not None else []
+        return [pair.after, *attention]
+
+    def _show_volume(self, pair: Pair) -> None:
+        """Show the result and its attention in 3-D, and nothing else."""
+        result, *attention = self._in_depth(pair)
+        words = self._volume.enter(result, next(iter(attention), None), pair.axes)
+        for layer in attention:
+            layer.visible = True
+        self._say(words)
 
     # Swipe
 

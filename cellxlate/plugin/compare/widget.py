@@ -57,8 +57,9 @@ class CompareControls:
         self._viewer, self._pair, self._reported = viewer, pair, reported
         self._workers: list[Any] = []
         self.mode = RadioButtons(
-            label="Compare", choices=["off", "blink", "swipe"], value="off", orientation="horizontal",
-            tooltip="Show input and result in turns, or the input left of a line and the result right of it.",
+            label="Compare", choices=["off", "blink", "swipe", "3-D"], value="off", orientation="horizontal",
+            tooltip="Show input and result in turns, or the input left of a line and the result right of it; or the "
+            "result and its attention in 3-D. off puts everything back as it was.",
         )  # fmt: skip
         self.position = FloatSlider(
             label="Line", value=0.5, min=0.0, max=1.0, step=0.01, tooltip="Where the line lies in the view."

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
 
 from cellxlate.errors import CellxlateError, OptionError
-from cellxlate.plugin.controls import LayerChoice, ModelChoice, chosen_path, threshold_slider
+from cellxlate.plugin.controls import (
+    NEIGHBOURS,
+    NEIGHBOURS_TOOLTIP,
+    LayerChoice,
+    ModelChoice,
+    chosen_path,
+    neighbours_choice,
+    threshold_slider,
+)
 from cellxlate.plugin.enhance.gate_choice import GateChoice
 from cellxlate.plugin.layers import layer_stack
-from cellxlate.plugin.models import SHELF
+from cellxlate.plugin.models import SHELF, knows_neighbours
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -30,8 +39,8 @@ class Choices:
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, gate, scope, destination, file, overwrite : widgets
-        What is asked for; the channel is offered where there are several.
+    image_layer, channel, model_choice, model_folder, threshold, gate, neighbours, scope, destination, file, overwrite
+        What is asked for; the channel is offered where there are several, neighbours where there are any.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
     asked, seldom : list of widgets
@@ -55,6 +64,7 @@ class Choices:
             tooltip="Show what this threshold selects on the visible plane, before anything changes.",
         )
         self.gate = GateChoice(viewer)
+        self.neighbours = neighbours_choice(self._neighbours_of_image)
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
             tooltip="Both use the intensity levels of the whole stack, so a plane looks the same either way.",
@@ -67,13 +77,17 @@ class Choices:
         )
         self.overwrite = CheckBox(label="Replace existing files", tooltip="Otherwise an existing file is an error.")
 
+        self._wanted_neighbours = "auto"
         self._make_seldom_choices()
         self.asked = [
-            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.scope, self.destination,
-            self.file, self.overwrite, *self.seldom,
+            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.neighbours, self.scope,
+            self.destination, self.file, self.overwrite, *self.seldom,
         ]  # fmt: skip
         self.axes.changed.connect(self.offer_channels)
+        for choice in (self.image_layer, self.axes, self.model_choice):
+            choice.changed.connect(self.offer_neighbours)
         self.model_choice.changed.connect(self._model_chosen)
+        self.neighbours.changed.connect(self._neighbours_chosen)
         self.destination.changed.connect(self._show_fitting)
         self.more.changed.connect(self._show_fitting)
 
@@ -98,12 +112,45 @@ class Choices:
     def show(self) -> None:
         """Show what is of use now: magicgui shows all that it lays out."""
         self.offer_channels()
+        self.offer_neighbours()
         self._show_fitting()
 
     def _show_fitting(self, _: Any = None) -> None:
         self.file.visible = self.overwrite.visible = self.destination.value == TO_A_FILE
         for control in self.seldom:
             control.visible = bool(self.more.value)
+
+    def _why_alone(self) -> tuple[str, str]:
+        """Return why the planes beside cannot be looked at, in a word and in a sentence; nothing where they can."""
+        stack, model = self._stack(), self.model_choice.value
+        if stack is None or model is None:
+            return "none", "Choose an image and a model first."
+        if max(stack.size("Z"), stack.size("T")) < 2:
+            return "none: one plane", "This image has neither depth nor time."
+        if not knows_neighbours(model):
+            return "none: not this model", "This model was not trained to see neighbours; it sees each plane alone."
+        return "", ""
+
+    def _neighbours_of_image(self, _: Any = None) -> list[tuple[str, str]]:
+        stack, (word, _reason) = self._stack(), self._why_alone()
+        if stack is None or word:
+            return [(word, "none")]
+        return [(words, along) for words, along in NEIGHBOURS if along not in "zt" or stack.size(along.upper()) > 1]
+
+    def offer_neighbours(self, _: Any = None) -> None:
+        """Offer the neighbours that the image has; what was chosen stays chosen where it is there."""
+        (_, reason), wanted, before = self._why_alone(), self._wanted_neighbours, self.neighbours.value
+        with self.neighbours.changed.blocked():
+            self.neighbours.reset_choices()
+            if not reason:
+                self.neighbours.value = wanted if wanted in self.neighbours.choices else "auto"
+        self.neighbours.enabled, self.neighbours.tooltip = not reason, reason or NEIGHBOURS_TOOLTIP
+        if self.neighbours.value != before:
+            self.neighbours.changed.emit(self.neighbours.value)
+            self._wanted_neighbours = wanted
+
+    def _neighbours_chosen(self, along: str) -> None:
+        self._wanted_neighbours = along
 
     def _channels_of_image(self, _: Any) -> list[tuple[str, int]]:
         every, stack = [("all", ALL_CHANNELS)], self._stack()
@@ -127,6 +174,11 @@ class Choices:
     def chosen_channels(self) -> tuple[int, ...] | None:
         """Return the channels to enhance, None for all."""
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+
+    def context(self, model: str) -> Along:
+        """Return which neighbours a run with a model looks at: those that are chosen, none where it knows none."""
+        chosen: Along = self.neighbours.value
+        return chosen if chosen == "none" or knows_neighbours(str(model)) else "none"
 
     def output(self) -> Path | None:
         """Return the file to write, or None for a result in memory.

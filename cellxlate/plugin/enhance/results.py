@@ -59,12 +59,12 @@ class Results:
         levels = outcome.attention if outcome.is_pyramid else [outcome.attention]
         attention = [without_samples(level, look.axes) for level in levels]
         shown = as_attention()
-        self._viewer.add_image(
+        over = self._viewer.add_image(
             attention if outcome.is_pyramid else attention[0], name=f"{look.name} attention",
             multiscale=outcome.is_pyramid, **look.placement, **shown | {"metadata": shown["metadata"] | metadata},
         )  # fmt: skip
         self._viewer.layers.selection.active = enhanced
-        self._pairs.append(Pair(layer, enhanced, look.axes))
+        self._pairs.append(Pair(layer, enhanced, look.axes, attention=over))
         self._runs[enhanced] = outcome, request
 
     def add_adapted(self, request: AdaptRequest, adapted: Adapted) -> None:

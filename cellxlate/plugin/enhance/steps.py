@@ -6,27 +6,25 @@ Import it in the worker: it loads torch.
 from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cellxlate.choice import choose_model
-from cellxlate.enhancement.flow import EnhanceProgress, Steps
-from cellxlate.enhancement.gates.sample import gates_of_plane
-from cellxlate.enhancement.job import steps_in_memory, steps_to_files
+from cellxlate.enhancement.flow import EnhanceProgress, MakeBands, Steps, write_bands
+from cellxlate.enhancement.job import THIS_PROCESS, steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
 from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
-from cellxlate.enhancement.plane import GateSource
-from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
-from cellxlate.plugin.layers import channel_of_plane, in_layer_shape, plane_stack
+from cellxlate.plugin.enhance.one_plane import made_in_whole, plan_of_plane
+from cellxlate.plugin.layers import in_layer_shape
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
 from cellxlate.stacks.read.open import one_line
-from cellxlate.stacks.stack import PlaneIndex
 
 Result = TypeVar("Result")
 
@@ -46,44 +44,23 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
         else:
             bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):
+            settings = replace(request.settings, context="none") if request.part else request.settings
             plan = make_plan(
-                request.stack, bundle, channels=request.channels, settings=request.settings, engine=request.engine,
+                request.stack, bundle, channels=request.channels, settings=settings, engine=request.engine,
                 device=request.device, choice=choice, attention_channel=request.attention_channel,
                 attention_from=request.attention_from,
             )  # fmt: skip
+            make = None
             if request.plane is not None:
+                make = None if request.part else made_in_whole(plan, request.plane)
                 plan = plan_of_plane(plan, request.plane, request.part)
             if request.output is None:
-                return (yield from _in_memory(plan, request))
-            return (yield from _to_files(plan, request, request.output))
+                return (yield from _in_memory(plan, request, make))
+            return (yield from _to_files(plan, request, request.output, make))
     except MemoryError as fault:
         raise CellxlateError("there is not enough memory for this result; write it to a file instead") from fault
     except RuntimeError as fault:  # of torch; the worker would take it for a result
         raise CellxlateError(f"the networks failed ({one_line(fault)}); try another device") from fault
-
-
-def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
-    """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole."""
-    whole, axes = plan.stack, plan.stack.axes
-    jobs = plan.jobs
-    if "C" in axes:
-        channel = channel_of_plane(axes, plane)
-        jobs = tuple(replace(one, intensities={0: one.intensities[channel]}) for one in jobs if channel in one.channels)
-    gates = _gates_of_plane(plan, plane, part)
-    return replace(plan, stack=plane_stack(whole, plane, part), jobs=tuple(replace(one, gates=gates) for one in jobs))
-
-
-def _gates_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None) -> GateSource:
-    """Return the gate of a plane, or of a part of it, apart from the other planes of its stack."""
-    whole, source = plan.stack, plan.source
-    rows, columns = part.slices() if part else (slice(None), slice(None))
-    positions = dict(zip((axis for axis in whole.axes if axis in "TCZ"), plane, strict=True))
-    index = tuple(positions.get(axis, 0) for axis in whole.plane_axes)
-    channel = None
-    if source.channel is not None and "C" in whole.axes:
-        beside = tuple(source.channel if axis == "C" else at for axis, at in positions.items())
-        channel = plane_stack(whole, beside, part)
-    return gates_of_plane(plan.jobs[0].gates, index, rows, columns, channel)
 
 
 def _until_stopped(
@@ -97,8 +74,10 @@ def _until_stopped(
     return run.result
 
 
-def _in_memory(plan: Plan, request: EnhanceRequest) -> Generator[EnhanceProgress, None, Outcome]:
-    with closing(steps_in_memory(plan)) as steps:
+def _in_memory(
+    plan: Plan, request: EnhanceRequest, make: MakeBands | None
+) -> Generator[EnhanceProgress, None, Outcome]:
+    with closing(steps_in_memory(plan, make=make)) as steps:
         made = yield from _until_stopped(steps, request.stop)
     request.stop.check()
     axes = request.appearance.axes
@@ -108,11 +87,14 @@ def _in_memory(plan: Plan, request: EnhanceRequest) -> Generator[EnhanceProgress
     return Outcome(image, attention, made.report)
 
 
-def _to_files(plan: Plan, request: EnhanceRequest, output: Path) -> Generator[EnhanceProgress, None, Outcome]:
+def _to_files(
+    plan: Plan, request: EnhanceRequest, output: Path, make: MakeBands | None
+) -> Generator[EnhanceProgress, None, Outcome]:
     outputs = name_outputs(request.source or Path(request.stack.name), is_zarr=False, output=output)
     require_free(outputs, overwrite=request.overwrite, resume=False)
     report: RunReport | None = None
-    steps = steps_to_files(plan, outputs, overwrite=request.overwrite)
+    where = replace(THIS_PROCESS, write_bands=partial(write_bands, make=make))
+    steps = steps_to_files(plan, outputs, overwrite=request.overwrite, where=where)
     try:
         with closing(steps):
             report = yield from _until_stopped(steps, request.stop)

@@ -47,8 +47,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, gate, preview, threshold, scope, destination, file, overwrite
-        Widgets that say what is asked for, in the order of the panel.
+    image_layer, channel, model_choice, model_folder, gate, preview, threshold, neighbours, scope, destination, file
+        What is asked for, in the order of the panel; then `overwrite`.
     more, axes, intensity, engine, device : widgets
         What is seldom changed, and a box that shows it.
     choices : Choices
@@ -72,7 +72,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.choices = choices = Choices(napari_viewer)
         self.image_layer, self.channel, self.threshold = choices.image_layer, choices.channel, choices.threshold
         self.model_choice, self.model_folder = choices.model_choice, choices.model_folder
-        self.scope, self.destination = choices.scope, choices.destination
+        self.neighbours, self.scope, self.destination = choices.neighbours, choices.scope, choices.destination
         self.file, self.overwrite = choices.file, choices.overwrite
         self.more, self.axes, self.intensity = choices.more, choices.axes, choices.intensity
         self.engine, self.device = choices.engine, choices.device
@@ -121,8 +121,8 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             widgets=[
                 self.image_layer, self.sample_button, self.channel, self.model_choice, self.model_folder,
                 self.adapting.domain.text, self.adapting.row, attention, self.threshold, self.selected,
-                *self.strokes.rows, self.scope, self.destination, self.file, self.overwrite, buttons, self.progress,
-                self.state, *self.compare.rows, self.notes, self.more,
+                *self.strokes.rows, self.neighbours, self.scope, self.destination, self.file, self.overwrite,
+                buttons, self.progress, self.state, *self.compare.rows, self.notes, self.more,
             ],
         )  # fmt: skip
         rows.extend(self.choices.seldom)  # afterwards, as magicgui aligns labels when one is added to a container
@@ -153,7 +153,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         for choice in (self.image_layer, self.axes, self.model_choice):
             choice.changed.connect(self.strokes.look_again)
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
-        for choice in (*previewed, self.gate):
+        for choice in (*previewed, self.gate, self.neighbours):
             choice.changed.connect(self.attention.update)
         for signal in (self.gate.painted, self.gate.pixels_changed):
             signal.connect(self._gate_painted)
@@ -214,6 +214,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             layer, self.axes.value or None, taught or model, self.device.value, engine,
             float(self.threshold.value),
             self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else (), self.gate,
+            self.choices.context(taught or model),
         )  # fmt: skip
 
     def _canvas(self) -> PaintedLayer | None:
@@ -309,7 +310,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             channels=channels,
             attention_channel=self.gate.channel,
             attention_from=self.gate.given(stack),
-            settings=EnhanceSettings(threshold=float(self.threshold.value), intensity=self.intensity.value),
+            settings=EnhanceSettings(
+                threshold=float(self.threshold.value),
+                intensity=self.intensity.value,
+                context=self.choices.context(self.strokes.model or self.model_choice.value),
+            ),
             device=self.device.value,
             engine=self.engine.value,
             plane=plane,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.requests import StopRequest
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class PreviewRequest:
         Whose attention gates all.
     attention_from : Stack, "saliency" or None
         A mask, or the automatic guide, that gates in place of attention.
+    context : {"auto", "none", "z", "t"}
+        Which planes beside it are looked at.
     """
 
     stack: Stack
@@ -60,6 +63,7 @@ class PreviewRequest:
     channels: tuple[int, ...] | None = None
     attention_channel: int | None = None
     attention_from: Stack | str | None = None
+    context: Along = "auto"
 
     @property
     def indices(self) -> list[PlaneIndex]:

@@ -13,6 +13,7 @@ from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
+from cellxlate.plugin.controls import NEIGHBOURS
 from cellxlate.plugin.drawing import (
     flat_pixels,
     flat_place,
@@ -26,12 +27,14 @@ from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.preview.cache import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from napari.viewer import Viewer
 
+    from cellxlate.enhancement.plan import Plan
     from cellxlate.model.engines.engine import Device, Engine
 
 DEBOUNCE_MS = 40
@@ -54,7 +57,8 @@ class Gate(Protocol):
 class Wanted:
     """What the preview is to show: the plane of a layer under a model, above a threshold.
 
-    Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane.
+    Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane. `context`
+    says which planes beside it are looked at.
     """
 
     layer: "Image"
@@ -65,6 +69,7 @@ class Wanted:
     threshold: float
     channels: tuple[int, ...] | None = None
     gate: "Gate | None" = None
+    context: Along = "auto"
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,9 @@ class AttentionPreview:
         model = (wanted.model, wanted.channels) if wanted.model == AUTO else wanted.model
         gate = wanted.gate
         gated = gate.key if gate else None
-        key = (wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, gated, plane)
+        key = (
+            wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, gated, wanted.context, plane
+        )  # fmt: skip
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
             if self._planning != plan_key:  # levels that are being measured serve this plane too
@@ -213,22 +220,13 @@ class AttentionPreview:
         self._draw_timer.start(0)
         blocks = tuple(self._view.attention.missing(self._visible(self._view)))
         plan = self._cache.plans.get(plan_key)
-        self._chosen = plan.bundle.name if plan and wanted.model == AUTO else ""
+        self._chosen = chosen_words(plan, wanted) if plan else ""
         if blocks and self._request is None:
             self._planning = None if plan else plan_key
             request = self._request = PreviewRequest(
-                stack,
-                plane,
-                wanted.model,
-                wanted.device,
-                wanted.engine,
-                blocks,
-                stop,
-                plan,
-                wanted.channels,
-                gate.channel if gate else None,
-                gate.given(stack) if gate and not plan else None,
-            )
+                stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels,
+                gate.channel if gate else None, gate.given(stack) if gate and not plan else None, wanted.context,
+            )  # fmt: skip
             self._worker = begin(
                 _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed
             )
@@ -239,7 +237,7 @@ class AttentionPreview:
             return
         if isinstance(news, PlanMade):
             self._cache.plans[plan_key], self._planning = news.plan, None
-            self._chosen = news.plan.bundle.name if request.model == AUTO else ""
+            self._chosen = chosen_words(news.plan, request)
             if request.plane != self._view.plane:
                 self._stop()
                 self.update()
@@ -274,8 +272,7 @@ class AttentionPreview:
             self._say("Attention is being computed ..." if self.is_running else "")
             return
         estimate = "; a first estimate" if view.attention.estimated else ""
-        model = f"; model {self._chosen}" if self._chosen else ""
-        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate + model)
+        self._say(area_text(view, wanted.threshold) + self._under_cursor + estimate + self._chosen)
 
     def _draw(self) -> None:
         wanted, view = self._wanted(), self._view
@@ -312,6 +309,13 @@ def area_text(view: ShownPlane, threshold: float) -> str:
     if {"Y", "X"} <= set(sizes_um):
         text += f", {selected_px * sizes_um['Y'] * sizes_um['X']:,.0f} µm²"
     return text
+
+
+def chosen_words(plan: "Plan", wanted: Wanted | PreviewRequest) -> str:
+    """Say which model and which neighbours were taken, where that was left open."""
+    model = f"; model {plan.bundle.name}" if wanted.model == AUTO else ""
+    along = {value: words for words, value in NEIGHBOURS}.get(plan.jobs[0].context.along, "")
+    return model + (f"; neighbours {along}" if along and wanted.context == "auto" else "")
 
 
 def attention_at(view: ShownPlane, world: Sequence[float]) -> float | None:

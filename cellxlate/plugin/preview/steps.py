@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.choice import choose
+from cellxlate.enhancement.neighbours.choice import contexts_of
 from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.enhancement.plane import PlaneJob, job_of
 from cellxlate.enhancement.preview import attention_blocks
@@ -21,6 +22,7 @@ from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
+from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.read.open import one_line
 
@@ -76,7 +78,7 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
 
 
 def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Plan]:
-    """Measure the levels of the stack; where that takes a while, estimate some blocks before."""
+    """Measure the levels of the stack, and try neighbours; where that takes a while, estimate some blocks before."""
     stack = request.stack
     channels = sorted({stack.channel_of(index) for index in request.indices})
     model, choice = request.model, None
@@ -86,7 +88,9 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
     is_own = request.attention_channel is None and request.attention_from is None
-    if is_own and stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX:
+    is_tried = request.context == "auto" and bool(contexts_of(stack, bundle.in_context))
+    is_large = stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX
+    if is_own and (is_tried or is_large):
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         jobs = [
@@ -95,7 +99,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         ]
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
-    plan = make_plan(stack, bundle, channels=channels, settings=None, engine=request.engine, device=request.device,
+    settings = EnhanceSettings(context=request.context)
+    plan = make_plan(stack, bundle, channels=channels, settings=settings, engine=request.engine, device=request.device,
                      streams=1, choice=choice, attention_channel=request.attention_channel,
                      attention_from=request.attention_from)  # fmt: skip
     yield PlanMade(plan)

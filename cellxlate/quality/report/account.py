@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from cellxlate.quality.report.doubts import notices_of
+from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
-from cellxlate.quality.report.report import draw_planes
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
 from cellxlate.stacks.stack import Stack
@@ -22,10 +22,14 @@ to know what each takes."""
 
 @dataclass(frozen=True)
 class Account:
-    """What was found: what changed, with what could not be found out among its failures; pictures, as HTML."""
+    """What was found: what changed, with what could not be found out among its failures; pictures, as HTML.
+
+    `sections` says where those are that run over depth or time, where there are any.
+    """
 
     tally: Tally
     figures: str
+    sections: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -65,14 +69,17 @@ def account_of(
         How they are drawn meanwhile.
     """
     drawing = partial(draw_planes, stack, enhanced, attention, channels=channels)
-    figures = ""
+    figures, across, sections = "", "", dict[str, Any]()
     with beside(drawing) if draw else nullcontext(str) as drawn:
         tally = count()
         with spared("judging whether the result should be believed", tally.failures):
             tally.trust = examine(stack, enhanced, attention, places=tally.places, channels=channels, domain=domain)
         with spared("drawing the pictures of the report", tally.failures):
             figures = drawn()
-    return Account(tally, figures)
+    with spared("drawing the sections of the report", tally.failures):
+        if draw:
+            across, sections = draw_sections(stack, enhanced, attention, channels=channels, places=tally.places)
+    return Account(tally, figures + across, sections)
 
 
 def doubts_about(stack: Stack, tally: Tally, *, chosen: bool, source: Mapping[str, Any]) -> list[Notice]:

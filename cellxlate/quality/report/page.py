@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAGE_ENDINGS = (".html", ".htm")
 MOST_PICTURES = 24
 PICTURES_BYTES = 3_800_000
-"""All pictures of a page together, as text; they are drawn smaller where they would need more."""
+"""All planes of a page together, as text; they are drawn smaller where they would need more."""
 BYTES_PER_PX, SMALLEST_PX = 2.7, 32
 """What two noisy grey panels take as text, to begin with; below this size pictures are not reduced further."""
 LONGEST_TEXT = 300
@@ -155,14 +155,14 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.{1 if share >= 0.1 else 2}f} %"
 
 
-def figures(pictures: Sequence[Picture]) -> str:
+def figures(pictures: Sequence[Picture], *, most_bytes: int = PICTURES_BYTES) -> str:
     """Return the panels of at most 24 pictures, reduced as far as needed to keep the page small."""
     longest_px = max((max(picture.before.shape) for picture in pictures[:MOST_PICTURES]), default=0)
     html = ""
     size = sum(BYTES_PER_PX * picture.before.size for picture in pictures[:MOST_PICTURES])
-    while size > PICTURES_BYTES or not html:
-        if size > PICTURES_BYTES:
-            longest_px = max(int(0.97 * longest_px * math.sqrt(PICTURES_BYTES / size)), 1)
+    while size > most_bytes or not html:
+        if size > most_bytes:
+            longest_px = max(int(0.97 * longest_px * math.sqrt(most_bytes / size)), 1)
         html = render(
             "quality/report/templates/figures.html.jinja",
             figures=[_figure(reduce_picture(picture, longest_px)) for picture in pictures[:MOST_PICTURES]],
@@ -193,7 +193,9 @@ def reduce_picture(picture: Picture, longest_px: int) -> Picture:
 def _figure(picture: Picture) -> dict[str, Any]:
     """Return what is drawn of one picture: before, attention and after, their scale bar and legends."""
     rows, columns = picture.before.shape
-    ratio = min(max(columns / rows, TALLEST), FLATTEST)
+    height_px = rows * picture.aspect
+    ratio = min(max(columns / height_px, TALLEST), FLATTEST)
+    shares = min(columns / height_px / ratio, 1.0), min(ratio * height_px / columns, 1.0)
     limits = grey_limits(picture.before, picture.after)
     before, after = (_coded(grey_png(plane, limits)) for plane in (picture.before, picture.after))
     panels = [
@@ -205,7 +207,8 @@ def _figure(picture: Picture) -> dict[str, Any]:
         panels.append(("Truth, on a scale of its own", truth, False))
     return {
         "title": picture.title, "panels": panels, "ratio": ratio, "limits": limits, "reduction": picture.reduction,
-        "bar": _scale_bar(max(columns, rows * ratio), picture),
+        "bar": _scale_bar(max(columns, height_px * ratio), picture), "note": picture.note,
+        "shares": [100 * share for share in shares],
     }  # fmt: skip
 
 

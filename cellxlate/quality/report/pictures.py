@@ -53,6 +53,10 @@ class Picture:
         In counts; drawn beside the others, on a scale of its own.
     overlay : str
         What `attention` shows.
+    aspect : float
+        Height of a pixel as it is drawn, in widths of one.
+    note : str
+        What must be known to read it.
     """
 
     title: str
@@ -63,6 +67,8 @@ class Picture:
     reduction: int = 1
     truth: npt.NDArray[Any] | None = None
     overlay: str = "Attention, over the input"
+    aspect: float = 1.0
+    note: str = ""
 
 
 def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list[PlaneIndex]:

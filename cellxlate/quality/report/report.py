@@ -14,14 +14,12 @@ from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.gates import attention_source, context_seen, context_words, source_words
 from cellxlate.quality.report.notices import Notice
-from cellxlate.quality.report.pictures import choose_planes, take_pictures
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
-from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
-__all__ = ["RunReport", "draw_planes", "write_page", "write_record", "write_report"]
+__all__ = ["RunReport", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
@@ -68,6 +66,8 @@ class RunReport:
         What should make a reader doubt the result, with what to do; `warnings` are their texts.
     provenance : mapping
         Hashes, levels, versions: whatever is needed to know what was done.
+    sections : mapping
+        Where sections through the stack were drawn: along which axis ("z" or "t"), and where.
     ranking : Ranking or None
         Where filters and models were judged on this very image without a truth.
     command, command_note : str
@@ -102,6 +102,7 @@ class RunReport:
     command: str = ""
     command_note: str = ""
     ranking: Ranking | None = None
+    sections: Mapping[str, Any] = field(default_factory=dict)
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -200,34 +201,18 @@ class RunReport:
         return {
             **self.as_dict(),
             "input": {
-                "name": self.input_name,
-                "axes": self.axes,
-                "shape": list(self.shape),
-                "dtype": self.dtype,
-                "pixel_size_um": dict(self.pixel_size_um),
-                "channel_names": list(self.channel_names),
+                "name": self.input_name, "axes": self.axes, "shape": list(self.shape), "dtype": self.dtype,
+                "pixel_size_um": dict(self.pixel_size_um), "channel_names": list(self.channel_names),
             },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "changes": self.tally.summary(),
+            **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
             "command": self.command,
             "command_note": self.command_note,
             "finished": self.finished,
-        }
-
-
-def draw_planes(stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int]) -> str:
-    """Return pictures of a few planes before and after, as the report holds them: HTML, with the images in it.
-
-    Parameters
-    ----------
-    stack, enhanced, attention : Stack
-        Input, output and attention (uint8), of the same shape.
-    channels : sequence of int
-        The channels that were enhanced.
-    """
-    return page.figures(take_pictures(stack, enhanced, attention, planes=choose_planes(stack, channels)))
+        }  # fmt: skip
 
 
 def write_report(report: RunReport, figures: str, *, html: Location, json: Location) -> None:
@@ -238,7 +223,7 @@ def write_report(report: RunReport, figures: str, *, html: Location, json: Locat
     report : RunReport
         Of the run.
     figures : str
-        As `draw_planes` returns them; empty for none.
+        As `figures.draw_planes` returns them; empty for none.
     html, json : Path
         Replaced if they exist; each appears only when it is complete.
 

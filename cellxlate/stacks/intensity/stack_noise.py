@@ -17,8 +17,13 @@ MOST_PAIRS, PAIR_SIDE_PX = 6, 512
 __all__ = ["CameraNoise", "measure_noise", "stack_noise"]
 
 
-def stack_noise(stack: Stack, channel: int) -> CameraNoise:
+def stack_noise(stack: Stack, channel: int, *, along: str = "T") -> CameraNoise:
     """Measure the noise of one channel, counted from 0, over a bounded sample of a stack of any axes.
+
+    Parameters
+    ----------
+    along : {"T", "Z"}
+        The axis whose planes are compared with the next.
 
     Raises
     ------
@@ -35,7 +40,7 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
     if not 0 <= channel < stack.channel_count:
         raise InputError(f"{stack.name}: channel {channel} does not exist, the stack has {stack.channel_count}")
     single = measure_noise(sample_windows(stack, channel))
-    pairs = _pairs(stack, channel)
+    pairs = _pairs(stack, channel, along)
     if not pairs:
         return single
     differences, means = zip(*(_difference(*pair) for pair in pairs), strict=True)
@@ -45,20 +50,24 @@ def stack_noise(stack: Stack, channel: int) -> CameraNoise:
     return replace(paired, quantisation_counts=single.quantisation_counts, saturation_counts=single.saturation_counts)
 
 
-def _pairs(stack: Stack, channel: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Read the middle of successive frames, of the middle plane of each; none where the stack has no time points."""
-    frames = stack.size("T")
-    if frames < 2:
+def _pairs(stack: Stack, channel: int, along: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Read the middle of successive planes along an axis, in the middle of others; none where there is one plane."""
+    count = stack.size(along)
+    if count < 2:
         return []
     starts = (max((size - PAIR_SIDE_PX) // 2, 0) for size in stack.plane_shape)
     rows, columns = (slice(start, start + PAIR_SIDE_PX) for start in starts)
-    per_frame = stack.planes_per_channel // frames
-    count = min(frames - 1, MOST_PAIRS)
+    first, axis = stack.plane_of(0, channel), stack.plane_axes.index(along)
+    middle = [
+        stack.size(name) // 2 if name in "TZ" else position
+        for name, position in zip(stack.plane_axes, first, strict=True)
+    ]
 
-    def read(frame: int) -> npt.NDArray[Any]:
-        return stack.read(stack.plane_of(frame * per_frame + per_frame // 2, channel), rows, columns)
+    def read(at: int) -> npt.NDArray[Any]:
+        return stack.read((*middle[:axis], at, *middle[axis + 1 :]), rows, columns)
 
-    firsts = [(2 * number + 1) * (frames - 1) // (2 * count) for number in range(count)]
+    most = min(count - 1, MOST_PAIRS)
+    firsts = [(2 * number + 1) * (count - 1) // (2 * most) for number in range(most)]
     return [(read(first), read(first + 1)) for first in firsts]
 
 
