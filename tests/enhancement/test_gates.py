@@ -22,7 +22,8 @@ from cellxlate.enhancement.gates import saliency as guided
 from cellxlate.enhancement.gates.channel import ChannelAttention
 from cellxlate.enhancement.gates.mask import MaskAttention
 from cellxlate.enhancement.gates.saliency import SaliencyAttention, strips_of
-from cellxlate.enhancement.input import Floats
+from cellxlate.enhancement.gates.steady import SteadyAttention
+from cellxlate.enhancement.input import Context, Floats
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.outputs.rebuild import rebuild_report
@@ -60,7 +61,7 @@ class Counting:
 
     def proposal(self, images: Floats) -> Floats:
         self.asked.append("proposal")
-        return images * 2 + np.float32(0.25)
+        return images[:, :1] * 2 + np.float32(0.25)
 
 
 def two_channels(dtype: str = "uint16") -> npt.NDArray[Any]:
@@ -121,6 +122,31 @@ def test_a_band_notes_the_rows_of_the_channel_that_gates_it() -> None:
     [(beside, held)] = first.origin((1,)).beside
     assert (beside, held.first, held.last) == ((0,), first.read.first, first.read.last)
     assert held.digest != first.read.digest
+
+
+@pytest.mark.parametrize("tile_px", [64, 2048])
+def test_a_channel_that_gates_does_so_steadily_where_neighbours_are_seen(tile_px: int) -> None:
+    """What gates another channel is what the gating channel would be gated by itself, planes beside included."""
+    random = np.random.default_rng(5)
+    planes = np.stack([random.uniform(80, 220, (4, 520, 70)), random.uniform(200, 800, (4, 520, 70))])
+    planes = planes.astype(np.float32)
+    planes[0, 1, 30:60, 20:50] = np.nan
+    stack, context = Stack(planes, "CZYX"), Context("Z", (-1, 0, 1))
+
+    def attention(channel: int, gates: GateSource) -> npt.NDArray[Any]:
+        job = PlaneJob(Counting(), {channel: LEVELS[channel]}, settings=EnhanceSettings(tile_px=tile_px),
+                       context=context, gates=gates)  # fmt: skip
+        bands = enhance_plane(job.input(stack, (channel, 1)), bands_of(stack.plane_shape, job.tile_px), job)
+        found = [(band.attention, {index for index, _ in band.beside}) for band in bands]
+        beside = {(0, z) for z in range(4)} if channel else {(0, 0), (0, 2), (0, 3)}
+        assert all(beside <= seen for _, seen in found)
+        return np.concatenate([shown for shown, _ in found])
+
+    own, other = attention(0, SteadyAttention()), attention(1, ChannelAttention(0, LEVELS[0]))
+    assert np.array_equal(own, attention(0, ChannelAttention(0, LEVELS[0])))
+    assert np.array_equal(own, other)
+    assert not other[30:60, 20:50].any()
+    assert 0.1 < (own > 0).mean() < 0.9
 
 
 # --- a mask

@@ -1,10 +1,11 @@
 """Attention of one channel gates the others: nuclei say where mitochondria may change."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from cellxlate.enhancement.gates.steady import SteadyAttention
 from cellxlate.enhancement.input import Context, InputRows, OpenPlane, PlaneInput, planes_seen
-from cellxlate.enhancement.plane import Attention, Translator, network_attention
+from cellxlate.enhancement.plane import Attention, Translator, network_attention, without_kept
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -22,11 +23,14 @@ class ChannelAttention:
         Of that channel.
     apart : Stack or None
         Where the stack that is enhanced does not hold the channel: the plane of it, (Y, X), of the same size.
+    steady : SteadyAttention
+        Lets the planes beside have a say, where neighbours are seen.
     """
 
     channel: int
     intensity: IntensityRange
     apart: Stack | None = None
+    steady: SteadyAttention = field(default_factory=SteadyAttention, compare=False)
 
     def input(
         self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None, *_: object
@@ -35,14 +39,23 @@ class ChannelAttention:
         levels = {self.channel: self.intensity}
         if self.apart is not None:
             return replace(PlaneInput.of(self.apart, (), {0: self.intensity}, context=context), seen=())
+        if context.along:
+            return self.steady.input(stack, index, context, open_plane, levels)
         if stack.channel_of(index) == self.channel:
             return None
         return PlaneInput.of(stack, index, levels, context=context, open_plane=open_plane)
 
     def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, *_: object) -> Sequence[PlaneIndex]:
         """Return the planes of the channel."""
-        return () if self.apart is not None else planes_seen(stack, index, (self.channel,), context)
+        if self.apart is not None:
+            return ()
+        steady = self.steady.planes_beside(stack, index, context, (self.channel,))
+        return (*planes_seen(stack, index, (self.channel,), context), *steady)
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator) -> Attention:
         """Return what the networks make of the channel, with the kept pixels of it."""
-        return Attention(network_attention(rows.gate or rows, area, translator))
+        gate = rows.gate
+        if gate is None or len(gate.unit) <= len(rows.unit) // len(rows.counts):  # no planes beside have a say
+            return Attention(network_attention(gate or rows, area, translator))
+        steps = self.steady.attention(rows, area, translator).steps
+        return Attention(without_kept(gate, area, steps))
