@@ -172,7 +172,7 @@ def saved_model(
     """Write a finished model: networks that see neighbours beside those of the model that they began from."""
     if not translator.context:
         return save_bundle(output, translator, card, picture)
-    assert start is not None  # `options.require_start` has checked it
+    assert start is not None  # `require_start` has checked it
     return save_bundle(
         output, start.translator, {**start.card, "context": {"training": card["training"]}}, picture, translator
     )
