@@ -133,6 +133,11 @@ def chosen_axis(report: Any) -> str:
     return str(stated.get("axis") or "-")
 
 
+def present(contexts: Sequence[str], stack: Stack) -> list[str]:
+    """Return the contexts that a stack has planes for."""
+    return [one for one in contexts if one not in ("z", "t") or stack.size(one.upper()) > 1]
+
+
 def score_rows(volumes: Iterator[Volume], model: str, contexts: Sequence[str]) -> Iterator[Found]:
     """Yield the scores of the input and of each context, volume by volume."""
     for volume in volumes:
@@ -145,7 +150,7 @@ def score_rows(volumes: Iterator[Volume], model: str, contexts: Sequence[str]) -
             "db": psnr_affine(pair.noisy, pair),
             "all_db": psnr_affine(pair.noisy, everywhere),
         }
-        for context in contexts:
+        for context in present(contexts, volume.stack):
             started = time.process_time()
             made = enhanced(volume.stack, model, context)
             seconds = time.process_time() - started
