@@ -27,7 +27,7 @@ def enhanced(**options: Any) -> Way:
     return lambda movie: cellxlate.enhance(movie, "cells", axes="TYX", **options).attention
 
 
-WAYS: dict[str, Way] = {"each frame alone": enhanced()}
+WAYS: dict[str, Way] = {"each frame alone": enhanced(context="none"), "frames beside": enhanced(context="t")}
 
 
 @cache
