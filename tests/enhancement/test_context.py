@@ -97,7 +97,7 @@ def test_networks_that_make_nothing_of_neighbours_give_the_same_pixels_as_withou
 
 def test_channels_see_their_own_neighbours_and_opacity_is_copied(models_in_context: dict[str, Path]) -> None:
     raw = np.stack([planes(3, 40, 50, seed=seed) for seed in range(4)], axis=-1)
-    after = cellxlate.enhance(Stack(raw, "ZYXS"), models_in_context["seeing"], context="z", **TORCH)
+    after = cellxlate.enhance(Stack(raw, "ZYXS"), models_in_context["seeing"], context="z", color="separate", **TORCH)
     assert after.image[..., 3].tobytes() == raw[..., 3].tobytes()
     assert not after.attention[..., 3].any()
     first = Stack(raw[..., 0], "ZYX")

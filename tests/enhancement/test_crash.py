@@ -122,9 +122,9 @@ def failing_at(plane: int, fault: Exception) -> Callable[..., Any]:
 def test_a_read_error_in_the_middle(
     stack: Path, tiny_model: Path, unbroken: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cellxlate.enhancement import plan
+    from cellxlate.stacks.intensity import saved
 
-    monkeypatch.setattr(plan, "stack_ranges", lambda *_: intensity)
+    monkeypatch.setattr(saved, "stack_ranges", lambda *_: intensity)
     with cellxlate.open_stack(stack) as opened:
         intensity = cellxlate.stacks.intensity.stack_range.stack_ranges(opened, [0])
     with monkeypatch.context() as patch:

@@ -20,7 +20,7 @@ from cellxlate.enhancement.input import ALONE, Context, Floats, PlaneInput, plan
 from cellxlate.enhancement.job import Executor, steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.plane import PlaneJob, Translator, enhance_plane
+from cellxlate.enhancement.plane import OwnAttention, PlaneJob, Translator, enhance_plane
 from cellxlate.enhancement.preview import attention_blocks
 from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.model.bundle import Bundle
@@ -313,6 +313,7 @@ def by_workers(functions: Any, monkeypatch: pytest.MonkeyPatch) -> Executor:
     """Write every band as workers of a cluster would."""
     monkeypatch.setattr(worker_room, "open_engine", lambda *_, **__: functions)
     monkeypatch.setattr(Bundle, "seeing", lambda bundle, _planes: bundle)
+    monkeypatch.setattr("cellxlate.enhancement.gates.source.SteadyAttention", OwnAttention)  # as the jobs here
 
     def work(plan: Plan, image: Any, attention: Any, started: float) -> Iterator[EnhanceProgress]:
         worker_room.keep_model(plan.bundle, 1)

@@ -103,7 +103,8 @@ def test_json_holds_the_keys_of_the_command_and_the_provenance(tmp_path: Path) -
     _, stored = written(tmp_path, run)
     assert {key: stored[key] for key in run.as_dict()} == finite_json(run.as_dict())
     assert set(run.as_dict()) == {
-        "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total", "tiles_skipped", "seconds",
+        "attention_source", "context", "outputs", "pixels", "changed_fraction", "kept_violations", "tiles_total",
+        "tiles_skipped", "seconds",
         "peak_rss_mb", "engine", "model", "selected_fraction", "warnings", "verdict",
     }  # fmt: skip
     assert stored["changed_fraction"] == 24 / 64

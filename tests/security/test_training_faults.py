@@ -18,7 +18,7 @@ import tifffile
 import zarr
 from scipy import ndimage
 
-from cellxlate.training import checkpoint, loop, watch
+from cellxlate.training import checkpoint, finished, loop, watch
 
 resource: Any = pytest.importorskip("resource") if sys.platform != "win32" else None
 
@@ -68,7 +68,8 @@ def full(*_: object, **__: object) -> None:
 
 PLACES: dict[str, tuple[Any, str, int]] = {
     "first checkpoint": (checkpoint, "save_tensors", 1), "later checkpoint": (checkpoint, "save_tensors", 2),
-    "curves": (watch, "write_whole_file", 3), "model": (loop, "save_bundle", 1), "end": (loop.shutil, "copyfile", 1),
+    "curves": (watch, "write_whole_file", 3), "model": (finished, "save_bundle", 1),
+    "end": (loop.shutil, "copyfile", 1),
 }  # fmt: skip
 
 

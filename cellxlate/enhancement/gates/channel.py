@@ -39,18 +39,23 @@ class ChannelAttention:
         levels = {self.channel: self.intensity}
         if self.apart is not None:
             return replace(PlaneInput.of(self.apart, (), {0: self.intensity}, context=context), seen=())
+
+        def seen(context: Context) -> PlaneInput:
+            return PlaneInput.of(stack, index, levels, context=context, open_plane=open_plane)
+
         if context.along:
-            return self.steady.input(stack, index, context, open_plane, levels)
-        if stack.channel_of(index) == self.channel:
-            return None
-        return PlaneInput.of(stack, index, levels, context=context, open_plane=open_plane)
+            return self.steady.input(stack, index, context, open_plane, seen)
+        return None if stack.channel_of(index) == self.channel else seen(context)
 
     def planes_beside(self, stack: Stack, index: PlaneIndex, context: Context, *_: object) -> Sequence[PlaneIndex]:
         """Return the planes of the channel."""
         if self.apart is not None:
             return ()
-        steady = self.steady.planes_beside(stack, index, context, (self.channel,))
-        return (*planes_seen(stack, index, (self.channel,), context), *steady)
+
+        def read(context: Context) -> Sequence[PlaneIndex]:
+            return planes_seen(stack, index, (self.channel,), context)
+
+        return (*read(context), *self.steady.planes_beside(stack, index, context, read))
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator) -> Attention:
         """Return what the networks make of the channel, with the kept pixels of it."""

@@ -72,7 +72,7 @@ class SteadyAttention(OwnAttention):
         where = tuple(gate.plane.seen[one] for one in taken)
         steps = np.empty((len(gate.kept), *area.shape), np.uint16)
         for block in tiles_of(area, BLOCK_PX):
-            key = gate.plane.see, translator, where, block
+            key = gate.plane.see, id(translator), where, block  # a gate serves one run, and so one translator
             found = self._once(key, partial(network_attention, part, block, translator))
             steps[..., *block.slices(area.top, area.left)] = found
         return steps
