@@ -16,7 +16,7 @@ from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
 from cellxlate.options import WORKERS
-from cellxlate.quality.report.gates import context_words, source_words
+from cellxlate.quality.report.gates import NOTHING_BESIDE, context_words, source_words
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -270,8 +270,8 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     told.append(("model", report.model_words))
     if answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
-    if words := context_words(answer["context"]):
-        told.append(("context", words))
+    if (words := context_words(answer["context"])) != NOTHING_BESIDE:
+        told.append(("neighbours", words))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))

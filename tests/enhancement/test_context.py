@@ -372,7 +372,7 @@ def test_reports_state_what_was_seen_and_the_command_says_it_again(
     folder = stack.parent / "results"
     words = ["enhance", str(stack), "-m", str(models_in_context["seeing"]), "--engine", "torch", "--output-dir"]
     assert main([*words, str(folder), "--context", "z", "--confidence"]) == 0
-    assert "context 2 planes on either side along z: as asked for" in " ".join(capsys.readouterr().out.split())
+    assert "neighbours 2 planes on either side along z: as asked for" in " ".join(capsys.readouterr().out.split())
     stated = json.loads((folder / "cells_report.json").read_text())
     expected = {"axis": "z", "planes": 2, "reason": "as asked for"}
     assert stated["context"] == stated["provenance"]["context"] == expected

@@ -17,6 +17,7 @@ from imagecodecs import png_decode
 from cellxlate.errors import OutputError
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
+from cellxlate.quality.report.gates import context_words
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.pictures import Picture, triptych_png
 from cellxlate.quality.report.report import RunReport, finite_json, report_page, write_report
@@ -356,3 +357,9 @@ def test_a_ranking_that_is_not_trusted_has_no_colours_and_says_why() -> None:
 def test_a_report_without_a_ranking_says_nothing_of_one() -> None:
     assert "What suits this image" not in report_page(report(), "")
     assert "ranking" not in report().as_dict()
+
+
+def test_neighbours_state_their_reason_where_none_were_seen() -> None:
+    reason = "each plane alone: nuclei-lowexp was not trained to see the planes beside it"
+    assert context_words({"axis": None, "planes": 0, "reason": reason}) == reason
+    assert context_words({"axis": None, "planes": 0, "reason": ""}) == "each plane alone"

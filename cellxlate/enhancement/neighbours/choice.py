@@ -12,6 +12,7 @@ from cellxlate.enhancement.input import ALONE, Context
 from cellxlate.enhancement.neighbours.sample import Sight, attended, proposed, selected, sights_of
 from cellxlate.enhancement.plane import PlaneJob, Translator, Work
 from cellxlate.model.bundle import Bundle
+from cellxlate.quality.report.gates import NOTHING_BESIDE
 from cellxlate.quality.risk import Ranking, estimate_risks
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.noise_patches import spread_evenly
@@ -78,11 +79,13 @@ def choose_context(
     ContextChoice
         The same for the same stack, model, settings and engine.
     """
+    if all(stack.size(axis) < 2 for axis in AXES):
+        return ContextChoice(ALONE, NOTHING_BESIDE)
     if bundle.in_context is None:
         return ContextChoice(ALONE, f"{ITSELF}: {bundle.name} was not trained to see the planes beside it")
     contexts = contexts_of(stack, bundle.in_context)
     if not contexts:
-        return ContextChoice(ALONE, f"{ITSELF}: the stack has no planes along z or t")
+        return ContextChoice(ALONE, NOTHING_BESIDE)
     sights = _sights(stack, jobs, contexts)
     if not sights:
         return ContextChoice(ALONE, f"{ITSELF}: every window looked at holds one value, or some that are not finite")
@@ -100,11 +103,9 @@ def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
     best = max(useful or contexts, key=lambda one: gains[one][0])
     (gain_db, error_db), axis = gains[best], best.along
     if useful:
-        reason = (
-            f"{axis}: planes beside show the same, estimated {gain_db:.1f} dB better than {ITSELF} (± {error_db:.1f})"
-        )
+        reason = f"estimated {gain_db:.1f} dB better than {ITSELF} (± {error_db:.1f})"
         return ContextChoice(
-            best, f"{reason}; that it is better is sure by {surely[best]:.0f} standard errors", ranking
+            best, f"{reason}; its squared error is smaller by {surely[best]:.0f} standard errors", ranking
         )
     reason = (
         f"{ITSELF}: those beside along {axis} are not surely of use, estimated {gain_db:+.1f} dB (± {error_db:.1f})"

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+NOTHING_BESIDE = "each plane alone: the stack has no planes along z or t"
+"""Why nothing was chosen of a stack that left no choice."""
+
 
 def attention_source(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return where attention came from; what states nothing was gated by the networks' own."""
@@ -37,16 +40,17 @@ def context_seen(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context_words(stated: Mapping[str, Any]) -> str:
-    """Return which planes networks saw beside each, and why; nothing where there was nothing to choose.
+    """Return which planes networks saw beside each, and why.
 
     Examples
     --------
     >>> context_words({"axis": "z", "planes": 2, "reason": "as asked for"})
     '2 planes on either side along z: as asked for'
     >>> context_words({"axis": None, "planes": 0, "reason": "as asked for"})
-    ''
+    'each plane alone: as asked for'
     """
     if not stated.get("axis"):
-        return ""
+        reason = str(stated.get("reason") or "").removeprefix("each plane alone: ")
+        return f"each plane alone{': ' if reason else ''}{reason}"
     axis = {"t": "time"}.get(str(stated["axis"]), stated["axis"])
     return f"{stated.get('planes')} planes on either side along {axis}: {stated.get('reason') or 'no reason is stated'}"

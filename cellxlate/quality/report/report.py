@@ -365,7 +365,7 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
         "Weights, SHA-256": report.model_digest,
         "Gate": source_words(attention_source(report.provenance)),
-        "Neighbours": context_words(context_seen(report.provenance)) or "each plane was seen alone",
+        "Neighbours": context_words(context_seen(report.provenance)),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
         "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
