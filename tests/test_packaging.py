@@ -13,7 +13,7 @@ import pytest
 import cellxlate
 
 TOP = Path(__file__).resolve().parents[1]
-MOST_WHEEL_BYTES = 8_000_000
+MOST_WHEEL_BYTES = 14_000_000
 IN_PACKAGE = re.compile(
     r"cellxlate/([a-z_]+/){0,3}[a-z_0-9]+(\.py|\.(html|svg|sh)\.jinja)|cellxlate/py\.typed|cellxlate/napari\.yaml"
     r"|cellxlate/quality/report/templates/page\.(css|js)"
@@ -69,7 +69,7 @@ def test_the_source_archive_holds_what_is_in_the_repository(built: list[Path]) -
     assert all(member.isfile() for member in members)
     assert {"pyproject.toml", "napari.yaml", "hatch_build.py", "LICENSE", "CITATION.cff"} <= set(names)
     weights = [member for member in members if member.name.endswith(".safetensors")]
-    assert sum(member.size for member in weights) < 6_000_000
+    assert sum(member.size for member in weights) < 12_000_000
     assert max(member.size for member in members if member not in weights) < 2_000_000
 
 
