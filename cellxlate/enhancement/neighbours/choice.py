@@ -101,15 +101,11 @@ def decided(ranking: Ranking, contexts: Sequence[Context]) -> ContextChoice:
     surely = {one: ranking.surely_better(one.axis, ITSELF) for one in contexts}
     useful = [one for one in contexts if surely[one] > SURE_ERRORS and gains[one][0] > LEAST_GAIN_DB]
     best = max(useful or contexts, key=lambda one: gains[one][0])
-    (gain_db, error_db), axis = gains[best], best.along
+    gain_db, axis = gains[best][0], best.along
     if useful:
-        reason = f"estimated {gain_db:.1f} dB better than {ITSELF} (± {error_db:.1f})"
-        return ContextChoice(
-            best, f"{reason}; its squared error is smaller by {surely[best]:.0f} standard errors", ranking
-        )
-    reason = (
-        f"{ITSELF}: those beside along {axis} are not surely of use, estimated {gain_db:+.1f} dB (± {error_db:.1f})"
-    )
+        sure = f"sure by {surely[best]:.0f} standard errors"  # of the difference, which is surer than the decibels
+        return ContextChoice(best, f"estimated {gain_db:.1f} dB better than {ITSELF}, {sure}", ranking)
+    reason = f"{ITSELF}: those beside along {axis} are not surely of use, estimated {gain_db:+.1f} dB"
     return ContextChoice(ALONE, reason, ranking)
 
 
