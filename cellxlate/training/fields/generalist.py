@@ -59,11 +59,9 @@ def generalist_domains(
 def drawn_fields(count: int, seed: int) -> list[Field]:
     """Draw structures of any kind and size, each with its exact mask."""
     fields = []
-    smallest, largest = DRAWN_SCALES
     for number in range(count):
         rng = np.random.default_rng([seed, 3, number])
-        scale = smallest * (largest / smallest) ** rng.random()
-        haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
+        scale, haze = scale_and_haze(rng)
         drawn = draw_structure("mixed", (DRAWN_PX, DRAWN_PX), rng, scale=scale, haze=haze)
         if drawn.image.max() > 0:
             fields.append(field_of(drawn.image, drawn.mask, name=f"drawn-{number}"))
@@ -73,11 +71,9 @@ def drawn_fields(count: int, seed: int) -> list[Field]:
 def drawn_in_depth(count: int, seed: int) -> list[Field]:
     """Draw volumes of any kind and size; of each some planes that lie amid others, with their exact masks."""
     fields = []
-    smallest, largest = DRAWN_SCALES
     for number in range(count):
         rng = np.random.default_rng([seed, 4, number])
-        scale = smallest * (largest / smallest) ** rng.random()
-        haze = MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
+        scale, haze = scale_and_haze(rng)
         closest, farthest = SPACINGS_PX
         spacing_px = closest * (farthest / closest) ** rng.random() * scale**0.5
         drawn = draw_volume(
@@ -91,6 +87,13 @@ def drawn_in_depth(count: int, seed: int) -> list[Field]:
         taken = [at for at in TAKEN_PLANES if counts[at].max() > counts[at].min()]
         fields += [Field(stack, (at,), intensity, Mask(marked, (at,))) for at in taken]
     return fields
+
+
+def scale_and_haze(rng: np.random.Generator) -> tuple[float, float]:
+    """Draw how large structures are, and how strong their haze is."""
+    smallest, largest = DRAWN_SCALES
+    scale = smallest * (largest / smallest) ** rng.random()
+    return scale, MOST_HAZE * rng.random() if rng.random() < HAZY_SHARE else 0.0
 
 
 def recorded_fields(clear: Domain, settings: TrainSettings) -> list[Field]:
