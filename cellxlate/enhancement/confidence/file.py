@@ -6,7 +6,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.confidence.views import SMOOTHING_PX, VIEWS, Output, Unit, confidence_map, deviation
+from cellxlate.enhancement.confidence.views import (
+    SMOOTHING_PX,
+    VIEWS,
+    Output,
+    Unit,
+    as_it_is,
+    confidence_map,
+    deviation,
+)
 from cellxlate.enhancement.outputs.names import Outputs, may_replace
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import OwnAttention, Translator
@@ -135,11 +143,6 @@ def gated_output(translator: Translator, threshold: float, own: slice = slice(No
         return made
 
     return output
-
-
-def as_it_is(made: Unit) -> Unit:
-    """Return what is gated already."""
-    return made
 
 
 def proposed_output(translator: Translator, own: slice) -> Output:
