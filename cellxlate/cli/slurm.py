@@ -156,7 +156,8 @@ def _needed(
     peak_mb, device = peak_rss_mb(), forecast.plan.translator.identity.split()[1]
     expected_s = together * forecast.total_s
     needs = slurm.needs_of(
-        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape, seen=planes_at_once(forecast.plan),
+        expected_s, peak_mb, plane_shape=forecast.plan.stack.plane_shape,
+        seen=planes_at_once(forecast.plan.stack, forecast.plan.jobs),
         workers=options.workers,
         graphics_card="cuda" in (device, options.device),
     )  # fmt: skip

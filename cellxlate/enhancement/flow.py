@@ -22,7 +22,7 @@ from cellxlate.enhancement.input import ANEW, OpenPlane, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.names import Outputs
 from cellxlate.enhancement.plan import Plan
-from cellxlate.enhancement.plane import Band, Work, enhance_plane
+from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane
 from cellxlate.enhancement.tiling import Tile, bands_of
 from cellxlate.errors import OutputError
 from cellxlate.locations import Location
@@ -303,17 +303,15 @@ def runs_of_neighbours(plan: Plan) -> Iterator[list[tuple[int, tuple[PlaneIndex,
 
 def are_kept(plan: Plan) -> bool:
     """Return whether planes are read whole: unless they are too large, or too many that large are seen at once."""
-    pixels, seen = prod(plan.stack.plane_shape), planes_at_once(plan)
+    pixels, seen = prod(plan.stack.plane_shape), planes_at_once(plan.stack, plan.jobs)
     held_bytes = seen * pixels * (plan.stack.dtype.itemsize + np.dtype(np.float32).itemsize) if seen > 1 else 0
     return pixels <= PLANE_KEPT_PX and held_bytes <= HELD_BYTES
 
 
-def planes_at_once(plan: Plan) -> int:
+def planes_at_once(stack: Stack, jobs: Sequence[PlaneJob]) -> int:
     """Return how many planes are seen for one, at most."""
-    stack = plan.stack
     middle = tuple(stack.size(axis) // 2 for axis in stack.plane_axes)
-    positions = (job.together(stack, middle)[0] for job in plan.jobs)
-    return max(len(job.planes_seen(stack, index)) for job, index in zip(plan.jobs, positions, strict=True))
+    return max(len(job.planes_seen(stack, job.together(stack, middle)[0])) for job in jobs)
 
 
 def seen_planes(plan: Plan) -> SeenPlanes:
@@ -321,7 +319,7 @@ def seen_planes(plan: Plan) -> SeenPlanes:
     if not plan.context.along:
         return ANEW
     further = (plan.streams - 1) * max(len(job.channels) for job in plan.jobs)
-    return HeldPlanes(planes_at_once(plan) + further, are_whole=are_kept(plan))
+    return HeldPlanes(planes_at_once(plan.stack, plan.jobs) + further, are_whole=are_kept(plan))
 
 
 def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneToDo, OpenPlane]]:

@@ -210,6 +210,11 @@ class PlaneJob:
         return tuple(self.intensities)
 
     @property
+    def margin_px(self) -> int:
+        """How far around an area the rows reach that both networks need for it."""
+        return max(self.translator.generator_halo_px, self.translator.attention_halo_px) + self.translator.stride
+
+    @property
     def tile_px(self) -> int:
         """Side of a tile's core."""
         return tile_side(
@@ -263,11 +268,10 @@ def enhance_plane(plane: PlaneInput, areas: Iterable[Tile], job: PlaneJob) -> It
     every channel is yielded for each. Pixels are the same for any tile size: exactly where attention keeps them, and up
     to the rounding of float32 convolutions elsewhere.
     """
-    margin = max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
     gates = gate(np.arange(ATTENTION_STEPS + 1, dtype=np.uint16), job.settings.threshold)
     shown = attention_image(gates)
     for area in areas:
-        rows = plane.rows(area, margin)
+        rows = plane.rows(area, job.margin_px)
         attention = band_attention(rows, area, job)
         steps, read = attention.steps, rows_held(rows)
         enhanced = enhanced_band(rows, area, steps, gates, job)

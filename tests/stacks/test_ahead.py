@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cellxlate.prefetch import ahead
+from cellxlate.prefetch import FoundOnce, ahead
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -52,3 +52,47 @@ def test_closing_waits_for_the_call_that_runs() -> None:
     known = list(done)
     time.sleep(0.1)
     assert done == known  # nothing is called behind the caller's back
+
+
+def test_what_several_threads_want_is_found_by_one_of_them() -> None:
+    begun, free, calls = threading.Event(), threading.Event(), []
+
+    def find() -> str:
+        calls.append(1)
+        begun.set()
+        assert free.wait(10)
+        return "found"
+
+    kept, results = FoundOnce[str](2), []
+    threads = [threading.Thread(target=lambda: results.append(kept("key", find))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(10)
+    free.set()
+    for thread in threads:
+        thread.join()
+    assert results == ["found"] * 3
+    assert len(calls) == 1
+
+
+def test_what_was_asked_for_last_is_kept_by_size_and_the_newest_always() -> None:
+    kept, calls = FoundOnce[int](5), []
+
+    def find(number: int) -> int:
+        calls.append(number)
+        return number
+
+    for number in (1, 2, 1, 3, 1, 2):
+        assert kept(number, lambda number=number: find(number), size=2) == number  # type: ignore[misc]
+    assert calls == [1, 2, 3, 2]
+    assert len(kept) == 2
+    assert kept(9, lambda: find(9), size=50) == 9
+    assert len(kept) == 1
+
+
+def test_what_could_not_be_found_is_tried_again() -> None:
+    kept = FoundOnce[int](2)
+    with pytest.raises(ZeroDivisionError):
+        kept("key", lambda: 1 // 0)
+    assert len(kept) == 0
+    assert kept("key", lambda: 7) == 7

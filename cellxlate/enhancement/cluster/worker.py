@@ -17,6 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 import cellxlate
+from cellxlate.enhancement.flow import planes_at_once
 from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
@@ -330,8 +331,7 @@ def _opened(job: BandJob) -> OpenJob:
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()
-            held = len(jobs[0].channels) * len(job.context.offsets)
-            see = HeldPlanes(held, are_whole=False) if job.context.along else ANEW
+            see = HeldPlanes(planes_at_once(stack, jobs), are_whole=False) if job.context.along else ANEW
             _OPEN[job.token] = OpenJob(stack, jobs, job.image, job.attention, see)
     return _OPEN[job.token]
 

@@ -6,13 +6,8 @@ up to 2560 px a side as one, larger ones in squares of 2048 px with 256 px aroun
 resumed runs therefore see the same bits; at the borders of squares a guide may end that would not in the whole.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +16,7 @@ from cellxlate.enhancement.input import InputRows, ReadRows
 from cellxlate.enhancement.plane import Attention, Translator
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.prefetch import FoundOnce
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import light_of
 from cellxlate.stacks.stack import PlaneIndex
@@ -50,8 +46,7 @@ class SaliencyAttention:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Any, ...], Future[Guide]] = OrderedDict()
+        self._kept: FoundOnce[Guide] = FoundOnce(KEPT_BYTES)
 
     def __reduce__(self) -> tuple[type["SaliencyAttention"], tuple[()]]:
         return SaliencyAttention, ()
@@ -75,41 +70,12 @@ class SaliencyAttention:
                 if first >= last:
                     continue
                 find = partial(found_guide, read, intensity, strip, plane.shape)
-                guide = self._once((index, strip.start, intensity), find)
+                bits_bytes = (strip.stop - strip.start) * -(-plane.shape[1] // 8)
+                guide = self._kept((index, strip.start, intensity), find, bits_bytes)
                 cells = np.unpackbits(guide.bits[first - strip.start : last - strip.start], axis=1)
                 own[first - area.top : last - area.top] = cells[:, area.left : area.right]
                 beside += zip(plane.planes_at(index), guide.read, strict=True)
         return Attention(inside * np.uint16(ATTENTION_STEPS), tuple(beside))
-
-    def _once(self, key: tuple[Any, ...], find: Callable[[], Guide]) -> Guide:
-        """Return a guide that one of the bands that want it finds while the others wait."""
-        with self._lock:
-            known = self._kept.get(key)
-            future = known or Future()
-            self._kept[key] = future
-            self._kept.move_to_end(key)
-        if known is not None:
-            return known.result()
-        try:
-            future.set_result(find())
-        except BaseException as fault:
-            with self._lock:
-                self._kept.pop(key, None)
-            future.set_exception(fault)
-            raise
-        self._let_go()
-        return future.result()
-
-    def _let_go(self) -> None:
-        """Forget the guides not asked for longest, where they are too many."""
-        with self._lock:
-            done = [(key, guide.result().bits.nbytes) for key, guide in self._kept.items() if guide.done()]
-            excess = sum(size for _, size in done) - KEPT_BYTES
-            for key, size in done[:-1]:
-                if excess <= 0:
-                    break
-                del self._kept[key]
-                excess -= size
 
 
 def strips_of(shape: tuple[int, int]) -> list[slice]:

@@ -6,13 +6,9 @@ leaves no trail. Attention of the planes beside is computed as theirs is, from t
 same blocks: every tiling, worker and resumed run computes the same bits, and one process computes each only once.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +17,7 @@ from cellxlate.enhancement.input import ANEW, Context, InputRows, OpenPlane, Pla
 from cellxlate.enhancement.plane import Attention, OwnAttention, Translator, network_attention, without_kept
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.prefetch import FoundOnce
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 Steps = npt.NDArray[np.uint16]
@@ -29,7 +26,7 @@ MOST_RISE = 5
 """How many times its own attention may become; more would select what is surely not a cell."""
 BESIDE = 1
 """Planes on either side that have a say."""
-KEPT_BYTES = 2**25
+KEPT_BYTES, BLOCK_BYTES = 2**25, 2 * BLOCK_PX**2
 """Attention of planes up to 2048 px a side is computed once; of larger ones three times."""
 
 
@@ -37,8 +34,7 @@ class SteadyAttention(OwnAttention):
     """Attention of the networks, steadied by that of the planes beside where these are seen at all."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, Future[Steps]] = OrderedDict()
+        self._kept: FoundOnce[Steps] = FoundOnce(KEPT_BYTES)
 
     def __reduce__(self) -> tuple[type["SteadyAttention"], tuple[()]]:
         return SteadyAttention, ()
@@ -72,34 +68,13 @@ class SteadyAttention(OwnAttention):
         where = tuple(gate.plane.seen[one] for one in taken)
         steps = np.empty((len(gate.kept), *area.shape), np.uint16)
         for block in tiles_of(area, BLOCK_PX):
-            key = gate.plane.see, id(translator), where, block  # a gate serves one run, and so one translator
-            found = self._once(key, partial(network_attention, part, block, translator))
+            find = partial(network_attention, part, block, translator)
+            if gate.plane.see is ANEW:  # of windows of a sample, which may lie at the same place of another stack
+                found = find()
+            else:  # a gate serves one run, and so one translator
+                found = self._kept((gate.plane.see, id(translator), where, block), find, BLOCK_BYTES)
             steps[..., *block.slices(area.top, area.left)] = found
         return steps
-
-    def _once(self, key: Any, find: Callable[[], Steps]) -> Steps:
-        """Return what was found for a key; one of the threads that want it finds it while the others wait.
-
-        Nothing is kept where planes are not either: windows of a sample may lie at the same place of another stack.
-        """
-        if key[0] is ANEW:
-            return find()
-        with self._lock:
-            known = self._kept.get(key)
-            found = known or Future[Steps]()
-            self._kept[key] = found
-            self._kept.move_to_end(key)
-            while len(self._kept) * BLOCK_PX**2 * 2 > KEPT_BYTES:
-                self._kept.popitem(last=False)
-        if known is None:
-            try:
-                found.set_result(find())
-            except BaseException as fault:  # whatever it is, others wait for it
-                with self._lock:
-                    self._kept.pop(key, None)
-                found.set_exception(fault)
-                raise
-        return found.result()
 
 
 def wider(context: Context) -> Context:

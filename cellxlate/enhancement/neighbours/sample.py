@@ -78,7 +78,7 @@ def sights_of(
 def attended(sight: Sight, job: PlaneJob) -> npt.NDArray[np.uint16]:
     """Return what the networks attend to in a window, (G, Y, X) in steps of 1/1024."""
     whole = _whole(sight)
-    return network_attention(_input(sight, job, sight.counts).rows(whole, _margin(job)), whole, job.translator)
+    return network_attention(_input(sight, job, sight.counts).rows(whole, job.margin_px), whole, job.translator)
 
 
 def proposed(sight: Sight, job: PlaneJob, steps: npt.NDArray[np.uint16]) -> Candidate:
@@ -90,7 +90,7 @@ def proposed(sight: Sight, job: PlaneJob, steps: npt.NDArray[np.uint16]) -> Cand
     whole, number = _whole(sight), _number(sight, job)
 
     def made(plane: Plane) -> npt.NDArray[Any]:
-        rows = _input(sight, job, plane).rows(whole, _margin(job))
+        rows = _input(sight, job, plane).rows(whole, job.margin_px)
         return np.asarray(enhanced_band(rows, whole, steps, gates, job)[number])
 
     return made
@@ -126,10 +126,6 @@ def _rows(plane: Plane, rows: slice) -> Plane:
 def _whole(sight: Sight) -> Tile:
     rows, columns = sight.counts.shape
     return Tile(0, rows, 0, columns)
-
-
-def _margin(job: PlaneJob) -> int:
-    return max(job.translator.generator_halo_px, job.translator.attention_halo_px) + job.translator.stride
 
 
 def _number(sight: Sight, job: PlaneJob) -> int:
