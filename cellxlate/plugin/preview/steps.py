@@ -91,7 +91,7 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     is_own = request.attention_channel is None and request.attention_from is None
     is_tried = request.context == "auto" and bool(contexts_of(stack, bundle.in_context))
     is_large = stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX
-    if is_own and (is_tried or is_large):
+    if is_own and (is_tried or is_large) and not bundle.networks.settings.beside:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         of_channel = {stack.channel_of(index): measure_range([stack.read(index, *first)]) for index in request.indices}
