@@ -19,6 +19,7 @@ from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, pr
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.neighbours.channels import Asked
 from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
@@ -63,7 +64,8 @@ class BatchSettings:
     axes: str | None = None
     image: int | None = None
     incomplete: bool = False
-    channels: Sequence[str | int] | str | int | None = None
+    channels: Asked = None
+    beside: Asked = None
     attention_channel: str | int | None = None
     attention_from: str | Path | None = None
     levels_from: str | Path | None = None
@@ -87,7 +89,7 @@ class BatchSettings:
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
             precision=self.precision, levels_from=self.levels_from, attention_channel=self.attention_channel,
-            attention_from=self.attention_from,
+            attention_from=self.attention_from, beside=self.beside,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -155,7 +157,7 @@ class BatchOutcome:
 def enhance_files(
     paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
-    image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    image: int | None = None, incomplete: bool = False, channels: Asked = None, beside: Asked = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -175,8 +177,8 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
-        As in `enhance_file`, for every stack; `context`, `color` and `settings` too.
+    format, axes, image, incomplete, channels, beside, attention_channel, levels_from, threshold, intensity, tile_px
+        As in `enhance_file`, for every stack; `dense`, `context`, `color` and `settings` too.
     attention_from : path or "saliency", optional
         As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
@@ -213,7 +215,7 @@ def enhance_files(
         [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, attention_channel=attention_channel,
+            incomplete=incomplete, channels=channels, beside=beside, attention_channel=attention_channel,
             attention_from=attention_from, levels_from=levels_from, settings=asked,
             engine=engine, device=device, precision=precision, attention=attention, report=report,
             overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
@@ -319,8 +321,8 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
-            attention_channel=settings.attention_channel, attention_from=settings.attention_from,
-            levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
+            beside=settings.beside, attention_channel=settings.attention_channel, levels_from=settings.levels_from,
+            attention_from=settings.attention_from, settings=settings.settings, engine=settings.engine,
             device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
             resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,
         )  # fmt: skip

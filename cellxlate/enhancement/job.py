@@ -1,7 +1,7 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from cellxlate.enhancement.flow import (
     phase_teller,
     write_bands,
 )
+from cellxlate.enhancement.neighbours.channels import Asked
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     begun_context,
@@ -116,17 +117,15 @@ class EnhancedStack:
 def enhance_file(
     path: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
     output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Asked = None,
+    beside: Asked = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None,
-    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
-    report: bool = True, overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
-    adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
-    progress: Callable[[EnhanceProgress], object] | None = None,
+    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
+    precision: Precision = "float32", attention: bool = True, report: bool = True, overwrite: bool = False,
+    resume: bool = False, outputs: Outputs | None = None, adaptation: "Adaptation | None" = None,
+    where: Executor = THIS_PROCESS, progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:  # fmt: skip
     """Enhance a stack and write the result, the attention map and a report beside it.
@@ -152,6 +151,8 @@ def enhance_file(
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
     channels : sequence of str or int, optional
         Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    beside : sequence of str or int, optional
+        Of a model that sees other channels beside the one it changes: which, where they are called otherwise here.
     attention_channel : str or int, optional
         Name or number of a channel whose attention gates all of them; each by its own otherwise.
     attention_from : path, array, Stack or "saliency", optional
@@ -180,8 +181,8 @@ def enhance_file(
     progress : callable, optional
         Called with an EnhanceProgress after each band of rows.
     phases : callable, optional
-        The same for the other phases of the run: when levels are measured, earlier work is checked, files are put
-        together, read back, and given their names, and the report is written.
+        The same for the other phases of the run: levels are measured, earlier work is checked, files are put together,
+        read back, and given their names, the report is written.
 
     Returns
     -------
@@ -222,7 +223,7 @@ def enhance_file(
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
             precision=precision, adaptation=adaptation, attention_channel=attention_channel,
-            attention_from=attention_from, begun=begun_context(outputs) if resume else None,
+            attention_from=attention_from, begun=begun_context(outputs) if resume else None, beside=beside,
         )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -232,9 +233,8 @@ def enhance_file(
 
 def enhance(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Asked = None,
+    beside: Asked = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -252,9 +252,9 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, attention_channel, attention_from, levels_from, threshold, intensity, tile_px
+    model, image, incomplete, channels, beside, attention_channel, attention_from, levels_from, threshold, intensity
         As in `enhance_file`.
-    dense, context, settings, engine, device, precision, progress, phases
+    tile_px, dense, context, settings, engine, device, precision, progress, phases
         As there.
 
     Returns
@@ -284,8 +284,9 @@ def enhance(
         tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
-            device=device, precision=precision, attention_channel=attention_channel, attention_from=attention_from,
+            opened_stack, model, channels=channels, beside=beside, levels_from=levels_from, settings=asked,
+            engine=engine, device=device, precision=precision, attention_channel=attention_channel,
+            attention_from=attention_from,
         )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 

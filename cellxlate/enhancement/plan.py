@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +16,7 @@ import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
+from cellxlate.enhancement.neighbours.channels import Asked, choose_sight
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
@@ -29,13 +30,11 @@ from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.option_values import as_list
-from cellxlate.options import CHANNELS, INTENSITY
+from cellxlate.options import INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.intensity.saved import LEVELS_BESIDE, LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
-WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
@@ -120,6 +118,17 @@ class Plan:
     def context(self) -> Context:
         """Which planes networks see beside each."""
         return self.jobs[0].context
+
+    @property
+    def beside(self) -> Mapping[int, IntensityRange]:
+        """Of each channel that networks see beside those that are enhanced."""
+        return self.jobs[0].beside
+
+    @property
+    def beside_named(self) -> list[str | int]:
+        """Those channels by name, or by number where the stack has no names."""
+        names = self.stack.channel_names
+        return [names[channel] if names else channel for channel in self.beside]
 
     @property
     def in_color(self) -> bool:
@@ -198,6 +207,7 @@ class Plan:
             "attention_source": self.source.identity,
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
+            **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
         }
 
     @property
@@ -205,7 +215,8 @@ class Plan:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
         source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
-        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
+        seen = {"beside_names": self.beside_named} if self.beside else {}
+        return {**self.identity, **source, **seen, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -225,7 +236,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context else "auto",
-            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
+            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape, beside=list(self.beside),
         )  # fmt: skip
 
 
@@ -237,7 +248,7 @@ def make_plan(
     stack: Stack,
     model: str | Path | Bundle,
     *,
-    channels: Sequence[str | int] | str | int | None,
+    channels: Asked,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
@@ -249,6 +260,7 @@ def make_plan(
     attention_channel: str | int | None = None,
     attention_from: Any = None,
     begun: Along | None = None,
+    beside: Asked = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
@@ -257,7 +269,7 @@ def make_plan(
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
     given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
-    known.
+    known. What the model sees `beside` the channels are those of its card's names, where none are named.
 
     Raises
     ------
@@ -273,31 +285,35 @@ def make_plan(
     """
     settings = enhance_settings(settings)
     require_counts(stack)
-    chosen = choose_channels(stack, channels)
+    if adaptation:
+        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    is_auto = isinstance(model, str) and model == AUTO
+    bundle = None if is_auto else model if isinstance(model, Bundle) else load_model(model)
+    chosen, others = choose_sight(stack, bundle, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
     )  # fmt: skip
-    if adaptation:
-        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if attention_channel is not None:
+    if attention_channel is not None or others:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(seen, shown)
+    if bundle is None:
+        bundle, choice = choose_model(seen, shown)
     chosen_s = time.perf_counter() - started
-    bundle = model if isinstance(model, Bundle) else load_model(model)
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    intensities = ranges_of(sample, chosen, levels_from)
+    ranges = ranges_of(sample, (*chosen, *others), levels_from)
+    intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     levels = luminances or intensities  # of what is seen
-    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
+    begin = partial(
+        PlaneJob, target=target, settings=settings, gates=gates, beside={one: ranges[one] for one in others}
+    )
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
         open_translator=opened, begun=begun,
@@ -335,31 +351,6 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     return stream_count(
         tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
     )
-
-
-def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
-    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
-
-    Raises
-    ------
-    OptionError
-        There is no such channel, more than one, or it is opacity.
-    """
-    asked = (
-        [channels]
-        if isinstance(channels, str | int)
-        else []
-        if channels is None
-        else as_list(CHANNELS, channels, WANTED)
-    )
-    if not asked:
-        return stack.light_channels
-    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
-    if opaque := numbers.difference(stack.light_channels):
-        raise OptionError(
-            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
-        )
-    return tuple(sorted(numbers))
 
 
 def target_levels(bundle: Bundle) -> IntensityRange:

@@ -190,6 +190,8 @@ class PlaneJob:
         Which planes the networks see beside each.
     gates : GateSource
         Where attention comes from.
+    beside : mapping of int to IntensityRange
+        Of the channels that the networks see beside those of the group, in the order in which they take them.
     luminance : IntensityRange or None
         Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
         are for all three, and each keeps its ratio to the others.
@@ -203,6 +205,7 @@ class PlaneJob:
     context: Context = ALONE
     gates: GateSource = OwnAttention()
     luminance: IntensityRange | None = None
+    beside: Mapping[int, IntensityRange] = field(default_factory=dict)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -237,7 +240,9 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None, see: SeenPlanes, context: Context
     ) -> PlaneInput:
         """Return what the networks see in a context at the position of a plane."""
-        begin = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        begin = partial(PlaneInput.of, beside=self.beside)
+        if self.luminance is not None:
+            begin = partial(PlaneInput.in_color, luminance=self.luminance)
         return begin(stack, index, self.intensities, context=context, open_plane=open_plane, see=see)
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
@@ -251,8 +256,9 @@ class PlaneJob:
         def around(context: Context) -> list[PlaneIndex]:
             return [one for own in self.together(stack, index) for one in context.around(stack, own)]
 
-        beside = self.gates.planes_beside(stack, index, self.context, around)
-        return list(dict.fromkeys((*around(self.context), *beside)))
+        beside = planes_of_channels(stack, index, self.beside) if self.beside else ()
+        gate = self.gates.planes_beside(stack, index, self.context, around)
+        return list(dict.fromkeys((*around(self.context), *beside, *gate)))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:

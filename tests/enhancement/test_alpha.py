@@ -9,7 +9,7 @@ import tifffile
 
 from cellxlate.choice import looks_of
 from cellxlate.enhancement.job import enhance, enhance_file
-from cellxlate.enhancement.plan import choose_channels
+from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.stack_noise import stack_noise

@@ -13,7 +13,7 @@ import tifffile
 import yaozarrs
 import zarr
 
-from cellxlate.enhancement.plan import choose_channels
+from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.errors import InputError, OptionError
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.read.open import open_stack

@@ -23,10 +23,11 @@ from cellxlate.enhancement.adaptation.clock import Clock
 from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
+from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import context_of
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import choose_channels, require_counts
+from cellxlate.enhancement.plan import require_counts
 from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.errors import TrainingError, said
 from cellxlate.locations import Location

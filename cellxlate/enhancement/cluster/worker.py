@@ -113,6 +113,7 @@ class BandJob:
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
     luminances: tuple[IntensityRange | None, ...]
+    beside: Mapping[int, IntensityRange]
     context: Context
     gate: AttentionSource
     target: IntensityRange | None
@@ -188,6 +189,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
+        beside=dict(plan.beside),
         context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()),
@@ -325,7 +327,14 @@ def _opened(job: BandJob) -> OpenJob:
             gates = job.gate.open(stack)
             jobs = tuple(
                 PlaneJob(
-                    translator, group, job.target, job.settings, context=job.context, gates=gates, luminance=luminance
+                    translator,
+                    group,
+                    job.target,
+                    job.settings,
+                    context=job.context,
+                    gates=gates,
+                    luminance=luminance,
+                    beside=job.beside,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress, follow
-from cellxlate.enhancement.plan import choose_channels
+from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.enhance.steps import enhance_steps
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest

@@ -13,8 +13,9 @@ from typing import TypeVar
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress, MakeBands, Steps, write_bands
 from cellxlate.enhancement.job import THIS_PROCESS, steps_in_memory, steps_to_files
+from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
-from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO

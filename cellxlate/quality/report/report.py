@@ -13,7 +13,14 @@ from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
-from cellxlate.quality.report.gates import attention_source, context_seen, context_words, source_words
+from cellxlate.quality.report.gates import (
+    attention_source,
+    beside_seen,
+    beside_words,
+    context_seen,
+    context_words,
+    source_words,
+)
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
@@ -192,6 +199,7 @@ class RunReport:
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
             "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
+            **({"beside": seen} if (seen := beside_seen(self.provenance)) else {}),
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
             **({"ranking": self.ranking.stated()} if self.ranking else {}),
@@ -366,6 +374,7 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "Weights, SHA-256": report.model_digest,
         "Gate": source_words(attention_source(report.provenance)),
         "Neighbours": context_words(context_seen(report.provenance)),
+        **({"Seen beside": beside_words(seen)} if (seen := beside_seen(report.provenance)) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
         "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
