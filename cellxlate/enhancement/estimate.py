@@ -198,7 +198,7 @@ class Forecast:
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
             "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
-            **({"beside": plan.beside_named} if plan.beside else {}),
+            **({"beside": list(plan.beside_named)} if plan.beside else {}),
             **({"color": "luminance"} if plan.in_color else {}),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,

@@ -82,6 +82,8 @@ class Plan:
         Where attention comes from.
     neighbours : ContextChoice
         Why networks see the planes beside each that they see.
+    beside_named : tuple of (str or int)
+        The channels that networks see beside those that are enhanced: by name, or number where the stack has no names.
     """
 
     stack: Stack
@@ -98,6 +100,7 @@ class Plan:
     asked: tuple[Engine, Device, Precision] = DEFAULTS
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
+    beside_named: tuple[str | int, ...] = ()
 
     @property
     def engine(self) -> str:
@@ -123,12 +126,6 @@ class Plan:
     def beside(self) -> Mapping[int, IntensityRange]:
         """Of each channel that networks see beside those that are enhanced."""
         return self.jobs[0].beside
-
-    @property
-    def beside_named(self) -> list[str | int]:
-        """Those channels by name, or by number where the stack has no names."""
-        names = self.stack.channel_names
-        return [names[channel] if names else channel for channel in self.beside]
 
     @property
     def in_color(self) -> bool:
@@ -215,7 +212,7 @@ class Plan:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
         source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
-        seen = {"beside_names": self.beside_named} if self.beside else {}
+        seen = {"beside_names": list(self.beside_named)} if self.beside else {}
         return {**self.identity, **source, **seen, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
@@ -327,6 +324,7 @@ def make_plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours,
+        tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Import it in the worker: it loads torch.
 from collections.abc import Generator
 
 from cellxlate.choice import Suitability, suitability
-from cellxlate.enhancement.neighbours.channels import choose_sight
+from cellxlate.enhancement.neighbours.channels import choose_channels, choose_sight
 from cellxlate.errors import CellxlateError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
@@ -16,8 +16,9 @@ from cellxlate.stacks.luminance import what_is_seen
 
 def suiting_channels(request: SuitabilityRequest) -> tuple[int, ...]:
     """Return the channels that would be enhanced: those that a model sees beside need not be like what it changes."""
-    bundle = None if request.model == AUTO else load_model(request.model)
-    return choose_sight(request.stack, bundle, request.channels, None)[0]
+    if request.model == AUTO or request.stack.channel_count == 1:
+        return choose_channels(request.stack, request.channels)
+    return choose_sight(request.stack, load_model(request.model), request.channels, None)[0]
 
 
 def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suitability]:
