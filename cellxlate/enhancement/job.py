@@ -149,10 +149,9 @@ def enhance_file(
         Which image of a file that holds several; the one that `open_stack` takes by default.
     incomplete : bool
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
-    channels : sequence of str or int, optional
-        Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
-    beside : sequence of str or int, optional
-        Of a model that sees other channels beside the one it changes: which, where they are called otherwise here.
+    channels, beside : sequence of str or int, optional
+        Names (in any case) or numbers, or one: of the channels to enhance, all by default, others are copied; and of
+        those that a model sees beside the one it changes, by default those that it was trained with.
     attention_channel : str or int, optional
         Name or number of a channel whose attention gates all of them; each by its own otherwise.
     attention_from : path, array, Stack or "saliency", optional

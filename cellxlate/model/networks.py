@@ -166,9 +166,12 @@ class TranslatorNetworks(nn.Module):
 
 
 @torch.no_grad()
-def seeing_neighbours(translator: TranslatorNetworks, context: int) -> TranslatorNetworks:
-    """Return networks that take neighbours too and make nothing of them yet: the same outcome, whatever these show."""
-    wider = TranslatorNetworks(replace(translator.settings, context=context))
+def seeing_neighbours(translator: TranslatorNetworks, context: int, beside: int = 0) -> TranslatorNetworks:
+    """Return networks that take neighbours, or channels beside, too and make nothing of them yet.
+
+    The outcome is the same, whatever these show.
+    """
+    wider = TranslatorNetworks(replace(translator.settings, context=context, beside=beside))
     for network, alone in ((wider.generator, translator.generator), (wider.attention, translator.attention)):
         weights = dict(alone.layers.state_dict())
         name, own = next((key, value) for key, value in weights.items() if value.ndim == 4)  # the first convolution's

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from cellxlate.errors import InputError, Option, OptionError
 from cellxlate.model.bundle import Bundle, network_settings
-from cellxlate.model.cards import seen_words
+from cellxlate.model.cards import count_of_channels, seen_words
 from cellxlate.model.statistics import without_normalisation
 from cellxlate.option_values import as_list, as_path, require_choice, require_kind, whole
 from cellxlate.options import BASE, BASELINE, BESIDE, GUIDE, MASKS, PRESET, RESTARTS, SEED, SETTINGS, SOURCE, TARGET
@@ -55,7 +55,6 @@ def resolve(
         chosen = replace(chosen, steps=whole("steps", steps))
     if seed is not None:
         chosen = replace(chosen, seed=whole(SEED, seed))
-    chosen = seeing_beside(chosen, beside)
     if "cyclegan" in (baseline, chosen.baseline):
         if chosen.backward == "alone":
             raise OptionError(
@@ -80,6 +79,7 @@ def resolve(
             guide = "saliency"  # where an image has no mask
         chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks and chosen.backward != "any-camera"))
     check_settings(chosen)
+    chosen = seeing_beside(chosen, beside)
     try:
         network_settings(asdict(without_normalisation(chosen.networks)))
     except (ValueError, TypeError) as fault:
@@ -103,7 +103,8 @@ def seeing_beside(settings: TrainSettings, beside: int) -> TrainSettings:
     stated = settings.networks.beside
     if stated not in (0, beside):
         raise OptionError(
-            f"the settings say networks.beside = {stated}, and {beside} channels are named",
+            f"the settings say networks.beside = {stated}, and {count_of_channels(beside)} "
+            f"{'is' if beside == 1 else 'are'} named",
             remedy=("name as many with ", BESIDE, ", or leave networks.beside out: the names are counted"),
         )
     if beside and settings.backward in ("any-camera", "alone"):
@@ -112,7 +113,9 @@ def seeing_beside(settings: TrainSettings, beside: int) -> TrainSettings:
             f"what learns from {learned} sees one channel, and {beside} more {'is' if beside == 1 else 'are'} named",
             remedy=("leave out ", BESIDE, ", or give source and target and ", PRESET.of("fast")),
         )
-    return replace(settings, networks=replace(settings.networks, beside=beside))
+    settings = replace(settings, networks=replace(settings.networks, beside=beside))
+    check_settings(settings)
+    return settings
 
 
 def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
@@ -121,19 +124,21 @@ def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
     Raises
     ------
     OptionError
-        The baseline, which has no attention that could start from anything; or the model sees another number of
-        channels.
+        The baseline, which has no attention that could start from anything; or the model sees other channels beside
+        its own, of another number than is wanted.
     """
     if settings.baseline == "cyclegan":
         raise OptionError(BASELINE.of("cyclegan"), " starts from nothing, to be compared", remedy=("leave out ", BASE))
     networks = network_settings(start.card["networks"])
     require_one_channel(start, settings)
-    if networks.beside != settings.networks.beside:
+    if networks.beside not in (0, settings.networks.beside):
         raise OptionError(
-            f"{start.name} sees {networks.beside} channels beside the one it changes, {settings.networks.beside} are "
-            "named here", remedy=("name as many with ", BESIDE, ", or leave out ", BASE),
-        )  # fmt: skip
-    networks = replace(networks, discriminator=settings.networks.discriminator, context=settings.networks.context)
+            f"{start.name} sees {seen_words(start.card, networks.beside)} beside the channel that it changes, and "
+            f"{count_of_channels(settings.networks.beside)} {'is' if settings.networks.beside == 1 else 'are'} named",
+            remedy=("name as many with ", BESIDE, ", or leave out ", BASE),
+        )
+    wanted = settings.networks
+    networks = replace(networks, discriminator=wanted.discriminator, context=wanted.context, beside=wanted.beside)
     settings = replace(settings, networks=networks, learning_rate=min(settings.learning_rate, BASE_RATE))
     check_settings(settings)
     return settings

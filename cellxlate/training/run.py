@@ -19,7 +19,7 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks, seeing_neighbours
 from cellxlate.options import BASE
-from cellxlate.settings import Precision, TrainSettings
+from cellxlate.settings import NetworkSettings, Precision, TrainSettings
 from cellxlate.training.acceleration.precision import accelerate, choose_precision
 from cellxlate.training.alone.step import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
@@ -121,7 +121,7 @@ def begin(
         else:
             step_function = LearnedStep(settings, device)
     if start:
-        step_function.translator.load_state_dict(networks_of(start, settings.networks.context).state_dict())
+        step_function.translator.load_state_dict(networks_of(start, settings.networks).state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
     if isinstance(step_function, AloneStep):
@@ -133,11 +133,13 @@ def begin(
     return Run(settings, step_function, average, precision, steps, steps_per_epoch, start.digest if start else None)
 
 
-def networks_of(start: Bundle, context: int) -> TranslatorNetworks:
-    """Return the networks of a model to start from, which see so many planes on either side."""
-    if not context:
+def networks_of(start: Bundle, wanted: NetworkSettings) -> TranslatorNetworks:
+    """Return the networks of a model to start from, which see as many neighbours, and channels beside, as is wanted."""
+    if wanted.beside > start.networks.settings.beside:
+        return seeing_neighbours(start.translator, 0, wanted.beside)
+    if not wanted.context:
         return start.translator
-    return start.in_context.translator if start.in_context else seeing_neighbours(start.translator, context)
+    return start.in_context.translator if start.in_context else seeing_neighbours(start.translator, wanted.context)
 
 
 def recording(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess | ChannelProcesses:

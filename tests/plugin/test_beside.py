@@ -109,3 +109,4 @@ def test_the_preview_sees_it_too_or_says_why_not(viewer, panel, stains, models_b
     run(panel, spin)
     assert "no other image of this shape and type is called so" in panel.state.value
     assert "cells GFP enhanced" not in viewer.layers
+    panel.preview.value = False

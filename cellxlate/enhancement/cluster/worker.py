@@ -91,6 +91,8 @@ class BandJob:
         The channels that are enhanced together, with what was measured once; other channels are copied.
     luminances : tuple of (IntensityRange or None)
         As in PlaneJob, of each group.
+    beside : mapping of int to IntensityRange
+        As in PlaneJob, for all groups.
     context : Context
         As in PlaneJob.
     gate : AttentionSource
