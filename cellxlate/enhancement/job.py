@@ -125,7 +125,8 @@ def enhance_file(
     settings: EnhanceSettings | None = None, halo_px: int | None = None, engine: Engine = "auto",
     device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
     overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
-    adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS, progress: Callable[[EnhanceProgress], object] | None = None,
+    adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
+    progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> RunReport:  # fmt: skip
     """Enhance a stack and write the result, the attention map and a report beside it.
