@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cellxlate.enhancement.confidence.file import confidence_path, write_confidence
 from cellxlate.enhancement.confidence.views import VIEWS
@@ -19,7 +19,7 @@ from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, pr
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
-from cellxlate.enhancement.neighbours.channels import Asked
+from cellxlate.enhancement.neighbours.channels import Channels
 from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
@@ -31,9 +31,10 @@ from cellxlate.enhancement.outputs.names import (
 )
 from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
-from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision, require_known
 from cellxlate.model.engines.threads import use_threads
@@ -64,8 +65,8 @@ class BatchSettings:
     axes: str | None = None
     image: int | None = None
     incomplete: bool = False
-    channels: Asked = None
-    beside: Asked = None
+    channels: Channels = None
+    beside: Channels = None
     attention_channel: str | int | None = None
     attention_from: str | Path | None = None
     levels_from: str | Path | None = None
@@ -84,7 +85,7 @@ class BatchSettings:
         """Open a stack."""
         return open_stack(path, self.axes, image=self.image, incomplete=self.incomplete)
 
-    def plan(self, stack: Stack, model: str | Bundle) -> Plan:
+    def plan(self, stack: Stack, model: Asked) -> Plan:
         """Plan how it is enhanced."""
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
@@ -118,7 +119,7 @@ class Batch:
 
     stacks: tuple[BatchStack, ...]
     plates: tuple[Plate, ...]
-    model: Bundle | str
+    model: Bundle | Proposal | str
     settings: BatchSettings
 
 
@@ -155,9 +156,9 @@ class BatchOutcome:
 
 
 def enhance_files(
-    paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
+    paths: str | Location | Sequence[str | Location], model: Asked = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
-    image: int | None = None, incomplete: bool = False, channels: Asked = None, beside: Asked = None,
+    image: int | None = None, incomplete: bool = False, channels: Channels = None, beside: Channels = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -216,12 +217,11 @@ def enhance_files(
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
             incomplete=incomplete, channels=channels, beside=beside, attention_channel=attention_channel,
-            attention_from=attention_from, levels_from=levels_from, settings=asked,
-            engine=engine, device=device, precision=precision, attention=attention, report=report,
-            overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
+            attention_from=attention_from, levels_from=levels_from, settings=asked, engine=engine, device=device,
+            precision=precision, attention=attention, report=report, overwrite=overwrite, resume=resume,
+            adapt_s=adapt_s, confidence=confidence,
         ),
-        left_out=left_out.append,
-    )  # fmt: skip
+        left_out=left_out.append)  # fmt: skip
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
@@ -232,7 +232,7 @@ def enhance_files(
 
 def plan_batch(
     paths: Sequence[Location],
-    model: str | Path | Bundle,
+    model: Asked,
     settings: BatchSettings,
     *,
     left_out: Callable[[str], object] = lambda _line: None,
@@ -261,6 +261,10 @@ def plan_batch(
         raise OptionError(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
+    loaded = loaded_model(model)
+    for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
+        if asked and not isinstance(loaded, Bundle | str):
+            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)
@@ -268,10 +272,9 @@ def plan_batch(
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
-    loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
     if isinstance(loaded, Bundle):
         require_trained(settings.settings.context, loaded)
-    return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
+    return Batch(stacks, tuple(plates), loaded, settings)
 
 
 def _check(settings: BatchSettings) -> None:
@@ -381,9 +384,9 @@ def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progr
     make_folder(settings.output_dir)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
-        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels, settings=settings.settings,
-        levels_from=settings.levels_from, device=settings.device, overwrite=settings.overwrite, resume=settings.resume,
-        progress=progress,
+        stack, cast("Bundle | str", batch.model), output=folder, seconds=seconds, channels=settings.channels,
+        settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
+        overwrite=settings.overwrite, resume=settings.resume, progress=progress,
     )  # fmt: skip
 
 

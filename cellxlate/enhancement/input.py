@@ -18,6 +18,7 @@ from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
+from cellxlate.stacks.write.origins import RowsHeld, row_sums
 
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of a plane: (rows, X) in the file's dtype."""
@@ -289,6 +290,11 @@ class InputRows:
     def own(self) -> tuple[PlaneIndex, ...]:
         """Where the G lie in their stack."""
         return tuple(plane for index in self.plane.seen[self.plane.own] for plane in self.plane.planes_at(index))
+
+    def held(self) -> dict[PlaneIndex, RowsHeld]:
+        """Describe what was read of each plane, those of the gate included."""
+        read = {**(self.gate.read if self.gate else {}), **self.read}
+        return {index: RowsHeld.of(row_sums(counts), self.first_row) for index, counts in read.items()}
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""

@@ -16,21 +16,21 @@ import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
-from cellxlate.enhancement.neighbours.channels import Asked, choose_sight
+from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
-from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.cards import AUTO
+from cellxlate.errors import InputError
+from cellxlate.model.bundle import Bundle, load_model, target_levels
+from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -82,6 +82,8 @@ class Plan:
         Where attention comes from.
     neighbours : ContextChoice
         Why networks see the planes beside each that they see.
+    proposal : Proposal or None
+        What proposes in place of the bundle, which then gives attention alone.
     beside_named : tuple of (str or int)
         The channels that networks see beside those that are enhanced: by name, or number where the stack has no names.
     """
@@ -100,7 +102,23 @@ class Plan:
     asked: tuple[Engine, Device, Precision] = DEFAULTS
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
+    proposal: Proposal | None = None
     beside_named: tuple[str | int, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        """What proposes, as it is called in reports."""
+        return self.proposal.name if self.proposal else self.bundle.name
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of what it computes with."""
+        return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
+
+    @property
+    def model_licence(self) -> str:
+        """Its licence; empty where it states none."""
+        return str((self.proposal.stated if self.proposal else self.bundle.card).get("licence", ""))
 
     @property
     def engine(self) -> str:
@@ -202,6 +220,7 @@ class Plan:
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
+            **({"proposal": dict(self.proposal.identity)} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
             **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
@@ -243,9 +262,9 @@ def _stated(ranges: Mapping[int, IntensityRange]) -> dict[str, Any]:
 
 def make_plan(
     stack: Stack,
-    model: str | Path | Bundle,
+    model: Asked,
     *,
-    channels: Asked,
+    channels: Channels,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
@@ -257,7 +276,7 @@ def make_plan(
     attention_channel: str | int | None = None,
     attention_from: Any = None,
     begun: Along | None = None,
-    beside: Asked = None,
+    beside: Channels = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
@@ -265,8 +284,9 @@ def make_plan(
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
-    given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
-    known. What the model sees `beside` the channels are those of its card's names, where none are named.
+    given. What proposes in place of a model is gated by the generalist's, without neighbours. Neighbours are those of
+    the run that this one continues (`begun`), where they are to be chosen and that is known. What the
+    model sees `beside` the channels are those of its card's names, where none are named.
 
     Raises
     ------
@@ -284,9 +304,9 @@ def make_plan(
     require_counts(stack)
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    is_auto = isinstance(model, str) and model == AUTO
-    bundle = None if is_auto else model if isinstance(model, Bundle) else load_model(model)
-    chosen, others = choose_sight(stack, bundle, channels, beside, attention_channel)
+    loaded, proposal = loaded_model(model), None
+    known = loaded if isinstance(loaded, Bundle) else None
+    chosen, others = choose_sight(stack, known, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
@@ -296,9 +316,12 @@ def make_plan(
     if attention_channel is not None or others:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    if bundle is None:
-        bundle, choice = choose_model(seen, shown)
-    chosen_s = time.perf_counter() - started
+    if isinstance(loaded, str):
+        loaded, choice = choose_model(seen, shown)
+    if not isinstance(loaded, Bundle):
+        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
+        loaded = load_model(GENERAL_MODEL)
+    chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
@@ -319,11 +342,14 @@ def make_plan(
     translator = opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
     begin = partial(begin, translator, context=neighbours.context)
-    jobs = (begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0])) for own in groups)
+    jobs = (
+        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
+              proposer=proposal.open(own) if proposal else None) for own in groups
+    )  # fmt: skip
     return Plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
-        (engine, device, precision), source, neighbours,
+        (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
@@ -351,37 +377,7 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     )
 
 
-def target_levels(bundle: Bundle) -> IntensityRange:
-    """Return the typical levels of the images the model was trained towards.
-
-    Raises
-    ------
-    OptionError
-        The card does not say them.
-    """
-    try:
-        stated = bundle.card["intensity"]["target"]
-        black = float(stated["black_counts"])
-        return IntensityRange(black, black + float(stated["span_counts"]))
-    except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(
-            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
-        ) from fault
-
-
 def require_counts(stack: Stack) -> None:
     """Raise InputError where a stack has 1 bit per pixel."""
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
-
-
-def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
-    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
-
-    `before` is the run's `plan.identity["input"]` at its start.
-    """
-    try:
-        now = input_identity(plan.stack.path, plan.stack.files)
-    except OSError:
-        return True
-    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))

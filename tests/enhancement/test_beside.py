@@ -197,7 +197,7 @@ def test_what_is_not_there_is_said(seeing: Path, stack: Stack, asked: dict[str, 
 def test_models_of_one_channel_see_none_beside(tiny_model: Path, seeing: Path) -> None:
     with pytest.raises(OptionError, match="beside= names 1 channel, and tiny sees none beside the one that it changes"):
         cellxlate.enhance(two_stains(), tiny_model, beside="DAPI", **TORCH)
-    with pytest.raises(OptionError, match="the shipped model that is chosen sees none beside"):
+    with pytest.raises(OptionError, match="what enhances here sees none beside"):
         cellxlate.enhance(two_stains(), beside="DAPI", **TORCH)
     with pytest.raises(OptionError, match="was not trained to see the planes beside one"):
         cellxlate.enhance(two_stains(), seeing, context="t", **TORCH)

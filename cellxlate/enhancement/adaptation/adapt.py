@@ -23,7 +23,6 @@ from cellxlate.enhancement.adaptation.clock import Clock
 from cellxlate.enhancement.adaptation.judge import Judge, verdict
 from cellxlate.enhancement.adaptation.record import Adaptation, held, make_room, recalled, record_of, remembered
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
-from cellxlate.enhancement.neighbours.channels import choose_channels
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import context_of
 from cellxlate.enhancement.outputs.names import opened
@@ -39,6 +38,7 @@ from cellxlate.option_values import as_path, require_callables, whole
 from cellxlate.options import SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, Along, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, what_is_seen

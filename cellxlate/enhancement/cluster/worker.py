@@ -24,6 +24,7 @@ from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
+from cellxlate.enhancement.proposals.source import Proposal
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
@@ -105,6 +106,8 @@ class BandJob:
         The pixels of the two partials.
     origins : Origins
         Where it is noted what bands were made from.
+    proposal : Proposal or None
+        What proposes in place of the model.
     """
 
     token: str
@@ -123,6 +126,7 @@ class BandJob:
     image: Pyramid
     attention: Pyramid
     origins: Origins
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         beside=dict(plan.beside),
         context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
-        image=image, attention=attention, origins=Origins(origins.folder.absolute()),
+        image=image, attention=attention, origins=Origins(origins.folder.absolute()), proposal=plan.proposal,
     )  # fmt: skip
 
 
@@ -337,6 +341,7 @@ def _opened(job: BandJob) -> OpenJob:
                     gates=gates,
                     luminance=luminance,
                     beside=job.beside,
+                    proposer=job.proposal.open(tuple(group)) if job.proposal else None,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
             )

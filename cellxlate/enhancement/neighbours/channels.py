@@ -7,41 +7,15 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import card_channels, count_of_channels, seen_words
 from cellxlate.option_values import as_list
 from cellxlate.options import ATTENTION_CHANNEL, BESIDE, CHANNELS, MODEL
-from cellxlate.stacks.channel_names import channel_number
+from cellxlate.stacks.channel_names import WANTED, channel_number, choose_channels
 from cellxlate.stacks.stack import Stack
 
-WANTED = "names or numbers of channels"
-
-Asked = Sequence[str | int] | str | int | None
-
-
-def choose_channels(stack: Stack, channels: Asked) -> tuple[int, ...]:
-    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
-
-    Raises
-    ------
-    OptionError
-        There is no such channel, more than one, or it is opacity.
-    """
-    asked = (
-        [channels]
-        if isinstance(channels, str | int)
-        else []
-        if channels is None
-        else as_list(CHANNELS, channels, WANTED)
-    )
-    if not asked:
-        return stack.light_channels
-    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
-    if opaque := numbers.difference(stack.light_channels):
-        raise OptionError(
-            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
-        )
-    return tuple(sorted(numbers))
+Channels = Sequence[str | int] | str | int | None
+"""Names or numbers of channels, as somebody asks for them."""
 
 
 def choose_sight(
-    stack: Stack, model: Bundle | None, channels: Asked, beside: Asked, attention_channel: str | int | None = None
+    stack: Stack, model: Bundle | None, channels: Channels, beside: Channels, attention_channel: str | int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the channels of a stack that are enhanced, and those that networks see beside each.
 
@@ -64,7 +38,7 @@ def choose_sight(
     needed = model.networks.settings.beside if model else 0
     if not (model and needed):
         if named := _as_asked(beside):
-            name = model.name if model else "the shipped model that is chosen"
+            name = model.name if model else "what enhances here"
             raise OptionError(
                 BESIDE, f" names {count_of_channels(len(named))}, and {name} sees none beside the one that it changes",
                 remedy=("leave it out, or choose another ", MODEL),
@@ -85,7 +59,7 @@ def choose_sight(
     return own, seen
 
 
-def _as_asked(channels: Asked) -> list[str | int]:
+def _as_asked(channels: Channels) -> list[str | int]:
     if channels is None:
         return []
     return [channels] if isinstance(channels, str | int) else as_list(BESIDE, channels, WANTED)

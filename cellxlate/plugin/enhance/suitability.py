@@ -6,11 +6,12 @@ Import it in the worker: it loads torch.
 from collections.abc import Generator
 
 from cellxlate.choice import Suitability, suitability
-from cellxlate.enhancement.neighbours.channels import choose_channels, choose_sight
+from cellxlate.enhancement.neighbours.channels import choose_sight
 from cellxlate.errors import CellxlateError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.plugin.requests import SuitabilityRequest
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.luminance import what_is_seen
 
 
