@@ -305,8 +305,7 @@ def make_plan(
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     loaded, proposal = loaded_model(model), None
-    known = loaded if isinstance(loaded, Bundle) else None
-    chosen, others = choose_sight(stack, known, channels, beside, attention_channel)
+    chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
@@ -331,9 +330,7 @@ def make_plan(
     intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     levels = luminances or intensities  # of what is seen
-    begin = partial(
-        PlaneJob, target=target, settings=settings, gates=gates, beside={one: ranges[one] for one in others}
-    )
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates, beside={at: ranges[at] for at in others})
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
         open_translator=opened, begun=begun,

@@ -139,7 +139,7 @@ def _enhancer(
     bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
 
     def changes(stack: Stack) -> Collection[int]:
-        return choose_sight(stack, bundle if isinstance(bundle, Bundle) else None, None, None)[0]
+        return choose_sight(stack, bundle, None, None)[0]
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))

@@ -15,14 +15,14 @@ Channels = Sequence[str | int] | str | int | None
 
 
 def choose_sight(
-    stack: Stack, model: Bundle | None, channels: Channels, beside: Channels, attention_channel: str | int | None = None
+    stack: Stack, model: object, channels: Channels, beside: Channels, attention_channel: str | int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the channels of a stack that are enhanced, and those that networks see beside each.
 
     Parameters
     ----------
-    model : Bundle or None
-        None where one is to be chosen for the stack, which then sees one channel.
+    model : Bundle or object
+        What is not loaded, but to be chosen for the stack, or no model of ours, sees one channel.
     channels, beside : str, int, sequence of them, or None
         Names or numbers as they were asked for. Where none is, those that the model's card names; and of a model that
         sees one channel all but opacity, beside which none is seen.
@@ -35,10 +35,10 @@ def choose_sight(
         There is no such channel; the model sees more channels, or fewer, than are named; one is enhanced and seen
         beside at once; or attention of such a model is to be that of another channel.
     """
-    needed = model.networks.settings.beside if model else 0
-    if not (model and needed):
+    needed = model.networks.settings.beside if isinstance(model, Bundle) else 0
+    if not (isinstance(model, Bundle) and needed):
         if named := _as_asked(beside):
-            name = model.name if model else "what enhances here"
+            name = model.name if isinstance(model, Bundle) else "what enhances here"
             raise OptionError(
                 BESIDE, f" names {count_of_channels(len(named))}, and {name} sees none beside the one that it changes",
                 remedy=("leave it out, or choose another ", MODEL),
