@@ -339,9 +339,8 @@ def enhanced_band(
         tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
     windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
     for batch in batches(windows, most_px=side_px**2):
-        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
-        job.work.generator_px += images[:, 0].size
-        for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
+        proposals = _proposed(rows, [around for _, around in batch], job)
+        for (tile, around), proposal in zip(batch, proposals, strict=True):
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
@@ -349,6 +348,13 @@ def enhanced_band(
             enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
     return enhanced
+
+
+def _proposed(rows: InputRows, windows: Sequence[Tile], job: PlaneJob) -> Floats:
+    """Return the proposals of a batch of windows, (B, G, Y, X); what was seen is not kept."""
+    images = rows.windows(windows)  # (B, C, Y, X)
+    job.work.generator_px += images[:, 0].size
+    return job.translator.proposal(images)
 
 
 def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:
