@@ -301,8 +301,7 @@ class InputRows:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
         if len(self.unit) > 1:
             return self.windows([tile])[0]
-        seen: Floats = window(self.unit[0], self.first_row, self.plane.shape, tile)
-        return seen[None]
+        return _stacked([window(self.unit[0], self.first_row, self.plane.shape, tile)])
 
     def windows(self, tiles: Sequence[Tile]) -> Floats:
         """Return windows of one size as a batch (B, C, Y, X) in unit range."""

@@ -41,7 +41,9 @@ def test_windows_of_held_planes_have_the_bits_of_those_that_are_looked_at_anew(
     for tile in (area, Tile(44, 120, -16, 100), Tile(61, 140, 50, 146), Tile(80, 81, 60, 61)):
         assert anew.window(tile).tobytes() == kept.window(tile).tobytes()
         assert anew.windows([tile, tile]).tobytes() == kept.windows([tile, tile]).tobytes()
-    assert all(one.tobytes() == other.tobytes() for one, other in zip(anew.inside(area), kept.inside(area), strict=True))
+    assert all(
+        one.tobytes() == other.tobytes() for one, other in zip(anew.inside(area), kept.inside(area), strict=True)
+    )
 
 
 def test_rows_at_the_ends_of_a_whole_plane_have_their_bits_too() -> None:
