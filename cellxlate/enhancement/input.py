@@ -299,9 +299,7 @@ class InputRows:
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""
-        if len(self.unit) > 1:
-            return self.windows([tile])[0]
-        return _stacked([window(self.unit[0], self.first_row, self.plane.shape, tile)])
+        return _stacked([window(one, self.first_row, self.plane.shape, tile) for one in self.unit])
 
     def windows(self, tiles: Sequence[Tile]) -> Floats:
         """Return windows of one size as a batch (B, C, Y, X) in unit range."""

@@ -308,7 +308,7 @@ def network_attention(rows: InputRows, area: Tile, translator: Translator) -> np
     steps = np.empty((len(rows.kept), *area.shape), np.uint16)
     for block in tiles_of(area, BLOCK_PX):
         around = block.grown(translator.attention_halo_px, translator.stride)
-        found = _core(translator.attention(rows.window(around)[None])[0], block, around)
+        found = _core(translator.attention(rows.windows([around]))[0], block, around)
         steps[..., *block.slices(area.top, area.left)] = quantise(found)
     return without_kept(rows, area, steps)
 

@@ -6,8 +6,8 @@ import os
 import re
 import subprocess
 import sys
-import weakref
 import threading
+import weakref
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
