@@ -13,10 +13,10 @@ import pytest
 import cellxlate
 from cellxlate.cli.parser import build_parser
 from cellxlate.enhancement.batch import BatchOutcome
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.settings import EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.samples.drawn import StructureSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings
 

@@ -110,7 +110,8 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
     from cellxlate.enhancement.confidence.file import confidence_path
     from cellxlate.enhancement.gates.source import require_fitting
     from cellxlate.enhancement.neighbours.context import require_neighbours
-    from cellxlate.enhancement.plan import choose_channels, require_counts
+    from cellxlate.enhancement.plan import require_counts
+    from cellxlate.stacks.channel_names import choose_channels
     from cellxlate.stacks.naming import partial_of
 
     settings = batch.settings

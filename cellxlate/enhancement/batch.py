@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cellxlate.enhancement.confidence.file import confidence_path, write_confidence
 from cellxlate.enhancement.confidence.views import VIEWS
@@ -30,9 +30,10 @@ from cellxlate.enhancement.outputs.names import (
 )
 from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
-from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision, require_known
 from cellxlate.model.engines.threads import use_threads
@@ -82,7 +83,7 @@ class BatchSettings:
         """Open a stack."""
         return open_stack(path, self.axes, image=self.image, incomplete=self.incomplete)
 
-    def plan(self, stack: Stack, model: str | Bundle) -> Plan:
+    def plan(self, stack: Stack, model: Asked) -> Plan:
         """Plan how it is enhanced."""
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
@@ -116,7 +117,7 @@ class Batch:
 
     stacks: tuple[BatchStack, ...]
     plates: tuple[Plate, ...]
-    model: Bundle | str
+    model: Bundle | Proposal | str
     settings: BatchSettings
 
 
@@ -153,7 +154,7 @@ class BatchOutcome:
 
 
 def enhance_files(
-    paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
+    paths: str | Location | Sequence[str | Location], model: Asked = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
     image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
@@ -230,7 +231,7 @@ def enhance_files(
 
 def plan_batch(
     paths: Sequence[Location],
-    model: str | Path | Bundle,
+    model: Asked,
     settings: BatchSettings,
     *,
     left_out: Callable[[str], object] = lambda _line: None,
@@ -259,6 +260,10 @@ def plan_batch(
         raise OptionError(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
+    loaded = loaded_model(model)
+    for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
+        if asked and not isinstance(loaded, Bundle | str):
+            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)
@@ -266,10 +271,9 @@ def plan_batch(
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
-    loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
     if isinstance(loaded, Bundle):
         require_trained(settings.settings.context, loaded)
-    return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
+    return Batch(stacks, tuple(plates), loaded, settings)
 
 
 def _check(settings: BatchSettings) -> None:
@@ -379,9 +383,9 @@ def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progr
     make_folder(settings.output_dir)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
-        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels, settings=settings.settings,
-        levels_from=settings.levels_from, device=settings.device, overwrite=settings.overwrite, resume=settings.resume,
-        progress=progress,
+        stack, cast("Bundle | str", batch.model), output=folder, seconds=seconds, channels=settings.channels,
+        settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
+        overwrite=settings.overwrite, resume=settings.resume, progress=progress,
     )  # fmt: skip
 
 

@@ -21,19 +21,19 @@ from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.cards import AUTO
+from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.option_values import as_list
-from cellxlate.options import CHANNELS, INTENSITY
+from cellxlate.options import INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.channel_names import channel_number
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
-WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
@@ -84,6 +83,8 @@ class Plan:
         Where attention comes from.
     neighbours : ContextChoice
         Why networks see the planes beside each that they see.
+    proposal : Proposal or None
+        What proposes in place of the bundle, which then gives attention alone.
     """
 
     stack: Stack
@@ -100,6 +101,22 @@ class Plan:
     asked: tuple[Engine, Device, Precision] = DEFAULTS
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
+    proposal: Proposal | None = None
+
+    @property
+    def model_name(self) -> str:
+        """What proposes, as it is called in reports."""
+        return self.proposal.name if self.proposal else self.bundle.name
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of what it computes with."""
+        return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
+
+    @property
+    def model_licence(self) -> str:
+        """Its licence; empty where it states none."""
+        return str((self.proposal.stated if self.proposal else self.bundle.card).get("licence", ""))
 
     @property
     def engine(self) -> str:
@@ -196,6 +213,7 @@ class Plan:
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
+            **({"proposal": dict(self.proposal.identity)} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
@@ -235,7 +253,7 @@ def _stated(ranges: Mapping[int, IntensityRange]) -> dict[str, Any]:
 
 def make_plan(
     stack: Stack,
-    model: str | Path | Bundle,
+    model: Asked,
     *,
     channels: Sequence[str | int] | str | int | None,
     settings: EnhanceSettings | None,
@@ -256,8 +274,8 @@ def make_plan(
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
-    given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
-    known.
+    given. What proposes in place of a model is gated by the generalist's, without neighbours. Neighbours are those of
+    the run that this one continues (`begun`), where they are to be chosen and that is known.
 
     Raises
     ------
@@ -285,10 +303,13 @@ def make_plan(
     if attention_channel is not None:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(seen, shown)
-    chosen_s = time.perf_counter() - started
-    bundle = model if isinstance(model, Bundle) else load_model(model)
+    loaded, proposal = loaded_model(model), None
+    if isinstance(loaded, str):
+        loaded, choice = choose_model(seen, shown)
+    if not isinstance(loaded, Bundle):
+        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
+        loaded = load_model(GENERAL_MODEL)
+    chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
@@ -306,11 +327,14 @@ def make_plan(
     translator = opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
     begin = partial(begin, translator, context=neighbours.context)
-    jobs = (begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0])) for own in groups)
+    jobs = (
+        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
+              proposer=proposal.open(own) if proposal else None) for own in groups
+    )  # fmt: skip
     return Plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
-        (engine, device, precision), source, neighbours,
+        (engine, device, precision), source, neighbours, proposal,
     )  # fmt: skip
 
 
@@ -335,31 +359,6 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     return stream_count(
         tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
     )
-
-
-def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
-    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
-
-    Raises
-    ------
-    OptionError
-        There is no such channel, more than one, or it is opacity.
-    """
-    asked = (
-        [channels]
-        if isinstance(channels, str | int)
-        else []
-        if channels is None
-        else as_list(CHANNELS, channels, WANTED)
-    )
-    if not asked:
-        return stack.light_channels
-    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
-    if opaque := numbers.difference(stack.light_channels):
-        raise OptionError(
-            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
-        )
-    return tuple(sorted(numbers))
 
 
 def target_levels(bundle: Bundle) -> IntensityRange:

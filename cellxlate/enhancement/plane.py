@@ -24,8 +24,17 @@ from cellxlate.enhancement.input import (
     planes_of_channels,
     planes_of_colors,
 )
+from cellxlate.enhancement.proposals.windows import Proposer, in_counts
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
-from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
+from cellxlate.model.attention import (
+    ATTENTION_STEPS,
+    Floats,
+    apply_change,
+    attention_image,
+    change_in_counts,
+    gate,
+    quantise,
+)
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import change_in_color, known_from, luminance_of
@@ -193,6 +202,8 @@ class PlaneJob:
     luminance : IntensityRange or None
         Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
         are for all three, and each keeps its ratio to the others.
+    proposer : Proposer or None
+        What proposes in place of the translator's generator.
     """
 
     translator: Translator
@@ -203,6 +214,7 @@ class PlaneJob:
     context: Context = ALONE
     gates: GateSource = OwnAttention()
     luminance: IntensityRange | None = None
+    proposer: Proposer | None = None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -212,17 +224,40 @@ class PlaneJob:
     @property
     def margin_px(self) -> int:
         """How far around an area the rows reach that both networks need for it."""
-        return max(self.translator.generator_halo_px, self.translator.attention_halo_px) + self.translator.stride
+        translator, proposer = self.translator, self.proposer
+        proposal_px = proposer.geometry.rows_px if proposer else translator.generator_halo_px + translator.stride
+        return max(translator.attention_halo_px + translator.stride, proposal_px)
 
     @property
     def tile_px(self) -> int:
         """Side of a tile's core."""
+        if self.proposer:
+            return self.proposer.geometry.tile_px(self.settings.tile_px)
         return tile_side(
             self.settings.tile_px,
             halo_px=self.translator.generator_halo_px,
             stride=self.translator.stride,
             activation_bytes_per_px=self.translator.activation_bytes_per_px,
         )
+
+    def tiles(self, selected: npt.NDArray[np.bool_], area: Tile, shape: tuple[int, int]) -> list[tuple[Tile, Tile]]:
+        """Return the tiles that hold the selected pixels of an area of a plane, each with the window that it needs."""
+        halo_px, side_px = self.translator.generator_halo_px, self.tile_px
+        if self.proposer:
+            return self.proposer.geometry.tiles(selected, area, side_px, shape)
+        dense = self.settings.dense
+        fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
+        return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
+
+    def propose(self, rows: InputRows, windows: Sequence[Tile]) -> Floats:
+        """Return F(s) of windows of one size, (B, G, Y, X), in unit range; the windows are kept no longer."""
+        images, plane = rows.windows(windows), rows.plane  # (B, C, Y, X)
+        self.work.generator_px += images[:, 0].size
+        if self.proposer is None:
+            return self.translator.proposal(images)
+        ranges = [intensity for _, intensity in plane.planes[plane.own]]
+        blacks, spans = [one.black for one in ranges], [one.span for one in ranges]
+        return in_counts(self.proposer, images[:, plane.own], blacks, spans)
 
     def input(
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
@@ -329,18 +364,16 @@ def enhanced_band(
     `steps` are attention (G, rows, X); `gates` (1025,) hold the gate at each step of it, and do not fall.
     """
     started = time.perf_counter()
-    translator, side_px = job.translator, job.tile_px
+    side_px = job.tile_px
     enhanced = rows.inside(area)[0].copy()
     selected = steps.max(axis=0) >= np.count_nonzero(gates == 0)
     tiles = list(tiles_of(area, side_px))
     job.work.tiles_total += len(tiles)
     if not job.settings.dense:
         job.work.tiles_skipped += sum(not selected[tile.slices(area.top, area.left)].any() for tile in tiles)
-        tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
-    windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
+    windows = job.tiles(selected, area, rows.plane.shape)
     for batch in batches(windows, most_px=side_px**2):
-        proposals = _proposed(rows, [around for _, around in batch], job)
-        for (tile, around), proposal in zip(batch, proposals, strict=True):
+        for (tile, around), proposal in zip(batch, job.propose(rows, [around for _, around in batch]), strict=True):
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
@@ -348,13 +381,6 @@ def enhanced_band(
             enhanced[here] = apply_change(raw, changed, gated)
     job.work.generator_s += time.perf_counter() - started
     return enhanced
-
-
-def _proposed(rows: InputRows, windows: Sequence[Tile], job: PlaneJob) -> Floats:
-    """Return the proposals of a batch of windows, (B, G, Y, X); what was seen is not kept."""
-    images = rows.windows(windows)  # (B, C, Y, X)
-    job.work.generator_px += images[:, 0].size
-    return job.translator.proposal(images)
 
 
 def _core(outcome: Floats, tile: Tile, around: Tile) -> Floats:
@@ -368,18 +394,7 @@ def tile_change(
 ) -> npt.NDArray[np.float64]:
     """Return what to add to the counts (G, Y, X) of a tile; where luminance is seen, that of it in each colour."""
     if job.luminance is None:
-        return change_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
+        return change_in_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
     light = luminance_of(counts)[None]
-    changed = change_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
+    changed = change_in_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
     return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance.noise, job.luminance.span))
-
-
-def change_counts(
-    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], *, spans: npt.NDArray[np.float64],
-    target: IntensityRange | None,
-) -> npt.NDArray[np.float64]:  # fmt: skip
-    """Return g (F(s) - s) in counts, on the input's scale or towards the target's; all arrays are (G, Y, X)."""
-    if target is None:
-        return np.asarray(change(gated, proposal, unit).astype(np.float64) * spans)
-    wanted = target.black + proposal.astype(np.float64) * target.span
-    return np.asarray(change(gated, wanted, counts.astype(np.float64)), dtype=np.float64)

@@ -153,8 +153,9 @@ def run_report(
 ) -> RunReport:
     """Gather what the report says; what could not be found out is among its warnings."""
     tally = account.tally
-    stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
-    notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
+    stack, work, repeat, proposal = plan.stack, plan.work, plan.repeat, plan.proposal
+    by = proposal.warnings if proposal else ()
+    notices = [Notice(line) for line in dict.fromkeys([*notes, *by, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
         notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)), plan.luminances)
@@ -169,8 +170,8 @@ def run_report(
     stated = {name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()}
     return RunReport(
         outputs=stated, input_name=stack.path.name if stack.path else stack.name, axes=stack.axes, shape=stack.shape,
-        dtype=str(stack.dtype), model_name=bundle.name, model_digest=bundle.digest, tally=tally,
-        model_licence=str(bundle.card.get("licence", "")),
+        dtype=str(stack.dtype), model_name=plan.model_name, model_digest=plan.model_digest,
+        tally=tally, model_licence=plan.model_licence,
         model_considered=plan.choice.considered if plan.choice else {},
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},

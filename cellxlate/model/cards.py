@@ -30,6 +30,9 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
+GENERAL_MODEL = "cells"
+"""The shipped model that knows structures of all kinds."""
+
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 

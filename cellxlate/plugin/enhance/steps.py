@@ -14,7 +14,7 @@ from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress, MakeBands, Steps, write_bands
 from cellxlate.enhancement.job import THIS_PROCESS, steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
-from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
@@ -24,6 +24,7 @@ from cellxlate.plugin.layers import in_layer_shape
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import one_line
 

@@ -6,9 +6,9 @@ Import it in the worker: it loads torch.
 from collections.abc import Generator
 
 from cellxlate.choice import Suitability, suitability
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.requests import SuitabilityRequest
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.luminance import what_is_seen
 
 
