@@ -27,7 +27,7 @@ LARGEST_TILE_PX = 1024
 ACTIVATION_BUDGET_BYTES = 512_000_000
 
 
-class Cut(Protocol):
+class Sliced(Protocol):
     """An array, or what gives slices of the rows and columns of one."""
 
     def __getitem__(self, key: tuple[Any, ...], /) -> npt.NDArray[Any]:
@@ -105,7 +105,7 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     return side
 
 
-def window(rows: Cut, first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
+def window(rows: Sliced, first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
     """Take a window, which may reach beyond the plane, from rows first_row.. (..., rows, X) of one or several planes.
 
     These are at least the rows that the window mirrors to.
