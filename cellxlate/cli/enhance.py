@@ -271,6 +271,8 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     told.append(("model", report.model_words))
     if answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
+    if report.color_words:
+        told.append(("colour", report.color_words))
     if (words := context_words(answer["context"])) != NOTHING_BESIDE:
         told.append(("neighbours", words))
     if answer.get("beside"):

@@ -35,6 +35,7 @@ from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.channel_names import shown_names, unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -177,8 +178,7 @@ class Forecast:
             )
         for channel, departure in self.prediction.departures.items():
             if words := departure_words(departure):
-                names = stack.channel_names
-                name = names[channel] if channel < len(names) else f"channel {channel}"
+                name = dict(enumerate(shown_names(stack))).get(channel, unnamed(channel))
                 warnings.append(
                     f"{name} does not look like the images that {self.plan.bundle.name} was trained on: "
                     f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
@@ -195,13 +195,13 @@ class Forecast:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "planes": stack.plane_count, "channels": plan.channels, "channel_names": list(shown_names(stack)),
+            "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.bundle.name,
+            "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
             **({"beside": list(plan.beside_named)} if plan.beside else {}),
-            **({"color": "luminance"} if plan.in_color else {}),
-            "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
-            "free_bytes": self.free_bytes, "warnings": self.warnings,
+            **({"color": "luminance"} if plan.in_color else {}), "outputs": [str(one) for one in self.outputs.wanted],
+            "tiles": self.tiles, "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
         }  # fmt: skip
 

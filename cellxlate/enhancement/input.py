@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
-from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
+from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
@@ -90,18 +90,34 @@ def planes_seen(
     return [*own, *(planes_of_channels(stack, index, beside) if beside else ())]
 
 
+class MadeUnit(Protocol):
+    """Rows of a plane in unit range that are made window by window (`UnitOfCounts`)."""
+
+    def __getitem__(self, key: tuple[Any, ...], /) -> Floats:
+        """Return the window at slices of rows and columns."""
+
+    def part(self, rows: slice, /) -> "MadeUnit":
+        """Return some of its rows."""
+
+
+UnitRange = Floats | MadeUnit
+
+
 @dataclass(frozen=True)
 class SeenPlane:
-    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them."""
+    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them.
+
+    `unit` is their unit range, and `kept` the pixels that no one may change, as in `NetworkInput`.
+    """
 
     counts: npt.NDArray[Any]
-    input: NetworkInput
+    unit: UnitRange
+    kept: npt.NDArray[np.bool_] | None
 
     def part(self, rows: slice) -> "SeenPlane":
         """Return some of its rows, which are counted from its first; views."""
-        kept = self.input.kept
-        seen = NetworkInput(self.input.unit[rows], None if kept is None else kept[rows])
-        return SeenPlane(self.counts[..., rows, :], seen)
+        unit = self.unit[rows] if isinstance(self.unit, np.ndarray) else self.unit.part(rows)
+        return SeenPlane(self.counts[..., rows, :], unit, None if self.kept is None else self.kept[rows])
 
 
 class SeenPlanes(Protocol):
@@ -122,7 +138,8 @@ class Anew:
     ) -> SeenPlane:
         """Return the rows."""
         counts = read(rows)
-        return SeenPlane(counts, network_input(light_of(counts), intensity))
+        seen = network_input(light_of(counts), intensity)
+        return SeenPlane(counts, seen.unit, seen.kept)
 
 
 ANEW = Anew()
@@ -235,8 +252,8 @@ class PlaneInput:
             for plane, counts in zip(self.planes_at(index), _as_planes(read[index].counts), strict=True)
         }
         return InputRows(
-            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.input.unit for one in seen),
-            tuple(one.input.kept for one in seen[self.own]), stored, gate,
+            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.unit for one in seen),
+            tuple(one.kept for one in seen[self.own]), stored, gate,
         )  # fmt: skip
 
     def planes_at(self, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
@@ -267,8 +284,8 @@ class InputRows:
         Of the plane.
     counts : ndarray (G, rows, X)
         As stored; the change is added to these.
-    unit : tuple of ndarray (rows, X) of float32
-        What networks see of each of the C, in unit range.
+    unit : tuple of UnitRange
+        What networks see of each of the C: (rows, X) of float32 in unit range, there or made window by window.
     kept : tuple of (ndarray (rows, X) of bool, or None)
         Of each of the G, or of their luminance in colour, the pixels that are kept whatever attention says; None where
         there are none.
@@ -281,7 +298,7 @@ class InputRows:
     plane: PlaneInput
     first_row: int
     counts: npt.NDArray[Any]
-    unit: tuple[Floats, ...]
+    unit: tuple[UnitRange, ...]
     kept: tuple[npt.NDArray[np.bool_] | None, ...]
     read: Mapping[PlaneIndex, npt.NDArray[Any]]
     gate: "InputRows | None" = None

@@ -49,7 +49,7 @@ networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-
 BAND_BYTES_PER_PX = 24
 """A band's counts before and after, its unit range, attention, and the windows cut from it."""
 SEEN_BYTES_PER_PX = 8
-"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
+"""The same rows of a plane that is seen beside, as they are held, its attention, and the windows cut from them."""
 
 
 @dataclass(frozen=True)

@@ -252,8 +252,10 @@ class PlaneJob:
         fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
         return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
 
-    def propose(self, images: Floats, plane: PlaneInput) -> Floats:
-        """Return F(s) of windows (B, C, Y, X) of a plane, (B, G, Y, X), both in unit range."""
+    def propose(self, rows: InputRows, windows: Sequence[Tile]) -> Floats:
+        """Return F(s) of windows of one size, (B, G, Y, X), in unit range; the windows are kept no longer."""
+        images, plane = rows.windows(windows), rows.plane  # (B, C, Y, X)
+        self.work.generator_px += images[:, 0].size
         if self.proposer is None:
             return self.translator.proposal(images)
         ranges = [intensity for _, intensity in plane.planes[plane.own]]
@@ -341,7 +343,7 @@ def network_attention(rows: InputRows, area: Tile, translator: Translator) -> np
     steps = np.empty((len(rows.kept), *area.shape), np.uint16)
     for block in tiles_of(area, BLOCK_PX):
         around = block.grown(translator.attention_halo_px, translator.stride)
-        found = _core(translator.attention(rows.window(around)[None])[0], block, around)
+        found = _core(translator.attention(rows.windows([around]))[0], block, around)
         steps[..., *block.slices(area.top, area.left)] = quantise(found)
     return without_kept(rows, area, steps)
 
@@ -371,9 +373,7 @@ def enhanced_band(
         job.work.tiles_skipped += sum(not selected[tile.slices(area.top, area.left)].any() for tile in tiles)
     windows = job.tiles(selected, area, rows.plane.shape)
     for batch in batches(windows, most_px=side_px**2):
-        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
-        job.work.generator_px += images[:, 0].size
-        for (tile, around), proposal in zip(batch, job.propose(images, rows.plane), strict=True):
+        for (tile, around), proposal in zip(batch, job.propose(rows, [around for _, around in batch]), strict=True):
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)

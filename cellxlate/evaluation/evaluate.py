@@ -16,8 +16,8 @@ from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
 from cellxlate.quality.report import page
+from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.pictures import Picture
-from cellxlate.quality.report.report import finite_json
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file

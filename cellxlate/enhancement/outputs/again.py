@@ -91,7 +91,7 @@ def repeat(
     named, about = _model(model, digest, folder)
     words = ["cellxlate", "enhance", source, "-m", named]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
-    if settings.color == "separate" and is_color(stack):
+    if is_color(stack):
         words += ["--color", settings.color]
     if stack.axes_given or stack.path is None:
         words += ["--axes", stack.axes]
