@@ -27,6 +27,10 @@ class UnitOfCounts:
 
     Attributes
     ----------
+    counts : ndarray (rows, X)
+        As stored.
+    intensity : IntensityRange
+        What is 0 and 1.
     replaced : (ndarray, ndarray, ndarray)
         Rows, in their order, and columns of pixels of which networks see something else; and what, in unit range.
     """
