@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.requests import StopRequest
-from cellxlate.settings import Along
+from cellxlate.settings import Along, Color
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class PreviewRequest:
         A mask, or the automatic guide, that gates in place of attention.
     context : {"auto", "none", "z", "t"}
         Which planes beside it are looked at.
+    color : {"luminance", "separate"}
+        What becomes of red, green and blue.
     """
 
     stack: Stack
@@ -64,6 +66,7 @@ class PreviewRequest:
     attention_channel: int | None = None
     attention_from: Stack | str | None = None
     context: Along = "auto"
+    color: Color = "luminance"
 
     @property
     def indices(self) -> list[PlaneIndex]:
