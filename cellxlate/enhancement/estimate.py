@@ -162,9 +162,7 @@ class Forecast:
     def tiles(self) -> int:
         """How many tiles the planes that are enhanced are cut into."""
         plan, stack = self.plan, self.plan.stack
-        per_plane = sum(
-            len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
-        )  # fmt: skip
+        per_plane = sum(len(list(tiles_of(one, plan.tile_px))) for one in bands_of(stack.plane_shape, plan.tile_px))
         at_once = 3 if plan.in_color and "C" in stack.axes else 1  # planes of a channel: its red, green and blue
         return per_plane * len(plan.jobs) * stack.planes_per_channel // at_once
 
@@ -201,6 +199,7 @@ class Forecast:
             "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.bundle.name,
             "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
+            **({"beside": list(plan.beside_named)} if plan.beside else {}),
             **({"color": "luminance"} if plan.in_color else {}), "outputs": [str(one) for one in self.outputs.wanted],
             "tiles": self.tiles, "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
@@ -239,6 +238,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         jobs = tuple(
             replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"),
                     intensities={channel: scaled(one) for channel, one in job.intensities.items()},
+                    beside={channel: scaled(one) for channel, one in job.beside.items()},
                     luminance=job.luminance and scaled(job.luminance))
             for job in plan.jobs
         )  # fmt: skip

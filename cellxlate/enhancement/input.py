@@ -3,7 +3,7 @@
 The one place that knows which planes of a stack are read for one. Memory is bounded by a band of rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
+from cellxlate.stacks.write.origins import RowsHeld, row_sums
 
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of a plane: (rows, X) in the file's dtype."""
@@ -59,6 +60,7 @@ class Context:
 
 
 ALONE = Context()
+NOTHING_BESIDE: Mapping[int, IntensityRange] = {}
 
 
 def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -> tuple[PlaneIndex, ...]:
@@ -77,9 +79,15 @@ def planes_of_colors(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -
     return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
 
 
-def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
-    """Return the planes that networks see at the position of a plane: channel by channel, of each those around it."""
-    return [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
+def planes_seen(
+    stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context, beside: Collection[int] = ()
+) -> list[PlaneIndex]:
+    """Return the planes that networks see at the position of a plane.
+
+    Channel by channel, of each those around it; then those of the channels that are seen beside.
+    """
+    own = [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
+    return [*own, *(planes_of_channels(stack, index, beside) if beside else ())]
 
 
 class MadeUnit(Protocol):
@@ -146,7 +154,7 @@ class PlaneInput:
     shape : (int, int)
         Rows and columns of a plane.
     planes : tuple of (ReadRows, IntensityRange)
-        The C planes: channel by channel, and of each those at the offsets of its context.
+        The C planes: channel by channel, of each those at the offsets of its context, then channels beside.
     own : slice
         Which of them are the G.
     seen : tuple of PlaneIndex
@@ -174,6 +182,7 @@ class PlaneInput:
     def of(
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
         open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
+        beside: Mapping[int, IntensityRange] = NOTHING_BESIDE,
     ) -> "PlaneInput":  # fmt: skip
         """Return the input at the position of a plane of a stack; nothing is read yet.
 
@@ -187,11 +196,13 @@ class PlaneInput:
             Called once for each plane, returns what reads its rows; `plane_reader` by default.
         see : SeenPlanes
             What gives the rows that networks see.
+        beside : mapping of int to IntensityRange
+            Of the channels that are seen beside these and stay as they are, in their order.
         """
-        seen = planes_seen(stack, index, intensities, context)
+        seen, ranges = planes_seen(stack, index, intensities, context, beside), {**beside, **intensities}
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
-        planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        own = slice(context.offsets.index(0), None, len(context.offsets))
+        planes = ((readers[one], ranges[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
+        own = slice(context.offsets.index(0), -len(beside) or None, len(context.offsets))
         return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
     @classmethod
@@ -296,6 +307,11 @@ class InputRows:
     def own(self) -> tuple[PlaneIndex, ...]:
         """Where the G lie in their stack."""
         return tuple(plane for index in self.plane.seen[self.plane.own] for plane in self.plane.planes_at(index))
+
+    def held(self) -> dict[PlaneIndex, RowsHeld]:
+        """Describe what was read of each plane, those of the gate included."""
+        read = {**(self.gate.read if self.gate else {}), **self.read}
+        return {index: RowsHeld.of(row_sums(counts), self.first_row) for index, counts in read.items()}
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""

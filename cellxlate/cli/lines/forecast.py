@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
-from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, context_words, source_words
+from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, beside_words, context_words, source_words
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
@@ -73,6 +73,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         ("model", f"{answer['model']}{chosen}"),
         *([("gate", source_words(gated))] if gated["kind"] != "network" else []),
         *([("neighbours", seen)] if (seen := context_words(answer["context"])) != NOTHING_BESIDE else []),
+        *([("seen beside", beside_words(answer["beside"]))] if answer.get("beside") else []),
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),

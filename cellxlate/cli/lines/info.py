@@ -18,6 +18,7 @@ from cellxlate.cli.lines.table import (
     table,
     wrapped,
 )
+from cellxlate.model.cards import card_channels, seen_words
 
 if TYPE_CHECKING:
     from cellxlate.choice import Suitability
@@ -210,10 +211,23 @@ def model_lines(card: Mapping[str, Any], shipped: bool, size_bytes: int | None) 
         ("licence", str(card.get("licence") or "not stated")),
         *_source_facts(card.get("sources")),
         ("networks", _network_words(card)),
+        *_channel_facts(card),
         *_neighbour_facts(_mapping(card.get("context"))),
         ("folder", f"{card.get('path')}{on_disk}"),
     ]  # fmt: skip
     return [*facts(told), "", *_score_lines(_mapping(card.get("scores")))]
+
+
+def _channel_facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which channel a model changes, and which it wants to see beside it."""
+    needed = _mapping(card.get("networks")).get("beside")
+    if not (isinstance(needed, int) and needed):
+        return []
+    own = card_channels(card)[0]
+    changed = own if isinstance(own, str) else "one channel"
+    return [
+        ("channels", f"changes {changed}, and sees {seen_words(card, needed)} beside it, which every stack must hold")
+    ]
 
 
 def _neighbour_facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ class UnitOfCounts:
     counts : ndarray (rows, X)
         As stored.
     intensity : IntensityRange
-        What is 0 and 1.
+        What makes unit range of them.
     replaced : (ndarray, ndarray, ndarray)
         Rows, in their order, and columns of pixels of which networks see something else; and what, in unit range.
     """

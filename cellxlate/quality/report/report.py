@@ -7,13 +7,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import numpy as np
-
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
-from cellxlate.quality.report.gates import IN_COLOR, attention_source, context_seen, context_words, source_words
+from cellxlate.quality.report.finite import finite_json
+from cellxlate.quality.report.gates import (
+    IN_COLOR,
+    attention_source,
+    beside_seen,
+    beside_words,
+    context_seen,
+    context_words,
+    source_words,
+)
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
@@ -200,6 +207,7 @@ class RunReport:
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
             "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
+            **({"beside": seen} if (seen := beside_seen(self.provenance)) else {}),
             **({"color": "luminance"} if self.tally.in_color else {}),
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
@@ -377,6 +385,7 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "Weights, SHA-256": report.model_digest,
         "Gate": source_words(attention_source(report.provenance)),
         "Neighbours": context_words(context_seen(report.provenance)),
+        **({"Seen beside": beside_words(seen)} if (seen := beside_seen(report.provenance)) else {}),
         **({"Colour": words} if (words := report.color_words) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
@@ -384,16 +393,3 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
         "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
     }
-
-
-def finite_json(value: Any) -> Any:
-    """Return plain JSON values: numpy numbers as numbers, paths as text, and None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): finite_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return finite_json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
