@@ -13,6 +13,7 @@ from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
 from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.gates import (
+    IN_COLOR,
     attention_source,
     beside_seen,
     beside_words,
@@ -30,7 +31,6 @@ from cellxlate.whole_file import write_whole_file
 __all__ = ["RunReport", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
-IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
 
