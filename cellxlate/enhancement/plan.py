@@ -29,15 +29,15 @@ from cellxlate.enhancement.proposals.source import (
     settings_of_proposal,
 )
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
-from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.errors import InputError
+from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import INTENSITY
+from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import choose_channels
@@ -115,9 +115,19 @@ class Plan:
         return self.proposal.name if self.proposal else self.bundle.name
 
     @property
+    def looking(self) -> str:
+        """Whose networks look at the stack, for a sentence that goes on."""
+        return f"{self.bundle.name}, whose attention gates," if self.proposal else self.bundle.name
+
+    @property
     def model_digest(self) -> str:
         """SHA-256 of what it computes with."""
         return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
+
+    @property
+    def domain(self) -> Any:
+        """What the images look like that the networks were trained on which look at the stack; None without any."""
+        return None if self.proposal and self.source.is_given else self.bundle.card.get("domain")
 
     @property
     def model_licence(self) -> str:
@@ -130,6 +140,12 @@ class Plan:
         if self.proposal is None or self.source.is_given:
             return {}
         return {"attention_model": {"name": self.bundle.name, "sha256": self.bundle.digest}}
+
+    @property
+    def stated_source(self) -> dict[str, Any]:
+        """Where attention comes from, as reports state it; with the model whose it is, where another one proposes."""
+        model = self.attention_model.get("attention_model", {}).get("name")
+        return {**self.source.stated, **({"model": model} if model else {})}
 
     @property
     def engine(self) -> str:
@@ -226,7 +242,7 @@ class Plan:
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
-            **({"proposal": dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
+            **({PROPOSAL: dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
@@ -235,8 +251,9 @@ class Plan:
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
-        source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
-        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
+        source = {"attention_source": self.stated_source, "context": self.neighbours.stated()}
+        stated = {STATED: {name: one for name, one in self.proposal.stated.items() if one}} if self.proposal else {}
+        return {**self.identity, **source, **chosen, **stated, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -252,10 +269,11 @@ class Plan:
     def repeat(self) -> Repeat:
         """The command that repeats the run."""
         return repeat(
-            self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
+            self.stack, model=self.proposal.asked if self.proposal else self.bundle.path, digest=self.model_digest,
+            name=self.model_name, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
-            context=(self.context.along or "none") if self.bundle.in_context else "auto",
+            context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -373,24 +391,6 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     return stream_count(
         tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
     )
-
-
-def target_levels(bundle: Bundle) -> IntensityRange:
-    """Return the typical levels of the images the model was trained towards.
-
-    Raises
-    ------
-    OptionError
-        The card does not say them.
-    """
-    try:
-        stated = bundle.card["intensity"]["target"]
-        black = float(stated["black_counts"])
-        return IntensityRange(black, black + float(stated["span_counts"]))
-    except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(
-            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
-        ) from fault
 
 
 def require_counts(stack: Stack) -> None:

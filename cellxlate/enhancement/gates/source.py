@@ -112,7 +112,7 @@ OWN = AttentionSource()
 
 def stated_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `identity` of what a provenance states; that of the networks' own where it states nothing."""
-    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name")}
+    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name", "model")}
 
 
 def choose_source(

@@ -114,8 +114,18 @@ class Filter:
     def usual(self) -> str:
         """The default, in words."""
         if self.is_needed:
-            return "has to be given"
-        return f"{TV_NOISES:g} times the noise of the stack" if self.default is None else f"{self.default:g}"
+            return "to be given"
+        usual = f"{TV_NOISES:g} times the noise of the stack" if self.default is None else f"{self.default:g}"
+        return f"{usual} by default"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `cellxlate models` says of it; the halo is that of the default, None where there is none."""
+        halo_px = None if self.is_needed else self.reach(self.default or 0.0)
+        return {
+            "name": self.name, "what": self.what, "parameter": self.parameter, "unit": self.unit,
+            "default": self.default, "usual": self.usual, "example": self.example, "halo_px": halo_px,
+            "licence": self.licence, "citation": self.citation, "package": self.package,
+        }  # fmt: skip
 
     @property
     def licence(self) -> str:
