@@ -264,7 +264,7 @@ def plan_batch(
     loaded = loaded_model(model)
     for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
         if asked and not isinstance(loaded, Bundle | str):
-            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
+            raise OptionError(option, f" is for models of cellxlate, not {loaded.name}", remedy=("leave out ", option))
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)

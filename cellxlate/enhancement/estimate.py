@@ -1,10 +1,9 @@
 """How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
 
-A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will. Its first window
-does so alone before, and does not count: what a process prepares once must not be scaled with the rest. What
-grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
-by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
-seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
+A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will; its first window
+does so alone before, since what a process prepares once must not be scaled. What grows with the pixels is scaled by
+them, what grows with the pictures of the report by these; only the bands are shared by workers. Checks and pictures,
+which a job makes at once, are measured one after another, on the clock and in seconds of the processor.
 """
 
 import os
@@ -44,8 +43,7 @@ from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.pyramid import resolution_count
 from cellxlate.stacks.write.writer import Writer
 
-SAMPLE_PX = 8 * 2**20
-WINDOW_PX = 1024
+SAMPLE_PX, WINDOW_PX = 8 * 2**20, 1024
 """Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
 
 PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")

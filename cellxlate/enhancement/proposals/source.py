@@ -1,5 +1,7 @@
 """Which proposer was asked for: `proposal_of` from top to bottom."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,13 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
+
+
+def key_of(proposal: Proposal | None) -> str:
+    """Return what tells a proposal from others; nothing of none."""
+    if proposal is None:
+        return ""
+    return hashlib.sha256(json.dumps(dict(proposal.identity), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> EnhanceSettings:
