@@ -94,6 +94,8 @@ class BandJob:
         The channels that are enhanced together, with what was measured once; other channels are copied.
     luminances : tuple of (IntensityRange or None)
         As in PlaneJob, of each group.
+    beside : mapping of int to IntensityRange
+        As in PlaneJob, for all groups.
     context : Context
         As in PlaneJob.
     gate : AttentionSource
@@ -118,6 +120,7 @@ class BandJob:
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
     luminances: tuple[IntensityRange | None, ...]
+    beside: Mapping[int, IntensityRange]
     context: Context
     gate: AttentionSource
     target: IntensityRange | None
@@ -194,6 +197,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
+        beside=dict(plan.beside),
         context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
         image=image, attention=attention, origins=Origins(origins.folder.absolute()), proposal=key_of(plan.proposal),
@@ -343,6 +347,7 @@ def _opened(job: BandJob) -> OpenJob:
                     context=job.context,
                     gates=gates,
                     luminance=luminance,
+                    beside=job.beside,
                     proposer=proposer_of(_PROPOSALS.get(job.proposal), tuple(group), luminance),
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)

@@ -11,7 +11,7 @@ from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_fi
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Proposer
-from cellxlate.errors import MissingModelError, OptionError
+from cellxlate.errors import MissingModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.options import CONTEXT, HALO, INTENSITY
@@ -59,6 +59,15 @@ class Proposal(Protocol):
 
     def open(self, channels: Sequence[int]) -> Proposer:
         """Return what runs it on some channels that are enhanced together; called on each worker."""
+
+
+def require_possible(model: Bundle | Proposal | str, settings: EnhanceSettings, options: Sequence[Option]) -> None:
+    """Raise OptionError where a model that is loaded is none of ours, and is asked for what only these can do."""
+    if isinstance(model, Bundle | str):
+        return
+    settings_of_proposal(model, settings)
+    for option in options:
+        raise OptionError(option, f" is for models of cellxlate, not {model.name}", remedy=("leave out ", option))
 
 
 def proposer_of(
