@@ -26,6 +26,7 @@ from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
     loaded_model,
+    on_levels,
     proposer_of,
     settings_of_proposal,
 )
@@ -342,7 +343,7 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        settings, proposal = settings_of_proposal(loaded, settings), loaded.fitted(seen, shown)
+        settings, proposal = settings_of_proposal(loaded, settings), on_levels(loaded, levels_from).fitted(seen, shown)
         loaded = load_model(GENERAL_MODEL)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"

@@ -140,7 +140,8 @@ def _stated_report(
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
         names, light = dict(enumerate(shown_names(stack))), stated_ranges(facts, LUMINANCES)
-        notices += input_notices(stated_ranges(facts), names, light)
+        by = str(facts.get("model")) if facts.get(PROPOSAL) else "one model"
+        notices += input_notices(stated_ranges(facts), names, light, by=by)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),

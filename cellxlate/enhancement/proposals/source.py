@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_filter
+from cellxlate.enhancement.proposals.filters import FILTERS, FilterProposal, filter_of, meant_filter
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Proposer
@@ -77,6 +77,13 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
+
+
+def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
+    """Return a proposal that goes by the intensity ranges of an earlier run, as far as it goes by any."""
+    if levels_from is None or not isinstance(proposal, FilterProposal):
+        return proposal
+    return replace(proposal, levels_from=Path(levels_from))
 
 
 def key_of(proposal: Proposal | None) -> str:
