@@ -280,6 +280,8 @@ def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, 
     InputError
         The model that was named is another.
     """
+    if facts.get(PROPOSAL) and str(model) == facts.get("model"):  # a filter is no model with images of its own
+        model = None
     looked = _mapping(facts.get("attention_model")) if facts.get(PROPOSAL) else {
         "name": facts.get("model"), "sha256": facts.get("model_sha256")
     }  # fmt: skip
