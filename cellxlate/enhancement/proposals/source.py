@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.windows import Proposer
 from cellxlate.errors import OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
+from cellxlate.model.foreign.opened import is_foreign, open_foreign
 from cellxlate.options import HALO
 from cellxlate.stacks.stack import Stack
 
@@ -66,6 +68,8 @@ def proposal_of(model: Any, halo_px: int | None = None) -> Proposal | None:
         return FunctionProposal.of(model, halo_px)
     if halo_px is not None:
         raise OptionError(HALO.of(halo_px), " is for a function; a model knows its own", remedy=("leave out ", HALO))
+    if isinstance(model, str | Path) and is_foreign(Path(model)):
+        return ForeignProposal(open_foreign(Path(model)))
     return None
 
 
