@@ -19,10 +19,16 @@ from cellxlate.stacks.stack import Stack
 def geometry_of(model: ForeignModel) -> Geometry:
     """Return which windows a network takes."""
     rows, columns = model.reach[-2:]
+    step = math.lcm(rows.step_px, columns.step_px)
+    least = max(rows.least_px, columns.least_px)
+    if (rows.least_px - columns.least_px) % step:
+        raise ModelError(f"{model.name} takes other heights than widths, expected that it takes squares")
+    if rows.fixed_px != columns.fixed_px:
+        raise ModelError(f"{model.name} takes images of {rows.fixed_px} x {columns.fixed_px} px, expected squares")
     halo_px = None if rows.halo_px is None or columns.halo_px is None else max(rows.halo_px, columns.halo_px)
     return Geometry(
-        halo_px, math.lcm(rows.stride, columns.stride), max(rows.least_px, columns.least_px),
-        math.lcm(rows.step_px, columns.step_px), rows.fixed_px,
+        halo_px, math.lcm(rows.stride, columns.stride), least, step, rows.fixed_px, model.bytes_per_px,
+        max(rows.margin_px, columns.margin_px),
     )  # fmt: skip
 
 
