@@ -342,7 +342,7 @@ def _filled(node: Node, given: Sequence[Spread | None]) -> list[Spread]:
 
 def _whole(_: Node, given: Sequence[Spread | None]) -> list[Spread]:
     """Return what global pooling makes."""
-    (image, *_) = _present(given)
+    image = _present(given)[0]
     return [_ones(image.hull(range(2, image.rank)), range(2, image.rank))]
 
 
