@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from cellxlate.enhancement.proposals.locality import Locality, Windows, choose_windows
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
@@ -34,10 +35,21 @@ def geometry_of(model: ForeignModel) -> Geometry:
 
 @dataclass(frozen=True)
 class ForeignProposal:
-    """A network that others made, as values."""
+    """A network that others made, as values.
+
+    Attributes
+    ----------
+    model : ForeignModel
+        What is known of it.
+    device : {"cpu", "cuda"}
+        Where it runs.
+    windows : Windows or None
+        Which it gets, and how that was checked on a stack; None where it has not seen one.
+    """
 
     model: ForeignModel
     device: DeviceKind = "cpu"
+    windows: Windows | None = None
 
     @property
     def name(self) -> str:
@@ -45,31 +57,62 @@ class ForeignProposal:
         return self.model.name
 
     @property
+    def geometry(self) -> Geometry:
+        """Which windows it takes; those that were chosen for a stack, where that was done."""
+        return self.windows.geometry if self.windows else geometry_of(self.model)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
-        """Its digest, and where it runs."""
-        return {"kind": "foreign", "name": self.name, "device": self.device, "sha256": self.model.digest}
+        """Its digest, where it runs, and in which windows."""
+        own = self.geometry
+        windows = {"halo_px": own.halo_px, "stride": own.stride, "window_px": own.fixed_px}
+        return {"kind": "foreign", "name": self.name, "device": self.device, "sha256": self.model.digest, **windows}
 
     @property
     def stated(self) -> Mapping[str, Any]:
-        """Licence, citation, halo."""
+        """Licence, citation, halo, how that was checked, and what looks at the whole image."""
+        found = self.windows.locality if self.windows else Locality()
         return {
-            "licence": self.model.licence, "citation": self.model.citation, "halo_px": geometry_of(self.model).halo_px,
+            "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
+            "stride": self.geometry.stride, "window_px": self.geometry.fixed_px,
+            "not_local": self.windows.not_local if self.windows else self.model.not_local,
+            "difference_counts": found.difference_counts, "tiles_compared": found.tiles, "against": found.against,
         }  # fmt: skip
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Those of the model."""
-        return self.model.warnings
+        """Those of the model, and that it is not local."""
+        return (*self.model.warnings, *([line] if (line := self._not_local()) else []))
 
-    def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":  # noqa: ARG002
-        """Return it as it is; ModelError where it takes other channels than are enhanced together."""
+    def _not_local(self) -> str:
+        """Return what to say of a model that looks at the whole image; empty where it does not."""
+        if not self.windows or not self.windows.not_local:
+            return ""
+        own, found = self.windows.geometry, self.windows.locality
+        why = f"{self.name} looks at the whole image: {self.windows.not_local}."
+        if own.halo_px is None:
+            return f"{why} It was run on whole planes"
+        return (
+            f"{why} It was run on windows of {own.fixed_px} px, and where two of them overlap they differ by up to "
+            f"{found.difference_counts:.3g} counts"
+        )
+
+    def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
+        """Return it with windows that suit it and a stack; ModelError where it takes several channels together."""
         if self.model.channels_in != 1 or self.model.channels_out != 1:
             raise ModelError(f"{self.name} takes {self.model.channels_in} channels together, expected one")
-        return self
+        session = open_session(self.model, device=self.device)
+        own = self.model
+        reason = own.not_local or (f"it is not known how far it looks: {', '.join(own.unknown)}" if own.unknown else "")
+        chosen = choose_windows(
+            self.name, lambda geometry, _: ForeignProposer(session, geometry), stack, channels, geometry_of(own),
+            not_local=reason, bytes_of=lambda pixels: pixels * own.bytes_per_px + pixels**2 * own.bytes_per_pair,
+        )  # fmt: skip
+        return replace(self, windows=chosen)
 
     def open(self, channels: Sequence[int]) -> "ForeignProposer":  # noqa: ARG002
         """Return what runs it."""
-        return ForeignProposer(open_session(self.model, device=self.device), geometry_of(self.model))
+        return ForeignProposer(open_session(self.model, device=self.device), self.geometry)
 
 
 @dataclass(frozen=True)
@@ -80,6 +123,6 @@ class ForeignProposer:
     geometry: Geometry
 
     def __call__(self, windows: Floats) -> Floats:
-        """Return what the network makes of (B, C, Y, X) in counts, in the same shape and unit."""
+        """Return what the network makes of (B, C, Y, X) in counts, in the same shape and unit, less a margin."""
         image, _ = self.session(windows)
         return np.asarray(image, np.float32)

@@ -1,0 +1,229 @@
+"""Whether a proposer looks no farther than it says, measured on the stack itself, and which windows it gets.
+
+What is said of a network is not trusted: tiles of planes of the stack are proposed in their own windows and in much
+larger ones, and what differs is counted. Where they differ, the proposer is not local, whatever was said of it: then it
+gets whole planes, or the largest windows that memory allows.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from cellxlate.enhancement.proposals.windows import Geometry, Proposer
+from cellxlate.enhancement.tiling import Tile, window
+from cellxlate.errors import ModelError
+from cellxlate.model.attention import Floats
+from cellxlate.stacks.stack import Stack
+
+PROBE_TILE_PX, MOST_SAMPLES, SAMPLE_PX = 48, 3, 384
+"""What is looked at: tiles of this side, in as many planes, of which parts of this side are read; more where a halo is
+wide."""
+LEAST_WINDOW_PX, LARGEST_WINDOW_PX = 64, 8192
+"""Of a network that looks at everything."""
+LEAST_TILE_PX = 8
+"""Rectangles of selected pixels are cut on a grid of this pitch (`fitting.CELL_PX`)."""
+LEAST_SPAN_COUNTS, FRACTION_TOLERATED = 64.0, 1e-4
+"""Where a sample spans less than so many counts, it holds fractions: then so much of its span is tolerated."""
+
+
+@dataclass(frozen=True)
+class Locality:
+    """How windows of a proposer compare with larger ones, on the stack itself.
+
+    Attributes
+    ----------
+    difference_counts : float
+        The largest difference at a pixel.
+    tolerated_counts : float
+        Up to which two proposals are taken to be the same.
+    tiles : int
+        How many were compared.
+    against : str
+        With what, in words.
+    """
+
+    difference_counts: float = 0.0
+    tolerated_counts: float = 1.0
+    tiles: int = 0
+    against: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs by more than is tolerated."""
+        return self.difference_counts <= self.tolerated_counts
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which windows a proposer gets.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        Of these.
+    locality : Locality
+        What was measured with them.
+    not_local : str
+        Why it is not local, in words; empty where it is.
+    """
+
+    geometry: Geometry
+    locality: Locality
+    not_local: str = ""
+
+
+def memory_bytes() -> int:
+    """Return how much memory windows of what looks at everything may take: half of what this computer has."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8e9
+    return int(pages // 2)
+
+
+def choose_windows(
+    name: str, open_with: Callable[[Geometry, int], Proposer], stack: Stack, channels: Sequence[int], geometry: Geometry,
+    *, not_local: str, bytes_of: Callable[[float], float],
+) -> Windows:  # fmt: skip
+    """Return which windows a proposer gets, after looking at a bounded sample of a stack.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, in errors.
+    open_with : callable
+        From windows and a channel to the proposer.
+    channels : sequence of int
+        Which are enhanced, each by itself.
+    geometry : Geometry
+        What is said of it; without a halo where that is the whole plane, or not known.
+    not_local : str
+        Why it has none, in words.
+    bytes_of : callable
+        From pixels of a window to the memory that it takes.
+
+    Raises
+    ------
+    ModelError
+        It proposes no numbers; or its windows would need more memory than there is.
+    """
+
+    def look(at: Geometry, side_px: int, most: int) -> Locality:
+        planes = sampled_planes(stack, channels, side_px, most)
+        return compared(name, [(open_with(at, channel), plane) for channel, plane in planes])
+
+    halo_px = geometry.halo_px
+    if halo_px is not None and geometry.largest_tile_px < LEAST_TILE_PX:
+        not_local = f"it looks {halo_px} px around each pixel, so nothing is left of its {geometry.fixed_px} px"
+    elif halo_px is not None:
+        found = look(geometry, max(SAMPLE_PX, 4 * halo_px + 2 * PROBE_TILE_PX), MOST_SAMPLES)
+        if found.holds:
+            return Windows(geometry, found)
+        not_local = (
+            f"its graph says that it looks {halo_px} px around each pixel, but tiles differ from {found.against} by up "
+            f"to {found.difference_counts:.3g} counts"
+        )
+    whole, (rows, columns) = replace(geometry, halo_px=None), stack.plane_shape
+    window_px = prod(whole.window(Tile(0, rows, 0, columns), stack.plane_shape).shape)
+    fits_one = geometry.fixed_px is None or max(stack.plane_shape) <= geometry.fixed_px
+    if fits_one and bytes_of(window_px) <= memory_bytes():
+        part = replace(geometry, halo_px=max(SAMPLE_PX // 8, geometry.margin_px))
+        return Windows(whole, look(part, SAMPLE_PX, 1) if geometry.fixed_px is None else Locality(), not_local)
+    largest = _largest_windows(name, geometry, bytes_of)
+    return Windows(largest, look(largest, 2 * int(largest.fixed_px or 0), 1), not_local)
+
+
+def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], float]) -> Geometry:
+    """Return the largest windows that memory allows, all of one size, a quarter of which is halo at either side."""
+    side = geometry.fixed_px or LARGEST_WINDOW_PX
+    while geometry.fixed_px is None and side >= LEAST_WINDOW_PX and bytes_of(side**2) > memory_bytes():
+        side //= 2
+    if geometry.fixed_px is None:
+        side = max(side - geometry.least_px, 0) // geometry.step_px * geometry.step_px + geometry.least_px
+    if bytes_of(side**2) > memory_bytes() or side < LEAST_WINDOW_PX // 2:
+        raise ModelError(
+            f"{name} looks at the whole image, and a window of {side} px takes more memory than there is; use a "
+            "computer with more, or another model"
+        )
+    halo_px = max(side // 4, geometry.margin_px)
+    return replace(geometry, halo_px=halo_px, fixed_px=side, bytes_per_px=bytes_of(side**2) / side**2)
+
+
+def sampled_planes(stack: Stack, channels: Sequence[int], side_px: int, most: int) -> Iterator[tuple[int, Floats]]:
+    """Yield a channel and the middle of a plane of it (Y, X) in counts: of the first, the middle, the last plane."""
+    indices = _few_indices(stack)
+    for number in range(max(len(channels), min(most, len(indices)))):
+        channel = channels[number % len(channels)]
+        index = _of_channel(stack, indices[number % len(indices)], channel)
+        firsts = [max(length - side_px, 0) // 2 for length in stack.plane_shape]
+        rows, columns = (slice(first, first + side_px) for first in firsts)
+        yield channel, np.nan_to_num(stack.read(index, rows, columns).astype(np.float32), posinf=0.0, neginf=0.0)
+
+
+def _few_indices(stack: Stack) -> list[tuple[int, ...]]:
+    """Return the positions of the first, the middle and the last plane."""
+    sizes = tuple(stack.size(axis) for axis in stack.plane_axes)
+    first, middle, last = (0,) * len(sizes), tuple(size // 2 for size in sizes), tuple(size - 1 for size in sizes)
+    return list(dict.fromkeys((first, middle, last)))
+
+
+def _of_channel(stack: Stack, index: tuple[int, ...], channel: int) -> tuple[int, ...]:
+    """Return the position of the plane of a channel at the place of another."""
+    own = next((axis for axis in "CS" if axis in stack.plane_axes), "")
+    return tuple(channel if axis == own else place for axis, place in zip(stack.plane_axes, index, strict=True))
+
+
+def compared(name: str, pairs: Sequence[tuple[Proposer, Floats]]) -> Locality:
+    """Return how tiles of planes (Y, X) in counts differ between their own windows and others.
+
+    Raises
+    ------
+    ModelError
+        What is proposed are no numbers.
+    """
+    worst, tiles, words, span = 0.0, 0, "", 0.0
+    for propose, plane in pairs:
+        geometry, span = propose.geometry, max(span, float(np.ptp(plane)))
+        for tile, own, other, against in windows_compared(geometry, plane.shape):
+            made, again = (proposed(propose, plane, tile, one) for one in (own, other))
+            if not (np.isfinite(made).all() and np.isfinite(again).all()):
+                raise ModelError(f"{name} makes what are no numbers (NaN) of some pixels; look at what it was made for")
+            worst, tiles, words = max(worst, float(np.abs(made - again).max())), tiles + 1, against
+    return Locality(worst, 1.0 if span > LEAST_SPAN_COUNTS else FRACTION_TOLERATED * span, tiles, words)
+
+
+def windows_compared(geometry: Geometry, shape: tuple[int, int]) -> Iterator[tuple[Tile, Tile, Tile, str]]:
+    """Yield tiles of a plane: in its middle, at two corners; the window of each, another, and what that is, in words.
+
+    The other is the whole plane; where windows have one size, the one that lies farthest away and holds the halo.
+    """
+    side = max(min(PROBE_TILE_PX, geometry.largest_tile_px), 1)
+    whole = replace(geometry, halo_px=None).window(Tile(0, shape[0], 0, shape[1]), shape)
+    middle, last = ([max(length - side, 0) // part for length in shape] for part in (2, 1))
+    for top, left in dict.fromkeys([(middle[0], middle[1]), (0, 0), (last[0], last[1])]):
+        tile = Tile(top, min(top + side, shape[0]), left, min(left + side, shape[1]))
+        own, other, against = geometry.window(tile, shape), whole, f"a window of {max(whole.shape)} px"
+        if geometry.fixed_px is not None:
+            other, against = _farthest(tile, own, geometry, shape), "windows that lie otherwise"
+        if other != own:
+            yield tile, own, other, against
+
+
+def _farthest(tile: Tile, own: Tile, geometry: Geometry, shape: tuple[int, int]) -> Tile:
+    """Return the window of the same size that lies farthest from a tile's own and holds the tile and its halo."""
+    far = []
+    for axis, (first, last, start) in enumerate(((tile.top, tile.bottom, own.top), (tile.left, tile.right, own.left))):
+        length, stride, halo = shape[axis], geometry.stride, geometry.halo_px or 0
+        size, begin = own.shape[axis], -geometry.margin_px
+        end = begin + size + max(-(-(length + 2 * geometry.margin_px - size) // stride), 0) * stride
+        lowest = begin + max(-(-(min(last + halo, end) - size - begin) // stride), 0) * stride
+        highest = begin + max(min(first - halo, end - size) - begin, 0) // stride * stride
+        far.append(lowest if start - lowest >= highest - start else highest)
+    return Tile(far[0], far[0] + own.shape[0], far[1], far[1] + own.shape[1])
+
+
+def proposed(propose: Proposer, plane: Floats, tile: Tile, around: Tile) -> Floats:
+    """Return what is proposed for a tile of a plane (Y, X) in a window."""
+    made = propose(np.ascontiguousarray(window(plane, 0, plane.shape, around))[None, None])[0, 0]
+    margin = (around.shape[0] - made.shape[-2]) // 2
+    return np.asarray(made[tile.slices(around.top + margin, around.left + margin)], np.float32)
