@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.proposals.locality import Locality, Windows, choose_windows
+from cellxlate.enhancement.proposals.choice import Locality, Windows, choose_windows
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
