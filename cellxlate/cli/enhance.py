@@ -267,10 +267,10 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     """Return what a run wrote, what it warned of, how long it `took`, and the verdict, for people."""
     answer, adaptation = report.as_dict(), report.adaptation
     told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
-    told.append(("model", report.model_words))
-    if answer["attention_source"]["kind"] != "network":
+    told.append(("proposal" if report.proposal else "model", report.model_words))
+    if report.proposal or answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
-    if (words := context_words(answer["context"])) != NOTHING_BESIDE:
+    if (words := context_words(answer["context"])) != NOTHING_BESIDE and not report.proposal:
         told.append(("neighbours", words))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])

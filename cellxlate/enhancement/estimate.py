@@ -34,6 +34,7 @@ from cellxlate.locations import Location
 from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
+from cellxlate.quality.report.proposals import proposal_of_run
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
@@ -182,7 +183,7 @@ class Forecast:
                 names = stack.channel_names
                 name = names[channel] if channel < len(names) else f"channel {channel}"
                 warnings.append(
-                    f"{name} does not look like the images that {self.plan.bundle.name} was trained on: "
+                    f"{name} does not look like the images that {self.plan.looking} was trained on: "
                     f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
                 )
         return [*warnings, *stack.warnings]
@@ -198,8 +199,9 @@ class Forecast:
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
+            "model": plan.model_name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            **({"proposal": proposal} if (proposal := proposal_of_run(plan.provenance)) else {}),
+            "attention_source": plan.stated_source, "context": plan.neighbours.stated(),
             **({"color": "luminance"} if plan.in_color else {}),
             "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
             "free_bytes": self.free_bytes, "warnings": self.warnings,

@@ -21,16 +21,23 @@ from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
-from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
+from cellxlate.enhancement.proposals.source import (
+    Asked,
+    Proposal,
+    loaded_model,
+    proposer_of,
+    settings_of_proposal,
+)
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
-from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.errors import InputError
+from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import INTENSITY
+from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.channel_names import choose_channels
@@ -43,7 +50,6 @@ from cellxlate.stacks.write.origins import SampledPixels
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
-"""Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
@@ -61,8 +67,8 @@ class Plan:
     ----------
     jobs : tuple of PlaneJob
         For each group of channels that are enhanced together, which is one channel today; the others are copied.
-    translator : EngineTranslator
-        What runs the networks of all jobs.
+    translator : EngineTranslator or NoEngine
+        What runs the networks of all jobs; none where something else proposes and attention is given.
     stack, bundle, settings : Stack, Bundle, EnhanceSettings
         What is enhanced, with which model, as it was asked for.
     calibrate_s : float
@@ -91,7 +97,7 @@ class Plan:
     bundle: Bundle
     jobs: tuple[PlaneJob, ...]
     settings: EnhanceSettings
-    translator: EngineTranslator
+    translator: EngineTranslator | NoEngine
     calibrate_s: float
     levels_from: Path | None = None
     streams: int = 1
@@ -109,14 +115,37 @@ class Plan:
         return self.proposal.name if self.proposal else self.bundle.name
 
     @property
+    def looking(self) -> str:
+        """Whose networks look at the stack, for a sentence that goes on."""
+        return f"{self.bundle.name}, whose attention gates," if self.proposal else self.bundle.name
+
+    @property
     def model_digest(self) -> str:
         """SHA-256 of what it computes with."""
         return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
 
     @property
+    def domain(self) -> Any:
+        """What the images look like that the networks were trained on which look at the stack; None without any."""
+        return None if self.proposal and self.source.is_given else self.bundle.card.get("domain")
+
+    @property
     def model_licence(self) -> str:
         """Its licence; empty where it states none."""
         return str((self.proposal.stated if self.proposal else self.bundle.card).get("licence", ""))
+
+    @property
+    def attention_model(self) -> dict[str, Any]:
+        """Whose attention gates what another proposes, as provenance states it; nothing where no network does."""
+        if self.proposal is None or self.source.is_given:
+            return {}
+        return {"attention_model": {"name": self.bundle.name, "sha256": self.bundle.digest}}
+
+    @property
+    def stated_source(self) -> dict[str, Any]:
+        """Where attention comes from, as reports state it; with the model whose it is, where another one proposes."""
+        model = self.attention_model.get("attention_model", {}).get("name")
+        return {**self.source.stated, **({"model": model} if model else {})}
 
     @property
     def engine(self) -> str:
@@ -208,12 +237,12 @@ class Plan:
             "axes": self.stack.axes,
             **({"image": self.stack.image} if self.stack.image else {}),
             **({"incomplete": True} if self.stack.incomplete else {}),
-            "model": self.bundle.name,
-            "model_sha256": self.bundle.digest,
+            "model": self.model_name,
+            "model_sha256": self.model_digest,
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
-            **({"proposal": dict(self.proposal.identity)} if self.proposal else {}),
+            **({PROPOSAL: dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
         }
@@ -222,8 +251,9 @@ class Plan:
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
-        source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
-        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
+        source = {"attention_source": self.stated_source, "context": self.neighbours.stated()}
+        stated = {STATED: {name: one for name, one in self.proposal.stated.items() if one}} if self.proposal else {}
+        return {**self.identity, **source, **chosen, **stated, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -239,10 +269,11 @@ class Plan:
     def repeat(self) -> Repeat:
         """The command that repeats the run."""
         return repeat(
-            self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
+            self.stack, model=self.proposal.asked if self.proposal else self.bundle.path, digest=self.model_digest,
+            name=self.model_name, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
-            context=(self.context.along or "none") if self.bundle.in_context else "auto",
+            context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -307,7 +338,7 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
+        settings, proposal = settings_of_proposal(loaded, settings), loaded.fitted(seen, shown)
         loaded = load_model(GENERAL_MODEL)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
@@ -324,12 +355,13 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    translator = opened(bundle.seeing(neighbours.context.planes))
+    is_given = proposal is not None and source.is_given
+    translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
     begin = partial(begin, translator, context=neighbours.context)
     jobs = (
         begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
-              proposer=proposal.open(own) if proposal else None) for own in groups
+              proposer=proposer_of(proposal, own, luminances.get(own[0]))) for own in groups
     )  # fmt: skip
     return Plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,
@@ -361,37 +393,7 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     )
 
 
-def target_levels(bundle: Bundle) -> IntensityRange:
-    """Return the typical levels of the images the model was trained towards.
-
-    Raises
-    ------
-    OptionError
-        The card does not say them.
-    """
-    try:
-        stated = bundle.card["intensity"]["target"]
-        black = float(stated["black_counts"])
-        return IntensityRange(black, black + float(stated["span_counts"]))
-    except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(
-            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
-        ) from fault
-
-
 def require_counts(stack: Stack) -> None:
     """Raise InputError where a stack has 1 bit per pixel."""
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
-
-
-def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
-    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
-
-    `before` is the run's `plan.identity["input"]` at its start.
-    """
-    try:
-        now = input_identity(plan.stack.path, plan.stack.files)
-    except OSError:
-        return True
-    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))

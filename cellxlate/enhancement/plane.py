@@ -243,9 +243,9 @@ class PlaneJob:
     def tiles(self, selected: npt.NDArray[np.bool_], area: Tile, shape: tuple[int, int]) -> list[tuple[Tile, Tile]]:
         """Return the tiles that hold the selected pixels of an area of a plane, each with the window that it needs."""
         halo_px, side_px = self.translator.generator_halo_px, self.tile_px
-        if self.proposer:
-            return self.proposer.geometry.tiles(selected, area, side_px, shape)
         dense = self.settings.dense
+        if self.proposer:
+            return self.proposer.geometry.tiles(np.ones_like(selected) if dense else selected, area, side_px, shape)
         fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
         return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 import cellxlate
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OptionError
 from cellxlate.model import architecture
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import (
@@ -28,6 +28,7 @@ from cellxlate.model.cards import (
 )
 from cellxlate.model.layers import Described, parameter_count
 from cellxlate.model.probe import computed_by_torch, stated_of
+from cellxlate.options import INTENSITY
 from cellxlate.settings import (
     MOST_CONTEXT,
     AttentionSettings,
@@ -35,6 +36,7 @@ from cellxlate.settings import (
     GeneratorSettings,
     NetworkSettings,
 )
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.naming import one_line
 
 if TYPE_CHECKING:
@@ -333,3 +335,21 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
+
+
+def target_levels(bundle: Bundle) -> IntensityRange:
+    """Return the typical levels of the images the model was trained towards.
+
+    Raises
+    ------
+    OptionError
+        The card does not say them.
+    """
+    try:
+        stated = bundle.card["intensity"]["target"]
+        black = float(stated["black_counts"])
+        return IntensityRange(black, black + float(stated["span_counts"]))
+    except (KeyError, TypeError, ValueError) as fault:
+        raise OptionError(
+            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
+        ) from fault

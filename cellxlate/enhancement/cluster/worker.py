@@ -24,12 +24,13 @@ from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
-from cellxlate.enhancement.proposals.source import Proposal
+from cellxlate.enhancement.proposals.source import Proposal, proposer_of
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
-from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.engines.engine import EngineTranslator, open_engine
+from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.model.engines.threads import use_threads
 from cellxlate.quality.checks import read_back_part
 from cellxlate.quality.tally import Tally
@@ -325,7 +326,9 @@ def _opened(job: BandJob) -> OpenJob:
         with _checked(job) as stack:
             engine, device, precision = job.engine.split()
             bundle = _MODELS[job.digest].seeing(job.context.planes)
-            translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
+            translator: EngineTranslator | NoEngine = NO_ENGINE
+            if engine != "none":
+                translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
             jobs = tuple(
                 PlaneJob(
@@ -336,7 +339,7 @@ def _opened(job: BandJob) -> OpenJob:
                     context=job.context,
                     gates=gates,
                     luminance=luminance,
-                    proposer=job.proposal.open(tuple(group)) if job.proposal else None,
+                    proposer=proposer_of(job.proposal, tuple(group), luminance),
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
             )

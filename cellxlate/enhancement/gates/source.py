@@ -50,6 +50,11 @@ class AttentionSource:
     digest: str = ""
     state: str = ""
 
+    @property
+    def is_given(self) -> bool:
+        """Whether no network looks at the stack for it."""
+        return self.kind in ("file", "saliency")
+
     def seen_by_all(self) -> "AttentionSource":
         """Return it as other machines find it; raise InputError where it lies in memory and no worker can read it."""
         if self.kind == "file" and self.path is None:
@@ -107,7 +112,7 @@ OWN = AttentionSource()
 
 def stated_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `identity` of what a provenance states; that of the networks' own where it states nothing."""
-    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name")}
+    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name", "model")}
 
 
 def choose_source(

@@ -1,17 +1,22 @@
 """Which proposer was asked for: `proposal_of` from top to bottom."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_filter
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
+from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Proposer
-from cellxlate.errors import OptionError
+from cellxlate.errors import MissingModelError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.foreign.opened import is_foreign, open_foreign
-from cellxlate.options import HALO
+from cellxlate.options import CONTEXT, HALO, INTENSITY
+from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
 
 
@@ -23,12 +28,19 @@ class Proposal(Protocol):
         """What it is called in a report and in the provenance."""
 
     @property
+    def asked(self) -> str | Path | None:
+        """What asks for it again as a model: a word, or the path of what it was read from; None where nothing does."""
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """What decides its pixels, as plain values for JSON; with `kind`, and `sha256` of what it computes."""
 
     @property
     def stated(self) -> Mapping[str, Any]:
-        """What a report says beside that: licence, citation, halo, how it was checked."""
+        """What a report says beside that, as plain values; what is empty is not said.
+
+        By `what`, `parameter`, `halo_px`, `checked`, `licence`, `citation`, and further names.
+        """
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -49,31 +61,61 @@ class Proposal(Protocol):
         """Return what runs it on some channels that are enhanced together; called on each worker."""
 
 
+def proposer_of(
+    proposal: Proposal | None, channels: Sequence[int], luminance: IntensityRange | None
+) -> Proposer | None:
+    """Return what runs a proposal on channels that are enhanced together; in colour it sees their luminance alone."""
+    if proposal is None:
+        return None
+    return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
+
+
+def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> EnhanceSettings:
+    """Return how planes are enhanced where something else than a model of ours proposes: each is seen alone.
+
+    Raises
+    ------
+    OptionError
+        Neighbours are wanted, or the scale of a model's targets.
+    """
+    if settings.context in ("z", "t"):
+        raise OptionError(
+            CONTEXT.of(settings.context), f" is for models that know neighbours, and {proposal.name} sees each plane "
+            "alone", remedy=("leave out ", CONTEXT),
+        )  # fmt: skip
+    if settings.intensity == "target":
+        raise OptionError(
+            INTENSITY.of("target"), f" is the scale that a model was trained towards, and {proposal.name} was not",
+            remedy=("use ", INTENSITY.of("source")),
+        )  # fmt: skip
+    return replace(settings, context="none")
+
+
 Asked = Proposal | Bundle | str | Path | Callable[..., Any]
 """What may be asked for as a model."""
 
 
-def proposal_of(model: Any, halo_px: int | None = None) -> Proposal | None:
+def proposal_of(model: Any, halo_px: Halo | None = None) -> Proposal | None:
     """Return what proposes, where a model that is asked for is none of ours: a function, a filter, a foreign model.
 
     Raises
     ------
     OptionError
-        A halo is given for what knows its own, or missing for a function.
+        A halo is given for what knows its own, or missing for a function; a filter has no such value.
     """
     if hasattr(model, "fitted"):
         proposal: Proposal = model
         return proposal
-    if callable(model) and not isinstance(model, Bundle | type):
+    if callable(model) and not isinstance(model, Bundle):
         return FunctionProposal.of(model, halo_px)
     if halo_px is not None:
         raise OptionError(HALO.of(halo_px), " is for a function; a model knows its own", remedy=("leave out ", HALO))
     if isinstance(model, str | Path) and is_foreign(Path(model)):
         return ForeignProposal(open_foreign(Path(model)))
-    return None
+    return filter_of(model) if isinstance(model, str) else None
 
 
-def loaded_model(model: Asked, halo_px: int | None = None) -> Bundle | Proposal | str:
+def loaded_model(model: Asked, halo_px: Halo | None = None) -> Bundle | Proposal | str:
     """Return a model that is asked for, loaded; what proposes in place of one; or "auto", where one is to be chosen.
 
     Raises
@@ -87,4 +129,11 @@ def loaded_model(model: Asked, halo_px: int | None = None) -> Bundle | Proposal 
         return proposal
     if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO):
         return model
-    return load_model(cast("str | Path", model))
+    try:
+        return load_model(cast("str | Path", model))
+    except MissingModelError as fault:
+        if meant := meant_filter(str(model)):
+            raise MissingModelError(
+                f"there is no model {str(model)[:200]!r}; did you mean the filter {meant!r}?"
+            ) from fault
+        raise MissingModelError(*fault.parts, f"; or a filter: {', '.join(FILTERS)}") from fault
