@@ -5,23 +5,26 @@ from typing import Any
 
 from cellxlate.errors import ModelError
 from cellxlate.model.foreign.limits import parsed, read_network
+from cellxlate.model.foreign.zoo.package import is_package, open_package
 from cellxlate.model.foreign.values import ForeignModel
 
 ONNX_ENDING = ".onnx"
 
 
 def is_foreign(path: Path) -> bool:
-    """Return whether a path is given as a foreign model; by its name alone, nothing is opened."""
-    return path.suffix.lower() == ONNX_ENDING
+    """Return whether a path is given as a foreign model: an ONNX file by its name, or a package of others."""
+    return path.suffix.lower() == ONNX_ENDING or is_package(path)
 
 
-def open_foreign(path: Path) -> ForeignModel:
+def open_foreign(path: Path, *, torchscript: bool = False) -> ForeignModel:
     """Return what is known of a foreign model.
 
     Parameters
     ----------
     path : Path
-        An ONNX file: of one image input and one image output, counts to counts.
+        An ONNX file: of one image input and one image output, counts to counts; or a package of the BioImage Model Zoo.
+    torchscript : bool
+        As `open_package` takes it.
 
     Raises
     ------
@@ -30,6 +33,8 @@ def open_foreign(path: Path) -> ForeignModel:
     OptionError
         The package onnx is not installed.
     """
+    if is_package(path):
+        return open_package(path, torchscript=torchscript)
     data, network = read_network(path)
     graph = parsed(data, str(path)).graph
     constants = {one.name for one in graph.initializer}
