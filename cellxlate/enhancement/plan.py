@@ -14,6 +14,7 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.each import EachAttention
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
@@ -21,7 +22,7 @@ from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
-from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
+from cellxlate.enhancement.proposals.source import Asked, Proposal, blocks_of, groups_of, loaded_model, sees_alone
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
 from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
@@ -307,8 +308,10 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
-        loaded = load_model(GENERAL_MODEL)
+        color = settings.color if sees_alone(loaded) else "separate"
+        settings, in_color = replace(settings, context="none", color=color), in_color and color == settings.color
+        proposal = loaded.fitted(*(what_is_seen(sample, chosen, color)))
+        loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
@@ -326,7 +329,9 @@ def make_plan(
     calibrate_s = chosen_s + time.perf_counter() - started
     translator = opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    begin = partial(begin, translator, context=neighbours.context)
+    groups = groups_of(proposal, chosen) if proposal and not in_color else groups
+    context = replace(neighbours.context, blocks=blocks_of(proposal) if proposal else None)
+    begin = partial(begin, translator, context=context)
     jobs = (
         begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
               proposer=proposal.open(own) if proposal else None) for own in groups

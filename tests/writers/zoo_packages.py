@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 Steps = Sequence[tuple[str, Mapping[str, Any]]]
+"""Names of processing, and what each is told."""
 NAMES = {"b": "batch", "c": "channel"}
 
 
@@ -84,6 +85,10 @@ def described(
     } | more  # fmt: skip
 
 
+def _steps(key: str, steps: Steps) -> list[dict[str, Any]]:
+    return [{key: name, **({"kwargs": dict(kwargs)} if kwargs else {})} for name, kwargs in steps]
+
+
 def _old_tensors(
     before: Steps, after: Steps, axes: str, channels: int, sides: Mapping[str, Any], dtype: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -92,12 +97,12 @@ def _old_tensors(
     shape = {"min": [sizes[axis][0] for axis in axes], "step": [sizes[axis][1] for axis in axes]}
     given = {
         "name": "raw", "axes": axes, "data_type": dtype, "shape": shape,
-        "preprocessing": [{"name": name, "kwargs": dict(kwargs)} for name, kwargs in before],
+        "preprocessing": _steps("name", before),
     }  # fmt: skip
     made = {
         "name": "clean", "axes": axes, "data_type": "float32", "halo": [0] * len(axes),
         "shape": {"reference_tensor": "raw", "scale": [1.0] * len(axes), "offset": [0.0] * len(axes)},
-        "postprocessing": [{"name": name, "kwargs": dict(kwargs)} for name, kwargs in after],
+        "postprocessing": _steps("name", after),
     }  # fmt: skip
     return given, made
 
@@ -120,12 +125,12 @@ def _new_tensors(
 
     given = {
         "id": "raw", "data": {"type": dtype}, "axes": [axis_of(axis, input_size(axis)) for axis in axes],
-        "preprocessing": [{"id": name, "kwargs": dict(kwargs)} for name, kwargs in before],
+        "preprocessing": _steps("id", before),
     }  # fmt: skip
     made = {
         "id": "clean", "data": {"type": "float32"},
         "axes": [axis_of(axis, {"tensor_id": "raw", "axis_id": axis}) for axis in axes],
-        "postprocessing": [{"id": name, "kwargs": dict(kwargs)} for name, kwargs in after],
+        "postprocessing": _steps("id", after),
     }  # fmt: skip
     return given, made
 

@@ -4,20 +4,29 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
+from cellxlate.enhancement.tiling import BLOCK_PX
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.devices import DeviceKind
 from cellxlate.model.foreign.session import ForeignSession, open_session
 from cellxlate.model.foreign.values import ForeignModel
 from cellxlate.model.foreign.zoo.processing import Steps, processed
+from cellxlate.options import CHANNELS
 from cellxlate.stacks.stack import Stack
+
+DEPTH_BYTES = 256_000_000
+"""Of the rows of planes that are seen at once for a block along z."""
+OWN_BYTES_PER_PX, SEEN_BYTES_PER_PX = 24, 8
+"""What a band takes of a plane that is enhanced, and of one that is seen beside."""
+FEWEST_PLANES = 8
+"""Blocks along z are no larger than this, or four times the halo: more would save little."""
 
 
 def geometry_of(model: ForeignModel) -> Geometry:
@@ -37,6 +46,8 @@ class ForeignProposal:
     model: ForeignModel
     device: DeviceKind = "cpu"
     fits: tuple[Fit, ...] = ()
+    blocks: Blocks | None = None
+    planes_seen: int = 1
 
     @property
     def name(self) -> str:
@@ -67,23 +78,86 @@ class ForeignProposal:
         return self.model.warnings
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
-        """Return it as it is; ModelError where it takes other channels than are enhanced together."""
-        model = self.model
-        if model.channels_in != 1 or model.channels_out != 1:
-            raise ModelError(f"{self.name} takes {model.channels_in} channels together, expected one")
-        proposers = partial(ForeignProposer, open_session(model, device=self.device), geometry_of(model))
-        fits = tuple(
-            fit_of(stack, (channel,), model.before, model.after, takes=model.takes, propose=proposers)
-            for channel in channels
-        )
-        return replace(self, fits=fits)
+        """Return it with the numbers that its processing needs of the stack, and the planes that it takes together.
+
+        Raises
+        ------
+        ModelError
+            It takes other channels than are enhanced, or volumes of a stack that has no depth.
+        InputError
+            It is made for other counts.
+        """
+        require_axes(self.model, stack, channels)
+        groups = [tuple(channels)] if self.model.channels_in > 1 else [(channel,) for channel in channels]
+        blocks = blocks_in(self.model, stack)
+        own = replace(self, blocks=blocks, planes_seen=planes_seen(blocks, stack))
+        session = open_session(self.model, device=self.device)
+        fits = (
+            fit_of(
+                stack, group, self.model.before, self.model.after, takes=self.model.takes, blocks=blocks,
+                propose=lambda before: ForeignProposer(session, own.geometry, len(group), before),
+            )
+            for group in groups
+        )  # fmt: skip
+        return replace(own, fits=tuple(fits))
+
+    @property
+    def geometry(self) -> Geometry:
+        """Which windows it takes."""
+        geometry = geometry_of(self.model)
+        return replace(geometry, bytes_per_px=geometry.bytes_per_px * self.planes_seen)
 
     def open(self, channels: Sequence[int]) -> "ForeignProposer":
         """Return what runs it."""
         fit = next((one for one in self.fits if channels[0] in one.channels), Fit(tuple(channels)))
-        return ForeignProposer(
-            open_session(self.model, device=self.device), geometry_of(self.model), fit.before, fit.after
+        session, count = open_session(self.model, device=self.device), self.model.channels_in
+        return ForeignProposer(session, self.geometry, count, fit.before, fit.after)
+
+
+def require_axes(model: ForeignModel, stack: Stack, channels: Sequence[int]) -> None:
+    """Raise ModelError where a model takes other channels than are enhanced, or volumes where there are none."""
+    if model.channels_in != model.channels_out:
+        raise ModelError(
+            f"{model.name} makes {model.channels_out} channels of {model.channels_in}; only image-to-image models propose"
         )
+    if model.channels_in not in (1, len(channels)):
+        raise ModelError(
+            f"{model.name} takes {model.channels_in} channels together, {len(channels)} are to be enhanced",
+            remedy=("name as many with ", CHANNELS, ", in the order of the stack"),
+        )
+    if model.axes == "ZYX" and stack.size("Z") < 2:
+        raise ModelError(f"{model.name} takes volumes, and {stack.name} has no depth (z); give a model of planes")
+
+
+def blocks_in(model: ForeignModel, stack: Stack) -> Blocks | None:
+    """Return which planes along z of a stack a model of volumes enhances together; as many as keep memory bounded."""
+    if model.axes != "ZYX":
+        return None
+    depth, size = model.reach[0], stack.size("Z")
+    if depth.margin_px:
+        raise ModelError(f"{model.name} makes fewer planes than it is given; export it with padding along z")
+    rows, columns = stack.plane_shape
+    band_px = min(rows, 2 * BLOCK_PX) * columns * model.channels_in
+    whole = Blocks(size, depth.halo_px, depth.stride, depth.least_px, depth.step_px, depth.fixed_px)
+    if depth.halo_px is None:
+        return whole
+    room = DEPTH_BYTES // band_px - 2 * depth.halo_px * SEEN_BYTES_PER_PX
+    planes = min(max(int(room // OWN_BYTES_PER_PX), depth.stride, 1), max(4 * depth.halo_px, FEWEST_PLANES))
+    if depth.fixed_px is not None:
+        planes = min(planes, depth.fixed_px - 2 * depth.halo_px - depth.stride + 1)
+    if planes < 1:
+        raise ModelError(
+            f"{model.name} takes {depth.fixed_px} planes and looks {depth.halo_px} around each, so none is seen whole"
+        )
+    return replace(whole, planes=min(planes, size))
+
+
+def planes_seen(blocks: Blocks | None, stack: Stack) -> int:
+    """Return how many planes along z are seen for a block, at most."""
+    if blocks is None:
+        return 1
+    size = stack.size("Z")
+    return max(last - first for first, last in (blocks.seen(at, size) for at in range(0, size, blocks.planes)))
 
 
 @dataclass(frozen=True)
@@ -92,10 +166,23 @@ class ForeignProposer:
 
     session: ForeignSession
     geometry: Geometry
+    channels: int = 1
     before: Steps = ()
     after: Steps = ()
 
     def __call__(self, windows: Floats) -> Floats:
-        """Return what the network makes of (B, C, Y, X) in counts, in the same shape and unit."""
-        image, _ = self.session(processed(self.before, windows))
+        """Return what the network makes of (B, C, Y, X) in counts, in the same unit.
+
+        Of a network of volumes C are positions along z, and of each its channels.
+        """
+        if self.session.model.axes == "YX":
+            return self._made(windows)
+        count, planes, *sides = windows.shape
+        volumes = windows.reshape(count, planes // self.channels, self.channels, *sides).swapaxes(1, 2)
+        made = self._made(volumes).swapaxes(1, 2)  # (B, Z, C, Y, X)
+        return made.reshape(count, planes, *made.shape[-2:])
+
+    def _made(self, images: Floats) -> Floats:
+        """Return what the network makes of (B, C, ...) in counts."""
+        image, _ = self.session(processed(self.before, images))
         return processed(self.after, np.asarray(image, np.float32))

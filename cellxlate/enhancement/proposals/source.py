@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.windows import Proposer
@@ -47,6 +48,24 @@ class Proposal(Protocol):
 
     def open(self, channels: Sequence[int]) -> Proposer:
         """Return what runs it on some channels that are enhanced together; called on each worker."""
+
+
+def groups_of(proposal: Proposal, channels: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return which channels a proposal, fitted to a stack, enhances together: each alone, or all of them."""
+    several = isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1
+    return [tuple(channels)] if several else [(one,) for one in channels]
+
+
+def blocks_of(proposal: Proposal) -> Blocks | None:
+    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
+    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
+
+
+def sees_alone(proposal: Proposal) -> bool:
+    """Return whether it takes single planes of single channels."""
+    return not isinstance(proposal, ForeignProposal) or (
+        proposal.model.channels_in == 1 and proposal.model.axes == "YX"
+    )
 
 
 Asked = Proposal | Bundle | str | Path | Callable[..., Any]

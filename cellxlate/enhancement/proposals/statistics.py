@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cellxlate.enhancement.input import Blocks, Context, planes_seen
 from cellxlate.enhancement.proposals.windows import Proposer
 from cellxlate.enhancement.tiling import Tile, window
 from cellxlate.errors import InputError
@@ -49,6 +50,7 @@ def fit_of(
     after: Steps,
     *,
     takes: str,
+    blocks: Blocks | None = None,
     propose: Callable[[Steps], Proposer],
 ) -> Fit:
     """Return processing with the numbers of some channels.
@@ -57,6 +59,8 @@ def fit_of(
     ----------
     takes : str
         Type of the counts that the network is made for.
+    blocks : Blocks or None
+        Which planes along z are given to it together.
     propose : callable
         Returns what runs the network after some pre-processing, without any post-processing.
 
@@ -76,8 +80,8 @@ def fit_of(
         found = measured(samples, given)
     before, after = fitted(before, found), fitted(after, found)
     if made := quantities_of(after):
-        proposer = propose(before)
-        outcomes = [np.concatenate(parts) for parts in zip(*_outcomes(stack, channels, proposer), strict=True)]
+        made_of = _outcomes(stack, channels, Context(blocks=blocks), propose(before))
+        outcomes = [np.concatenate(parts) for parts in zip(*made_of, strict=True)]
         found |= measured(outcomes, made)
         after = fitted(after, found)
     return Fit(tuple(channels), before, after, tuple(found.items()), share)
@@ -105,11 +109,20 @@ def require_range(samples: Sequence[npt.NDArray[Any]], takes: str, name: str) ->
         )
 
 
-def _outcomes(stack: Stack, channels: Sequence[int], proposer: Proposer) -> Iterator[list[npt.NDArray[np.float32]]]:
+def _outcomes(
+    stack: Stack, channels: Sequence[int], context: Context, proposer: Proposer
+) -> Iterator[list[npt.NDArray[np.float32]]]:
     """Yield what a proposer makes of a bounded sample of a stack, (N,) of each channel."""
-    for places in zip(*(sample_places(stack, one, MOST_PROPOSED_PX // len(channels)) for one in channels), strict=True):
-        planes: Floats = np.stack([stack.read(*place) for place in places]).astype(np.float32)
-        yield [made.ravel() for made in whole_proposal(planes, proposer)]
+    seen_at = set()
+    for index, rows, columns in sample_places(stack, channels[0], MOST_PROPOSED_PX // len(channels)):
+        place = context.block(stack, index)[0], rows.start, columns.start
+        if place in seen_at:  # another plane of the same block
+            continue
+        seen_at.add(place)
+        seen = planes_seen(stack, index, channels, context)
+        planes: Floats = np.stack([stack.read(one, rows, columns) for one in seen]).astype(np.float32)
+        made = whole_proposal(planes, proposer)[context.own(stack, index, len(channels))]
+        yield [made[number :: len(channels)].ravel() for number in range(len(channels))]
 
 
 def whole_proposal(planes: Floats, proposer: Proposer) -> Floats:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import fitted_tiles
-from cellxlate.enhancement.tiling import Tile, tile_side
+from cellxlate.enhancement.tiling import Tile, span_of, tile_side
 from cellxlate.model.attention import Floats
 
 WHOLE_PX = 2**20
@@ -82,21 +82,10 @@ class Geometry:
 
     def _span(self, first: int, last: int, length: int) -> tuple[int, int]:
         """Return where a window begins and ends along one side of a plane."""
-        if self.halo_px is None:
-            return 0, self._allowed(length)
-        first = max(first - self.halo_px, 0) // self.stride * self.stride
-        last = min(last + self.halo_px, length)
-        size = self._allowed(last - first)
-        if first + size > length and first:  # move it inwards, where there is room
-            first = max(length - size, 0) // self.stride * self.stride
-            size = self._allowed(last - first)
-        return first, first + size
-
-    def _allowed(self, size: int) -> int:
-        """Return the least side that is allowed and not less than a size."""
-        if self.fixed_px is not None:
-            return self.fixed_px
-        return self.least_px + max(-(-(size - self.least_px) // self.step_px), 0) * self.step_px
+        return span_of(
+            first, last, length, halo_px=self.halo_px, stride=self.stride, least_px=self.least_px,
+            step_px=self.step_px, fixed_px=self.fixed_px,
+        )  # fmt: skip
 
 
 class Proposer(Protocol):
