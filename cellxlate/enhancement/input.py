@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, span_of, window
+from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
 from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -24,19 +24,22 @@ ReadRows = Callable[[slice], npt.NDArray[Any]]
 OpenPlane = Callable[[PlaneIndex], ReadRows]
 
 
+class Along(Protocol):
+    """Which windows are taken along an axis."""
+
+    def span(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """Return where the window of an area begins and ends; it may reach beyond an axis that is `length` long."""
+
+
 @dataclass(frozen=True)
 class Blocks:
-    """Planes along z that are enhanced together, so many at a time, and those that are seen for each block.
+    """Planes along z that are enhanced together, so many at a time; the windows `along` z say which are seen for each.
 
-    They are windows along z (`tiling.span_of`): with a halo, clipped at the ends of the stack, in sizes that suit.
+    They are clipped at the ends of the stack; what lies beyond is its mirror image.
     """
 
     planes: int
-    halo_px: int | None
-    stride: int = 1
-    least_px: int = 1
-    step_px: int = 1
-    fixed_px: int | None = None
+    along: Along
 
     def own(self, position: int, size: int) -> tuple[int, int]:
         """Return where the block of a position begins and ends, in a stack of `size` planes."""
@@ -44,11 +47,8 @@ class Blocks:
         return first, min(first + self.planes, size)
 
     def seen(self, position: int, size: int) -> tuple[int, int]:
-        """Return where the planes that are seen for it begin and end; the end may lie beyond the stack."""
-        return span_of(
-            *self.own(position, size), size, halo_px=self.halo_px, stride=self.stride, least_px=self.least_px,
-            step_px=self.step_px, fixed_px=self.fixed_px,
-        )  # fmt: skip
+        """Return where the planes that are seen for it begin and end."""
+        return self.along.span(*self.own(position, size), size)
 
 
 @dataclass(frozen=True)

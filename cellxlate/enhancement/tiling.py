@@ -110,30 +110,6 @@ def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int],
     return rows.take(down, axis=-2).take(across, axis=-1)
 
 
-def span_of(
-    first: int, last: int, length: int, *, halo_px: int | None, stride: int, least_px: int, step_px: int,
-    fixed_px: int | None,
-) -> tuple[int, int]:  # fmt: skip
-    """Return where a window that holds an area begins and ends along an axis that is `length` long.
-
-    It holds the halo too, all of the axis where that is None, begins at a multiple of the stride, is `least_px` and any
-    number of steps long, or `fixed_px`, and ends where the axis ends; where its size must be another, it is moved
-    inwards, or reaches beyond the end.
-    """
-
-    def allowed(size: int) -> int:
-        return fixed_px or least_px + max(-(-(size - least_px) // step_px), 0) * step_px
-
-    if halo_px is None:
-        return 0, allowed(length)
-    begin, end = _down(max(first - halo_px, 0), stride), min(last + halo_px, length)
-    size = allowed(end - begin)
-    if begin + size > length and begin:  # move it inwards, where there is room
-        begin = _down(max(length - size, 0), stride)
-        size = allowed(end - begin)
-    return begin, begin + size
-
-
 def _down(position: int, stride: int) -> int:
     return position // stride * stride
 

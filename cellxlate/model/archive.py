@@ -20,8 +20,8 @@ ARCHIVE_FAULTS = (OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImpl
                   lzma.LZMAError, LookupError)  # fmt: skip
 ZOO_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
 FOREIGN = (
-    "is a package of the BioImage Model Zoo that cellxlate has not written: it enhances, but is no cellxlate model; give "
-    "a model folder, or a package that cellxlate has exported"
+    "is a package of the BioImage Model Zoo that cellxlate has not written: it enhances, but is no cellxlate model; "
+    "give a model folder, or a package that cellxlate has exported"
 )
 END_OF_LISTING, BIG_LISTING, END_BYTES, LONGEST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 65_535
 

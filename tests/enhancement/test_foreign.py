@@ -1,5 +1,6 @@
 """Networks that others made, made here by plain torch: their proposals, tiled, equal those of the whole plane."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from cellxlate.stacks.write.copy import write_stacks
 def exported(network: nn.Module, path: Path, shape: Sequence[int], outputs: Sequence[str] = ("image",)) -> Path:
     """Write a network of plain torch as ONNX, by torch's own exporter; sides of 0 are free."""
     free = {axis: f"side_{axis}" for axis, side in enumerate(shape) if not side}
-    with pytest.warns(DeprecationWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that needs no further package
         torch.onnx.export(
             network.eval(), (torch.rand([side or 64 for side in shape]),), path, dynamo=False, input_names=["given"],
-            output_names=list(outputs), dynamic_axes={name: free for name in ("given", *outputs)},
+            output_names=list(outputs), dynamic_axes=dict.fromkeys(("given", *outputs), free),
         )  # fmt: skip
     return path
 

@@ -1,4 +1,4 @@
-"""Packages of the BioImage Model Zoo as others write them: networks of plain torch, descriptions by hand, 0.4 and 0.5."""
+"""Packages of the BioImage Model Zoo as others write them: networks of plain torch, described by hand, 0.4 and 0.5."""
 
 import hashlib
 import io
@@ -71,7 +71,7 @@ def described(
     channels: int = 1, sides: Mapping[str, Any] | None = None, dtype: str = "float32", **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the description of a package with one network, `model.onnx`."""
-    sides = {axis: (8, 1) for axis in "zyx"} | dict(sides or {})
+    sides = dict.fromkeys("zyx", (8, 1)) | dict(sides or {})
     make = _new_tensors if version == "0.5" else _old_tensors
     given, made = make(before, after, axes, channels, sides, dtype)
     return {

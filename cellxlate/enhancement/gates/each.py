@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -18,36 +19,29 @@ class EachAttention:
     inner: GateSource
 
     def input(
-        self, stack: Stack, index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
+        self, stack: Stack, _index: PlaneIndex, context: Context, open_plane: OpenPlane | None,
         seen: Callable[[Context], PlaneInput],
     ) -> PlaneInput | None:  # fmt: skip
         """Return what attention of the planes is computed on, one for each; None where it is the planes themselves."""
         group = seen(context)
         alone = [_part(group, number) for number in positions(group)]
-        gates = [
-            self.inner.input(stack, one.seen[0], ALONE, open_plane, lambda _context, one=one: one)  # type: ignore[misc]
-            for one in alone
-        ]
-        if not any(gates):
+        given = [self.inner.input(stack, one.seen[0], ALONE, open_plane, partial(_seen, one)) for one in alone]
+        if not any(given):
             return None
-        gates = [gate or one for gate, one in zip(gates, alone, strict=True)]
-        several = [gate for gate in gates if gate]
+        several = [gate or one for gate, one in zip(given, alone, strict=True)]
         seen_at = tuple(index for gate in several for index in gate.seen)
         return replace(
             several[0], planes=tuple(one for gate in several for one in gate.planes), own=slice(0, None), seen=seen_at
         )
 
     def planes_beside(
-        self, stack: Stack, index: PlaneIndex, context: Context, read: Callable[[Context], Sequence[PlaneIndex]]
+        self, stack: Stack, _index: PlaneIndex, _context: Context, read: Callable[[Context], Sequence[PlaneIndex]]
     ) -> Sequence[PlaneIndex]:
         """Return the planes that are read for the gate of each."""
-        own = dict.fromkeys(read(ALONE))
         return [
             beside
-            for one in own
-            for beside in self.inner.planes_beside(
-                stack, one, ALONE, lambda context, one=one: context.around(stack, one)
-            )  # type: ignore[misc]
+            for one in dict.fromkeys(read(ALONE))
+            for beside in self.inner.planes_beside(stack, one, ALONE, partial(_around, stack, one))
         ]
 
     def attention(self, rows: InputRows, area: Tile, translator: Translator) -> Attention:
@@ -59,6 +53,14 @@ class EachAttention:
         return Attention(
             np.concatenate([one.steps for one in found]), tuple(held for one in found for held in one.beside)
         )
+
+
+def _seen(plane: PlaneInput, _: Context) -> PlaneInput:
+    return plane
+
+
+def _around(stack: Stack, index: PlaneIndex, context: Context) -> Sequence[PlaneIndex]:
+    return context.around(stack, index)
 
 
 def positions(plane: PlaneInput) -> range:

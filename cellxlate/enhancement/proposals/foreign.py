@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,16 @@ FEWEST_PLANES = 8
 def geometry_of(model: ForeignModel) -> Geometry:
     """Return which windows a network takes."""
     rows, columns = model.reach[-2:]
+    step = math.lcm(rows.step_px, columns.step_px)
+    least = max(rows.least_px, columns.least_px)
+    if (rows.least_px - columns.least_px) % step:
+        raise ModelError(f"{model.name} takes other heights than widths, expected that it takes squares")
+    if rows.fixed_px != columns.fixed_px:
+        raise ModelError(f"{model.name} takes images of {rows.fixed_px} x {columns.fixed_px} px, expected squares")
     halo_px = None if rows.halo_px is None or columns.halo_px is None else max(rows.halo_px, columns.halo_px)
     return Geometry(
-        halo_px, math.lcm(rows.stride, columns.stride), max(rows.least_px, columns.least_px),
-        math.lcm(rows.step_px, columns.step_px), rows.fixed_px,
+        halo_px, math.lcm(rows.stride, columns.stride), least, step, rows.fixed_px, model.bytes_per_px,
+        max(rows.margin_px, columns.margin_px),
     )  # fmt: skip
 
 
@@ -95,7 +102,7 @@ class ForeignProposal:
         fits = (
             fit_of(
                 stack, group, self.model.before, self.model.after, takes=self.model.takes, blocks=blocks,
-                propose=lambda before: ForeignProposer(session, own.geometry, len(group), before),
+                propose=partial(ForeignProposer, session, own.geometry, len(group)),
             )
             for group in groups
         )  # fmt: skip
@@ -118,7 +125,8 @@ def require_axes(model: ForeignModel, stack: Stack, channels: Sequence[int]) -> 
     """Raise ModelError where a model takes other channels than are enhanced, or volumes where there are none."""
     if model.channels_in != model.channels_out:
         raise ModelError(
-            f"{model.name} makes {model.channels_out} channels of {model.channels_in}; only image-to-image models propose"
+            f"{model.name} makes {model.channels_out} channels of {model.channels_in}; only image-to-image models "
+            "propose"
         )
     if model.channels_in not in (1, len(channels)):
         raise ModelError(
@@ -133,23 +141,23 @@ def blocks_in(model: ForeignModel, stack: Stack) -> Blocks | None:
     """Return which planes along z of a stack a model of volumes enhances together; as many as keep memory bounded."""
     if model.axes != "ZYX":
         return None
-    depth, size = model.reach[0], stack.size("Z")
-    if depth.margin_px:
-        raise ModelError(f"{model.name} makes fewer planes than it is given; export it with padding along z")
+    reach, size = model.reach[0], stack.size("Z")
+    along = Geometry(
+        reach.halo_px, reach.stride, reach.least_px, reach.step_px, reach.fixed_px, margin_px=reach.margin_px
+    )
+    if reach.halo_px is None:
+        return Blocks(size, along)
     rows, columns = stack.plane_shape
     band_px = min(rows, 2 * BLOCK_PX) * columns * model.channels_in
-    whole = Blocks(size, depth.halo_px, depth.stride, depth.least_px, depth.step_px, depth.fixed_px)
-    if depth.halo_px is None:
-        return whole
-    room = DEPTH_BYTES // band_px - 2 * depth.halo_px * SEEN_BYTES_PER_PX
-    planes = min(max(int(room // OWN_BYTES_PER_PX), depth.stride, 1), max(4 * depth.halo_px, FEWEST_PLANES))
-    if depth.fixed_px is not None:
-        planes = min(planes, depth.fixed_px - 2 * depth.halo_px - depth.stride + 1)
+    room = DEPTH_BYTES / band_px - 2 * reach.halo_px * SEEN_BYTES_PER_PX
+    planes = min(max(int(room // OWN_BYTES_PER_PX), reach.stride), max(4 * reach.halo_px, FEWEST_PLANES), size)
+    if reach.fixed_px is not None:
+        planes = min(planes, reach.fixed_px - 2 * reach.halo_px - reach.stride + 1)
     if planes < 1:
         raise ModelError(
-            f"{model.name} takes {depth.fixed_px} planes and looks {depth.halo_px} around each, so none is seen whole"
+            f"{model.name} takes {reach.fixed_px} planes and looks {reach.halo_px} around each, so none is seen whole"
         )
-    return replace(whole, planes=min(planes, size))
+    return Blocks(planes, along)
 
 
 def planes_seen(blocks: Blocks | None, stack: Stack) -> int:
@@ -179,7 +187,9 @@ class ForeignProposer:
             return self._made(windows)
         count, planes, *sides = windows.shape
         volumes = windows.reshape(count, planes // self.channels, self.channels, *sides).swapaxes(1, 2)
-        made = self._made(volumes).swapaxes(1, 2)  # (B, Z, C, Y, X)
+        made = self._made(volumes).swapaxes(1, 2)  # (B, Z, C, Y, X), fewer at both ends of z where it has a margin
+        margin = (planes // self.channels - made.shape[1]) // 2
+        made = np.pad(made, ((0, 0), (margin, margin), *((0, 0),) * 3))
         return made.reshape(count, planes, *made.shape[-2:])
 
     def _made(self, images: Floats) -> Floats:

@@ -11,7 +11,7 @@ from cellxlate.enhancement.proposals.windows import Proposer
 from cellxlate.errors import OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.model.foreign.opened import is_foreign, open_foreign
+from cellxlate.model.foreign.given import is_foreign, open_foreign
 from cellxlate.options import HALO
 from cellxlate.stacks.stack import Stack
 

@@ -58,8 +58,8 @@ def read_network(path: Path, member: str = "") -> tuple[bytes, NetworkFile]:
     return data, NetworkFile(path.resolve(), hashlib.sha256(data).hexdigest())
 
 
-def parsed(data: bytes, name: str) -> "onnx.ModelProto":
-    """Return the model that bytes hold; ModelError where they hold none."""
+def checked_model(data: bytes, path: Path, name: str) -> "onnx.ModelProto":  # noqa: ARG001
+    """Return the model that bytes hold; ModelError where they hold none, or one that asks for too much."""
     onnx = onnx_package()
     try:
         model = onnx.ModelProto.FromString(data)

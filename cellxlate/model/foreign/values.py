@@ -81,6 +81,8 @@ class ForeignModel:
         Its operators of which it is not known how far they look.
     operators : mapping of str to int
         How often each occurs.
+    bytes_per_px, bytes_per_pair : float
+        Memory that it takes per pixel of a window, and beside that for each pair of them, as attention does.
     before, after : tuple
         What is done to counts before, and to its outcome after, in order; empty: it takes counts and returns counts.
     licence, citation : str
@@ -107,6 +109,8 @@ class ForeignModel:
     not_local: str = ""
     unknown: tuple[str, ...] = ()
     operators: Mapping[str, int] = field(default_factory=dict)
+    bytes_per_px: float = 256.0
+    bytes_per_pair: float = 0.0
     before: tuple[Any, ...] = ()
     after: tuple[Any, ...] = ()
     licence: str = ""

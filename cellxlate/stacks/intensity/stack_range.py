@@ -38,8 +38,8 @@ def sample_places(stack: Stack, channel: int, most_px: int = SAMPLE_PX) -> Itera
     Yields
     ------
     (index, rows, columns)
-        All planes whole, if they hold at most `most_px` together, 4 megapixels by default; otherwise 32 windows that hold as many, spread
-        over the planes and over their rows and columns.
+        All planes whole, if they hold at most `most_px` together, 4 megapixels by default; otherwise 32 windows that
+        hold as many, spread over the planes and over their rows and columns.
     """
     count = stack.planes_per_channel
     height, width = stack.plane_shape

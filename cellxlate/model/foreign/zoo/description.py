@@ -3,7 +3,7 @@
 What it says of files is a name inside the package; nothing is ever fetched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -97,7 +97,7 @@ def described(stated: Entry, *, torchscript: bool = False) -> Description:
     after, back = _to_counts(given, made[image], stated.where)
     return Description(
         stated["name"].text("?"), weights, given, made, image, after, back, kind == TORCHSCRIPT_WEIGHTS,
-        stated["license"].text(), _citation(stated), _warnings(stated, given, made[image]),
+        stated["license"].text(), _citation(stated), _warnings(stated, made[image]),
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def _citation(stated: Entry) -> str:
     return "; ".join(one for one in cited if one)
 
 
-def _warnings(stated: Entry, given: StatedTensor, made: StatedTensor) -> tuple[str, ...]:
+def _warnings(stated: Entry, made: StatedTensor) -> tuple[str, ...]:
     """Return what a reader of a result should know."""
     warnings = []
     if mode := stated["run_mode"]["name"].text():

@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from cellxlate.errors import InputError, MissingModelError, ModelError, unless_denied
 from cellxlate.model.archive import read_member, zoo_description
-from cellxlate.model.foreign.zoo.description import Description, described
-from cellxlate.model.foreign.limits import LARGEST_FILE_BYTES, parsed, read_network
-from cellxlate.model.foreign.zoo.stated import LARGEST_DESCRIPTION_BYTES, read_description
+from cellxlate.model.foreign.limits import LARGEST_FILE_BYTES, read_network
+from cellxlate.model.foreign.opened import foreign_of_network
 from cellxlate.model.foreign.values import Axes, ForeignModel, NetworkFile, Reach
+from cellxlate.model.foreign.zoo.description import Description, described
+from cellxlate.model.foreign.zoo.stated import LARGEST_DESCRIPTION_BYTES, read_description
 from cellxlate.regular_files import open_regular
 
 
@@ -51,11 +52,6 @@ def open_package(path: Path, *, torchscript: bool = False) -> ForeignModel:
     return model_of(stated, data, network, str(path))
 
 
-def is_package(path: Path) -> bool:
-    """Return whether a path is a package of others: a description, or a folder or an archive that holds one."""
-    return zoo_description(path) is not None
-
-
 def _read(place: Path, name: str, most_bytes: int) -> bytes:
     """Read a file of a package, from its folder or its archive."""
     if not place.is_dir():
@@ -82,33 +78,29 @@ def _require_same(place: Path, name: str, sha256: str) -> None:
     data = _read(place, name, LARGEST_FILE_BYTES)
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise ModelError(
-            f"{place}: {name} is not the file that the package describes (its SHA-256 is another); copy the package again"
+            f"{place}: {name} is not the file that the package describes (its SHA-256 is another); copy the package "
+            "again"
         )
 
 
 def model_of(stated: Description, data: bytes, network: NetworkFile, name: str) -> ForeignModel:
     """Return what is known of a network with what its package says of it."""
     given, made = stated.given, stated.made[stated.image]
-    axes: Axes = "ZYX" if "z" in given.spans else "YX"
-    graph = parsed(data, name).graph
-    constants = {one.name for one in graph.initializer}
-    inputs = [one for one in graph.input if one.name not in constants]
-    if len(inputs) != 1 or len(graph.output) < len(stated.made):
+    known = foreign_of_network(data, network, name, input_axes=given.axes, output_axes=made.axes, output=stated.image)
+    if known.channels_in != given.channels or known.channels_out != made.channels:
         raise ModelError(
-            f"{name}: its network has {len(inputs)} inputs and {len(graph.output)} outputs, its description 1 and "
-            f"{len(stated.made)}; ask who made the package"
+            f"{name}: its network takes {known.channels_in} channels and makes {known.channels_out}, its description "
+            f"says {given.channels} and {made.channels}; ask who made the package"
         )
-    known = ForeignModel(
-        stated.name, network, axes, given.axes, made.axes, given.channels, made.channels,
-        tuple(Reach(None) for _ in axes), inputs[0].name, graph.output[stated.image].name,
-    )  # fmt: skip
+    axes: Axes = "ZYX" if "z" in given.spans else "YX"
     reach = tuple(
         _both(one, given.sizes[axis.lower()], f"{name}, along {axis.lower()}")
-        for axis, one in zip(axes, known.reach, strict=True)
+        for axis, one in zip(axes, known.reach[-len(axes) :], strict=True)
     )
     return replace(
-        known, reach=reach, before=given.steps, after=stated.after, licence=stated.licence, citation=stated.citation,
-        warnings=(*known.warnings, *stated.warnings), to_counts=stated.back, takes=given.takes,
+        known, name=stated.name, axes=axes, reach=reach, before=given.steps, after=stated.after, takes=given.takes,
+        to_counts=stated.back, licence=stated.licence, citation=stated.citation,
+        warnings=(*known.warnings, *stated.warnings),
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def read_description(data: bytes, name: str) -> Entry:
     """
     try:
         _require_bounds(data, name)
-        value = yaml.load(data, Loader=Loader)  # noqa: S506
+        value = yaml.load(data, Loader=Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError) as fault:
         raise ModelError(f"{name} is no readable YAML ({one_line(fault)[:120]}); copy the package again") from fault
     if not isinstance(value, dict):

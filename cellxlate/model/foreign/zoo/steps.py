@@ -1,4 +1,4 @@
-"""The processing that a package names becomes steps: in 0.4 by `name`, axes as letters; in 0.5 by `id`, axes as names."""
+"""The processing that a package names becomes steps; in 0.4 by `name` with axes as letters, in 0.5 by `id`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -94,8 +94,8 @@ def _quantity(kwargs: Entry, around: Around) -> Quantity:
     axes, reference = _letters(kwargs["axes"], around), kwargs["reference_tensor"].text()
     if missing := {"y", "x"} - set(axes):
         raise ModelError(
-            f"{kwargs.where} measures each {'row' if 'y' in missing else 'column'} by itself; a stack is measured once, "
-            "whole"
+            f"{kwargs.where} measures each {'row' if 'y' in missing else 'column'} by itself; a stack is measured "
+            "once, whole"
         )
     of = around.side
     if reference and reference != around.own:

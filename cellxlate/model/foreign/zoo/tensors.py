@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cellxlate.errors import ModelError
+from cellxlate.model.foreign.values import Reach
 from cellxlate.model.foreign.zoo.processing import Binarising, Casting, Steps
 from cellxlate.model.foreign.zoo.stated import Entry
 from cellxlate.model.foreign.zoo.steps import LETTERS, Around, dtype_of, steps_of
-from cellxlate.model.foreign.values import Reach
 
 SPACE = "zyx"
 MOST_CHANNELS = 64
