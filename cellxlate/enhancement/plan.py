@@ -14,6 +14,7 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.each import EachAttention
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
@@ -24,18 +25,22 @@ from cellxlate.enhancement.plane import PlaneJob, Work, job_of
 from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
+    blocks_of,
+    groups_of,
     loaded_model,
     proposer_of,
+    sees_alone,
     settings_of_proposal,
+    windows_of,
 )
-from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
+from cellxlate.enhancement.proposals.windows import Geometry
+from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
-from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
@@ -49,14 +54,6 @@ from cellxlate.stacks.write.origins import SampledPixels
 
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
-
-MOST_STREAMS = 4
-"""Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
-networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
-BAND_BYTES_PER_PX = 24
-"""A band's counts before and after, its unit range, attention, and the windows cut from it."""
-SEEN_BYTES_PER_PX = 8
-"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
 
 
 @dataclass(frozen=True)
@@ -338,11 +335,16 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        settings, proposal = settings_of_proposal(loaded, settings), loaded.fitted(seen, shown)
-        loaded = load_model(GENERAL_MODEL)
+        color, asked_color = settings.color if sees_alone(loaded) else "separate", settings.color
+        settings, in_color = (
+            settings_of_proposal(loaded, replace(settings, color=color)),
+            in_color and color == asked_color,
+        )
+        proposal = loaded.fitted(*what_is_seen(sample, chosen, color))
+        loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
-    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
+    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device, windows_of(proposal))
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
@@ -358,7 +360,9 @@ def make_plan(
     is_given = proposal is not None and source.is_given
     translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    begin = partial(begin, translator, context=neighbours.context)
+    groups = groups_of(proposal, chosen) if proposal and not in_color else groups
+    context = replace(neighbours.context, blocks=blocks_of(proposal) if proposal else None)
+    begin = partial(begin, translator, context=context)
     jobs = (
         begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
               proposer=proposer_of(proposal, own, luminances.get(own[0]))) for own in groups
@@ -370,19 +374,14 @@ def make_plan(
     )  # fmt: skip
 
 
-def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) -> int:
-    """Return how many bands to enhance at once: at most 4, as many as torch has threads, and within 512 MB.
-
-    Windows of tiles have sides of `tile_px`, bands have `band_px` pixels, of each of which networks hold so many bytes.
-    """
-    needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
-    return max(min(MOST_STREAMS, thread_count(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
-
-
-def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:
+def _stream_count(
+    bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device, geometry: Geometry | None = None
+) -> int:
     """Return how many bands the processor enhances at once; a graphics card takes one after another."""
     if choose_kind(device) != "cpu":
         return 1
+    if geometry:
+        return geometry.streams(settings.tile_px, stack.plane_shape)
     networks = bundle.networks
     bytes_per_px = activation_bytes_per_px(networks.generator)
     halo_px = networks.generator_halo_px

@@ -13,7 +13,8 @@ import torch
 from cellxlate.enhancement import plan as plan_room
 from cellxlate.enhancement.flow import follow
 from cellxlate.enhancement.job import steps_in_memory
-from cellxlate.enhancement.plan import Plan, make_plan, stream_count
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.tiling import stream_count
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.threads import in_streams
 from cellxlate.settings import EnhanceSettings

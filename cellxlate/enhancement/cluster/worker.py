@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.enhancement.flow import planes_at_once
+from cellxlate.enhancement.gates.each import EachAttention
 from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
-from cellxlate.enhancement.proposals.source import Proposal, proposer_of
+from cellxlate.enhancement.proposals.source import Proposal, proposer_of, sees_alone
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
@@ -330,6 +331,8 @@ def _opened(job: BandJob) -> OpenJob:
             if engine != "none":
                 translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
+            if job.proposal and not sees_alone(job.proposal):
+                gates = EachAttention(gates)
             jobs = tuple(
                 PlaneJob(
                     translator,

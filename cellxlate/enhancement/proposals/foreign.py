@@ -1,20 +1,31 @@
 """A network that others made as a proposer: windows in counts to the same, by ONNX Runtime."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cellxlate.enhancement.proposals.choice import Locality, Windows, choose_windows
+from cellxlate.enhancement.input import Blocks, Context
+from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
+from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
+from cellxlate.enhancement.proposals.statistics import Fit, fit_of, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.devices import DeviceKind
 from cellxlate.model.foreign.session import ForeignSession, open_session
 from cellxlate.model.foreign.values import ForeignModel
+from cellxlate.model.foreign.zoo.processing import Steps, processed
+from cellxlate.options import CHANNELS
 from cellxlate.stacks.stack import Stack
+
+MEMORY_OVER = 2.0
+"""So many times what the arrays of its graph take, ONNX Runtime takes at most: for what it prepares and copies."""
 
 
 def geometry_of(model: ForeignModel) -> Geometry:
@@ -43,12 +54,21 @@ class ForeignProposal:
         What is known of it.
     device : {"cpu", "cuda"}
         Where it runs.
+    fits : tuple of Fit
+        What its processing needs to know of a stack, for each group of channels.
+    blocks : Blocks or None
+        Which planes along z it takes together.
+    planes_seen : int
+        How many planes along z it sees for them, at most.
     windows : Windows or None
         Which it gets, and how that was checked on a stack; None where it has not seen one.
     """
 
     model: ForeignModel
     device: DeviceKind = "cpu"
+    fits: tuple[Fit, ...] = ()
+    blocks: Blocks | None = None
+    planes_seen: int = 1
     windows: Windows | None = None
 
     @property
@@ -57,26 +77,40 @@ class ForeignProposal:
         return self.model.name
 
     @property
+    def asked(self) -> Path:
+        """Where it lies."""
+        return self.model.path
+
+    @property
     def geometry(self) -> Geometry:
         """Which windows it takes; those that were chosen for a stack, where that was done."""
-        return self.windows.geometry if self.windows else geometry_of(self.model)
+        if self.windows:
+            return self.windows.geometry
+        geometry = geometry_of(self.model)
+        return replace(geometry, bytes_per_px=geometry.bytes_per_px * self.planes_seen)
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Its digest, where it runs, and in which windows."""
+        """Its digest, where it runs, in which windows, and what is done before and after it."""
+        done = [(one.channels, one.before, one.after) for one in self.fits if one.before or one.after]
+        processing = {"processing_sha256": hashlib.sha256(repr(done).encode()).hexdigest()} if done else {}
         own = self.geometry
         windows = {"halo_px": own.halo_px, "stride": own.stride, "window_px": own.fixed_px}
-        return {"kind": "foreign", "name": self.name, "device": self.device, "sha256": self.model.digest, **windows}
+        return {
+            "kind": "foreign", "name": self.name, "device": self.device, "sha256": self.model.digest, **windows,
+            **processing,
+        }  # fmt: skip
 
     @property
     def stated(self) -> Mapping[str, Any]:
-        """Licence, citation, halo, how that was checked, and what looks at the whole image."""
-        found = self.windows.locality if self.windows else Locality()
+        """Licence, citation, halo and how that was checked; how counts become its input, and its outcome counts."""
+        processing = {"processing": stated_fits(self.fits), "to_counts": self.model.to_counts} if self.fits else {}
+        checked = self.windows.locality.words if self.windows and not self.windows.not_local else ""
+        not_local = self.windows.not_local if self.windows else self.model.not_local
         return {
             "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
-            "stride": self.geometry.stride, "window_px": self.geometry.fixed_px,
-            "not_local": self.windows.not_local if self.windows else self.model.not_local,
-            "difference_counts": found.difference_counts, "tiles_compared": found.tiles, "against": found.against,
+            "checked": checked, "not_local": not_local, "window_px": self.geometry.fixed_px,
+            "difference_counts": self.windows.locality.difference_counts if self.windows else None, **processing,
         }  # fmt: skip
 
     @property
@@ -98,21 +132,70 @@ class ForeignProposal:
         )
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
-        """Return it with windows that suit it and a stack; ModelError where it takes several channels together."""
-        if self.model.channels_in != 1 or self.model.channels_out != 1:
-            raise ModelError(f"{self.name} takes {self.model.channels_in} channels together, expected one")
-        session = open_session(self.model, device=self.device)
-        own = self.model
-        reason = own.not_local or (f"it is not known how far it looks: {', '.join(own.unknown)}" if own.unknown else "")
-        chosen = choose_windows(
-            self.name, lambda geometry, _: ForeignProposer(session, geometry), stack, channels, geometry_of(own),
-            not_local=reason, bytes_of=lambda pixels: pixels * own.bytes_per_px + pixels**2 * own.bytes_per_pair,
-        )  # fmt: skip
-        return replace(self, windows=chosen)
+        """Return it with the numbers that its processing needs of the stack, and with planes and windows that suit it.
 
-    def open(self, channels: Sequence[int]) -> "ForeignProposer":  # noqa: ARG002
+        Raises
+        ------
+        ModelError
+            It takes other channels than are enhanced, or volumes of a stack that has no depth; it makes no numbers.
+        InputError
+            It is made for other counts.
+        """
+        own = self.model
+        require_axes(own, stack, channels)
+        groups = [tuple(channels)] if own.channels_in > 1 else [(channel,) for channel in channels]
+        blocks = blocks_in(own, stack)
+        begun = replace(self, blocks=blocks, planes_seen=planes_seen(blocks, stack))
+        session = open_session(own, device=self.device)
+        fits = tuple(
+            fit_of(
+                stack, group, own.before, own.after, takes=own.takes, blocks=blocks,
+                propose=partial(ForeignProposer, session, begun.geometry, len(group)),
+            )
+            for group in groups
+        )  # fmt: skip
+        begun = replace(begun, fits=fits)
+        return replace(begun, windows=choose_windows(
+            self.name, lambda geometry, group: begun.proposer(session, geometry, group),
+            Samples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
+            bytes_of=begun.bytes_of,
+        ))  # fmt: skip
+
+    def bytes_of(self, pixels: float) -> float:
+        """Return the memory that a window of so many pixels takes, at most."""
+        own, seen = self.model, pixels * self.planes_seen
+        return MEMORY_OVER * (seen * own.bytes_per_px + seen**2 * own.bytes_per_pair)
+
+    def open(self, channels: Sequence[int]) -> "ForeignProposer":
         """Return what runs it."""
-        return ForeignProposer(open_session(self.model, device=self.device), self.geometry)
+        return self.proposer(open_session(self.model, device=self.device), self.geometry, channels)
+
+    def proposer(self, session: ForeignSession, geometry: Geometry, channels: Sequence[int]) -> "ForeignProposer":
+        """Return what runs it in some windows, in a session that is open."""
+        fit = next((one for one in self.fits if channels[0] in one.channels), Fit(tuple(channels)))
+        return ForeignProposer(session, geometry, self.model.channels_in, fit.before, fit.after)
+
+
+def _reason(model: ForeignModel) -> str:
+    """Return why a model is not known to be local, in words; empty where it is."""
+    unknown = f"it is not known how far it looks, as {', '.join(model.unknown)}" if model.unknown else ""
+    return model.not_local or unknown
+
+
+def require_axes(model: ForeignModel, stack: Stack, channels: Sequence[int]) -> None:
+    """Raise ModelError where a model takes other channels than are enhanced, or volumes where there are none."""
+    if model.channels_in != model.channels_out:
+        raise ModelError(
+            f"{model.name} makes {model.channels_out} channels of {model.channels_in}; only image-to-image models "
+            "propose"
+        )
+    if model.channels_in not in (1, len(channels)):
+        raise ModelError(
+            f"{model.name} takes {model.channels_in} channels together, {len(channels)} are to be enhanced",
+            remedy=("name as many with ", CHANNELS, ", in the order of the stack"),
+        )
+    if model.axes == "ZYX" and stack.size("Z") < 2:
+        raise ModelError(f"{model.name} takes volumes, and {stack.name} has no depth (z); give a model of planes")
 
 
 @dataclass(frozen=True)
@@ -121,8 +204,25 @@ class ForeignProposer:
 
     session: ForeignSession
     geometry: Geometry
+    channels: int = 1
+    before: Steps = ()
+    after: Steps = ()
 
     def __call__(self, windows: Floats) -> Floats:
-        """Return what the network makes of (B, C, Y, X) in counts, in the same shape and unit, less a margin."""
-        image, _ = self.session(windows)
-        return np.asarray(image, np.float32)
+        """Return what the network makes of (B, C, Y, X) in counts, in the same unit.
+
+        Of a network of volumes C are positions along z, and of each its channels.
+        """
+        if self.session.model.axes == "YX":
+            return self._made(windows)
+        count, planes, *sides = windows.shape
+        volumes = windows.reshape(count, planes // self.channels, self.channels, *sides).swapaxes(1, 2)
+        made = self._made(volumes).swapaxes(1, 2)  # (B, Z, C, Y, X), fewer at both ends of z where it has a margin
+        margin = (planes // self.channels - made.shape[1]) // 2
+        made = np.pad(made, ((0, 0), (margin, margin), *((0, 0),) * 3))
+        return made.reshape(count, planes, *made.shape[-2:])
+
+    def _made(self, images: Floats) -> Floats:
+        """Return what the network makes of (B, C, ...) in counts."""
+        image, _ = self.session(processed(self.before, images))
+        return processed(self.after, np.asarray(image, np.float32))

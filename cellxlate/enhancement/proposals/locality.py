@@ -33,11 +33,14 @@ class Locality:
         The largest, and how much is allowed.
     compared_px : int
         How many pixels were compared; none where every plane lies within one window.
+    against : str
+        With what, in words.
     """
 
     difference_counts: float
     most_counts: float
     compared_px: int
+    against: str = "larger windows"
 
     @property
     def is_local(self) -> bool:
@@ -50,7 +53,7 @@ class Locality:
         if not self.compared_px:
             return "planes are no larger than a window, and are taken whole"
         return (
-            f"windows against larger windows of this stack ({self.compared_px:,} px): they differ by "
+            f"windows against {self.against} of this stack ({self.compared_px:,} px): they differ by "
             f"{self.difference_counts:.2g} counts at most"
         )
 

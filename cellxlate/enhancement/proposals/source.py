@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_filter
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
-from cellxlate.enhancement.proposals.windows import Proposer
+from cellxlate.enhancement.proposals.windows import Geometry, Proposer
 from cellxlate.errors import MissingModelError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.model.foreign.opened import is_foreign, open_foreign
+from cellxlate.model.foreign.given import is_foreign, open_foreign
 from cellxlate.options import CONTEXT, HALO, INTENSITY
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -89,6 +90,29 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
             remedy=("use ", INTENSITY.of("source")),
         )  # fmt: skip
     return replace(settings, context="none")
+
+
+def groups_of(proposal: Proposal, channels: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return which channels a proposal, fitted to a stack, enhances together: each alone, or all of them."""
+    several = isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1
+    return [tuple(channels)] if several else [(one,) for one in channels]
+
+
+def windows_of(proposal: Proposal | None) -> Geometry | None:
+    """Return which windows a proposal, fitted to a stack, takes, where these may need more memory than our own."""
+    return proposal.geometry if isinstance(proposal, ForeignProposal) else None
+
+
+def blocks_of(proposal: Proposal) -> Blocks | None:
+    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
+    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
+
+
+def sees_alone(proposal: Proposal) -> bool:
+    """Return whether it takes single planes of single channels."""
+    return not isinstance(proposal, ForeignProposal) or (
+        proposal.model.channels_in == 1 and proposal.model.axes == "YX"
+    )
 
 
 Asked = Proposal | Bundle | str | Path | Callable[..., Any]

@@ -6,13 +6,14 @@ itself, as it would in a whole plane, and continues it as it always does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt, prod
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import fitted_tiles
-from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, Tile, tile_side
+from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, Tile, bands_of, stream_count, tile_side
 from cellxlate.model.attention import Floats
 
 WHOLE_PX = 2**20
@@ -81,6 +82,16 @@ class Geometry:
     def _bytes(self, tile_px: int) -> float:
         return (tile_px + 2 * (self.halo_px or 0)) ** 2 * self.bytes_per_px
 
+    def streams(self, asked: int | None, shape: tuple[int, int]) -> int:
+        """Return how many bands of planes of (rows, columns) are enhanced at once; `asked` is the side of a tile."""
+        side, window_px = self.tile_px(asked), self.fixed_px or isqrt(prod(shape))
+        if self.halo_px is not None and self.fixed_px is None:
+            window_px = side + 2 * self.halo_px
+        band = next(bands_of(shape, side))
+        return stream_count(
+            tile_px=window_px, band_px=band.bottom * band.right, activation_bytes_per_px=self.bytes_per_px
+        )
+
     def tiles(
         self, selected: npt.NDArray[np.bool_], area: Tile, side_px: int, shape: tuple[int, int]
     ) -> list[tuple[Tile, Tile]]:
@@ -94,12 +105,12 @@ class Geometry:
 
     def window(self, tile: Tile, shape: tuple[int, int]) -> Tile:
         """Return the window of a tile in a plane of (rows, columns)."""
-        top, bottom = self._span(tile.top, tile.bottom, shape[0])
-        left, right = self._span(tile.left, tile.right, shape[1])
+        top, bottom = self.span(tile.top, tile.bottom, shape[0])
+        left, right = self.span(tile.left, tile.right, shape[1])
         return Tile(top, bottom, left, right)
 
-    def _span(self, first: int, last: int, length: int) -> tuple[int, int]:
-        """Return where a window begins and ends along one side of a plane."""
+    def span(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """Return where a window begins and ends along one side of a plane, or along z."""
         margin = self.margin_px
         whole = self._whole(length + 2 * margin)
         if self.halo_px is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellxlate.errors import ModelError, OptionError, unless_denied
+from cellxlate.model.archive import read_member
 from cellxlate.model.foreign.values import NetworkFile
 
 if TYPE_CHECKING:
@@ -31,14 +32,17 @@ def onnx_package() -> Any:
     return onnx
 
 
-def read_network(path: Path) -> tuple[bytes, NetworkFile]:
-    """Return the bytes of an ONNX file, and which they are.
+def read_network(path: Path, member: str = "") -> tuple[bytes, NetworkFile]:
+    """Return the bytes of an ONNX file, or of a member of an archive, and which they are.
 
     Raises
     ------
     ModelError
         It is not there, no plain file, too large, or cannot be read.
     """
+    if member:
+        data = read_member(path, member, most_bytes=LARGEST_FILE_BYTES)
+        return data, NetworkFile(path.resolve(), hashlib.sha256(data).hexdigest(), member)
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):

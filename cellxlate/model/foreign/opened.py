@@ -44,7 +44,8 @@ def open_foreign(path: Path) -> ForeignModel:
 
 
 def foreign_of_network(
-    data: bytes, network: NetworkFile, name: str, *, input_axes: str = "", output_axes: str = "", output_name: str = "",
+    data: bytes, network: NetworkFile, name: str, *, input_axes: str = "", output_axes: str = "",
+    output: int | None = None,
 ) -> ForeignModel:  # fmt: skip
     """Return what the graph of an ONNX network tells.
 
@@ -58,8 +59,8 @@ def foreign_of_network(
         For reports.
     input_axes, output_axes : str
         Of "bczyx", in the order of the arrays; told from their shapes where they are not given.
-    output_name : str
-        Of the output that is the image; told from the graph where it is not given.
+    output : int
+        Which of the outputs is the image; told from the graph where it is not given.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def foreign_of_network(
     given = _image(inputs[0], name, input_axes)
     if not set("yx") <= set(given.axes):
         raise ModelError(f"{name} takes an array of axes {given.axes}, expected rows and columns of an image")
-    image, attention = _outputs(model.graph, output_name)
+    image, attention = _outputs(model.graph, output, name)
     made = _image(image, name, output_axes, given)
     gate = _image(attention, name, output_axes, given) if attention is not None else None
     facts = look(model, given, [one for one in (made, gate) if one], name)
@@ -104,13 +105,13 @@ def _image(value: Any, name: str, axes: str, like: Image | None = None) -> Image
     return Image(value.name, axes, sides)
 
 
-def _outputs(graph: Any, wanted: str) -> tuple[Any, Any | None]:
+def _outputs(graph: Any, wanted: int | None, name: str) -> tuple[Any, Any | None]:
     """Return the output that is the image, and a further one that lies in [0, 1] by its last operator, or None."""
     outputs = list(graph.output)
-    bounded = [one for one in outputs if one.name != wanted and _is_bounded(graph, one.name)]
-    image = next((one for one in outputs if one.name == wanted), None)
-    if wanted and image is None:
-        raise ModelError(f"there is no output {wanted}, expected one of {', '.join(one.name for one in outputs)}")
+    if wanted is not None and wanted >= len(outputs):
+        raise ModelError(f"{name} has {len(outputs)} outputs, expected {wanted + 1} or more")
+    image = None if wanted is None else outputs[wanted]
+    bounded = [one for one in outputs if one is not image and _is_bounded(graph, one.name)]
     image = image or next((one for one in outputs if one not in bounded), outputs[0])
     return image, next((one for one in bounded if one.name != image.name), None)
 

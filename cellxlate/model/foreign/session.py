@@ -48,7 +48,10 @@ class ForeignSession:
     def _run(self, wanted: Sequence[str], given: Any, windows: Floats) -> list[Floats]:
         """Run the network once."""
         from_axes = "bc" + self.model.axes.lower()
-        array = in_axes(windows, from_axes, self.model.input_axes).astype(DTYPES[given.type], copy=False)
+        array = in_axes(windows, from_axes, self.model.input_axes)
+        if (kind := np.dtype(DTYPES[given.type])).kind in "ui":
+            array = np.clip(np.rint(array), np.iinfo(kind).min, np.iinfo(kind).max)
+        array = array.astype(kind, copy=False)
         try:
             made = self.session.run(wanted, {given.name: np.ascontiguousarray(array)})
         except Exception as fault:  # its faults share no other class
@@ -61,8 +64,10 @@ class ForeignSession:
 
 DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16,
+    "tensor(uint32)": np.uint32, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
 }  # fmt: skip
-"""What a network may take: numbers with fractions, as ONNX Runtime calls them."""
+"""What a network may take, as ONNX Runtime calls it."""
 
 
 def in_axes(array: Any, axes: str, wanted: str) -> Any:
@@ -103,7 +108,7 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     provider = PROVIDERS.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(f"ONNX Runtime does not run on {device} here", remedy=("use ", DEVICE.of("cpu")))
-    data, found = read_network(model.path)
+    data, found = read_network(model.path, model.network.member)
     if found.sha256 != model.digest:
         raise ModelError(f"{model.path} has changed since it was opened; run it again")
     options: Any = onnxruntime.SessionOptions()

@@ -89,6 +89,10 @@ class ForeignModel:
         As its package states them; empty where it does not.
     warnings : tuple of str
         What a reader of a result should know.
+    to_counts : str
+        How its outcome comes to counts, in words.
+    takes : str
+        Type of the counts that it is made for.
     """
 
     name: str
@@ -112,6 +116,8 @@ class ForeignModel:
     licence: str = ""
     citation: str = ""
     warnings: tuple[str, ...] = ()
+    to_counts: str = "as the network makes them"
+    takes: str = "float32"
 
     @property
     def digest(self) -> str:
