@@ -20,7 +20,7 @@ FIRST_SIZES = (256, 192, 240, 288, 320, 384, 512)
 LARGEST_STRIDE = 128
 GROWING_SIZES = (512, 1024, 2048, 4096)
 LEAST_TILE_PX = 8
-UNKNOWN_BYTES_PER_PX = 256.0
+UNKNOWN_BYTES_PER_PX, MOST_BYTES_PER_PX = 256.0, 200_000.0
 
 WORDS: dict[str, str] = {
     "InstanceNormalization": "takes the mean and the spread of the whole image",
@@ -161,6 +161,14 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
     except UnknownHereError as fault:
         reach = tuple(Reach(None, fixed_px=given.side(axis)) for axis in given.spatial)
         return GraphFacts(reach, "", (f"{fault.node.words} {fault.why}",), operators, UNKNOWN_BYTES_PER_PX)
+    try:
+        return _facts(looker, sizes, name, operators)
+    except UnfitError as fault:
+        raise ModelError(f"{name} does not fit its own sizes: {fault}") from fault
+
+
+def _facts(looker: Looker, sizes: Mapping[str, Reach], name: str, operators: Mapping[str, int]) -> GraphFacts:
+    """Return what a graph tells whose sizes are known."""
     found, why = [], ""
     small = {axis: _at_least(one, 32) for axis, one in sizes.items()}
     for axis, own in sizes.items():
@@ -170,7 +178,17 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
             halo_px, reason = None, f"{fault.node.words} {fault.why}"
         found.append(replace(own, halo_px=halo_px))
         why = why or reason
-    return GraphFacts(tuple(found), why, (), operators, *_bytes(looker, sizes))
+    bytes_per_px, bytes_per_pair = _bytes(looker, sizes)
+    _require_bounded(name, bytes_per_px)
+    return GraphFacts(tuple(found), why, (), operators, bytes_per_px, bytes_per_pair)
+
+
+def _require_bounded(name: str, bytes_per_px: float) -> None:
+    """Raise ModelError where a network takes absurdly much memory."""
+    if bytes_per_px > MOST_BYTES_PER_PX:
+        raise ModelError(
+            f"{name} takes {bytes_per_px:.3g} bytes of memory for each pixel, at most {MOST_BYTES_PER_PX:.3g} are given"
+        )
 
 
 def _bytes(looker: Looker, sizes: Mapping[str, Reach]) -> tuple[float, float]:
