@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import ModelError
-from cellxlate.model.foreign.spread import OtherSidesError, Spread, UnfitError
+from cellxlate.model.foreign.reach.spread import OtherSidesError, Spread, UnfitError
+from cellxlate.model.foreign.reach.walk import Graph, UnknownHereError, Walked
 from cellxlate.model.foreign.values import Reach
-from cellxlate.model.foreign.walk import Graph, UnknownHereError, Walked
 
 FIRST_SIZES = (256, 192, 240, 288, 320, 384, 512)
 LARGEST_STRIDE = 128

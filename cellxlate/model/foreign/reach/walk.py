@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.model.foreign.limits import onnx_package
-from cellxlate.model.foreign.nodes import Computer, Node, node_of
-from cellxlate.model.foreign.operators import NORMALISED, PLACE_BY_PLACE, RULES, kept_places
-from cellxlate.model.foreign.spread import MOST_CELLS, Spread, UnfitError, UnknownOperatorError
+from cellxlate.model.foreign.reach.nodes import Computer, Node, node_of
+from cellxlate.model.foreign.reach.operators import NORMALISED, PLACE_BY_PLACE, RULES, kept_places
+from cellxlate.model.foreign.reach.spread import MOST_CELLS, Spread, UnfitError, UnknownOperatorError
 
 LARGEST_CONSTANT = 20_000_000
 """Numbers of a constant that is looked into, to see whether it is the same at each place."""
