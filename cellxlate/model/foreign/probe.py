@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -59,7 +60,8 @@ def probe(session: ForeignSession, *, larger: bool = False) -> Probe:
     """
     found = _probed(session, PROBE_PX)
     if larger and session.model.reach[-1].fixed_px is None and 20 * found.seconds < MOST_S:
-        found = _probed(session, LARGER_PX)
+        with suppress(MemoryError):  # attention over the image takes it with the square of its pixels
+            return _probed(session, LARGER_PX)
     return found
 
 

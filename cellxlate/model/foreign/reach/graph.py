@@ -20,6 +20,8 @@ FIRST_SIZES = (256, 192, 240, 288, 320, 384, 512)
 LARGEST_STRIDE = 128
 GROWING_SIZES = (512, 1024, 2048, 4096)
 LEAST_TILE_PX = 8
+SQUARE_FROM = 1.5
+"""Memory per pixel that grows so much with twice the side grows with the square of pixels."""
 UNKNOWN_BYTES_PER_PX, MOST_BYTES_PER_PX = 256.0, 200_000.0
 
 WORDS: dict[str, str] = {
@@ -197,9 +199,9 @@ def _bytes(looker: Looker, sizes: Mapping[str, Reach]) -> tuple[float, float]:
     lengths = [{axis: _at_least(one, side) for axis, one in sizes.items()} for side in (64, 128)]
     small, large = (looker.walk(last, one, places_alone=True).bytes_at_once for one in lengths)
     few, many = (prod(one.values()) for one in lengths)
-    if few == many:
-        return small / few, 0.0
-    per_pair = max((large / many - small / few) / (many - few), 0.0)
+    if large / many < SQUARE_FROM * small / few:
+        return max(large / many, small / few), 0.0
+    per_pair = (large / many - small / few) / (many - few)
     return max(small / few - per_pair * few, 1.0), per_pair
 
 
