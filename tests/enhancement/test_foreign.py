@@ -1,6 +1,7 @@
 """Networks that others made: tiled, their proposals are those of the whole plane; what looks at everything is named."""
 
 import json
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.source import proposal_of
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.enhancement.tiling import Tile, bands_of, window
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
+from cellxlate.model.foreign import session
 from cellxlate.stacks.stack import Stack
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is optional")
@@ -238,9 +240,9 @@ def test_where_no_plane_fits_into_memory_windows_differ_and_say_by_how_much(
 def test_where_the_stack_says_otherwise_than_the_graph_the_stack_is_right(folder: Path) -> None:
     proposal = proposal_of(unet(folder / "wide.onnx"))
     assert isinstance(proposal, ForeignProposal)
-    narrow, session = Geometry(4, 8, 16, 8), proposal.open((0,)).session
+    narrow, opened = Geometry(4, 8, 16, 8), proposal.open((0,)).session
     found = choose_windows(
-        "wide", lambda geometry, _: ForeignProposer(session, geometry), Samples(STACK, [(0,)], ALONE),
+        "wide", lambda geometry, _: ForeignProposer(opened, geometry), Samples(STACK, [(0,)], ALONE),
         narrow, not_local="", bytes_of=proposal.bytes_of,
     )  # fmt: skip
     assert found.geometry.halo_px is None
@@ -315,3 +317,33 @@ def test_what_cannot_be_checked_is_one_line(given: str, capsys: pytest.CaptureFi
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
+
+
+def test_without_the_package_one_line_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = unet(folder / "missing.onnx")
+    model = proposal_of(path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(OptionError, match=r'need the packages onnx and onnxruntime; pip install "cellxlate\[onnx\]"'):
+        proposal_of(path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    session.runtime.cache_clear()
+    with pytest.raises(OptionError, match=r'need the packages onnx and onnxruntime; pip install "cellxlate\[onnx\]"'):
+        model.open((0,))
+    session.runtime.cache_clear()
+
+
+def test_a_network_runs_on_a_graphics_card_where_there_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Runtime:
+        def get_available_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    assert session.device_of("cpu") == "cpu"
+    assert session.device_of("auto") == "cpu"
+    monkeypatch.setattr(session, "runtime", Runtime)
+    monkeypatch.setattr(session, "choose_kind", lambda asked: "cuda")
+    assert session.device_of("auto") == session.device_of("cuda") == "cuda"
+    monkeypatch.setattr(session, "choose_kind", lambda asked: "mps")
+    assert session.device_of("auto") == "cpu"
+    monkeypatch.undo()
+    with pytest.raises(OptionError, match="does not run on mps here"):
+        session.open_session(proposal_of(unet(folder / "mps.onnx")).model, device="mps")

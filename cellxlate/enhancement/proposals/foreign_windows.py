@@ -48,7 +48,8 @@ class ForeignProposer:
     def _planes(self, windows: Floats, *, attention: bool) -> Floats:
         """Run the network on (B, C, Y, X)."""
         count, planes, *sides = windows.shape
-        ask_for_memory(windows[:, 0].size, self.geometry.bytes_per_px)
+        if self.session.device == "cpu":
+            ask_for_memory(windows[:, 0].size, self.geometry.bytes_per_px)
         if self.session.model.axes == "YX":
             return np.broadcast_to(made := self._made(windows, attention), (count, planes, *made.shape[-2:]))
         volumes = windows.reshape(count, planes // self.channels, self.channels, *sides).swapaxes(1, 2)

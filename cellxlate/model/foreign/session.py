@@ -15,7 +15,7 @@ import numpy as np
 
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
-from cellxlate.model.engines.devices import DeviceKind
+from cellxlate.model.engines.devices import Device, DeviceKind, choose_kind
 from cellxlate.model.engines.memory import is_out_of_memory, memory_bytes
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.foreign.limits import read_network
@@ -25,6 +25,8 @@ from cellxlate.quick_import import without_collection
 from cellxlate.stacks.naming import one_line
 
 PROVIDERS: dict[DeviceKind, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""Numbers of 32 bits, as on a CPU; and no search through all algorithms for each new shape."""
 DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16,
@@ -39,6 +41,7 @@ class ForeignSession:
 
     model: ForeignModel
     session: Any
+    device: DeviceKind = "cpu"
 
     def __call__(
         self, windows: Floats, *, attention: bool = True, most_s: float | None = None
@@ -128,7 +131,7 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     ModelError
         The file is no longer what it was, or ONNX Runtime cannot run it.
     """
-    onnxruntime = _runtime()
+    onnxruntime = runtime()
     provider = PROVIDERS.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(f"ONNX Runtime does not run on {device} here", remedy=("use ", DEVICE.of("cpu")))
@@ -140,19 +143,36 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it says is raised too
     options.add_session_config_entry("session.use_env_allocators", "1")
+    providers: list[Any] = [provider]
+    if device != "cpu":  # which has all operators
+        providers = [(provider, CUDA_OPTIONS), PROVIDERS["cpu"]]
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[provider])
+        session = onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as fault:  # its faults share no other class
         if is_out_of_memory(fault):
             raise MemoryError(f"ONNX Runtime has not enough memory for {model.name}") from fault
         raise ModelError(f"{model.name} cannot be run by ONNX Runtime ({one_line(fault)})") from fault
     if (kind := session.get_inputs()[0].type) not in DTYPES:
         raise ModelError(f"{model.name} takes {kind}, expected numbers")
-    return ForeignSession(model, session)
+    return ForeignSession(model, session, device)
+
+
+def device_of(asked: Device) -> DeviceKind:
+    """Return where networks of others run: on a graphics card where that is asked for, or found, and known here.
+
+    Raises
+    ------
+    OptionError
+        The device is not there.
+    """
+    if asked == "cpu" or (asked == "auto" and PROVIDERS["cuda"] not in runtime().get_available_providers()):
+        return "cpu"
+    kind = choose_kind(asked)
+    return kind if asked != "auto" or kind in PROVIDERS else "cpu"
 
 
 @cache
-def _runtime() -> Any:
+def runtime() -> Any:
     """Return the package onnxruntime, whose arrays together have a bound."""
     try:
         with without_collection():
