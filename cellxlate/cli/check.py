@@ -15,12 +15,13 @@ def run_check(options: argparse.Namespace) -> int:
     from cellxlate.enhancement.proposals.source import proposal_of
     from cellxlate.model.cards import is_model
     from cellxlate.model.foreign.facts import facts_of
-    from cellxlate.model.foreign.probe import probe
+    from cellxlate.model.foreign.probe import probe, with_sizes
     from cellxlate.model.foreign.session import open_session
 
     proposal = proposal_of(options.check)
     if isinstance(proposal, ForeignProposal):
-        answer = facts_of(proposal.model, probe(open_session(proposal.model), larger=True))
+        session = with_sizes(open_session(proposal.model))
+        answer = facts_of(session.model, probe(session, larger=True))
         say(options, answer, foreign_lines(answer))
         return 0
     if proposal is None:

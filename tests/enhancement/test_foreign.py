@@ -347,3 +347,16 @@ def test_a_network_runs_on_a_graphics_card_where_there_is_one(folder: Path, monk
     monkeypatch.undo()
     with pytest.raises(OptionError, match="does not run on mps here"):
         session.open_session(proposal_of(unet(folder / "mps.onnx")).model, device="mps")
+
+
+def test_where_the_graph_does_not_tell_sizes_are_tried_and_planes_are_whole(folder: Path) -> None:
+    net = Net()
+    coarse = net.add("MaxPool", net.conv("given", 1, 1), kernel_shape=[4, 4], strides=[4, 4])
+    again = net.add("Resize", net.add("Trilu", coarse), "", net.constant([1, 1, 4, 4]), mode="nearest")
+    stack = Stack.from_array(COUNTS[:90, :101].astype(np.uint16), "YX")
+    proposal = fitted(net.save(folder / "unknown.onnx", net.add("Add", again, "given")), stack)
+    geometry = proposal.geometry
+    assert (geometry.halo_px, geometry.least_px, geometry.step_px) == (None, 4, 4)
+    assert geometry.window(Tile(0, 90, 0, 101), (90, 101)) == Tile(0, 92, 0, 104)
+    (line,) = proposal.warnings
+    assert "not known how far it looks, as Trilu" in line

@@ -17,7 +17,7 @@ from cellxlate.enhancement.proposals.statistics import Fit, fit_of, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.engines.devices import DeviceKind
-from cellxlate.model.foreign.probe import probe
+from cellxlate.model.foreign.probe import probe, with_sizes
 from cellxlate.model.foreign.session import ForeignSession, open_session
 from cellxlate.model.foreign.values import ForeignModel
 from cellxlate.options import CHANNELS
@@ -141,13 +141,13 @@ class ForeignProposal:
         InputError
             It is made for other counts.
         """
-        own = self.model
-        require_axes(own, stack, channels)
+        require_axes(self.model, stack, channels)
+        session = with_sizes(open_session(self.model, device=self.device))
+        probe(session)
+        own = session.model
         groups = [tuple(channels)] if own.channels_in > 1 else [(channel,) for channel in channels]
         blocks = blocks_in(own, stack)
-        begun = replace(self, blocks=blocks, planes_seen=planes_seen(blocks, stack))
-        session = open_session(own, device=self.device)
-        probe(session)
+        begun = replace(self, model=own, blocks=blocks, planes_seen=planes_seen(blocks, stack))
         fits = tuple(
             fit_of(
                 stack, group, own.before, own.after, takes=own.takes, blocks=blocks,

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -17,6 +17,7 @@ from cellxlate.model.foreign.values import ForeignModel
 MOST_S = 20.0
 """Seconds for a probe window; no network that finishes a stack takes so long."""
 PROBE_PX, LARGER_PX = 64, 256
+STEPS_TRIED = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,30 @@ def probe(session: ForeignSession, *, larger: bool = False) -> Probe:
         with suppress(MemoryError):  # attention over the image takes it with the square of its pixels
             return _probed(session, LARGER_PX)
     return found
+
+
+def with_sizes(session: ForeignSession) -> ForeignSession:
+    """Return a session that knows which sizes its network takes: by trying, where its graph does not tell.
+
+    Raises
+    ------
+    ModelError
+        It takes none of those that are tried.
+    """
+    model = session.model
+    if not model.unknown or any(one.fixed_px for one in model.reach):
+        return session
+    fault: ModelError | None = None
+    for step in STEPS_TRIED:
+        reach = tuple(replace(one, least_px=step, step_px=step, stride=step) for one in model.reach)
+        tried = replace(session, model=replace(model, reach=reach))
+        try:
+            _probed(tried, PROBE_PX + 1)  # which no larger step divides
+        except ModelError as unfit:
+            fault = unfit
+            continue
+        return tried
+    raise ModelError(f"{model.name} takes no window of {PROBE_PX + 1} to {2 * PROBE_PX} px that was tried") from fault
 
 
 def _probed(session: ForeignSession, side_px: int) -> Probe:
