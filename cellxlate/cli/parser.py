@@ -171,6 +171,11 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="shipped name, model folder, or the shipped one nearest to each stack (%(default)s)",
     )
+    enhance.add_argument(
+        "--run-torchscript",
+        action="store_true",
+        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
+    )
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"

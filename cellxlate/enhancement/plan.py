@@ -26,6 +26,7 @@ from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
     blocks_of,
+    flags_of,
     groups_of,
     loaded_model,
     proposer_of,
@@ -271,6 +272,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
+            further=flags_of(self.proposal),
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 

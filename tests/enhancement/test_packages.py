@@ -1,5 +1,8 @@
 """Packages of the BioImage Model Zoo propose as they say: processing, statistics of the stack, counts in the end."""
 
+import hashlib
+import io
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,16 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 import torch
 from scipy import ndimage
 from torch import nn
 from zoo_packages import ChannelsLast, Steps, described, onnx_of, plain_network, write_package
 
 import cellxlate
+from cellxlate.cli import main
 from cellxlate.enhancement.proposals import depth, foreign
 from cellxlate.enhancement.proposals.source import Proposal, proposal_of
 from cellxlate.enhancement.proposals.statistics import whole_proposal
 from cellxlate.errors import CellxlateError
+from cellxlate.model.export.bioimage import export_package
 from cellxlate.stacks.stack import Stack
 
 Array = npt.NDArray[Any]
@@ -349,3 +355,56 @@ def test_several_inputs_are_refused_by_name(weights: bytes, tmp_path: Path) -> N
     description["inputs"] = [description["inputs"][0] | {"id": one} for one in ("raw", "mask")]
     with pytest.raises(CellxlateError, match=r"takes 2 inputs \(raw, mask\), expected one image"):
         proposal_of(write_package(tmp_path / "p", weights, description))
+
+
+@pytest.fixture(scope="module")
+def program() -> bytes:
+    stored = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(plain_network()), stored)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize("name", ["package", "package.zip"])
+def test_torchscript_runs_where_it_is_asked_for(
+    name: str, program: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path
+) -> None:
+    weights = {"torchscript": {"source": "model.onnx", "sha256": hashlib.sha256(program).hexdigest()}}
+    description = described(program, before=[("scale_range", PERCENTILES | YX)], weights=weights)
+    package = write_package(tmp_path / name, program, description)
+    with pytest.raises(CellxlateError, match="torchscript can run any program of its own"):
+        proposal_of(package)
+    proposal = cellxlate.load_foreign(package, torchscript=True)
+    result = cellxlate.enhance(plane, proposal, attention_from=np.ones(plane.shape, np.uint8))
+    assert np.abs(result.image - np.rint(by_percentiles(plane))).max() <= 1
+    assert f"{name} --run-torchscript" in result.report.command
+
+
+def test_what_is_no_foreign_model_is_not_loaded_as_one(tiny_model: Path, tmp_path: Path) -> None:
+    for path in (tiny_model, tmp_path / "nothing.zip"):
+        with pytest.raises(CellxlateError, match="is no ONNX file and no package of the BioImage Model Zoo"):
+            cellxlate.load_foreign(path)
+
+
+def test_the_command_line_runs_torchscript_where_it_is_asked_for(
+    program: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = write_package(
+        tmp_path / "p", program, described(program, weights={"torchscript": {"source": "model.onnx"}})
+    )
+    tifffile.imwrite(tmp_path / "stack.tif", plane)
+    command = ["enhance", str(tmp_path / "stack.tif"), "-m", str(package), "--attention-from", "saliency", "--quiet"]
+    assert main(command) == 2
+    assert "give --run-torchscript where you trust them" in capsys.readouterr().err
+    assert main([*command, "--run-torchscript"]) == 0
+
+
+@pytest.mark.parametrize("place", ["model.zip", "folder", "folder/rdf.yaml"])
+def test_a_package_of_ours_is_a_model_of_ours(place: str, tiny_model: Path, tmp_path: Path) -> None:
+    bundle = cellxlate.load_model(tiny_model)
+    export_package(bundle, tmp_path / "model.zip", authors=["A"], licence="MIT")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        archive.extractall(tmp_path / "folder")
+    assert proposal_of(tmp_path / place) is None
+    assert cellxlate.load_model(tmp_path / place).digest == bundle.digest

@@ -11,11 +11,11 @@ from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Geometry, Proposer
-from cellxlate.errors import MissingModelError, OptionError
+from cellxlate.errors import MissingModelError, ModelError, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.foreign.given import is_foreign, open_foreign
-from cellxlate.options import CONTEXT, HALO, INTENSITY
+from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
@@ -60,6 +60,45 @@ class Proposal(Protocol):
 
     def open(self, channels: Sequence[int]) -> Proposer:
         """Return what runs it on some channels that are enhanced together; called on each worker."""
+
+
+def load_foreign(path: str | Path, *, torchscript: bool = False) -> ForeignProposal:
+    """Load a model that others made, to be given as a model to `enhance`, `enhance_file` and `enhance_files`.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ONNX file, of counts to counts; or `rdf.yaml`, folder or zip archive of a package of the BioImage Model Zoo.
+    torchscript : bool
+        Run the TorchScript of a package that has no ONNX. Loading it can run any program that its author wrote, with
+        your rights: give True for packages of people you trust alone.
+
+    Returns
+    -------
+    ForeignProposal
+        `.model` says what is known of it. A path given as a model is loaded like this, without TorchScript.
+
+    Raises
+    ------
+    ModelError
+        It is damaged, asks for too much, is no image-to-image network, or holds nothing that is run here.
+    OptionError
+        The package onnx is not installed.
+
+    Examples
+    --------
+    >>> package = cellxlate.load_foreign("denoise.zip", torchscript=True)  # doctest: +SKIP
+    >>> result = cellxlate.enhance("stack.tif", package)  # doctest: +SKIP
+    """
+    if not is_foreign(Path(path)):
+        raise ModelError(f"{path} is no ONNX file and no package of the BioImage Model Zoo; give one of these")
+    return ForeignProposal(open_foreign(Path(path), torchscript=torchscript))
+
+
+def flags_of(proposal: Proposal | None) -> tuple[str, ...]:
+    """Return what a command needs beside the model to have the same proposal again."""
+    asks = isinstance(proposal, ForeignProposal) and proposal.model.network.program
+    return (TORCHSCRIPT.command,) if asks else ()
 
 
 def proposer_of(
@@ -135,7 +174,7 @@ def proposal_of(model: Any, halo_px: Halo | None = None) -> Proposal | None:
     if halo_px is not None:
         raise OptionError(HALO.of(halo_px), " is for a function; a model knows its own", remedy=("leave out ", HALO))
     if isinstance(model, str | Path) and is_foreign(Path(model)):
-        return ForeignProposal(open_foreign(Path(model)))
+        return load_foreign(model)
     return filter_of(model) if isinstance(model, str) else None
 
 
