@@ -15,6 +15,7 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import gate_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
@@ -28,6 +29,7 @@ from cellxlate.enhancement.proposals.source import (
     blocks_of,
     flags_of,
     groups_of,
+    is_gating,
     loaded_model,
     proposer_of,
     sees_alone,
@@ -310,12 +312,10 @@ def make_plan(
     Raises
     ------
     InputError
-        The stack has 1 bit per pixel.
+        The stack has 1 bit per pixel; a mask does not fit.
     OptionError
         A setting is out of range, a channel does not exist, the engine or device is not there, stack or model have no
         such neighbours.
-    InputError
-        A mask does not fit.
     ModelError
         The model cannot be loaded.
     """
@@ -343,6 +343,7 @@ def make_plan(
             in_color and color == asked_color,
         )
         proposal = loaded.fitted(*what_is_seen(sample, chosen, color))
+        source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
@@ -365,9 +366,10 @@ def make_plan(
     groups = groups_of(proposal, chosen) if proposal and not in_color else groups
     context = replace(neighbours.context, blocks=blocks_of(proposal) if proposal else None)
     begin = partial(begin, translator, context=context)
+    proposers = [proposer_of(proposal, own, luminances.get(own[0])) for own in groups]
     jobs = (
-        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
-              proposer=proposer_of(proposal, own, luminances.get(own[0]))) for own in groups
+        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]), proposer=proposer,
+              gates=gate_of(source.kind, proposer, gates)) for own, proposer in zip(groups, proposers, strict=True)
     )  # fmt: skip
     return Plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,

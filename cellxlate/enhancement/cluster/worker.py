@@ -19,6 +19,7 @@ import numpy.typing as npt
 import cellxlate
 from cellxlate.enhancement.flow import planes_at_once
 from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import gate_of
 from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
@@ -340,11 +341,12 @@ def _opened(job: BandJob) -> OpenJob:
                     job.target,
                     job.settings,
                     context=job.context,
-                    gates=gates,
+                    gates=gate_of(job.gate.kind, proposer, gates),
                     luminance=luminance,
-                    proposer=proposer_of(job.proposal, tuple(group), luminance),
+                    proposer=proposer,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
+                for proposer in [proposer_of(job.proposal, tuple(group), luminance)]
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()

@@ -5,22 +5,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cellxlate.enhancement.input import Blocks, Context
 from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
+from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
-from cellxlate.model.attention import Floats
 from cellxlate.model.engines.devices import DeviceKind
 from cellxlate.model.foreign.session import ForeignSession, open_session
 from cellxlate.model.foreign.values import ForeignModel
-from cellxlate.model.foreign.zoo.processing import Steps, processed
 from cellxlate.options import CHANNELS
 from cellxlate.stacks.stack import Stack
 
@@ -111,7 +109,8 @@ class ForeignProposal:
             "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
             "checked": checked, "not_local": not_local, "window_px": self.geometry.fixed_px,
             "difference_counts": self.windows.locality.difference_counts if self.windows else None,
-            "counts": self.model.to_counts, **processing,
+            "runs_on": f"ONNX Runtime {version('onnxruntime')}, {self.device}", "counts": self.model.to_counts,
+            **processing,
         }  # fmt: skip
 
     @property
@@ -167,11 +166,11 @@ class ForeignProposal:
         own, seen = self.model, pixels * self.planes_seen
         return MEMORY_OVER * (seen * own.bytes_per_px + seen**2 * own.bytes_per_pair)
 
-    def open(self, channels: Sequence[int]) -> "ForeignProposer":
+    def open(self, channels: Sequence[int]) -> ForeignProposer:
         """Return what runs it."""
         return self.proposer(open_session(self.model, device=self.device), self.geometry, channels)
 
-    def proposer(self, session: ForeignSession, geometry: Geometry, channels: Sequence[int]) -> "ForeignProposer":
+    def proposer(self, session: ForeignSession, geometry: Geometry, channels: Sequence[int]) -> ForeignProposer:
         """Return what runs it in some windows, in a session that is open."""
         fit = next((one for one in self.fits if channels[0] in one.channels), Fit(tuple(channels)))
         return ForeignProposer(session, geometry, self.model.channels_in, fit.before, fit.after)
@@ -197,33 +196,3 @@ def require_axes(model: ForeignModel, stack: Stack, channels: Sequence[int]) -> 
         )
     if model.axes == "ZYX" and stack.size("Z") < 2:
         raise ModelError(f"{model.name} takes volumes, and {stack.name} has no depth (z); give a model of planes")
-
-
-@dataclass(frozen=True)
-class ForeignProposer:
-    """Runs a network that others made."""
-
-    session: ForeignSession
-    geometry: Geometry
-    channels: int = 1
-    before: Steps = ()
-    after: Steps = ()
-
-    def __call__(self, windows: Floats) -> Floats:
-        """Return what the network makes of (B, C, Y, X) in counts, in the same unit.
-
-        Of a network of volumes C are positions along z, and of each its channels.
-        """
-        if self.session.model.axes == "YX":
-            return self._made(windows)
-        count, planes, *sides = windows.shape
-        volumes = windows.reshape(count, planes // self.channels, self.channels, *sides).swapaxes(1, 2)
-        made = self._made(volumes).swapaxes(1, 2)  # (B, Z, C, Y, X), fewer at both ends of z where it has a margin
-        margin = (planes // self.channels - made.shape[1]) // 2
-        made = np.pad(made, ((0, 0), (margin, margin), *((0, 0),) * 3))
-        return made.reshape(count, planes, *made.shape[-2:])
-
-    def _made(self, images: Floats) -> Floats:
-        """Return what the network makes of (B, C, ...) in counts."""
-        image, _ = self.session(processed(self.before, images))
-        return processed(self.after, np.asarray(image, np.float32))

@@ -147,6 +147,11 @@ def blocks_of(proposal: Proposal) -> Blocks | None:
     return proposal.blocks if isinstance(proposal, ForeignProposal) else None
 
 
+def is_gating(proposal: Proposal) -> bool:
+    """Return whether attention comes with what it proposes."""
+    return isinstance(proposal, ForeignProposal) and bool(proposal.model.attention_name)
+
+
 def sees_alone(proposal: Proposal) -> bool:
     """Return whether it takes single planes of single channels."""
     return not isinstance(proposal, ForeignProposal) or (

@@ -152,5 +152,11 @@ def in_counts(propose: Proposer, images: Floats, blacks: Sequence[float], spans:
     `blacks` and `spans` are those of the C intensity ranges, in counts.
     """
     black, span = (np.asarray(one, np.float32)[:, None, None] for one in (blacks, spans))
-    made = propose(images * span + black)
+    made = propose(counts_of(images, blacks, spans))
     return np.asarray((made - black) / span, dtype=np.float32)
+
+
+def counts_of(images: Floats, blacks: Sequence[float], spans: Sequence[float]) -> Floats:
+    """Return images (B, C, Y, X) in unit range in counts."""
+    black, span = (np.asarray(one, np.float32)[:, None, None] for one in (blacks, spans))
+    return images * span + black

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import ModelError
-from cellxlate.model.foreign.spread import Spread, UnfitError
+from cellxlate.model.foreign.spread import OtherSidesError, Spread, UnfitError
 from cellxlate.model.foreign.values import Reach
 from cellxlate.model.foreign.walk import Graph, UnknownHereError, Walked
 
@@ -115,8 +115,10 @@ class Looker:
     def margin(self, walked: Walked, axis: str, length: int) -> int:
         """Return by how much the outputs are smaller than the input at either side."""
         margins = {length - spread.shape[image.axes.index(axis)] for image, spread in self.ends(walked)}
-        (twice,) = margins if len(margins) == 1 else (-1,)
-        if twice < 0 or twice % 2:
+        (twice,) = margins if len(margins) == 1 else (1,)
+        if twice < 0 or length - twice == 1 < length:
+            raise OtherSidesError(f"makes an image of {length - twice} px of one of {length} px")
+        if twice % 2:
             raise UnfitError(f"an image of {length} px becomes one of {length - twice} px")
         return twice // 2
 
@@ -154,6 +156,8 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
     operators = dict(sorted(Counter(node.kind for node in graph.nodes).items()))
     try:
         sizes = {axis: _sizes(looker, axis, name) for axis in given.spatial}
+    except OtherSidesError as fault:
+        raise ModelError(f"{name} {fault}; only networks that keep its size can propose") from fault
     except UnknownHereError as fault:
         reach = tuple(Reach(None, fixed_px=given.side(axis)) for axis in given.spatial)
         return GraphFacts(reach, "", (f"{fault.node.words} {fault.why}",), operators, UNKNOWN_BYTES_PER_PX)

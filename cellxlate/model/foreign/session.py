@@ -28,8 +28,8 @@ class ForeignSession:
     model: ForeignModel
     session: Any
 
-    def __call__(self, windows: Floats) -> tuple[Floats, Floats | None]:
-        """Return the image (B, C, ..., Y, X) float32, and attention in the same axes where the network has some.
+    def __call__(self, windows: Floats, *, attention: bool = True) -> tuple[Floats, Floats | None]:
+        """Return the image (B, C, ..., Y, X) float32, and attention in the same axes where it is wanted and there.
 
         Raises
         ------
@@ -39,7 +39,7 @@ class ForeignSession:
             The network fails on such a window.
         """
         own = self.model
-        wanted = [name for name in (own.output_name, own.attention_name) if name]
+        wanted = [name for name in (own.output_name, own.attention_name if attention else "") if name]
         given = self.session.get_inputs()[0]
         batches = [windows] if not isinstance(given.shape[0], int) or "b" not in own.input_axes else windows[:, None]
         made = [self._run(wanted, given, one) for one in batches]

@@ -25,6 +25,10 @@ class UnfitError(Exception):
     """The operators of a network do not fit together at such sizes."""
 
 
+class OtherSidesError(Exception):
+    """What a network makes has other sides than what it is given."""
+
+
 class UnknownOperatorError(Exception):
     """It is not known how far an operator looks."""
 
