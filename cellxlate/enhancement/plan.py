@@ -15,7 +15,7 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.each import EachAttention
-from cellxlate.enhancement.gates.proposed import gate_of
+from cellxlate.enhancement.gates.proposed import jobs_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.choice import ContextChoice
@@ -27,13 +27,13 @@ from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
     blocks_of,
+    fitted_to,
     flags_of,
     groups_of,
     is_gating,
     loaded_model,
     proposer_of,
     sees_alone,
-    settings_of_proposal,
     windows_of,
 )
 from cellxlate.enhancement.proposals.windows import Geometry
@@ -337,12 +337,8 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        color, asked_color = settings.color if sees_alone(loaded) else "separate", settings.color
-        settings, in_color = (
-            settings_of_proposal(loaded, replace(settings, color=color)),
-            in_color and color == asked_color,
-        )
-        proposal = loaded.fitted(*what_is_seen(sample, chosen, color))
+        proposal, settings = fitted_to(loaded, settings, sample, chosen)
+        in_color = is_in_color(stack, chosen, settings.color)
         source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
@@ -362,17 +358,14 @@ def make_plan(
     calibrate_s = chosen_s + time.perf_counter() - started
     is_given = proposal is not None and source.is_given
     translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
-    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    groups = groups_of(proposal, chosen) if proposal and not in_color else groups
-    context = replace(neighbours.context, blocks=blocks_of(proposal) if proposal else None)
-    begin = partial(begin, translator, context=context)
-    proposers = [proposer_of(proposal, own, luminances.get(own[0])) for own in groups]
-    jobs = (
-        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]), proposer=proposer,
-              gates=gate_of(source.kind, proposer, gates)) for own, proposer in zip(groups, proposers, strict=True)
+    groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
+    begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
+    jobs = jobs_of(
+        begin, groups, [proposer_of(proposal, own, luminances.get(own[0])) for own in groups],
+        intensities=intensities, luminances=luminances, kind=source.kind, gates=gates,
     )  # fmt: skip
     return Plan(
-        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
+        stack, bundle, jobs, settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours, proposal,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from cellxlate.model.foreign.given import is_foreign, open_foreign
 from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.stack import Stack
 
 
@@ -128,23 +129,37 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
             INTENSITY.of("target"), f" is the scale that a model was trained towards, and {proposal.name} was not",
             remedy=("use ", INTENSITY.of("source")),
         )  # fmt: skip
-    return replace(settings, context="none")
+    return replace(settings, context="none", color=settings.color if sees_alone(proposal) else "separate")
 
 
-def groups_of(proposal: Proposal, channels: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return which channels a proposal, fitted to a stack, enhances together: each alone, or all of them."""
-    several = isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1
-    return [tuple(channels)] if several else [(one,) for one in channels]
+def fitted_to(
+    proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int]
+) -> tuple[Proposal, EnhanceSettings]:
+    """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
+
+    Raises
+    ------
+    OptionError, ModelError, InputError
+        As `settings_of_proposal` and `Proposal.fitted` do.
+    """
+    settings = settings_of_proposal(proposal, settings)
+    return proposal.fitted(*what_is_seen(stack, channels, settings.color)), settings
+
+
+def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:
+    """Return which channels are enhanced together: each alone, or all where they are one or something takes them so."""
+    is_one = is_one or (isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1)
+    return [tuple(channels)] if is_one else [(one,) for one in channels]
+
+
+def blocks_of(proposal: Proposal | None) -> Blocks | None:
+    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
+    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
 
 
 def windows_of(proposal: Proposal | None) -> Geometry | None:
     """Return which windows a proposal, fitted to a stack, takes, where these may need more memory than our own."""
     return proposal.geometry if isinstance(proposal, ForeignProposal) else None
-
-
-def blocks_of(proposal: Proposal) -> Blocks | None:
-    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
-    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
 
 
 def is_gating(proposal: Proposal) -> bool:
