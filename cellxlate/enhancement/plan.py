@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from cellxlate.enhancement.gates.each import EachAttention
 from cellxlate.enhancement.gates.proposed import jobs_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
+from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
@@ -48,9 +49,8 @@ from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.intensity.saved import LEVELS_BESIDE, LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -91,6 +91,8 @@ class Plan:
         Why networks see the planes beside each that they see.
     proposal : Proposal or None
         What proposes in place of the bundle, which then gives attention alone.
+    beside_named : tuple of (str or int)
+        The channels that networks see beside those that are enhanced: by name, or number where the stack has no names.
     """
 
     stack: Stack
@@ -108,6 +110,7 @@ class Plan:
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
     proposal: Proposal | None = None
+    beside_named: tuple[str | int, ...] = ()
 
     @property
     def model_name(self) -> str:
@@ -166,6 +169,11 @@ class Plan:
     def context(self) -> Context:
         """Which planes networks see beside each."""
         return self.jobs[0].context
+
+    @property
+    def beside(self) -> Mapping[int, IntensityRange]:
+        """Of each channel that networks see beside those that are enhanced."""
+        return self.jobs[0].beside
 
     @property
     def in_color(self) -> bool:
@@ -245,6 +253,7 @@ class Plan:
             **({PROPOSAL: dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
+            **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
         }
 
     @property
@@ -252,8 +261,10 @@ class Plan:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
         source = {"attention_source": self.stated_source, "context": self.neighbours.stated()}
+        seen = {"beside_names": list(self.beside_named)} if self.beside else {}
         stated = {STATED: {name: one for name, one in self.proposal.stated.items() if one}} if self.proposal else {}
-        return {**self.identity, **source, **chosen, **stated, "engine_version": self.engine, "versions": self.versions}
+        made = {"engine_version": self.engine, "versions": self.versions}
+        return {**self.identity, **source, **seen, **chosen, **stated, **made}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -274,7 +285,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
-            further=flags_of(self.proposal),
+            further=flags_of(self.proposal), beside=list(self.beside),
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -287,7 +298,7 @@ def make_plan(
     stack: Stack,
     model: Asked,
     *,
-    channels: Sequence[str | int] | str | int | None,
+    channels: Channels,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
@@ -299,6 +310,7 @@ def make_plan(
     attention_channel: str | int | None = None,
     attention_from: Any = None,
     begun: Along | None = None,
+    beside: Channels = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
@@ -307,7 +319,8 @@ def make_plan(
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
     given. What proposes in place of a model is gated by the generalist's, without neighbours. Neighbours are those of
-    the run that this one continues (`begun`), where they are to be chosen and that is known.
+    the run that this one continues (`begun`), where they are to be chosen and that is known. What the
+    model sees `beside` the channels are those of its card's names, where none are named.
 
     Raises
     ------
@@ -321,19 +334,19 @@ def make_plan(
     """
     settings = enhance_settings(settings)
     require_counts(stack)
-    chosen = choose_channels(stack, channels)
+    if adaptation:
+        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    loaded, proposal = loaded_model(model), None
+    chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
     )  # fmt: skip
-    if adaptation:
-        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if attention_channel is not None:
+    if attention_channel is not None or others:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    loaded, proposal = loaded_model(model), None
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
@@ -347,10 +360,11 @@ def make_plan(
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    intensities = ranges_of(sample, chosen, levels_from)
+    ranges = ranges_of(sample, (*chosen, *others), levels_from)
+    intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     levels = luminances or intensities  # of what is seen
-    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates, beside={at: ranges[at] for at in others})
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
         open_translator=opened, begun=begun,
@@ -368,6 +382,7 @@ def make_plan(
         stack, bundle, jobs, settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours, proposal,
+        tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
 

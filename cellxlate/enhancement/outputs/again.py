@@ -54,6 +54,7 @@ def repeat(
     context: str = "auto",
     is_part: bool = False,
     further: Sequence[str] = (),
+    beside: Sequence[int] = (),
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
 
@@ -81,6 +82,8 @@ def repeat(
         Whether the stack is a part of one that the levels were measured on.
     further : sequence of str
         Flags that the model needs.
+    beside : sequence of int
+        Channels that the networks saw beside.
 
     Notes
     -----
@@ -92,7 +95,7 @@ def repeat(
     named, about = _model(model, digest, folder) if isinstance(model, Path) else _word(model, name)
     words = ["cellxlate", "enhance", source, "-m", named, *further]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
-    if settings.color == "separate" and is_color(stack):
+    if is_color(stack):
         words += ["--color", settings.color]
     if stack.axes_given or stack.path is None:
         words += ["--axes", stack.axes]
@@ -106,6 +109,8 @@ def repeat(
         words += [flag, value] if value != usual else []
     if len(channels) < stack.channel_count:
         words += ["--channel", *(_channel(stack, channel) for channel in channels)]
+    if beside:
+        words += ["--beside", *(_channel(stack, channel) for channel in beside)]
     if attention_channel is not None:
         words += ["--attention-channel", _channel(stack, attention_channel)]
     if attention_from is not None:

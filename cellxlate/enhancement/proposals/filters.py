@@ -195,7 +195,7 @@ FILTERS: Mapping[str, Filter] = {
             lambda value: int(value) // 2, _median, "scipy", SCIPY, 24.0, is_odd=True,
         ),
         Filter(
-            "tv", "total variation (Chambolle)", "weight", "share of the range from black to white", None, 1e-4, 10.0,
+            "tv", "total variation (Chambolle)", "weight", "of the range from black to white", None, 1e-4, 10.0,
             lambda _: TV_STEPS, _total_variation, "scikit-image",
             f"Chambolle, J. Math. Imaging Vis. 20, 89 (2004), doi:10.1023/B:JMIV.0000011325.36760.1e; {SKIMAGE}",
             120.0, is_scaled=True,

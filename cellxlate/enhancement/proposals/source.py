@@ -1,5 +1,7 @@
 """Which proposer was asked for: `proposal_of` from top to bottom."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Geometry, Proposer
-from cellxlate.errors import MissingModelError, ModelError, OptionError
+from cellxlate.errors import MissingModelError, ModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.foreign.given import is_foreign, open_foreign
@@ -102,6 +104,15 @@ def flags_of(proposal: Proposal | None) -> tuple[str, ...]:
     return (TORCHSCRIPT.command,) if asks else ()
 
 
+def require_possible(model: Bundle | Proposal | str, settings: EnhanceSettings, options: Sequence[Option]) -> None:
+    """Raise OptionError where a model that is loaded is none of ours, and is asked for what only these can do."""
+    if isinstance(model, Bundle | str):
+        return
+    settings_of_proposal(model, settings)
+    for option in options:
+        raise OptionError(option, f" is for models of cellxlate, not {model.name}", remedy=("leave out ", option))
+
+
 def proposer_of(
     proposal: Proposal | None, channels: Sequence[int], luminance: IntensityRange | None
 ) -> Proposer | None:
@@ -109,6 +120,13 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
+
+
+def key_of(proposal: Proposal | None) -> str:
+    """Return what tells a proposal from others; nothing of none."""
+    if proposal is None:
+        return ""
+    return hashlib.sha256(json.dumps(dict(proposal.identity), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> EnhanceSettings:
