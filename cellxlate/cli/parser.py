@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    command("models", run_models, "List the shipped models and those in this folder.")
+    command("models", run_models, "List the shipped models, those in this folder, and filters.")
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
@@ -119,7 +119,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder, shipped name, or a filter")
     evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
     evaluate.add_argument("--source", type=Path, required=True, metavar="DIR", help="images as they are")
     evaluate.add_argument("--truth", type=Path, metavar="DIR", help="the same fields as they should look, same names")
@@ -169,7 +169,8 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, or the shipped one nearest to each stack (%(default)s)",
+        help="shipped name, model folder, a filter (gaussian:1.5; cellxlate models lists them), or the shipped one "
+        "nearest to each stack (%(default)s)",
     )
     enhance.add_argument(
         "--run-torchscript",

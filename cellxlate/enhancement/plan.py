@@ -35,17 +35,13 @@ from cellxlate.enhancement.proposals.source import (
     loaded_model,
     proposer_of,
     sees_alone,
-    windows_of,
+    streams_of,
 )
-from cellxlate.enhancement.proposals.windows import Geometry
-from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
-from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
@@ -350,13 +346,13 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = fitted_to(loaded, settings, sample, chosen)
+        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
         in_color = is_in_color(stack, chosen, settings.color)
         source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
-    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device, windows_of(proposal))
+    streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
@@ -384,24 +380,6 @@ def make_plan(
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
-
-
-def _stream_count(
-    bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device, geometry: Geometry | None = None
-) -> int:
-    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
-    if choose_kind(device) != "cpu":
-        return 1
-    if geometry:
-        return geometry.streams(settings.tile_px, stack.plane_shape)
-    networks = bundle.networks
-    bytes_per_px = activation_bytes_per_px(networks.generator)
-    halo_px = networks.generator_halo_px
-    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
-    band = next(bands_of(stack.plane_shape, side_px))
-    return stream_count(
-        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
-    )
 
 
 def require_counts(stack: Stack) -> None:

@@ -159,7 +159,12 @@ def run_report(
     notices = [Notice(line) for line in dict.fromkeys([*notes, *by, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.stated_source)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices(plan.intensities, dict(enumerate(shown_names(stack))), plan.luminances)
+        notices += input_notices(
+            plan.intensities,
+            dict(enumerate(shown_names(stack))),
+            plan.luminances,
+            by=plan.model_name if plan.proposal else "one model",
+        )
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

@@ -5,9 +5,8 @@ from math import prod
 from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
-from cellxlate.quality.report.gates import NOTHING_BESIDE, beside_words, context_words, source_words
+from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, beside_words, context_words, source_words
 from cellxlate.quality.report.proposals import proposal_words
-from cellxlate.quality.report.report import IN_COLOR
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",

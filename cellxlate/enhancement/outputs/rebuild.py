@@ -140,7 +140,8 @@ def _stated_report(
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
         names, light = dict(enumerate(shown_names(stack))), stated_ranges(facts, LUMINANCES)
-        notices += input_notices(stated_ranges(facts), names, light)
+        by = str(facts.get("model")) if facts.get(PROPOSAL) else "one model"
+        notices += input_notices(stated_ranges(facts), names, light, by=by)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
@@ -279,6 +280,8 @@ def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, 
     InputError
         The model that was named is another.
     """
+    if facts.get(PROPOSAL) and str(model) == facts.get("model"):  # a filter is no model with images of its own
+        model = None
     looked = _mapping(facts.get("attention_model")) if facts.get(PROPOSAL) else {
         "name": facts.get("model"), "sha256": facts.get("model_sha256")
     }  # fmt: skip

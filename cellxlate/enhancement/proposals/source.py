@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cellxlate.enhancement.input import Blocks
-from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_filter
+from cellxlate.enhancement.proposals.filters import FILTERS, FilterProposal, filter_of, meant_filter
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
-from cellxlate.enhancement.proposals.windows import Geometry, Proposer
+from cellxlate.enhancement.proposals.windows import Proposer
+from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import MissingModelError, ModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
+from cellxlate.model.engines.devices import choose_kind
+from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
+from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -122,6 +126,13 @@ def proposer_of(
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
 
 
+def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
+    """Return a proposal that goes by the intensity ranges of an earlier run, as far as it goes by any."""
+    if levels_from is None or not isinstance(proposal, FilterProposal):
+        return proposal
+    return replace(proposal, levels_from=Path(levels_from))
+
+
 def key_of(proposal: Proposal | None) -> str:
     """Return what tells a proposal from others; nothing of none."""
     if proposal is None:
@@ -151,8 +162,9 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
 
 
 def fitted_to(
-    proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int]
-) -> tuple[Proposal, EnhanceSettings]:
+    proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int],
+    levels_from: str | Path | None,
+) -> tuple[Proposal, EnhanceSettings]:  # fmt: skip
     """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
 
     Raises
@@ -161,7 +173,7 @@ def fitted_to(
         As `settings_of_proposal` and `Proposal.fitted` do.
     """
     settings = settings_of_proposal(proposal, settings)
-    return proposal.fitted(*what_is_seen(stack, channels, settings.color)), settings
+    return on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color)), settings
 
 
 def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:
@@ -175,9 +187,22 @@ def blocks_of(proposal: Proposal | None) -> Blocks | None:
     return proposal.blocks if isinstance(proposal, ForeignProposal) else None
 
 
-def windows_of(proposal: Proposal | None) -> Geometry | None:
-    """Return which windows a proposal, fitted to a stack, takes, where these may need more memory than our own."""
-    return proposal.geometry if isinstance(proposal, ForeignProposal) else None
+def streams_of(
+    bundle: Bundle, proposal: Proposal | None, stack: Stack, settings: EnhanceSettings, device: Device
+) -> int:
+    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
+    if choose_kind(device) != "cpu":
+        return 1
+    if isinstance(proposal, ForeignProposal):  # which may need more memory than our own networks
+        return proposal.geometry.streams(settings.tile_px, stack.plane_shape)
+    networks = bundle.networks
+    bytes_per_px = activation_bytes_per_px(networks.generator)
+    halo_px = networks.generator_halo_px
+    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
+    band = next(bands_of(stack.plane_shape, side_px))
+    return stream_count(
+        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
+    )
 
 
 def is_gating(proposal: Proposal) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 NOTHING_BESIDE = "each plane alone: the stack has no planes along z or t"
 """Why nothing was chosen of a stack that left no choice."""
 

@@ -12,7 +12,13 @@ from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
 from cellxlate.quality.report.finite import finite_json
-from cellxlate.quality.report.gates import attention_source, beside_seen, beside_words, context_seen, source_words
+from cellxlate.quality.report.gates import (
+    IN_COLOR,
+    attention_source,
+    beside_seen,
+    context_seen,
+    source_words,
+)
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.proposals import is_own, made_by, proposal_of_run, proposal_words
 from cellxlate.quality.report.verdict import verdict
@@ -24,7 +30,6 @@ from cellxlate.whole_file import write_whole_file
 __all__ = ["RunReport", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
-IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
 
@@ -350,15 +355,12 @@ def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     if report.kept_violations:
         kept = f"but {page.number(report.kept_violations)} of them differ from the input"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
+    largest = page.number(total.change_max_counts)
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
         ("Pixels changed", page.percent(total.changed_fraction), changed),
         ("Pixels not selected", page.percent(1 - total.selected_fraction if total.pixels else None), kept),
-        (
-            "Mean change there",
-            page.number(total.mean_abs_change_counts),
-            f"counts; {page.number(total.change_max_counts)} at most",
-        ),
+        ("Mean change there", page.number(total.mean_abs_change_counts), f"counts; {largest} at most"),
         (
             "Brightness order kept",
             f"{min(orders):.2f}" if orders else "–",
@@ -388,7 +390,6 @@ def _provenance(report: RunReport) -> dict[str, str]:
         **{f"Output: {name}": path for name, path in report.outputs.items() if path},
         **made_by(report.model_words, report.model_digest, report.model_licence, report.provenance),
         "Gate": source_words(attention_source(report.provenance)),
-        **({"Seen beside": beside_words(seen)} if (seen := beside_seen(report.provenance)) else {}),
         **({"Colour": words} if (words := report.color_words) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
