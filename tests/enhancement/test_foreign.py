@@ -288,3 +288,30 @@ def test_numbers_that_are_none_are_refused(folder: Path) -> None:
     net.save(folder / "nan.onnx", net.add("Sqrt", net.add("Neg", "given")), shape=FREE)
     with pytest.raises(ModelError, match="no numbers"):
         fitted(folder / "nan.onnx")
+
+
+def test_a_network_is_checked_without_a_stack(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = unet(folder / "checked.onnx", two=True)
+    assert main(["models", "--check", str(path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["local"]
+    assert answer["reach"]["Y"] == {
+        "halo_px": 29, "stride": 8, "least_px": 16, "step_px": 8, "fixed_px": None, "margin_px": 0,
+    }  # fmt: skip
+    assert answer["attention_output"]
+    assert answer["operators"]["MaxPool"] == 3
+    assert answer["seconds_per_megapixel"] > 0
+    assert answer["probe_px"] == [256, 256]
+    assert main(["models", "--check", str(unet(folder / "check_norm.onnx", norm=True, shape=(1, 1, 64, 64)))]) == 0
+    printed = capsys.readouterr().out
+    assert "at the whole image: InstanceNormalization" in printed
+    assert "windows of 64 px and no other" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("given", ["nope.onnx", "nope", "cells", "tests"])
+def test_what_cannot_be_checked_is_one_line(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--check", given]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1

@@ -5,7 +5,6 @@ Where they differ, the network is not local, whatever its graph says: then it ge
 that memory allows.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,6 +17,7 @@ from cellxlate.enhancement.proposals.windows import Geometry, Proposer
 from cellxlate.enhancement.tiling import Tile, window
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
+from cellxlate.model.engines.memory import memory_bytes
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 PROBE_TILE_PX, MOST_SAMPLES, SAMPLE_PX = 48, 3, 384
@@ -112,12 +112,6 @@ class Samples:
         axes = self.stack.plane_axes
         own = next((axis for axis in "CS" if axis in axes), "")
         return tuple(channel if axis == own else place for axis, place in zip(axes, index, strict=True))
-
-
-def memory_bytes() -> int:
-    """Return how much memory windows of what looks at everything may take: half of what this computer has."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8e9
-    return int(pages // 2)
 
 
 def choose_windows(

@@ -17,6 +17,7 @@ from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_word
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.engines.devices import DeviceKind
+from cellxlate.model.foreign.probe import probe
 from cellxlate.model.foreign.session import ForeignSession, open_session
 from cellxlate.model.foreign.values import ForeignModel
 from cellxlate.options import CHANNELS
@@ -147,6 +148,7 @@ class ForeignProposal:
         blocks = blocks_in(own, stack)
         begun = replace(self, blocks=blocks, planes_seen=planes_seen(blocks, stack))
         session = open_session(own, device=self.device)
+        probe(session)
         fits = tuple(
             fit_of(
                 stack, group, own.before, own.after, takes=own.takes, blocks=blocks,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import ModelError
-from cellxlate.model.foreign.graph import Image, look
 from cellxlate.model.foreign.limits import checked_model, onnx_package, read_network
+from cellxlate.model.foreign.reach.graph import Image, look
 from cellxlate.model.foreign.values import ForeignModel, NetworkFile
 
 ONNX_ENDING = ".onnx"

@@ -1,8 +1,14 @@
-"""A foreign network runs by ONNX Runtime: numpy in, numpy out, in the axes that it takes."""
+"""A foreign network runs by ONNX Runtime: numpy in, numpy out, in the axes that it takes.
 
-from collections.abc import Sequence
+No libraries of operators are loaded, no file is written, and all arrays together have a bound.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -10,15 +16,22 @@ import numpy as np
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.model.engines.devices import DeviceKind
-from cellxlate.model.engines.memory import is_out_of_memory
+from cellxlate.model.engines.memory import is_out_of_memory, memory_bytes
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.foreign.limits import read_network
 from cellxlate.model.foreign.torchscript import network_of_program
 from cellxlate.model.foreign.values import ForeignModel
 from cellxlate.options import DEVICE
 from cellxlate.quick_import import without_collection
+from cellxlate.stacks.naming import one_line
 
 PROVIDERS: dict[DeviceKind, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16,
+    "tensor(uint32)": np.uint32, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
+}  # fmt: skip
+"""What a network may take, as ONNX Runtime calls it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,9 @@ class ForeignSession:
     model: ForeignModel
     session: Any
 
-    def __call__(self, windows: Floats, *, attention: bool = True) -> tuple[Floats, Floats | None]:
+    def __call__(
+        self, windows: Floats, *, attention: bool = True, most_s: float | None = None
+    ) -> tuple[Floats, Floats | None]:
         """Return the image (B, C, ..., Y, X) float32, and attention in the same axes where it is wanted and there.
 
         Raises
@@ -36,39 +51,53 @@ class ForeignSession:
         MemoryError
             It ends.
         ModelError
-            The network fails on such a window.
+            The network fails on such a window, or takes more than `most_s` seconds for it.
         """
         own = self.model
         wanted = [name for name in (own.output_name, own.attention_name if attention else "") if name]
         given = self.session.get_inputs()[0]
-        batches = [windows] if not isinstance(given.shape[0], int) or "b" not in own.input_axes else windows[:, None]
-        made = [self._run(wanted, given, one) for one in batches]
+        one_by_one = "b" not in own.input_axes or isinstance(given.shape[own.input_axes.index("b")], int)
+        batches = windows[:, None] if one_by_one else [windows]
+        made = [self._run(wanted, given, one, most_s) for one in batches]
         image, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
         return image, rest[0] if rest else None
 
-    def _run(self, wanted: Sequence[str], given: Any, windows: Floats) -> list[Floats]:
+    def _run(self, wanted: Sequence[str], given: Any, windows: Floats, most_s: float | None) -> list[Floats]:
         """Run the network once."""
         from_axes = "bc" + self.model.axes.lower()
         array = in_axes(windows, from_axes, self.model.input_axes)
         if (kind := np.dtype(DTYPES[given.type])).kind in "ui":
             array = np.clip(np.rint(array), np.iinfo(kind).min, np.iinfo(kind).max)
-        array = array.astype(kind, copy=False)
+        array = np.ascontiguousarray(array.astype(kind, copy=False))
         try:
-            made = self.session.run(wanted, {given.name: np.ascontiguousarray(array)})
+            with _within(most_s) as options:
+                made = self.session.run(wanted, {given.name: array}, options)
         except Exception as fault:  # its faults share no other class
             if is_out_of_memory(fault):
                 raise MemoryError(f"ONNX Runtime has not enough memory for {windows.shape}") from fault
-            short = " ".join(str(fault).split())[:200]
-            raise ModelError(f"{self.model.name} fails on a window of {windows.shape[2:]} ({short})") from fault
+            sides = " x ".join(map(str, windows.shape[2:]))
+            if most_s is not None and "terminate flag" in str(fault):
+                late = f"{self.model.name} takes more than {most_s:g} s for a window of {sides} px; use a smaller model"
+                raise ModelError(late) from fault
+            raise ModelError(f"{self.model.name} fails on a window of {sides} px ({one_line(fault)})") from fault
         return [in_axes(np.asarray(one, np.float32), self.model.output_axes, from_axes) for one in made]
 
 
-DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16,
-    "tensor(uint32)": np.uint32, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
-}  # fmt: skip
-"""What a network may take, as ONNX Runtime calls it."""
+@contextmanager
+def _within(most_s: float | None) -> Iterator[Any]:
+    """Give options of a run, which is ended after some time."""
+    if most_s is None:
+        yield None
+        return
+    options = import_module("onnxruntime").RunOptions()
+    options.log_severity_level = 4
+    timer = Timer(most_s, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
 
 
 def in_axes(array: Any, axes: str, wanted: str) -> Any:
@@ -86,8 +115,8 @@ def in_axes(array: Any, axes: str, wanted: str) -> Any:
             array = array.take(0, axis=position)
     kept = [axis for axis in axes if axis in wanted]
     array = array.transpose([kept.index(axis) for axis in wanted if axis in kept])
-    return array.reshape([array.shape[[one for one in wanted if one in kept].index(axis)] if axis in kept else 1
-                          for axis in wanted])  # fmt: skip
+    sides = iter(array.shape)
+    return array.reshape([next(sides) if axis in kept else 1 for axis in wanted])
 
 
 def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignSession:
@@ -100,12 +129,7 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     ModelError
         The file is no longer what it was, or ONNX Runtime cannot run it.
     """
-    try:
-        with without_collection():
-            onnxruntime = import_module("onnxruntime")
-    except ImportError as fault:
-        raise OptionError("ONNX networks need the packages onnx and onnxruntime",
-                          remedy='pip install "cellxlate[onnx]"') from fault  # fmt: skip
+    onnxruntime = _runtime()
     provider = PROVIDERS.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(f"ONNX Runtime does not run on {device} here", remedy=("use ", DEVICE.of("cpu")))
@@ -119,8 +143,32 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     options.intra_op_num_threads = thread_count()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it says is raised too
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return ForeignSession(model, onnxruntime.InferenceSession(data, options, providers=[provider]))
+        session = onnxruntime.InferenceSession(data, options, providers=[provider])
     except Exception as fault:  # its faults share no other class
-        short = " ".join(str(fault).split())[:200]
-        raise ModelError(f"{model.name} cannot be run by ONNX Runtime ({short})") from fault
+        if is_out_of_memory(fault):
+            raise MemoryError(f"ONNX Runtime has not enough memory for {model.name}") from fault
+        raise ModelError(f"{model.name} cannot be run by ONNX Runtime ({one_line(fault)})") from fault
+    if (kind := session.get_inputs()[0].type) not in DTYPES:
+        raise ModelError(f"{model.name} takes {kind}, expected numbers")
+    return ForeignSession(model, session)
+
+
+@cache
+def _runtime() -> Any:
+    """Return the package onnxruntime, whose arrays together have a bound."""
+    try:
+        with without_collection():
+            onnxruntime: Any = import_module("onnxruntime")
+    except ImportError as fault:
+        raise OptionError(
+            "ONNX networks need the packages onnx and onnxruntime", remedy='pip install "cellxlate[onnx]"'
+        ) from fault
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    exactly = 1  # the arena grows by what is asked for, not by doubling
+    bound = onnxruntime.OrtArenaCfg({"max_mem": memory_bytes(), "arena_extend_strategy": exactly})
+    onnxruntime.create_and_register_allocator(place, bound)
+    return onnxruntime

@@ -8,9 +8,9 @@ from math import prod
 
 import numpy as np
 
-from cellxlate.model.foreign.nodes import Node
-from cellxlate.model.foreign.places import convolved, deconvolved, padded, pooled, resized
-from cellxlate.model.foreign.spread import (
+from cellxlate.model.foreign.reach.nodes import Node
+from cellxlate.model.foreign.reach.places import convolved, deconvolved, padded, pooled, resized
+from cellxlate.model.foreign.reach.spread import (
     Ints,
     Spread,
     UnfitError,

@@ -177,6 +177,10 @@ def gathered(spread: Spread, axis: int, first: Ints, last: Ints, pitch: Fraction
         return spread.resized(axis, len(first))
     length = spread.shape[axis]
     start, end = np.maximum(first, 0), np.minimum(last, length - 1)
+    if (start <= end).all() and _rises(spread.low, axis) and _rises(spread.high, axis):
+        low, high = taken(spread, axis, start, pitch), taken(spread, axis, end, pitch)
+        least, most = np.broadcast_arrays(low.low, high.high)
+        return compact(Spread(low.shape, least, most, _larger(low.pitch, high.pitch)))
     made: Spread | None = None
     for step in range(int((end - start).max(initial=-1)) + 1):
         part = taken(spread, axis, np.where(start + step <= end, start + step, -1), pitch)
@@ -184,9 +188,18 @@ def gathered(spread: Spread, axis: int, first: Ints, last: Ints, pitch: Fraction
     return made or Spread.constant(_replaced(spread.shape, axis, len(first)))
 
 
+def _rises(positions: Ints, axis: int) -> bool:
+    """Return whether positions never fall along an axis, so that the first of several is the least."""
+    return bool((np.diff(positions, axis=axis) >= 0).all())
+
+
+def _larger(one: Sequence[Fraction], other: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    return tuple(max(pair) for pair in zip(one, other, strict=True))
+
+
 def _both(one: Spread, other: Spread) -> Spread:
     """Return that of numbers that depend on what those of both depend on; of one shape."""
-    pitch = tuple(max(pair) for pair in zip(one.pitch, other.pitch, strict=True))
+    pitch = _larger(one.pitch, other.pitch)
     return Spread(one.shape, np.minimum(one.low, other.low), np.maximum(one.high, other.high), pitch)
 
 

@@ -1,5 +1,6 @@
 """One walk through a graph at given sizes: how far each number of its outputs looks along one axis of its input."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import lcm, prod
@@ -9,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.model.foreign.limits import onnx_package
-from cellxlate.model.foreign.nodes import Computer, Node, node_of
-from cellxlate.model.foreign.operators import NORMALISED, PLACE_BY_PLACE, RULES, kept_places
-from cellxlate.model.foreign.spread import MOST_CELLS, Spread, UnfitError, UnknownOperatorError
+from cellxlate.model.foreign.reach.nodes import Computer, Node, node_of
+from cellxlate.model.foreign.reach.operators import NORMALISED, PLACE_BY_PLACE, RULES, kept_places
+from cellxlate.model.foreign.reach.spread import MOST_CELLS, Spread, UnfitError, UnknownOperatorError
 
 LARGEST_CONSTANT = 20_000_000
 """Numbers of a constant that is looked into, to see whether it is the same at each place."""
+LONGEST_LOOK_S = 60.0
+LARGEST_MADE = 50_000_000
+"""Numbers of a constant that a graph makes of others."""
 ALIGNED = frozenset((*PLACE_BY_PLACE, "Concat", "PRelu", "Gemm"))
 """Operators whose constants belong to the places where they lie."""
 
@@ -68,6 +72,7 @@ class Graph:
     constants: Mapping[str, Any]
     _compute: Computer = field(default_factory=Computer)
     _known: dict[str, Spread] = field(default_factory=dict)
+    _until: float = field(default_factory=lambda: time.monotonic() + LONGEST_LOOK_S)
 
     @classmethod
     def of(cls, model: Any, outputs: Sequence[str]) -> "Graph":
@@ -111,9 +116,15 @@ class Graph:
         placed: list[str] = []
         alive = most = 4 * prod(shape)
         for number, node in enumerate(self.nodes):
+            if time.monotonic() > self._until:
+                raise UnfitError(
+                    f"its graph of {len(self.nodes)} operators takes more than {LONGEST_LOOK_S:g} s to look through"
+                )
             given = [self._given(one, made) for one in node.inputs]
             placed += [node.words] if self._adds_places(node, given) else []
             for one, spread in zip(node.outputs, self._apply(node, given, places_alone), strict=False):
+                if spread.is_constant and prod(spread.shape) > LARGEST_MADE:
+                    raise UnfitError(f"{node.words} makes a constant of {prod(spread.shape):.3g} numbers")
                 made[one] = spread
                 alive += 0 if spread.is_constant else 4 * prod(spread.shape)
             most = max(most, alive)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.model.foreign.limits import onnx_package
-from cellxlate.model.foreign.spread import UnfitError
+from cellxlate.model.foreign.reach.spread import UnfitError
 
 MOST_VALUES = 65_536
 """Of an array that is computed to know the sizes of others."""

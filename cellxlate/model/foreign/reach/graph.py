@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import ModelError
-from cellxlate.model.foreign.spread import OtherSidesError, Spread, UnfitError
+from cellxlate.model.foreign.reach.spread import OtherSidesError, Spread, UnfitError
+from cellxlate.model.foreign.reach.walk import Graph, UnknownHereError, Walked
 from cellxlate.model.foreign.values import Reach
-from cellxlate.model.foreign.walk import Graph, UnknownHereError, Walked
 
 FIRST_SIZES = (256, 192, 240, 288, 320, 384, 512)
 LARGEST_STRIDE = 128
 GROWING_SIZES = (512, 1024, 2048, 4096)
 LEAST_TILE_PX = 8
-UNKNOWN_BYTES_PER_PX = 256.0
+SQUARE_FROM = 1.5
+"""Memory per pixel that grows so much with twice the side grows with the square of pixels."""
+UNKNOWN_BYTES_PER_PX, MOST_BYTES_PER_PX = 256.0, 200_000.0
 
 WORDS: dict[str, str] = {
     "InstanceNormalization": "takes the mean and the spread of the whole image",
@@ -161,6 +163,14 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
     except UnknownHereError as fault:
         reach = tuple(Reach(None, fixed_px=given.side(axis)) for axis in given.spatial)
         return GraphFacts(reach, "", (f"{fault.node.words} {fault.why}",), operators, UNKNOWN_BYTES_PER_PX)
+    try:
+        return _facts(looker, sizes, name, operators)
+    except UnfitError as fault:
+        raise ModelError(f"{name} does not fit its own sizes: {fault}") from fault
+
+
+def _facts(looker: Looker, sizes: Mapping[str, Reach], name: str, operators: Mapping[str, int]) -> GraphFacts:
+    """Return what a graph tells whose sizes are known."""
     found, why = [], ""
     small = {axis: _at_least(one, 32) for axis, one in sizes.items()}
     for axis, own in sizes.items():
@@ -170,7 +180,17 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
             halo_px, reason = None, f"{fault.node.words} {fault.why}"
         found.append(replace(own, halo_px=halo_px))
         why = why or reason
-    return GraphFacts(tuple(found), why, (), operators, *_bytes(looker, sizes))
+    bytes_per_px, bytes_per_pair = _bytes(looker, sizes)
+    _require_bounded(name, bytes_per_px)
+    return GraphFacts(tuple(found), why, (), operators, bytes_per_px, bytes_per_pair)
+
+
+def _require_bounded(name: str, bytes_per_px: float) -> None:
+    """Raise ModelError where a network takes absurdly much memory."""
+    if bytes_per_px > MOST_BYTES_PER_PX:
+        raise ModelError(
+            f"{name} takes {bytes_per_px:.3g} bytes of memory for each pixel, at most {MOST_BYTES_PER_PX:.3g} are given"
+        )
 
 
 def _bytes(looker: Looker, sizes: Mapping[str, Reach]) -> tuple[float, float]:
@@ -179,9 +199,9 @@ def _bytes(looker: Looker, sizes: Mapping[str, Reach]) -> tuple[float, float]:
     lengths = [{axis: _at_least(one, side) for axis, one in sizes.items()} for side in (64, 128)]
     small, large = (looker.walk(last, one, places_alone=True).bytes_at_once for one in lengths)
     few, many = (prod(one.values()) for one in lengths)
-    if few == many:
-        return small / few, 0.0
-    per_pair = max((large / many - small / few) / (many - few), 0.0)
+    if large / many < SQUARE_FROM * small / few:
+        return max(large / many, small / few), 0.0
+    per_pair = (large / many - small / few) / (many - few)
     return max(small / few - per_pair * few, 1.0), per_pair
 
 

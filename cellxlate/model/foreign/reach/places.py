@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from cellxlate.model.foreign.nodes import Node
-from cellxlate.model.foreign.spread import Ints, Spread, UnfitError, UnknownOperatorError, gathered, taken
+from cellxlate.model.foreign.reach.nodes import Node
+from cellxlate.model.foreign.reach.spread import Ints, Spread, UnfitError, UnknownOperatorError, gathered, taken
 
 MOST_KERNEL_PX = 4096
 
