@@ -16,7 +16,7 @@ from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
 from cellxlate.options import WORKERS
-from cellxlate.quality.report.gates import NOTHING_BESIDE, context_words, source_words
+from cellxlate.quality.report.gates import NOTHING_BESIDE, beside_words, context_words, source_words
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -51,13 +51,13 @@ def run_enhance(options: argparse.Namespace) -> int:
     with without_collection():
         from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
         from cellxlate.enhancement.job import THIS_PROCESS
+        from cellxlate.enhancement.proposals.source import load_foreign
 
     if options.workers is not None and options.workers < 1:
         raise OptionError(WORKERS.of(options.workers), " processes cannot work", remedy="give at least 1")
     left_out: list[str] = []
-    batch = plan_batch(
-        options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
-    )
+    model = load_foreign(options.model, torchscript=True) if options.run_torchscript else options.model
+    batch = plan_batch(options.stacks, model, _settings(options), left_out=partial(_leave_out, options, left_out))
     if options.slurm is not None:
         return run_slurm(options, batch, left_out)
     if not options.dry_run:
@@ -92,7 +92,8 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
 
     return BatchSettings(
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
-        image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
+        image=options.image, incomplete=options.incomplete, channels=options.channel,
+        beside=options.beside, levels_from=options.levels_from,
         settings=EnhanceSettings(
             options.threshold, options.intensity, options.tile, options.dense, context=options.context,
             color=options.color,
@@ -270,8 +271,12 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     told.append(("proposal" if report.proposal else "model", report.model_words))
     if report.proposal or answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
+    if report.color_words:
+        told.append(("colour", report.color_words))
     if (words := context_words(answer["context"])) != NOTHING_BESIDE and not report.proposal:
         told.append(("neighbours", words))
+    if answer.get("beside"):
+        told.append(("seen beside", beside_words(answer["beside"])))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))

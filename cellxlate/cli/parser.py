@@ -82,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    models = command("models", run_models, "List the shipped models and those in this folder, or check one of others.")
+    models = command(
+        "models", run_models, "List the shipped models, those in this folder, and filters, or check one of others."
+    )
     models.add_argument(
         "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
     )
@@ -122,7 +124,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder, shipped name, or a filter")
     evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
     evaluate.add_argument("--source", type=Path, required=True, metavar="DIR", help="images as they are")
     evaluate.add_argument("--truth", type=Path, metavar="DIR", help="the same fields as they should look, same names")
@@ -172,7 +174,13 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, or the shipped one nearest to each stack (%(default)s)",
+        help="shipped name, model folder, a filter (gaussian:1.5; cellxlate models lists them), or the shipped one "
+        "nearest to each stack (%(default)s)",
+    )
+    enhance.add_argument(
+        "--run-torchscript",
+        action="store_true",
+        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
     )
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
@@ -201,6 +209,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 
 def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
+    enhance.add_argument(
+        "--beside",
+        nargs="+",
+        metavar="NAME|N",
+        help="channels that the model sees too and never changes; by default those of the names it was trained with",
+    )
     _add_gate(enhance)
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
@@ -295,6 +309,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--restarts", type=int, default=0, metavar="N", help="other seeds to try if attention collapses")
     train.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
+    train.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="NAME|N",
+        help="channels that the model sees beside this one and never changes",
+    )
     train.add_argument("--device", choices=DEVICES, default="auto", help="processor or graphics card (%(default)s)")
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")

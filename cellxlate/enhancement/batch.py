@@ -19,6 +19,7 @@ from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, pr
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.neighbours.channels import Channels
 from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
@@ -30,7 +31,7 @@ from cellxlate.enhancement.outputs.names import (
 )
 from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.proposals.source import Asked, Halo, Proposal, loaded_model, settings_of_proposal
+from cellxlate.enhancement.proposals.source import Asked, Halo, Proposal, loaded_model, require_possible
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle
@@ -64,7 +65,8 @@ class BatchSettings:
     axes: str | None = None
     image: int | None = None
     incomplete: bool = False
-    channels: Sequence[str | int] | str | int | None = None
+    channels: Channels = None
+    beside: Channels = None
     attention_channel: str | int | None = None
     attention_from: str | Path | None = None
     levels_from: str | Path | None = None
@@ -88,7 +90,7 @@ class BatchSettings:
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
             precision=self.precision, levels_from=self.levels_from, attention_channel=self.attention_channel,
-            attention_from=self.attention_from,
+            attention_from=self.attention_from, beside=self.beside,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -156,7 +158,7 @@ class BatchOutcome:
 def enhance_files(
     paths: str | Location | Sequence[str | Location], model: Asked = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
-    image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    image: int | None = None, incomplete: bool = False, channels: Channels = None, beside: Channels = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -176,8 +178,8 @@ def enhance_files(
         As in `enhance_file`, for all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
-        As in `enhance_file`, for every stack; `context`, `color` and `settings` too.
+    format, axes, image, incomplete, channels, beside, attention_channel, levels_from, threshold, intensity, tile_px
+        As in `enhance_file`, for every stack; `dense`, `context`, `color` and `settings` too.
     attention_from : path or "saliency", optional
         As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
@@ -215,13 +217,12 @@ def enhance_files(
         loaded_model(model, halo_px),
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, attention_channel=attention_channel,
-            attention_from=attention_from, levels_from=levels_from, settings=asked,
-            engine=engine, device=device, precision=precision, attention=attention, report=report,
-            overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
+            incomplete=incomplete, channels=channels, beside=beside, attention_channel=attention_channel,
+            attention_from=attention_from, levels_from=levels_from, settings=asked, engine=engine, device=device,
+            precision=precision, attention=attention, report=report, overwrite=overwrite, resume=resume,
+            adapt_s=adapt_s, confidence=confidence,
         ),
-        left_out=left_out.append,
-    )  # fmt: skip
+        left_out=left_out.append)  # fmt: skip
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
@@ -262,9 +263,8 @@ def plan_batch(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
     loaded = loaded_model(model)
-    for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
-        if asked and not isinstance(loaded, Bundle | str):
-            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
+    networks = (settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)
+    require_possible(loaded, settings.settings, [option for asked, option in networks if asked])
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)
@@ -274,8 +274,6 @@ def plan_batch(
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
     if isinstance(loaded, Bundle):
         require_trained(settings.settings.context, loaded)
-    elif not isinstance(loaded, str):
-        settings_of_proposal(loaded, settings.settings)
     return Batch(stacks, tuple(plates), loaded, settings)
 
 
@@ -326,8 +324,8 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
-            attention_channel=settings.attention_channel, attention_from=settings.attention_from,
-            levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
+            beside=settings.beside, attention_channel=settings.attention_channel, levels_from=settings.levels_from,
+            attention_from=settings.attention_from, settings=settings.settings, engine=settings.engine,
             device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
             resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,
         )  # fmt: skip

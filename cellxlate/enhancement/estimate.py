@@ -1,10 +1,9 @@
 """How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
 
-A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will. Its first window
-does so alone before, and does not count: what a process prepares once must not be scaled with the rest. What
-grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
-by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
-seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
+A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will; its first window
+does so alone before, since what a process prepares once must not be scaled. What grows with the pixels is scaled by
+them, what grows with the pictures of the report by these; only the bands are shared by workers. Checks and pictures,
+which a job makes at once, are measured one after another, on the clock and in seconds of the processor.
 """
 
 import os
@@ -36,6 +35,7 @@ from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.report.proposals import proposal_of_run
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.channel_names import shown_names, unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -44,8 +44,7 @@ from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.pyramid import resolution_count
 from cellxlate.stacks.write.writer import Writer
 
-SAMPLE_PX = 8 * 2**20
-WINDOW_PX = 1024
+SAMPLE_PX, WINDOW_PX = 8 * 2**20, 1024
 """Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
 
 PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")
@@ -162,9 +161,7 @@ class Forecast:
     def tiles(self) -> int:
         """How many tiles the planes that are enhanced are cut into."""
         plan, stack = self.plan, self.plan.stack
-        per_plane = sum(
-            len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
-        )  # fmt: skip
+        per_plane = sum(len(list(tiles_of(one, plan.tile_px))) for one in bands_of(stack.plane_shape, plan.tile_px))
         at_once = 3 if plan.in_color and "C" in stack.axes else 1  # planes of a channel: its red, green and blue
         return per_plane * len(plan.jobs) * stack.planes_per_channel // at_once
 
@@ -180,8 +177,7 @@ class Forecast:
             )
         for channel, departure in self.prediction.departures.items():
             if words := departure_words(departure):
-                names = stack.channel_names
-                name = names[channel] if channel < len(names) else f"channel {channel}"
+                name = dict(enumerate(shown_names(stack))).get(channel, unnamed(channel))
                 warnings.append(
                     f"{name} does not look like the images that {self.plan.looking} was trained on: "
                     f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
@@ -198,13 +194,14 @@ class Forecast:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.model_name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "planes": stack.plane_count, "channels": plan.channels, "channel_names": list(shown_names(stack)),
+            "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.model_name,
+            "model_considered": dict(plan.choice.considered) if plan.choice else {},
             **({"proposal": proposal} if (proposal := proposal_of_run(plan.provenance)) else {}),
             "attention_source": plan.stated_source, "context": plan.neighbours.stated(),
-            **({"color": "luminance"} if plan.in_color else {}),
-            "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
-            "free_bytes": self.free_bytes, "warnings": self.warnings,
+            **({"beside": list(plan.beside_named)} if plan.beside else {}),
+            **({"color": "luminance"} if plan.in_color else {}), "outputs": [str(one) for one in self.outputs.wanted],
+            "tiles": self.tiles, "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
         }  # fmt: skip
 
@@ -241,6 +238,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         jobs = tuple(
             replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"),
                     intensities={channel: scaled(one) for channel, one in job.intensities.items()},
+                    beside={channel: scaled(one) for channel, one in job.beside.items()},
                     luminance=job.luminance and scaled(job.luminance))
             for job in plan.jobs
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from cellxlate.enhancement.flow import (
     phase_teller,
     write_bands,
 )
+from cellxlate.enhancement.neighbours.channels import Channels
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     begun_context,
@@ -117,9 +118,8 @@ class EnhancedStack:
 def enhance_file(
     path: str | Location | Stack | npt.NDArray[Any] | Pixels, model: Asked = AUTO, *,
     output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Channels = None,
+    beside: Channels = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -153,8 +153,8 @@ def enhance_file(
         Which image of a file that holds several; by default as `open_stack`.
     incomplete : bool
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
-    channels : sequence of str or int, optional
-        Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    channels, beside : sequence of str or int, optional
+        Names (in any case) or numbers, or one: of those to enhance (all), and of those a model sees beside as well.
     attention_channel : str or int, optional
         Name or number of a channel whose attention gates all of them; each by its own otherwise.
     attention_from : path, array, Stack or "saliency", optional
@@ -163,10 +163,8 @@ def enhance_file(
         for all. Or "saliency", the automatic guide of training, from contrast alone.
     levels_from : path, optional
         Report or output of an earlier run whose levels are used, so that stacks compare; measured by default.
-    threshold, intensity, tile_px, dense, context, color : float, str, int, bool, str, optional
-        As in `EnhanceSettings`.
-    settings : EnhanceSettings, optional
-        The six above as one object; those that are given change it.
+    threshold, intensity, tile_px, dense, context, color, settings : optional
+        As in `EnhanceSettings`, one by one, or as one object, which those that are given change.
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
     attention, report, overwrite : bool
@@ -221,7 +219,7 @@ def enhance_file(
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
             precision=precision, adaptation=adaptation, attention_channel=attention_channel,
-            attention_from=attention_from, begun=begun_context(outputs) if resume else None,
+            attention_from=attention_from, begun=begun_context(outputs) if resume else None, beside=beside,
         )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -231,9 +229,8 @@ def enhance_file(
 
 def enhance(
     stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: Asked = AUTO, *,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Channels = None,
+    beside: Channels = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -251,9 +248,9 @@ def enhance(
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, attention_channel, attention_from, levels_from, threshold, intensity, tile_px
+    model, image, incomplete, channels, beside, attention_channel, attention_from, levels_from, threshold, intensity
         As in `enhance_file`.
-    dense, context, settings, halo_px, engine, device, precision, progress, phases
+    tile_px, dense, context, settings, halo_px, engine, device, precision, progress, phases
         As there.
 
     Returns
@@ -284,8 +281,9 @@ def enhance(
         tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
-            device=device, precision=precision, attention_channel=attention_channel, attention_from=attention_from,
+            opened_stack, model, channels=channels, beside=beside, levels_from=levels_from, settings=asked,
+            engine=engine, device=device, precision=precision, attention_channel=attention_channel,
+            attention_from=attention_from,
         )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 

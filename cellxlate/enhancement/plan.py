@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -15,9 +15,10 @@ import numpy as np
 import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.each import EachAttention
-from cellxlate.enhancement.gates.proposed import gate_of
+from cellxlate.enhancement.gates.proposed import jobs_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
+from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
@@ -27,29 +28,25 @@ from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
     blocks_of,
+    fitted_to,
+    flags_of,
     groups_of,
     is_gating,
     loaded_model,
     proposer_of,
     sees_alone,
-    settings_of_proposal,
-    windows_of,
+    streams_of,
 )
-from cellxlate.enhancement.proposals.windows import Geometry
-from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
-from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.intensity.saved import LEVELS_BESIDE, LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -90,6 +87,8 @@ class Plan:
         Why networks see the planes beside each that they see.
     proposal : Proposal or None
         What proposes in place of the bundle, which then gives attention alone.
+    beside_named : tuple of (str or int)
+        The channels that networks see beside those that are enhanced: by name, or number where the stack has no names.
     """
 
     stack: Stack
@@ -107,6 +106,7 @@ class Plan:
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
     proposal: Proposal | None = None
+    beside_named: tuple[str | int, ...] = ()
 
     @property
     def model_name(self) -> str:
@@ -165,6 +165,11 @@ class Plan:
     def context(self) -> Context:
         """Which planes networks see beside each."""
         return self.jobs[0].context
+
+    @property
+    def beside(self) -> Mapping[int, IntensityRange]:
+        """Of each channel that networks see beside those that are enhanced."""
+        return self.jobs[0].beside
 
     @property
     def in_color(self) -> bool:
@@ -244,6 +249,7 @@ class Plan:
             **({PROPOSAL: dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
+            **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
         }
 
     @property
@@ -251,8 +257,10 @@ class Plan:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
         source = {"attention_source": self.stated_source, "context": self.neighbours.stated()}
+        seen = {"beside_names": list(self.beside_named)} if self.beside else {}
         stated = {STATED: {name: one for name, one in self.proposal.stated.items() if one}} if self.proposal else {}
-        return {**self.identity, **source, **chosen, **stated, "engine_version": self.engine, "versions": self.versions}
+        made = {"engine_version": self.engine, "versions": self.versions}
+        return {**self.identity, **source, **seen, **chosen, **stated, **made}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -273,6 +281,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
+            further=flags_of(self.proposal), beside=list(self.beside),
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -285,7 +294,7 @@ def make_plan(
     stack: Stack,
     model: Asked,
     *,
-    channels: Sequence[str | int] | str | int | None,
+    channels: Channels,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
@@ -297,6 +306,7 @@ def make_plan(
     attention_channel: str | int | None = None,
     attention_from: Any = None,
     begun: Along | None = None,
+    beside: Channels = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
@@ -305,7 +315,8 @@ def make_plan(
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
     given. What proposes in place of a model is gated by the generalist's, without neighbours. Neighbours are those of
-    the run that this one continues (`begun`), where they are to be chosen and that is known.
+    the run that this one continues (`begun`), where they are to be chosen and that is known. What the
+    model sees `beside` the channels are those of its card's names, where none are named.
 
     Raises
     ------
@@ -319,40 +330,37 @@ def make_plan(
     """
     settings = enhance_settings(settings)
     require_counts(stack)
-    chosen = choose_channels(stack, channels)
+    if adaptation:
+        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    loaded, proposal = loaded_model(model), None
+    chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
     )  # fmt: skip
-    if adaptation:
-        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if attention_channel is not None:
+    if attention_channel is not None or others:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    loaded, proposal = loaded_model(model), None
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        color, asked_color = settings.color if sees_alone(loaded) else "separate", settings.color
-        settings, in_color = (
-            settings_of_proposal(loaded, replace(settings, color=color)),
-            in_color and color == asked_color,
-        )
-        proposal = loaded.fitted(*what_is_seen(sample, chosen, color))
+        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
+        in_color = is_in_color(stack, chosen, settings.color)
         source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
-    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device, windows_of(proposal))
+    streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    intensities = ranges_of(sample, chosen, levels_from)
+    ranges = ranges_of(sample, (*chosen, *others), levels_from)
+    intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     levels = luminances or intensities  # of what is seen
-    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates, beside={at: ranges[at] for at in others})
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
         open_translator=opened, begun=begun,
@@ -360,38 +368,18 @@ def make_plan(
     calibrate_s = chosen_s + time.perf_counter() - started
     is_given = proposal is not None and source.is_given
     translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
-    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    groups = groups_of(proposal, chosen) if proposal and not in_color else groups
-    context = replace(neighbours.context, blocks=blocks_of(proposal) if proposal else None)
-    begin = partial(begin, translator, context=context)
-    proposers = [proposer_of(proposal, own, luminances.get(own[0])) for own in groups]
-    jobs = (
-        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]), proposer=proposer,
-              gates=gate_of(source.kind, proposer, gates)) for own, proposer in zip(groups, proposers, strict=True)
+    groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
+    begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
+    jobs = jobs_of(
+        begin, groups, [proposer_of(proposal, own, luminances.get(own[0])) for own in groups],
+        intensities=intensities, luminances=luminances, kind=source.kind, gates=gates,
     )  # fmt: skip
     return Plan(
-        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
+        stack, bundle, jobs, settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours, proposal,
+        tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
-
-
-def _stream_count(
-    bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device, geometry: Geometry | None = None
-) -> int:
-    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
-    if choose_kind(device) != "cpu":
-        return 1
-    if geometry:
-        return geometry.streams(settings.tile_px, stack.plane_shape)
-    networks = bundle.networks
-    bytes_per_px = activation_bytes_per_px(networks.generator)
-    halo_px = networks.generator_halo_px
-    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
-    band = next(bands_of(stack.plane_shape, side_px))
-    return stream_count(
-        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
-    )
 
 
 def require_counts(stack: Stack) -> None:

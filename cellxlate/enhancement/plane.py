@@ -199,6 +199,8 @@ class PlaneJob:
         Which planes the networks see beside each.
     gates : GateSource
         Where attention comes from.
+    beside : mapping of int to IntensityRange
+        Of the channels that the networks see beside those of the group, in the order in which they take them.
     luminance : IntensityRange or None
         Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
         are for all three, and each keeps its ratio to the others.
@@ -214,6 +216,7 @@ class PlaneJob:
     context: Context = ALONE
     gates: GateSource = OwnAttention()
     luminance: IntensityRange | None = None
+    beside: Mapping[int, IntensityRange] = field(default_factory=dict)
     proposer: Proposer | None = None
 
     @property
@@ -249,8 +252,10 @@ class PlaneJob:
         fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
         return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
 
-    def propose(self, images: Floats, plane: PlaneInput) -> Floats:
-        """Return F(s) of windows (B, C, Y, X) of a plane, (B, G, Y, X), both in unit range."""
+    def propose(self, rows: InputRows, windows: Sequence[Tile]) -> Floats:
+        """Return F(s) of windows of one size, (B, G, Y, X), in unit range; the windows are kept no longer."""
+        images, plane = rows.windows(windows), rows.plane  # (B, C, Y, X)
+        self.work.generator_px += images[:, 0].size
         if self.proposer is None:
             return self.translator.proposal(images)
         ranges = [intensity for _, intensity in plane.planes]
@@ -270,7 +275,9 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None, see: SeenPlanes, context: Context
     ) -> PlaneInput:
         """Return what the networks see in a context at the position of a plane."""
-        begin = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        begin = partial(PlaneInput.of, beside=self.beside)
+        if self.luminance is not None:
+            begin = partial(PlaneInput.in_color, luminance=self.luminance)
         return begin(stack, index, self.intensities, context=context, open_plane=open_plane, see=see)
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
@@ -284,8 +291,9 @@ class PlaneJob:
         def around(context: Context) -> list[PlaneIndex]:
             return [one for own in self.together(stack, index) for one in context.around(stack, own)]
 
-        beside = self.gates.planes_beside(stack, index, self.context, around)
-        return list(dict.fromkeys((*around(self.context), *beside)))
+        beside = planes_of_channels(stack, index, self.beside) if self.beside else ()
+        gate = self.gates.planes_beside(stack, index, self.context, around)
+        return list(dict.fromkeys((*around(self.context), *beside, *gate)))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -306,18 +314,12 @@ def enhance_plane(plane: PlaneInput, areas: Iterable[Tile], job: PlaneJob) -> It
     for area in areas:
         rows = plane.rows(area, job.margin_px)
         attention = band_attention(rows, area, job)
-        steps, read = attention.steps, rows_held(rows)
+        steps, read = attention.steps, rows.held()
         enhanced = enhanced_band(rows, area, steps, gates, job)
         for index, counts, made, own in zip(rows.own, rows.counts, enhanced, steps, strict=True):
             raw = counts[area.top - rows.first_row : area.bottom - rows.first_row]
             beside = tuple((other, held) for other, held in read.items() if other != index) + attention.beside
             yield Band(area.top, raw, made, shown.take(own), read[index], beside)
-
-
-def rows_held(rows: InputRows) -> dict[PlaneIndex, RowsHeld]:
-    """Describe what was read of each plane, those of the gate included."""
-    read = {**(rows.gate.read if rows.gate else {}), **rows.read}
-    return {index: RowsHeld.of(row_sums(counts), rows.first_row) for index, counts in read.items()}
 
 
 def band_attention(rows: InputRows, area: Tile, job: PlaneJob) -> Attention:
@@ -341,7 +343,7 @@ def network_attention(rows: InputRows, area: Tile, translator: Translator) -> np
     steps = np.empty((len(rows.kept), *area.shape), np.uint16)
     for block in tiles_of(area, BLOCK_PX):
         around = block.grown(translator.attention_halo_px, translator.stride)
-        found = _core(translator.attention(rows.window(around)[None])[0], block, around)
+        found = _core(translator.attention(rows.windows([around]))[0], block, around)
         steps[..., *block.slices(area.top, area.left)] = quantise(found)
     return without_kept(rows, area, steps)
 
@@ -371,9 +373,7 @@ def enhanced_band(
         job.work.tiles_skipped += sum(not selected[tile.slices(area.top, area.left)].any() for tile in tiles)
     windows = job.tiles(selected, area, rows.plane.shape)
     for batch in batches(windows, most_px=side_px**2):
-        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
-        job.work.generator_px += images[:, 0].size
-        for (tile, around), proposal in zip(batch, job.propose(images, rows.plane), strict=True):
+        for (tile, around), proposal in zip(batch, job.propose(rows, [around for _, around in batch]), strict=True):
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)

@@ -185,6 +185,18 @@ def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain 
         raise changed_meanwhile(plan.stack)
 
 
+def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
+    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
+
+    `before` is the run's `plan.identity["input"]` at its start.
+    """
+    try:
+        now = input_identity(plan.stack.path, plan.stack.files)
+    except OSError:
+        return True
+    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))
+
+
 def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:
     """Return what to raise where the input has changed during a run."""
     named = f" ({where})" if where else ""
@@ -238,15 +250,3 @@ def named_bands(plan: Plan, bands: Iterable[tuple[PlaneIndex, int]], most: int =
     listed = sorted(set(bands))
     named = [f"{plane_label(index, plan.stack.plane_axes)} from row {top}" for index, top in listed[:most]]
     return ", ".join(named) + (f" and {len(listed) - most} more bands" if len(listed) > most else "")
-
-
-def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
-    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
-
-    `before` is the run's `plan.identity["input"]` at its start.
-    """
-    try:
-        now = input_identity(plan.stack.path, plan.stack.files)
-    except OSError:
-        return True
-    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))

@@ -6,7 +6,7 @@ special, and a tile equals the same pixels of the whole plane as soon as its win
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -32,7 +32,14 @@ networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-
 BAND_BYTES_PER_PX = 24
 """A band's counts before and after, its unit range, attention, and the windows cut from it."""
 SEEN_BYTES_PER_PX = 8
-"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
+"""The same rows of a plane that is seen beside, as they are held, its attention, and the windows cut from them."""
+
+
+class Sliced(Protocol):
+    """An array, or what gives slices of the rows and columns of one."""
+
+    def __getitem__(self, key: tuple[Any, ...], /) -> npt.NDArray[Any]:
+        """Return the part at slices of rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +122,17 @@ def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) 
     return max(min(MOST_STREAMS, thread_count(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
 
 
-def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
+def window(rows: Sliced, first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
     """Take a window, which may reach beyond the plane, from rows first_row.. (..., rows, X) of one or several planes.
 
     These are at least the rows that the window mirrors to.
     """
     if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
         return rows[..., *tile.slices(first_row)]
-    down = mirrored(tile.top, tile.bottom, plane_shape[0]) - first_row
-    across = mirrored(tile.left, tile.right, plane_shape[1])
-    return rows.take(down, axis=-2).take(across, axis=-1)
+    down, across = mirrored(tile.top, tile.bottom, plane_shape[0]), mirrored(tile.left, tile.right, plane_shape[1])
+    top, left = int(down.min()), int(across.min())
+    there = rows[..., top - first_row : int(down.max()) + 1 - first_row, left : int(across.max()) + 1]
+    return there.take(down - top, axis=-2).take(across - left, axis=-1)
 
 
 def _down(position: int, stride: int) -> int:

@@ -1,6 +1,6 @@
 """Score a model, or any folder of enhanced images, against truth and masks. Read `evaluate` from top to bottom."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,20 +16,20 @@ from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
 from cellxlate.quality.report import page
+from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.pictures import Picture
-from cellxlate.quality.report.report import finite_json
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
 if TYPE_CHECKING:
-    from cellxlate.model.bundle import Bundle
+    from cellxlate.enhancement.proposals.source import Asked, Halo
 
 MOST_PICTURES, MOST_ROWS = 6, 2000
 
 
 def evaluate(
-    model: "str | Path | Bundle | None" = None,
+    model: "Asked | None" = None,
     *,
     source: str | Path,
     truth: str | Path | None = None,
@@ -37,6 +37,7 @@ def evaluate(
     no_cells: str | Path | None = None,
     enhanced: str | Path | None = None,
     intensity: Intensity = "source",
+    halo_px: "Halo | None" = None,
     still: bool = False,
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -45,9 +46,9 @@ def evaluate(
 
     Parameters
     ----------
-    model : str, Path or Bundle, optional
-        Shipped name, model folder, or a loaded model, which then enhances the source images in memory; "auto" takes
-        for each image the shipped model that suits it.
+    model : str, Path, Bundle or callable, optional
+        Shipped name, model folder, a loaded model, a filter or a function, as `enhance_file` takes them, which then
+        enhances the source images in memory; "auto" takes for each image the shipped model that suits it.
     source : path
         Folder of the images as they were taken.
     truth : path, optional
@@ -63,6 +64,8 @@ def evaluate(
     intensity : {"source", "target"}
         The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
         "target" they tell whether the model meets the scale of the images it was trained towards.
+    halo_px : int or "plane", optional
+        How far around a pixel a function looks.
     still : bool
         The frames of each source image, along T (or Z, in an image without T), show one scene that holds still, so
         that nothing but noise changes from frame to frame: "flicker" says what became of that. Truth and masks may
@@ -102,19 +105,20 @@ def evaluate(
     clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
     cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
     empty = match_cases(blanks, enhanced=made) if blanks is not None else []
-    enhance = _enhancer(model, intensity)
+    enhance, changes = _enhancer(model, intensity, halo_px)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate([*cases, *empty]):
         is_still = still and number < len(cases)
-        scored.append(score_case(case, enhance, seed=number, picture=number in pictured, still=is_still))
+        is_shown = number in pictured
+        scored.append(score_case(case, enhance, seed=number, picture=is_shown, still=is_still, changes=changes))
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
     summary = summarise(scored, [one.row["changed_percent"] for one in blank])
     scores: dict[str, Any] = finite_json({"verdict": judge(summary).as_dict(), **summary})
     if place is not None:
-        what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
+        what = enhanced if model is None else getattr(model, "name", model if isinstance(model, str) else "a function")
         title = f"{Path(str(what)).name} on {folder.name}"
         write_whole_file(place, evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
@@ -124,21 +128,27 @@ def _path(option: Option | str, path: str | Path | None) -> Path | None:
     return None if path is None else as_path(option, path)
 
 
-def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
-    """Return what enhances a stack in memory, or None where the images exist already."""
+def _enhancer(
+    model: "Asked | None", intensity: Intensity, halo_px: "Halo | None"
+) -> tuple[Enhance | None, Callable[[Stack], Collection[int]] | None]:
+    """Return what enhances a stack in memory, and says which channels; None where the images exist, or for all."""
     if model is None:
-        return None
+        return None, None
     from cellxlate.enhancement.job import enhance
-    from cellxlate.model.bundle import Bundle, load_model
-    from cellxlate.model.cards import AUTO
+    from cellxlate.enhancement.neighbours.channels import choose_sight
+    from cellxlate.enhancement.proposals.source import loaded_model
+    from cellxlate.model.bundle import Bundle
 
-    bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
+    loaded = loaded_model(model, halo_px)
+
+    def changes(stack: Stack) -> Collection[int]:
+        return choose_sight(stack, loaded, None, None)[0]
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
-        result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
+        result = enhance(stack, loaded, settings=EnhanceSettings(intensity=intensity))
         return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
 
-    return run
+    return run, changes if isinstance(loaded, Bundle) and loaded.networks.settings.beside else None
 
 
 def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) -> dict[str, Any]:

@@ -135,7 +135,10 @@ def refuse_file(path: Path) -> CellxlateError:
     if path.name in (CARD, WEIGHTS, "preview.png") and (path.parent / CARD).is_file():
         return ModelError(f"{path} is one file of a model; give the folder of the model, {path.parent}")
     if path.suffix.lower() == ".onnx":
-        return ModelError(f"{path} is an ONNX network, which is not run here; give the model that it was exported from")
+        return ModelError(
+            f"{path} is an ONNX network: it enhances, but is no cellxlate model; give the model that it was exported "
+            "from"
+        )
     if path.name in ZOO_NAMES:
         return ModelError(f"{path} {FOREIGN}")
     if is_image_name(path) or is_picture_name(path):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cellxlate.stacks.stack import Stack
 
 WANTED = "names or numbers of channels"
+COLOR_NAMES = "red", "green", "blue"
 
 
 def all_named(names: Sequence[Any]) -> tuple[str, ...]:
@@ -23,6 +24,13 @@ def all_named(names: Sequence[Any]) -> tuple[str, ...]:
 def unnamed(number: int) -> str:
     """Return what a channel without a name is called where others have one."""
     return f"channel {number}"
+
+
+def shown_names(stack: "Stack") -> tuple[str, ...]:
+    """Return what the channels of a stack are called: as the file names them, and samples of colour by their colour."""
+    if "S" not in stack.axes or "C" in stack.axes or len(stack.light_channels) != len(COLOR_NAMES):
+        return stack.channel_names
+    return (*COLOR_NAMES, *["opacity"] * (stack.size("S") - len(COLOR_NAMES)))
 
 
 def given_names(names: Sequence[str]) -> tuple[str | None, ...]:
@@ -111,7 +119,7 @@ def choose_channels(stack: "Stack", channels: Sequence[str | int] | str | int | 
     )
     if not asked:
         return stack.light_channels
-    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
+    numbers = {channel_number(one, shown_names(stack), stack.channel_count, stack.name) for one in asked}
     if opaque := numbers.difference(stack.light_channels):
         raise OptionError(
             f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"

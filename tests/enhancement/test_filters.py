@@ -13,6 +13,7 @@ from cellxlate.enhancement.proposals.filters import FILTERS, ChannelScale, Filte
 from cellxlate.enhancement.proposals.source import loaded_model
 from cellxlate.errors import MissingModelError, OptionError
 from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.write.copy import write_stacks
 
 ASKED = ("gaussian:1.5", "median:5", "tv:0.1", "nlm", "richardson-lucy:0.7")
 SCALE = ChannelScale(100.0, 200.0, 10.0)
@@ -130,6 +131,17 @@ def test_what_a_filter_knows_is_of_the_channel_and_not_of_the_tile() -> None:
     assert 5 < bright.span / faint.span < 20
     assert fitted.open((1,)).known[0][1] == bright
     assert fitted.identity["scales_counts"]["1"]["span"] == bright.span
+
+
+def test_a_filter_goes_by_the_levels_of_an_earlier_run(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.ome.tif", tmp_path / "second.ome.tif"
+    write_stacks([(Stack.from_array(spots(), "YX"), first), (Stack.from_array(3 * spots(seed=2), "YX"), second)])
+    mask = np.ones((150, 170), np.uint8)
+    one = cellxlate.enhance_file(first, "tv:0.1", attention_from=mask)
+    levels = first.with_name("first_report.json")
+    other = cellxlate.enhance_file(second, "tv:0.1", attention_from=mask, levels_from=levels)
+    spans = [run.provenance["proposal"]["scales_counts"]["0"]["span"] for run in (one, other)]
+    assert spans[0] == pytest.approx(spans[1])
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(capsys: Any, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def onnx_of(network: nn.Module, shape: Sequence[int]) -> bytes:
 
 
 def described(
-    weights: bytes, version: str = "0.5", *, before: Steps = (), after: Steps = (), axes: str = "bcyx",
+    network: bytes, version: str = "0.5", *, before: Steps = (), after: Steps = (), axes: str = "bcyx",
     channels: int = 1, sides: Mapping[str, Any] | None = None, dtype: str = "float32", **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the description of a package with one network, `model.onnx`."""
@@ -80,7 +80,7 @@ def described(
         "authors": [{"name": "Somebody"}], "description": "made in a test",
         "inputs": [given], "outputs": [made],
         "weights": {
-            "onnx": {"source": "model.onnx", "sha256": hashlib.sha256(weights).hexdigest(), "opset_version": 17}
+            "onnx": {"source": "model.onnx", "sha256": hashlib.sha256(network).hexdigest(), "opset_version": 17}
         },
     } | more  # fmt: skip
 

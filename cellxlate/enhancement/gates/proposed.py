@@ -1,15 +1,17 @@
 """Attention that comes with what is proposed: a network's own second output."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from cellxlate.enhancement.input import InputRows
-from cellxlate.enhancement.plane import Attention, GateSource, OwnAttention, Translator, without_kept
+from cellxlate.enhancement.plane import Attention, GateSource, OwnAttention, PlaneJob, Translator, without_kept
 from cellxlate.enhancement.proposals.windows import Proposer, counts_of
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
 from cellxlate.model.attention import Floats, quantise
+from cellxlate.stacks.intensity.range import IntensityRange
 
 
 @runtime_checkable
@@ -50,3 +52,14 @@ def gate_of(kind: str, proposer: Proposer | None, gates: GateSource) -> GateSour
     if kind == "proposal" and isinstance(proposer, GatingProposer):
         return ProposedAttention(proposer)
     return gates
+
+
+def jobs_of(
+    begin: Callable[..., PlaneJob], groups: Sequence[Sequence[int]], proposers: Sequence[Proposer | None], *,
+    intensities: Mapping[int, IntensityRange], luminances: Mapping[int, IntensityRange], kind: str, gates: GateSource,
+) -> tuple[PlaneJob, ...]:  # fmt: skip
+    """Return the job of each group of channels, begun with all that they share: what proposes for it, and its gate."""
+    return tuple(
+        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]), proposer=proposer,
+              gates=gate_of(kind, proposer, gates)) for own, proposer in zip(groups, proposers, strict=True)
+    )  # fmt: skip

@@ -53,6 +53,8 @@ def repeat(
     attention_from: Path | str | None = None,
     context: str = "auto",
     is_part: bool = False,
+    further: Sequence[str] = (),
+    beside: Sequence[int] = (),
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
 
@@ -78,6 +80,10 @@ def repeat(
         Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
+    further : sequence of str
+        Flags that the model needs.
+    beside : sequence of int
+        Channels that the networks saw beside.
 
     Notes
     -----
@@ -87,9 +93,9 @@ def repeat(
     """
     folder, source, notes = _source(stack, is_part=is_part)
     named, about = _model(model, digest, folder) if isinstance(model, Path) else _word(model, name)
-    words = ["cellxlate", "enhance", source, "-m", named]
+    words = ["cellxlate", "enhance", source, "-m", named, *further]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
-    if settings.color == "separate" and is_color(stack):
+    if is_color(stack):
         words += ["--color", settings.color]
     if stack.axes_given or stack.path is None:
         words += ["--axes", stack.axes]
@@ -103,6 +109,8 @@ def repeat(
         words += [flag, value] if value != usual else []
     if len(channels) < stack.channel_count:
         words += ["--channel", *(_channel(stack, channel) for channel in channels)]
+    if beside:
+        words += ["--beside", *(_channel(stack, channel) for channel in beside)]
     if attention_channel is not None:
         words += ["--attention-channel", _channel(stack, attention_channel)]
     if attention_from is not None:

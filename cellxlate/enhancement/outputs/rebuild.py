@@ -23,6 +23,7 @@ from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.intensity.saved import LUMINANCES, stated_ranges
 from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
@@ -138,15 +139,16 @@ def _stated_report(
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
-        names, light = dict(enumerate(stack.channel_names)), stated_ranges(facts, LUMINANCES)
-        notices += input_notices(stated_ranges(facts), names, light)
+        names, light = dict(enumerate(shown_names(stack))), stated_ranges(facts, LUMINANCES)
+        by = str(facts.get("model")) if facts.get(PROPOSAL) else "one model"
+        notices += input_notices(stated_ranges(facts), names, light, by=by)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
         model_name=str(facts.get("model", "not stated")), model_digest=str(facts.get("model_sha256", "not stated")),
         tally=tally, model_licence=str(stated_model.get("licence", "")), model_considered=considered,
         model_reason=str(stated_model.get("reason", "")) if considered else "", pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names, settings=_mapping(facts.get("settings")),
+        channel_names=shown_names(stack), settings=_mapping(facts.get("settings")),
         versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
         tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
         peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),
@@ -278,6 +280,8 @@ def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, 
     InputError
         The model that was named is another.
     """
+    if facts.get(PROPOSAL) and str(model) == facts.get("model"):  # a filter is no model with images of its own
+        model = None
     looked = _mapping(facts.get("attention_model")) if facts.get(PROPOSAL) else {
         "name": facts.get("model"), "sha256": facts.get("model_sha256")
     }  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ from cellxlate.errors import OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.option_values import nearest_name
 from cellxlate.options import MODEL
+from cellxlate.quality.report.notices import listed
+from cellxlate.stacks.intensity.saved import LUMINANCES, saved_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.stack import Stack
@@ -46,9 +49,11 @@ class ChannelScale:
     noise: float
 
     @classmethod
-    def of(cls, stack: Stack, channel: int) -> "ChannelScale":
-        """Measure it on a bounded sample of a stack."""
-        found, camera = stack_ranges(stack, (channel,))[channel], stack_noise(stack, channel)
+    def of(cls, stack: Stack, channel: int, levels_from: Path | None = None) -> "ChannelScale":
+        """Measure it on a bounded sample of a stack; the range may be that of an earlier run."""
+        saved = {} if levels_from is None else saved_ranges(levels_from) | saved_ranges(levels_from, LUMINANCES)
+        found = saved.get(channel) or stack_ranges(stack, (channel,))[channel]
+        camera = stack_noise(stack, channel)
         light = max(found.black + found.span / 2 - camera.black_counts, 0.0)
         noise = math.sqrt(camera.sd_counts**2 + max(camera.gain, 0.0) * light)
         drift = min((offset for _, offset in found.drift), default=0.0)
@@ -195,7 +200,7 @@ FILTERS: Mapping[str, Filter] = {
             lambda value: int(value) // 2, _median, "scipy", SCIPY, 24.0, is_odd=True,
         ),
         Filter(
-            "tv", "total variation (Chambolle)", "weight", "share of the range from black to white", None, 1e-4, 10.0,
+            "tv", "total variation (Chambolle)", "weight", "of the range from black to white", None, 1e-4, 10.0,
             lambda _: TV_STEPS, _total_variation, "scikit-image",
             f"Chambolle, J. Math. Imaging Vis. 20, 89 (2004), doi:10.1023/B:JMIV.0000011325.36760.1e; {SKIMAGE}",
             120.0, is_scaled=True,
@@ -218,12 +223,16 @@ FILTERS: Mapping[str, Filter] = {
 
 @dataclass(frozen=True)
 class FilterProposal:
-    """A filter and its value; after `fitted` the scale of each channel, and how its tiles compare with larger ones."""
+    """A filter and its value; after `fitted` the scale of each channel, and how its tiles compare with larger ones.
+
+    `levels_from` is the report or result of a run whose intensity ranges are taken.
+    """
 
     filter_name: str
     value: float | None
     scales: Mapping[int, ChannelScale] = field(default_factory=dict)
     locality: Locality | None = None
+    levels_from: Path | None = None
 
     @property
     def filter(self) -> Filter:
@@ -259,8 +268,8 @@ class FilterProposal:
     def stated(self) -> Mapping[str, Any]:
         """What it does with which value, how far it looks, whose it is, and what was checked."""
         used = self.filter
-        values = dict.fromkeys(f"{self._value_of(scale):.3g}" for scale in self.scales.values() or (UNIT,))
-        value = " and ".join(values) if self.value is None else f"{self.value:.12g}"
+        found = list(dict.fromkeys(f"{self._value_of(scale):.3g}" for scale in self.scales.values()))
+        value = listed(found) if self.value is None else f"{self.value:.12g}"
         return {
             "what": used.what, "parameter": f"{used.parameter} {value} {used.unit}", "halo_px": self.halo_px,
             "checked": self.locality.words if self.locality else "", "licence": used.licence,
@@ -274,7 +283,8 @@ class FilterProposal:
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "FilterProposal":
         """Return it with the scale of each channel, where it has to know that, and how tiles compare on the stack."""
-        scales = {channel: ChannelScale.of(stack, channel) for channel in channels} if self.filter.is_scaled else {}
+        wanted = channels if self.filter.is_scaled else ()
+        scales = {channel: ChannelScale.of(stack, channel, self.levels_from) for channel in wanted}
         known = replace(self, scales=scales)
         return replace(known, locality=measured_locality(known.open(channels[:1]), stack, channels[0]))
 

@@ -13,7 +13,7 @@ from cellxlate.enhancement.input import Blocks, Context
 from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
-from cellxlate.enhancement.proposals.statistics import Fit, fit_of, stated_fits
+from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError
 from cellxlate.model.engines.devices import DeviceKind
@@ -103,14 +103,15 @@ class ForeignProposal:
     @property
     def stated(self) -> Mapping[str, Any]:
         """Licence, citation, halo and how that was checked; how counts become its input, and its outcome counts."""
-        processing = {"processing": stated_fits(self.fits), "to_counts": self.model.to_counts} if self.fits else {}
+        processing = {"statistics": stated_fits(self.fits), "measured_once": fits_in_words(self.fits)}
         checked = self.windows.locality.words if self.windows and not self.windows.not_local else ""
         not_local = self.windows.not_local if self.windows else self.model.not_local
         return {
             "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
             "checked": checked, "not_local": not_local, "window_px": self.geometry.fixed_px,
             "difference_counts": self.windows.locality.difference_counts if self.windows else None,
-            "runs_on": f"ONNX Runtime {version('onnxruntime')}, {self.device}", **processing,
+            "runs_on": f"ONNX Runtime {version('onnxruntime')}, {self.device}", "counts": self.model.to_counts,
+            **processing,
         }  # fmt: skip
 
     @property

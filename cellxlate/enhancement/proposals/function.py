@@ -155,7 +155,7 @@ class FunctionProposer:
         except Exception as fault:  # whatever it is, it is the function's
             what = one_line(f"{type(fault).__name__}: {fault}")[:300]
             raise ModelError(
-                f"{self.name} failed on a plane of {size} px ({what}); mend it and try it on one"
+                f"{self.name} failed on a plane of {size} px ({what})", remedy="try it on a float32 array of that size"
             ) from fault
         if made.shape != plane.shape or made.dtype.kind not in "biuf":
             found = " x ".join(map(str, made.shape)) or "a single value"

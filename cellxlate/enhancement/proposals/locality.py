@@ -40,7 +40,7 @@ class Locality:
     difference_counts: float
     most_counts: float
     compared_px: int
-    against: str = "larger windows"
+    against: str = "larger ones around them"
 
     @property
     def is_local(self) -> bool:
@@ -52,10 +52,8 @@ class Locality:
         """What was found, in words."""
         if not self.compared_px:
             return "planes are no larger than a window, and are taken whole"
-        return (
-            f"windows against {self.against} of this stack ({self.compared_px:,} px): they differ by "
-            f"{self.difference_counts:.2g} counts at most"
-        )
+        differ = f"differ by {self.difference_counts:.2g} counts at most" if self.difference_counts else "are equal"
+        return f"windows of this stack and {self.against} {differ} ({self.compared_px:,} px compared)"
 
 
 def measured_locality(propose: Proposer, stack: Stack, channel: int) -> Locality:

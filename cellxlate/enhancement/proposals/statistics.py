@@ -138,7 +138,7 @@ def whole_proposal(planes: Floats, proposer: Proposer) -> Floats:
 
 
 def stated_fits(fits: Sequence[Fit]) -> list[dict[str, Any]]:
-    """Return what a report says of them: the numbers of each group of channels, and from which share of its pixels."""
+    """Return what was measured, as plain values: of each group of channels, and from which share of its pixels."""
     return [
         {
             "channels": list(one.channels), "measured_share": round(one.measured_share, 4),
@@ -149,7 +149,20 @@ def stated_fits(fits: Sequence[Fit]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def fits_in_words(fits: Sequence[Fit]) -> str:
+    """Return what was measured, in one line; empty where nothing was."""
+    return "; ".join(
+        f"channel{'s' if len(one.channels) > 1 else ''} {' and '.join(map(str, one.channels))}: "
+        + ", ".join(
+            f"{_words(quantity)} {' and '.join(f'{n:.4g}' for n in numbers)}" for quantity, numbers in one.found
+        )
+        + (", of all pixels" if one.measured_share >= 1 else f", of {100 * one.measured_share:.2g} % of the pixels")
+        for one in fits
+        if one.found
+    )
+
+
 def _words(quantity: Quantity) -> str:
-    """Return what a quantity is called, as in "quantile 0.998 of the input"."""
-    kind = f"quantile {quantity.share:g}" if quantity.kind == "quantile" else quantity.kind
-    return f"{kind} of the {quantity.of}{', all channels together' if quantity.together else ''}"
+    """Return what a quantity is called, as in "percentile 99.8 of the input"."""
+    kind = {"mean": "mean", "std": "standard deviation", "quantile": f"percentile {100 * quantity.share:g}"}
+    return f"{kind[quantity.kind]} of the {quantity.of}{', all channels together' if quantity.together else ''}"

@@ -19,6 +19,7 @@ from cellxlate.model.engines.devices import Device, DeviceKind, choose_kind
 from cellxlate.model.engines.memory import is_out_of_memory, memory_bytes
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.foreign.limits import read_network
+from cellxlate.model.foreign.torchscript import network_of_program
 from cellxlate.model.foreign.values import ForeignModel
 from cellxlate.options import DEVICE
 from cellxlate.quick_import import without_collection
@@ -135,9 +136,12 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     provider = PROVIDERS.get(device, "")
     if provider not in onnxruntime.get_available_providers():
         raise OptionError(f"ONNX Runtime does not run on {device} here", remedy=("use ", DEVICE.of("cpu")))
-    data, found = read_network(model.path, model.network.member)
+    network = model.network
+    data, found = read_network(network.path, network.member)
     if found.sha256 != model.digest:
         raise ModelError(f"{model.path} has changed since it was opened; run it again")
+    if network.program:
+        data = network_of_program(data, network.program, model.name)
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
     options.inter_op_num_threads = 1

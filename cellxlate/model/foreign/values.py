@@ -20,11 +20,14 @@ class NetworkFile:
         Of all that it computes with: of the file, and of the files that hold its weights.
     member : str
         Its name inside the archive; empty for a plain file.
+    program : tuple of (int, bool)
+        Of a TorchScript program: sides of an array that it takes, and whether each may be another; empty for ONNX.
     """
 
     path: Path
     sha256: str
     member: str = ""
+    program: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class ForeignModel:
         How its outcome comes to counts, in words.
     takes : str
         Type of the counts that it is made for.
+    package : Path or None
+        The package that was given, where it comes from one.
     """
 
     name: str
@@ -118,6 +123,7 @@ class ForeignModel:
     warnings: tuple[str, ...] = ()
     to_counts: str = "as the network makes them"
     takes: str = "float32"
+    package: Path | None = None
 
     @property
     def digest(self) -> str:
@@ -127,7 +133,7 @@ class ForeignModel:
     @property
     def path(self) -> Path:
         """The file that was given."""
-        return self.network.path
+        return self.package or self.network.path
 
     @property
     def is_local(self) -> bool:

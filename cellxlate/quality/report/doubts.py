@@ -15,8 +15,7 @@ from cellxlate.stacks.channel_names import unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex
 
-NEARLY_ALL = 0.9
-NEARLY_NONE = 1e-4
+NEARLY_ALL, NEARLY_NONE = 0.9, 1e-4
 SATURATED_SHARE = 1e-3
 LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
@@ -123,8 +122,9 @@ def input_notices(
     intensities: Mapping[int, IntensityRange],
     channel_names: Mapping[int, str],
     luminances: Mapping[int, IntensityRange] | None = None,
+    by: str = "one model",
 ) -> list[Notice]:
-    """Say what the levels were kept from, and that one model served many channels.
+    """Say what the levels were kept from, and that one model, or what proposed in its place, served many channels.
 
     Parameters
     ----------
@@ -134,12 +134,14 @@ def input_notices(
         As far as there are names.
     luminances : mapping of int to IntensityRange, optional
         Of colours that were enhanced by it: what is said is said of them.
+    by : str
+        What proposed.
     """
     if luminances:
         intensities, channel_names = luminances, luminance_names(channel_names, luminances)
     notices = intensity_notices(intensities, channel_names)
     if (count := len(intensities)) > 1:
-        notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
+        notices.append(Notice(said(f"all {count} chosen channels were enhanced by {by}; choose with ", CHANNELS)))
     return notices
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cellxlate.quality.report.gates import context_seen, context_words
+from cellxlate.quality.report.gates import beside_seen, beside_words, context_seen, context_words
 
 PROPOSAL, STATED = "proposal", "proposal_stated"
 """In provenance: what decides its pixels, and what else there is to know of it."""
 ROWS = {"checked": "Checked", "licence": "Licence", "citation": "To cite", "package": "Code", "trusted": "Trusted"}
 DECISIVE = ("kind", "name", "value", "sha256", "scales_counts")
-SAID_ELSEWHERE = ("what", "parameter", "halo_px", *ROWS)
+SAID_ELSEWHERE = ("what", "parameter", "halo_px", "statistics", *ROWS)
 
 
 def proposal_of_run(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def made_by(words: str, digest: str, licence: str, provenance: Mapping[str, Any]
             "Model": f"{words}, {licence or 'licence not stated'}",
             "Weights, SHA-256": digest,
             "Neighbours": context_words(context_seen(provenance)),
+            **({"Seen beside": beside_words(seen)} if (seen := beside_seen(provenance)) else {}),
         }
     further = {title: one for title, one in proposal.items() if title not in (*SAID_ELSEWHERE, *DECISIVE) and one}
     return {

@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import numpy as np
-
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
-from cellxlate.quality.report.gates import attention_source, context_seen, source_words
+from cellxlate.quality.report.finite import finite_json
+from cellxlate.quality.report.gates import (
+    IN_COLOR,
+    attention_source,
+    beside_seen,
+    context_seen,
+    source_words,
+)
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.proposals import is_own, made_by, proposal_of_run, proposal_words
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.channel_names import unnamed
 from cellxlate.whole_file import write_whole_file
 
 __all__ = ["RunReport", "write_page", "write_record", "write_report"]
@@ -115,7 +121,14 @@ class RunReport:
 
     def channel_label(self, channel: int) -> str:
         """Return a channel's name, or its number where the file names none."""
-        return self.channel_names[channel] if channel < len(self.channel_names) else f"channel {channel}"
+        return self.channel_names[channel] if channel < len(self.channel_names) else unnamed(channel)
+
+    @property
+    def color_words(self) -> str:
+        """What became of red, green and blue; nothing of a stack in grey."""
+        if self.tally.in_color:
+            return f"{IN_COLOR}; the hue of each pixel is kept"
+        return "each of red, green and blue by itself" if self.settings.get("color") else ""
 
     @property
     def proposal(self) -> dict[str, Any]:
@@ -203,6 +216,8 @@ class RunReport:
             },
             **({"proposal": self.proposal} if self.proposal else {}),
             "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
+            **({"beside": seen} if (seen := beside_seen(self.provenance)) else {}),
+            **({"color": "luminance"} if self.tally.in_color else {}),
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
             **({"ranking": self.ranking.stated()} if self.ranking else {}),
@@ -218,7 +233,7 @@ class RunReport:
             },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
-            "changes": self.tally.summary(),
+            "changes": self.tally.summary(self.channel_names),
             **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
             "command": self.command,
@@ -278,7 +293,8 @@ def report_page(report: RunReport, figures: str) -> str:
         f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated",
         f"enhanced with {report.model_name}",
     )  # fmt: skip
-    planes = [(plane_label(index, tally.plane_axes), counts) for index, counts in sorted(tally.planes.items())]
+    names = report.channel_names
+    planes = [(plane_label(index, tally.plane_axes, names), counts) for index, counts in sorted(tally.planes.items())]
     if tally.rest.pixels:
         planes.append(("all further planes", tally.rest))
     learned, gating = str(report.adaptation.get("reason", "")), attention_source(report.provenance).get("model")
@@ -292,6 +308,7 @@ def report_page(report: RunReport, figures: str) -> str:
         warned=[("bad" if one.weight == "fault" else "alert", one.text) for one in report.notices],
         numbers=_numbers(report),
         figures=page.markup(figures),
+        colour=report.color_words,
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
         ranking=_ranking(report),
         trained=f"{gating}, whose attention gates," if gating else "the model",
@@ -338,15 +355,12 @@ def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     if report.kept_violations:
         kept = f"but {page.number(report.kept_violations)} of them differ from the input"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
+    largest = page.number(total.change_max_counts)
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
         ("Pixels changed", page.percent(total.changed_fraction), changed),
         ("Pixels not selected", page.percent(1 - total.selected_fraction if total.pixels else None), kept),
-        (
-            "Mean change there",
-            page.number(total.mean_abs_change_counts),
-            f"counts; {page.number(total.change_max_counts)} at most",
-        ),
+        ("Mean change there", page.number(total.mean_abs_change_counts), f"counts; {largest} at most"),
         (
             "Brightness order kept",
             f"{min(orders):.2f}" if orders else "–",
@@ -376,22 +390,10 @@ def _provenance(report: RunReport) -> dict[str, str]:
         **{f"Output: {name}": path for name, path in report.outputs.items() if path},
         **made_by(report.model_words, report.model_digest, report.model_licence, report.provenance),
         "Gate": source_words(attention_source(report.provenance)),
+        **({"Colour": words} if (words := report.color_words) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
         "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
         "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
         "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
     }
-
-
-def finite_json(value: Any) -> Any:
-    """Return plain JSON values: numpy numbers as numbers, paths as text, and None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): finite_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return finite_json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -6,6 +6,7 @@ bound, and compared with the SHA-256 that the package states.
 
 import hashlib
 import math
+import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +14,15 @@ from cellxlate.errors import InputError, MissingModelError, ModelError, unless_d
 from cellxlate.model.archive import read_member, zoo_description
 from cellxlate.model.foreign.limits import LARGEST_FILE_BYTES, read_network
 from cellxlate.model.foreign.opened import foreign_of_network
+from cellxlate.model.foreign.torchscript import network_of_program
 from cellxlate.model.foreign.values import Axes, ForeignModel, NetworkFile, Reach
 from cellxlate.model.foreign.zoo.description import Description, described
 from cellxlate.model.foreign.zoo.stated import LARGEST_DESCRIPTION_BYTES, read_description
+from cellxlate.model.foreign.zoo.tensors import StatedTensor
 from cellxlate.regular_files import open_regular
+
+EXAMPLE_PX, EXAMPLE_PLANES = 64, 8
+"""Sides of the array that a TorchScript program is told about, at least."""
 
 
 def open_package(path: Path, *, torchscript: bool = False) -> ForeignModel:
@@ -49,7 +55,21 @@ def open_package(path: Path, *, torchscript: bool = False) -> ForeignModel:
     for one, file in zip(stated.weights, files, strict=True):
         _require_same(place, file, one.sha256)
     data, network = read_network(place / files[0]) if place.is_dir() else read_network(place, files[0])
-    return model_of(stated, data, network, str(path))
+    if stated.is_torchscript:
+        network = replace(network, program=example_of(stated.given))
+        data = network_of_program(data, network.program, str(path))
+    return replace(model_of(stated, data, network, str(path)), package=path.absolute())
+
+
+def example_of(given: StatedTensor) -> tuple[tuple[int, bool], ...]:
+    """Return the sides of an array that an input may be, and whether each may be another."""
+    wanted = {"z": EXAMPLE_PLANES, "y": EXAMPLE_PX, "x": EXAMPLE_PX}
+    sides = []
+    for axis in given.axes:
+        size = given.sizes.get(axis, Reach(None, fixed_px=given.channels if axis == "c" else 1))
+        steps = max(-(-(wanted.get(axis, 1) - size.least_px) // size.step_px), 0)
+        sides.append((size.fixed_px or size.least_px + steps * size.step_px, axis == "b" or size.fixed_px is None))
+    return tuple(sides)
 
 
 def _read(place: Path, name: str, most_bytes: int) -> bytes:
@@ -58,7 +78,8 @@ def _read(place: Path, name: str, most_bytes: int) -> bytes:
         return read_member(place, name, most_bytes=most_bytes)
     try:
         with open_regular(place.resolve(), name) as file:
-            data = file.read(most_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > most_bytes else file.read(most_bytes + 1)
     except InputError as fault:
         raise ModelError(*fault.found, remedy="put the file itself into the package") from fault
     except FileNotFoundError as fault:
@@ -68,7 +89,7 @@ def _read(place: Path, name: str, most_bytes: int) -> bytes:
     except OSError as fault:
         unreadable = ModelError(f"{place / name} cannot be read ({fault.strerror or fault}); copy the package again")
         raise unless_denied(unreadable, place / name, fault) from fault
-    if len(data) > most_bytes:
+    if max(size, len(data)) > most_bytes:
         raise ModelError(f"{place / name} holds more than {most_bytes} bytes, which no package needs; copy it again")
     return data
 

@@ -39,10 +39,10 @@ class Around:
         How many it has.
     side : {"input", "output"}
         Which of both it is.
-    inputs, outputs : tuple of str
-        The names of all tensors of the package.
     own : str
         Its name.
+    inputs : tuple of str
+        The names of all inputs of the package.
     """
 
     axes: str
