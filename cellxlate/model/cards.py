@@ -17,7 +17,7 @@ from cellxlate.errors import (
     said,
     unless_denied,
 )
-from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.model.archive import CARD, ZOO_NAMES, is_archive, read_part, refuse_file
 from cellxlate.option_values import given, kind_of, nearest_name
 from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
@@ -91,6 +91,8 @@ def locate(model: str | Path) -> Path:
         raise OptionError(MODEL, " is an empty text", remedy="give the name of a model, or a path")
     path = Path(model)
     try:
+        if path.name in ZOO_NAMES and (path.parent / CARD).is_file():
+            path = path.parent  # a package of ours that was unpacked
         if path.is_dir() or is_archive(path):
             return path.resolve()
         refused = refuse_file(path) if path.exists() else None
