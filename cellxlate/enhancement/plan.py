@@ -23,7 +23,7 @@ from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
-from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.plane import GateSource, PlaneJob, Work, job_of
 from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
@@ -328,14 +328,13 @@ def make_plan(
     ModelError
         The model cannot be loaded.
     """
-    settings = enhance_settings(settings)
+    settings, started = enhance_settings(settings), time.perf_counter()
     require_counts(stack)
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     loaded, proposal = loaded_model(model), None
     chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
-    started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
@@ -347,9 +346,8 @@ def make_plan(
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
         proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
-        in_color = is_in_color(stack, chosen, settings.color)
-        source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
-        loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
+        in_color, loaded = is_in_color(stack, chosen, settings.color), load_model(GENERAL_MODEL)
+        source, gates = _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
@@ -366,8 +364,7 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    is_given = proposal is not None and source.is_given
-    translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
+    translator = NO_ENGINE if proposal and source.is_given else opened(bundle.seeing(neighbours.context.planes))
     groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
     begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
     jobs = jobs_of(
@@ -380,6 +377,13 @@ def make_plan(
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
+
+
+def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:
+    """Return the gate of what proposes: its own where it has one, and of each plane where it takes several at once."""
+    if source == OWN and is_gating(proposal):
+        source = AttentionSource("proposal", name=proposal.name)
+    return source, gates if sees_alone(proposal) else EachAttention(gates)
 
 
 def require_counts(stack: Stack) -> None:

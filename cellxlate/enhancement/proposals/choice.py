@@ -49,7 +49,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleWindow:
     """Planes of a stack that a proposer sees together, in counts.
 
     Attributes
@@ -87,7 +87,7 @@ class Samples:
     groups: Sequence[tuple[int, ...]]
     context: Context
 
-    def take(self, side_px: int, most: int) -> Iterator[Sample]:
+    def take(self, side_px: int, most: int) -> Iterator[SampleWindow]:
         """Yield the middle of planes: of the first, the middle, the last of the stack; of each group at least one."""
         stack, indices = self.stack, self._indices()
         firsts = [max(length - side_px, 0) // 2 for length in stack.plane_shape]
@@ -99,7 +99,7 @@ class Samples:
             read = {one: stack.read(one, rows, columns) for one in dict.fromkeys(seen)}
             planes = np.stack([read[one] for one in seen]).astype(np.float32)
             own = self.context.own(stack, index, len(group))
-            yield Sample(group, np.nan_to_num(planes, posinf=0.0, neginf=0.0), own)
+            yield SampleWindow(group, np.nan_to_num(planes, posinf=0.0, neginf=0.0), own)
 
     def _indices(self) -> list[PlaneIndex]:
         """Return the positions of the first, the middle and the last plane."""
@@ -185,7 +185,7 @@ def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], 
     return replace(geometry, halo_px=halo_px, fixed_px=side, bytes_per_px=bytes_of(side**2) / side**2)
 
 
-def compared(name: str, pairs: Iterable[tuple[Proposer, Sample]], *, is_float: bool) -> Locality:
+def compared(name: str, pairs: Iterable[tuple[Proposer, SampleWindow]], *, is_float: bool) -> Locality:
     """Return how tiles of samples differ between their own windows and others.
 
     Raises
