@@ -149,7 +149,10 @@ def test_a_plate_with_a_broken_field_does_not_appear_until_it_is_mended(
     assert main(["enhance", str(whole), "--quiet"]) == 0
     shutil.move(path / "B/2/0", tmp_path / "aside")
     assert main(["enhance", str(path), "--quiet"]) == 1
-    assert "1 of 4 fields failed, so no plate appears; give --resume" in capsys.readouterr().err
+    assert (
+        "1 of 4 fields failed, so no plate appears; mend what is said above, and give --resume"
+        in capsys.readouterr().err
+    )
     assert not {name for name in names(tmp_path) if name.startswith("screen_") and not name.endswith(".unfinished")}
     shutil.move(tmp_path / "aside", path / "B/2/0")
     assert main(["enhance", str(path), "--quiet"]) == 2
@@ -160,6 +163,35 @@ def test_a_plate_with_a_broken_field_does_not_appear_until_it_is_mended(
         with open_stack(made[0]) as one, open_stack(made[1]) as other:
             assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
     assert not any(name.endswith(".unfinished") for name in names(tmp_path))
+
+
+def test_options_that_suit_no_field_leave_nothing_of_a_plate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, results = plate(tmp_path / "screen.ome.zarr"), tmp_path / "results"
+    asked = ["enhance", str(path), "--output-dir", str(results), "--quiet"]
+    assert main([*asked, "-m", "cells", "--context", "z"]) == 1
+    said = capsys.readouterr().err
+    assert "screen.ome.zarr: all 4 fields failed, so no plate appears; nothing is left of it" in said
+    assert "--resume" not in said
+    assert names(results) == set()
+    assert main([*asked, "--channel", "GFP"]) == 1
+    assert names(results) == set()
+    assert main(asked) == 0
+
+
+def test_what_an_earlier_run_has_begun_of_a_plate_stays_if_all_fields_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, begun = plate(tmp_path / "screen.ome.zarr"), tmp_path / "screen_enhanced.ome.zarr.unfinished/A/1/0.partial"
+    zarr.open_group(tmp_path / "screen_enhanced.ome.zarr.unfinished", mode="w")
+    begun.mkdir(parents=True)
+    (begun / "job.json").touch()
+    assert main(["enhance", str(path), "--quiet", "--resume", "--channel", "GFP"]) == 1
+    assert "all 4 fields failed, so no plate appears; mend what is said above, and give --resume" in (
+        capsys.readouterr().err
+    )
+    assert (begun / "job.json").exists()
 
 
 def test_a_finished_plate_is_verified_or_replaced_only_on_request(

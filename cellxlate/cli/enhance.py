@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.batch import Batch, BatchSettings, BatchStack, StackOutcome
     from cellxlate.enhancement.cluster.cluster import Cluster
     from cellxlate.enhancement.flow import EnhanceProgress
+    from cellxlate.enhancement.outputs.plates import Plate
     from cellxlate.quality.report.notices import Notice
     from cellxlate.quality.report.report import RunReport
 
@@ -175,6 +176,14 @@ def _show(options: argparse.Namespace, names: Sequence[str], answer: dict[str, A
         say(options, {}, worker_lines(answer["workers"]))
 
 
+def _plate_failed(plate: "Plate", failed: int) -> str:
+    """Return the line that says why a plate does not appear, and what to do."""
+    fields = len(plate.fields)
+    many = f"all {fields}" if failed == fields else f"{failed} of {fields}"
+    then = "mend what is said above, and give --resume" if plate.is_begun() else "nothing is left of it"
+    return f"{plate.source}: {many} fields failed, so no plate appears; {then}"
+
+
 def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let the plates appear, or say why one does not; return where they are."""
     from cellxlate.enhancement.outputs.plates import finished_plates
@@ -185,11 +194,9 @@ def _finish_plates(batch: "Batch", answers: Sequence[dict[str, Any]]) -> list[di
     for outcome in finished_plates(batch.plates, failed, **again):
         if outcome.error:
             raise outcome.error
-        plate, missing = outcome.plate, outcome.failed
-        if missing:
-            complain(
-                f"{plate.source}: {missing} of {len(plate.fields)} fields failed, so no plate appears; give --resume"
-            )
+        plate = outcome.plate
+        if outcome.failed:
+            complain(_plate_failed(plate, outcome.failed))
             plates.append({"enhanced": None, "attention": None, "reports": None, "warnings": []})
             continue
         attention = str(plate.attention) if plate.keep_attention else None

@@ -15,6 +15,8 @@ from cellxlate.stacks.write.plates import beside_wells, plate_fields, start_plat
 from cellxlate.stacks.write.writer import Format
 from cellxlate.whole_file import in_the_way, rename_free
 
+GROUP_FILES = ("zarr.json", ".zgroup", ".zattrs")
+
 
 @dataclass(frozen=True)
 class Plate:
@@ -61,6 +63,18 @@ class Plate:
     def is_finished(self) -> bool:
         """Return whether the plate has its name, and no run that would replace it has begun."""
         return self.enhanced.exists() and not _unfinished(self.enhanced).exists()
+
+    def is_begun(self) -> bool:
+        """Return whether there is more of the plate than groups without images: anything of a field, or a report."""
+        places = (self.enhanced, self.attention, *([self.reports] if self.reports else []))
+        files = (file for path in places for file in _unfinished(path).rglob("*") if not file.is_dir())
+        return self.is_finished() or any(file.name not in GROUP_FILES for file in files)
+
+    def forget(self) -> None:
+        """Remove the unfinished plates of which no field has begun."""
+        if not self.is_begun():
+            for path in (self.enhanced, self.attention, *([self.reports] if self.reports else [])):
+                shutil.rmtree(_unfinished(path), ignore_errors=True)
 
     def require_free(self, *, overwrite: bool, resume: bool) -> None:
         """Raise OutputError if a plate is there already, or an interrupted one, and may not be used; or no folder."""
@@ -157,12 +171,14 @@ class PlateOutcome:
 def finished_plates(
     plates: Sequence[Plate], failed: Collection[Location], *, overwrite: bool, resume: bool
 ) -> Iterator[PlateOutcome]:
-    """Let the plates appear of which no field `failed`, and yield what became of each."""
+    """Let the plates appear of which no field `failed`, and yield what became of each; none is left where all did."""
     for plate in plates:
         outcome = PlateOutcome(plate, sum(plate.source / name in failed for name in plate.fields))
         try:
             if not outcome.failed:
                 plate.finish(overwrite=overwrite, resume=resume)
+            elif outcome.failed == len(plate.fields):
+                plate.forget()
         except OutputError as fault:
             outcome = replace(outcome, error=fault)
         yield outcome
