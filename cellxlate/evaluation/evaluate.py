@@ -140,15 +140,22 @@ def _enhancer(
     from cellxlate.model.bundle import Bundle
 
     loaded = loaded_model(model, halo_px)
+    sees_beside = isinstance(loaded, Bundle) and loaded.networks.settings.beside > 0
 
     def changes(stack: Stack) -> Collection[int]:
-        return choose_sight(stack, loaded, None, None)[0]
+        try:
+            return choose_sight(stack, loaded, None, None)[0]
+        except OptionError as fault:  # whose remedy is to say what the model shall see, which nobody can here
+            remedy = "name the channels in the files, or enhance them first and score these with ", ENHANCED
+            raise OptionError(*fault.found, remedy=remedy) from fault
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
+        if sees_beside:
+            changes(stack)
         result = enhance(stack, loaded, settings=EnhanceSettings(intensity=intensity))
         return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
 
-    return run, changes if isinstance(loaded, Bundle) and loaded.networks.settings.beside else None
+    return run, changes if sees_beside else None
 
 
 def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) -> dict[str, Any]:

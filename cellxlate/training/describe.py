@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.errors import InputError
-from cellxlate.model.cards import amend_card, amendable
+from cellxlate.model.cards import amend_card, amendable, card_channels, read_card
 from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.read.open import find_images, open_stack
@@ -28,7 +28,8 @@ def describe_domain(
     source : sequence of path
         The source images it was trained on: files or folders.
     channel : str or int, optional
-        Of images with several, by name or number; all by default.
+        Of images with several, by name or number; by default that which the model changes where it sees others beside
+        it, else all.
 
     Returns
     -------
@@ -47,6 +48,9 @@ def describe_domain(
         The card cannot be written.
     """
     folder = amendable(model)
+    if channel is None:
+        own, beside = card_channels(read_card(folder))
+        channel = own if beside else None
     with ExitStack() as opened:
         stacks = [
             opened.enter_context(open_stack(path)) for path in find_images([Path(one) for one in source], "source")[0]

@@ -37,6 +37,7 @@ from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
+from cellxlate.training.describe import describe_domain
 from cellxlate.training.strokes import learn_strokes
 
 TORCH: dict[str, Any] = {"engine": "torch", "device": "cpu"}
@@ -358,6 +359,28 @@ def test_the_channel_that_changes_alone_is_scored(tmp_path: Path, seeing: Path) 
         changed = 100 * float((made.image[:, 1] != np.asarray(stack)[:, 1]).mean())
     assert scores["images"][0]["changed_percent"] == pytest.approx(changed)
     assert changed > 5
+
+
+def test_scoring_advises_what_scoring_can_do_where_channels_have_no_names(
+    tmp_path: Path, seeing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "source").mkdir()
+    write_stacks([(replace(two_stains(96, planes=1), channel_names=()), tmp_path / "source" / "cells.ome.tif")])
+    assert main(["evaluate", str(seeing), "--source", str(tmp_path / "source")]) == 2
+    said = capsys.readouterr().err
+    assert "has 2 channels without names; name the channels in the files, or enhance them first and score" in said
+    assert "--enhanced" in said
+    assert "--beside" not in said
+
+
+def test_the_card_describes_the_channel_that_changes(tmp_path: Path, seeing: Path) -> None:
+    model = shutil.copytree(seeing, tmp_path / "seeing")
+    names, fields = ("DAPI", "GFP"), counts(8, 2, 256, 256)
+    fields[:, 1] //= 4
+    write_stacks([(Stack(fields, "TCYX", "cells", channel_names=names), tmp_path / "cells.ome.tif")])
+    described = describe_domain(model, [tmp_path / "cells.ome.tif"])
+    assert described == describe_domain(model, [tmp_path / "cells.ome.tif"], channel="GFP")
+    assert described["windows"] == 8
 
 
 def test_the_settings_of_a_sample_are_those_of_the_run(file: Path, seeing: Path) -> None:
