@@ -9,6 +9,7 @@ from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.prefetch import ahead
 from cellxlate.quality.likeness import LEAST_CONTRAST, WindowFeatures, departure, departure_words, look, windows_of
+from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -76,10 +77,17 @@ class Suitability:
         return self.distance is not None and self.distance > LIMIT
 
 
-def choose_model(stack: Stack, channels: Sequence[int]) -> "tuple[Bundle, Choice]":
+def choose_model(stack: Stack, channels: Sequence[int], *, context: Along = "auto") -> "tuple[Bundle, Choice]":
     """Load the shipped model that suits the channels of a stack that are to be enhanced, and say why it was taken.
 
     A bounded sample of the stack is read.
+
+    Parameters
+    ----------
+    stack, channels : Stack, sequence of int
+        What is to be enhanced.
+    context : {"auto", "none", "z", "t"}
+        Neighbours that are asked for: with "z" and "t" only models that can see them are considered.
 
     Raises
     ------
@@ -88,7 +96,7 @@ def choose_model(stack: Stack, channels: Sequence[int]) -> "tuple[Bundle, Choice
     InputError
         The stack cannot be read.
     """
-    choice = choose(stack, channels)
+    choice = choose(stack, channels, context=context)
     return shipped_model(choice), choice
 
 
@@ -99,7 +107,7 @@ def shipped_model(choice: Choice) -> "Bundle":
     return load_model(cards.SHIPPED / choice.name)
 
 
-def choose(stack: Stack, channels: Sequence[int]) -> Choice:
+def choose(stack: Stack, channels: Sequence[int], *, context: Along = "auto") -> Choice:
     """Choose a model as `choose_model` does, without loading it.
 
     Notes
@@ -107,10 +115,10 @@ def choose(stack: Stack, channels: Sequence[int]) -> Choice:
     The same pixels always lead to the same model, whatever their gain, offset or data type. With several channels the
     distance is that of the channel which is farthest, because one model enhances all.
     """
-    return choose_by([list(looks_of(stack, channel)) for channel in channels])
+    return choose_by([list(looks_of(stack, channel)) for channel in channels], context=context)
 
 
-def choose_by(looks: Sequence[Sequence[WindowFeatures]]) -> Choice:
+def choose_by(looks: Sequence[Sequence[WindowFeatures]], *, context: Along = "auto") -> Choice:
     """Choose a model as `choose_model` does, by what was seen of each channel, or of each kind of image.
 
     Raises
@@ -120,11 +128,17 @@ def choose_by(looks: Sequence[Sequence[WindowFeatures]]) -> Choice:
     """
     every = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
     shipped = {name: card for name, card in every.items() if not cards.card_channels(card)[1]}  # which want to be named
+    if context in ("z", "t"):
+        shipped = {name: card for name, card in shipped.items() if "context" in card}
     if not shipped:
         raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
     distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}
     generalists = {name for name, card in shipped.items() if card.get("generalist") is True}
     name, reason = nearest(distances, generalists)
+    if context in ("z", "t"):
+        reason = (
+            f"of the models that can see neighbours; {reason}" if len(shipped) > 1 else "it alone can see neighbours"
+        )
     return Choice(name, distances, reason)
 
 

@@ -343,7 +343,7 @@ def make_plan(
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
     if isinstance(loaded, str):
-        loaded, choice = choose_model(seen, shown)
+        loaded, choice = choose_model(seen, shown, context=settings.context)
     if not isinstance(loaded, Bundle):
         proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
         in_color, loaded = is_in_color(stack, chosen, settings.color), load_model(GENERAL_MODEL)

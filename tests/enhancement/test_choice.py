@@ -89,6 +89,17 @@ def test_the_specialist_for_its_own_images_and_the_generalist_for_others() -> No
         assert choice.distance == choice.considered[expected]
 
 
+def test_where_neighbours_are_asked_for_only_models_that_can_see_them_are_considered(shipped: Path) -> None:
+    card = json.loads((shipped / GENERALIST / "card.json").read_text())
+    (shipped / GENERALIST / "card.json").write_text(json.dumps(card | {"context": {"planes": 2}}))
+    stack = Stack(np.stack([nuclei()] * 2), "ZYX", "nuclei")
+    for context in ("z", "t"):
+        choice = choose(stack, [0], context=context)
+        assert set(choice.considered) == {choice.name} == {GENERALIST}
+        assert choice.reason == "it alone can see neighbours"
+    assert choose(stack, [0], context="none").name == choose(stack, [0]).name == SPECIALIST
+
+
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("scale", OTHER_SCALES)
 def test_another_scale_leads_to_the_same_choice_share_and_verdict(scale: str) -> None:

@@ -184,7 +184,7 @@ def adapt_stack(
         numbers, choice = choose_channels(stack, channels), None
         shown, planes = what_is_seen(stack, numbers, settings.color)
         if isinstance(model, str) and model == AUTO:
-            model, choice = choose_model(shown, planes)
+            model, choice = choose_model(shown, planes, context=settings.context)
         base = model if isinstance(model, Bundle) else load_model(model)
         stated = (ranges_of if shown is stack else luminances_of)(stack, numbers, levels_from)
         intensities = {one: stated[one] for one in planes}

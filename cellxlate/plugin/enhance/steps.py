@@ -47,7 +47,8 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
         choice = None
         if request.model == AUTO:
             channels = choose_channels(request.stack, request.channels)
-            bundle, choice = choose_model(*what_is_seen(request.stack, channels, request.settings.color))
+            seen = what_is_seen(request.stack, channels, request.settings.color)
+            bundle, choice = choose_model(*seen, context=request.settings.context)
         else:
             bundle = load_model(request.model)
         with interruptible(bundle, request.stop.check):
