@@ -68,19 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(command("train", run_train, "Train a translator from unpaired images, or from the source alone."))
 
     _add_evaluate(command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images."))
-    info = command("info", run_info, "Show what a stack or a model is.")
-    info.add_argument(
-        "path",
-        metavar="PATH",
-        help="a stack, a folder of stacks, a plate, an address, or a model: shipped, a folder, a .zip",
-    )
-    info.add_argument("--axes", metavar="TCZYX", help="axes of the stack, where the file does not say")
-    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
-    info.add_argument(
-        "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
-    )
-    info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
-
+    _add_info(command("info", run_info, "Show what a stack or a model is."))
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
     models = command(
         "models", run_models, "List the shipped models, those in this folder, and filters, or check one of others."
@@ -96,6 +84,20 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
     return parser
+
+
+def _add_info(info: argparse.ArgumentParser) -> None:
+    info.add_argument(
+        "path",
+        metavar="PATH",
+        help="a stack, a folder of stacks, a plate, an address, or a model: shipped, a folder, a .zip",
+    )
+    info.add_argument("--axes", metavar="TCZYX", help="axes of the stack, where the file does not say")
+    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
+    info.add_argument(
+        "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
+    )
+    info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
