@@ -98,6 +98,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_models(models: argparse.ArgumentParser) -> None:
+    models.add_argument(
+        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
+    )
+
+
 def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("output", type=Path, metavar="OUT", help="name.ome.tif or name.ome.zarr")
     sample.add_argument(
