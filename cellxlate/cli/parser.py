@@ -68,7 +68,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(command("train", run_train, "Train a translator from unpaired images, or from the source alone."))
 
     _add_evaluate(command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images."))
-    _add_info(command("info", run_info, "Show what a stack or a model is."))
+    info = command("info", run_info, "Show what a stack or a model is.")
+    info.add_argument(
+        "path",
+        metavar="PATH",
+        help="a stack, a folder of stacks, a plate, an address, or a model: shipped, a folder, a .zip",
+    )
+    info.add_argument("--axes", metavar="TCZYX", help="axes of the stack, where the file does not say")
+    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
+    info.add_argument(
+        "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
+    )
+    info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
+
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
     models = command(
         "models", run_models, "List the shipped models, those in this folder, and filters, or check one of others."
@@ -86,18 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_info(info: argparse.ArgumentParser) -> None:
-    info.add_argument(
-        "path",
-        metavar="PATH",
-        help="a stack, a folder of stacks, a plate, an address, or a model: shipped, a folder, a .zip",
+def _add_models(models: argparse.ArgumentParser) -> None:
+    models.add_argument(
+        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
     )
-    info.add_argument("--axes", metavar="TCZYX", help="axes of the stack, where the file does not say")
-    info.add_argument("--image", type=int, metavar="N", help="which image of a file that holds several, from 0")
-    info.add_argument(
-        "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
-    )
-    info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:

@@ -346,7 +346,7 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
+        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from, device)
         in_color = is_in_color(stack, chosen, settings.color)
         source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)

@@ -20,6 +20,7 @@ from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
+from cellxlate.model.foreign.session import device_of
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
@@ -163,7 +164,7 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
 
 def fitted_to(
     proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int],
-    levels_from: str | Path | None,
+    levels_from: str | Path | None, device: Device,
 ) -> tuple[Proposal, EnhanceSettings]:  # fmt: skip
     """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
 
@@ -173,6 +174,8 @@ def fitted_to(
         As `settings_of_proposal` and `Proposal.fitted` do.
     """
     settings = settings_of_proposal(proposal, settings)
+    if isinstance(proposal, ForeignProposal):
+        proposal = replace(proposal, device=device_of(device))
     return on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color)), settings
 
 
