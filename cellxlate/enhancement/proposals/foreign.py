@@ -126,10 +126,11 @@ class ForeignProposal:
         own, found = self.windows.geometry, self.windows.locality
         why = f"{self.name} looks at the whole image: {self.windows.not_local}."
         if own.halo_px is None:
-            return f"{why} It was run on whole planes"
+            measured = f"; smaller windows would differ by up to {found.difference_counts:.3g} counts"
+            return f"{why} It was run on whole planes{measured if found.compared_px else ''}."
         return (
             f"{why} It was run on windows of {own.fixed_px} px, and where two of them overlap they differ by up to "
-            f"{found.difference_counts:.3g} counts"
+            f"{found.difference_counts:.3g} counts."
         )
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
