@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.input import Blocks, Context
-from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
+from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
@@ -160,7 +160,7 @@ class ForeignProposal:
         begun = replace(begun, fits=fits)
         return replace(begun, windows=choose_windows(
             self.name, lambda geometry, group: begun.proposer(session, geometry, group),
-            Samples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
+            PlaneSamples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
             bytes_of=begun.bytes_of,
         ))  # fmt: skip
 
