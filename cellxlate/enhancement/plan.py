@@ -354,8 +354,7 @@ def make_plan(
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
-    target = target_levels(bundle) if settings.intensity == "target" else None
-    started = time.perf_counter()
+    started, target = time.perf_counter(), target_levels(bundle) if settings.intensity == "target" else None
     ranges = ranges_of(sample, (*chosen, *others), levels_from)
     intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
@@ -366,8 +365,7 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    is_given = proposal is not None and source.is_given
-    translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
+    translator = NO_ENGINE if proposal and source.is_given else opened(bundle.seeing(neighbours.context.planes))
     groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
     begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
     jobs = jobs_of(

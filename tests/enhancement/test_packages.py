@@ -202,6 +202,17 @@ def test_statistics_of_a_large_stack_are_those_of_windows_of_it(
     assert found["found"]["mean of the input"] == [pytest.approx(large.mean(), rel=0.1)]
 
 
+def test_proposals_that_are_no_counts_of_the_stack_are_named(
+    weights: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path
+) -> None:
+    """Made for 8 bits by whoever described it, and so its outcome is taken for counts."""
+    unit = [("scale_range", YX)]
+    for after, said in (([("scale_linear", {"gain": 255.0})], True), ([], False)):
+        package = write_package(tmp_path / f"{said}", weights, described(weights, before=unit, after=after))
+        proposal = fitted(package, Stack.from_array(plane, "YX", name="stack"))
+        assert [("it may be made for counts of another kind" in one) for one in proposal.warnings] == [True] * said
+
+
 @pytest.mark.parametrize("file", ["", "rdf.yaml"])
 def test_a_package_enhances_a_stack_and_is_named_in_the_report(
     file: str, weights: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path

@@ -116,8 +116,9 @@ class ForeignProposal:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Those of the model, and that it is not local."""
-        return (*self.model.warnings, *([line] if (line := self._not_local()) else []))
+        """Those of the model, that it is not local, and that it proposes other counts than there are."""
+        doubts = dict.fromkeys(f"{self.name}: {one.doubt}" for one in self.fits if one.doubt)
+        return (*self.model.warnings, *doubts, *([line] if (line := self._not_local()) else []))
 
     def _not_local(self) -> str:
         """Return what to say of a model that looks at the whole image; empty where it does not."""
