@@ -15,7 +15,7 @@ from torch import nn
 
 from cellxlate.cli import main
 from cellxlate.enhancement.input import ALONE
-from cellxlate.enhancement.proposals.choice import Samples, choose_windows
+from cellxlate.enhancement.proposals.choice import PlaneSamples, choose_windows
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.source import proposal_of
@@ -242,7 +242,7 @@ def test_where_the_stack_says_otherwise_than_the_graph_the_stack_is_right(folder
     assert isinstance(proposal, ForeignProposal)
     narrow, opened = Geometry(4, 8, 16, 8), proposal.open((0,)).session
     found = choose_windows(
-        "wide", lambda geometry, _: ForeignProposer(opened, geometry), Samples(STACK, [(0,)], ALONE),
+        "wide", lambda geometry, _: ForeignProposer(opened, geometry), PlaneSamples(STACK, [(0,)], ALONE),
         narrow, not_local="", bytes_of=proposal.bytes_of,
     )  # fmt: skip
     assert found.geometry.halo_px is None

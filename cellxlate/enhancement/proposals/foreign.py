@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.input import Blocks, Context
-from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
+from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
@@ -127,10 +127,11 @@ class ForeignProposal:
         own, found = self.windows.geometry, self.windows.locality
         why = f"{self.name} looks at the whole image: {self.windows.not_local}."
         if own.halo_px is None:
-            return f"{why} It was run on whole planes"
+            measured = f"; smaller windows would differ by up to {found.difference_counts:.3g} counts"
+            return f"{why} It was run on whole planes{measured if found.compared_px else ''}."
         return (
             f"{why} It was run on windows of {own.fixed_px} px, and where two of them overlap they differ by up to "
-            f"{found.difference_counts:.3g} counts"
+            f"{found.difference_counts:.3g} counts."
         )
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
@@ -160,7 +161,7 @@ class ForeignProposal:
         begun = replace(begun, fits=fits)
         return replace(begun, windows=choose_windows(
             self.name, lambda geometry, group: begun.proposer(session, geometry, group),
-            Samples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
+            PlaneSamples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
             bytes_of=begun.bytes_of,
         ))  # fmt: skip
 
