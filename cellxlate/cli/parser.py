@@ -175,8 +175,8 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; cellxlate "
-        "models lists them), or the shipped one nearest to each stack (%(default)s)",
+        help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; "
+        "cellxlate models lists them), or the shipped one nearest to each stack (%(default)s)",
     )
     enhance.add_argument(
         "--run-torchscript",
