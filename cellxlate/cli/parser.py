@@ -82,12 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    models = command(
-        "models", run_models, "List the shipped models, those in this folder, and filters, or check one of others."
-    )
-    models.add_argument(
-        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
-    )
+    listed = "List the shipped models, those in this folder, and filters, or check one of others."
+    _add_models(command("models", run_models, listed))
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
