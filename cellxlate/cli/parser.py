@@ -82,8 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    listed = "List the shipped models, those in this folder, and filters, or check one of others."
-    _add_models(command("models", run_models, listed))
+    _add_models(command("models", run_models, "List shipped models, those in this folder, and filters, or check one."))
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
