@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    _add_models(command("models", run_models, "List shipped models, those in this folder, and filters, or check one."))
+    _add_models(command("models", run_models, "List the models and filters that are here, or check one of others."))
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
@@ -175,8 +175,8 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, a filter (gaussian:1.5; cellxlate models lists them), or the shipped one "
-        "nearest to each stack (%(default)s)",
+        help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; "
+        "cellxlate models lists them), or the shipped one nearest to each stack (%(default)s)",
     )
     enhance.add_argument(
         "--run-torchscript",

@@ -34,6 +34,7 @@ from cellxlate.enhancement.proposals.source import (
     is_gating,
     loaded_model,
     proposer_of,
+    require_no_engine,
     sees_alone,
     streams_of,
 )
@@ -346,8 +347,8 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from, device)
-        in_color = is_in_color(stack, chosen, settings.color)
+        proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
+        require_no_engine(proposal, engine, device, precision, is_gated=source.is_given)
         source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
         loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
     chosen_s, bundle = time.perf_counter() - started, loaded

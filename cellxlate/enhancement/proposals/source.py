@@ -22,10 +22,10 @@ from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
 from cellxlate.model.foreign.session import device_of
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
+from cellxlate.options import CONTEXT, DEVICE, ENGINE, HALO, INTENSITY, PRECISION, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.luminance import what_is_seen
+from cellxlate.stacks.luminance import is_in_color, what_is_seen
 from cellxlate.stacks.stack import Stack
 
 
@@ -127,6 +127,19 @@ def proposer_of(
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
 
 
+def require_no_engine(proposal: Proposal, engine: str, device: str, precision: str, *, is_gated: bool) -> None:
+    """Raise OptionError where what runs networks is chosen, and none runs: none proposes, and attention is given."""
+    if not is_gated or isinstance(proposal, ForeignProposal):
+        return
+    usual = (ENGINE, engine, ("auto",)), (DEVICE, device, ("auto", "cpu")), (PRECISION, precision, ("float32",))
+    for option, value, fitting in usual:
+        if value not in fitting:
+            raise OptionError(
+                option.of(value), f" is for networks, and none runs where {proposal.name} proposes and attention is "
+                "given", remedy=("leave out ", option),
+            )  # fmt: skip
+
+
 def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
     """Return a proposal that goes by the intensity ranges of an earlier run, as far as it goes by any."""
     if levels_from is None or not isinstance(proposal, FilterProposal):
@@ -165,8 +178,8 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
 def fitted_to(
     proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int],
     levels_from: str | Path | None, device: Device,
-) -> tuple[Proposal, EnhanceSettings]:  # fmt: skip
-    """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
+) -> tuple[Proposal, EnhanceSettings, bool]:  # fmt: skip
+    """Return a proposal fitted to what it sees of some channels of a stack, how planes are enhanced, and if in colour.
 
     Raises
     ------
@@ -176,7 +189,8 @@ def fitted_to(
     settings = settings_of_proposal(proposal, settings)
     if isinstance(proposal, ForeignProposal):
         proposal = replace(proposal, device=device_of(device))
-    return on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color)), settings
+    fitted = on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color))
+    return fitted, settings, is_in_color(stack, channels, settings.color)
 
 
 def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:
