@@ -360,3 +360,14 @@ def test_where_the_graph_does_not_tell_sizes_are_tried_and_planes_are_whole(fold
     assert geometry.window(Tile(0, 90, 0, 101), (90, 101)) == Tile(0, 92, 0, 104)
     (line,) = proposal.warnings
     assert "not known how far it looks, as Trilu" in line
+
+
+def test_channels_share_one_open_network(folder: Path) -> None:
+    path = unet(folder / "shared.onnx")
+    proposal = proposal_of(path)
+    one, other = proposal.open((0,)), proposal.open((1,))
+    assert one.session.session is other.session.session
+    changed = unet(path, levels=2)
+    with pytest.raises(ModelError, match="has changed"):
+        proposal.open((0,))
+    assert proposal_of(changed).open((0,)).session.session is not one.session.session

@@ -109,7 +109,7 @@ class ForeignProposal:
         return {
             "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
             "checked": checked, "not_local": not_local, "window_px": self.geometry.fixed_px,
-            "difference_counts": self.windows.locality.difference_counts if self.windows else None,
+            "windows_differ_by_counts": self._difference_counts(),
             "runs_on": f"ONNX Runtime {version('onnxruntime')}, {self.device}", "counts": self.model.to_counts,
             **processing,
         }  # fmt: skip
@@ -119,6 +119,12 @@ class ForeignProposal:
         """Those of the model, that it is not local, and that it proposes other counts than there are."""
         doubts = dict.fromkeys(f"{self.name}: {one.doubt}" for one in self.fits if one.doubt)
         return (*self.model.warnings, *doubts, *([line] if (line := self._not_local()) else []))
+
+    def _difference_counts(self) -> float | None:
+        """Return what windows of a model that is not local were found to differ by, in counts."""
+        if not self.windows or not self.windows.not_local or not self.windows.locality.compared_px:
+            return None
+        return float(f"{self.windows.locality.difference_counts:.3g}")
 
     def _not_local(self) -> str:
         """Return what to say of a model that looks at the whole image; empty where it does not."""
