@@ -28,7 +28,6 @@ from cellxlate.enhancement.proposals.source import (
     loaded_model,
     on_levels,
     proposer_of,
-    require_no_engine,
     settings_of_proposal,
 )
 from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
@@ -345,8 +344,6 @@ def make_plan(
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
         settings, proposal = settings_of_proposal(loaded, settings), on_levels(loaded, levels_from).fitted(seen, shown)
-        if source.is_given:
-            require_no_engine(proposal.name, engine, device, precision)
         loaded = load_model(GENERAL_MODEL)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"

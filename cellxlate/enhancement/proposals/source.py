@@ -14,7 +14,7 @@ from cellxlate.enhancement.proposals.windows import Proposer
 from cellxlate.errors import MissingModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.options import CONTEXT, DEVICE, ENGINE, HALO, INTENSITY, PRECISION
+from cellxlate.options import CONTEXT, HALO, INTENSITY
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
@@ -77,17 +77,6 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
-
-
-def require_no_engine(name: str, engine: str, device: str, precision: str) -> None:
-    """Raise OptionError where what runs networks is chosen, and none runs: attention is given, and `name` proposes."""
-    usual = (ENGINE, engine, ("auto",)), (DEVICE, device, ("auto", "cpu")), (PRECISION, precision, ("float32",))
-    for option, value, fitting in usual:
-        if value not in fitting:
-            raise OptionError(
-                option.of(value), f" is for networks, and none runs where {name} proposes and attention is given",
-                remedy=("leave out ", option),
-            )  # fmt: skip
 
 
 def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
