@@ -51,13 +51,13 @@ def run_enhance(options: argparse.Namespace) -> int:
     with without_collection():
         from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
         from cellxlate.enhancement.job import THIS_PROCESS
+        from cellxlate.enhancement.proposals.source import load_foreign
 
     if options.workers is not None and options.workers < 1:
         raise OptionError(WORKERS.of(options.workers), " processes cannot work", remedy="give at least 1")
     left_out: list[str] = []
-    batch = plan_batch(
-        options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
-    )
+    model = load_foreign(options.model, torchscript=True) if options.run_torchscript else options.model
+    batch = plan_batch(options.stacks, model, _settings(options), left_out=partial(_leave_out, options, left_out))
     if options.slurm is not None:
         return run_slurm(options, batch, left_out)
     if not options.dry_run:

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellxlate.cli.check import run_check
 from cellxlate.cli.lines.info import filters_lines, folder_lines, model_lines, models_lines, noise_table, stack_facts
 from cellxlate.cli.lines.output import noise_answer, progress_bar, say
 from cellxlate.cli.lines.table import count, facts, percent
@@ -219,7 +220,9 @@ def bytes_of(paths: Sequence[Path]) -> int | None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    """List models and filters."""
+    """List models and filters, or check one that others made."""
+    if options.check is not None:
+        return run_check(options)
     from cellxlate.enhancement.proposals.filters import FILTERS
     from cellxlate.model.cards import list_models
 

@@ -14,6 +14,8 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import jobs_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
@@ -21,23 +23,25 @@ from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
-from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.plane import GateSource, PlaneJob, Work, job_of
 from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
+    blocks_of,
+    fitted_to,
+    flags_of,
+    groups_of,
+    is_gating,
     loaded_model,
-    on_levels,
     proposer_of,
-    settings_of_proposal,
+    sees_alone,
+    streams_of,
 )
-from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
-from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
@@ -277,7 +281,8 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
-            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape, beside=list(self.beside),
+            further=flags_of(self.proposal), beside=list(self.beside),
+            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
 
@@ -316,23 +321,20 @@ def make_plan(
     Raises
     ------
     InputError
-        The stack has 1 bit per pixel.
+        The stack has 1 bit per pixel; a mask does not fit.
     OptionError
         A setting is out of range, a channel does not exist, the engine or device is not there, stack or model have no
         such neighbours.
-    InputError
-        A mask does not fit.
     ModelError
         The model cannot be loaded.
     """
-    settings = enhance_settings(settings)
+    settings, started = enhance_settings(settings), time.perf_counter()
     require_counts(stack)
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     loaded, proposal = loaded_model(model), None
     chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
-    started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
@@ -343,11 +345,12 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        settings, proposal = settings_of_proposal(loaded, settings), on_levels(loaded, levels_from).fitted(seen, shown)
-        loaded = load_model(GENERAL_MODEL)
+        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
+        in_color, loaded = is_in_color(stack, chosen, settings.color), load_model(GENERAL_MODEL)
+        source, gates = _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
-    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
+    streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
@@ -361,34 +364,26 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    is_given = proposal is not None and source.is_given
-    translator = NO_ENGINE if is_given else opened(bundle.seeing(neighbours.context.planes))
-    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    begin = partial(begin, translator, context=neighbours.context)
-    jobs = (
-        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
-              proposer=proposer_of(proposal, own, luminances.get(own[0]))) for own in groups
+    translator = NO_ENGINE if proposal and source.is_given else opened(bundle.seeing(neighbours.context.planes))
+    groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
+    begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
+    jobs = jobs_of(
+        begin, groups, [proposer_of(proposal, own, luminances.get(own[0])) for own in groups],
+        intensities=intensities, luminances=luminances, kind=source.kind, gates=gates,
     )  # fmt: skip
     return Plan(
-        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
+        stack, bundle, jobs, settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
 
-def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:
-    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
-    if choose_kind(device) != "cpu":
-        return 1
-    networks = bundle.networks
-    bytes_per_px = activation_bytes_per_px(networks.generator)
-    halo_px = networks.generator_halo_px
-    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
-    band = next(bands_of(stack.plane_shape, side_px))
-    return stream_count(
-        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
-    )
+def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:
+    """Return the gate of what proposes: its own where it has one, and of each plane where it takes several at once."""
+    if source == OWN and is_gating(proposal):
+        source = AttentionSource("proposal", name=proposal.name)
+    return source, gates if sees_alone(proposal) else EachAttention(gates)
 
 
 def require_counts(stack: Stack) -> None:

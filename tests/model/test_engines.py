@@ -1,6 +1,7 @@
 """Engines: the same numbers within a stated tolerance, one that is said, and none that gives up where memory ends."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import re
@@ -373,6 +374,17 @@ def test_an_engine_is_opened_once_for_a_bundle(tiny_model: Path) -> None:
     bundle = load_model(tiny_model)
     assert open_engine(bundle) is open_engine(bundle)
     assert open_engine(bundle) is not open_engine(load_model(tiny_model))
+
+
+@pytest.mark.parametrize("engine", ["torch", *OPTIONAL])
+def test_a_model_that_nobody_needs_any_more_is_let_go_with_its_engines(tiny_model: Path, engine: Any) -> None:
+    bundle = load_model(tiny_model)
+    opened = open_engine(bundle, engine=engine, device="cpu")
+    opened.attention(noise((1, 1, 64, 64)))
+    kept = [weakref.ref(one) for one in (opened, bundle.networks)]
+    del bundle, opened
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell where threads may run")

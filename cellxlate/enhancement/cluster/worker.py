@@ -18,13 +18,15 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.enhancement.flow import planes_at_once
+from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import gate_of
 from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
-from cellxlate.enhancement.proposals.source import Proposal, key_of, proposer_of
+from cellxlate.enhancement.proposals.source import Proposal, key_of, proposer_of, sees_alone
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
@@ -338,6 +340,9 @@ def _opened(job: BandJob) -> OpenJob:
             if engine != "none":
                 translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
+            proposal = _PROPOSALS.get(job.proposal)
+            if proposal and not sees_alone(proposal):
+                gates = EachAttention(gates)
             jobs = tuple(
                 PlaneJob(
                     translator,
@@ -345,12 +350,13 @@ def _opened(job: BandJob) -> OpenJob:
                     job.target,
                     job.settings,
                     context=job.context,
-                    gates=gates,
+                    gates=gate_of(job.gate.kind, proposer, gates),
                     luminance=luminance,
                     beside=job.beside,
-                    proposer=proposer_of(_PROPOSALS.get(job.proposal), tuple(group), luminance),
+                    proposer=proposer,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
+                for proposer in [proposer_of(proposal, tuple(group), luminance)]
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()

@@ -25,7 +25,7 @@ from cellxlate.stacks.masks.open import open_mask
 from cellxlate.stacks.naming import is_zarr
 from cellxlate.stacks.stack import Stack
 
-Kind = Literal["network", "channel", "file", "saliency"]
+Kind = Literal["network", "channel", "file", "saliency", "proposal"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class AttentionSource:
 
     Attributes
     ----------
-    kind : {"network", "channel", "file", "saliency"}
-        The networks on each channel itself; on one channel for all; a mask; the automatic guide.
+    kind : {"network", "channel", "file", "saliency", "proposal"}
+        The networks on each channel itself; on one channel for all; a mask; the automatic guide; what comes with what
+        is proposed (`proposed.gate_of` opens it).
     channel, name, intensity : int, str, IntensityRange
         Of a channel. The name is also that of a mask that lies in memory.
     path, digest, state : Path, str, str
@@ -53,7 +54,7 @@ class AttentionSource:
     @property
     def is_given(self) -> bool:
         """Whether no network looks at the stack for it."""
-        return self.kind in ("file", "saliency")
+        return self.kind in ("file", "saliency", "proposal")
 
     def seen_by_all(self) -> "AttentionSource":
         """Return it as other machines find it; raise InputError where it lies in memory and no worker can read it."""

@@ -53,6 +53,7 @@ def repeat(
     attention_from: Path | str | None = None,
     context: str = "auto",
     is_part: bool = False,
+    further: Sequence[str] = (),
     beside: Sequence[int] = (),
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
@@ -79,6 +80,8 @@ def repeat(
         Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
+    further : sequence of str
+        Flags that the model needs.
     beside : sequence of int
         Channels that the networks saw beside.
 
@@ -90,7 +93,7 @@ def repeat(
     """
     folder, source, notes = _source(stack, is_part=is_part)
     named, about = _model(model, digest, folder) if isinstance(model, Path) else _word(model, name)
-    words = ["cellxlate", "enhance", source, "-m", named]
+    words = ["cellxlate", "enhance", source, "-m", named, *further]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
     if is_color(stack):
         words += ["--color", settings.color]

@@ -33,11 +33,14 @@ class Locality:
         The largest, and how much is allowed.
     compared_px : int
         How many pixels were compared; none where every plane lies within one window.
+    against : str
+        With what, in words.
     """
 
     difference_counts: float
     most_counts: float
     compared_px: int
+    against: str = "larger ones around them"
 
     @property
     def is_local(self) -> bool:
@@ -50,7 +53,7 @@ class Locality:
         if not self.compared_px:
             return "planes are no larger than a window, and are taken whole"
         differ = f"differ by {self.difference_counts:.2g} counts at most" if self.difference_counts else "are equal"
-        return f"windows of this stack and larger ones around them {differ} ({self.compared_px:,} px compared)"
+        return f"windows of this stack and {self.against} {differ} ({self.compared_px:,} px compared)"
 
 
 def measured_locality(propose: Proposer, stack: Stack, channel: int) -> Locality:

@@ -7,16 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.proposals.filters import FILTERS, FilterProposal, filter_of, meant_filter
+from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
 from cellxlate.enhancement.proposals.windows import Proposer
-from cellxlate.errors import MissingModelError, Option, OptionError
+from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
+from cellxlate.errors import MissingModelError, ModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.cards import AUTO
-from cellxlate.options import CONTEXT, HALO, INTENSITY
+from cellxlate.model.engines.devices import choose_kind
+from cellxlate.model.engines.engine import Device
+from cellxlate.model.foreign.given import is_foreign, open_foreign
+from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
+from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.stack import Stack
 
 
@@ -59,6 +67,45 @@ class Proposal(Protocol):
 
     def open(self, channels: Sequence[int]) -> Proposer:
         """Return what runs it on some channels that are enhanced together; called on each worker."""
+
+
+def load_foreign(path: str | Path, *, torchscript: bool = False) -> ForeignProposal:
+    """Load a model that others made, to be given as a model to `enhance`, `enhance_file` and `enhance_files`.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ONNX file, of counts to counts; or `rdf.yaml`, folder or zip archive of a package of the BioImage Model Zoo.
+    torchscript : bool
+        Run the TorchScript of a package that has no ONNX. Loading it can run any program that its author wrote, with
+        your rights: give True for packages of people you trust alone.
+
+    Returns
+    -------
+    ForeignProposal
+        `.model` says what is known of it. A path given as a model is loaded like this, without TorchScript.
+
+    Raises
+    ------
+    ModelError
+        It is damaged, asks for too much, is no image-to-image network, or holds nothing that is run here.
+    OptionError
+        The package onnx is not installed.
+
+    Examples
+    --------
+    >>> package = cellxlate.load_foreign("denoise.zip", torchscript=True)  # doctest: +SKIP
+    >>> result = cellxlate.enhance("stack.tif", package)  # doctest: +SKIP
+    """
+    if not is_foreign(Path(path)):
+        raise ModelError(f"{path} is no ONNX file and no package of the BioImage Model Zoo; give one of these")
+    return ForeignProposal(open_foreign(Path(path), torchscript=torchscript))
+
+
+def flags_of(proposal: Proposal | None) -> tuple[str, ...]:
+    """Return what a command needs beside the model to have the same proposal again."""
+    asks = isinstance(proposal, ForeignProposal) and proposal.model.network.program
+    return (TORCHSCRIPT.command,) if asks else ()
 
 
 def require_possible(model: Bundle | Proposal | str, settings: EnhanceSettings, options: Sequence[Option]) -> None:
@@ -111,7 +158,63 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
             INTENSITY.of("target"), f" is the scale that a model was trained towards, and {proposal.name} was not",
             remedy=("use ", INTENSITY.of("source")),
         )  # fmt: skip
-    return replace(settings, context="none")
+    return replace(settings, context="none", color=settings.color if sees_alone(proposal) else "separate")
+
+
+def fitted_to(
+    proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int],
+    levels_from: str | Path | None,
+) -> tuple[Proposal, EnhanceSettings]:  # fmt: skip
+    """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
+
+    Raises
+    ------
+    OptionError, ModelError, InputError
+        As `settings_of_proposal` and `Proposal.fitted` do.
+    """
+    settings = settings_of_proposal(proposal, settings)
+    return on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color)), settings
+
+
+def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:
+    """Return which channels are enhanced together: each alone, or all where they are one or something takes them so."""
+    is_one = is_one or (isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1)
+    return [tuple(channels)] if is_one else [(one,) for one in channels]
+
+
+def blocks_of(proposal: Proposal | None) -> Blocks | None:
+    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
+    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
+
+
+def streams_of(
+    bundle: Bundle, proposal: Proposal | None, stack: Stack, settings: EnhanceSettings, device: Device
+) -> int:
+    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
+    if choose_kind(device) != "cpu":
+        return 1
+    if isinstance(proposal, ForeignProposal):  # which may need more memory than our own networks
+        return proposal.geometry.streams(settings.tile_px, stack.plane_shape)
+    networks = bundle.networks
+    bytes_per_px = activation_bytes_per_px(networks.generator)
+    halo_px = networks.generator_halo_px
+    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
+    band = next(bands_of(stack.plane_shape, side_px))
+    return stream_count(
+        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
+    )
+
+
+def is_gating(proposal: Proposal) -> bool:
+    """Return whether attention comes with what it proposes."""
+    return isinstance(proposal, ForeignProposal) and bool(proposal.model.attention_name)
+
+
+def sees_alone(proposal: Proposal) -> bool:
+    """Return whether it takes single planes of single channels."""
+    return not isinstance(proposal, ForeignProposal) or (
+        proposal.model.channels_in == 1 and proposal.model.axes == "YX"
+    )
 
 
 Asked = Proposal | Bundle | str | Path | Callable[..., Any]
@@ -133,6 +236,8 @@ def proposal_of(model: Any, halo_px: Halo | None = None) -> Proposal | None:
         return FunctionProposal.of(model, halo_px)
     if halo_px is not None:
         raise OptionError(HALO.of(halo_px), " is for a function; a model knows its own", remedy=("leave out ", HALO))
+    if isinstance(model, str | Path) and is_foreign(Path(model)):
+        return load_foreign(model)
     return filter_of(model) if isinstance(model, str) else None
 
 

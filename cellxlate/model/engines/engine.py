@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -237,11 +237,14 @@ def _ready(
     network: Network, *, bundle: Bundle, engine: EngineName, device: DeviceKind, precision: Precision, streams: int,
 ) -> RunNetwork:  # fmt: skip
     """Return a network of a bundle as it is run, which checks before each layer or window and asks for its memory."""
-    prepared, watched, bytes_per_px = for_inference(network), bundle.networks, activation_bytes_per_px(network)
+    prepared, bytes_per_px = for_inference(network), activation_bytes_per_px(network)
+    watched = ref(bundle.networks)  # what they are the key of must not keep them
     run: RunNetwork
 
     def check() -> None:
-        _CHECKS.get(watched, lambda: None)()
+        networks = watched()
+        if networks is not None:
+            _CHECKS.get(networks, lambda: None)()
 
     if engine == "torch":
         with without_collection():  # it takes longer to load than all the rest

@@ -24,7 +24,7 @@ LOWEST_SALIENT = 0.7
 NAMED_SHARE = 0.001
 """Parts without a picture are named from here on."""
 NETWORK = {"kind": "network"}
-GIVEN = {"file": "the mask", "saliency": "the automatic guide"}
+GIVEN = {"file": "the mask", "saliency": "the automatic guide", "proposal": "the model's own attention"}
 OTHER_MODEL = (", or use a model that was trained on images like these.",)
 OTHER_GATE = (", or give another gate with ", ATTENTION_FROM, ".")
 NEXT_STEP = (

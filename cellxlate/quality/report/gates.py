@@ -34,6 +34,8 @@ def source_words(stated: Mapping[str, Any]) -> str:
         return f"the mask {stated.get('path') or name or 'in memory'}: 1 inside, 0 outside"
     if kind == "saliency":
         return "the automatic guide (saliency), without a network"
+    if kind == "proposal":
+        return f"the second output of {name or 'the model'} itself"
     return f"attention of {f'the model {model}' if model else 'the networks'}, for each channel its own"
 
 

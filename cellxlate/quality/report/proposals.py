@@ -9,7 +9,7 @@ PROPOSAL, STATED = "proposal", "proposal_stated"
 """In provenance: what decides its pixels, and what else there is to know of it."""
 ROWS = {"checked": "Checked", "licence": "Licence", "citation": "To cite", "package": "Code", "trusted": "Trusted"}
 DECISIVE = ("kind", "name", "value", "sha256", "scales_counts")
-SAID_ELSEWHERE = ("what", "parameter", "halo_px", *ROWS)
+SAID_ELSEWHERE = ("what", "parameter", "halo_px", "statistics", *ROWS)
 
 
 def proposal_of_run(provenance: Mapping[str, Any]) -> dict[str, Any]:
