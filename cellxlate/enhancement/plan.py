@@ -28,7 +28,7 @@ from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
-from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, let_go_of_others, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.settings import Along, EnhanceSettings
@@ -337,6 +337,8 @@ def make_plan(
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
     translator = opened(bundle.seeing(neighbours.context.planes))
+    if neighbours.ranking:  # others were tried
+        let_go_of_others(bundle, translator)
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
     begin = partial(begin, translator, context=neighbours.context)
     jobs = (
