@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.lines.info import folder_lines, model_lines, models_lines, noise_table, stack_facts
+from cellxlate.cli.check import run_check
+from cellxlate.cli.lines.info import filters_lines, folder_lines, model_lines, models_lines, noise_table, stack_facts
 from cellxlate.cli.lines.output import noise_answer, progress_bar, say
 from cellxlate.cli.lines.table import count, facts, percent
 from cellxlate.errors import CellxlateError, InputError, OptionError, said
@@ -219,11 +220,14 @@ def bytes_of(paths: Sequence[Path]) -> int | None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    """List models."""
+    """List models and filters, or check one that others made."""
+    if options.check is not None:
+        return run_check(options)
+    from cellxlate.enhancement.proposals.filters import FILTERS
     from cellxlate.model.cards import list_models
 
-    models = list_models(Path.cwd())
-    say(options, {"models": models}, models_lines(models))
+    models, filters = list_models(Path.cwd()), [one.as_dict() for one in FILTERS.values()]
+    say(options, {"models": models, "filters": filters}, [*models_lines(models), "", *filters_lines(filters)])
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
 from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, beside_words, context_words, source_words
+from cellxlate.quality.report.proposals import proposal_words
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
@@ -62,7 +63,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
     processes = f" in {count(expected['processes'], 'process', 'processes')}" if expected["processes"] > 1 else ""
     sampled = f"measured on {megapixels(1e6 * expected['sampled_megapixels'])} of it"
     parts = [f"{PARTS.get(part, part)} {duration(value)}" for part, value in seconds.items() if value >= 0.05]
-    gated = answer["attention_source"]
+    gated, proposal = answer["attention_source"], answer.get("proposal", {})
     free = f"; {size(answer['free_bytes'])} are free there" if answer.get("free_bytes") is not None else ""
     file_bytes = [f"{name} about {size(amount)}" for name, amount in expected["file_bytes"].items() if amount]
     return facts([
@@ -70,9 +71,11 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         ("shape", f"{answer['axes']} {' x '.join(map(str, answer['shape']))}, {answer['dtype']}, "
                   f"{megapixels(prod(answer['shape']))}"),
         ("channels", _channel_words(answer)),
+        ("proposal", proposal_words(answer["model"], proposal)) if proposal else
         ("model", f"{answer['model']}{chosen}"),
-        *([("gate", source_words(gated))] if gated["kind"] != "network" else []),
-        *([("neighbours", seen)] if (seen := context_words(answer["context"])) != NOTHING_BESIDE else []),
+        *([("gate", source_words(gated))] if proposal or gated["kind"] != "network" else []),
+        *([("neighbours", seen)] if not proposal and (seen := context_words(answer["context"])) != NOTHING_BESIDE
+          else []),
         *([("seen beside", beside_words(answer["beside"]))] if answer.get("beside") else []),
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),

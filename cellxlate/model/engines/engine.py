@@ -174,7 +174,7 @@ def open_engine(
     return opened[key]
 
 
-def let_go_of_others(bundle: Bundle, used: EngineTranslator) -> None:
+def let_go_of_others(bundle: Bundle, used: object) -> None:
     """Keep of what runs the networks of a model only what is used: each holds the memory of its largest window.
 
     What was let go of is opened again where it is asked for.
