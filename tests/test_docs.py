@@ -136,6 +136,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         channels = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
         tifffile.imwrite(here / "plate" / f"{name}.ome.tif", two, metadata=channels, photometric="minisblack")
+    for number, name in enumerate(("faint_stains", "clear_stains") * 2):
+        put(here / name / "one.tif", seed=number, what="truth" if "clear" in name else "image")
+        stain = tifffile.imread(here / name / "one.tif")
+        (here / name / "one.tif").unlink()
+        stains = np.stack([stain, stain[::-1]])
+        tifffile.imwrite(here / name / f"{number}.ome.tif", stains, metadata=channels, photometric="minisblack")
     (here / "fixed_sample").mkdir()
     tifffile.imwrite(here / "fixed_sample" / "movie.ome.tif", two, metadata={"axes": "TYX"}, photometric="minisblack")
     for place in ("t0_z0_DAPI", "t1_z0_DAPI"):

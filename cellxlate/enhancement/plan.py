@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
-from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.plane import GateSource, PlaneJob, Work, job_of
 from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
@@ -34,14 +34,13 @@ from cellxlate.enhancement.proposals.source import (
     is_gating,
     loaded_model,
     proposer_of,
-    require_no_engine,
     sees_alone,
     streams_of,
 )
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, let_go_of_others, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
@@ -329,14 +328,13 @@ def make_plan(
     ModelError
         The model cannot be loaded.
     """
-    settings = enhance_settings(settings)
+    settings, started = enhance_settings(settings), time.perf_counter()
     require_counts(stack)
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     loaded, proposal = loaded_model(model), None
     chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
-    started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
@@ -348,9 +346,7 @@ def make_plan(
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
         proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
-        require_no_engine(proposal, engine, device, precision, is_gated=source.is_given)
-        source = AttentionSource("proposal", name=proposal.name) if source == OWN and is_gating(proposal) else source
-        loaded, gates = load_model(GENERAL_MODEL), gates if sees_alone(proposal) else EachAttention(gates)
+        (source, gates), loaded = _gated(proposal, source, gates), load_model(GENERAL_MODEL)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
@@ -366,7 +362,7 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    translator = NO_ENGINE if proposal and source.is_given else opened(bundle.seeing(neighbours.context.planes))
+    translator = NO_ENGINE if proposal and source.is_given else _used(bundle, neighbours, opened)
     groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
     begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
     jobs = jobs_of(
@@ -379,6 +375,21 @@ def make_plan(
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
+
+
+def _used(bundle: Bundle, neighbours: ContextChoice, opened: Callable[[Bundle], EngineTranslator]) -> EngineTranslator:
+    """Open the networks that are used; those that were only tried are let go of."""
+    translator = opened(bundle.seeing(neighbours.context.planes))
+    if neighbours.ranking:
+        let_go_of_others(bundle, translator)
+    return translator
+
+
+def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:
+    """Return the gate of what proposes: its own where it has one, and of each plane where it takes several at once."""
+    if source == OWN and is_gating(proposal):
+        source = AttentionSource("proposal", name=proposal.name)
+    return source, gates if sees_alone(proposal) else EachAttention(gates)
 
 
 def require_counts(stack: Stack) -> None:

@@ -35,6 +35,7 @@ GENERAL_MODEL = "cells"
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
+LONGEST_NAME = 200
 
 
 def read_card(model: Path) -> dict[str, Any]:
@@ -166,10 +167,12 @@ def card_channels(card: Mapping[str, Any]) -> tuple[str | int | None, tuple[str 
         return None, ()
     own, beside = stated.get("own"), stated.get("beside")
     several = beside if isinstance(beside, list) else []
-    return (
-        own if isinstance(own, str | int) else None,
-        tuple(one for one in several if isinstance(one, str | int)),
-    )
+    return own if _names_channel(own) else None, tuple(one for one in several if _names_channel(one))
+
+
+def _names_channel(stated: Any) -> bool:
+    """Return whether a card states a name, or a number, that a message can hold."""
+    return stated.isprintable() and len(stated) <= LONGEST_NAME if isinstance(stated, str) else isinstance(stated, int)
 
 
 def seen_words(card: Mapping[str, Any], needed: int) -> str:

@@ -127,8 +127,6 @@ def test_another_proposer_does_not_resume_a_run(stack: Path, mask: Path) -> None
         (["--intensity", "target"], "--intensity target is the scale that a model was trained towards"),
         (["--adapt", "5"], "--adapt is for models of cellxlate, not gaussian:1"),
         (["--confidence"], "--confidence is for models of cellxlate, not gaussian:1"),
-        (["--attention-from", "saliency", "--engine", "torch"], "--engine torch is for networks, and none runs where"),
-        (["--attention-from", "saliency", "--precision", "bfloat16"], "--precision bfloat16 is for networks"),
     ],
 )
 def test_what_makes_no_sense_with_a_filter_is_one_line(stack: Path, capsys: Any, words: list[str], says: str) -> None:

@@ -33,15 +33,17 @@ def gates_of_windows(
 
 
 def gates_of_plane(
-    gates: GateSource, index: PlaneIndex, rows: slice, columns: slice, channel: Stack | None
+    gates: GateSource, index: PlaneIndex, rows: slice, columns: slice, channel: Stack | None, *, time: int = 0
 ) -> GateSource:
     """Return the gate of a window of one plane, (Y, X), which is enhanced as a stack of its own.
 
     `index` is that of the plane in the whole stack, where a mask lies on it; `channel` the same window of the channel
-    whose attention gates all, where one does.
+    whose attention gates all, where one does, and `time` whose levels it has then.
     """
     if isinstance(gates, EachAttention):
         return EachAttention(gates_of_plane(gates.inner, index, rows, columns, channel))
     if isinstance(gates, MaskAttention):
         return MaskAttention(FittedMask(Stack.from_array(gates.mask.read(index, rows, columns), "YX"), ()))
-    return replace(gates, apart=channel) if isinstance(gates, ChannelAttention) else gates
+    if isinstance(gates, ChannelAttention):
+        return replace(gates, apart=channel, intensity=gates.intensity.at(time))
+    return gates

@@ -22,7 +22,7 @@ from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
 from cellxlate.model.foreign.session import device_of
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import CONTEXT, DEVICE, ENGINE, HALO, INTENSITY, PRECISION, TORCHSCRIPT
+from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import is_in_color, what_is_seen
@@ -125,19 +125,6 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
-
-
-def require_no_engine(proposal: Proposal, engine: str, device: str, precision: str, *, is_gated: bool) -> None:
-    """Raise OptionError where what runs networks is chosen, and none runs: none proposes, and attention is given."""
-    if not is_gated or isinstance(proposal, ForeignProposal):
-        return
-    usual = (ENGINE, engine, ("auto",)), (DEVICE, device, ("auto", "cpu")), (PRECISION, precision, ("float32",))
-    for option, value, fitting in usual:
-        if value not in fitting:
-            raise OptionError(
-                option.of(value), f" is for networks, and none runs where {proposal.name} proposes and attention is "
-                "given", remedy=("leave out ", option),
-            )  # fmt: skip
 
 
 def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
