@@ -345,15 +345,13 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
-        in_color, loaded = is_in_color(stack, chosen, settings.color), load_model(GENERAL_MODEL)
-        source, gates = _gated(proposal, source, gates)
+        proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
+        loaded, (source, gates) = load_model(GENERAL_MODEL), _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
-    target = target_levels(bundle) if settings.intensity == "target" else None
-    started = time.perf_counter()
+    started, target = time.perf_counter(), target_levels(bundle) if settings.intensity == "target" else None
     ranges = ranges_of(sample, (*chosen, *others), levels_from)
     intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}

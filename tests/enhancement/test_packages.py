@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,17 @@ def test_statistics_of_a_large_stack_are_those_of_windows_of_it(
     assert found["found"]["mean of the input"] == [pytest.approx(large.mean(), rel=0.1)]
 
 
+def test_proposals_that_are_no_counts_of_the_stack_are_named(
+    weights: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path
+) -> None:
+    """Made for 8 bits by whoever described it, and so its outcome is taken for counts."""
+    unit = [("scale_range", YX)]
+    for after, said in (([("scale_linear", {"gain": 255.0})], True), ([], False)):
+        package = write_package(tmp_path / f"{said}", weights, described(weights, before=unit, after=after))
+        proposal = fitted(package, Stack.from_array(plane, "YX", name="stack"))
+        assert [("it may be made for counts of another kind" in one) for one in proposal.warnings] == [True] * said
+
+
 @pytest.mark.parametrize("file", ["", "rdf.yaml"])
 def test_a_package_enhances_a_stack_and_is_named_in_the_report(
     file: str, weights: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path
@@ -275,6 +288,25 @@ def test_a_volume_keeps_what_attention_does_not_select_and_notes_the_planes_besi
     assert np.array_equal(result.attention > 0, inside > 0)
     assert np.array_equal(result.image[inside == 0], volume[inside == 0])
     assert (result.image[inside > 0] != volume[inside > 0]).mean() > 0.5
+
+
+def test_a_volume_that_was_interrupted_goes_on(
+    volume: npt.NDArray[np.uint16], volume_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depth, "DEPTH_BYTES", 1)
+    tifffile.imwrite(tmp_path / "v.tif", volume, photometric="minisblack")
+    run = partial(cellxlate.enhance_file, tmp_path / "v.tif", volume_package, axes="ZYX", attention_from="saliency")
+
+    def stop(news: Any) -> None:
+        if news.done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(output=tmp_path / "a.ome.tif", progress=stop)
+    report = run(output=tmp_path / "a.ome.tif", resume=True)
+    run(output=tmp_path / "b.ome.tif")
+    assert report.tally.total.kept_violations == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "a.ome.tif"), tifffile.imread(tmp_path / "b.ome.tif"))
 
 
 def test_each_plane_of_a_volume_has_the_attention_of_itself(
@@ -408,3 +440,31 @@ def test_a_package_of_ours_is_a_model_of_ours(place: str, tiny_model: Path, tmp_
         archive.extractall(tmp_path / "folder")
     assert proposal_of(tmp_path / place) is None
     assert cellxlate.load_model(tmp_path / place).digest == bundle.digest
+
+
+@pytest.mark.parametrize("model", ["N2V", "CARE", "CARE in 3-D"])
+def test_the_descriptions_that_the_page_shows_are_read_and_run(model: str, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "anything.md").read_text(encoding="utf-8")
+    whole, part = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    shape, counts = (0, 1, 0, 0), smooth((72, 80))
+    if model != "N2V":
+        (before,) = re.findall(r" {4}preprocessing:\n.*?\n(?=\S)", whole, re.DOTALL)
+        (after,) = re.findall(r" {4}postprocessing:\n.*?\n(?=\S)", whole, re.DOTALL)
+        whole = whole.replace(before, part).replace(after, "")
+    if model == "CARE in 3-D":
+        (depth,) = re.findall(r"`(\{type: space, id: z, size: .*?\})`", page)
+        made = "{type: space, id: z, size: {tensor_id: raw, axis_id: z}}"
+        for axis, size in ((depth, "{min"), (made, "{tensor_id")):
+            line = f"      - {{type: space, id: y, size: {size}"
+            whole = whole.replace(line, f"      - {axis}\n{line}")
+        whole = whole.replace("axes: [y, x]", "axes: [z, y, x]")
+        shape, counts = (0, 1, 0, 0, 0), smooth((8, 40, 48))
+    network = plain_network(is_volume=counts.ndim == 3)
+    (tmp_path / "rdf.yaml").write_text(whole)
+    (tmp_path / "model.onnx").write_bytes(onnx_of(network, shape))
+    low, high = np.percentile(counts, [2, 99.8]) if model != "N2V" else (412.0, 412.0 + 187.0)
+    scaled = (counts - low) / (high - low + 1e-6)
+    expected = network_of(scaled[None] if counts.ndim == 3 else scaled, network) * (high - low + 1e-6) + low
+    stack = Stack.from_array(counts, "ZYX"[-counts.ndim :], name="stack")
+    result = cellxlate.enhance(stack, tmp_path / "rdf.yaml", attention_from=np.ones_like(counts))
+    assert np.abs(result.image - np.rint(expected.reshape(counts.shape))).max() <= 1
