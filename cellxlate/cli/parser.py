@@ -93,7 +93,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_torchscript(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--run-torchscript",
+        action="store_true",
+        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
+    )
+
+
 def _add_models(models: argparse.ArgumentParser) -> None:
+    _add_torchscript(models)
     models.add_argument(
         "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
     )
@@ -178,11 +187,7 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; "
         "cellxlate models lists them), or the shipped one nearest to each stack (%(default)s)",
     )
-    enhance.add_argument(
-        "--run-torchscript",
-        action="store_true",
-        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
-    )
+    _add_torchscript(enhance)
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"

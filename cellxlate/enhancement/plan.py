@@ -346,7 +346,7 @@ def make_plan(
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
         proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
-        (source, gates), loaded = _gated(proposal, source, gates), load_model(GENERAL_MODEL)
+        loaded, (source, gates) = load_model(GENERAL_MODEL), _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)

@@ -26,6 +26,7 @@ from cellxlate.enhancement.proposals.source import Proposal, proposal_of
 from cellxlate.enhancement.proposals.statistics import whole_proposal
 from cellxlate.errors import CellxlateError
 from cellxlate.model.export.bioimage import export_package
+from cellxlate.model.foreign.zoo.stated import read_description
 from cellxlate.stacks.stack import Stack
 
 Array = npt.NDArray[Any]
@@ -411,6 +412,40 @@ def test_torchscript_runs_where_it_is_asked_for(
     result = cellxlate.enhance(plane, proposal, attention_from=np.ones(plane.shape, np.uint8))
     assert np.abs(result.image - np.rint(by_percentiles(plane))).max() <= 1
     assert f"{name} --run-torchscript" in result.report.command
+
+
+def test_a_package_of_ours_without_its_card_is_one_of_others(tiny_model: Path, tmp_path: Path) -> None:
+    export_package(cellxlate.load_model(tiny_model), tmp_path / "model.zip", authors=["A"], licence="MIT")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive, zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        for name in archive.namelist():
+            if name != "card.json":
+                other.writestr(name, archive.read(name))
+    model = cellxlate.load_foreign(tmp_path / "other.zip").model
+    assert (model.output_name, model.attention_name) == ("enhanced", "attention")
+    assert model.to_counts == "by undoing the normalisation of the input"
+    counts = smooth((72, 80))
+    counts[20:40, 20:40] += 900
+    result = cellxlate.enhance(counts, tmp_path / "other.zip")
+    assert result.report.provenance["attention_source"]["kind"] == "proposal"
+
+
+@pytest.mark.parametrize("command", [["info"], ["models", "--check"]])
+def test_the_command_line_tells_what_a_package_is(
+    command: list[str], weights: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = write_package(tmp_path / "p.zip", weights, described(weights, before=[("scale_range", YX)]))
+    assert main([*command, str(package)]) == 0
+    said = capsys.readouterr().out
+    assert "a model of others" in said
+    assert "CC-BY-4.0" in said
+    assert "looks          3 px around each pixel" in said
+
+
+def test_numbers_are_those_of_either_yaml() -> None:
+    stated = read_description(b"a: 1e-06\nb: 1.0e-6\nc: [1E3, -2]\nd: 1x\n", "rdf.yaml")
+    assert (stated["a"].number(), stated["b"].number(), stated["c"].numbers()) == (1e-6, 1e-6, (1000.0, -2.0))
+    with pytest.raises(CellxlateError, match=r"rdf\.yaml: d is '1x', expected a number"):
+        stated["d"].number()
 
 
 def test_what_is_no_foreign_model_is_not_loaded_as_one(tiny_model: Path, tmp_path: Path) -> None:
