@@ -1,0 +1,70 @@
+"""Train the comparison of unpaired methods, one run after another; start, kill and start again as often as you like.
+
+    export PYTHONPATH=CHECKOUT:CHECKOUT/tests/bench          # of a copy of the code that nobody edits meanwhile
+    python -m paper.run next --shared ../shared/data --work WORK    # the next run that is not finished, to its end
+    sh tests/bench/paper/queue.sh ../shared/data WORK 2             # all of them, two at a time, in the background
+    python -m paper.run list --work WORK                            # what is finished, and how far the others are
+
+All methods see the same images in the same order, with the same networks, for the same number of steps
+(`methods.py`). Some of the target images are held out and degraded for validation (`data.py`); test images are read by
+the scorer alone. WORK/runs/NAME holds a checkpoint every 256 steps, `outcome.json` when the run is finished, the
+weights that validated best and the last. A run goes on from its checkpoint to the bit, on one thread of the same kind
+of processor; several workers share WORK, each claims one run at a time.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from paper.methods import QUEUE, Planned
+from paper.train import OUTCOME, claimed, train
+
+NOTHING_LEFT = 3
+
+
+def take_next(shared: Path, work: Path) -> int:
+    """Train the first run that is neither finished nor claimed; return 3 where there is none."""
+    for planned in QUEUE:
+        folder = work / "runs" / planned.name
+        if (folder / OUTCOME).exists():
+            continue
+        with claimed(folder) as is_ours:
+            if is_ours and not (folder / OUTCOME).exists():
+                print(f"== {planned.name}", flush=True)
+                train(planned, shared, work)
+                return 0
+    return NOTHING_LEFT
+
+
+def state_of(planned: Planned, work: Path) -> str:
+    """Return how far a run is, in a line."""
+    folder = work / "runs" / planned.name
+    for name, word in ((OUTCOME, "finished"), ("progress.json", "under way")):
+        if (folder / name).exists():
+            notes = json.loads((folder / name).read_text())
+            last = notes["validation"][-1] if notes["validation"] else {}
+            psnr = f", validation {last['psnr_affine']:.2f} dB" if last else ""
+            failed = f", {notes['failed']}" if "failed" in notes else ""
+            return f"{word}: step {notes['step']}, {notes['cpu_s'] / 3600:.2f} h of a core{psnr}{failed}"
+    return "to come"
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("next", "list"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
+    parser.add_argument("--work", type=Path, required=True, help="where runs are kept, outside the repository")
+    options = parser.parse_args()
+    if options.what == "list":
+        for planned in QUEUE:
+            print(f"{planned.name:24}{state_of(planned, options.work)}")
+        return
+    torch.set_num_threads(1)
+    sys.exit(take_next(options.shared, options.work))
+
+
+if __name__ == "__main__":
+    main()
