@@ -12,7 +12,7 @@ from cellxlate.settings import (
     TrainSettings,
 )
 
-Method = Literal["cyclegan", "none", "saliency", "masks"]
+Method = Literal["cyclegan", "none", "saliency", "masks", "utom", "cut"]
 
 EPOCHS, SWITCH_EPOCH = 100, 30
 STEPS_PER_EPOCH = 128
@@ -62,4 +62,5 @@ class Planned:
 
 
 PAPER: tuple[Method, ...] = ("cyclegan", "none", "saliency", "masks")
-QUEUE = tuple(Planned(method, seed) for seed in (0, 1) for method in PAPER)
+OTHERS: tuple[Method, ...] = ("utom", "cut")
+QUEUE = tuple(Planned(method, seed) for methods in (PAPER, OTHERS) for seed in (0, 1) for method in methods)

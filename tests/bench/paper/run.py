@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from paper.methods import QUEUE, Planned
 from paper.train import OUTCOME, claimed, train
 

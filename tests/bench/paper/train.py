@@ -6,20 +6,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from paper.data import Folders, prepared
-from paper.methods import SMALL, STEPS_PER_EPOCH, Planned
-from paper.translate import Example, examples, scores, translated
 
 from cellxlate.model.bundle import save_tensors
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import TrainSettings
 from cellxlate.training.acceleration.precision import accelerate
 from cellxlate.training.checkpoint import read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.domains import open_domains
@@ -27,6 +23,11 @@ from cellxlate.training.fields.patches import Domain
 from cellxlate.training.run import Run, drawn_ahead, fingerprint, has_checkpoint, one_step
 from cellxlate.training.steps import LearnedStep, Step
 from cellxlate.whole_file import write_whole_file
+from paper.cut import CutStep
+from paper.data import prepared
+from paper.methods import SMALL, STEPS_PER_EPOCH, Planned
+from paper.translate import Example, examples, scores, translated
+from paper.utom import UtomStep
 
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH
 FIRST_LOOKS = (1, 64, 300)
@@ -35,8 +36,6 @@ FIRST_LOOKS = (1, 64, 300)
 NOTHING_SELECTED, NO_CONTRAST = 0.001, 1e-6
 PRECISION = "bfloat16"
 
-Makers = dict[str, Callable[[TrainSettings, torch.device], Step]]
-STEPS: Makers = {name: LearnedStep for name in ("cyclegan", "none", "saliency", "masks")}
 
 OUTCOME, BEST, LAST = "outcome.json", "best.safetensors", "last.safetensors"
 
@@ -59,11 +58,17 @@ def claimed(folder: Path) -> Iterator[bool]:
 def begun(planned: Planned, domains: tuple[Domain, ...], device: torch.device) -> Run:
     """Build the networks of a run from its seed."""
     settings = planned.settings
+    step: Step
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        step = STEPS[planned.method](settings, device)
+        if planned.method == "utom":
+            step = UtomStep(settings, device, domains)
+        elif planned.method == "cut":
+            step = CutStep(settings, device)
+        else:
+            step = LearnedStep(settings, device)
     average = copy.deepcopy(step.translator).requires_grad_(False)
-    networks = [module for module in step.modules.values() if any(True for _ in module.parameters())]
+    networks = [module for name, module in step.modules.items() if name not in ("count", "heads")]
     accelerate(networks, settings, device, PRECISION)
     steps = settings.steps or settings.epochs * STEPS_PER_EPOCH
     return Run(settings, step, average, PRECISION, steps, STEPS_PER_EPOCH)
@@ -78,6 +83,7 @@ def train(planned: Planned, shared: Path, work: Path, *, steps: int | None = Non
     """
     folders, folder = prepared(planned.data, shared, work), work / "runs" / planned.name
     known = examples(folders.validation / "source", folders.validation / "truth", folders.validation / "masks")
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         masks = [folders.masks] if planned.settings.guide == "masks" else []
         domains = open_domains(([folders.source], [folders.target]), planned.settings, None, masks, files)
@@ -121,7 +127,9 @@ def continued(
                 save_checkpoint(folder, run.state, notes)
                 write_whole_file(folder / "progress.json", json.dumps(notes, indent=1))
             if run.done == switch_step(run) and has_collapsed(run, known):
-                return finished(run, folder, notes | {"failed": f"attention selects nothing at the switch ({run.done})"})
+                return finished(
+                    run, folder, notes | {"failed": f"attention selects nothing at the switch ({run.done})"}
+                )
             if run.done == until:
                 break
     return finished(run, folder, notes) if run.done == run.steps else notes

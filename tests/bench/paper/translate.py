@@ -95,8 +95,8 @@ def scores(known: list[Example], made: list[Translated]) -> dict[str, float]:
                 "lost": objects.lost,
             }
         )
-        ours.append(measures.texture_patches(result.image, one.cells, number))
-        wanted.append(measures.texture_patches(one.truth, one.cells, number))
+        ours.append(measures.texture_patches(result.image, one.cells, seed=number))
+        wanted.append(measures.texture_patches(one.truth, one.cells, seed=number))
     total = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
     total["patch_distance"] = measures.patch_distance(np.concatenate(ours), np.concatenate(wanted))
     return total

@@ -1,0 +1,237 @@
+"""Scores of the runs that are finished, on the test images, which nothing was trained or chosen on.
+
+    export PYTHONPATH=CHECKOUT:CHECKOUT/tests/bench
+    python -m paper.score --shared ../shared/data --work WORK [--scorer ../shared/tools/score.py] [--unfinished]
+
+Each run is scored with the weights that validated best and with the last, normalised by each image's own statistics, as
+it was trained, and by fixed ones, as a model folder of the package has them. WORK/scores.json, scores.md and curves.png
+are written; what was scored before is kept. `--unfinished` takes runs that are under way, for a look at them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import tifffile
+import torch
+from scipy import ndimage
+
+from cellxlate.evaluation import measures
+from cellxlate.model.attention import attention_image
+from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.model.statistics import fix_translator
+from cellxlate.stacks.intensity.range import measure_range
+from paper.methods import QUEUE, SMALL, Planned
+from paper.train import BEST, LAST, OUTCOME, load_translator
+from paper.translate import NEAR_CELLS_PX, Example, Translated, examples, translated
+
+STATISTICS_IMAGES = 32
+STATISTICS = ("image", "fixed")
+METHODS = {
+    "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT", "none": "the paper's game, no guide",
+    "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a run: the file's name says which."""
+
+    planned: Planned
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """Name of the run, and which weights: `nuclei-cyclegan-0 best`."""
+        return f"{self.planned.name} {self.path.stem}"
+
+
+def weights_of(work: Path, data: str, *, unfinished: bool) -> Iterator[Weights]:
+    """Yield the weights that there are of runs on a data set; runs under way have no last ones."""
+    for planned in QUEUE:
+        folder = work / "runs" / planned.name
+        if planned.data == data and (unfinished or (folder / OUTCOME).exists()):
+            yield from (Weights(planned, path) for path in (folder / BEST, folder / LAST) if path.exists())
+
+
+def with_fixed_statistics(translator: TranslatorNetworks, source: Path) -> TranslatorNetworks:
+    """Return a translator normalised by what it sees in some training images (a folder of them), folded in."""
+    paths = sorted(source.glob("*.tif"))
+    planes = [tifffile.imread(path) for path in paths[:: max(len(paths) // STATISTICS_IMAGES, 1)]]
+    units = [
+        measure_range([plane]).to_unit(plane)[: plane.shape[0] // 4 * 4, : plane.shape[1] // 4 * 4] for plane in planes
+    ]
+    return fix_translator(translator, SMALL, [torch.from_numpy(unit)[None, None] for unit in units])
+
+
+def scored(
+    translator: TranslatorNetworks, known: list[Example], empty: Path, folder: Path, scorer: Path
+) -> dict[str, Any]:
+    """Translate the test fields and those without cells (a folder), write them as `enhance` would, and score them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [translated(translator, one.plane) for one in known]
+    for one, result in zip(known, made, strict=True):
+        written(one.name, result, folder)
+    for path in sorted(empty.glob("*.tif")):
+        written(path.stem, translated(translator, tifffile.imread(path)), folder)
+    command = [sys.executable, str(scorer), str(folder)]
+    outcome = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(outcome.stdout) | around(known, made)
+
+
+def written(name: str, result: Translated, folder: Path) -> None:
+    """Write an image and its attention by the names that the scorer looks for."""
+    tifffile.imwrite(folder / f"{name}_enhanced.ome.tif", result.image, metadata=None)
+    tifffile.imwrite(folder / f"{name}_attention.ome.tif", attention_image(result.gate), metadata=None)
+
+
+def around(known: list[Example], made: list[Translated]) -> dict[str, float]:
+    """Return what changed farther than 3 px from cells (means over fields), and objects made and lost (sums)."""
+    rows = []
+    added = lost = 0
+    for one, result in zip(known, made, strict=True):
+        outside = ~ndimage.binary_dilation(one.cells, iterations=NEAR_CELLS_PX)
+        by = np.abs(result.image.astype(np.float64) - one.plane.astype(np.float64))[outside]
+        noise = measure_range([one.plane]).noise
+        rows.append((100 * float((by > 0).mean()), float(by.mean()), float(by.mean()) / noise))
+        objects = measures.phantoms(result.image, one.truth)
+        added, lost = added + objects.added, lost + objects.lost
+    percent, counts, noises = np.mean(rows, axis=0)
+    return {
+        "background_changed_percent": float(percent), "background_change_counts": float(counts),
+        "background_change_noises": float(noises), "objects_added": added, "objects_lost": lost,
+    }  # fmt: skip
+
+
+def score_all(shared: Path, work: Path, scorer: Path, *, unfinished: bool) -> dict[str, Any]:
+    """Score what is there and was not scored yet; return all scores by run, weights and statistics."""
+    data, store = shared / "nuclei_lowexp", work / "scores.json"
+    known = examples(data / "test_S", data / "test_S_truth", data / "test_masks")
+    scores: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    for weights in weights_of(work, "nuclei", unfinished=unfinished):
+        for statistics in STATISTICS:
+            key = f"{weights.key} {statistics}"
+            state = [weights.path.stat().st_size, weights.path.stat().st_mtime]
+            if scores.get(key, {}).get("state") == state:
+                continue
+            print(key, flush=True)
+            translator = load_translator(weights.path)
+            if statistics == "fixed":
+                translator = with_fixed_statistics(translator, work / "data" / "nuclei" / "source")
+            outcome = scored(translator, known, data / "no_cells_S", work / "scored" / key.replace(" ", "-"), scorer)
+            scores[key] = {"state": state, **outcome}
+            store.write_text(json.dumps(scores, indent=1))
+    return scores
+
+
+COLUMNS = (
+    ("PSNR affine (dB)", "psnr_affine", 2), ("SSIM affine", "ssim_affine", 3),
+    ("patch distance", "patch_distance_to_truth", 3), ("attention IoU", "attention_iou", 3),
+    ("background changed (%)", "background_changed_percent", 2), ("by (counts)", "background_change_counts", 2),
+    ("by (noise)", "background_change_noises", 2), ("field without cells (%)", "empty_changed_percent", 2),
+    ("changed in cells (%)", "inside_changed_percent", 1),
+)  # fmt: skip
+
+
+def table(scores: dict[str, Any], work: Path, statistics: str) -> str:
+    """Return the scores as Markdown: a row for each run and its weights."""
+    heads = [
+        "",
+        "seed",
+        "weights",
+        *(head for head, _, _ in COLUMNS),
+        "objects added, lost",
+        "steps",
+        "hours of a core",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for planned in sorted(QUEUE, key=lambda one: (list(METHODS).index(one.method), one.seed)):
+        for which in ("best", "last"):
+            row = scores.get(f"{planned.name} {which} {statistics}")
+            if row is None:
+                continue
+            notes = notes_of(planned, work)
+            step = best_step(notes) if which == "best" else notes["step"]
+            values = ["-" if row[key] is None else f"{row[key]:.{digits}f}" for _, key, digits in COLUMNS]
+            values += [f"{row['objects_added']}, {row['objects_lost']}", str(step), f"{notes['cpu_s'] / 3600:.2f}"]
+            name = METHODS[planned.method] + (f" ({notes['failed']})" if "failed" in notes else "")
+            lines.append("| " + " | ".join([name, str(planned.seed), which, *values]) + " |")
+    return "\n".join(lines)
+
+
+def notes_of(planned: Planned, work: Path) -> dict[str, Any]:
+    """Return what a run noted, whether it is finished or not."""
+    folder = work / "runs" / planned.name
+    path = folder / OUTCOME
+    notes: dict[str, Any] = json.loads((path if path.exists() else folder / "progress.json").read_text())
+    return notes
+
+
+def best_step(notes: dict[str, Any]) -> int:
+    """Return the step whose weights validated best."""
+    best = max(notes["validation"], key=lambda row: row["psnr_affine"])
+    return int(best["step"])
+
+
+DRAWN = (
+    ("validation, affine PSNR (dB)", "psnr_affine"), ("validation, patch distance", "patch_distance"),
+    ("validation, attention IoU", "iou"), ("validation, change outside cells (counts)", "outside_change_counts"),
+)  # fmt: skip
+
+
+def draw_curves(work: Path, data: str, path: Path) -> None:
+    """Draw the validation scores of every run on a data set over its steps, and the cycle term it learned by."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(DRAWN) + 1, figsize=(4.2 * (len(DRAWN) + 1), 3.6), layout="constrained")
+    for planned in QUEUE:
+        folder = work / "runs" / planned.name
+        if planned.data != data or not any((folder / name).exists() for name in (OUTCOME, "progress.json")):
+            continue
+        notes = notes_of(planned, work)
+        style = {"color": f"C{list(METHODS).index(planned.method)}", "linestyle": ("-", "--", ":")[planned.seed % 3]}
+        label = f"{planned.method}, seed {planned.seed}"
+        for axis, (title, key) in zip(axes, DRAWN, strict=False):
+            rows = [row for row in notes["validation"] if key in row]
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], label=label, **style)
+            axis.set_title(title, fontsize=9)
+        cycles = [row for row in notes["log"] if "cycle_source" in row]
+        axes[-1].plot([row["step"] for row in cycles], [row["cycle_source"] for row in cycles], **style)
+    axes[-1].set_title("training, cycle of source images", fontsize=9)
+    axes[-1].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("step")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Score what is new, and write the table and the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--scorer", type=Path, default=Path("../shared/tools/score.py"))
+    parser.add_argument("--unfinished", action="store_true", help="score runs that are under way too")
+    options = parser.parse_args()
+    scores = score_all(options.shared, options.work, options.scorer, unfinished=options.unfinished)
+    parts = [
+        f"Normalised by {'each image' if statistics == 'image' else 'fixed statistics'}:\n\n"
+        + table(scores, options.work, statistics)
+        for statistics in STATISTICS
+    ]
+    (options.work / "scores.md").write_text("\n\n".join(parts) + "\n")
+    draw_curves(options.work, "nuclei", options.work / "curves.png")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
