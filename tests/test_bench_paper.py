@@ -20,6 +20,7 @@ from cellxlate.settings import (
     NetworkSettings,
     TrainSettings,
 )
+from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.structures import draw_structure
 
 BENCH = Path(__file__).parent / "bench"
@@ -66,7 +67,7 @@ def tiny(paper: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     train, methods = paper("train"), paper("methods")
     for name, every in {"LOG_EVERY": 1, "SAVE_EVERY": 2, "VALIDATE_EVERY": 2, "PRECISION": "float32"}.items():
         monkeypatch.setattr(train, name, every)
-    monkeypatch.setattr(train, "has_collapsed", lambda run, known: False)
+    monkeypatch.setattr(train, "has_collapsed", lambda run, judge: False)
 
     @dataclass(frozen=True)
     class Tiny(methods.Planned):  # type: ignore[misc, name-defined]
@@ -175,8 +176,48 @@ def test_only_selected_pixels_change(paper: Any) -> None:
     torch.manual_seed(0)
     translator = TranslatorNetworks(TINY).eval()
     plane = np.random.default_rng(0).integers(90, 400, (35, 42)).astype(np.uint16)
-    result = paper("translate").translated(translator, plane)
+    result = paper("translate").translated(translator, plane, measure_range([plane]))
     assert result.image.dtype == plane.dtype
     assert result.image.shape == plane.shape
     assert np.array_equal(result.image[result.gate == 0], plane[result.gate == 0])
     assert (result.image != plane).any()
+
+
+def test_drawn_pairs_share_one_geometry_and_debris_carries_no_label(paper: Any) -> None:
+    pair = paper("drawn").drawn_pair(np.random.default_rng(3), 96)
+    again = paper("drawn").drawn_pair(np.random.default_rng(3), 96)
+    assert np.array_equal(pair.phase, again.phase)
+    assert not (pair.nuclei & ~pair.bodies).any()
+    light = pair.fluorescence.astype(float)
+    assert light[pair.nuclei].mean() > 5 * light[~pair.bodies].mean()
+    assert pair.phase[pair.bodies].mean() < pair.phase[~pair.bodies].mean()
+
+
+def test_a_label_is_scored_where_the_gate_opens(paper: Any) -> None:
+    translate = paper("translate")
+    truth = np.full((64, 64), 100, np.uint16)
+    truth[20:40, 20:40] = np.linspace(400, 900, 20)[:, None]
+    cells = np.zeros((64, 64), bool)
+    cells[16:44, 16:44] = True
+    plane = np.random.default_rng(0).integers(90, 110, (64, 64)).astype(np.uint16)
+    proposal = ((truth - 100.0) / 800).astype(np.float32)
+    known = [translate.Example("one", plane, truth, cells)]
+    everywhere = translate.Translated(plane, np.ones((64, 64), np.float32), proposal)
+    perfect = translate.label_scores(known, [everywhere])
+    assert perfect["psnr_affine"] > 100
+    assert (perfect["added"], perfect["lost"]) == (0, 0)
+    assert perfect["outside_selected_percent"] == 100
+    nowhere = translate.Translated(plane, np.zeros((64, 64), np.float32), proposal + 5)
+    missing = translate.label_scores(known, [nowhere])
+    assert missing["lost"] == 1
+    assert missing["outside_label"] == missing["outside_selected_percent"] == 0
+    elsewhere = translate.Translated(plane, np.ones((64, 64), np.float32), np.roll(proposal, 22, axis=1))
+    moved = translate.label_scores(known, [elsewhere])
+    assert (moved["added"], moved["lost"]) == (1, 1)
+    assert moved["outside_label"] > 0.1
+
+
+def test_the_best_weights_are_those_of_the_highest_psnr_or_the_lowest_distance(paper: Any) -> None:
+    merit = paper("translate").merit
+    assert merit({"psnr_affine": 25.0, "patch_distance": 1.0}) > merit({"psnr_affine": 24.0, "patch_distance": 0.1})
+    assert merit({"patch_distance": 0.1}) > merit({"patch_distance": 0.2}) > merit({"patch_distance": math.nan})

@@ -40,27 +40,46 @@ SETTINGS = replace(
 and noise; quarter turns; CycleGAN's rate of 2e-4 in place of 1e-4, for smaller networks."""
 
 
+FULL = replace(PRESETS["paper"], steps=EPOCHS * STEPS_PER_EPOCH)
+"""The preset `paper` as it is: 2.9 million weights, patches of 256 px."""
+
+SHARE_OF_STEPS = {"nuclei": 1.0, "phase": 0.5, "holo": 0.5}
+"""Of the steps of the nuclei's runs; the schedule is stretched over them."""
+
+
 @dataclass(frozen=True)
 class Planned:
-    """A run: a method on a data set of `data.py`, from a seed."""
+    """A run: a method on a data set of `data.py`, from a seed, with networks of a size."""
 
     method: Method
     seed: int
     data: str = "nuclei"
+    size: Literal["small", "full"] = "small"
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.data}-{self.method}-{self.seed}"
+        return f"{self.data}-{self.method}-{self.seed}" + ("" if self.size == "small" else f"-{self.size}")
 
     @property
     def settings(self) -> TrainSettings:
         """How it is trained."""
+        chosen = SETTINGS if self.size == "small" else FULL
+        assert chosen.steps is not None
+        chosen = replace(chosen, steps=round(SHARE_OF_STEPS[self.data] * chosen.steps), seed=self.seed)
         if self.method in ("none", "saliency", "masks"):
-            return replace(SETTINGS, guide=self.method, seed=self.seed)
-        return replace(SETTINGS, baseline="cyclegan", guide="none", seed=self.seed)
+            return replace(chosen, guide=self.method)
+        return replace(chosen, baseline="cyclegan", guide="none")
 
 
 PAPER: tuple[Method, ...] = ("cyclegan", "none", "saliency", "masks")
 OTHERS: tuple[Method, ...] = ("utom", "cut")
-QUEUE = tuple(Planned(method, seed) for methods in (PAPER, OTHERS) for seed in (0, 1) for method in methods)
+MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
+"""Without `saliency`, which looks for what is brighter than its surroundings."""
+
+QUEUE = (
+    *(Planned(method, seed) for methods in (PAPER, OTHERS) for seed in (0, 1) for method in methods),
+    *(Planned(method, 0, data) for data in ("phase", "holo") for method in MODALITIES),
+    *(Planned(method, 1, "phase") for method in MODALITIES[:2]),
+    Planned("saliency", 0, size="full"),
+)

@@ -21,6 +21,7 @@ import torch
 
 from paper.methods import QUEUE, Planned
 from paper.train import OUTCOME, claimed, train
+from paper.translate import merit
 
 NOTHING_LEFT = 3
 
@@ -45,8 +46,8 @@ def state_of(planned: Planned, work: Path) -> str:
     for name, word in ((OUTCOME, "finished"), ("progress.json", "under way")):
         if (folder / name).exists():
             notes = json.loads((folder / name).read_text())
-            last = notes["validation"][-1] if notes["validation"] else {}
-            psnr = f", validation {last['psnr_affine']:.2f} dB" if last else ""
+            best = max(map(merit, notes["validation"]), default=None)
+            psnr = "" if best is None else f", best validation {best:.3f}"
             failed = f", {notes['failed']}" if "failed" in notes else ""
             return f"{word}: step {notes['step']}, {notes['cpu_s'] / 3600:.2f} h of a core{psnr}{failed}"
     return "to come"

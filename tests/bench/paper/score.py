@@ -21,16 +21,15 @@ import matplotlib as mpl
 import numpy as np
 import tifffile
 import torch
-from scipy import ndimage
 
 from cellxlate.evaluation import measures
 from cellxlate.model.attention import attention_image
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator
 from cellxlate.stacks.intensity.range import measure_range
-from paper.methods import QUEUE, SMALL, Planned
+from paper.methods import QUEUE, Planned
 from paper.train import BEST, LAST, OUTCOME, load_translator
-from paper.translate import NEAR_CELLS_PX, Example, Translated, examples, translated
+from paper.translate import Example, Translated, examples, merit, outside_of, translated
 
 STATISTICS_IMAGES = 32
 STATISTICS = ("image", "fixed")
@@ -65,10 +64,10 @@ def with_fixed_statistics(translator: TranslatorNetworks, source: Path) -> Trans
     """Return a translator normalised by what it sees in some training images (a folder of them), folded in."""
     paths = sorted(source.glob("*.tif"))
     planes = [tifffile.imread(path) for path in paths[:: max(len(paths) // STATISTICS_IMAGES, 1)]]
-    units = [
-        measure_range([plane]).to_unit(plane)[: plane.shape[0] // 4 * 4, : plane.shape[1] // 4 * 4] for plane in planes
-    ]
-    return fix_translator(translator, SMALL, [torch.from_numpy(unit)[None, None] for unit in units])
+    units = [measure_range([plane]).to_unit(plane) for plane in planes]
+    rows, columns = (size // translator.stride * translator.stride for size in units[0].shape)
+    batches = [torch.from_numpy(unit[:rows, :columns].copy())[None, None] for unit in units]
+    return fix_translator(translator, translator.settings, batches)
 
 
 def scored(
@@ -76,11 +75,12 @@ def scored(
 ) -> dict[str, Any]:
     """Translate the test fields and those without cells (a folder), write them as `enhance` would, and score them."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = [translated(translator, one.plane) for one in known]
+    made = [translated(translator, one.plane, measure_range([one.plane])) for one in known]
     for one, result in zip(known, made, strict=True):
         written(one.name, result, folder)
     for path in sorted(empty.glob("*.tif")):
-        written(path.stem, translated(translator, tifffile.imread(path)), folder)
+        plane = tifffile.imread(path)
+        written(path.stem, translated(translator, plane, measure_range([plane])), folder)
     command = [sys.executable, str(scorer), str(folder)]
     outcome = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(outcome.stdout) | around(known, made)
@@ -97,7 +97,7 @@ def around(known: list[Example], made: list[Translated]) -> dict[str, float]:
     rows = []
     added = lost = 0
     for one, result in zip(known, made, strict=True):
-        outside = ~ndimage.binary_dilation(one.cells, iterations=NEAR_CELLS_PX)
+        outside = outside_of(one.cells)
         by = np.abs(result.image.astype(np.float64) - one.plane.astype(np.float64))[outside]
         noise = measure_range([one.plane]).noise
         rows.append((100 * float((by > 0).mean()), float(by.mean()), float(by.mean()) / noise))
@@ -122,7 +122,7 @@ def score_all(shared: Path, work: Path, scorer: Path, *, unfinished: bool) -> di
             if scores.get(key, {}).get("state") == state:
                 continue
             print(key, flush=True)
-            translator = load_translator(weights.path)
+            translator = load_translator(weights.path, weights.planned.settings.networks)
             if statistics == "fixed":
                 translator = with_fixed_statistics(translator, work / "data" / "nuclei" / "source")
             outcome = scored(translator, known, data / "no_cells_S", work / "scored" / key.replace(" ", "-"), scorer)
@@ -176,7 +176,7 @@ def notes_of(planned: Planned, work: Path) -> dict[str, Any]:
 
 def best_step(notes: dict[str, Any]) -> int:
     """Return the step whose weights validated best."""
-    best = max(notes["validation"], key=lambda row: row["psnr_affine"])
+    best = max(notes["validation"], key=merit)
     return int(best["step"])
 
 

@@ -8,14 +8,16 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from cellxlate.model.bundle import save_tensors
 from cellxlate.model.networks import TranslatorNetworks
+from cellxlate.settings import NetworkSettings
 from cellxlate.training.acceleration.precision import accelerate
 from cellxlate.training.checkpoint import read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.domains import open_domains
@@ -25,15 +27,15 @@ from cellxlate.training.steps import LearnedStep, Step
 from cellxlate.whole_file import write_whole_file
 from paper.cut import CutStep
 from paper.data import prepared
-from paper.methods import SMALL, STEPS_PER_EPOCH, Planned
-from paper.translate import Example, examples, scores, translated
+from paper.methods import STEPS_PER_EPOCH, Planned
+from paper.translate import Judge, judge_of, levels_of, merit, translated, whole_range
 from paper.utom import UtomStep
 
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH
 FIRST_LOOKS = (1, 64, 300)
 """Steps whose terms are printed early, to see that they move."""
 
-NOTHING_SELECTED, NO_CONTRAST = 0.001, 1e-6
+NOTHING_SELECTED = 0.001
 PRECISION = "bfloat16"
 
 
@@ -82,11 +84,13 @@ def train(planned: Planned, shared: Path, work: Path, *, steps: int | None = Non
     and goes on from it, to the bit.
     """
     folders, folder = prepared(planned.data, shared, work), work / "runs" / planned.name
-    known = examples(folders.validation / "source", folders.validation / "truth", folders.validation / "masks")
+    judge = judge_of(planned.data, folders.validation)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         masks = [folders.masks] if planned.settings.guide == "masks" else []
         domains = open_domains(([folders.source], [folders.target]), planned.settings, None, masks, files)
+        if planned.data != "nuclei":
+            domains = tuple(map(in_whole_range, domains))
         run = begun(planned, domains, torch.device("cpu"))
         notes: dict[str, Any] = {
             "run": asdict(planned), "settings": asdict(run.settings), "data": fingerprint(domains), "step": 0,
@@ -99,11 +103,11 @@ def train(planned: Planned, shared: Path, work: Path, *, steps: int | None = Non
                     raise SystemExit(f"{folder} was begun with other {key}; move it away")
             restore_checkpoint(folder, run.state)
             notes, run.done = kept, kept["step"]
-        return continued(run, domains, known, folder, notes, run.steps if steps is None else run.done + steps)
+        return continued(run, domains, judge, folder, notes, run.steps if steps is None else run.done + steps)
 
 
 def continued(
-    run: Run, domains: tuple[Domain, ...], known: list[Example], folder: Path, notes: dict[str, Any], until: int
+    run: Run, domains: tuple[Domain, ...], judge: Judge, folder: Path, notes: dict[str, Any], until: int
 ) -> dict[str, Any]:
     """Do the remaining steps; log, validate and save on the way."""
     sums: dict[str, float] = {}
@@ -122,11 +126,11 @@ def continued(
                 notes["log"].append({"step": run.done, **means})
                 sums = {}
             if run.done % VALIDATE_EVERY == 0 or run.done == run.steps:
-                validate(run, known, folder, notes)
+                validate(run, judge, folder, notes)
             if run.done % SAVE_EVERY == 0:
                 save_checkpoint(folder, run.state, notes)
                 write_whole_file(folder / "progress.json", json.dumps(notes, indent=1))
-            if run.done == switch_step(run) and has_collapsed(run, known):
+            if run.done == switch_step(run) and has_collapsed(run, judge):
                 return finished(
                     run, folder, notes | {"failed": f"attention selects nothing at the switch ({run.done})"}
                 )
@@ -135,14 +139,20 @@ def continued(
     return finished(run, folder, notes) if run.done == run.steps else notes
 
 
-def validate(run: Run, known: list[Example], folder: Path, notes: dict[str, Any]) -> None:
-    """Score the translator on the images held out, and keep it where it is the best so far by affine PSNR."""
-    row = scores(known, [translated(run.average, one.plane) for one in known])
-    before = [one["psnr_affine"] for one in notes["validation"]]
+def in_whole_range(domain: Domain) -> Domain:
+    """Return a domain whose levels are those of other modalities."""
+    fields = [replace(one, intensity=whole_range(one.stack.read(one.index))) for one in domain.fields]
+    return Domain(fields, domain.number, domain.guide)
+
+
+def validate(run: Run, judge: Judge, folder: Path, notes: dict[str, Any]) -> None:
+    """Score the translator on the images held out, and keep it where it is the best so far."""
+    row = judge(run.average)
+    before = [merit(one) for one in notes["validation"]]
     notes["validation"].append({"step": run.done, **row})
     print(f"step {run.done}/{run.steps} {notes['cpu_s']:.0f} s", {key: round(value, 3) for key, value in row.items()},
           flush=True)  # fmt: skip
-    if row["psnr_affine"] > max(before, default=-math.inf):
+    if merit(row) > max(before, default=-math.inf):
         save_translator(run.average, folder / BEST)
 
 
@@ -151,11 +161,10 @@ def switch_step(run: Run) -> int:
     return run.settings.switch_epoch * run.steps // run.settings.epochs
 
 
-def has_collapsed(run: Run, known: list[Example]) -> bool:
+def has_collapsed(run: Run, judge: Judge) -> bool:
     """Return whether attention, frozen from here on, selects nothing: what follows would all be the input."""
-    with torch.inference_mode():
-        selected = [float((translated(run.average, one.plane).gate > 0).mean()) for one in known]
-    return max(selected) < NOTHING_SELECTED
+    planes = [(one.plane, levels_of(judge.data, one.plane)) for one in judge.known]
+    return max(float((translated(run.average, *one).gate > 0).mean()) for one in planes) < NOTHING_SELECTED
 
 
 def save_translator(translator: TranslatorNetworks, path: Path) -> None:
@@ -166,11 +175,9 @@ def save_translator(translator: TranslatorNetworks, path: Path) -> None:
     partial.replace(path)
 
 
-def load_translator(path: Path) -> TranslatorNetworks:
+def load_translator(path: Path, networks: NetworkSettings) -> TranslatorNetworks:
     """Read a translator that `save_translator` wrote."""
-    from safetensors.torch import load_file
-
-    translator = TranslatorNetworks(SMALL)
+    translator = TranslatorNetworks(networks)
     translator.load_state_dict(load_file(path))
     return translator.eval().requires_grad_(False)
 
