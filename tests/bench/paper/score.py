@@ -1,11 +1,16 @@
-"""Scores of the runs that are finished, on the test images, which nothing was trained or chosen on.
+"""Scores of the runs that are finished, on test images, which nothing was trained or chosen on.
 
     export PYTHONPATH=CHECKOUT:CHECKOUT/tests/bench
     python -m paper.score --shared ../shared/data --work WORK [--scorer ../shared/tools/score.py] [--unfinished]
 
 Each run is scored with the weights that validated best and with the last, normalised by each image's own statistics, as
-it was trained, and by fixed ones, as a model folder of the package has them. WORK/scores.json, scores.md and curves.png
-are written; what was scored before is kept. `--unfinished` takes runs that are under way, for a look at them.
+it was trained, and the nuclei's by fixed ones too, as a model folder of the package has them. WORK/scores.json,
+scores.md and curves-DATA.png are written; what was scored before is kept. `--unfinished` takes runs that are under way,
+for a look at them.
+
+Drawn phase contrast and fluorescence share one geometry, so labels are scored against the truth. Of holograms and
+bright field there are no pairs: whether an object is where it should be, how bright or how large it is, cannot be said,
+and must not be measured on such images.
 """
 
 import argparse
@@ -27,9 +32,11 @@ from cellxlate.model.attention import attention_image
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator
 from cellxlate.stacks.intensity.range import measure_range
+from cellxlate.whole_file import write_whole_file
+from paper.data import prepared
 from paper.methods import QUEUE, Planned
 from paper.train import BEST, LAST, OUTCOME, load_translator
-from paper.translate import Example, Translated, examples, merit, outside_of, translated
+from paper.translate import Example, Translated, examples, judge_of, levels_of, merit, outside_of, translated
 
 STATISTICS_IMAGES = 32
 STATISTICS = ("image", "fixed")
@@ -52,11 +59,11 @@ class Weights:
         return f"{self.planned.name} {self.path.stem}"
 
 
-def weights_of(work: Path, data: str, *, unfinished: bool) -> Iterator[Weights]:
-    """Yield the weights that there are of runs on a data set; runs under way have no last ones."""
+def weights_of(work: Path, *, unfinished: bool) -> Iterator[Weights]:
+    """Yield the weights that there are; runs under way have no last ones."""
     for planned in QUEUE:
         folder = work / "runs" / planned.name
-        if planned.data == data and (unfinished or (folder / OUTCOME).exists()):
+        if unfinished or (folder / OUTCOME).exists():
             yield from (Weights(planned, path) for path in (folder / BEST, folder / LAST) if path.exists())
 
 
@@ -64,7 +71,7 @@ def with_fixed_statistics(translator: TranslatorNetworks, source: Path) -> Trans
     """Return a translator normalised by what it sees in some training images (a folder of them), folded in."""
     paths = sorted(source.glob("*.tif"))
     planes = [tifffile.imread(path) for path in paths[:: max(len(paths) // STATISTICS_IMAGES, 1)]]
-    units = [measure_range([plane]).to_unit(plane) for plane in planes]
+    units = [levels_of("nuclei", plane).to_unit(plane) for plane in planes]
     rows, columns = (size // translator.stride * translator.stride for size in units[0].shape)
     batches = [torch.from_numpy(unit[:rows, :columns].copy())[None, None] for unit in units]
     return fix_translator(translator, translator.settings, batches)
@@ -75,12 +82,12 @@ def scored(
 ) -> dict[str, Any]:
     """Translate the test fields and those without cells (a folder), write them as `enhance` would, and score them."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = [translated(translator, one.plane, measure_range([one.plane])) for one in known]
+    made = [translated(translator, one.plane, levels_of("nuclei", one.plane)) for one in known]
     for one, result in zip(known, made, strict=True):
         written(one.name, result, folder)
     for path in sorted(empty.glob("*.tif")):
         plane = tifffile.imread(path)
-        written(path.stem, translated(translator, plane, measure_range([plane])), folder)
+        written(path.stem, translated(translator, plane, levels_of("nuclei", plane)), folder)
     command = [sys.executable, str(scorer), str(folder)]
     outcome = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(outcome.stdout) | around(known, made)
@@ -115,53 +122,71 @@ def score_all(shared: Path, work: Path, scorer: Path, *, unfinished: bool) -> di
     data, store = shared / "nuclei_lowexp", work / "scores.json"
     known = examples(data / "test_S", data / "test_S_truth", data / "test_masks")
     scores: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    for weights in weights_of(work, "nuclei", unfinished=unfinished):
-        for statistics in STATISTICS:
+    for weights in weights_of(work, unfinished=unfinished):
+        planned = weights.planned
+        for statistics in STATISTICS if planned.data == "nuclei" else STATISTICS[:1]:
             key = f"{weights.key} {statistics}"
             state = [weights.path.stat().st_size, weights.path.stat().st_mtime]
             if scores.get(key, {}).get("state") == state:
                 continue
             print(key, flush=True)
-            translator = load_translator(weights.path, weights.planned.settings.networks)
-            if statistics == "fixed":
-                translator = with_fixed_statistics(translator, work / "data" / "nuclei" / "source")
-            outcome = scored(translator, known, data / "no_cells_S", work / "scored" / key.replace(" ", "-"), scorer)
+            translator = load_translator(weights.path, planned.settings.networks)
+            if planned.data != "nuclei":
+                outcome = judge_of(planned.data, prepared(planned.data, shared, work).test)(translator)
+            else:
+                if statistics == "fixed":
+                    translator = with_fixed_statistics(translator, prepared("nuclei", shared, work).source)
+                outcome = scored(
+                    translator, known, data / "no_cells_S", work / "scored" / key.replace(" ", "-"), scorer
+                )
             scores[key] = {"state": state, **outcome}
-            store.write_text(json.dumps(scores, indent=1))
+            write_whole_file(store, json.dumps(scores, indent=1))
     return scores
 
 
-COLUMNS = (
-    ("PSNR affine (dB)", "psnr_affine", 2), ("SSIM affine", "ssim_affine", 3),
-    ("patch distance", "patch_distance_to_truth", 3), ("attention IoU", "attention_iou", 3),
-    ("background changed (%)", "background_changed_percent", 2), ("by (counts)", "background_change_counts", 2),
-    ("by (noise)", "background_change_noises", 2), ("field without cells (%)", "empty_changed_percent", 2),
-    ("changed in cells (%)", "inside_changed_percent", 1),
-)  # fmt: skip
+Columns = tuple[tuple[str, str, int], ...]
+"""Heads, the scores below them, their decimals."""
+
+COLUMNS: dict[str, Columns] = {
+    "nuclei": (
+        ("PSNR affine (dB)", "psnr_affine", 2), ("SSIM affine", "ssim_affine", 3),
+        ("patch distance", "patch_distance_to_truth", 3), ("attention IoU", "attention_iou", 3),
+        ("background changed (%)", "background_changed_percent", 2), ("by (counts)", "background_change_counts", 2),
+        ("by (noise)", "background_change_noises", 2), ("field without cells (%)", "empty_changed_percent", 2),
+        ("changed in cells (%)", "inside_changed_percent", 1), ("objects added", "objects_added", 0),
+        ("lost", "objects_lost", 0),
+    ),
+    "phase": (
+        ("PSNR affine (dB)", "psnr_affine", 2), ("SSIM affine", "ssim_affine", 3),
+        ("objects in truth, a field", "true_objects", 1), ("invented", "added", 1), ("lost", "lost", 1),
+        ("selected in cells (%)", "inside_selected_percent", 1), ("outside (%)", "outside_selected_percent", 2),
+        ("label outside (of that inside)", "outside_label", 3),
+    ),
+    "holo": (
+        ("patch distance of spots", "patch_distance", 3), ("spots, a field", "objects", 1),
+        ("places with rings", "masked_objects", 1), ("selected in rings (%)", "inside_selected_percent", 1),
+        ("outside (%)", "outside_selected_percent", 2),
+    ),
+}  # fmt: skip
 
 
-def table(scores: dict[str, Any], work: Path, statistics: str) -> str:
-    """Return the scores as Markdown: a row for each run and its weights."""
-    heads = [
-        "",
-        "seed",
-        "weights",
-        *(head for head, _, _ in COLUMNS),
-        "objects added, lost",
-        "steps",
-        "hours of a core",
-    ]
+def table(scores: dict[str, Any], work: Path, data: str, statistics: str) -> str:
+    """Return the scores of runs on a data set as Markdown: a row for each run and its weights."""
+    columns = COLUMNS[data]
+    heads = ["", "seed", "weights", *(head for head, _, _ in columns), "step", "core hours"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for planned in sorted(QUEUE, key=lambda one: (list(METHODS).index(one.method), one.seed)):
+    for planned in sorted(QUEUE, key=lambda one: (one.size, list(METHODS).index(one.method), one.seed)):
         for which in ("best", "last"):
-            row = scores.get(f"{planned.name} {which} {statistics}")
+            row = scores.get(f"{planned.name} {which} {statistics}") if planned.data == data else None
             if row is None:
                 continue
             notes = notes_of(planned, work)
             step = best_step(notes) if which == "best" else notes["step"]
-            values = ["-" if row[key] is None else f"{row[key]:.{digits}f}" for _, key, digits in COLUMNS]
-            values += [f"{row['objects_added']}, {row['objects_lost']}", str(step), f"{notes['cpu_s'] / 3600:.2f}"]
-            name = METHODS[planned.method] + (f" ({notes['failed']})" if "failed" in notes else "")
+            values = ["-" if row.get(key) is None else f"{row[key]:.{digits}f}" for _, key, digits in columns]
+            name = METHODS[planned.method] + (", full size" if planned.size == "full" else "")
+            name += f" ({notes['failed']})" if "failed" in notes else ""
+            of_all = "" if notes["step"] == planned.settings.steps else f" of {planned.settings.steps}"
+            values += [f"{step}{of_all}", f"{notes['cpu_s'] / 3600:.2f}"]
             lines.append("| " + " | ".join([name, str(planned.seed), which, *values]) + " |")
     return "\n".join(lines)
 
@@ -180,10 +205,11 @@ def best_step(notes: dict[str, Any]) -> int:
     return int(best["step"])
 
 
-DRAWN = (
-    ("validation, affine PSNR (dB)", "psnr_affine"), ("validation, patch distance", "patch_distance"),
-    ("validation, attention IoU", "iou"), ("validation, change outside cells (counts)", "outside_change_counts"),
-)  # fmt: skip
+DRAWN = {
+    "nuclei": ("psnr_affine", "patch_distance", "iou", "outside_change_counts"),
+    "phase": ("psnr_affine", "added", "lost", "outside_label"),
+    "holo": ("patch_distance", "objects", "outside_selected_percent"),
+}
 
 
 def draw_curves(work: Path, data: str, path: Path) -> None:
@@ -191,18 +217,18 @@ def draw_curves(work: Path, data: str, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(DRAWN) + 1, figsize=(4.2 * (len(DRAWN) + 1), 3.6), layout="constrained")
+    keys = DRAWN[data]
+    figure, axes = plt.subplots(1, len(keys) + 1, figsize=(4.2 * (len(keys) + 1), 3.6), layout="constrained")
     for planned in QUEUE:
         folder = work / "runs" / planned.name
         if planned.data != data or not any((folder / name).exists() for name in (OUTCOME, "progress.json")):
             continue
         notes = notes_of(planned, work)
         style = {"color": f"C{list(METHODS).index(planned.method)}", "linestyle": ("-", "--", ":")[planned.seed % 3]}
-        label = f"{planned.method}, seed {planned.seed}"
-        for axis, (title, key) in zip(axes, DRAWN, strict=False):
-            rows = [row for row in notes["validation"] if key in row]
-            axis.plot([row["step"] for row in rows], [row[key] for row in rows], label=label, **style)
-            axis.set_title(title, fontsize=9)
+        for axis, key in zip(axes, keys, strict=False):
+            rows = notes["validation"]
+            axis.plot([row["step"] for row in rows], [row[key] for row in rows], label=planned.name, **style)
+            axis.set_title(f"validation, {key.replace('_', ' ')}", fontsize=9)
         cycles = [row for row in notes["log"] if "cycle_source" in row]
         axes[-1].plot([row["step"] for row in cycles], [row["cycle_source"] for row in cycles], **style)
     axes[-1].set_title("training, cycle of source images", fontsize=9)
@@ -223,13 +249,15 @@ def main() -> None:
     parser.add_argument("--unfinished", action="store_true", help="score runs that are under way too")
     options = parser.parse_args()
     scores = score_all(options.shared, options.work, options.scorer, unfinished=options.unfinished)
-    parts = [
-        f"Normalised by {'each image' if statistics == 'image' else 'fixed statistics'}:\n\n"
-        + table(scores, options.work, statistics)
-        for statistics in STATISTICS
-    ]
-    (options.work / "scores.md").write_text("\n\n".join(parts) + "\n")
-    draw_curves(options.work, "nuclei", options.work / "curves.png")
+    parts = []
+    for data in COLUMNS:
+        for statistics in STATISTICS if data == "nuclei" else STATISTICS[:1]:
+            by = "its own statistics" if statistics == "image" else "fixed statistics"
+            rows = table(scores, options.work, data, statistics)
+            parts.append(f"{data}, each image normalised by {by}:\n\n{rows}")
+        if any((options.work / "runs").glob(f"{data}-*/*.json")):
+            draw_curves(options.work, data, options.work / f"curves-{data}.png")
+    write_whole_file(options.work / "scores.md", "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
 
 

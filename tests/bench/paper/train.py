@@ -12,23 +12,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from cellxlate.model.bundle import save_tensors
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import NetworkSettings
+from cellxlate.stacks.stack import Stack
 from cellxlate.training.acceleration.precision import accelerate
 from cellxlate.training.checkpoint import read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.domains import open_domains
-from cellxlate.training.fields.patches import Domain
+from cellxlate.training.fields.guides import saliency
+from cellxlate.training.fields.patches import Domain, Mask
 from cellxlate.training.run import Run, drawn_ahead, fingerprint, has_checkpoint, one_step
 from cellxlate.training.steps import LearnedStep, Step
 from cellxlate.whole_file import write_whole_file
 from paper.cut import CutStep
 from paper.data import prepared
 from paper.methods import STEPS_PER_EPOCH, Planned
-from paper.translate import Judge, judge_of, levels_of, merit, translated, whole_range
+from paper.translate import Judge, judge_of, levels_of, merit, translated
 from paper.utom import UtomStep
 
 LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH
@@ -89,8 +92,7 @@ def train(planned: Planned, shared: Path, work: Path, *, steps: int | None = Non
     with ExitStack() as files:
         masks = [folders.masks] if planned.settings.guide == "masks" else []
         domains = open_domains(([folders.source], [folders.target]), planned.settings, None, masks, files)
-        if planned.data != "nuclei":
-            domains = tuple(map(in_whole_range, domains))
+        domains = tuple(with_levels(domain, planned.data) for domain in domains)
         run = begun(planned, domains, torch.device("cpu"))
         notes: dict[str, Any] = {
             "run": asdict(planned), "settings": asdict(run.settings), "data": fingerprint(domains), "step": 0,
@@ -139,9 +141,15 @@ def continued(
     return finished(run, folder, notes) if run.done == run.steps else notes
 
 
-def in_whole_range(domain: Domain) -> Domain:
-    """Return a domain whose levels are those of other modalities."""
-    fields = [replace(one, intensity=whole_range(one.stack.read(one.index))) for one in domain.fields]
+def with_levels(domain: Domain, data: str) -> Domain:
+    """Return a domain whose planes have the levels of a data set; the automatic guide is found by the package's."""
+    fields = []
+    for one in domain.fields:
+        plane, mask = one.stack.read(one.index), one.mask
+        if domain.guide == "saliency":
+            found = saliency(plane, one.intensity).astype(np.uint8)
+            mask = Mask(Stack.from_array(found, "YX", name=one.stack.name), ())
+        fields.append(replace(one, intensity=levels_of(data, plane), mask=mask))
     return Domain(fields, domain.number, domain.guide)
 
 

@@ -1,6 +1,6 @@
 """Images through a trained translator as it was trained: normalised by their own statistics, composed by the gate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from paper.data import bright_spots
 
 Plane = npt.NDArray[Any]
 NEAR_CELLS_PX = 3
-WHOLE_PERCENTILES = 0.3, 99.7
+WHOLE_PERCENTILES, ROOM = (0.3, 99.7), 0.25
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,19 @@ def whole_range(plane: Plane) -> IntensityRange:
     return IntensityRange(float(low), float(max(high, low + 1)), measure_range([plane]).noise)
 
 
+def with_room(levels: IntensityRange) -> IntensityRange:
+    """Return the package's levels with room for a quarter of their span below and above.
+
+    A generator carries through what is beyond its range: without room half of a background's noise would stay whatever
+    a method learns, and a discriminator that sees whole images would know by it.
+    """
+    room = ROOM * levels.span
+    return replace(levels, black=levels.black - room, white=levels.white + room)
+
+
 def levels_of(data: str, plane: Plane) -> IntensityRange:
-    """Return the levels of a plane of a data set: the package's for nuclei, the whole range for other modalities."""
-    return measure_range([plane]) if data == "nuclei" else whole_range(plane)
+    """Return the levels of a plane of a data set: the package's, with room, for nuclei; all there is for the others."""
+    return with_room(measure_range([plane])) if data == "nuclei" else whole_range(plane)
 
 
 def translated(translator: TranslatorNetworks, plane: Plane, intensity: IntensityRange) -> Translated:
