@@ -85,7 +85,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "last.safetensors")
 
 
-@pytest.mark.parametrize("method", ["saliency", "utom", "cut"])
+@pytest.mark.parametrize("method", ["saliency", "hinge", "utom", "cut"])
 def test_a_killed_run_ends_as_an_unbroken_one(paper: Any, tiny: Any, work: Path, tmp_path: Path, method: str) -> None:
     train = paper("train").train
     shutil.copytree(work / "data", tmp_path / "data")
@@ -230,3 +230,9 @@ def test_noise_around_the_background_stays_within_the_range_of_a_generator(paper
     unit = translate.levels_of("nuclei", plane).to_unit(plane)
     assert (unit < 0).mean() < 0.001
     assert (measure_range([plane]).to_unit(plane) < 0).mean() > 0.1
+
+
+def test_the_area_hinge_lets_attention_alone_between_its_limits(paper: Any) -> None:
+    hinge = paper("hinge")
+    for level, expected in ((0.0, hinge.LEAST), (0.2, 0.0), (1.0, 1 - hinge.MOST)):
+        assert hinge.area_hinge(torch.full((2, 1, 4, 4), level)).item() == pytest.approx(expected)

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -152,13 +153,13 @@ def holo(shared: Path, folders: Folders) -> None:
             tifffile.imwrite(root / "masks" / part / path.name, mask.astype(np.uint8))
 
 
-def rings(image: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def rings(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
     """Return where a hologram (Y, X) differs much from its surroundings: objects with their rings."""
     energy = ndimage.gaussian_filter(np.abs(image - ndimage.median_filter(image, 61)), 3.0)
     return np.asarray(energy > threshold_otsu(energy))
 
 
-def bright_spots(image: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def bright_spots(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
     """Return where a bright field image (Y, X) holds focussed objects, 3 px wider."""
     smooth = ndimage.gaussian_filter(image - ndimage.median_filter(image, 61), 1.0)
     return np.asarray(ndimage.binary_dilation(smooth > threshold_otsu(smooth), iterations=3))

@@ -24,13 +24,13 @@ from paper.methods import QUEUE, Method, Planned
 from paper.train import BEST, LAST, load_translator
 from paper.translate import Example, Translated, examples, levels_of, outside_of, translated
 
-GUIDED: tuple[Method, ...] = ("masks", "saliency", "none")
+GUIDED: tuple[Method, ...] = ("masks", "saliency", "none", "hinge")
 """The first of which there is a model is shown as the attention-guided one."""
 
 OTHERS: tuple[Method, ...] = ("cyclegan", "utom", "cut")
 TITLES = {
     "masks": "attention-guided (masks)", "saliency": "attention-guided (saliency)", "none": "attention, no guide",
-    "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT",
+    "hinge": "attention, area hinge", "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT",
 }  # fmt: skip
 SIDE_PX, BAR_PX = 256, 50
 

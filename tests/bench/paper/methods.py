@@ -12,7 +12,7 @@ from cellxlate.settings import (
     TrainSettings,
 )
 
-Method = Literal["cyclegan", "none", "saliency", "masks", "utom", "cut"]
+Method = Literal["cyclegan", "none", "saliency", "masks", "hinge", "utom", "cut"]
 
 EPOCHS, SWITCH_EPOCH = 100, 30
 STEPS_PER_EPOCH = 128
@@ -69,6 +69,8 @@ class Planned:
         chosen = replace(chosen, steps=round(SHARE_OF_STEPS[self.data] * chosen.steps), seed=self.seed)
         if self.method in ("none", "saliency", "masks"):
             return replace(chosen, guide=self.method)
+        if self.method == "hinge":
+            return replace(chosen, guide="none")
         return replace(chosen, baseline="cyclegan", guide="none")
 
 
@@ -79,6 +81,7 @@ MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
 
 QUEUE = (
     *(Planned(method, seed) for methods in (PAPER, OTHERS) for seed in (0, 1) for method in methods),
+    *(Planned("hinge", seed) for seed in (0, 1)),
     *(Planned(method, 0, data) for data in ("phase", "holo") for method in MODALITIES),
     *(Planned(method, 1, "phase") for method in MODALITIES[:2]),
     Planned("saliency", 0, size="full"),

@@ -42,7 +42,7 @@ STATISTICS_IMAGES = 32
 STATISTICS = ("image", "fixed")
 METHODS = {
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT", "none": "the paper's game, no guide",
-    "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
+    "hinge": "the same, area hinge", "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
 }  # fmt: skip
 
 
@@ -90,7 +90,8 @@ def scored(
         written(path.stem, translated(translator, plane, levels_of("nuclei", plane)), folder)
     command = [sys.executable, str(scorer), str(folder)]
     outcome = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(outcome.stdout) | around(known, made)
+    found: dict[str, Any] = json.loads(outcome.stdout)
+    return found | around(known, made)
 
 
 def written(name: str, result: Translated, folder: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from cellxlate.model.bundle import save_tensors
 from cellxlate.model.networks import TranslatorNetworks
-from cellxlate.settings import NetworkSettings
+from cellxlate.settings import NetworkSettings, Precision
 from cellxlate.stacks.stack import Stack
 from cellxlate.training.acceleration.precision import accelerate
 from cellxlate.training.checkpoint import read_notes, restore_checkpoint, save_checkpoint
@@ -30,6 +30,7 @@ from cellxlate.training.steps import LearnedStep, Step
 from cellxlate.whole_file import write_whole_file
 from paper.cut import CutStep
 from paper.data import prepared
+from paper.hinge import HingedStep
 from paper.methods import STEPS_PER_EPOCH, Planned
 from paper.translate import Judge, judge_of, levels_of, merit, translated
 from paper.utom import UtomStep
@@ -39,7 +40,7 @@ FIRST_LOOKS = (1, 64, 300)
 """Steps whose terms are printed early, to see that they move."""
 
 NOTHING_SELECTED = 0.001
-PRECISION = "bfloat16"
+PRECISION: Precision = "bfloat16"
 
 
 OUTCOME, BEST, LAST = "outcome.json", "best.safetensors", "last.safetensors"
@@ -70,6 +71,8 @@ def begun(planned: Planned, domains: tuple[Domain, ...], device: torch.device) -
             step = UtomStep(settings, device, domains)
         elif planned.method == "cut":
             step = CutStep(settings, device)
+        elif planned.method == "hinge":
+            step = HingedStep(settings, device)
         else:
             step = LearnedStep(settings, device)
     average = copy.deepcopy(step.translator).requires_grad_(False)
