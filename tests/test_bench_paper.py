@@ -107,6 +107,25 @@ def test_two_workers_never_train_the_same_run(paper: Any, tmp_path: Path) -> Non
         assert later
 
 
+def test_a_run_that_fails_three_times_makes_room_for_the_next(
+    paper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = paper("run")
+    trained: list[str] = []
+
+    def train(planned: Any, shared: Path, work: Path) -> None:
+        trained.append(planned.name)
+        if len(set(trained)) == 1:
+            raise ValueError("no")
+        (work / "runs" / planned.name / "outcome.json").write_text("{}")
+
+    monkeypatch.setattr(run, "train", train)
+    codes = [run.take_next(tmp_path, tmp_path) for _ in range(5)]
+    assert codes == [1, 1, 1, 0, 0]
+    first, second, third = (planned.name for planned in run.QUEUE[:3])
+    assert trained == [first, first, first, second, third]
+
+
 def test_the_saliency_constraint_is_0_for_the_same_mask_at_any_brightness(paper: Any) -> None:
     utom = paper("utom")
     image = torch.zeros(1, 1, 8, 8)

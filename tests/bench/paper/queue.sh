@@ -7,6 +7,11 @@ shared=$(cd "$1" && pwd)
 mkdir -p "$2"
 work=$(cd "$2" && pwd)
 for worker in $(seq "${3:-1}"); do
+    runs=$(cat "$work/worker-$worker.pid" 2> /dev/null || true)
+    if [ -n "$runs" ] && grep -qa paper.run "/proc/$runs/cmdline" 2> /dev/null; then
+        echo "worker $worker runs already, as process $runs"
+        continue
+    fi
     PYTHONPATH="$code:$code/tests/bench" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
         setsid sh -c '
             echo $$ > "$2/worker-$3.pid"

@@ -15,6 +15,7 @@ of processor; several workers share WORK, each claims one run at a time.
 import argparse
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -23,21 +24,35 @@ from paper.methods import QUEUE, Planned
 from paper.train import OUTCOME, claimed, train
 from paper.translate import merit
 
-NOTHING_LEFT = 3
+NOTHING_LEFT, MOST_FAULTS = 3, 3
 
 
 def take_next(shared: Path, work: Path) -> int:
-    """Train the first run that is neither finished nor claimed; return 3 where there is none."""
+    """Train the first run that is neither finished nor claimed; return 3 where there is none.
+
+    A run that has failed three times is left alone, so that those after it get their turn.
+    """
     for planned in QUEUE:
         folder = work / "runs" / planned.name
-        if (folder / OUTCOME).exists():
+        if (folder / OUTCOME).exists() or faults_of(folder) >= MOST_FAULTS:
             continue
         with claimed(folder) as is_ours:
             if is_ours and not (folder / OUTCOME).exists():
                 print(f"== {planned.name}", flush=True)
-                train(planned, shared, work)
+                try:
+                    train(planned, shared, work)
+                except Exception:  # noqa: BLE001 - whatever it was is kept, and the next run begins
+                    fault = traceback.format_exc()
+                    print(fault, flush=True)
+                    (folder / f"fault-{faults_of(folder) + 1}.txt").write_text(fault)
+                    return 1
                 return 0
     return NOTHING_LEFT
+
+
+def faults_of(folder: Path) -> int:
+    """Return how many times a run has ended with a fault of the program; being killed is none."""
+    return len(list(folder.glob("fault-*.txt")))
 
 
 def state_of(planned: Planned, work: Path) -> str:
@@ -50,7 +65,7 @@ def state_of(planned: Planned, work: Path) -> str:
             psnr = "" if best is None else f", best validation {best:.3f}"
             failed = f", {notes['failed']}" if "failed" in notes else ""
             return f"{word}: step {notes['step']}, {notes['cpu_s'] / 3600:.2f} h of a core{psnr}{failed}"
-    return "to come"
+    return f"failed {faults_of(folder)} times" if faults_of(folder) else "to come"
 
 
 def main() -> None:
