@@ -1,5 +1,6 @@
 """Images to train and validate on, laid out once in the work folder; test images are never among them."""
 
+import fcntl
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ DRAWN, DRAWN_HELD = 128, {"validation": 12, "test": 24}
 
 HOLOGRAMS_HELD = {0: "validation", 4: "test"}
 """Of eight images of each domain in a row, which are kept out of training, and for what."""
+
+SURROUNDINGS_PX = 20.0
+"""Of the Gaussian that stands for the background of holograms and of bright field."""
 
 BLUR_PX, EXPOSURE, ELECTRONS_PER_COUNT, READ_NOISE, OFFSET = (1.2, 2.35), (0.05, 0.15), 0.6, 2.5, 100.0
 """What the source images of nuclei were made with, as their manifest states."""
@@ -69,11 +73,14 @@ def prepared(name: str, shared: Path, work: Path) -> Folders:
         Where the real images lie, and where runs are kept.
     """
     folders = Folders(work / "data" / name)
-    if not folders.root.exists():
-        making = Folders(folders.root.with_name(f"{name}.partial"))
-        shutil.rmtree(making.root, ignore_errors=True)
-        MAKERS[name](shared, making)
-        making.root.rename(folders.root)
+    folders.root.parent.mkdir(parents=True, exist_ok=True)
+    with folders.root.with_name(f"{name}.lock").open("w") as file:  # two workers may want it at once
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not folders.root.exists():
+            making = Folders(folders.root.with_name(f"{name}.partial"))
+            shutil.rmtree(making.root, ignore_errors=True)
+            MAKERS[name](shared, making)
+            making.root.rename(folders.root)
     return folders
 
 
@@ -155,13 +162,13 @@ def holo(shared: Path, folders: Folders) -> None:
 
 def rings(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
     """Return where a hologram (Y, X) differs much from its surroundings: objects with their rings."""
-    energy = ndimage.gaussian_filter(np.abs(image - ndimage.median_filter(image, 61)), 3.0)
+    energy = ndimage.gaussian_filter(np.abs(image - ndimage.gaussian_filter(image, SURROUNDINGS_PX)), 3.0)
     return np.asarray(energy > threshold_otsu(energy))
 
 
 def bright_spots(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
     """Return where a bright field image (Y, X) holds focussed objects, 3 px wider."""
-    smooth = ndimage.gaussian_filter(image - ndimage.median_filter(image, 61), 1.0)
+    smooth = ndimage.gaussian_filter(image - ndimage.gaussian_filter(image, SURROUNDINGS_PX), 1.0)
     return np.asarray(ndimage.binary_dilation(smooth > threshold_otsu(smooth), iterations=3))
 
 
