@@ -29,7 +29,7 @@ class Words:
 class Option:
     """An option: keyword (`tile_px=`, `overwrite=True`), flag, label, and values that a panel calls otherwise.
 
-    A name is empty where Python or the panels do not have the option.
+    A name is empty where Python, the command line or the panels do not have the option.
     """
 
     python: str

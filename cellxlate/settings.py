@@ -31,6 +31,9 @@ BACKGROUND, CELL = 1, 2
 MOST_CONTEXT = 4
 """Planes on either side that networks may see."""
 
+MOST_BESIDE = 8
+"""Channels that networks may see beside those that they change."""
+
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
@@ -90,7 +93,7 @@ class NetworkSettings:
     """The networks of a translator.
 
     `channels` is the number of image channels that are translated together; of each, `context` planes on either side
-    are seen too.
+    are seen too. `beside` further channels are seen at the same place, and never changed.
     """
 
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
@@ -98,16 +101,17 @@ class NetworkSettings:
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     channels: int = 1
     context: int = 0
+    beside: int = 0
 
 
-def planes_seen(channels: int, context: int) -> int:
-    """Return how many planes networks take that see `context` planes on either side of each channel's own."""
-    return channels * (2 * context + 1)
+def planes_seen(channels: int, context: int, beside: int = 0) -> int:
+    """Return how many planes networks take: `context` on either side of each channel's own, then those `beside`."""
+    return channels * (2 * context + 1) + beside
 
 
-def own_planes(context: int) -> slice:
+def own_planes(context: int, beside: int = 0) -> slice:
     """Return which of those planes are the channels' own."""
-    return slice(context, None, 2 * context + 1)
+    return slice(context, -beside or None, 2 * context + 1)
 
 
 @dataclass(frozen=True)

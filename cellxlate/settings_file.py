@@ -24,6 +24,7 @@ from cellxlate.option_values import (
 from cellxlate.options import COLOR, CONTEXT, INTENSITY, THRESHOLD, TILE
 from cellxlate.settings import (
     LEAST_LEARNED_PX,
+    MOST_BESIDE,
     MOST_CONTEXT,
     PRESETS,
     Along,
@@ -267,7 +268,10 @@ def _rules(settings: TrainSettings) -> list[Rule]:
         ("alone.turns", lambda turns: 1 <= turns <= 8, "from 1 to 8"),
         ("ema", lambda value: 0 <= value < 1, "from 0 to below 1"),
         *_at_least({"checkpoint_minutes": 0}),
-        ("networks.channels", lambda channels: channels == 1, "1: one channel is trained at a time"),
+        ("networks.channels", lambda channels: channels == 1,
+         "1: one channel is changed; others that are to be seen too are counted by networks.beside"),
+        ("networks.beside", lambda channels: 0 <= channels <= (0 if sees_neighbours else MOST_BESIDE),
+         f"0 to {MOST_BESIDE} with backward = \"learned\" or \"imaging\", else 0"),
         ("networks.context", lambda planes: 0 <= planes <= (MOST_CONTEXT if sees_neighbours else 0),
          f"0 to {MOST_CONTEXT} with backward = \"any-camera\" or \"alone\", else 0"),
     ]  # fmt: skip

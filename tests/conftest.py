@@ -152,6 +152,29 @@ def models_in_context(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def models_beside(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models with `tiny_model`'s networks that see DAPI beside GFP, which they change.
+
+    "blind" makes nothing of it, so it answers as without; "seeing" does.
+    """
+    import torch
+
+    from cellxlate.model.bundle import load_model, save_bundle
+    from cellxlate.model.networks import seeing_neighbours
+
+    tiny, folder = load_model(tiny_model), tmp_path_factory.mktemp("beside")
+    for name, spread in (("blind", 0.0), ("seeing", 0.1)):
+        torch.manual_seed(4)
+        wider = seeing_neighbours(tiny.translator, 0, beside=1)
+        with torch.no_grad():
+            for first in (next(wider.generator.parameters()), next(wider.attention.parameters())):
+                first.add_(spread * torch.randn(first.shape))
+        card = {**tiny.card, "networks": asdict(wider.settings), "channels": {"own": "GFP", "beside": ["DAPI"]}}
+        save_bundle(folder / name, wider.eval(), card, b"")
+    return {name: folder / name for name in ("blind", "seeing")}
+
+
+@pytest.fixture(scope="session")
 def remote_packages() -> None:
     """What speaks to buckets and the web, and a store of objects to test against."""
     try:

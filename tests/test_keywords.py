@@ -13,10 +13,10 @@ import pytest
 import cellxlate
 from cellxlate.cli.parser import build_parser
 from cellxlate.enhancement.batch import BatchOutcome
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError, OptionError
 from cellxlate.settings import EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.samples.drawn import StructureSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings
 
@@ -32,6 +32,7 @@ TEXT = [5, True, ["a"]]
 ENHANCE: dict[str, list[Any]] = {
     "model": [5, None, True, ["cells"], "cels", COUNTS], "axes": [*TEXT, "YZ"], "image": WHOLE[:-1], "incomplete": FLAG,
     "channels": [True, 1.5, ["DAPI"], "DAPI", [None], 7], "levels_from": [5, True, ["a"]],
+    "beside": [True, 1.5, ["DAPI"], 0],
     "threshold": NUMBER, "intensity": NAME, "tile_px": [*WHOLE, 0, -1], "dense": ["no", 1, 0.0, []],
     "settings": [{"threshold": 0.2}, 0.2, EnhanceSettings(threshold="0.2"), EnhanceSettings(tile_px=[1])],
     "engine": [*NAME, None], "device": [*NAME, None, "cuda:0"], "precision": [*NAME, None, "float16"],
@@ -47,7 +48,8 @@ TRAIN: dict[str, list[Any]] = {
                  TrainSettings(guide="masks "), TrainSettings(networks=None)],
     "base": [5, True, "cels"], "guide": NAME, "masks": [5, [5]], "baseline": [*NAME, "Cyclegan", None],
     "epochs": [*WHOLE, 0], "steps": [*WHOLE, 0], "seed": [*WHOLE, -1], "restarts": [*WHOLE, -1, None],
-    "channel": [True, 1.5, ["DAPI"]], "device": [*NAME, None], "resume": FLAG, "licence": [*TEXT, b"CC0"],
+    "channel": [True, 1.5, ["DAPI"]],
+    "beside": [True, 1.5, ["DAPI"], [None]], "device": [*NAME, None], "resume": FLAG, "licence": [*TEXT, b"CC0"],
     "description": TEXT, "tensorboard": ["no", 1], "progress": CALLED, "after_step": CALLED,
 }  # fmt: skip
 ADAPT = {
@@ -78,7 +80,9 @@ def refused(call: Callable[..., Any], name: str, value: Any, **others: Any) -> N
     assert "\n" not in line
     assert "--" not in line
     shown = value if isinstance(value, str) else repr(value)
-    assert name in line or shown in line or name in ("settings", "channels", "channel", "output_dir", "model"), line
+    assert (
+        name in line or shown in line or name in ("settings", "channels", "channel", "beside", "output_dir", "model")
+    ), line
     assert isinstance(caught.value, ValueError) or isinstance(value, str)
 
 
@@ -100,7 +104,7 @@ def test_enhance_file_refuses_what_it_cannot_take(
 
 
 BATCH = {**ENHANCE, **FILES, "adapt_s": [*NUMBER, 0.5], "confidence": FLAG}
-LATE = ("axes", "channels", "levels_from", "format", "image")  # depend on what a stack is
+LATE = ("axes", "channels", "beside", "levels_from", "format", "image")  # depend on what a stack is
 
 
 @pytest.mark.parametrize(("name", "value"), each({key: value for key, value in BATCH.items() if key != "phases"}))

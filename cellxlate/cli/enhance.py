@@ -16,7 +16,7 @@ from cellxlate.cli.slurm import run_slurm
 from cellxlate.errors import CellxlateError, OptionError, said
 from cellxlate.locations import Location
 from cellxlate.options import WORKERS
-from cellxlate.quality.report.gates import NOTHING_BESIDE, context_words, source_words
+from cellxlate.quality.report.gates import NOTHING_BESIDE, beside_words, context_words, source_words
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import EnhanceSettings
 
@@ -92,7 +92,8 @@ def _settings(options: argparse.Namespace) -> "BatchSettings":
 
     return BatchSettings(
         output=options.output, output_dir=options.output_dir, format=options.format, axes=options.axes,
-        image=options.image, incomplete=options.incomplete, channels=options.channel, levels_from=options.levels_from,
+        image=options.image, incomplete=options.incomplete, channels=options.channel,
+        beside=options.beside, levels_from=options.levels_from,
         settings=EnhanceSettings(
             options.threshold, options.intensity, options.tile, options.dense, context=options.context,
             color=options.color,
@@ -270,8 +271,12 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     told.append(("model", report.model_words))
     if answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
+    if report.color_words:
+        told.append(("colour", report.color_words))
     if (words := context_words(answer["context"])) != NOTHING_BESIDE:
         told.append(("neighbours", words))
+    if answer.get("beside"):
+        told.append(("seen beside", beside_words(answer["beside"])))
     if adaptation:
         steps, learned = count(adaptation["steps"], "step"), duration(adaptation["seconds"])
         told.append(("adapted", f"{adaptation['reason']}; {steps} in {learned}"))

@@ -132,10 +132,11 @@ def _stack_info(options: argparse.Namespace, location: Location) -> int:
             }  # fmt: skip
         lines = facts(stack_facts(str(options.path), answer, fit))
         if options.noise:
+            from cellxlate.stacks.channel_names import shown_names
             from cellxlate.stacks.intensity.stack_noise import stack_noise
 
             noises = [stack_noise(stack, channel) for channel in range(stack.channel_count)]
-            names = list(stack.channel_names) or [str(channel) for channel in range(stack.channel_count)]
+            names = list(shown_names(stack)) or [str(channel) for channel in range(stack.channel_count)]
             lines += ["", *noise_table(names, noises)]
             answer["noise"] = [noise_answer(name, noise) for name, noise in zip(names, noises, strict=True)]
     say(options, answer, lines)
@@ -144,12 +145,15 @@ def _stack_info(options: argparse.Namespace, location: Location) -> int:
 
 def _stack_answer(stack: "Stack") -> dict[str, Any]:
     """Return what `info --json` says of a stack."""
+    from cellxlate.stacks.channel_names import shown_names
+    from cellxlate.stacks.luminance import is_color
+
     path = stack.path
     files = stack.files or ((path,) if isinstance(path, Path) else ())
     return {
         "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-        "pixel_size_um": dict(stack.pixel_size_um), "channels": list(stack.channel_names),
-        "levels": stack.resolutions, "time_step_s": stack.time_step_s, "kind": stack.kind,
+        "pixel_size_um": dict(stack.pixel_size_um), "channels": list(shown_names(stack)),
+        "rgb": is_color(stack), "levels": stack.resolutions, "time_step_s": stack.time_step_s, "kind": stack.kind,
         "colours": list(stack.metadata.colours), "warnings": list(stack.warnings), "size_bytes": bytes_of(files),
     }  # fmt: skip
 

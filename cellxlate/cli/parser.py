@@ -198,6 +198,12 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 
 def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
     enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
+    enhance.add_argument(
+        "--beside",
+        nargs="+",
+        metavar="NAME|N",
+        help="channels that the model sees too and never changes; by default those of the names it was trained with",
+    )
     _add_gate(enhance)
     enhance.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="A", help="attention to exceed (%(default)s)"
@@ -292,6 +298,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--restarts", type=int, default=0, metavar="N", help="other seeds to try if attention collapses")
     train.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
+    train.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="NAME|N",
+        help="channels that the model sees beside this one and never changes",
+    )
     train.add_argument("--device", choices=DEVICES, default="auto", help="processor or graphics card (%(default)s)")
     train.add_argument("--licence", default="not stated", help="of the weights, for the card")
     train.add_argument("--description", default="", metavar="TEXT", help="what the model is for, for the card")

@@ -109,15 +109,16 @@ def _checked_size(batch: "Batch", stack: "BatchStack") -> int:
     from cellxlate.enhancement.cluster.slurm import require_writable
     from cellxlate.enhancement.confidence.file import confidence_path
     from cellxlate.enhancement.gates.source import require_fitting
+    from cellxlate.enhancement.neighbours.channels import choose_sight
     from cellxlate.enhancement.neighbours.context import require_neighbours
-    from cellxlate.enhancement.plan import choose_channels, require_counts
+    from cellxlate.enhancement.plan import require_counts
     from cellxlate.stacks.naming import partial_of
 
     settings = batch.settings
     replaced = {"overwrite": settings.overwrite, "resume": settings.resume}
     with settings.open(stack.path) as opened:
         require_counts(opened)
-        choose_channels(opened, settings.channels)
+        choose_sight(opened, batch.model, settings.channels, settings.beside, settings.attention_channel)
         require_neighbours(settings.settings.context, opened)
         require_fitting(opened, settings.attention_channel, settings.attention_from)
         outputs = stack.outputs if stack.plate else settings.outputs(stack.path, opened)

@@ -23,6 +23,7 @@ def run_train(options: argparse.Namespace) -> int:
             base=options.base,
             baseline=options.baseline, guide=options.guide, masks=options.masks, epochs=options.epochs,
             steps=options.steps, seed=options.seed, restarts=options.restarts, channel=options.channel,
+            beside=options.beside,
             device=options.device, licence=options.licence, description=options.description, resume=options.resume,
             progress=news.look, after_step=news.after_step,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cellxlate.enhancement.confidence.file import confidence_path, write_confidence
 from cellxlate.enhancement.confidence.views import VIEWS
@@ -19,6 +19,7 @@ from cellxlate.enhancement.estimate import Forecast, free_bytes, obstacle_of, pr
 from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.gates.source import require_one
 from cellxlate.enhancement.job import THIS_PROCESS, Executor, enhance_file
+from cellxlate.enhancement.neighbours.channels import Channels
 from cellxlate.enhancement.neighbours.context import require_trained
 from cellxlate.enhancement.outputs.names import (
     Outputs,
@@ -30,9 +31,10 @@ from cellxlate.enhancement.outputs.names import (
 )
 from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
-from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision, require_known
 from cellxlate.model.engines.threads import use_threads
@@ -63,7 +65,8 @@ class BatchSettings:
     axes: str | None = None
     image: int | None = None
     incomplete: bool = False
-    channels: Sequence[str | int] | str | int | None = None
+    channels: Channels = None
+    beside: Channels = None
     attention_channel: str | int | None = None
     attention_from: str | Path | None = None
     levels_from: str | Path | None = None
@@ -82,12 +85,12 @@ class BatchSettings:
         """Open a stack."""
         return open_stack(path, self.axes, image=self.image, incomplete=self.incomplete)
 
-    def plan(self, stack: Stack, model: str | Bundle) -> Plan:
+    def plan(self, stack: Stack, model: Asked) -> Plan:
         """Plan how it is enhanced."""
         return make_plan(
             stack, model, channels=self.channels, settings=self.settings, engine=self.engine, device=self.device,
             precision=self.precision, levels_from=self.levels_from, attention_channel=self.attention_channel,
-            attention_from=self.attention_from,
+            attention_from=self.attention_from, beside=self.beside,
         )  # fmt: skip
 
     def outputs(self, path: Location, stack: Stack | None = None) -> Outputs:
@@ -116,7 +119,7 @@ class Batch:
 
     stacks: tuple[BatchStack, ...]
     plates: tuple[Plate, ...]
-    model: Bundle | str
+    model: Bundle | Proposal | str
     settings: BatchSettings
 
 
@@ -153,9 +156,9 @@ class BatchOutcome:
 
 
 def enhance_files(
-    paths: str | Location | Sequence[str | Location], model: str | Path | Bundle = AUTO, *,
+    paths: str | Location | Sequence[str | Location], model: Asked = AUTO, *,
     output_dir: str | Location | None = None, format: Format | None = None, axes: str | None = None,
-    image: int | None = None, incomplete: bool = False, channels: Sequence[str | int] | str | int | None = None,
+    image: int | None = None, incomplete: bool = False, channels: Channels = None, beside: Channels = None,
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
@@ -175,8 +178,8 @@ def enhance_files(
         For all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
-    format, axes, image, incomplete, channels, attention_channel, levels_from, threshold, intensity, tile_px, dense
-        As in `enhance_file`, for every stack; `context`, `color` and `settings` too.
+    format, axes, image, incomplete, channels, beside, attention_channel, levels_from, threshold, intensity, tile_px
+        As in `enhance_file`, for every stack; `dense`, `context`, `color` and `settings` too.
     attention_from : path or "saliency", optional
         As there; a folder of masks gives each stack the one of its name.
     engine, device, precision, attention, report, overwrite, resume, where
@@ -213,13 +216,12 @@ def enhance_files(
         [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
-            incomplete=incomplete, channels=channels, attention_channel=attention_channel,
-            attention_from=attention_from, levels_from=levels_from, settings=asked,
-            engine=engine, device=device, precision=precision, attention=attention, report=report,
-            overwrite=overwrite, resume=resume, adapt_s=adapt_s, confidence=confidence,
+            incomplete=incomplete, channels=channels, beside=beside, attention_channel=attention_channel,
+            attention_from=attention_from, levels_from=levels_from, settings=asked, engine=engine, device=device,
+            precision=precision, attention=attention, report=report, overwrite=overwrite, resume=resume,
+            adapt_s=adapt_s, confidence=confidence,
         ),
-        left_out=left_out.append,
-    )  # fmt: skip
+        left_out=left_out.append)  # fmt: skip
     start_plates(batch)
     watch: Watch = lambda: nullcontext(progress or (lambda _news: None))  # noqa: E731
     stacks = tuple(attempts(batch, partial(enhance_stack, batch, where=where, watch=watch)))
@@ -230,7 +232,7 @@ def enhance_files(
 
 def plan_batch(
     paths: Sequence[Location],
-    model: str | Path | Bundle,
+    model: Asked,
     settings: BatchSettings,
     *,
     left_out: Callable[[str], object] = lambda _line: None,
@@ -259,6 +261,10 @@ def plan_batch(
         raise OptionError(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
+    loaded = loaded_model(model)
+    for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
+        if asked and not isinstance(loaded, Bundle | str):
+            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)
@@ -266,10 +272,9 @@ def plan_batch(
         raise OptionError(CONFIDENCE, " is written for single stacks", remedy="give the fields of the plate one by one")
     stacks = *fields.values(), *(BatchStack(path, settings.outputs(path)) for path in single)
     require_distinct([(stack.path, stack.outputs) for stack in stacks])
-    loaded = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
     if isinstance(loaded, Bundle):
         require_trained(settings.settings.context, loaded)
-    return Batch(stacks, tuple(plates), loaded if isinstance(loaded, Bundle) else AUTO, settings)
+    return Batch(stacks, tuple(plates), loaded, settings)
 
 
 def _check(settings: BatchSettings) -> None:
@@ -319,8 +324,8 @@ def enhance_stack(batch: Batch, stack: BatchStack, *, where: Executor, watch: Wa
         model = adaptation.model if adaptation else batch.model
         report = enhance_file(
             opened, model, output_dir=settings.output_dir, outputs=outputs, channels=settings.channels,
-            attention_channel=settings.attention_channel, attention_from=settings.attention_from,
-            levels_from=settings.levels_from, settings=settings.settings, engine=settings.engine,
+            beside=settings.beside, attention_channel=settings.attention_channel, levels_from=settings.levels_from,
+            attention_from=settings.attention_from, settings=settings.settings, engine=settings.engine,
             device=settings.device, precision=settings.precision, overwrite=settings.overwrite,
             resume=settings.resume, adaptation=adaptation, where=where, progress=progress, phases=progress,
         )  # fmt: skip
@@ -379,9 +384,9 @@ def _adapted(batch: Batch, stack: Stack, outputs: Outputs, seconds: float, progr
     make_folder(settings.output_dir)
     require_free(outputs, overwrite=settings.overwrite, resume=settings.resume)
     return adapt_stack(
-        stack, batch.model, output=folder, seconds=seconds, channels=settings.channels, settings=settings.settings,
-        levels_from=settings.levels_from, device=settings.device, overwrite=settings.overwrite, resume=settings.resume,
-        progress=progress,
+        stack, cast("Bundle | str", batch.model), output=folder, seconds=seconds, channels=settings.channels,
+        settings=settings.settings, levels_from=settings.levels_from, device=settings.device,
+        overwrite=settings.overwrite, resume=settings.resume, progress=progress,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.channel_names import shown_names, unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC
 from cellxlate.stacks.naming import PLAIN, stack_name
@@ -161,9 +162,7 @@ class Forecast:
     def tiles(self) -> int:
         """How many tiles the planes that are enhanced are cut into."""
         plan, stack = self.plan, self.plan.stack
-        per_plane = sum(
-            len(list(tiles_of(band, plan.tile_px))) for band in bands_of(stack.plane_shape, plan.tile_px)
-        )  # fmt: skip
+        per_plane = sum(len(list(tiles_of(one, plan.tile_px))) for one in bands_of(stack.plane_shape, plan.tile_px))
         at_once = 3 if plan.in_color and "C" in stack.axes else 1  # planes of a channel: its red, green and blue
         return per_plane * len(plan.jobs) * stack.planes_per_channel // at_once
 
@@ -179,8 +178,7 @@ class Forecast:
             )
         for channel, departure in self.prediction.departures.items():
             if words := departure_words(departure):
-                names = stack.channel_names
-                name = names[channel] if channel < len(names) else f"channel {channel}"
+                name = dict(enumerate(shown_names(stack))).get(channel, unnamed(channel))
                 warnings.append(
                     f"{name} does not look like the images that {self.plan.bundle.name} was trained on: "
                     f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
@@ -197,12 +195,13 @@ class Forecast:
             expected["seconds"]["confidence"] = round(self.confidence_s, 1)
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
-            "planes": stack.plane_count, "channels": plan.channels, "tile_px": plan.tile_px, "engine": plan.engine,
-            "model": plan.bundle.name, "model_considered": dict(plan.choice.considered) if plan.choice else {},
+            "planes": stack.plane_count, "channels": plan.channels, "channel_names": list(shown_names(stack)),
+            "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.bundle.name,
+            "model_considered": dict(plan.choice.considered) if plan.choice else {},
             "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
-            **({"color": "luminance"} if plan.in_color else {}),
-            "outputs": [str(written) for written in self.outputs.wanted], "tiles": self.tiles,
-            "free_bytes": self.free_bytes, "warnings": self.warnings,
+            **({"beside": list(plan.beside_named)} if plan.beside else {}),
+            **({"color": "luminance"} if plan.in_color else {}), "outputs": [str(one) for one in self.outputs.wanted],
+            "tiles": self.tiles, "free_bytes": self.free_bytes, "warnings": self.warnings,
             **({"adaptation": dict(self.adapting)} if self.adapting else {}), "expected": expected,
         }  # fmt: skip
 
@@ -239,6 +238,7 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
         jobs = tuple(
             replace(job, work=Work(), gates=gates, context=replace(job.context, axis="Z"),
                     intensities={channel: scaled(one) for channel, one in job.intensities.items()},
+                    beside={channel: scaled(one) for channel, one in job.beside.items()},
                     luminance=job.luminance and scaled(job.luminance))
             for job in plan.jobs
         )  # fmt: skip

@@ -34,8 +34,8 @@ from cellxlate.stacks.write.pyramid import Share
 from cellxlate.stacks.write.writer import BAND_PX, Writer, open_writer
 
 WAITING_BANDS = 2
-HELD_BYTES = 160 << 20
-"""Of planes that are seen at once, as counts and in unit range: 5 of 2300 x 2300 px in 16 bits."""
+HELD_BYTES = 32 << 20
+"""Of planes that are seen at once, as they are stored: 7 of 1500 x 1500 px in 16 bits."""
 
 IsDone = Callable[[PlaneIndex, Tile], bool]
 WriteBands = Callable[[Plan, Writer, Writer, float], "Iterator[EnhanceProgress]"]
@@ -304,7 +304,7 @@ def runs_of_neighbours(plan: Plan) -> Iterator[list[tuple[int, tuple[PlaneIndex,
 def are_kept(plan: Plan) -> bool:
     """Return whether planes are read whole: unless they are too large, or too many that large are seen at once."""
     pixels, seen = prod(plan.stack.plane_shape), planes_at_once(plan.stack, plan.jobs)
-    held_bytes = seen * pixels * (plan.stack.dtype.itemsize + np.dtype(np.float32).itemsize) if seen > 1 else 0
+    held_bytes = seen * pixels * plan.stack.dtype.itemsize if seen > 1 else 0
     return pixels <= PLANE_KEPT_PX and held_bytes <= HELD_BYTES
 
 
@@ -326,7 +326,7 @@ def read_ahead(plan: Plan, planes: Iterator[PlaneToDo]) -> Iterator[tuple[PlaneT
     """Yield planes with what reads them and those that are seen with them; while they are worked on, the next are read.
 
     Planes of more than 16 megapixels are read band by band, when their rows are needed, and so are those of which
-    neighbours are seen from 160 MB on.
+    neighbours are seen from 32 MB on.
     """
     stack = plan.stack
     if not are_kept(plan):

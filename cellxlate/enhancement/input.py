@@ -3,7 +3,7 @@
 The one place that knows which planes of a stack are read for one. Memory is bounded by a band of rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.tiling import LEAST_WINDOW_PX, Tile, window
 from cellxlate.model.attention import Floats
-from cellxlate.stacks.intensity.network_input import REACH_PX, NetworkInput, network_input
+from cellxlate.stacks.intensity.network_input import REACH_PX, network_input
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import RGB, light_of
 from cellxlate.stacks.stack import PlaneIndex, Stack, plane_reader
 from cellxlate.stacks.windows import mirrored
+from cellxlate.stacks.write.origins import RowsHeld, row_sums
 
 ReadRows = Callable[[slice], npt.NDArray[Any]]
 """Reads whole rows of a plane: (rows, X) in the file's dtype."""
@@ -59,6 +60,7 @@ class Context:
 
 
 ALONE = Context()
+NOTHING_BESIDE: Mapping[int, IntensityRange] = {}
 
 
 def planes_of_channels(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -> tuple[PlaneIndex, ...]:
@@ -77,23 +79,45 @@ def planes_of_colors(stack: Stack, index: PlaneIndex, channels: Iterable[int]) -
     return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
 
 
-def planes_seen(stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context) -> list[PlaneIndex]:
-    """Return the planes that networks see at the position of a plane: channel by channel, of each those around it."""
-    return [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
+def planes_seen(
+    stack: Stack, index: PlaneIndex, channels: Iterable[int], context: Context, beside: Collection[int] = ()
+) -> list[PlaneIndex]:
+    """Return the planes that networks see at the position of a plane.
+
+    Channel by channel, of each those around it; then those of the channels that are seen beside.
+    """
+    own = [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
+    return [*own, *(planes_of_channels(stack, index, beside) if beside else ())]
+
+
+class MadeUnit(Protocol):
+    """Rows of a plane in unit range that are made window by window (`UnitOfCounts`)."""
+
+    def __getitem__(self, key: tuple[Any, ...], /) -> Floats:
+        """Return the window at slices of rows and columns."""
+
+    def part(self, rows: slice, /) -> "MadeUnit":
+        """Return some of its rows."""
+
+
+UnitRange = Floats | MadeUnit
 
 
 @dataclass(frozen=True)
 class SeenPlane:
-    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them."""
+    """Rows of a plane: `counts` (rows, X) as stored, (3, rows, X) in colour, and what networks see of them.
+
+    `unit` is their unit range, and `kept` the pixels that no one may change, as in `NetworkInput`.
+    """
 
     counts: npt.NDArray[Any]
-    input: NetworkInput
+    unit: UnitRange
+    kept: npt.NDArray[np.bool_] | None
 
     def part(self, rows: slice) -> "SeenPlane":
         """Return some of its rows, which are counted from its first; views."""
-        kept = self.input.kept
-        seen = NetworkInput(self.input.unit[rows], None if kept is None else kept[rows])
-        return SeenPlane(self.counts[..., rows, :], seen)
+        unit = self.unit[rows] if isinstance(self.unit, np.ndarray) else self.unit.part(rows)
+        return SeenPlane(self.counts[..., rows, :], unit, None if self.kept is None else self.kept[rows])
 
 
 class SeenPlanes(Protocol):
@@ -114,7 +138,8 @@ class Anew:
     ) -> SeenPlane:
         """Return the rows."""
         counts = read(rows)
-        return SeenPlane(counts, network_input(light_of(counts), intensity))
+        seen = network_input(light_of(counts), intensity)
+        return SeenPlane(counts, seen.unit, seen.kept)
 
 
 ANEW = Anew()
@@ -129,7 +154,7 @@ class PlaneInput:
     shape : (int, int)
         Rows and columns of a plane.
     planes : tuple of (ReadRows, IntensityRange)
-        The C planes: channel by channel, and of each those at the offsets of its context.
+        The C planes: channel by channel, of each those at the offsets of its context, then channels beside.
     own : slice
         Which of them are the G.
     seen : tuple of PlaneIndex
@@ -157,6 +182,7 @@ class PlaneInput:
     def of(
         cls, stack: Stack, index: PlaneIndex, intensities: Mapping[int, IntensityRange], *, context: Context = ALONE,
         open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW,
+        beside: Mapping[int, IntensityRange] = NOTHING_BESIDE,
     ) -> "PlaneInput":  # fmt: skip
         """Return the input at the position of a plane of a stack; nothing is read yet.
 
@@ -170,11 +196,13 @@ class PlaneInput:
             Called once for each plane, returns what reads its rows; `plane_reader` by default.
         see : SeenPlanes
             What gives the rows that networks see.
+        beside : mapping of int to IntensityRange
+            Of the channels that are seen beside these and stay as they are, in their order.
         """
-        seen = planes_seen(stack, index, intensities, context)
+        seen, ranges = planes_seen(stack, index, intensities, context, beside), {**beside, **intensities}
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
-        planes = ((readers[one], intensities[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        own = slice(context.offsets.index(0), None, len(context.offsets))
+        planes = ((readers[one], ranges[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
+        own = slice(context.offsets.index(0), -len(beside) or None, len(context.offsets))
         return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
     @classmethod
@@ -224,8 +252,8 @@ class PlaneInput:
             for plane, counts in zip(self.planes_at(index), _as_planes(read[index].counts), strict=True)
         }
         return InputRows(
-            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.input.unit for one in seen),
-            tuple(one.input.kept for one in seen[self.own]), stored, gate,
+            self, rows.start, own[0] if self.colors else _stacked(own), tuple(one.unit for one in seen),
+            tuple(one.kept for one in seen[self.own]), stored, gate,
         )  # fmt: skip
 
     def planes_at(self, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
@@ -256,8 +284,8 @@ class InputRows:
         Of the plane.
     counts : ndarray (G, rows, X)
         As stored; the change is added to these.
-    unit : tuple of ndarray (rows, X) of float32
-        What networks see of each of the C, in unit range.
+    unit : tuple of UnitRange
+        What networks see of each of the C: (rows, X) of float32 in unit range, there or made window by window.
     kept : tuple of (ndarray (rows, X) of bool, or None)
         Of each of the G, or of their luminance in colour, the pixels that are kept whatever attention says; None where
         there are none.
@@ -270,7 +298,7 @@ class InputRows:
     plane: PlaneInput
     first_row: int
     counts: npt.NDArray[Any]
-    unit: tuple[Floats, ...]
+    unit: tuple[UnitRange, ...]
     kept: tuple[npt.NDArray[np.bool_] | None, ...]
     read: Mapping[PlaneIndex, npt.NDArray[Any]]
     gate: "InputRows | None" = None
@@ -279,6 +307,11 @@ class InputRows:
     def own(self) -> tuple[PlaneIndex, ...]:
         """Where the G lie in their stack."""
         return tuple(plane for index in self.plane.seen[self.plane.own] for plane in self.plane.planes_at(index))
+
+    def held(self) -> dict[PlaneIndex, RowsHeld]:
+        """Describe what was read of each plane, those of the gate included."""
+        read = {**(self.gate.read if self.gate else {}), **self.read}
+        return {index: RowsHeld.of(row_sums(counts), self.first_row) for index, counts in read.items()}
 
     def window(self, tile: Tile) -> Floats:
         """Return a window (C, Y, X) in unit range, mirrored at the borders of the plane; it may be a view."""

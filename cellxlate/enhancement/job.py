@@ -1,7 +1,7 @@
 """One stack, from file to files. Read `enhance_file` from top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from cellxlate.enhancement.flow import (
     phase_teller,
     write_bands,
 )
+from cellxlate.enhancement.neighbours.channels import Channels
 from cellxlate.enhancement.outputs.names import (
     Outputs,
     begun_context,
@@ -34,7 +35,8 @@ from cellxlate.enhancement.outputs.names import (
     require_still_free,
     source_of,
 )
-from cellxlate.enhancement.plan import Plan, make_plan, was_changed
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.proposals.source import Asked, proposal_of
 from cellxlate.enhancement.same_input import (
     ChangedInputError,
     ReadAgain,
@@ -42,6 +44,7 @@ from cellxlate.enhancement.same_input import (
     read_again,
     require_same_bands,
     require_still_same,
+    was_changed,
 )
 from cellxlate.enhancement.verify import (
     Compare,
@@ -55,7 +58,6 @@ from cellxlate.enhancement.verify import (
 )
 from cellxlate.errors import InputError
 from cellxlate.locations import Location, located
-from cellxlate.model.bundle import Bundle
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import Device, Engine, Precision
 from cellxlate.option_values import require_callables, require_flags
@@ -114,17 +116,16 @@ class EnhancedStack:
 
 
 def enhance_file(
-    path: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
+    path: str | Location | Stack | npt.NDArray[Any] | Pixels, model: Asked = AUTO, *,
     output: str | Location | None = None, output_dir: str | Location | None = None, format: Format | None = None,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Channels = None,
+    beside: Channels = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None,
-    engine: Engine = "auto", device: Device = "auto", precision: Precision = "float32", attention: bool = True,
-    report: bool = True, overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
+    settings: EnhanceSettings | None = None, halo_px: int | None = None, engine: Engine = "auto",
+    device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
+    overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
@@ -134,10 +135,13 @@ def enhance_file(
     Parameters
     ----------
     path : path, Stack or array
-        Whatever `open_stack` reads. Stacks and arrays that lie nowhere want `output` or `output_dir`; arrays of dask,
-        zarr or h5py are read plane by plane, so memory does not grow with them.
-    model : str, Path or Bundle
-        Shipped name, model folder, or a loaded model; "auto" takes the shipped model that suits the stack.
+        Whatever `open_stack` reads. What lies nowhere wants `output` or `output_dir`; arrays of dask, zarr or h5py are
+        read plane by plane.
+    model : str, Path, Bundle or callable
+        Shipped name, folder, or loaded; "auto" takes the shipped model that suits the stack. Or any function of planes
+        (Y, X) float32 in counts, that returns the same: it proposes, attention is that of `cells`.
+    halo_px : int, optional
+        How far around a pixel such a function looks.
     output : path, optional
         Of the enhanced stack; `NAME_enhanced.ome.tif` beside the input by default, `.ome.zarr` for Zarr.
     output_dir : path, optional
@@ -145,43 +149,38 @@ def enhance_file(
     format : {"ome-tiff", "ome-zarr", "ome-zarr-0.4", "tiff", "zarr"}, optional
         Where no output name decides.
     axes : str, optional
-        Axes of the input, where the file does not say, in upper or lower case; of an array as in `enhance`.
+        Axes of the input, where the file does not say; of an array as in `enhance`.
     image : int, optional
-        Which image of a file that holds several; the one that `open_stack` takes by default.
+        Which image of a file that holds several; by default as `open_stack`.
     incomplete : bool
         Enhance the complete time points of an acquisition that was stopped; missing planes are an error otherwise.
-    channels : sequence of str or int, optional
-        Names (in any case) or numbers of the channels to enhance, or one; all by default. Others are copied.
+    channels, beside : sequence of str or int, optional
+        Names (in any case) or numbers, or one: of those to enhance (all), and of those a model sees beside as well.
     attention_channel : str or int, optional
         Name or number of a channel whose attention gates all of them; each by its own otherwise.
     attention_from : path, array, Stack or "saliency", optional
-        A mask in place of attention: 1 where it is above 0 and 0 elsewhere, without a ramp. A file (label image,
-        picture, Cellpose, regions of ImageJ), a folder of masks named like their images, or pixels, of the shape of the
-        stack or of one plane for all. Or "saliency", the automatic guide of training, from contrast alone.
+        A mask in place of attention: 1 where it is above 0, else 0, without a ramp. A file (labels, picture, Cellpose,
+        regions of ImageJ), a folder of masks named like their images, or pixels, shaped as the stack or as one plane
+        for all. Or "saliency", the automatic guide of training, from contrast alone.
     levels_from : path, optional
-        Report or output of an earlier run whose intensity levels are used, so that stacks compare; measured by default.
-    threshold, intensity, tile_px, dense, context, color : float, str, int, bool, str, optional
-        As in `EnhanceSettings`.
-    settings : EnhanceSettings, optional
-        The five above as one object; those that are given change it.
+        Report or output of an earlier run whose levels are used, so that stacks compare; measured by default.
+    threshold, intensity, tile_px, dense, context, color, settings : optional
+        As in `EnhanceSettings`, one by one, or as one object, which those that are given change.
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
     attention, report, overwrite : bool
         Whether to write them, and to replace outputs that are there already.
     resume : bool
-        Continue an interrupted run of the same input, model and settings. One that is finished is verified again, and
-        nothing is written.
+        Continue an interrupted run of the same input, model and settings; one that is finished is verified again.
     outputs : Outputs, optional
-        Where the results go, in place of `output`, `output_dir`, `format`, `attention` and `report`.
+        In place of the options that name and choose the results.
     adaptation : Adaptation, optional
-        What `adaptation.adapt_stack` returned for the stack: its model is used, and the report tells of it.
+        What `adapt_stack` returned for the stack: its model is used.
     where : Executor
         This process, or `Cluster.executor`.
-    progress : callable, optional
-        Called with an EnhanceProgress after each band of rows.
-    phases : callable, optional
-        The same for the other phases of the run: when levels are measured, earlier work is checked, files are put
-        together, read back, and given their names, and the report is written.
+    progress, phases : callable, optional
+        Called with an EnhanceProgress after each band of rows; and in other phases: when levels are measured, earlier
+        work is checked, files are put together, read back, and named, and the report is written.
 
     Returns
     -------
@@ -191,15 +190,13 @@ def enhance_file(
     Raises
     ------
     InputError, OptionError, OutputError, ModelError
-        Before anything is written, or when reading or writing fails; what was done can be resumed.
+        Before anything is written, or when reading or writing fails; then it can be resumed.
     PromiseError
-        The written file differs from the input where attention is 0; it does not appear under its final name.
+        The written file differs from the input where attention is 0; it does not appear.
 
     Examples
     --------
-    >>> import cellxlate
-    >>> report = cellxlate.enhance_file("stack.tif", output="out.ome.zarr", progress=print)  # doctest: +SKIP
-    >>> import dask.array
+    >>> import cellxlate, dask.array
     >>> movie = dask.array.zeros((500, 2048, 2048), chunks=(1, 2048, 2048), dtype="uint16")
     >>> report = cellxlate.enhance_file(movie, axes="TYX", output="movie.ome.tif")  # doctest: +SKIP
     """
@@ -208,6 +205,7 @@ def enhance_file(
                              context=context, color=color)  # fmt: skip
     require_flags(attention=attention, report=report, overwrite=overwrite, resume=resume)
     require_callables(progress=progress, phases=phases)
+    model = proposal_of(model, halo_px) or model
     with opened(path, axes, image, incomplete) as stack:
         if outputs is None:
             source = source_of(path, stack, to=output or folder)
@@ -222,7 +220,7 @@ def enhance_file(
         plan = make_plan(
             stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine, device=device,
             precision=precision, adaptation=adaptation, attention_channel=attention_channel,
-            attention_from=attention_from, begun=begun_context(outputs) if resume else None,
+            attention_from=attention_from, begun=begun_context(outputs) if resume else None, beside=beside,
         )  # fmt: skip
         steps = steps_to_files(
             plan, outputs, overwrite=overwrite, resume=resume, started=started, where=where, tell=tell
@@ -231,15 +229,15 @@ def enhance_file(
 
 
 def enhance(
-    stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: str | Path | Bundle = AUTO, *,
-    axes: str | None = None, image: int | None = None, incomplete: bool = False,
-    channels: Sequence[str | int] | str | int | None = None, levels_from: str | Path | None = None,
-    attention_channel: str | int | None = None,
+    stack: str | Location | Stack | npt.NDArray[Any] | Pixels, model: Asked = AUTO, *,
+    axes: str | None = None, image: int | None = None, incomplete: bool = False, channels: Channels = None,
+    beside: Channels = None, levels_from: str | Path | None = None, attention_channel: str | int | None = None,
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
-    precision: Precision = "float32", progress: Callable[[EnhanceProgress], object] | None = None,
+    settings: EnhanceSettings | None = None, halo_px: int | None = None, engine: Engine = "auto",
+    device: Device = "auto", precision: Precision = "float32",
+    progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,
 ) -> EnhancedStack:  # fmt: skip
     """Enhance a stack in memory.
@@ -247,14 +245,13 @@ def enhance(
     Parameters
     ----------
     stack : path, Stack or array
-        A path is opened as `open_stack` does, and the result is arrays here too: `enhance_file` is what writes files,
-        and what suits stacks that memory does not hold. An array has two dimensions or more.
+        A path is opened as `open_stack` does, and the result is arrays here too: `enhance_file` is what writes files.
     axes : str, optional
         In upper or lower case. Of an array; YX, ZYX, TZYX or TCZYX by default, unless the last axis is 3 or 4 long: it
         may be colour samples, so the axes have to be said then. Of a file that does not say.
-    model, image, incomplete, channels, attention_channel, attention_from, levels_from, threshold, intensity, tile_px
+    model, image, incomplete, channels, beside, attention_channel, attention_from, levels_from, threshold, intensity
         As in `enhance_file`.
-    dense, context, settings, engine, device, precision, progress, phases
+    tile_px, dense, context, settings, halo_px, engine, device, precision, progress, phases
         As there.
 
     Returns
@@ -280,12 +277,14 @@ def enhance(
     asked = enhance_settings(settings, threshold=threshold, intensity=intensity, tile_px=tile_px, dense=dense,
                              context=context, color=color)  # fmt: skip
     require_callables(progress=progress, phases=phases)
+    model = proposal_of(model, halo_px) or model
     with opened(stack, axes, image, incomplete) as opened_stack:
         tell = phase_teller(opened_stack, started, phases)
         tell("levels", 0)
         plan = make_plan(
-            opened_stack, model, channels=channels, levels_from=levels_from, settings=asked, engine=engine,
-            device=device, precision=precision, attention_channel=attention_channel, attention_from=attention_from,
+            opened_stack, model, channels=channels, beside=beside, levels_from=levels_from, settings=asked,
+            engine=engine, device=device, precision=precision, attention_channel=attention_channel,
+            attention_from=attention_from,
         )  # fmt: skip
         return follow(steps_in_memory(plan, started=started, tell=tell), progress)
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,26 +16,25 @@ import cellxlate
 from cellxlate.choice import Choice, choose_model
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
+from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plane import PlaneJob, Work, job_of
+from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
-from cellxlate.errors import InputError, OptionError
-from cellxlate.model.bundle import Bundle, load_model
-from cellxlate.model.cards import AUTO
+from cellxlate.errors import InputError
+from cellxlate.model.bundle import Bundle, load_model, target_levels
+from cellxlate.model.cards import GENERAL_MODEL
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
 from cellxlate.model.engines.threads import thread_count
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.option_values import as_list
-from cellxlate.options import CHANNELS, INTENSITY
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
-from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.intensity.saved import LUMINANCES, luminances_of, ranges_of
+from cellxlate.stacks.intensity.saved import LEVELS_BESIDE, LUMINANCES, luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, is_in_color, what_is_seen
 from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SampledPixels
@@ -44,14 +43,13 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
 """Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
-WANTED = "names or numbers of channels"
 MOST_STREAMS = 4
 """Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
 networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
 BAND_BYTES_PER_PX = 24
 """A band's counts before and after, its unit range, attention, and the windows cut from it."""
 SEEN_BYTES_PER_PX = 8
-"""The same rows of a plane that is seen beside, counts and unit range, and the windows cut from them."""
+"""The same rows of a plane that is seen beside, as they are held, its attention, and the windows cut from them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,10 @@ class Plan:
         Where attention comes from.
     neighbours : ContextChoice
         Why networks see the planes beside each that they see.
+    proposal : Proposal or None
+        What proposes in place of the bundle, which then gives attention alone.
+    beside_named : tuple of (str or int)
+        The channels that networks see beside those that are enhanced: by name, or number where the stack has no names.
     """
 
     stack: Stack
@@ -100,6 +102,23 @@ class Plan:
     asked: tuple[Engine, Device, Precision] = DEFAULTS
     source: AttentionSource = OWN
     neighbours: ContextChoice = NOT_SEEN
+    proposal: Proposal | None = None
+    beside_named: tuple[str | int, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        """What proposes, as it is called in reports."""
+        return self.proposal.name if self.proposal else self.bundle.name
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of what it computes with."""
+        return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
+
+    @property
+    def model_licence(self) -> str:
+        """Its licence; empty where it states none."""
+        return str((self.proposal.stated if self.proposal else self.bundle.card).get("licence", ""))
 
     @property
     def engine(self) -> str:
@@ -120,6 +139,11 @@ class Plan:
     def context(self) -> Context:
         """Which planes networks see beside each."""
         return self.jobs[0].context
+
+    @property
+    def beside(self) -> Mapping[int, IntensityRange]:
+        """Of each channel that networks see beside those that are enhanced."""
+        return self.jobs[0].beside
 
     @property
     def in_color(self) -> bool:
@@ -196,8 +220,10 @@ class Plan:
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
+            **({"proposal": dict(self.proposal.identity)} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
+            **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
         }
 
     @property
@@ -205,7 +231,8 @@ class Plan:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
         source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
-        return {**self.identity, **source, **chosen, "engine_version": self.engine, "versions": self.versions}
+        seen = {"beside_names": list(self.beside_named)} if self.beside else {}
+        return {**self.identity, **source, **seen, **chosen, "engine_version": self.engine, "versions": self.versions}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -225,7 +252,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context else "auto",
-            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
+            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape, beside=list(self.beside),
         )  # fmt: skip
 
 
@@ -235,9 +262,9 @@ def _stated(ranges: Mapping[int, IntensityRange]) -> dict[str, Any]:
 
 def make_plan(
     stack: Stack,
-    model: str | Path | Bundle,
+    model: Asked,
     *,
-    channels: Sequence[str | int] | str | int | None,
+    channels: Channels,
     settings: EnhanceSettings | None,
     engine: Engine,
     device: Device,
@@ -249,6 +276,7 @@ def make_plan(
     attention_channel: str | int | None = None,
     attention_from: Any = None,
     begun: Along | None = None,
+    beside: Channels = None,
 ) -> Plan:
     """Choose the channels, load the model, and measure the levels of the channels over a bounded sample of the stack.
 
@@ -256,8 +284,9 @@ def make_plan(
     come from an earlier run instead, where `levels_from` names its report or its output. How many `streams` there are
     is decided here, unless it is given. After an adaptation, its model is taken, and the neighbours that it saw.
     Attention is that of `attention_channel` for all channels, or `attention_from` a mask or "saliency", where one is
-    given. Neighbours are those of the run that this one continues (`begun`), where they are to be chosen and that is
-    known.
+    given. What proposes in place of a model is gated by the generalist's, without neighbours. Neighbours are those of
+    the run that this one continues (`begun`), where they are to be chosen and that is known. What the
+    model sees `beside` the channels are those of its card's names, where none are named.
 
     Raises
     ------
@@ -273,31 +302,35 @@ def make_plan(
     """
     settings = enhance_settings(settings)
     require_counts(stack)
-    chosen = choose_channels(stack, channels)
+    if adaptation:
+        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
+    loaded, proposal = loaded_model(model), None
+    chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
     started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
     )  # fmt: skip
-    if adaptation:
-        model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
-    if attention_channel is not None:
+    if attention_channel is not None or others:
         settings = replace(settings, color="separate")  # samples that are named are channels
     in_color, (seen, shown) = is_in_color(stack, chosen, settings.color), what_is_seen(sample, chosen, settings.color)
-    if isinstance(model, str) and model == AUTO:
-        model, choice = choose_model(seen, shown)
-    chosen_s = time.perf_counter() - started
-    bundle = model if isinstance(model, Bundle) else load_model(model)
+    if isinstance(loaded, str):
+        loaded, choice = choose_model(seen, shown)
+    if not isinstance(loaded, Bundle):
+        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
+        loaded = load_model(GENERAL_MODEL)
+    chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
     target = target_levels(bundle) if settings.intensity == "target" else None
     started = time.perf_counter()
-    intensities = ranges_of(sample, chosen, levels_from)
+    ranges = ranges_of(sample, (*chosen, *others), levels_from)
+    intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
     levels = luminances or intensities  # of what is seen
-    begin = partial(PlaneJob, target=target, settings=settings, gates=gates)
+    begin = partial(PlaneJob, target=target, settings=settings, gates=gates, beside={at: ranges[at] for at in others})
     neighbours = (adaptation.neighbours if adaptation else None) or context_of(
         settings.context, seen, bundle, lambda: tuple(begin(opened(bundle), {one: levels[one]}) for one in shown),
         open_translator=opened, begun=begun,
@@ -306,11 +339,15 @@ def make_plan(
     translator = opened(bundle.seeing(neighbours.context.planes))
     groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
     begin = partial(begin, translator, context=neighbours.context)
-    jobs = (begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0])) for own in groups)
+    jobs = (
+        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
+              proposer=proposal.open(own) if proposal else None) for own in groups
+    )  # fmt: skip
     return Plan(
         stack, bundle, tuple(jobs), settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
-        (engine, device, precision), source, neighbours,
+        (engine, device, precision), source, neighbours, proposal,
+        tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
 
@@ -337,62 +374,7 @@ def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, devic
     )
 
 
-def choose_channels(stack: Stack, channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
-    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
-
-    Raises
-    ------
-    OptionError
-        There is no such channel, more than one, or it is opacity.
-    """
-    asked = (
-        [channels]
-        if isinstance(channels, str | int)
-        else []
-        if channels is None
-        else as_list(CHANNELS, channels, WANTED)
-    )
-    if not asked:
-        return stack.light_channels
-    numbers = {channel_number(one, stack.channel_names, stack.channel_count, stack.name) for one in asked}
-    if opaque := numbers.difference(stack.light_channels):
-        raise OptionError(
-            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
-        )
-    return tuple(sorted(numbers))
-
-
-def target_levels(bundle: Bundle) -> IntensityRange:
-    """Return the typical levels of the images the model was trained towards.
-
-    Raises
-    ------
-    OptionError
-        The card does not say them.
-    """
-    try:
-        stated = bundle.card["intensity"]["target"]
-        black = float(stated["black_counts"])
-        return IntensityRange(black, black + float(stated["span_counts"]))
-    except (KeyError, TypeError, ValueError) as fault:
-        raise OptionError(
-            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
-        ) from fault
-
-
 def require_counts(stack: Stack) -> None:
     """Raise InputError where a stack has 1 bit per pixel."""
     if stack.dtype == np.bool_:
         raise InputError(f"{stack.path or stack.name} has 1 bit per pixel; give the image it was made of")
-
-
-def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
-    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
-
-    `before` is the run's `plan.identity["input"]` at its start.
-    """
-    try:
-        now = input_identity(plan.stack.path, plan.stack.files)
-    except OSError:
-        return True
-    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))

@@ -24,8 +24,17 @@ from cellxlate.enhancement.input import (
     planes_of_channels,
     planes_of_colors,
 )
+from cellxlate.enhancement.proposals.windows import Proposer, in_counts
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tile_side, tiles_of
-from cellxlate.model.attention import ATTENTION_STEPS, Floats, apply_change, attention_image, change, gate, quantise
+from cellxlate.model.attention import (
+    ATTENTION_STEPS,
+    Floats,
+    apply_change,
+    attention_image,
+    change_in_counts,
+    gate,
+    quantise,
+)
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import change_in_color, known_from, luminance_of
@@ -190,9 +199,13 @@ class PlaneJob:
         Which planes the networks see beside each.
     gates : GateSource
         Where attention comes from.
+    beside : mapping of int to IntensityRange
+        Of the channels that the networks see beside those of the group, in the order in which they take them.
     luminance : IntensityRange or None
         Where the group is red, green and blue: networks see their luminance alone, one attention and one change of it
         are for all three, and each keeps its ratio to the others.
+    proposer : Proposer or None
+        What proposes in place of the translator's generator.
     """
 
     translator: Translator
@@ -203,6 +216,8 @@ class PlaneJob:
     context: Context = ALONE
     gates: GateSource = OwnAttention()
     luminance: IntensityRange | None = None
+    beside: Mapping[int, IntensityRange] = field(default_factory=dict)
+    proposer: Proposer | None = None
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -212,17 +227,40 @@ class PlaneJob:
     @property
     def margin_px(self) -> int:
         """How far around an area the rows reach that both networks need for it."""
-        return max(self.translator.generator_halo_px, self.translator.attention_halo_px) + self.translator.stride
+        translator, proposer = self.translator, self.proposer
+        proposal_px = proposer.geometry.rows_px if proposer else translator.generator_halo_px + translator.stride
+        return max(translator.attention_halo_px + translator.stride, proposal_px)
 
     @property
     def tile_px(self) -> int:
         """Side of a tile's core."""
+        if self.proposer:
+            return self.proposer.geometry.tile_px(self.settings.tile_px)
         return tile_side(
             self.settings.tile_px,
             halo_px=self.translator.generator_halo_px,
             stride=self.translator.stride,
             activation_bytes_per_px=self.translator.activation_bytes_per_px,
         )
+
+    def tiles(self, selected: npt.NDArray[np.bool_], area: Tile, shape: tuple[int, int]) -> list[tuple[Tile, Tile]]:
+        """Return the tiles that hold the selected pixels of an area of a plane, each with the window that it needs."""
+        halo_px, side_px = self.translator.generator_halo_px, self.tile_px
+        if self.proposer:
+            return self.proposer.geometry.tiles(selected, area, side_px, shape)
+        dense = self.settings.dense
+        fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
+        return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
+
+    def propose(self, rows: InputRows, windows: Sequence[Tile]) -> Floats:
+        """Return F(s) of windows of one size, (B, G, Y, X), in unit range; the windows are kept no longer."""
+        images, plane = rows.windows(windows), rows.plane  # (B, C, Y, X)
+        self.work.generator_px += images[:, 0].size
+        if self.proposer is None:
+            return self.translator.proposal(images)
+        ranges = [intensity for _, intensity in plane.planes[plane.own]]
+        blacks, spans = [one.black for one in ranges], [one.span for one in ranges]
+        return in_counts(self.proposer, images[:, plane.own], blacks, spans)
 
     def input(
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
@@ -237,7 +275,9 @@ class PlaneJob:
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None, see: SeenPlanes, context: Context
     ) -> PlaneInput:
         """Return what the networks see in a context at the position of a plane."""
-        begin = PlaneInput.of if self.luminance is None else partial(PlaneInput.in_color, luminance=self.luminance)
+        begin = partial(PlaneInput.of, beside=self.beside)
+        if self.luminance is not None:
+            begin = partial(PlaneInput.in_color, luminance=self.luminance)
         return begin(stack, index, self.intensities, context=context, open_plane=open_plane, see=see)
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
@@ -251,8 +291,9 @@ class PlaneJob:
         def around(context: Context) -> list[PlaneIndex]:
             return [one for own in self.together(stack, index) for one in context.around(stack, own)]
 
-        beside = self.gates.planes_beside(stack, index, self.context, around)
-        return list(dict.fromkeys((*around(self.context), *beside)))
+        beside = planes_of_channels(stack, index, self.beside) if self.beside else ()
+        gate = self.gates.planes_beside(stack, index, self.context, around)
+        return list(dict.fromkeys((*around(self.context), *beside, *gate)))
 
 
 def job_of(jobs: Iterable[PlaneJob], stack: Stack, index: PlaneIndex) -> PlaneJob | None:
@@ -273,18 +314,12 @@ def enhance_plane(plane: PlaneInput, areas: Iterable[Tile], job: PlaneJob) -> It
     for area in areas:
         rows = plane.rows(area, job.margin_px)
         attention = band_attention(rows, area, job)
-        steps, read = attention.steps, rows_held(rows)
+        steps, read = attention.steps, rows.held()
         enhanced = enhanced_band(rows, area, steps, gates, job)
         for index, counts, made, own in zip(rows.own, rows.counts, enhanced, steps, strict=True):
             raw = counts[area.top - rows.first_row : area.bottom - rows.first_row]
             beside = tuple((other, held) for other, held in read.items() if other != index) + attention.beside
             yield Band(area.top, raw, made, shown.take(own), read[index], beside)
-
-
-def rows_held(rows: InputRows) -> dict[PlaneIndex, RowsHeld]:
-    """Describe what was read of each plane, those of the gate included."""
-    read = {**(rows.gate.read if rows.gate else {}), **rows.read}
-    return {index: RowsHeld.of(row_sums(counts), rows.first_row) for index, counts in read.items()}
 
 
 def band_attention(rows: InputRows, area: Tile, job: PlaneJob) -> Attention:
@@ -308,7 +343,7 @@ def network_attention(rows: InputRows, area: Tile, translator: Translator) -> np
     steps = np.empty((len(rows.kept), *area.shape), np.uint16)
     for block in tiles_of(area, BLOCK_PX):
         around = block.grown(translator.attention_halo_px, translator.stride)
-        found = _core(translator.attention(rows.window(around)[None])[0], block, around)
+        found = _core(translator.attention(rows.windows([around]))[0], block, around)
         steps[..., *block.slices(area.top, area.left)] = quantise(found)
     return without_kept(rows, area, steps)
 
@@ -329,19 +364,16 @@ def enhanced_band(
     `steps` are attention (G, rows, X); `gates` (1025,) hold the gate at each step of it, and do not fall.
     """
     started = time.perf_counter()
-    translator, side_px = job.translator, job.tile_px
+    side_px = job.tile_px
     enhanced = rows.inside(area)[0].copy()
     selected = steps.max(axis=0) >= np.count_nonzero(gates == 0)
     tiles = list(tiles_of(area, side_px))
     job.work.tiles_total += len(tiles)
     if not job.settings.dense:
         job.work.tiles_skipped += sum(not selected[tile.slices(area.top, area.left)].any() for tile in tiles)
-        tiles = fitted_tiles(selected, area, side_px=side_px, halo_px=translator.generator_halo_px)
-    windows = [(tile, tile.grown(translator.generator_halo_px, translator.stride)) for tile in tiles]
+    windows = job.tiles(selected, area, rows.plane.shape)
     for batch in batches(windows, most_px=side_px**2):
-        images = rows.windows([around for _, around in batch])  # (B, C, Y, X)
-        job.work.generator_px += images[:, 0].size
-        for (tile, around), proposal in zip(batch, translator.proposal(images), strict=True):
+        for (tile, around), proposal in zip(batch, job.propose(rows, [around for _, around in batch]), strict=True):
             here = (..., *tile.slices(area.top, area.left))
             gated, (raw, unit) = gates[steps[here]], rows.inside(tile)
             made = _core(proposal, tile, around)
@@ -362,18 +394,7 @@ def tile_change(
 ) -> npt.NDArray[np.float64]:
     """Return what to add to the counts (G, Y, X) of a tile; where luminance is seen, that of it in each colour."""
     if job.luminance is None:
-        return change_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
+        return change_in_counts(gated, proposal, unit, counts, spans=plane.spans, target=job.target)
     light = luminance_of(counts)[None]
-    changed = change_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
+    changed = change_in_counts(gated[:1], proposal, unit, light, spans=plane.spans, target=job.target)
     return change_in_color(changed, counts, plane.blacks, known=known_from(job.luminance.noise, job.luminance.span))
-
-
-def change_counts(
-    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], *, spans: npt.NDArray[np.float64],
-    target: IntensityRange | None,
-) -> npt.NDArray[np.float64]:  # fmt: skip
-    """Return g (F(s) - s) in counts, on the input's scale or towards the target's; all arrays are (G, Y, X)."""
-    if target is None:
-        return np.asarray(change(gated, proposal, unit).astype(np.float64) * spans)
-    wanted = target.black + proposal.astype(np.float64) * target.span
-    return np.asarray(change(gated, wanted, counts.astype(np.float64)), dtype=np.float64)

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError
@@ -181,6 +183,18 @@ def require_still_same(plan: Plan, *, states: str, digest: str, read: ReadAgain 
         read(replace(plan, stack=now), list(plan.stack.plane_indices()), check.see)
     if check.digest != digest:
         raise changed_meanwhile(plan.stack)
+
+
+def was_changed(plan: Plan, before: Mapping[str, Any]) -> bool:
+    """Return whether the files of a stack are no longer those of the start: a Zarr chunk that is gone reads as zeros.
+
+    `before` is the run's `plan.identity["input"]` at its start.
+    """
+    try:
+        now = input_identity(plan.stack.path, plan.stack.files)
+    except OSError:
+        return True
+    return any(now.get(key) != before.get(key) for key in ("bytes", "sampled_sha256"))
 
 
 def changed_meanwhile(stack: Stack, where: str = "") -> ChangedInputError:

@@ -6,7 +6,7 @@ special, and a tile equals the same pixels of the whole plane as soon as its win
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -25,6 +25,13 @@ rounds differently; from 56 px on every size was found to give the same bits."""
 
 LARGEST_TILE_PX = 1024
 ACTIVATION_BUDGET_BYTES = 512_000_000
+
+
+class Sliced(Protocol):
+    """An array, or what gives slices of the rows and columns of one."""
+
+    def __getitem__(self, key: tuple[Any, ...], /) -> npt.NDArray[Any]:
+        """Return the part at slices of rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,17 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     return side
 
 
-def window(rows: npt.NDArray[Any], first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
+def window(rows: Sliced, first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:
     """Take a window, which may reach beyond the plane, from rows first_row.. (..., rows, X) of one or several planes.
 
     These are at least the rows that the window mirrors to.
     """
     if min(tile.top, tile.left) >= 0 and tile.bottom <= plane_shape[0] and tile.right <= plane_shape[1]:
         return rows[..., *tile.slices(first_row)]
-    down = mirrored(tile.top, tile.bottom, plane_shape[0]) - first_row
-    across = mirrored(tile.left, tile.right, plane_shape[1])
-    return rows.take(down, axis=-2).take(across, axis=-1)
+    down, across = mirrored(tile.top, tile.bottom, plane_shape[0]), mirrored(tile.left, tile.right, plane_shape[1])
+    top, left = int(down.min()), int(across.min())
+    there = rows[..., top - first_row : int(down.max()) + 1 - first_row, left : int(across.max()) + 1]
+    return there.take(down - top, axis=-2).take(across - left, axis=-1)
 
 
 def _down(position: int, stride: int) -> int:

@@ -28,6 +28,7 @@ from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
+from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.naming import partial_of
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack
@@ -153,11 +154,12 @@ def run_report(
 ) -> RunReport:
     """Gather what the report says; what could not be found out is among its warnings."""
     tally = account.tally
-    stack, bundle, work, repeat = plan.stack, plan.bundle, plan.work, plan.repeat
-    notices = [Notice(line) for line in dict.fromkeys([*notes, *plan.translator.warnings, *stack.warnings])]
+    stack, work, repeat, proposal = plan.stack, plan.work, plan.repeat, plan.proposal
+    by = proposal.warnings if proposal else ()
+    notices = [Notice(line) for line in dict.fromkeys([*notes, *by, *plan.translator.warnings, *stack.warnings])]
     notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices(plan.intensities, dict(enumerate(stack.channel_names)), plan.luminances)
+        notices += input_notices(plan.intensities, dict(enumerate(shown_names(stack))), plan.luminances)
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
@@ -169,13 +171,13 @@ def run_report(
     stated = {name: outputs.name_of(path) if outputs and path is not None else None for name, path in written.items()}
     return RunReport(
         outputs=stated, input_name=stack.path.name if stack.path else stack.name, axes=stack.axes, shape=stack.shape,
-        dtype=str(stack.dtype), model_name=bundle.name, model_digest=bundle.digest, tally=tally,
-        model_licence=str(bundle.card.get("licence", "")),
+        dtype=str(stack.dtype), model_name=plan.model_name, model_digest=plan.model_digest,
+        tally=tally, model_licence=plan.model_licence,
         model_considered=plan.choice.considered if plan.choice else {},
         model_reason=plan.choice.reason if plan.choice else "",
         adaptation=plan.adaptation.as_dict() if plan.adaptation else {},
         ranking=plan.adaptation.ranking if plan.adaptation else None, pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names, settings=plan.stated_settings, versions=plan.versions,
+        channel_names=shown_names(stack), settings=plan.stated_settings, versions=plan.versions,
         seconds={name: round(value, 3) for name, value in seconds.items()}, tiles_total=work.tiles_total,
         tiles_skipped=work.tiles_skipped, peak_rss_mb=peak_rss_mb(), engine=plan.engine, notices=notices,
         provenance=plan.provenance | digests, sections=account.sections,

@@ -1,6 +1,6 @@
 """Score a model, or any folder of enhanced images, against truth and masks. Read `evaluate` from top to bottom."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,8 +16,8 @@ from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
 from cellxlate.quality.report import page
+from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.pictures import Picture
-from cellxlate.quality.report.report import finite_json
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
@@ -102,12 +102,13 @@ def evaluate(
     clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
     cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
     empty = match_cases(blanks, enhanced=made) if blanks is not None else []
-    enhance = _enhancer(model, intensity)
+    enhance, changes = _enhancer(model, intensity)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate([*cases, *empty]):
         is_still = still and number < len(cases)
-        scored.append(score_case(case, enhance, seed=number, picture=number in pictured, still=is_still))
+        is_shown = number in pictured
+        scored.append(score_case(case, enhance, seed=number, picture=is_shown, still=is_still, changes=changes))
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
@@ -124,21 +125,27 @@ def _path(option: Option | str, path: str | Path | None) -> Path | None:
     return None if path is None else as_path(option, path)
 
 
-def _enhancer(model: "str | Path | Bundle | None", intensity: Intensity) -> Enhance | None:
-    """Return what enhances a stack in memory, or None where the images exist already."""
+def _enhancer(
+    model: "str | Path | Bundle | None", intensity: Intensity
+) -> tuple[Enhance | None, Callable[[Stack], Collection[int]] | None]:
+    """Return what enhances a stack in memory, and says which channels; None where the images exist, or for all."""
     if model is None:
-        return None
+        return None, None
     from cellxlate.enhancement.job import enhance
+    from cellxlate.enhancement.neighbours.channels import choose_sight
     from cellxlate.model.bundle import Bundle, load_model
     from cellxlate.model.cards import AUTO
 
     bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
 
+    def changes(stack: Stack) -> Collection[int]:
+        return choose_sight(stack, bundle, None, None)[0]
+
     def run(stack: Stack) -> tuple[Stack, Stack]:
         result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
         return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
 
-    return run
+    return run, changes if isinstance(bundle, Bundle) and bundle.networks.settings.beside else None
 
 
 def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The scores of one image, plane by plane."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +93,10 @@ class Scored:
     steady: Steadiness | None = None
 
 
-def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False, still: bool = False) -> Scored:
+def score_case(
+    case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False, still: bool = False,
+    changes: Callable[[Stack], Collection[int]] | None = None,
+) -> Scored:  # fmt: skip
     """Score one image, plane by plane; its scores are means over planes, its counts are sums.
 
     Parameters
@@ -109,6 +112,8 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
     still : bool
         Whether its frames, along T or, without T, along Z, show one scene that holds still. Truth and mask may then
         have one frame.
+    changes : callable, optional
+        Returns which channels of a stack are scored: those that `enhance` changes; all without it.
 
     Raises
     ------
@@ -119,14 +124,16 @@ def score_case(case: Case, enhance: Enhance | None, *, seed: int, picture: bool 
     with ExitStack() as opened:
         stacks = _open(case, enhance, opened, still=still)
         stack = stacks["source"]
-        for number, index in enumerate(stack.plane_indices()):
+        chosen = changes(stack) if changes else None
+        indices = [one for one in stack.plane_indices() if chosen is None or stack.channel_of(one) in chosen]
+        for number, index in enumerate(indices):
             plane = _plane(stacks, index)
             rows.append(score_plane(plane))
             if plane.truth is not None and plane.cells is not None:
                 plane_seed = seed + SEEDS_PER_PLANE * number
                 images = (plane.enhanced, plane.truth, plane.raw)
                 textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in images])
-            if picture and number == stack.plane_count // 2:
+            if picture and number == len(indices) // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
         steady = together([steadiness(frames) for frames in series_of(stacks)]) if still else None
         row = {

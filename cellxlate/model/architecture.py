@@ -15,6 +15,7 @@ from cellxlate.settings import AttentionSettings, GeneratorSettings, Normalisati
 
 Array = npt.NDArray[np.float32]
 PaddingMode = Literal["zeros", "reflect"]
+AnySettings = GeneratorSettings | AttentionSettings
 
 
 def unfilled(*shape: int) -> Array:
@@ -163,28 +164,27 @@ class Network:
     ----------
     settings : GeneratorSettings or AttentionSettings
         What it was made from, which tells the one from the other.
-    channels : int
-        G, the channels that are translated together.
     layers : Row
         What it computes, between the fixed steps at its ends (`networks.Generator`, `networks.AttentionNetwork`).
-    context : int
-        Planes that are seen on either side of each channel's own.
+    channels, context, beside : int
+        G, the channels that are translated; planes seen on either side of each; further channels that are seen.
     """
 
-    settings: GeneratorSettings | AttentionSettings
+    settings: AnySettings
     channels: int
     layers: Row
     context: int = 0
+    beside: int = 0
 
     @property
     def inputs(self) -> int:
-        """C of the images (B, C, Y, X) that it takes: channel by channel, of each its own plane amid its neighbours."""
-        return planes_seen(self.channels, self.context)
+        """C of the images (B, C, Y, X): of each of the G its own plane amid its neighbours, then channels beside."""
+        return planes_seen(self.channels, self.context, self.beside)
 
     @property
     def own(self) -> slice:
         """Which of them are the channels' own planes."""
-        return own_planes(self.context)
+        return own_planes(self.context, self.beside)
 
     @property
     def is_attention(self) -> bool:
@@ -197,14 +197,14 @@ class Network:
         return self.settings.architecture != "resnet"
 
 
-def network_of(settings: GeneratorSettings | AttentionSettings, channels: int, context: int = 0) -> Network:
+def network_of(settings: AnySettings, channels: int, context: int = 0, beside: int = 0) -> Network:
     """Return a network whose weights are not known yet."""
-    inputs = planes_seen(channels, context)
+    inputs = planes_seen(channels, context, beside)
     if isinstance(settings, AttentionSettings):
         rows = pyramid_layers if settings.architecture == "pyramid" else paper_attention_layers
-        return Network(settings, channels, Row(tuple(rows(settings, inputs))), context)
+        return Network(settings, channels, Row(tuple(rows(settings, inputs))), context, beside)
     build = {"resnet": resnet_layers, "compact": compact_layers, "unet": unet_layers}[settings.architecture]
-    return Network(settings, channels, Row(tuple(build(settings, inputs, channels))), context)
+    return Network(settings, channels, Row(tuple(build(settings, inputs, channels))), context, beside)
 
 
 def resnet_layers(settings: GeneratorSettings, inputs: int, outputs: int) -> list[Layer]:

@@ -8,10 +8,13 @@ Y. A. Mejjati et al., Unsupervised Attention-guided Image-to-Image Translation, 
 s' = A F(s) + (1 - A) s = s + A (F(s) - s). Here A is replaced by the gate g, which is 0 wherever A <= tau.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from cellxlate.stacks.intensity.range import IntensityRange
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,3 +96,14 @@ def apply_change(
 def attention_image(gate: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Return the gate as it is written: uint8, 0 exactly where the pixel was kept, 1-255 in proportion elsewhere."""
     return np.ceil(gate.astype(np.float64) * 255).astype(np.uint8)
+
+
+def change_in_counts(
+    gated: Floats, proposal: Floats, unit: Floats, counts: npt.NDArray[Any], *, spans: npt.NDArray[np.float64],
+    target: "IntensityRange | None",
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """Return g (F(s) - s) in counts, on the input's scale or towards the target's; all arrays are (G, Y, X)."""
+    if target is None:
+        return np.asarray(change(gated, proposal, unit).astype(np.float64) * spans)
+    wanted = target.black + proposal.astype(np.float64) * target.span
+    return np.asarray(change(gated, wanted, counts.astype(np.float64)), dtype=np.float64)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 import cellxlate
-from cellxlate.errors import ModelError
+from cellxlate.errors import ModelError, OptionError
 from cellxlate.model import architecture
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.cards import (
@@ -28,13 +28,16 @@ from cellxlate.model.cards import (
 )
 from cellxlate.model.layers import Described, parameter_count
 from cellxlate.model.probe import computed_by_torch, stated_of
+from cellxlate.options import INTENSITY
 from cellxlate.settings import (
+    MOST_BESIDE,
     MOST_CONTEXT,
     AttentionSettings,
     DiscriminatorSettings,
     GeneratorSettings,
     NetworkSettings,
 )
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.naming import one_line
 
 if TYPE_CHECKING:
@@ -266,7 +269,7 @@ def described_networks(folder: Path, stated: Any) -> Described:
         what = "settings that are missing or not known" if isinstance(fault, TypeError) else one_line(repr(fault))
         raise ModelError(f"{folder}/card.json describes no network that can be built ({what})") from fault
     generator, attention = (
-        architecture.network_of(part, settings.channels, settings.context)
+        architecture.network_of(part, settings.channels, settings.context, settings.beside)
         for part in (settings.generator, settings.attention)
     )
     return Described(settings, generator, attention)
@@ -307,9 +310,11 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         discriminator=DiscriminatorSettings(**stored["discriminator"]),
         channels=stored["channels"],
         context=stored.get("context", 0),
+        beside=stored.get("beside", 0),
     )
-    if type(settings.context) is not int or not 0 <= settings.context <= MOST_CONTEXT:
-        raise ValueError(f"context is {settings.context!r}, expected 0 to {MOST_CONTEXT}")
+    for name, count, most in (("context", settings.context, MOST_CONTEXT), ("beside", settings.beside, MOST_BESIDE)):
+        if type(count) is not int or not 0 <= count <= most:
+            raise ValueError(f"{name} is {count!r}, expected 0 to {most}")
     numbers = [
         (f"{name}.{number}", getattr(getattr(settings, name), number), limit)
         for name in ("generator", "attention", "discriminator")
@@ -333,3 +338,21 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
         if network.normalisation != "none":
             raise ValueError(f"normalisation {network.normalisation!r}, expected none: statistics must be folded in")
     return settings
+
+
+def target_levels(bundle: Bundle) -> IntensityRange:
+    """Return the typical levels of the images the model was trained towards.
+
+    Raises
+    ------
+    OptionError
+        The card does not say them.
+    """
+    try:
+        stated = bundle.card["intensity"]["target"]
+        black = float(stated["black_counts"])
+        return IntensityRange(black, black + float(stated["span_counts"]))
+    except (KeyError, TypeError, ValueError) as fault:
+        raise OptionError(
+            f"the card of {bundle.name} states no target intensity", remedy=("use ", INTENSITY.of("source"))
+        ) from fault

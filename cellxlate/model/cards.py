@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,9 @@ MIGRATIONS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
 FORMAT_VERSION = 1 + len(MIGRATIONS)
 ARCHITECTURE_VERSION = 1
 DEFAULT_MODEL = "nuclei-lowexp"
+GENERAL_MODEL = "cells"
+"""The shipped model that knows structures of all kinds."""
+
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
 
@@ -154,6 +157,36 @@ def describe_model(model: str | Path) -> dict[str, Any]:
     return {**read_card(folder), "path": str(folder)}
 
 
+def card_channels(card: Mapping[str, Any]) -> tuple[str | int | None, tuple[str | int, ...]]:
+    """Return which channel a model was trained to change, and which it saw beside; None and none where nothing says."""
+    stated = card.get("channels")
+    if not isinstance(stated, Mapping):
+        return None, ()
+    own, beside = stated.get("own"), stated.get("beside")
+    several = beside if isinstance(beside, list) else []
+    return (
+        own if isinstance(own, str | int) else None,
+        tuple(one for one in several if isinstance(one, str | int)),
+    )
+
+
+def seen_words(card: Mapping[str, Any], needed: int) -> str:
+    """Return what a model sees beside the channel that it changes, by name where its card states names.
+
+    Examples
+    --------
+    >>> seen_words({"channels": {"own": "GFP", "beside": ["DAPI"]}}, 1), seen_words({}, 2)
+    ('DAPI', '2 channels')
+    """
+    names = [one for one in card_channels(card)[1] if isinstance(one, str)]
+    return ", ".join(names) if len(names) == needed else count_of_channels(needed)
+
+
+def count_of_channels(number: int) -> str:
+    """Return a number of channels in words."""
+    return f"{number} channel{'' if number == 1 else 's'}"
+
+
 def list_models(folder: Path) -> list[dict[str, Any]]:
     """Return name, path, shipped and description of the shipped models and of those directly inside a folder."""
     models = []
@@ -164,6 +197,8 @@ def list_models(folder: Path) -> list[dict[str, Any]]:
             except ModelError as fault:
                 card = {"description": said(fault)}
             described = str(card.get("description") or f"preset {card.get('preset', 'unknown')}")
+            if seen := card_channels(card)[1]:
+                described += f" (sees {seen_words(card, len(seen))} beside)"
             models.append({"name": path.name, "path": str(path), "shipped": shipped, "description": described})
     return models
 

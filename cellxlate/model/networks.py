@@ -24,15 +24,16 @@ LOGIT_OF_ONE = 20.0
 class Generator(nn.Module):
     """F: proposes what the G `channels` of an image would look like in the other domain.
 
-    It takes C planes, the channels' own and `context` on either side of each, and returns the own ones.
+    It takes C planes, the channels' own and `context` on either side of each, then those of the channels that are seen
+    `beside`; it returns the own ones.
     """
 
     is_attention = False
 
-    def __init__(self, settings: GeneratorSettings, channels: int = 1, context: int = 0) -> None:
+    def __init__(self, settings: GeneratorSettings, channels: int = 1, context: int = 0, beside: int = 0) -> None:
         super().__init__()
-        self.settings, self.channels, self.context = settings, channels, context
-        values = architecture.network_of(settings, channels, context)
+        self.settings, self.channels, self.context, self.beside = settings, channels, context, beside
+        values = architecture.network_of(settings, channels, context, beside)
         self.inputs, self.own = values.inputs, values.own
         self.residual = values.residual
         self.layers = nn.Sequential(*map(as_module, values.layers))
@@ -65,10 +66,10 @@ class AttentionNetwork(nn.Module):
 
     is_attention = True
 
-    def __init__(self, settings: AttentionSettings, channels: int = 1, context: int = 0) -> None:
+    def __init__(self, settings: AttentionSettings, channels: int = 1, context: int = 0, beside: int = 0) -> None:
         super().__init__()
-        self.settings, self.channels, self.context = settings, channels, context
-        values = architecture.network_of(settings, channels, context)
+        self.settings, self.channels, self.context, self.beside = settings, channels, context, beside
+        values = architecture.network_of(settings, channels, context, beside)
         self.inputs, self.own = values.inputs, values.own
         self.layers = nn.Sequential(*map(as_module, values.layers))
         initialise(self)
@@ -142,8 +143,10 @@ class TranslatorNetworks(nn.Module):
 
     Attributes
     ----------
-    channels, context, inputs : int
-        Of the images that both take: channels, planes on either side of each, and planes in all.
+    channels, context, beside, inputs : int
+        Of the images that both take: channels, planes on either side of each, channels beside, and planes in all.
+    own : slice
+        Which of these planes are the channels' own.
     stride : int
         Tile origins must be multiples of it, in pixels.
     generator_halo_px, attention_halo_px : int
@@ -152,19 +155,23 @@ class TranslatorNetworks(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        self.settings, self.channels, self.context = settings, settings.channels, settings.context
-        self.generator = Generator(settings.generator, settings.channels, settings.context)
-        self.attention = AttentionNetwork(settings.attention, settings.channels, settings.context)
-        self.inputs = self.generator.inputs
+        self.settings = settings
+        self.channels, self.context, self.beside = sight = settings.channels, settings.context, settings.beside
+        self.generator = Generator(settings.generator, *sight)
+        self.attention = AttentionNetwork(settings.attention, *sight)
+        self.inputs, self.own = self.generator.inputs, self.generator.own
         fields = [receptive_field(network) for network in (self.generator, self.attention)]
         self.generator_halo_px, self.attention_halo_px = (field.halo_px for field in fields)
         self.stride = math.lcm(*(field.stride for field in fields))
 
 
 @torch.no_grad()
-def seeing_neighbours(translator: TranslatorNetworks, context: int) -> TranslatorNetworks:
-    """Return networks that take neighbours too and make nothing of them yet: the same outcome, whatever these show."""
-    wider = TranslatorNetworks(replace(translator.settings, context=context))
+def seeing_neighbours(translator: TranslatorNetworks, context: int, beside: int = 0) -> TranslatorNetworks:
+    """Return networks that take neighbours, or channels beside, too and make nothing of them yet.
+
+    The outcome is the same, whatever these show.
+    """
+    wider = TranslatorNetworks(replace(translator.settings, context=context, beside=beside))
     for network, alone in ((wider.generator, translator.generator), (wider.attention, translator.attention)):
         weights = dict(alone.layers.state_dict())
         name, own = next((key, value) for key, value in weights.items() if value.ndim == 4)  # the first convolution's
@@ -178,19 +185,19 @@ def seeing_neighbours(translator: TranslatorNetworks, context: int) -> Translato
 
 def described(network: Generator | AttentionNetwork) -> architecture.Network:
     """Return a network as values; they share memory with its weights."""
-    empty = architecture.network_of(network.settings, network.channels, network.context)
+    empty = architecture.network_of(network.settings, network.channels, network.context, network.beside)
     arrays = {name: weights.detach().cpu().numpy() for name, weights in network.layers.state_dict().items()}
     return replace(empty, layers=architecture.filled(empty.layers, arrays))
 
 
 def running(network: architecture.Network) -> Generator | AttentionNetwork:
     """Return a network that torch runs, of values as `inference.for_inference` makes them, for channels-last images."""
-    settings = network.settings
+    settings, sight = network.settings, (network.channels, network.context, network.beside)
     with torch.device("meta"):  # no random numbers are drawn for what is filled below: another thread may be training
         made = (
-            AttentionNetwork(settings, network.channels, network.context)
+            AttentionNetwork(settings, *sight)
             if isinstance(settings, AttentionSettings)
-            else Generator(settings, network.channels, network.context)
+            else Generator(settings, *sight)
         )
         made.layers = nn.Sequential(*map(as_module, network.layers))
     made.layers.load_state_dict(with_weights(network.layers), assign=True)

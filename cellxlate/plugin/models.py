@@ -6,7 +6,7 @@ from pathlib import Path
 from psygnal import Signal
 
 from cellxlate.errors import CellxlateError, ModelError
-from cellxlate.model.cards import AUTO, SHIPPED, is_model, list_models, locate, model_folders, read_card
+from cellxlate.model.cards import AUTO, SHIPPED, card_channels, is_model, list_models, locate, model_folders, read_card
 
 
 class Shelf:
@@ -65,6 +65,21 @@ def knows_neighbours(model: str) -> bool:
 @lru_cache(maxsize=64)
 def _states_context(folder: Path, _changed_ns: int) -> bool:
     return isinstance(read_card(folder).get("context"), dict)
+
+
+def channels_beside(model: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return what a model changes and what it sees beside that, by the names in its card; none for most models."""
+    try:
+        folder = None if model == AUTO else locate(model)
+        return _stated_channels(folder, folder.stat().st_mtime_ns) if folder else (None, ())
+    except (CellxlateError, OSError):  # is said where it is used
+        return None, ()
+
+
+@lru_cache(maxsize=64)
+def _stated_channels(folder: Path, _changed_ns: int) -> tuple[str | None, tuple[str, ...]]:
+    own, beside = card_channels(read_card(folder))
+    return (own if isinstance(own, str) else None), tuple(one for one in beside if isinstance(one, str))
 
 
 SHELF = Shelf()

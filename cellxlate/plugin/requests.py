@@ -75,6 +75,8 @@ class EnhanceRequest:
         File the layer was read from, which must not be replaced.
     overwrite : bool
         Replace files that are there already.
+    together : Stack or None
+        The stack with the layers that the model sees beside it as further channels, where it sees some.
     """
 
     stack: Stack
@@ -92,6 +94,7 @@ class EnhanceRequest:
     output: Path | None = None
     source: Path | None = None
     overwrite: bool = False
+    together: Stack | None = None
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,21 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.stacks.write.origins import SeeRows, made_sums, row_sums
 
 
-def plane_label(index: PlaneIndex, plane_axes: str) -> str:
-    """Name a plane by its position, as in `T=0 Z=3`; a stack of one plane has the name `plane`.
+def plane_label(index: PlaneIndex, plane_axes: str, sample_names: Sequence[str] = ()) -> str:
+    """Name a plane by its position, as in `T=0 Z=3`; a stack of one plane has the name `plane`, samples theirs.
 
     Examples
     --------
     >>> plane_label((0, 3), "TZ")
     'T=0 Z=3'
+    >>> plane_label((3, 1), "ZS", ["red", "green", "blue"])
+    'Z=3 green'
     """
     if len(plane_axes) != len(index):
         return ", ".join(str(position) for position in index) or "plane"
-    return " ".join(f"{axis}={position}" for axis, position in zip(plane_axes, index, strict=True)) or "plane"
+    names = dict(enumerate(sample_names)) if "C" not in plane_axes else {}
+    positions = zip(plane_axes, index, strict=True)
+    return " ".join(names.get(at) or f"S={at}" if axis == "S" else f"{axis}={at}" for axis, at in positions) or "plane"
 
 
 def parts_of(

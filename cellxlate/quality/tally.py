@@ -5,7 +5,7 @@ floating-point changes up to rounding), so that an interrupted run and an unbrok
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -333,14 +333,15 @@ class Tally:
             }
         return self.orders
 
-    def summary(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON, planes and channels included."""
+    def summary(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return everything as plain values for JSON, planes and channels included; `names` are those of channels."""
         orders = self.brightness_order()
         return {
             **self.total.as_dict(),
             "channels": [
                 {
                     "channel": channel,
+                    **({"name": names[channel]} if channel < len(names) else {}),
                     **counts.as_dict(),
                     "brightness_order": orders[channel] if math.isfinite(orders[channel]) else None,
                     "checks": self.trust[channel].as_dict() if channel in self.trust else None,

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellxlate.errors import OptionError
-from cellxlate.option_values import nearest_name, shortly
-from cellxlate.options import STACKS_FIRST
+from cellxlate.option_values import as_list, nearest_name, shortly
+from cellxlate.options import CHANNELS, STACKS_FIRST
+
+if TYPE_CHECKING:
+    from cellxlate.stacks.stack import Stack
+
+WANTED = "names or numbers of channels"
+COLOR_NAMES = "red", "green", "blue"
 
 
 def all_named(names: Sequence[Any]) -> tuple[str, ...]:
@@ -18,6 +24,13 @@ def all_named(names: Sequence[Any]) -> tuple[str, ...]:
 def unnamed(number: int) -> str:
     """Return what a channel without a name is called where others have one."""
     return f"channel {number}"
+
+
+def shown_names(stack: "Stack") -> tuple[str, ...]:
+    """Return what the channels of a stack are called: as the file names them, and samples of colour by their colour."""
+    if "S" not in stack.axes or "C" in stack.axes or len(stack.light_channels) != len(COLOR_NAMES):
+        return stack.channel_names
+    return (*COLOR_NAMES, *["opacity"] * (stack.size("S") - len(COLOR_NAMES)))
 
 
 def given_names(names: Sequence[str]) -> tuple[str | None, ...]:
@@ -87,3 +100,28 @@ def channel_number(asked: str | int, names: Sequence[str], count: int, stack: ob
         hint = "it has one, without a name: leave the channel out"
     file = ("; ", STACKS_FIRST) if Path(text).suffix and Path(text).exists() else ()
     raise OptionError(f"{stack} has no channel {text!r}", remedy=(hint, *file))
+
+
+def choose_channels(stack: "Stack", channels: Sequence[str | int] | str | int | None) -> tuple[int, ...]:
+    """Return the numbers of the channels that are asked for by name or number; all but opacity where none is.
+
+    Raises
+    ------
+    OptionError
+        There is no such channel, more than one, or it is opacity.
+    """
+    asked = (
+        [channels]
+        if isinstance(channels, str | int)
+        else []
+        if channels is None
+        else as_list(CHANNELS, channels, WANTED)
+    )
+    if not asked:
+        return stack.light_channels
+    numbers = {channel_number(one, shown_names(stack), stack.channel_count, stack.name) for one in asked}
+    if opaque := numbers.difference(stack.light_channels):
+        raise OptionError(
+            f"{stack.name}: sample {min(opaque)} is opacity (alpha), which is copied and never enhanced; choose others"
+        )
+    return tuple(sorted(numbers))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.settings import Color
-from cellxlate.stacks.stack import Pixels, Stack
+from cellxlate.stacks.stack import Pixels, PlaneIndex, Stack
 
 RGB = (0, 1, 2)
 KNOWN_NOISES = 1.0
@@ -25,6 +25,12 @@ def is_color(stack: Stack) -> bool:
     samples = range(stack.size("S")) if "S" in stack.axes else ()
     opaque = stack.alpha_samples if "S" in stack.axes else ()
     return tuple(sample for sample in samples if sample not in opaque) == RGB
+
+
+def of_colors(stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+    """Return the planes of red, green and blue at the position of one of them."""
+    axis = stack.plane_axes.index("S")
+    return tuple((*index[:axis], sample, *index[axis + 1 :]) for sample in RGB)
 
 
 def luminance_of(samples: npt.NDArray[Any], axis: int = 0) -> npt.NDArray[np.floating[Any]]:

@@ -25,6 +25,7 @@ def open_domains(
     channel: str | int | None,
     masks: list[Path],
     files: ExitStack,
+    beside: Sequence[str | int] = (),
 ) -> tuple[Domain, ...]:
     """Open source and target, with their masks, check everything about them, and have their files closed in the end."""
     if settings.backward == "alone":
@@ -36,7 +37,7 @@ def open_domains(
     for number, own in enumerate(paths):
         domain = open_domain(
             own, number=number, patch_px=settings.patch_px, load_px=settings.load_px, channel=channel,
-            guide=settings.guide,
+            guide=settings.guide, beside=beside,
         )  # fmt: skip
         files.callback(domain.close)
         domains += (domain,)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cellxlate.quality.likeness import describe_planes
 from cellxlate.quality.report.pictures import triptych_png
 from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.stacks.intensity.noise_model import CameraNoise
-from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.fields.patches import Domain, Field, Patches, central_sight, has_contrast
 from cellxlate.training.watch import AttentionState
 
 STATISTICS_PATCHES = 32
@@ -60,7 +60,7 @@ def training_card(
     tried, of which the last is the model's, and `start` is the model that it began from. The licence is that of the
     weights; the description says what the model is for.
     """
-    patches = statistics_patches(settings, domains[0])
+    patches, channels = statistics_patches(settings, domains[0]), channel_facts(domains[0])
     is_alone = settings.backward == "alone"
     agreement = None if last_look is None or np.isnan(last_look.agreement) else last_look.agreement
     names = [[path.name for path in own] for own in paths]
@@ -69,6 +69,7 @@ def training_card(
         "preset": settings.preset,
         "generalist": settings.backward == "any-camera",
         "networks": asdict(without_normalisation(settings.networks)),
+        **({"channels": channels} if channels else {}),
         "statistics": {
             "kind": "fixed at the end of training and folded" if patches else "none needed (no normalisation layers)",
             "source_patches": patches,
@@ -83,7 +84,7 @@ def training_card(
         | _kept_target(start if is_alone else None),
         "domain": describe_planes([(one.stack, one.index) for one in domains[0].fields]),
         "training": {
-            "command": command_of(settings, names[0], names[1], start.name if start else None),
+            "command": command_of(settings, names[0], names[1], start.name if start else None, channels),
             "source": names[0],
             "target": names[1],
             "source_planes": len(domains[0]),
@@ -104,6 +105,19 @@ def training_card(
         "licence": licence,
         "scores": {},
     }
+
+
+def channel_facts(source: Domain) -> dict[str, Any]:
+    """Return what a card says of channels, by name or number, where some are seen beside the one that is changed."""
+    first = source.fields[0]
+    if not first.beside:
+        return {}
+
+    def called(field: Field) -> str | int:
+        number = field.stack.channel_of(field.index)
+        return field.stack.channel_names[number] if field.stack.channel_names else number
+
+    return {"own": called(first), "beside": [called(one) for one in first.beside]}
 
 
 def _kept_target(start: Bundle | None) -> dict[str, Any]:
@@ -143,11 +157,19 @@ def steps_in_all(bundle: Bundle) -> int | None:
     return sum(counts) if counts else None
 
 
-def command_of(settings: TrainSettings, source: list[str], target: list[str], start: str | None) -> str:
-    """Return the command that trains so; FILE.toml stands for what only a settings file can say, see the settings."""
+def command_of(
+    settings: TrainSettings, source: list[str], target: list[str], start: str | None,
+    channels: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
+    """Return the command that trains so; FILE.toml stands for what only a settings file can say, see the settings.
+
+    `channels` are those that `channel_facts` returns.
+    """
     options = ["--source", *source] if source else []
     options += ["--target", *target] if target else []
     options += ["--from", start] if start else []
+    if channels:
+        options += ["--channel", str(channels["own"]), "--beside", *map(str, channels["beside"])]
     options += ["--preset", settings.preset]
     if settings.baseline == "none":
         options += ["--guide", settings.guide, *(["--masks", "DIR"] if settings.guide == "masks" else [])]
@@ -159,6 +181,7 @@ def command_of(settings: TrainSettings, source: list[str], target: list[str], st
             if settings.baseline == "cyclegan" else ()))  # fmt: skip
     same = {name: getattr(settings, name) for name in free}
     preset = PRESETS[settings.preset]
+    preset = replace(preset, networks=replace(preset.networks, beside=settings.networks.beside))
     if start:  # says these two
         preset = replace(preset, networks=settings.networks, learning_rate=settings.learning_rate)
     if replace(preset, **same) != settings:
@@ -181,18 +204,22 @@ def saved_model(
 def preview(translator: TranslatorNetworks, source: Domain, threshold: float) -> bytes:
     """Return a PNG of input, attention and output on the first source field with contrast."""
     chosen = next((one for one in source.fields if has_contrast(one)), source.fields[0])
-    return picture_of(translator, chosen.intensity.to_unit(central_window(chosen, PREVIEW_PX)), threshold)
+    return picture_of(translator, central_sight(chosen, PREVIEW_PX), threshold)
 
 
-def picture_of(translator: TranslatorNetworks, unit: npt.NDArray[np.float32], threshold: float) -> bytes:
-    """Return a PNG of input, attention and output, of the middle of a plane (Y, X) in unit range."""
-    top, left = (max((size - PREVIEW_PX) // 2, 0) for size in unit.shape)
-    unit = unit[top : top + PREVIEW_PX, left : left + PREVIEW_PX]
-    rows, columns = (size - size % translator.stride for size in unit.shape)
-    unit = np.ascontiguousarray(unit[:rows, :columns])
+def picture_of(translator: TranslatorNetworks, seen: npt.NDArray[np.float32], threshold: float) -> bytes:
+    """Return a PNG of input, attention and output, of the middle of what networks see in unit range.
+
+    That is (Y, X), which stands for all that they see, or (C, Y, X), of which the first is changed.
+    """
+    top, left = (max((size - PREVIEW_PX) // 2, 0) for size in seen.shape[-2:])
+    seen = seen[..., top : top + PREVIEW_PX, left : left + PREVIEW_PX]
+    rows, columns = (size - size % translator.stride for size in seen.shape[-2:])
+    seen = np.ascontiguousarray(seen[..., :rows, :columns])
+    unit = seen if seen.ndim == 2 else seen[0]
     device = next(translator.parameters()).device
     with torch.inference_mode():
-        batch = torch.from_numpy(unit).expand(1, translator.inputs, rows, columns).to(device)
+        batch = torch.from_numpy(seen).expand(1, translator.inputs, rows, columns).to(device)
         attention, proposal = (
             network(batch)[0, 0].cpu().numpy() for network in (translator.attention, translator.generator)
         )

@@ -16,8 +16,8 @@ import torch
 from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, choose_device
-from cellxlate.option_values import as_path, require_callables, require_flags, require_kind
-from cellxlate.options import MASKS, NOT_RESUMED, OTHER_SEED, SOURCE, TARGET, TRAIN_RESUME, TRAINED
+from cellxlate.option_values import as_list, as_path, require_callables, require_flags, require_kind
+from cellxlate.options import BESIDE, MASKS, NOT_RESUMED, OTHER_SEED, SOURCE, TARGET, TRAIN_RESUME, TRAINED
 from cellxlate.settings import Guide, PresetName, TrainSettings
 from cellxlate.stacks.naming import partial_of
 from cellxlate.training.acceleration.precision import has_bfloat16
@@ -103,6 +103,7 @@ def train(
     seed: int | None = None,
     restarts: int = 0,
     channel: str | int | None = None,
+    beside: Sequence[str | int] | str | int = (),
     device: Device = "auto",
     resume: bool = False,
     licence: str = "not stated",
@@ -146,6 +147,9 @@ def train(
         How many further seeds are tried where training fails (collapsed attention, a loss that is not finite).
     channel : str or int, optional
         Which channel of multi-channel images, by name (in any case) or number.
+    beside : str, int or sequence of them, optional
+        Channels that networks see beside this one and never change, in source and target; of the presets "fast" and
+        "paper".
     device : {"auto", "cpu", "cuda", "mps"}
         Where to train.
     resume : bool
@@ -184,10 +188,11 @@ def train(
     require_callables(progress=progress, after_step=after_step)
     require_kind("licence", licence, str, "text")
     require_kind("description", description, str, "text")
+    seen = [beside] if isinstance(beside, str | int) else as_list(BESIDE, beside)
     preset = preset or ("alone" if paths[0] and not paths[1] else "fast")
     chosen = resolve(
         settings, preset=preset, guide=guide, masks=bool(mask_folders), baseline=baseline, epochs=epochs, steps=steps,
-        seed=seed, restarts=restarts,
+        seed=seed, restarts=restarts, beside=len(seen),
     )  # fmt: skip
     require_domains(*paths, chosen)
     start = None if base is None else base if isinstance(base, Bundle) else load_model(base)
@@ -200,7 +205,7 @@ def train(
         chosen = starting_from(start, chosen)
     chosen_device = choose_device(device)
     with _nothing_left_of_nothing(partial), ExitStack() as files:
-        domains = open_domains(paths, chosen, channel, mask_folders, files)
+        domains = open_domains(paths, chosen, channel, mask_folders, files, seen)
         board = open_board(partial / "tensorboard", wanted=tensorboard)
         if board:
             files.callback(board.close)

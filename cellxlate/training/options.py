@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 from cellxlate.errors import InputError, Option, OptionError
 from cellxlate.model.bundle import Bundle, network_settings
+from cellxlate.model.cards import count_of_channels, seen_words
 from cellxlate.model.statistics import without_normalisation
 from cellxlate.option_values import as_list, as_path, require_choice, require_kind, whole
-from cellxlate.options import BASE, BASELINE, GUIDE, MASKS, PRESET, RESTARTS, SEED, SETTINGS, SOURCE, TARGET
+from cellxlate.options import BASE, BASELINE, BESIDE, GUIDE, MASKS, PRESET, RESTARTS, SEED, SETTINGS, SOURCE, TARGET
 from cellxlate.settings import PRESETS, Guide, PresetName, TrainSettings
 from cellxlate.settings_file import check_settings, load_settings
 
@@ -29,8 +30,11 @@ def resolve(
     steps: int | None,
     seed: int | None,
     restarts: int,
+    beside: int = 0,
 ) -> TrainSettings:
     """Return the settings with the options that were given, after checking them.
+
+    `beside` channels are named that networks shall see beside the one they change.
 
     Raises
     ------
@@ -75,6 +79,7 @@ def resolve(
             guide = "saliency"  # where an image has no mask
         chosen = replace(chosen, guide=resolve_guide(chosen, guide, masks and chosen.backward != "any-camera"))
     check_settings(chosen)
+    chosen = seeing_beside(chosen, beside)
     try:
         network_settings(asdict(without_normalisation(chosen.networks)))
     except (ValueError, TypeError) as fault:
@@ -87,21 +92,67 @@ def resolve(
     return chosen
 
 
+def seeing_beside(settings: TrainSettings, beside: int) -> TrainSettings:
+    """Return the settings of networks that see so many channels beside the one they change.
+
+    Raises
+    ------
+    OptionError
+        The settings count another number of them, or learn from one channel alone.
+    """
+    stated = settings.networks.beside
+    if stated not in (0, beside):
+        raise OptionError(
+            f"the settings say networks.beside = {stated}, and {count_of_channels(beside)} "
+            f"{'is' if beside == 1 else 'are'} named",
+            remedy=("name as many with ", BESIDE, ", or leave networks.beside out: the names are counted"),
+        )
+    if beside and settings.backward in ("any-camera", "alone"):
+        learned = "the source alone" if settings.backward == "alone" else "clear images of any kind"
+        raise OptionError(
+            f"what learns from {learned} sees one channel, and {beside} more {'is' if beside == 1 else 'are'} named",
+            remedy=("leave out ", BESIDE, ", or give source and target and ", PRESET.of("fast")),
+        )
+    settings = replace(settings, networks=replace(settings.networks, beside=beside))
+    check_settings(settings)
+    return settings
+
+
 def starting_from(start: Bundle, settings: TrainSettings) -> TrainSettings:
     """Return the settings with the networks of a model to start from, and a rate that does not undo what it learned.
 
     Raises
     ------
     OptionError
-        The baseline, which has no attention that could start from anything.
+        The baseline, which has no attention that could start from anything; or the model sees other channels beside
+        its own, of another number than is wanted.
     """
     if settings.baseline == "cyclegan":
         raise OptionError(BASELINE.of("cyclegan"), " starts from nothing, to be compared", remedy=("leave out ", BASE))
     networks = network_settings(start.card["networks"])
-    networks = replace(networks, discriminator=settings.networks.discriminator, context=settings.networks.context)
+    require_one_channel(start, settings)
+    if networks.beside not in (0, settings.networks.beside):
+        raise OptionError(
+            f"{start.name} sees {seen_words(start.card, networks.beside)} beside the channel that it changes, and "
+            f"{count_of_channels(settings.networks.beside)} {'is' if settings.networks.beside == 1 else 'are'} named",
+            remedy=("name as many with ", BESIDE, ", or leave out ", BASE),
+        )
+    wanted = settings.networks
+    networks = replace(networks, discriminator=wanted.discriminator, context=wanted.context, beside=wanted.beside)
     settings = replace(settings, networks=networks, learning_rate=min(settings.learning_rate, BASE_RATE))
     check_settings(settings)
     return settings
+
+
+def require_one_channel(start: Bundle, settings: TrainSettings) -> None:
+    """Raise OptionError where a model that sees other channels beside its own shall learn from one channel alone."""
+    needed = start.networks.settings.beside
+    if needed and settings.backward in ("any-camera", "alone"):
+        raise OptionError(
+            f"{start.name} sees {seen_words(start.card, needed)} beside the channel that it changes, and without clear "
+            "images a model learns from one channel alone",
+            remedy=("enhance with it as it is, or train it on with source and ", TARGET),
+        )
 
 
 def require_start(start: Bundle | None, settings: TrainSettings) -> None:

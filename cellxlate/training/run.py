@@ -19,13 +19,14 @@ from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.threads import ahead_with_share
 from cellxlate.model.networks import TranslatorNetworks, seeing_neighbours
 from cellxlate.options import BASE
-from cellxlate.settings import Precision, TrainSettings
+from cellxlate.settings import NetworkSettings, Precision, TrainSettings
 from cellxlate.training.acceleration.precision import accelerate, choose_precision
 from cellxlate.training.alone.step import NO_IMAGES, AloneStep
 from cellxlate.training.checkpoint import CHECKPOINT, RunState, read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.fields.guides import saliency
-from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast
+from cellxlate.training.fields.patches import Domain, Patches, central_window, has_contrast, of_beside
 from cellxlate.training.finished import preview
+from cellxlate.training.imaging.channels import ChannelProcesses
 from cellxlate.training.imaging.process import ImagingProcess, fit_blur, fit_noise
 from cellxlate.training.steps import AnyCameraStep, Draw, ImagingStep, LearnedStep, Step
 from cellxlate.training.watch import LOOKS_BEFORE_GREY, AttentionState
@@ -112,7 +113,7 @@ def begin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.backward == "imaging":
-            step_function = ImagingStep(settings, imaging_process(settings, domains), device)
+            step_function = ImagingStep(settings, recording(settings, domains), device)
         elif settings.backward == "any-camera":
             step_function = AnyCameraStep(settings, device)
         elif settings.backward == "alone":
@@ -120,7 +121,7 @@ def begin(
         else:
             step_function = LearnedStep(settings, device)
     if start:
-        step_function.translator.load_state_dict(networks_of(start, settings.networks.context).state_dict())
+        step_function.translator.load_state_dict(networks_of(start, settings.networks).state_dict())
     average = copy.deepcopy(step_function.translator).requires_grad_(False)
     precision = precision or choose_precision(step_function.translator.generator, settings, device)
     if isinstance(step_function, AloneStep):
@@ -132,11 +133,20 @@ def begin(
     return Run(settings, step_function, average, precision, steps, steps_per_epoch, start.digest if start else None)
 
 
-def networks_of(start: Bundle, context: int) -> TranslatorNetworks:
-    """Return the networks of a model to start from, which see so many planes on either side."""
-    if not context:
+def networks_of(start: Bundle, wanted: NetworkSettings) -> TranslatorNetworks:
+    """Return the networks of a model to start from, which see as many neighbours, and channels beside, as is wanted."""
+    if wanted.beside > start.networks.settings.beside:
+        return seeing_neighbours(start.translator, 0, wanted.beside)
+    if not wanted.context:
         return start.translator
-    return start.in_context.translator if start.in_context else seeing_neighbours(start.translator, context)
+    return start.in_context.translator if start.in_context else seeing_neighbours(start.translator, wanted.context)
+
+
+def recording(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess | ChannelProcesses:
+    """Estimate what records clear images: an imaging process, or one for each channel where others are seen beside."""
+    beside = ([of_beside(domain, number) for domain in domains] for number in range(settings.networks.beside))
+    processes = [imaging_process(settings, of_channel) for of_channel in (domains, *beside)]
+    return processes[0] if len(processes) == 1 else ChannelProcesses(processes)
 
 
 def imaging_process(settings: TrainSettings, domains: Sequence[Domain]) -> ImagingProcess:
@@ -252,12 +262,13 @@ def save(run: Run, partial: Path, domains: Sequence[Domain]) -> None:
 
 
 def fingerprint(domains: Sequence[Domain]) -> str:
-    """Return a hash of what is trained on: names, sizes, levels, masks."""
+    """Return a hash of what is trained on: names, sizes, levels, masks, channels beside."""
     facts = [
-        (domain.number, one.stack.name, one.index, one.shape, one.intensity.stated(), one.mask is not None)
+        (domain.number, one.stack.name, one.index, one.shape, one.intensity.stated(), one.mask is not None,
+         *((seen.index, seen.intensity.stated()) for seen in one.beside))
         for domain in domains
         for one in domain.fields
-    ]
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from cellxlate.settings import TrainSettings, own_planes
 from cellxlate.stacks.windows import mirrored
 from cellxlate.training import losses
 from cellxlate.training.imaging.cameras import by_any_camera, without_cells
+from cellxlate.training.imaging.channels import ChannelProcesses
 from cellxlate.training.imaging.process import ImagingProcess, grow_guide, texture_distance
 from cellxlate.training.losses import HistoryPool
 
@@ -85,6 +86,7 @@ class LearnedStep:
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings = settings
         networks = settings.networks
+        self.own = own_planes(0, networks.beside)
         self.translator = placed(TranslatorNetworks(networks), device)
         self.backward = placed(TranslatorNetworks(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
@@ -159,9 +161,8 @@ class LearnedStep:
 
     def _compose(self, attention: Tensor, proposal: Tensor, images: Tensor, phase: "_Phase") -> Tensor:
         """Return A F(s) + (1 - A) s (eq. 1), with the gate in place of A where the settings ask for it."""
-        return losses.compose(
-            losses.ramp(attention, self.settings.threshold) if phase.gated else attention, proposal, images
-        )
+        gate = losses.ramp(attention, self.settings.threshold) if phase.gated else attention
+        return losses.compose(gate, proposal, images[:, self.own])
 
     def _direction(
         self, forth: TranslatorNetworks, back: TranslatorNetworks, judge: Discriminator, real: Draw, phase: "_Phase"
@@ -169,15 +170,16 @@ class LearnedStep:
         """Translate to s', restore to s'' with attention predicted afresh on s', and score both (eq. 1 to 3)."""
         logits, attention = self._attend(forth, real.images)
         images = self._compose(attention, forth.generator(real.images), real.images, phase)
-        restored = self._compose(self._attend(back, images)[1], back.generator(images), images, phase)
+        own, seen = real.images[:, self.own], with_beside(images, real.images)
+        restored = self._compose(self._attend(back, seen)[1], back.generator(seen), seen, phase)
         mask = losses.binary_mask(attention, self.settings.threshold) if phase.masked else torch.ones_like(attention)
         guided = real.guides[:, 0, 0, 0] >= 0
         terms = {
             "adversarial": losses.generated_as_real(judge(signed(images) * mask, normalised=not phase.masked)),
-            "cycle": losses.cycle(signed(restored), signed(real.images)),
+            "cycle": losses.cycle(signed(restored), signed(own)),
             "guide": losses.follow_guide(logits[guided], real.guides[guided]),
         }
-        return _Direction(real.images, images, mask, attention, terms)
+        return _Direction(own, images, mask, attention, terms)
 
     def _judge(
         self,
@@ -195,6 +197,12 @@ class LearnedStep:
             judge(signed(real.real) * real.mask, normalised=not phase.masked),
             judge(signed(shown) * mask, normalised=not phase.masked),
         )
+
+
+def with_beside(made: Tensor, images: Tensor) -> Tensor:
+    """Return what was made of the own channels (B, G, Y, X) with the others of the images (B, C, Y, X) beside it."""
+    channels = made.shape[1]
+    return made if images.shape[1] == channels else torch.cat([made, images[:, channels:]], dim=1)
 
 
 def signed(images: Tensor) -> Tensor:
@@ -231,10 +239,12 @@ class ImagingStep:
     them with targets, both seen through their guides.
     """
 
-    def __init__(self, settings: TrainSettings, process: ImagingProcess, device: torch.device) -> None:
+    def __init__(
+        self, settings: TrainSettings, process: ImagingProcess | ChannelProcesses, device: torch.device
+    ) -> None:
         self.settings = settings
         networks = settings.networks
-        self.process = process
+        self.process, self.own = process, own_planes(0, networks.beside)
         self.translator = placed(TranslatorNetworks(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         self.modules: dict[str, nn.Module] = {"translator": self.translator, "judge_target": self.judge_target}
@@ -248,10 +258,10 @@ class ImagingStep:
         """Put what the process makes of the targets before the source's own patches, and a field without cells last."""
         with torch.no_grad():
             faint = self.process(target.images, rng)
-            empty = self.process.without_cells(faint[:1], rng)
+            empty = self.process.without_cells(source.images[:1], rng)
         images = torch.cat([faint, source.images, empty])
         guides = torch.cat([target.guides, source.guides, torch.zeros_like(empty[:, :1])])
-        return Draw(images, guides), target
+        return Draw(images, guides), Draw(target.images[:, self.own], target.guides)
 
     def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
         """Move the generator and attention, then the discriminator where its weight is not 0."""
@@ -261,7 +271,7 @@ class ImagingStep:
         restored = translator.generator(faint)
         logits = translator.attention.logits(source.images)
         gate = losses.ramp(torch.sigmoid(logits[: len(faint)].detach()), settings.threshold)
-        gated = losses.compose(gate, restored, faint)
+        gated = losses.compose(gate, restored, faint[:, self.own])
         cells = torch.where(target.guides < 0, gate, target.guides)  # attention tells cells where no guide does
         guided = source.guides[:, 0, 0, 0] >= 0
         terms = {

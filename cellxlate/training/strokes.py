@@ -18,11 +18,12 @@ from safetensors.torch import save
 from scipy import ndimage
 from torch import Tensor, nn
 
-from cellxlate.errors import InputError
+from cellxlate.errors import InputError, OptionError
 from cellxlate.model.bundle import Bundle, load_model, save_bundle
+from cellxlate.model.cards import seen_words
 from cellxlate.model.networks import AttentionNetwork, values_of
 from cellxlate.option_values import as_path, require_callables, whole
-from cellxlate.options import SEED, TRAINED
+from cellxlate.options import MODEL, SEED, TRAINED
 from cellxlate.settings import BACKGROUND, CELL, THRESHOLD
 from cellxlate.stacks.intensity.network_input import network_input
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
@@ -164,6 +165,12 @@ def learn_strokes(
     """
     steps, seed = whole("steps", steps, least=1), whole(SEED, seed, least=0)
     require_callables(after_step=after_step)
+    if needed := model.networks.settings.beside:
+        seen = seen_words(model.card, needed)
+        raise OptionError(
+            f"{model.name} looks for cells with {seen} in view, and strokes teach on one channel",
+            remedy=("choose a ", MODEL, " that sees one channel"),
+        )
     check_strokes(planes, strokes)
     intensities = intensities or [measure_range([plane]) for plane in planes]
     windows = [

@@ -9,9 +9,9 @@ import tifffile
 
 from cellxlate.choice import looks_of
 from cellxlate.enhancement.job import enhance, enhance_file
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import OptionError
 from cellxlate.settings import EnhanceSettings
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import stack_ranges
 from cellxlate.stacks.read.open import open_stack

@@ -1,5 +1,8 @@
 """Laws of colour: networks see a luminance, one attention gates, red, green and blue change by one factor or not."""
 
+import json
+import re
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from imagecodecs import png_decode
 
 import cellxlate
 from cellxlate.choice import choose
@@ -358,12 +362,47 @@ def test_files_planar_and_contiguous_keep_hue_and_opacity(
     assert turned_deg(planes[:3], after[:3], blacks)[bright].mean() < 1.5
     assert report.kept_violations == 0
     assert list(report.provenance["luminance_counts"]) == ["0"]
-    assert "--color" not in report.command
+    assert "--color luminance" in report.command
     assert not any("one model" in line for line in report.warnings)
     assert sorted(report.tally.trust) == [0]
     again = rebuild_report(report.outputs["enhanced"], source=path)
     assert again.tally.in_color
     assert sorted(again.tally.trust) == [0]
+
+
+def pictures_in(html: str) -> list[npt.NDArray[Any]]:
+    return [png_decode(b64decode(one)) for one in re.findall(r"base64,([^\"]{40,})\"", html)]
+
+
+@pytest.mark.parametrize(("axes", "shown"), [("SYX", 1), ("ZYXS", 4)])  # the plane; two of depth, and two sections
+def test_the_report_shows_colours_and_speaks_of_them(tiny_model: Path, tmp_path: Path, axes: str, shown: int) -> None:
+    planes = pixels(shape=(130, 90))
+    raw = planes if axes == "SYX" else np.stack([planes, planes]).transpose(0, 2, 3, 1)
+    report = enhance_file(Stack(raw, axes, "a"), tiny_model, output_dir=tmp_path, threshold=0.3, engine="torch")
+    html = Path(report.outputs["report"]).read_text()
+    data = json.loads(Path(report.outputs["report"]).with_suffix(".json").read_text())
+    before, attention, after = pictures_in(html)[:3]
+    assert before.shape == after.shape == (130, 90, 3)
+    assert attention.shape == (130, 90, 4)
+    assert len(pictures_in(html)) == 3 * shown
+    assert np.corrcoef(before[..., 0].ravel(), planes[0].ravel())[0, 1] > 0.95
+    assert "the hue of each pixel is kept" in html
+    assert "% of red" in report.verdict
+    assert all(words not in html for words in ("channel 0", "S=1", "channel 1"))
+    assert data["color"] == "luminance"
+    assert [one["name"] for one in data["changes"]["channels"]] == ["red", "green", "blue"]
+
+
+def test_each_colour_that_is_enhanced_by_itself_has_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    stack = Stack(pixels(shape=(130, 90)), "SYX", "a")
+    report = enhance_file(
+        stack, tiny_model, output_dir=tmp_path, channels=["red", "blue"], engine="torch", threshold=0.3
+    )
+    html = Path(report.outputs["report"]).read_text()
+    assert sorted(report.tally.channels) == [0, 2]
+    assert "% of red" in report.verdict
+    assert "each of red, green and blue by itself" in html
+    assert [one.ndim for one in pictures_in(html)] == [2, 3, 2] * 2
 
 
 def test_separate_enhances_each_sample_as_a_channel_of_its_own(tiny_model: Path) -> None:

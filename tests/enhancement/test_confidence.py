@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,18 +10,24 @@ import tifffile
 
 import cellxlate
 from cellxlate.cli import main
+from cellxlate.enhancement.confidence import file as confidence
 from cellxlate.enhancement.confidence.file import write_confidence
 from cellxlate.enhancement.confidence.views import (
     FULL_DEVIATION,
+    Output,
     Unit,
     View,
     confidence_map,
     deviation,
     views_of,
 )
+from cellxlate.enhancement.flow import follow
+from cellxlate.enhancement.job import steps_in_memory
 from cellxlate.enhancement.outputs.names import find_inputs
 from cellxlate.enhancement.plan import make_plan
+from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
 
@@ -106,3 +113,30 @@ def test_the_option_writes_it_beside_attention(tmp_path: Path, tiny_model: Path)
     assert main([*words, "--overwrite"]) == 0
     assert main([*words, "--overwrite", "--no-attention"]) == 2
     assert [path.name for path in find_inputs([tmp_path])[0]] == ["cells.ome.tif"]
+
+
+@pytest.mark.parametrize("context", ["none", "z"])
+def test_the_output_that_is_asked_for_is_that_of_the_run(
+    models_in_context: dict[str, Path], context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gate too: where planes are seen beside, attention of these has a say."""
+    raw = np.random.default_rng(3).normal(120, 40, (5, 90, 80)).clip(0).astype(np.uint16)
+    stack = Stack.from_array(raw, "ZYX")
+    settings = EnhanceSettings(context=context)
+    plan = make_plan(stack, models_in_context["seeing"], channels=None, settings=settings, engine="torch", device="cpu")
+    run = follow(steps_in_memory(plan))
+    asked: list[Unit] = []
+
+    def ask(unit: Unit, output: Output, **_: Any) -> Unit:
+        asked.append(output(unit[None])[0])
+        return np.zeros_like(asked[-1])
+
+    monkeypatch.setattr(confidence, "deviation", ask)
+    for _ in confidence.confidence_bands(plan, Stack.from_array(run.attention, "ZYX"), [(2,)]):
+        pass
+    (made,) = asked
+    edge = (made.shape[-1] - 80) // 2 // plan.translator.stride * plan.translator.stride
+    levels = plan.intensities[0]
+    counts = levels.black + levels.span * made[0, edge : edge + 90, edge : edge + 80]
+    assert (run.image[2] != raw[2]).mean() > 0.1
+    assert np.abs(counts.clip(0) - run.image[2]).max() < 0.6

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -303,7 +304,10 @@ class BrokenRequest:
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
 
-    def infer(self, _images: Any, **_options: Any) -> list[Any]:
+    def set_input_tensor(self, _images: Any) -> None:
+        """Nothing is computed of them."""
+
+    def infer(self) -> list[Any]:
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return [self.outcome]
@@ -333,6 +337,17 @@ def test_what_failed_in_openvino_is_never_used_again(
     with pytest.raises(raised):
         network(images)
     assert np.array_equal(network(images), expected)
+
+
+@pytest.mark.parametrize("engine", ["torch", *OPTIONAL])
+def test_an_engine_does_not_keep_what_it_has_seen(tiny_model: Path, engine: Any) -> None:
+    opened = open_engine(load_model(tiny_model), engine=engine, device="cpu", streams=2)
+    images = noise((2, 1, 64, 64))
+    seen = weakref.ref(images)
+    outcome = opened.proposal(images)
+    del images
+    assert seen() is None
+    assert outcome.shape[:2] == (2, 1)
 
 
 @pytest.mark.parametrize("engine", ["torch", *OPTIONAL[:1]])

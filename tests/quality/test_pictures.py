@@ -138,7 +138,7 @@ def test_before_and_after_share_their_limits_which_ignore_what_is_not_finite() -
 
 def test_grey_goes_from_black_to_white_between_the_limits() -> None:
     plane = np.array([[0.0, 100.0, 150.0, 200.0, 999.0, np.nan]])
-    assert png_decode(pictures.grey_png(plane, (100.0, 200.0))).tolist() == [[0, 0, 128, 255, 255, 0]]
+    assert png_decode(pictures.counts_png(plane, (100.0, 200.0))).tolist() == [[0, 0, 128, 255, 255, 0]]
 
 
 def test_kept_pixels_are_clear_and_selected_ones_coloured() -> None:

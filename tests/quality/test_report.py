@@ -17,10 +17,11 @@ from imagecodecs import png_decode
 from cellxlate.errors import OutputError
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
+from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.gates import context_words
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.pictures import Picture, triptych_png
-from cellxlate.quality.report.report import RunReport, finite_json, report_page, write_report
+from cellxlate.quality.report.report import RunReport, report_page, write_report
 from cellxlate.quality.risk import Ranking, Risk
 from cellxlate.quality.tally import Tally
 

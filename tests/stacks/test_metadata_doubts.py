@@ -13,8 +13,8 @@ import tifffile
 import yaozarrs
 import zarr
 
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import InputError, OptionError
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.metadata.calibration import Calibration
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack

@@ -5,7 +5,8 @@ from math import prod
 from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
-from cellxlate.quality.report.gates import NOTHING_BESIDE, context_words, source_words
+from cellxlate.quality.report.gates import NOTHING_BESIDE, beside_words, context_words, source_words
+from cellxlate.quality.report.report import IN_COLOR
 
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
@@ -73,6 +74,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         ("model", f"{answer['model']}{chosen}"),
         *([("gate", source_words(gated))] if gated["kind"] != "network" else []),
         *([("neighbours", seen)] if (seen := context_words(answer["context"])) != NOTHING_BESIDE else []),
+        *([("seen beside", beside_words(answer["beside"]))] if answer.get("beside") else []),
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),
@@ -92,10 +94,12 @@ def _channel_words(answer: Mapping[str, Any]) -> str:
     sizes = dict(zip(answer["axes"], answer["shape"], strict=True))
     chosen, channels = answer["channels"], sizes.get("C", sizes.get("S", 1))
     if answer.get("color") == "luminance":
-        return "red, green and blue are enhanced together, by their luminance"
+        return IN_COLOR
     if len(chosen) == channels:
         return "the only one is enhanced" if channels == 1 else f"all {channels} are enhanced"
-    return f"{listed([str(channel) for channel in chosen])} of {channels} enhanced, the others copied"
+    names = dict(enumerate(answer["channel_names"]))
+    called = listed([names.get(channel, str(channel)) for channel in chosen])
+    return f"{called} of {channels} enhanced, the others copied"
 
 
 def _seconds(expected: Mapping[str, Any]) -> float:

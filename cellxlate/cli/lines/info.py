@@ -18,6 +18,7 @@ from cellxlate.cli.lines.table import (
     table,
     wrapped,
 )
+from cellxlate.model.cards import card_channels, seen_words
 
 if TYPE_CHECKING:
     from cellxlate.choice import Suitability
@@ -60,7 +61,7 @@ def stack_facts(path: str, answer: Mapping[str, Any], fit: "Suitability | None" 
         ("pixels", f"{answer['dtype']}, {megapixels(prod(shape))} in {count(planes, 'plane')}"),
         ("pixel size", pixel_size_words(answer["pixel_size_um"])),
         *([("time step", duration(answer["time_step_s"]))] if answer.get("time_step_s") else []),
-        ("channels", channel_words(answer["channels"], answer["colours"], sizes.get("C", 1))),
+        ("channels", channel_words(answer)),
         ("pyramid", "none: full resolution alone" if answer["levels"] == 1 else count(answer["levels"], "resolution")),
         *([("model", f"{fit_words(fit)}")] if fit else []),
         *(("note", line) for line in answer["warnings"]),
@@ -91,20 +92,33 @@ def pixel_size_words(sizes_um: Mapping[str, float]) -> str:
     return ", ".join(parts) or "not stated in the file"
 
 
-def channel_words(names: Sequence[str], colours: Sequence[str], channels: int) -> str:
-    """Return the channels with their numbers, and colours where the file states some.
+def channel_words(answer: Mapping[str, Any]) -> str:
+    """Return the channels with their numbers, and colours where the file states some; of what `info --json` prints.
 
     Examples
     --------
-    >>> channel_words(["DAPI", "GFP"], ["0000FF", "00FF00"], 2)
+    >>> grey = {"axes": "CYX", "shape": [2, 9, 9], "rgb": False, "channels": [], "colours": []}
+    >>> channel_words({**grey, "channels": ["DAPI", "GFP"], "colours": ["0000FF", "00FF00"]})
     '0 DAPI (#0000FF), 1 GFP (#00FF00)'
-    >>> channel_words([], [], 3)
-    '3, without names'
+    >>> channel_words(grey), channel_words({**grey, "axes": "YXS", "shape": [9, 9, 2]})
+    ('2, without names', '2 samples, without names')
+    >>> channel_words({**grey, "axes": "YXS", "shape": [9, 9, 3], "channels": ["red", "green", "blue"], "rgb": True})
+    'RGB: 0 red, 1 green, 2 blue'
     """
+    names, colours, sizes = (
+        answer["channels"],
+        answer["colours"],
+        dict(zip(answer["axes"], answer["shape"], strict=True)),
+    )
+    channels, of_each = sizes.get("C", 1), f", each in RGB ({sizes['S']} samples)" if answer["rgb"] else ""
+    if "S" in sizes and "C" not in sizes:
+        of_samples = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        return f"RGB: {of_samples}" if answer["rgb"] else f"{count(sizes['S'], 'sample')}, without names"
     if not names:
-        return f"{channels}, without names" if channels > 1 else "1, without a name"
+        return (f"{channels}, without names" if channels > 1 else "1, without a name") + of_each
     shown = [f" (#{colour})" for colour in colours] if len(colours) == len(names) else [""] * len(names)
-    return listed([f"{number} {name}{colour}" for number, (name, colour) in enumerate(zip(names, shown, strict=True))])
+    named = [f"{number} {name}{colour}" for number, (name, colour) in enumerate(zip(names, shown, strict=True))]
+    return listed(named) + of_each
 
 
 def fit_words(fit: "Suitability") -> str:
@@ -197,10 +211,23 @@ def model_lines(card: Mapping[str, Any], shipped: bool, size_bytes: int | None) 
         ("licence", str(card.get("licence") or "not stated")),
         *_source_facts(card.get("sources")),
         ("networks", _network_words(card)),
+        *_channel_facts(card),
         *_neighbour_facts(_mapping(card.get("context"))),
         ("folder", f"{card.get('path')}{on_disk}"),
     ]  # fmt: skip
     return [*facts(told), "", *_score_lines(_mapping(card.get("scores")))]
+
+
+def _channel_facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return which channel a model changes, and which it wants to see beside it."""
+    needed = _mapping(card.get("networks")).get("beside")
+    if not (isinstance(needed, int) and needed):
+        return []
+    own = card_channels(card)[0]
+    changed = own if isinstance(own, str) else "one channel"
+    return [
+        ("channels", f"changes {changed}, and sees {seen_words(card, needed)} beside it, which every stack must hold")
+    ]
 
 
 def _neighbour_facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:

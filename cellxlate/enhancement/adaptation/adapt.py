@@ -26,7 +26,7 @@ from cellxlate.enhancement.flow import EnhanceProgress, Progress
 from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import context_of
 from cellxlate.enhancement.outputs.names import opened
-from cellxlate.enhancement.plan import choose_channels, require_counts
+from cellxlate.enhancement.plan import require_counts
 from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.errors import TrainingError, said
 from cellxlate.locations import Location
@@ -38,6 +38,7 @@ from cellxlate.option_values import as_path, require_callables, whole
 from cellxlate.options import SEED, TRAINED
 from cellxlate.settings import ADAPT_S, PRESETS, Along, Color, EnhanceSettings, TrainSettings
 from cellxlate.settings_file import enhance_settings
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.saved import luminances_of, ranges_of
 from cellxlate.stacks.luminance import is_color, what_is_seen

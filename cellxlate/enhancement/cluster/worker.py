@@ -24,6 +24,7 @@ from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
+from cellxlate.enhancement.proposals.source import Proposal
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
@@ -91,6 +92,8 @@ class BandJob:
         The channels that are enhanced together, with what was measured once; other channels are copied.
     luminances : tuple of (IntensityRange or None)
         As in PlaneJob, of each group.
+    beside : mapping of int to IntensityRange
+        As in PlaneJob, for all groups.
     context : Context
         As in PlaneJob.
     gate : AttentionSource
@@ -103,6 +106,8 @@ class BandJob:
         The pixels of the two partials.
     origins : Origins
         Where it is noted what bands were made from.
+    proposal : Proposal or None
+        What proposes in place of the model.
     """
 
     token: str
@@ -113,6 +118,7 @@ class BandJob:
     engine: str
     groups: tuple[Mapping[int, IntensityRange], ...]
     luminances: tuple[IntensityRange | None, ...]
+    beside: Mapping[int, IntensityRange]
     context: Context
     gate: AttentionSource
     target: IntensityRange | None
@@ -120,6 +126,7 @@ class BandJob:
     image: Pyramid
     attention: Pyramid
     origins: Origins
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True)
@@ -188,9 +195,10 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         token=token, version=cellxlate.__version__, source=InputFile.of(stack),
         identity=input_identity(stack.path, stack.files), digest=plan.bundle.digest, engine=plan.translator.identity,
         groups=tuple(job.intensities for job in plan.jobs), luminances=tuple(job.luminance for job in plan.jobs),
+        beside=dict(plan.beside),
         context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
-        image=image, attention=attention, origins=Origins(origins.folder.absolute()),
+        image=image, attention=attention, origins=Origins(origins.folder.absolute()), proposal=plan.proposal,
     )  # fmt: skip
 
 
@@ -325,7 +333,15 @@ def _opened(job: BandJob) -> OpenJob:
             gates = job.gate.open(stack)
             jobs = tuple(
                 PlaneJob(
-                    translator, group, job.target, job.settings, context=job.context, gates=gates, luminance=luminance
+                    translator,
+                    group,
+                    job.target,
+                    job.settings,
+                    context=job.context,
+                    gates=gates,
+                    luminance=luminance,
+                    beside=job.beside,
+                    proposer=job.proposal.open(tuple(group)) if job.proposal else None,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
             )

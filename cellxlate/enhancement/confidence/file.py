@@ -15,6 +15,8 @@ from cellxlate.enhancement.confidence.views import (
     confidence_map,
     deviation,
 )
+from cellxlate.enhancement.gates.steady import steady_attention, without_beside
+from cellxlate.enhancement.input import PlaneInput
 from cellxlate.enhancement.outputs.names import Outputs, may_replace
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import OwnAttention, Translator
@@ -117,13 +119,17 @@ def confidence_bands(
                 if not chosen[inside].any():
                     continue
                 around = tile.grown(halo_px, job.translator.stride)
-                if gates is None:
+                seen = rows
+                if gates is None and rows.gate:
+                    seen = rows.gate
+                    output, gated = steady_output(job.translator, job.settings.threshold, plane), as_it_is
+                elif gates is None:
                     output, gated = gated_output(job.translator, job.settings.threshold, plane.own), as_it_is
                 else:
                     output = proposed_output(job.translator, plane.own)
                     gated = partial(through, window(gates, rows.first_row, plane.shape, around))
                 spread = deviation(
-                    rows.window(around), output, noise=plane.noise, views=views, seed=tile.top, gated=gated
+                    seen.window(around), output, noise=seen.plane.noise, views=views, seed=tile.top, gated=gated
                 )
                 confidence[inside] = confidence_map(spread[..., *tile.slices(around.top, around.left)], chosen[inside])
         yield band.top, confidence
@@ -137,12 +143,28 @@ def gated_output(translator: Translator, threshold: float, own: slice = slice(No
 
     def output(images: Unit) -> Unit:
         opened, proposal = gate(quantise(translator.attention(images)), threshold), translator.proposal(images)
-        made, shape = images[:, own].copy(), min(opened.shape[2:], proposal.shape[2:])
-        unit = _middle(made, shape)  # a view
-        unit += change(_middle(opened, shape), _middle(proposal, shape), unit)
-        return made
+        return _gated(images[:, own], opened, proposal)
 
     return output
+
+
+def steady_output(translator: Translator, threshold: float, plane: PlaneInput) -> Output:
+    """Return what `gated_output` does, of the planes that a steady gate is computed on: attention of all has a say."""
+    groups = len(plane.planes[plane.own])
+
+    def output(images: Unit) -> Unit:
+        opened, seen = gate(steady_attention(images, groups, translator), threshold), without_beside(images, groups)
+        return _gated(seen[:, plane.own], opened, translator.proposal(seen))
+
+    return output
+
+
+def _gated(own: Unit, opened: Unit, proposal: Unit) -> Unit:
+    """Return s + g (F(s) - s) where both networks have looked, and s around."""
+    made, shape = own.copy(), min(opened.shape[2:], proposal.shape[2:])
+    unit = _middle(made, shape)  # a view
+    unit += change(_middle(opened, shape), _middle(proposal, shape), unit)
+    return made
 
 
 def proposed_output(translator: Translator, own: slice) -> Output:

@@ -17,7 +17,7 @@ from cellxlate.option_values import as_path
 from cellxlate.options import ATTENTION_CHANNEL, ATTENTION_FROM
 from cellxlate.quality.report.gates import attention_source
 from cellxlate.settings import SALIENCY
-from cellxlate.stacks.channel_names import channel_number
+from cellxlate.stacks.channel_names import channel_number, shown_names
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.masks.fit import FittedMask, fitted_mask
 from cellxlate.stacks.masks.names import masks_of
@@ -134,7 +134,7 @@ def choose_source(
     require_one(channel, given)
     if channel is not None:
         number = gating_channel(stack, channel)
-        name = stack.channel_names[number] if number < len(stack.channel_names) else ""
+        name = dict(enumerate(shown_names(stack))).get(number, "")
         intensity = ranges(number)
         return AttentionSource("channel", number, name, intensity), ChannelAttention(number, intensity)
     if given is None:
@@ -182,7 +182,7 @@ def gating_channel(stack: Stack, channel: str | int) -> int:
         raise OptionError(
             f"{stack.name} has one channel, so no other can gate it", remedy=("leave out ", ATTENTION_CHANNEL)
         )
-    number = channel_number(channel, stack.channel_names, stack.channel_count, stack.name)
+    number = channel_number(channel, shown_names(stack), stack.channel_count, stack.name)
     if number not in stack.light_channels:
         raise OptionError(
             f"{stack.name}: sample {number} is opacity (alpha), which shows no cells",

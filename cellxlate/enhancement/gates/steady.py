@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cellxlate.enhancement.input import ANEW, Context, InputRows, OpenPlane, PlaneInput
 from cellxlate.enhancement.plane import Attention, OwnAttention, Translator, network_attention, without_kept
 from cellxlate.enhancement.tiling import BLOCK_PX, Tile, tiles_of
-from cellxlate.model.attention import ATTENTION_STEPS
+from cellxlate.model.attention import ATTENTION_STEPS, Floats, quantise
 from cellxlate.prefetch import FoundOnce
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
@@ -56,14 +56,12 @@ class SteadyAttention(OwnAttention):
         """Return the attention of an area, steadied."""
         if rows.gate is None:
             return super().attention(rows, area, translator)
-        seen = len(rows.gate.unit) // len(rows.kept) - 2 * BESIDE
-        around = [self._of_plane(rows.gate, at, seen, area, translator) for at in range(2 * BESIDE + 1)]
+        around = [self._of_plane(rows.gate, at, area, translator) for at in range(2 * BESIDE + 1)]
         return Attention(without_kept(rows, area, steadied(around[BESIDE], np.maximum(around[0], around[-1]))))
 
-    def _of_plane(self, gate: InputRows, at: int, seen: int, area: Tile, translator: Translator) -> Steps:
+    def _of_plane(self, gate: InputRows, at: int, area: Tile, translator: Translator) -> Steps:
         """Return attention (G, Y, X) of the plane at a position of those that the gate is computed on."""
-        each = seen + 2 * BESIDE
-        taken = [first + number for first in range(at, len(gate.unit), each) for number in range(seen)]
+        taken = seen_for(at, len(gate.unit), len(gate.kept))
         part = replace(gate, unit=tuple(gate.unit[one] for one in taken), kept=(None,) * len(gate.kept))
         where = tuple(gate.plane.seen[one] for one in taken)
         steps = np.empty((len(gate.kept), *area.shape), np.uint16)
@@ -75,6 +73,25 @@ class SteadyAttention(OwnAttention):
                 found = self._kept((gate.plane.see, id(translator), where, block), find, BLOCK_BYTES)
             steps[..., *block.slices(area.top, area.left)] = found
         return steps
+
+
+def steady_attention(images: Floats, groups: int, translator: Translator) -> Steps:
+    """Return attention (B, G, Y, X) of windows (B, C, Y, X) of the planes that the gate of so many is computed on."""
+    each = (seen_for(at, images.shape[1], groups) for at in range(2 * BESIDE + 1))
+    before, own, after = (quantise(translator.attention(np.ascontiguousarray(images[:, taken]))) for taken in each)
+    return steadied(own, np.maximum(before, after))
+
+
+def without_beside(images: Floats, groups: int) -> Floats:
+    """Return of those windows the planes that the networks see for the plane itself."""
+    return np.ascontiguousarray(images[:, seen_for(BESIDE, images.shape[1], groups)])
+
+
+def seen_for(at: int, planes: int, groups: int) -> list[int]:
+    """Return which of the planes that the gate is computed on are seen for the one at a position: 1 for its own."""
+    each = planes // groups
+    seen = each - 2 * BESIDE
+    return [first + number for first in range(at, planes, each) for number in range(seen)]
 
 
 def wider(context: Context) -> Context:

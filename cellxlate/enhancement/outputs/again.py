@@ -52,6 +52,7 @@ def repeat(
     attention_from: Path | str | None = None,
     context: str = "auto",
     is_part: bool = False,
+    beside: Sequence[int] = (),
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
 
@@ -77,6 +78,8 @@ def repeat(
         Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
+    beside : sequence of int
+        Channels that the networks saw beside.
 
     Notes
     -----
@@ -88,7 +91,7 @@ def repeat(
     named, about = _model(model, digest, folder)
     words = ["cellxlate", "enhance", source, "-m", named]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
-    if settings.color == "separate" and is_color(stack):
+    if is_color(stack):
         words += ["--color", settings.color]
     if stack.axes_given or stack.path is None:
         words += ["--axes", stack.axes]
@@ -102,6 +105,8 @@ def repeat(
         words += [flag, value] if value != usual else []
     if len(channels) < stack.channel_count:
         words += ["--channel", *(_channel(stack, channel) for channel in channels)]
+    if beside:
+        words += ["--beside", *(_channel(stack, channel) for channel in beside)]
     if attention_channel is not None:
         words += ["--attention-channel", _channel(stack, attention_channel)]
     if attention_from is not None:

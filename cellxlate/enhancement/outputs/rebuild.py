@@ -22,6 +22,7 @@ from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.regular_files import read_small_file
+from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.intensity.saved import LUMINANCES, stated_ranges
 from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.naming import find_stacks, is_zarr, stack_name
@@ -137,7 +138,7 @@ def _stated_report(
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
-        names, light = dict(enumerate(stack.channel_names)), stated_ranges(facts, LUMINANCES)
+        names, light = dict(enumerate(shown_names(stack))), stated_ranges(facts, LUMINANCES)
         notices += input_notices(stated_ranges(facts), names, light)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
@@ -145,7 +146,7 @@ def _stated_report(
         model_name=str(facts.get("model", "not stated")), model_digest=str(facts.get("model_sha256", "not stated")),
         tally=tally, model_licence=str(stated_model.get("licence", "")), model_considered=considered,
         model_reason=str(stated_model.get("reason", "")) if considered else "", pixel_size_um=stack.pixel_size_um,
-        channel_names=stack.channel_names, settings=_mapping(facts.get("settings")),
+        channel_names=shown_names(stack), settings=_mapping(facts.get("settings")),
         versions=versions or {"cellxlate": cellxlate.__version__}, seconds=_seconds(earlier),
         tiles_total=int(_number(earlier.get("tiles_total"))), tiles_skipped=int(_number(earlier.get("tiles_skipped"))),
         peak_rss_mb=_number(earlier.get("peak_rss_mb")), engine=str(earlier.get("engine") or facts.get("engine", "")),

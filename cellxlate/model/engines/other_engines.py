@@ -43,7 +43,7 @@ class OpenVinoNetwork:
 
     def __init__(self, network: Network, precision: Precision, streams: int = 1) -> None:
         openvino = _imported("openvino", remedy='pip install "cellxlate[openvino]"')
-        self._core = openvino.Core()
+        self._core, self._tensor = openvino.Core(), openvino.Tensor
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -61,7 +61,10 @@ class OpenVinoNetwork:
             with self._opening:
                 idle = self._idle = self._idle or self._requests()
             request = idle.get()
-            outcome: Floats = request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
+            images = np.ascontiguousarray(images)
+            request.set_input_tensor(self._tensor(images, shared_memory=True))
+            outcome: Floats = request.infer()[0]
+            request.set_input_tensor(self._tensor(np.zeros((1, images.shape[1], 1, 1), np.float32)))  # lets go of them
             if not _fits(outcome.shape, images.shape):  # seen where memory had ended: no rows, or those of another call
                 raise MemoryError(f"OpenVINO returned {outcome.shape} for {images.shape}")
         except BaseException as fault:  # Ctrl-C too: a request that is not given back would be waited for

@@ -21,7 +21,7 @@ from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.archive import CARD, WEIGHTS, read_part
 from cellxlate.model.attention import ATTENTION_STEPS, Floats
 from cellxlate.model.bundle import LARGEST_WEIGHTS_BYTES, Bundle
-from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED
+from cellxlate.model.cards import LARGEST_CARD_BYTES, SHIPPED, card_channels, seen_words
 from cellxlate.model.export.onnx import IR_VERSION, OPSET, onnx_model
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.options import AUTHOR, LICENCE, OVERWRITE
@@ -64,7 +64,7 @@ g times the difference, so that pixels that attention does not select stay as th
   unit range: the enhanced image, attention, and the proposal. cellxlate measures levels on the smoothed image, with
   a floor set by the noise, so results of other software differ; they are float, so the promise holds before rounding.
 - Sides must be multiples of {stride} px; {halo} px at every border see beyond the image.
-
+{channels}
 ## Validation
 Scores on test images, where there are any, stand in card.json. Other images than those it was trained on need a
 truth of their own: look at the attention first, and measure on the raw image.
@@ -86,7 +86,7 @@ def translator_onnx(translator: TranslatorNetworks, outputs: Sequence[str] = ANS
     ModelProto
         One input `images` (batch, C, rows, columns) float32 in unit range, sides multiples of the stride. Attention
         (batch, 1, rows, columns) in [0, 1], in steps of 1/1024 as cellxlate compares it with the threshold; the others
-        in the shape and the range of the input.
+        in the shape and the range of the input, without the channels that are only seen, which come last there.
 
     Raises
     ------
@@ -99,7 +99,11 @@ def translator_onnx(translator: TranslatorNetworks, outputs: Sequence[str] = ANS
     }
     from onnx import TensorProto, checker, compose, helper, numpy_helper
 
-    nodes, constants = [], []
+    nodes, constants, own = [], [], "images"
+    if translator.inputs > translator.channels:
+        own = "own_images"
+        nodes.append(helper.make_node("Gather", ["images", "own_channels"], [own], axis=1))
+        constants.append(numpy_helper.from_array(np.arange(translator.inputs)[translator.own], "own_channels"))
     for name, model in parts.items():
         graph = compose.add_prefix_graph(model.graph, f"{name}_", inplace=False)
         renamed = {f"{name}_images": "images", f"{name}_outcome": "raw_attention" if name == "attention" else name}
@@ -116,8 +120,8 @@ def translator_onnx(translator: TranslatorNetworks, outputs: Sequence[str] = ANS
             ("Mul", "raw_attention steps", "scaled"), ("Round", "scaled", "rounded"),
             ("Div", "rounded steps", "attention"), ("Sub", "attention threshold", "above"),
             ("Mul", "above slope", "ramp"), ("Clip", "ramp zero one", "gate"),
-            ("Sub", "proposal images", "difference"), ("Mul", "gate difference", "change"),
-            ("Add", "images change", "enhanced"),
+            ("Sub", f"proposal {own}", "difference"), ("Mul", "gate difference", "change"),
+            ("Add", f"{own} change", "enhanced"),
         )
     ]  # fmt: skip
     (images,) = parts["proposal"].graph.input
@@ -189,7 +193,7 @@ def export_package(
             "asks for",
             remedy=("give ", LICENCE.of("CC-BY-4.0"), ", for example") if names else ("give ", AUTHOR.of("NAME")),
         )
-    counts = _test_field(bundle.translator.channels)
+    counts = _test_field(bundle.translator.inputs)
     answers = _answers(bundle.translator, _unit(counts))
     files = {
         MODEL_FILE: translator_onnx(bundle.translator).SerializeToString(deterministic=True),
@@ -216,7 +220,8 @@ def description(bundle: Bundle, files: Mapping[str, bytes], *, authors: Sequence
     """Return what `rdf.yaml` says of a package with these files: halo and sides follow from the receptive field."""
     translator, card = bundle.translator, bundle.card
     halo_px, stride = _halo_px(translator), translator.stride
-    channels = [f"channel{number}" for number in range(translator.channels)]
+    seen = _channel_names(bundle)
+    channels = seen[translator.own]
 
     def source(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashlib.sha256(files[name]).hexdigest()}
@@ -245,7 +250,7 @@ def description(bundle: Bundle, files: Mapping[str, bytes], *, authors: Sequence
         "config": {"cellxlate": {"weights_sha256": bundle.digest, "threshold": THRESHOLD}},
         "inputs": [{
             "id": "raw", "description": "counts of one plane", "axes": [
-                {"type": "batch"}, {"type": "channel", "channel_names": channels}, *sides,
+                {"type": "batch"}, {"type": "channel", "channel_names": seen}, *sides,
             ],
             "test_tensor": source("test_raw.npy"), "data": {"type": "float32"}, "preprocessing": [scaling],
         }],
@@ -260,6 +265,15 @@ def description(bundle: Bundle, files: Mapping[str, bytes], *, authors: Sequence
     }  # fmt: skip
 
 
+def _channel_names(bundle: Bundle) -> list[str]:
+    """Return what the channels are called that a model sees: those that it changes first; by number where not named."""
+    translator, (own, beside) = bundle.translator, card_channels(bundle.card)
+    names = [one for one in (own, *beside) if isinstance(one, str)]
+    if len(names) == len({*names}) == translator.inputs:
+        return names
+    return [f"channel{number}" for number in range(translator.inputs)]
+
+
 def _halo_px(translator: TranslatorNetworks) -> int:
     """Return the halo of both networks together, a multiple of the stride."""
     halo_px = max(translator.generator_halo_px, translator.attention_halo_px)
@@ -271,8 +285,15 @@ def _documentation(bundle: Bundle, licence: str) -> str:
         name=bundle.name, description=bundle.card.get("description") or "No description.",
         version=bundle.card.get("cellxlate_version", "?"), preset=bundle.card.get("preset", "?"), licence=licence,
         threshold=THRESHOLD, black=BLACK_PERCENTILE, white=WHITE_PERCENTILE, stride=bundle.translator.stride,
-        halo=_halo_px(bundle.translator),
+        halo=_halo_px(bundle.translator), channels=_channel_note(bundle),
     )  # fmt: skip
+
+
+def _channel_note(bundle: Bundle) -> str:
+    """Return a line on the channels that are seen and not changed, where there are some."""
+    if not (needed := bundle.networks.settings.beside):
+        return ""
+    return f"- {seen_words(bundle.card, needed)}: seen beside the channel that is changed, which comes first.\n"
 
 
 def _test_field(channels: int) -> Floats:
@@ -296,8 +317,8 @@ def _answers(translator: TranslatorNetworks, images: Floats) -> dict[str, Floats
     given = torch.from_numpy(images)
     attention = torch.round(translator.attention(given) * ATTENTION_STEPS) / ATTENTION_STEPS
     proposal = translator.generator(given)
-    gate = ((attention - THRESHOLD) / (1 - THRESHOLD)).clamp(0, 1)
-    answers = {"enhanced": given + gate * (proposal - given), "attention": attention, "proposal": proposal}
+    gate, own = ((attention - THRESHOLD) / (1 - THRESHOLD)).clamp(0, 1), given[:, translator.own]
+    answers = {"enhanced": own + gate * (proposal - own), "attention": attention, "proposal": proposal}
     return {name: values.numpy() for name, values in answers.items()}
 
 

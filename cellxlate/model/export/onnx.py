@@ -72,7 +72,7 @@ def _body(graph: Graph, network: "Network | Generator | AttentionNetwork", image
 
 def _own(graph: Graph, network: "Network | Generator | AttentionNetwork", images: str) -> str:
     """Take the channels' own planes out of those that are seen."""
-    if not network.context:
+    if network.inputs == network.channels:
         return images
     own = list(range(network.inputs))[network.own]
     return graph.add("Gather", images, graph.constant(own, np.int64), axis=1)

@@ -13,12 +13,12 @@ from pathlib import Path
 from cellxlate.enhancement.adaptation.adapt import adapt_stack
 from cellxlate.enhancement.adaptation.record import Adaptation
 from cellxlate.enhancement.flow import EnhanceProgress, follow
-from cellxlate.enhancement.plan import choose_channels
 from cellxlate.errors import CellxlateError
 from cellxlate.plugin.enhance.steps import enhance_steps
 from cellxlate.plugin.requests import Adapted, AdaptNews, AdaptRequest
 from cellxlate.plugin.train.steps import file_name
 from cellxlate.plugin.working import in_thread
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.read.open import one_line
 
 

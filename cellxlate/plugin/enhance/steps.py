@@ -8,22 +8,24 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cellxlate.choice import choose_model
 from cellxlate.enhancement.flow import EnhanceProgress, MakeBands, Steps, write_bands
 from cellxlate.enhancement.job import THIS_PROCESS, steps_in_memory, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free, withdraw
-from cellxlate.enhancement.plan import Plan, choose_channels, make_plan
+from cellxlate.enhancement.plan import Plan, make_plan
 from cellxlate.errors import CellxlateError, OutputError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.engine import interruptible
+from cellxlate.plugin.beside import place_together
 from cellxlate.plugin.enhance.one_plane import made_in_whole, plan_of_plane
 from cellxlate.plugin.layers import in_layer_shape
 from cellxlate.plugin.lazy import lazy_resolutions
 from cellxlate.plugin.requests import CancelledError, EnhanceRequest, Outcome, StopRequest
 from cellxlate.quality.report.report import RunReport
+from cellxlate.stacks.channel_names import choose_channels
 from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import one_line
 
@@ -38,6 +40,9 @@ def enhance_steps(request: EnhanceRequest) -> Generator[EnhanceProgress, None, O
     CellxlateError, CancelledError
         What was wrong; or the run was asked to end. Neither leaves a file.
     """
+    if request.together is not None:
+        plane = None if request.plane is None else place_together(request.together, request.plane)
+        request = replace(request, stack=request.together, plane=plane, channels=(0,))
     try:
         choice = None
         if request.model == AUTO:
@@ -84,6 +89,8 @@ def _in_memory(
     request.stop.check()
     axes = request.appearance.axes
     image, attention = made.image, made.attention
+    if request.plane is None and request.together is not None:
+        image, attention = (_own_channel(one, request.stack.axes) for one in (image, attention))
     if request.plane is not None:
         image, attention = in_layer_shape(image, axes), in_layer_shape(attention, axes)
     return Outcome(image, attention, made.report)
@@ -108,10 +115,17 @@ def _to_files(
     return _opened(outputs, report, request)
 
 
+def _own_channel(pixels: Any, axes: str) -> Any:
+    """Return what was made of the layer itself, which is the first channel where others were seen beside it."""
+    return pixels[(slice(None),) * axes.index("C") + (0,)]
+
+
 def _opened(outputs: Outputs, report: RunReport, request: EnhanceRequest) -> Outcome:
     """Open what was written, lazily; a pyramid as the list of its levels."""
-    _, image = lazy_resolutions(outputs.enhanced)
+    stack, image = lazy_resolutions(outputs.enhanced)
     _, attention = lazy_resolutions(outputs.attention)
+    if request.plane is None and request.together is not None:
+        image, attention = ([_own_channel(level, stack.axes) for level in levels] for levels in (image, attention))
     if request.plane is not None:
         axes = request.appearance.axes
         image, attention = ([in_layer_shape(level, axes) for level in levels] for levels in (image, attention))

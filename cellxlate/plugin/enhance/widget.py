@@ -8,6 +8,7 @@ from magicgui.widgets import Container
 from qtpy.QtCore import Qt
 
 from cellxlate.model.cards import is_model
+from cellxlate.plugin.beside import seen_together
 from cellxlate.plugin.compare.widget import CompareControls
 from cellxlate.plugin.controls import ClickButton, Leaving, PanelText, chosen_path, scrolled, without_label
 from cellxlate.plugin.drawing import middle_of, visible_part
@@ -302,10 +303,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         if plane is not None and "C" in stack.axes:
             channels = (channel_of_plane(stack.axes, plane),)
         source = layer.source.path
+        model = self.strokes.model or str(self.model_choice.value)
         return EnhanceRequest(
             stack=stack,
             appearance=appearance(layer, stack.axes, plane, part),
-            model=self.strokes.model or str(self.model_choice.value),
+            model=model,
             stop=stop,
             channels=channels,
             attention_channel=self.gate.channel,
@@ -322,6 +324,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             output=None if shown else self.choices.output(),
             source=Path(source) if source and Path(source).exists() else None,
             overwrite=bool(self.overwrite.value),
+            together=None if shown else seen_together(layer, stack, self._viewer.layers, model),
         )
 
     def _start(self, _: Any = None) -> None:

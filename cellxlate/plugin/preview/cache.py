@@ -50,6 +50,8 @@ class PreviewRequest:
         A mask, or the automatic guide, that gates in place of attention.
     context : {"auto", "none", "z", "t"}
         Which planes beside it are looked at.
+    together : Stack or None
+        The stack with the layers that the model sees beside it as further channels, where it sees some.
     """
 
     stack: Stack
@@ -64,6 +66,7 @@ class PreviewRequest:
     attention_channel: int | None = None
     attention_from: Stack | str | None = None
     context: Along = "auto"
+    together: Stack | None = None
 
     @property
     def indices(self) -> list[PlaneIndex]:

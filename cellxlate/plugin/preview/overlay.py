@@ -13,6 +13,7 @@ from cellxlate.enhancement.tiling import BLOCK_PX, Tile
 from cellxlate.errors import CellxlateError, said
 from cellxlate.model.attention import ATTENTION_STEPS
 from cellxlate.model.cards import AUTO
+from cellxlate.plugin.beside import layers_of, seen_together
 from cellxlate.plugin.controls import NEIGHBOURS
 from cellxlate.plugin.drawing import (
     flat_pixels,
@@ -201,6 +202,7 @@ class AttentionPreview:
         try:
             stack = layer_stack(wanted.layer, wanted.axes, check=stop.check)
             plane = visible_plane(wanted.layer, stack, self._viewer.dims.point)
+            together = seen_together(wanted.layer, stack, self._viewer.layers, wanted.model)
         except CellxlateError as fault:
             self._clear()
             self._say(said(fault, by="panel"))
@@ -209,7 +211,8 @@ class AttentionPreview:
         gate = wanted.gate
         gated = gate.key if gate else None
         key = (
-            wanted.layer.unique_id, stack.axes, model, wanted.device, wanted.engine, gated, wanted.context, plane
+            wanted.layer.unique_id, layers_of(together), stack.axes, model, wanted.device, wanted.engine, gated,
+            wanted.context, plane,
         )  # fmt: skip
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
@@ -226,6 +229,7 @@ class AttentionPreview:
             request = self._request = PreviewRequest(
                 stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels,
                 gate.channel if gate else None, gate.given(stack) if gate and not plan else None, wanted.context,
+                together,
             )  # fmt: skip
             self._worker = begin(
                 _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed

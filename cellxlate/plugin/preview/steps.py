@@ -5,6 +5,7 @@ Import it in the worker: it loads torch.
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cellxlate.errors import CellxlateError
 from cellxlate.model import cards
 from cellxlate.model.bundle import Bundle, load_model
 from cellxlate.model.engines.engine import Device, Engine, open_engine
+from cellxlate.plugin.beside import place_together
 from cellxlate.plugin.preview.cache import Computed, PlanMade, PreviewRequest
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import measure_range
@@ -68,6 +70,9 @@ def preview_steps(request: PreviewRequest) -> Generator[PlanMade | Computed, Non
 
     Before the plan of a large stack some blocks are estimated.
     """
+    if request.together is not None:
+        plane = place_together(request.together, request.plane)
+        request = replace(request, stack=request.together, plane=plane, together=None)
     try:
         plan = request.plan
         if plan is None:
@@ -91,7 +96,7 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     is_own = request.attention_channel is None and request.attention_from is None
     is_tried = request.context == "auto" and bool(contexts_of(stack, bundle.in_context))
     is_large = stack.plane_count * stack.plane_shape[0] * stack.plane_shape[1] > ESTIMATE_FROM_PX
-    if is_own and (is_tried or is_large):
+    if is_own and (is_tried or is_large) and not bundle.networks.settings.beside:
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         of_channel = {stack.channel_of(index): measure_range([stack.read(index, *first)]) for index in request.indices}

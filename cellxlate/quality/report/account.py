@@ -12,6 +12,7 @@ from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.quality.trust import examine
+from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.luminance import luminance_stack, what_is_seen
 from cellxlate.stacks.stack import Stack
 
@@ -72,7 +73,7 @@ def account_of(
     beside : callable
         How they are drawn meanwhile.
     """
-    drawing = partial(draw_planes, stack, enhanced, attention, channels=channels)
+    drawing = partial(draw_planes, stack, enhanced, attention, channels=channels, in_color=in_color)
     figures, across, sections = "", "", dict[str, Any]()
     with beside(drawing) if draw else nullcontext(str) as drawn:
         tally = count()
@@ -85,7 +86,9 @@ def account_of(
             figures = drawn()
     with spared("drawing the sections of the report", tally.failures):
         if draw:
-            across, sections = draw_sections(stack, enhanced, attention, channels=channels, places=tally.places)
+            across, sections = draw_sections(
+                stack, enhanced, attention, channels=channels, places=tally.places, in_color=in_color
+            )
     return Account(tally, figures + across, sections)
 
 
@@ -96,7 +99,7 @@ def doubts_about(stack: Stack, tally: Tally, *, chosen: bool, source: Mapping[st
     as `gates.attention_source` states it.
     """
     notices: list[Notice] = []
-    names = dict(enumerate(stack.channel_names))
+    names = dict(enumerate(shown_names(stack)))
     with spared("gathering warnings", tally.failures):
         notices += notices_of(tally, channel_names=names, earlier=stack.metadata.earlier, chosen=chosen, source=source)
     return notices

@@ -1,6 +1,6 @@
 """Where attention came from and which neighbours were seen, as a run's provenance states it; and in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING_BESIDE = "each plane alone: the stack has no planes along z or t"
@@ -31,6 +31,24 @@ def source_words(stated: Mapping[str, Any]) -> str:
     if kind == "saliency":
         return "the automatic guide (saliency), without a network"
     return "attention of the networks, for each channel its own"
+
+
+def beside_seen(provenance: Mapping[str, Any]) -> list[str | int]:
+    """Return the channels that networks saw beside those they changed, by name or number; what states none saw none."""
+    stated = provenance.get("beside_names")
+    return [one for one in stated if isinstance(one, str | int)] if isinstance(stated, list) else []
+
+
+def beside_words(channels: Sequence[str | int]) -> str:
+    """Return which channels networks saw beside those they changed.
+
+    Examples
+    --------
+    >>> beside_words(["DAPI"]), beside_words([0, 2])
+    ('DAPI, which stays as it is', 'channel 0 and channel 2, which stay as they are')
+    """
+    names = [one if isinstance(one, str) else f"channel {one}" for one in channels]
+    return f"{' and '.join(names)}, which {'stays as it is' if len(names) == 1 else 'stay as they are'}"
 
 
 def context_seen(provenance: Mapping[str, Any]) -> dict[str, Any]:

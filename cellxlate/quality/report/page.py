@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location
 from cellxlate.quality.histogram import Histogram
-from cellxlate.quality.report.pictures import VIRIDIS, Picture, attention_png, grey_limits, grey_png, shrink
+from cellxlate.quality.report.pictures import VIRIDIS, Picture, attention_png, counts_png, grey_limits, shrink
 
 if TYPE_CHECKING:
     from jinja2 import Environment  # with the templates it takes 0.07 s: only where a page is written
@@ -157,7 +157,7 @@ def percent(share: float | None) -> str:
 
 def figures(pictures: Sequence[Picture], *, most_bytes: int = PICTURES_BYTES) -> str:
     """Return the panels of at most 24 pictures, reduced as far as needed to keep the page small."""
-    longest_px = max((max(picture.before.shape) for picture in pictures[:MOST_PICTURES]), default=0)
+    longest_px = max((max(picture.before.shape[:2]) for picture in pictures[:MOST_PICTURES]), default=0)
     html = ""
     size = sum(BYTES_PER_PX * picture.before.size for picture in pictures[:MOST_PICTURES])
     while size > most_bytes or not html:
@@ -176,7 +176,7 @@ def figures(pictures: Sequence[Picture], *, most_bytes: int = PICTURES_BYTES) ->
 
 def reduce_picture(picture: Picture, longest_px: int) -> Picture:
     """Return a picture whose longer side is at most `longest_px`."""
-    step = max(-(-max(picture.before.shape) // longest_px), 1)
+    step = max(-(-max(picture.before.shape[:2]) // longest_px), 1)
     if step == 1:
         return picture
     return replace(
@@ -192,22 +192,23 @@ def reduce_picture(picture: Picture, longest_px: int) -> Picture:
 
 def _figure(picture: Picture) -> dict[str, Any]:
     """Return what is drawn of one picture: before, attention and after, their scale bar and legends."""
-    rows, columns = picture.before.shape
+    rows, columns = picture.before.shape[:2]
     height_px = rows * picture.aspect
     ratio = min(max(columns / height_px, TALLEST), FLATTEST)
     shares = min(columns / height_px / ratio, 1.0), min(ratio * height_px / columns, 1.0)
-    limits = grey_limits(picture.before, picture.after)
-    before, after = (_coded(grey_png(plane, limits)) for plane in (picture.before, picture.after))
+    limits, in_color = grey_limits(picture.before, picture.after), picture.before.ndim == 3
+    before, after = (_coded(counts_png(plane, limits)) for plane in (picture.before, picture.after))
     panels = [
-        ("Before", before, False), (picture.overlay, _coded(attention_png(picture.attention)), True),
+        ("Before", before, False),
+        (f"{picture.overlay}{' in grey' if in_color else ''}", _coded(attention_png(picture.attention)), True),
         ("After", after, False),
     ]  # fmt: skip
     if picture.truth is not None:
-        truth = _coded(grey_png(picture.truth, grey_limits(picture.truth)))
+        truth = _coded(counts_png(picture.truth, grey_limits(picture.truth)))
         panels.append(("Truth, on a scale of its own", truth, False))
     return {
         "title": picture.title, "panels": panels, "ratio": ratio, "limits": limits, "reduction": picture.reduction,
-        "bar": _scale_bar(max(columns, height_px * ratio), picture), "note": picture.note,
+        "bar": _scale_bar(max(columns, height_px * ratio), picture), "note": picture.note, "in_color": in_color,
         "shares": [100 * share for share in shares],
     }  # fmt: skip
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from imagecodecs import PNG, png_encode
 
 from cellxlate.quality.checks import plane_label
+from cellxlate.stacks.channel_names import shown_names
+from cellxlate.stacks.luminance import RGB, of_colors
 from cellxlate.stacks.stack import PlaneIndex, ReadPart, Stack, plane_reader
 
 LONGEST_PX = 640
@@ -42,7 +44,7 @@ class Picture:
     title : str
         What is shown.
     before, after : ndarray (Y, X)
-        In counts.
+        In counts; (Y, X, 3) in colour.
     attention : ndarray of uint8 (Y, X)
         0 where the pixel was kept.
     pixel_size_um : float or None
@@ -71,7 +73,7 @@ class Picture:
     note: str = ""
 
 
-def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list[PlaneIndex]:
+def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6, *, in_color: bool = False) -> list[PlaneIndex]:
     """Return at most `count` planes of these channels, evenly spread over the stack, in the order of the stack.
 
     Parameters
@@ -80,11 +82,15 @@ def choose_planes(stack: Stack, channels: Sequence[int], count: int = 6) -> list
         No pixel of it is read.
     channels : sequence of int
         The channels that were enhanced; each gets an equal share while there are fewer channels than `count`.
+    in_color : bool
+        Whether red, green and blue are one picture: their planes are chosen once, as those of red.
     """
+    if in_color and "C" not in stack.axes:
+        channels = [RGB[0]]
     of_channel: dict[int, list[PlaneIndex]] = {channel: [] for channel in channels[:count]}
     for index in stack.plane_indices():
         planes = of_channel.get(stack.channel_of(index))
-        if planes is not None:
+        if planes is not None and not (in_color and index != of_colors(stack, index)[0]):
             planes.append(index)
     chosen: list[PlaneIndex] = []
     for number, planes in enumerate(of_channel.values()):
@@ -110,7 +116,7 @@ def shrink(
 
     Parameters
     ----------
-    plane : ndarray (Y, X)
+    plane : ndarray (Y, X), or (Y, X, 3) in colour
         Any dtype.
     longest_px : int
         Longest side of the result.
@@ -125,9 +131,12 @@ def shrink(
         The plane itself where it is small enough; else float64 for means, and the plane's dtype for maxima. Blocks at
         the lower and right border hold what is left.
     """
-    step = reduction or reduction_of(plane.shape, longest_px)
+    step = reduction or reduction_of(plane.shape[:2], longest_px)
     if step == 1:
         return plane
+    if plane.ndim == 3:
+        samples = (shrink(one, keep=keep, reduction=step) for one in np.moveaxis(plane, -1, 0))
+        return np.stack(list(samples), axis=-1)
     rest = [(0, -size % step) for size in plane.shape]
     if keep == "max":
         return _blocks(np.maximum, np.pad(plane, rest, mode="edge"), step, plane.dtype)
@@ -144,8 +153,9 @@ def _blocks(operation: np.ufunc, pixels: npt.NDArray[Any], step: int, dtype: np.
 
 
 def take_pictures(
-    stack: Stack, enhanced: Stack, attention: Stack, *, planes: Sequence[PlaneIndex], longest_px: int = LONGEST_PX
-) -> list[Picture]:
+    stack: Stack, enhanced: Stack, attention: Stack, *, planes: Sequence[PlaneIndex], longest_px: int = LONGEST_PX,
+    in_color: bool = False,
+) -> list[Picture]:  # fmt: skip
     """Read pictures of some planes, band by band: an overview and, where that is reduced, a detail at full resolution.
 
     Parameters
@@ -156,15 +166,16 @@ def take_pictures(
         As `choose_planes` returns them.
     longest_px : int
         Longest side of an overview; details have at most 256 px.
+    in_color : bool
+        Whether red, green and blue are shown together; attention is the same in all three.
     """
     step = reduction_of(stack.plane_shape, longest_px)
     size_um = stack.pixel_size_um.get("X")
     pictures = []
     for index in planes:
-        before, selected, after = (
-            plane_reader(one, index, most_px=BAND_BYTES // one.dtype.itemsize) for one in (stack, attention, enhanced)
-        )
-        label = _title(stack, index)
+        selected = _reader(attention, index)
+        before, after = (_color_reader(one, index) if in_color else _reader(one, index) for one in (stack, enhanced))
+        label = _title(stack, index, in_color=in_color)
         overview = Picture(
             title=label,
             before=_read_shrunk(before, stack, step=step, keep="mean"),
@@ -182,6 +193,20 @@ def take_pictures(
     return pictures
 
 
+def _reader(stack: Stack, index: PlaneIndex) -> ReadPart:
+    return plane_reader(stack, index, most_px=BAND_BYTES // stack.dtype.itemsize)
+
+
+def _color_reader(stack: Stack, index: PlaneIndex) -> ReadPart:
+    """Return what reads parts of red, green and blue together: (rows, columns, 3)."""
+    readers = [_reader(stack, one) for one in of_colors(stack, index)]
+
+    def read(rows: slice, columns: slice = slice(None), /) -> npt.NDArray[Any]:
+        return np.stack([one(rows, columns) for one in readers], axis=-1)
+
+    return read
+
+
 def _read_shrunk(read: ReadPart, stack: Stack, *, step: int, keep: Literal["mean", "max"]) -> npt.NDArray[Any]:
     """Read a plane in bands of whole blocks and reduce each."""
     rows, columns = stack.plane_shape
@@ -192,10 +217,13 @@ def _read_shrunk(read: ReadPart, stack: Stack, *, step: int, keep: Literal["mean
     ])  # fmt: skip
 
 
-def _title(stack: Stack, index: PlaneIndex) -> str:
-    label = plane_label(index, stack.plane_axes) if index else "Plane"
-    names = stack.channel_names
-    return f"{label} ({names[stack.channel_of(index)]})" if names else label
+def _title(stack: Stack, index: PlaneIndex, *, in_color: bool = False) -> str:
+    axes, names = stack.plane_axes, stack.channel_names
+    if in_color:
+        at = axes.index("S")
+        axes, index = axes.replace("S", ""), (*index[:at], *index[at + 1 :])
+    label = plane_label(index, axes, shown_names(stack)) if index else "Plane"
+    return f"{label} ({names[index[axes.index('C')] if 'C' in axes else 0]})" if names else label
 
 
 def detail_window(attention: npt.NDArray[np.uint8], *, reduction: int, shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -229,8 +257,8 @@ def grey_limits(*planes: npt.NDArray[Any]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def grey_png(plane: npt.NDArray[Any], limits: tuple[float, float]) -> bytes:
-    """Draw counts between the limits from black to white; NaN is drawn black."""
+def counts_png(plane: npt.NDArray[Any], limits: tuple[float, float]) -> bytes:
+    """Draw counts, (Y, X) or (Y, X, 3) in colour, between the limits from black to white; NaN is drawn black."""
     unit = (np.nan_to_num(plane.astype(np.float64)) - limits[0]) / (limits[1] - limits[0])
     return _png(np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8))
 

@@ -7,22 +7,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import numpy as np
-
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
-from cellxlate.quality.report.gates import attention_source, context_seen, context_words, source_words
+from cellxlate.quality.report.finite import finite_json
+from cellxlate.quality.report.gates import (
+    attention_source,
+    beside_seen,
+    beside_words,
+    context_seen,
+    context_words,
+    source_words,
+)
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
+from cellxlate.stacks.channel_names import unnamed
 from cellxlate.whole_file import write_whole_file
 
 __all__ = ["RunReport", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
+IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
 
@@ -114,7 +122,14 @@ class RunReport:
 
     def channel_label(self, channel: int) -> str:
         """Return a channel's name, or its number where the file names none."""
-        return self.channel_names[channel] if channel < len(self.channel_names) else f"channel {channel}"
+        return self.channel_names[channel] if channel < len(self.channel_names) else unnamed(channel)
+
+    @property
+    def color_words(self) -> str:
+        """What became of red, green and blue; nothing of a stack in grey."""
+        if self.tally.in_color:
+            return f"{IN_COLOR}; the hue of each pixel is kept"
+        return "each of red, green and blue by itself" if self.settings.get("color") else ""
 
     @property
     def model_distance(self) -> float | None:
@@ -192,6 +207,8 @@ class RunReport:
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
             "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
+            **({"beside": seen} if (seen := beside_seen(self.provenance)) else {}),
+            **({"color": "luminance"} if self.tally.in_color else {}),
             **({"adaptation": dict(self.adaptation)} if self.adaptation else {}),
             "warnings": list(self.warnings),
             **({"ranking": self.ranking.stated()} if self.ranking else {}),
@@ -207,7 +224,7 @@ class RunReport:
             },
             "settings": dict(self.settings),
             "versions": dict(self.versions),
-            "changes": self.tally.summary(),
+            "changes": self.tally.summary(self.channel_names),
             **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
             "command": self.command,
@@ -267,7 +284,8 @@ def report_page(report: RunReport, figures: str) -> str:
         f"{report.dtype}, {report.axes} {size}", f"{um:.4g} µm per pixel" if um else "pixel size not stated",
         f"enhanced with {report.model_name}",
     )  # fmt: skip
-    planes = [(plane_label(index, tally.plane_axes), counts) for index, counts in sorted(tally.planes.items())]
+    names = report.channel_names
+    planes = [(plane_label(index, tally.plane_axes, names), counts) for index, counts in sorted(tally.planes.items())]
     if tally.rest.pixels:
         planes.append(("all further planes", tally.rest))
     learned = str(report.adaptation.get("reason", ""))
@@ -281,6 +299,7 @@ def report_page(report: RunReport, figures: str) -> str:
         warned=[("bad" if one.weight == "fault" else "alert", one.text) for one in report.notices],
         numbers=_numbers(report),
         figures=page.markup(figures),
+        colour=report.color_words,
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
         ranking=_ranking(report),
         trusts=_labelled(report, tally.trust, in_color=tally.in_color)[:MOST_CHANNEL_ROWS],
@@ -366,22 +385,11 @@ def _provenance(report: RunReport) -> dict[str, str]:
         "Weights, SHA-256": report.model_digest,
         "Gate": source_words(attention_source(report.provenance)),
         "Neighbours": context_words(context_seen(report.provenance)),
+        **({"Seen beside": beside_words(seen)} if (seen := beside_seen(report.provenance)) else {}),
+        **({"Colour": words} if (words := report.color_words) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",
         "Versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()) or "–",
         "Seconds": ", ".join(f"{name} {page.number(value)}" for name, value in report.seconds.items()) or "–",
         "Peak memory": f"{page.number(report.peak_rss_mb)} MB" if report.peak_rss_mb else "–",
     }
-
-
-def finite_json(value: Any) -> Any:
-    """Return plain JSON values: numpy numbers as numbers, paths as text, and None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): finite_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return finite_json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

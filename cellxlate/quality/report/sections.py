@@ -5,6 +5,7 @@ They go through the place that changed most. Of each plane a window around that 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from cellxlate.quality.places import BLOCK_PX, Places
 from cellxlate.quality.report.pictures import Picture
-from cellxlate.stacks.channel_names import unnamed
+from cellxlate.stacks.channel_names import shown_names, unnamed
+from cellxlate.stacks.luminance import of_colors
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 MOST_POSITIONS = 256
@@ -82,7 +84,7 @@ def section_axis(stack: Stack) -> SectionAxis | None:
 
 
 def take_sections(
-    stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int], places: Places
+    stack: Stack, enhanced: Stack, attention: Stack, *, channels: Sequence[int], places: Places, in_color: bool = False
 ) -> Sections | None:
     """Read the sections of a stack through the place that changed most; None for one without depth and time.
 
@@ -94,11 +96,12 @@ def take_sections(
         The channels that were enhanced; the first two are shown.
     places : Places
         Where attention selects, as it was counted when the result was read back.
+    in_color : bool
+        Whether red, green and blue are shown together; attention is the same in all three.
     """
     axis = section_axis(stack)
     if axis is None or not channels:
         return None
-    stacks = stack, attention, enhanced
     place = most_changed(stack, enhanced, channels=channels, places=places)
     along = stack.plane_axes.index(axis.upper())
     every = -(-stack.size(axis.upper()) // MOST_POSITIONS)
@@ -109,16 +112,18 @@ def take_sections(
         for at, size, height in zip((place.row, place.column), stack.plane_shape, reversed(heights), strict=True)
     )
     pictures: list[Picture] = []
-    for channel in list(channels)[:MOST_CHANNELS]:
+    for channel in _shown(stack, channels, in_color=in_color):
         index = _in_channel(stack, place.index, channel)
         planes = [(*index[:along], at, *index[along + 1 :]) for at in positions]
-        lines = [_crossing(one, planes, place, rows, columns) for one in stacks]
+        cross = partial(_crossing, planes=planes, place=place, rows=rows, columns=columns)
+        lines = [cross(stack, in_color=in_color), cross(attention), cross(enhanced, in_color=in_color)]
         for across, number, height in zip("XY", (0, 1), heights, strict=True):
             before, selected, after = (both[number] for both in lines)
             size_um = stack.pixel_size_um.get(across)
+            title = _title(stack, axis, across, place, (rows, columns), channel, in_color=in_color)
             pictures.append(
                 Picture(
-                    _title(stack, axis, across, place, (rows, columns), channel), before, selected, after,
+                    title, before, selected, after,
                     pixel_size_um=size_um or None, aspect=height or before.shape[1] / FREE_RATIO / len(before),
                     note=_note(stack, axis, across, every),
                 )
@@ -178,13 +183,23 @@ def _window(at: int, size: int, wanted_px: int) -> slice:
     return slice(start, start + length)
 
 
+def _shown(stack: Stack, channels: Sequence[int], *, in_color: bool) -> Sequence[int]:
+    """Return the channels that get sections of their own; that of red where it stands for all colours."""
+    return channels[:1] if in_color and "C" not in stack.axes else channels[:MOST_CHANNELS]
+
+
 def _crossing(
-    stack: Stack, planes: Sequence[PlaneIndex], place: Place, rows: slice, columns: slice
+    stack: Stack, planes: Sequence[PlaneIndex], place: Place, rows: slice, columns: slice, *, in_color: bool = False
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Read planes in a window around a place; return what lies along X (planes, X) and along Y (planes, Y)."""
+    """Read planes in a window around a place; return what lies along X (planes, X) and along Y (planes, Y).
+
+    In colour each of them is (planes, X or Y, 3).
+    """
     lines = []
     for index in planes:
-        window = stack.read(index, rows, columns)
+        shown = of_colors(stack, index) if in_color else (index,)
+        window = np.stack([stack.read(one, rows, columns) for one in shown], axis=-1)
+        window = window if in_color else window[..., 0]
         lines.append((window[place.row - rows.start].copy(), window[:, place.column - columns.start].copy()))
     along_x, along_y = (np.stack(one) for one in zip(*lines, strict=True))
     return along_x, along_y
@@ -197,8 +212,9 @@ def _height(stack: Stack, axis: SectionAxis, across: str, every: int) -> float |
 
 
 def _title(
-    stack: Stack, axis: SectionAxis, across: str, place: Place, window: tuple[slice, slice], channel: int
-) -> str:
+    stack: Stack, axis: SectionAxis, across: str, place: Place, window: tuple[slice, slice], channel: int, *,
+    in_color: bool = False,
+) -> str:  # fmt: skip
     rows, columns = window
     line = (
         f"row {place.row}, columns {columns.start} to {columns.stop - 1}" if across == "X" else
@@ -210,8 +226,8 @@ def _title(
         for letter, at in zip(stack.plane_axes, place.index, strict=True)
         if letter != axis.upper() and letter not in "CS" and stack.size(letter) > 1
     ]
-    if stack.channel_count > 1 or stack.channel_names:
-        others.append(dict(enumerate(stack.channel_names)).get(channel) or unnamed(channel))
+    if (stack.channel_count > 1 or stack.channel_names) and not (in_color and "C" not in stack.axes):
+        others.append(dict(enumerate(shown_names(stack))).get(channel) or unnamed(channel))
     return f"{kind} through {line}" + (f" ({', '.join(others)})" if others else "")
 
 

@@ -18,12 +18,13 @@ from cellxlate.stacks.luminance import what_is_seen
 from cellxlate.stacks.read.open import open_stack
 from cellxlate.stacks.stack import Stack
 
-LEVELS, LUMINANCES = "levels_counts", "luminance_counts"
-"""What a run has noted: of each channel; of the luminance of colours, by the first channel of each."""
+LEVELS, LUMINANCES, LEVELS_BESIDE = "levels_counts", "luminance_counts", "beside_levels_counts"
+"""What a run has noted: of each channel; of the luminance of colours, by the first channel of each; of each channel
+that networks saw beside those that they changed."""
 
 
 def saved_ranges(path: Path, noted: str = LEVELS) -> dict[int, IntensityRange]:
-    """Return the levels of each channel that an earlier enhancement was made with, those of one that gated included.
+    """Return the levels of each channel that an earlier enhancement was made with, gating and seen ones included.
 
     From its report (`NAME_report.json`), or the enhanced stack itself. Of `LUMINANCES` there may be none.
 
@@ -43,7 +44,8 @@ def saved_ranges(path: Path, noted: str = LEVELS) -> dict[int, IntensityRange]:
     else:
         with open_stack(path) as stack:
             facts = stack.metadata.earlier[-1] if stack.metadata.earlier else {}
-    if not (ranges := stated_ranges(_gating(facts)) | stated_ranges(facts)):
+    others = stated_ranges(_gating(facts)) | stated_ranges(facts, LEVELS_BESIDE)
+    if not (ranges := others | stated_ranges(facts)):
         raise InputError(f"{path} states no levels; give the NAME_report.json or the output of an earlier enhancement")
     return ranges if noted == LEVELS else stated_ranges(facts, noted)
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellxlate.errors import InputError
-from cellxlate.options import CHANNEL
+from cellxlate.errors import InputError, OptionError
+from cellxlate.options import BESIDE, CHANNEL
 from cellxlate.settings import Guide
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.intensity.stack_range import sample_windows
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.read.sets.ome import one_of_each
-from cellxlate.stacks.stack import Stack
+from cellxlate.stacks.stack import PlaneIndex, Stack
 from cellxlate.training.fields.patches import Domain, Field, has_contrast, window_px
 
 LARGEST_KEPT_PX, KEPT_PX = 4_000_000, 64_000_000
@@ -36,21 +36,22 @@ def open_domain(
     load_px: int | None,
     channel: str | int | None = None,
     guide: Guide = "saliency",
+    beside: Sequence[str | int] = (),
 ) -> Domain:
-    """Open every image of some files and folders as one domain.
+    """Open every image of some files and folders as one domain; of each, channels are seen `beside` the one chosen.
 
     Raises
     ------
     InputError
         Nothing to read, one image only, images smaller than a patch, several channels and none chosen, other numbers of
-        channels, constant images, pixels that are not finite, or no contrast.
+        channels, constant images, pixels that are not finite, no contrast, or no channel that is to be seen beside.
     """
     name = ("source", "target")[number]
     with ExitStack() as closing:
         files, left_out = find_images(paths, name)
         for line in left_out:
             warnings.warn(f"{name} images: {line}", stacklevel=2)
-        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, closing))
+        fields = list(_open_fields(one_of_each(files), window_px(patch_px, load_px), channel, beside, closing))
         if len(fields) < 2:
             raise InputError(
                 f"{name} images: found {len(fields)} plane, training needs at least 2 and better 20 or more"
@@ -59,11 +60,19 @@ def open_domain(
             raise InputError(
                 f"none of the {name} images has contrast above its noise; check that these are the right files"
             )
+        for number, asked in enumerate(beside):
+            if not any(has_contrast(field.beside[number]) for field in fields):
+                raise InputError(
+                    f"none of the {name} images has contrast above its noise in the channel {str(asked)!r}, to be seen "
+                    "beside", remedy=("leave it out of ", BESIDE),
+                )  # fmt: skip
         closing.pop_all()  # from here on the domain closes them
     return Domain(fields, number, guide)
 
 
-def _open_fields(paths: Sequence[Path], side: int, channel: str | int | None, closing: ExitStack) -> Iterator[Field]:
+def _open_fields(
+    paths: Sequence[Path], side: int, channel: str | int | None, beside: Sequence[str | int], closing: ExitStack
+) -> Iterator[Field]:
     """Open and check files one by one; small stacks are read at once."""
     channels: dict[int, Path] = {}
     kept_px = open_files = 0
@@ -76,6 +85,7 @@ def _open_fields(paths: Sequence[Path], side: int, channel: str | int | None, cl
             raise InputError(f"{first} has {count} channels and {second} has {other}; leave out those of another kind")
         chosen = check_stack(stack, path, side, channel)
         intensity = measure_range(checked_windows(stack, path, chosen))
+        others = {one: measure_range(checked_windows(stack, path, one)) for one in _beside(stack, path, chosen, beside)}
         size_px = int(np.prod(stack.shape, dtype=np.int64))
         if size_px <= LARGEST_KEPT_PX and kept_px + size_px <= KEPT_PX:
             kept_px += size_px
@@ -87,7 +97,35 @@ def _open_fields(paths: Sequence[Path], side: int, channel: str | int | None, cl
             stack = replace(stack, pixels=ReopenedPixels(stack), release=lambda: None)
         for index in stack.plane_indices():
             if stack.channel_of(index) == chosen:
-                yield Field(stack, index, intensity)
+                seen = (Field(stack, _in_channel(stack, index, one), levels) for one, levels in others.items())
+                yield Field(stack, index, intensity, beside=tuple(seen))
+
+
+def _in_channel(stack: Stack, index: PlaneIndex, channel: int) -> PlaneIndex:
+    """Return the plane at the same place in another channel."""
+    axis = next(stack.plane_axes.index(axis) for axis in "CS" if axis in stack.plane_axes)
+    return (*index[:axis], channel, *index[axis + 1 :])
+
+
+def _beside(stack: Stack, path: Path, chosen: int, beside: Sequence[str | int]) -> list[int]:
+    """Return the numbers of the channels that are seen beside the chosen one.
+
+    Raises
+    ------
+    OptionError
+        There is no such channel, it is the chosen one, or it is named twice.
+    """
+    if beside and stack.channel_count == 1:
+        raise OptionError(
+            f"{path} has one channel, and {str(beside[0])!r} is to be seen beside it: sources and targets need both",
+            remedy=("give images that hold it, or leave out ", BESIDE),
+        )
+    numbers = [channel_number(one, stack.channel_names, stack.channel_count, path) for one in beside]
+    for at, number in enumerate(numbers):
+        if number == chosen or number in numbers[:at]:
+            what = "the channel to learn" if number == chosen else "named twice"
+            raise OptionError(f"{path}: {str(beside[at])!r} is {what}", remedy=("leave it out of ", BESIDE))
+    return numbers
 
 
 def check_stack(stack: Stack, path: Path, side: int, channel: str | int | None) -> int:

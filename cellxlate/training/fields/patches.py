@@ -44,12 +44,16 @@ class Mask:
 
 @dataclass(frozen=True)
 class Field:
-    """One plane to draw patches from, with the levels of its channel and the mask of its cells where one was given."""
+    """One plane to draw patches from, with the levels of its channel and the mask of its cells where one was given.
+
+    `beside` are the same place in other channels, which networks see beside it.
+    """
 
     stack: Stack
     index: PlaneIndex
     intensity: IntensityRange
     mask: Mask | None = None
+    beside: "tuple[Field, ...]" = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,6 +63,10 @@ class Field:
     def unit(self, rows: slice, columns: slice) -> npt.NDArray[np.float32]:
         """Read a window (Y, X) in unit range."""
         return self.intensity.to_unit(self.stack.read(self.index, rows, columns))
+
+    def with_beside(self, own: npt.NDArray[np.float32], rows: slice, columns: slice) -> npt.NDArray[np.float32]:
+        """Return a window (Y, X) in unit range as networks see it: (C, Y, X) where there are channels beside."""
+        return np.stack([own, *(one.unit(rows, columns) for one in self.beside)]) if self.beside else own
 
     @property
     def neighbour_axis(self) -> int | None:
@@ -220,10 +228,13 @@ class Domain:
             row, column = (int(rng.integers(0, max(size - side, 0) + 1)) for size in self.fields[number].shape)
             image, guide = self._window(number, row, column, side, guided)
             if not content or shows_content(image):
-                return image, guide
-        number = int(rng.choice(self._with_content))
-        row, column = brightest_window(self.fields[number], side)
-        return self._window(number, row, column, side, guided)
+                break
+        else:
+            number = int(rng.choice(self._with_content))
+            row, column = brightest_window(self.fields[number], side)
+            image, guide = self._window(number, row, column, side, guided)
+        place = slice(row, row + side), slice(column, column + side)
+        return self.fields[number].with_beside(image, *place), guide
 
     def _window(
         self, number: int, row: int, column: int, side: int, guided: bool
@@ -297,6 +308,11 @@ def read_window(
     return image, field.mask.read(*window) if guide == "masks" and field.mask else np.full_like(image, -1)
 
 
+def of_beside(domain: Domain, number: int) -> Domain:
+    """Return one of the channels that are seen beside, as a domain of its own."""
+    return Domain([one.beside[number] for one in domain.fields], domain.number, "none")
+
+
 def has_contrast(field: Field) -> bool:
     """Return whether the span of a field stands above the floor that its noise sets."""
     return _stands_out(field.intensity, 1.0 if field.stack.dtype.kind != "f" else 0.0)
@@ -314,6 +330,12 @@ def _stands_out(intensity: IntensityRange, least: float) -> bool:
 def central_window(field: Field, limit_px: int = 512) -> npt.NDArray[Any]:
     """Read the middle of a field, at most limit_px on a side, in counts."""
     return field.stack.read(field.index, *_centre(field, limit_px))
+
+
+def central_sight(field: Field, limit_px: int) -> npt.NDArray[np.float32]:
+    """Read the middle of a field as networks see it: (Y, X) in unit range, (C, Y, X) with channels beside it."""
+    place = _centre(field, limit_px)
+    return field.with_beside(field.unit(*place), *place)
 
 
 def _centre(field: Field, limit_px: int) -> tuple[slice, slice]:

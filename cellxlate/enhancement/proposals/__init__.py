@@ -1,0 +1,1 @@
+"""Where proposals come from when they are not the networks' own: functions, filters, foreign models."""
