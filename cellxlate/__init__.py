@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.adapt import adapt
     from cellxlate.enhancement.batch import enhance_files
     from cellxlate.enhancement.job import EnhancedStack, enhance, enhance_file
+    from cellxlate.enhancement.proposals.source import load_foreign
     from cellxlate.errors import CellxlateError, InputError, ModelError, OptionError, OutputError, PromiseError
     from cellxlate.evaluation.evaluate import evaluate
     from cellxlate.model.bundle import Bundle, load_model
@@ -25,6 +26,7 @@ _NAMES = {
     "enhancement.adaptation.adapt": ["adapt"],
     "enhancement.batch": ["enhance_files"],
     "enhancement.job": ["EnhancedStack", "enhance", "enhance_file"],
+    "enhancement.proposals.source": ["load_foreign"],
     "errors": ["CellxlateError", "InputError", "ModelError", "OptionError", "OutputError", "PromiseError"],
     "evaluation.evaluate": ["evaluate"],
     "model.bundle": ["Bundle", "load_model"],
@@ -51,6 +53,7 @@ __all__ = [
     "enhance_file",
     "enhance_files",
     "evaluate",
+    "load_foreign",
     "load_model",
     "open_stack",
     "open_writer",

@@ -118,7 +118,8 @@ def choose_by(looks: Sequence[Sequence[WindowFeatures]]) -> Choice:
     ModelError
         No model is shipped, or a card is damaged.
     """
-    shipped = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
+    every = {folder.name: cards.read_card(folder) for folder in cards.model_folders(cards.SHIPPED)}
+    shipped = {name: card for name, card in every.items() if not cards.card_channels(card)[1]}  # which want to be named
     if not shipped:
         raise ModelError(f"{cards.SHIPPED} holds no model to choose from; install cellxlate again, or name a model")
     distances = {name: _distance(looks, card.get("domain")) for name, card in shipped.items()}

@@ -61,8 +61,8 @@ OPTIONS = {name: one for name, one in vars(options).items() if isinstance(one, O
 DEEDS = {name: one for name, one in vars(options).items() if isinstance(one, Words)}
 PYTHON = (
     cellxlate.open_stack, cellxlate.enhance, cellxlate.enhance_file, cellxlate.enhance_files, cellxlate.train,
-    cellxlate.evaluate, adapt, open_cluster, rebuild_report, export_package, EnhanceSettings, SampleSettings,
-    StructureSettings,
+    cellxlate.evaluate, cellxlate.load_foreign, adapt, open_cluster, rebuild_report, export_package, EnhanceSettings,
+    SampleSettings, StructureSettings,
 )  # fmt: skip
 
 

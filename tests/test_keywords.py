@@ -223,11 +223,23 @@ def test_one_channel_may_be_given_by_itself() -> None:
 
 
 ELSEWHERE = {
-    "enhance": {"json", "quiet", "debug", "workers", "scheduler", "slurm", "dry_run", "stacks", "output"},
+    "enhance": {
+        "json",
+        "quiet",
+        "debug",
+        "workers",
+        "scheduler",
+        "slurm",
+        "dry_run",
+        "stacks",
+        "output",
+        "run_torchscript",
+    },
     "train": {"json", "quiet", "debug"},
     "evaluate": {"json", "quiet", "debug", "to_card"},
 }
-"""What is another call in Python: `open_cluster`, the plan itself, `amend_card`; or how a command shows things."""
+"""What is another call in Python: `open_cluster`, the plan itself, `amend_card`, `load_foreign`; or how a command shows
+things."""
 CALLED_OTHERWISE = {
     "channel": "channels", "tile": "tile_px", "no_attention": "attention", "no_report": "report", "adapt": "adapt_s",
 }  # fmt: skip

@@ -51,13 +51,13 @@ def run_enhance(options: argparse.Namespace) -> int:
     with without_collection():
         from cellxlate.enhancement.batch import attempts, enhance_stack, plan_batch, predict_stack, start_plates
         from cellxlate.enhancement.job import THIS_PROCESS
+        from cellxlate.enhancement.proposals.source import load_foreign
 
     if options.workers is not None and options.workers < 1:
         raise OptionError(WORKERS.of(options.workers), " processes cannot work", remedy="give at least 1")
     left_out: list[str] = []
-    batch = plan_batch(
-        options.stacks, options.model, _settings(options), left_out=partial(_leave_out, options, left_out)
-    )
+    model = load_foreign(options.model, torchscript=True) if options.run_torchscript else options.model
+    batch = plan_batch(options.stacks, model, _settings(options), left_out=partial(_leave_out, options, left_out))
     if options.slurm is not None:
         return run_slurm(options, batch, left_out)
     if not options.dry_run:
@@ -268,12 +268,12 @@ def enhanced_lines(report: "RunReport", *, took: bool = True, warned: bool = Tru
     """Return what a run wrote, what it warned of, how long it `took`, and the verdict, for people."""
     answer, adaptation = report.as_dict(), report.adaptation
     told = [(name, str(path)) for name, path in answer["outputs"].items() if path]
-    told.append(("model", report.model_words))
-    if answer["attention_source"]["kind"] != "network":
+    told.append(("proposal" if report.proposal else "model", report.model_words))
+    if report.proposal or answer["attention_source"]["kind"] != "network":
         told.append(("gate", source_words(answer["attention_source"])))
     if report.color_words:
         told.append(("colour", report.color_words))
-    if (words := context_words(answer["context"])) != NOTHING_BESIDE:
+    if (words := context_words(answer["context"])) != NOTHING_BESIDE and not report.proposal:
         told.append(("neighbours", words))
     if answer.get("beside"):
         told.append(("seen beside", beside_words(answer["beside"])))

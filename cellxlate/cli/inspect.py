@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellxlate.cli.lines.info import folder_lines, model_lines, models_lines, noise_table, stack_facts
+from cellxlate.cli.check import run_check
+from cellxlate.cli.lines.info import filters_lines, folder_lines, model_lines, models_lines, noise_table, stack_facts
 from cellxlate.cli.lines.output import noise_answer, progress_bar, say
 from cellxlate.cli.lines.table import count, facts, percent
 from cellxlate.errors import CellxlateError, InputError, OptionError, said
@@ -91,18 +92,24 @@ def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str,
 def run_info(options: argparse.Namespace) -> int:
     """Describe a stack, a plate, a folder of stacks or a model; 1 where a stack of a folder cannot be read."""
     from cellxlate.model.cards import is_model
+    from cellxlate.model.foreign.given import is_foreign
     from cellxlate.stacks.read.open import is_zarr
 
     location = located(options.path)
     is_card = isinstance(location, Path) and is_model(options.path)
-    is_folder = not is_card and isinstance(location, Path) and location.is_dir() and not is_zarr(location)
-    if options.noise and (is_card or is_folder):
-        what = "a model" if is_card else "a folder of stacks"
+    is_others = not is_card and isinstance(location, Path) and is_foreign(location)
+    is_folder = (
+        not (is_card or is_others) and isinstance(location, Path) and location.is_dir() and not is_zarr(location)
+    )
+    if options.noise and (is_card or is_others or is_folder):
+        what = "a folder of stacks" if is_folder else "a model"
         raise OptionError(
             f"{options.path} is {what}", remedy=(NOISE, " measures a stack: leave it out, or give a stack")
         )
     if is_card:
         return _model_info(options)
+    if is_others:
+        return run_check(argparse.Namespace(**{**vars(options), "check": options.path, "run_torchscript": False}))
     return _folder_info(options, Path(options.path)) if is_folder else _stack_info(options, location)
 
 
@@ -219,11 +226,14 @@ def bytes_of(paths: Sequence[Path]) -> int | None:
 
 
 def run_models(options: argparse.Namespace) -> int:
-    """List models."""
+    """List models and filters, or check one that others made."""
+    if options.check is not None:
+        return run_check(options)
+    from cellxlate.enhancement.proposals.filters import FILTERS
     from cellxlate.model.cards import list_models
 
-    models = list_models(Path.cwd())
-    say(options, {"models": models}, models_lines(models))
+    models, filters = list_models(Path.cwd()), [one.as_dict() for one in FILTERS.values()]
+    say(options, {"models": models, "filters": filters}, [*models_lines(models), "", *filters_lines(filters)])
     return 0
 
 

@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
 
     _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    command("models", run_models, "List the shipped models and those in this folder.")
+    _add_models(command("models", run_models, "List the models and filters that are here, or check one of others."))
     _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
@@ -91,6 +91,21 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
     return parser
+
+
+def _add_torchscript(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--run-torchscript",
+        action="store_true",
+        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
+    )
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    _add_torchscript(models)
+    models.add_argument(
+        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
+    )
 
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
@@ -119,7 +134,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder or shipped name")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help="model folder, shipped name, or a filter")
     evaluate.add_argument("--enhanced", type=Path, metavar="DIR", help="score these images, whoever made them")
     evaluate.add_argument("--source", type=Path, required=True, metavar="DIR", help="images as they are")
     evaluate.add_argument("--truth", type=Path, metavar="DIR", help="the same fields as they should look, same names")
@@ -169,8 +184,10 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, or the shipped one nearest to each stack (%(default)s)",
+        help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; "
+        "cellxlate models lists them), or the shipped one nearest to each stack (%(default)s)",
     )
+    _add_torchscript(enhance)
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"

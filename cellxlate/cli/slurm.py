@@ -67,10 +67,17 @@ def task_options(options: argparse.Namespace) -> Iterator[list[str]]:
             yield [flag]
         elif isinstance(value, list | tuple):
             yield [flag, *map(str, value)]
-        elif isinstance(value, Path | RemotePath) or (name == "model" and os.path.lexists(value) and value != AUTO):
+        elif isinstance(value, Path | RemotePath) or (name == "model" and _is_file(value)):
             yield [flag, str(Path(value).absolute() if isinstance(value, str) else value.absolute())]
         else:
             yield [flag, str(value)]
+
+
+def _is_file(model: str) -> bool:
+    """Return whether a model lies where it is asked for, and is not the word for one, whatever lies there."""
+    from cellxlate.enhancement.proposals.filters import filter_of
+
+    return os.path.lexists(model) and model != AUTO and filter_of(model) is None
 
 
 def _largest(batch: "Batch", script: Path) -> "BatchStack":

@@ -31,7 +31,7 @@ from cellxlate.enhancement.outputs.names import (
 )
 from cellxlate.enhancement.outputs.plates import Plate, PlateOutcome, finished_plates, plates_of
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
+from cellxlate.enhancement.proposals.source import Asked, Halo, Proposal, loaded_model, require_possible
 from cellxlate.errors import OptionError
 from cellxlate.locations import Location, located
 from cellxlate.model.bundle import Bundle
@@ -162,8 +162,8 @@ def enhance_files(
     attention_channel: str | int | None = None, attention_from: str | Path | None = None,
     levels_from: str | Path | None = None, threshold: float | None = None, intensity: Intensity | None = None,
     tile_px: int | None = None, dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None, engine: Engine = "auto", device: Device = "auto",
-    precision: Precision = "float32", attention: bool = True,
+    settings: EnhanceSettings | None = None, halo_px: Halo | None = None, engine: Engine = "auto",
+    device: Device = "auto", precision: Precision = "float32", attention: bool = True,
     report: bool = True, overwrite: bool = False, resume: bool = False, adapt_s: float | None = None,
     confidence: bool = False, where: Executor = THIS_PROCESS, progress: Progress | None = None,
 ) -> BatchOutcome:  # fmt: skip
@@ -174,8 +174,8 @@ def enhance_files(
     paths : path, or sequence of paths
         Files, Zarr folders, plates, folders and patterns of them. A plate that is given whole becomes a plate, which
         appears when all its fields are enhanced.
-    model : str, Path or Bundle
-        For all stacks; "auto" takes for each the shipped model that suits it.
+    model, halo_px : str, Path, Bundle or callable; int or "plane"
+        As in `enhance_file`, for all stacks; "auto" takes for each the shipped model that suits it.
     output_dir : path, optional
         Folder for the outputs of all; made if it is not there. Beside each input by default.
     format, axes, image, incomplete, channels, beside, attention_channel, levels_from, threshold, intensity, tile_px
@@ -213,7 +213,8 @@ def enhance_files(
     require_callables(progress=progress)
     left_out: list[str] = []
     batch = plan_batch(
-        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)], model,
+        [located(path) for path in ([paths] if isinstance(paths, str | Location) else paths)],
+        loaded_model(model, halo_px),
         BatchSettings(
             output_dir=None if output_dir is None else located(output_dir), format=format, axes=axes, image=image,
             incomplete=incomplete, channels=channels, beside=beside, attention_channel=attention_channel,
@@ -262,9 +263,8 @@ def plan_batch(
             OUTPUT, f" names one output, but there are {len(fields) + len(single)} stacks", remedy=("give ", OUTPUT_DIR)
         )
     loaded = loaded_model(model)
-    for asked, option in ((settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)):
-        if asked and not isinstance(loaded, Bundle | str):
-            raise OptionError(option, f" is for models of ours, not {loaded.name}", remedy=("leave out ", option))
+    networks = (settings.adapt_s is not None, ADAPT), (settings.confidence, CONFIDENCE)
+    require_possible(loaded, settings.settings, [option for asked, option in networks if asked])
     if plates and settings.adapt_s is not None:
         remedy = ("adapt to one field of the plate, then give its model with ", MODEL, " for all")
         raise OptionError(ADAPT, " learns from single stacks", remedy=remedy)

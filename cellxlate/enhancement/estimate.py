@@ -1,10 +1,9 @@
 """How long a stack will take, before it is enhanced: the whole job is run on a sample of it, and each part is scaled.
 
-A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will. Its first window
-does so alone before, and does not count: what a process prepares once must not be scaled with the rest. What
-grows with the pixels is scaled by them, what grows with the pictures of the report by these; only the bands are shared
-by workers. The checks and the pictures, which a job makes at once, are measured one after another, on the clock and in
-seconds of the processor: together they take as long as the longer of them, and no less than the cores need for both.
+A sample of at most 8 megapixels goes through the same networks, writers and checks as the stack will; its first window
+does so alone before, since what a process prepares once must not be scaled. What grows with the pixels is scaled by
+them, what grows with the pictures of the report by these; only the bands are shared by workers. Checks and pictures,
+which a job makes at once, are measured one after another, on the clock and in seconds of the processor.
 """
 
 import os
@@ -27,6 +26,7 @@ from cellxlate.enhancement.job import Executor, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
+from cellxlate.enhancement.proposals.depth import block_planes, sample_stack
 from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.enhancement.verify import compare_here, peak_rss_mb
 from cellxlate.errors import OutputError, said
@@ -34,6 +34,7 @@ from cellxlate.locations import Location
 from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
+from cellxlate.quality.report.proposals import proposal_of_run
 from cellxlate.quality.tally import Tally
 from cellxlate.stacks.channel_names import shown_names, unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -44,8 +45,7 @@ from cellxlate.stacks.write.origins import SeeRows
 from cellxlate.stacks.write.pyramid import resolution_count
 from cellxlate.stacks.write.writer import Writer
 
-SAMPLE_PX = 8 * 2**20
-WINDOW_PX = 1024
+SAMPLE_PX, WINDOW_PX = 8 * 2**20, 1024
 """Side of a window, and of the largest tile: smaller windows would have more halo for their pixels than the stack."""
 
 PARTS = ("plan", "read", "bands", "finish", "checks", "report", "publish")
@@ -180,7 +180,7 @@ class Forecast:
             if words := departure_words(departure):
                 name = dict(enumerate(shown_names(stack))).get(channel, unnamed(channel))
                 warnings.append(
-                    f"{name} does not look like the images that {self.plan.bundle.name} was trained on: "
+                    f"{name} does not look like the images that {self.plan.looking} was trained on: "
                     f"{'; '.join(words)} (distance {departure.distance:.1f}, limit 1)"
                 )
         return [*warnings, *stack.warnings]
@@ -196,9 +196,10 @@ class Forecast:
         return {
             "input": str(self.path), "axes": stack.axes, "shape": list(stack.shape), "dtype": str(stack.dtype),
             "planes": stack.plane_count, "channels": plan.channels, "channel_names": list(shown_names(stack)),
-            "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.bundle.name,
+            "tile_px": plan.tile_px, "engine": plan.engine, "model": plan.model_name,
             "model_considered": dict(plan.choice.considered) if plan.choice else {},
-            "attention_source": plan.source.stated, "context": plan.neighbours.stated(),
+            **({"proposal": proposal} if (proposal := proposal_of_run(plan.provenance)) else {}),
+            "attention_source": plan.stated_source, "context": plan.neighbours.stated(),
             **({"beside": list(plan.beside_named)} if plan.beside else {}),
             **({"color": "luminance"} if plan.in_color else {}), "outputs": [str(one) for one in self.outputs.wanted],
             "tiles": self.tiles, "free_bytes": self.free_bytes, "warnings": self.warnings,
@@ -227,12 +228,11 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     neighbours see each window of the sample in their place: they take as long, but may select another share.
     """
     started = time.perf_counter()
-    places = list(sample_places(plan.stack))
+    places = list(sample_places(plan.stack))[:: block_planes(plan.context.blocks)]
     windows = [_read(plan.stack, *place) for place in places]
-    read_s = time.perf_counter() - started
-    resolutions = resolution_count(plan.stack.plane_shape)
+    read_s, resolutions = time.perf_counter() - started, resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
-        stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
+        stack = sample_stack(part, plan.context.blocks)
         scaled = partial(_range_of, plan, windows=len(part))
         gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], scaled)
         jobs = tuple(

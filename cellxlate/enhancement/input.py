@@ -25,15 +25,44 @@ ReadRows = Callable[[slice], npt.NDArray[Any]]
 OpenPlane = Callable[[PlaneIndex], ReadRows]
 
 
+class Along(Protocol):
+    """Which windows are taken along an axis."""
+
+    def span(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """Return where the window of an area begins and ends; it may reach beyond an axis that is `length` long."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Planes along z that are enhanced together, so many at a time; the windows `along` z say which are seen for each.
+
+    They are clipped at the ends of the stack; what lies beyond is its mirror image.
+    """
+
+    planes: int
+    along: Along
+
+    def own(self, position: int, size: int) -> tuple[int, int]:
+        """Return where the block of a position begins and ends, in a stack of `size` planes."""
+        first = position // self.planes * self.planes
+        return first, min(first + self.planes, size)
+
+    def seen(self, position: int, size: int) -> tuple[int, int]:
+        """Return where the planes that are seen for it begin and end."""
+        return self.along.span(*self.own(position, size), size)
+
+
 @dataclass(frozen=True)
 class Context:
     """Which planes are seen for one: those at some offsets along an axis, 0 among them. By default itself alone.
 
     At both ends the stack is continued by its mirror image, as a plane is: the plane before the first is the first.
+    Where planes are enhanced in `blocks`, those of its block and their halo are seen.
     """
 
     axis: str = "Z"
     offsets: tuple[int, ...] = (0,)
+    blocks: Blocks | None = None
 
     @classmethod
     def beside(cls, axis: str, planes: int) -> "Context":
@@ -53,10 +82,33 @@ class Context:
     def around(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes at the offsets; in a stack without the axis, each of them is the plane itself."""
         axis, size = stack.plane_axes.find(self.axis), stack.size(self.axis)
+        if self.blocks:
+            return _along(index, axis, mirrored(*self.blocks.seen(index[axis] if axis >= 0 else 0, size), size))
         if axis < 0:
             return (index,) * len(self.offsets)
         positions = (index[axis] + offset for offset in self.offsets)
-        return tuple((*index[:axis], int(mirrored(at, at + 1, size)[0]), *index[axis + 1 :]) for at in positions)
+        return _along(index, axis, [int(mirrored(at, at + 1, size)[0]) for at in positions])
+
+    def block(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
+        """Return the planes of its channel that a plane is enhanced together with, itself among them."""
+        axis = stack.plane_axes.find(self.axis)
+        if not self.blocks or axis < 0:
+            return (index,)
+        return _along(index, axis, range(*self.blocks.own(index[axis], stack.size(self.axis))))
+
+    def own(self, stack: Stack, index: PlaneIndex, channels: int, beside: int = 0) -> slice:
+        """Return which of the planes that are seen for some channels, and others beside, are enhanced."""
+        if not self.blocks:
+            return slice(self.offsets.index(0), -beside or None, len(self.offsets))
+        axis, size = stack.plane_axes.find(self.axis), stack.size(self.axis)
+        at = index[axis] if axis >= 0 else 0
+        (first, last), (begin, _) = self.blocks.own(at, size), self.blocks.seen(at, size)
+        return slice((first - begin) * channels, (last - begin) * channels)
+
+
+def _along(index: PlaneIndex, axis: int, positions: Iterable[int]) -> tuple[PlaneIndex, ...]:
+    """Return the planes at some positions along an axis; the plane itself for each where there is no such axis."""
+    return tuple(index if axis < 0 else (*index[:axis], int(at), *index[axis + 1 :]) for at in positions)
 
 
 ALONE = Context()
@@ -84,8 +136,11 @@ def planes_seen(
 ) -> list[PlaneIndex]:
     """Return the planes that networks see at the position of a plane.
 
-    Channel by channel, of each those around it; then those of the channels that are seen beside.
+    Channel by channel, of each those around it; then those of the channels that are seen beside. Of blocks position by
+    position, of each all channels.
     """
+    if context.blocks:
+        return [one for at in context.around(stack, index) for one in planes_of_channels(stack, at, channels)]
     own = [seen for own in planes_of_channels(stack, index, channels) for seen in context.around(stack, own)]
     return [*own, *(planes_of_channels(stack, index, beside) if beside else ())]
 
@@ -202,7 +257,7 @@ class PlaneInput:
         seen, ranges = planes_seen(stack, index, intensities, context, beside), {**beside, **intensities}
         readers = {one: (open_plane or partial(plane_reader, stack))(one) for one in dict.fromkeys(seen)}
         planes = ((readers[one], ranges[stack.channel_of(one)].at(stack.time_of(one))) for one in seen)
-        own = slice(context.offsets.index(0), -len(beside) or None, len(context.offsets))
+        own = context.own(stack, index, len(intensities), beside=len(beside))
         return cls(stack.plane_shape, tuple(planes), own, tuple(seen), see=see)
 
     @classmethod
@@ -218,7 +273,7 @@ class PlaneInput:
         planes = ((readers[one], luminance.at(stack.time_of(one))) for one in seen)
         time = stack.time_of(index)
         blacks = (intensities[stack.channel_of(one)].at(time).black for one in own)
-        middle = slice(context.offsets.index(0), None, len(context.offsets))
+        middle = context.own(stack, index, 1)
         return cls(stack.plane_shape, tuple(planes), middle, seen, see=see, colors=colors, blacks=tuple(blacks))
 
     @property

@@ -36,7 +36,7 @@ from cellxlate.enhancement.outputs.names import (
     source_of,
 )
 from cellxlate.enhancement.plan import Plan, make_plan
-from cellxlate.enhancement.proposals.source import Asked, proposal_of
+from cellxlate.enhancement.proposals.source import Asked, Halo, proposal_of
 from cellxlate.enhancement.same_input import (
     ChangedInputError,
     ReadAgain,
@@ -123,7 +123,7 @@ def enhance_file(
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None, halo_px: int | None = None, engine: Engine = "auto",
+    settings: EnhanceSettings | None = None, halo_px: Halo | None = None, engine: Engine = "auto",
     device: Device = "auto", precision: Precision = "float32", attention: bool = True, report: bool = True,
     overwrite: bool = False, resume: bool = False, outputs: Outputs | None = None,
     adaptation: "Adaptation | None" = None, where: Executor = THIS_PROCESS,
@@ -135,13 +135,12 @@ def enhance_file(
     Parameters
     ----------
     path : path, Stack or array
-        Whatever `open_stack` reads. What lies nowhere wants `output` or `output_dir`; arrays of dask, zarr or h5py are
-        read plane by plane.
+        Whatever `open_stack` reads; arrays of dask, zarr or h5py plane by plane, with `output` or `output_dir`.
     model : str, Path, Bundle or callable
-        Shipped name, folder, or loaded; "auto" takes the shipped model that suits the stack. Or any function of planes
-        (Y, X) float32 in counts, that returns the same: it proposes, attention is that of `cells`.
-    halo_px : int, optional
-        How far around a pixel such a function looks.
+        Shipped name, folder, or loaded; "auto" takes the shipped model that suits the stack. Or, gated by the attention
+        of `cells`, a filter ("gaussian:1.5"), or any function of planes (Y, X) float32 in counts to the same.
+    halo_px : int or "plane", optional
+        How far around a pixel such a function looks; "plane" where it looks at all of it.
     output : path, optional
         Of the enhanced stack; `NAME_enhanced.ome.tif` beside the input by default, `.ome.zarr` for Zarr.
     output_dir : path, optional
@@ -169,7 +168,7 @@ def enhance_file(
     engine, device, precision : str
         What runs the networks, where, and in which numbers.
     attention, report, overwrite : bool
-        Whether to write them, and to replace outputs that are there already.
+        Whether to write them, and to replace outputs.
     resume : bool
         Continue an interrupted run of the same input, model and settings; one that is finished is verified again.
     outputs : Outputs, optional
@@ -235,7 +234,7 @@ def enhance(
     attention_from: str | Path | Stack | npt.NDArray[Any] | Pixels | None = None,
     threshold: float | None = None, intensity: Intensity | None = None, tile_px: int | None = None,
     dense: bool | None = None, context: Along | None = None, color: Color | None = None,
-    settings: EnhanceSettings | None = None, halo_px: int | None = None, engine: Engine = "auto",
+    settings: EnhanceSettings | None = None, halo_px: Halo | None = None, engine: Engine = "auto",
     device: Device = "auto", precision: Precision = "float32",
     progress: Callable[[EnhanceProgress], object] | None = None,
     phases: Callable[[EnhanceProgress], object] | None = None,

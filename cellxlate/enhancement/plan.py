@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,6 +14,8 @@ import numpy as np
 
 import cellxlate
 from cellxlate.choice import Choice, choose_model
+from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import jobs_of
 from cellxlate.enhancement.gates.source import OWN, AttentionSource, choose_source
 from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.neighbours.channels import Channels, choose_sight
@@ -21,16 +23,26 @@ from cellxlate.enhancement.neighbours.choice import ContextChoice
 from cellxlate.enhancement.neighbours.context import NOT_SEEN, context_of
 from cellxlate.enhancement.outputs.again import DEFAULTS, Repeat, repeat
 from cellxlate.enhancement.outputs.identity import input_identity
-from cellxlate.enhancement.plane import PlaneJob, Work, job_of
-from cellxlate.enhancement.proposals.source import Asked, Proposal, loaded_model
-from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, bands_of, tile_side
+from cellxlate.enhancement.plane import GateSource, PlaneJob, Work, job_of
+from cellxlate.enhancement.proposals.source import (
+    Asked,
+    Proposal,
+    blocks_of,
+    fitted_to,
+    flags_of,
+    groups_of,
+    is_gating,
+    loaded_model,
+    proposer_of,
+    sees_alone,
+    streams_of,
+)
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.devices import choose_kind
-from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
-from cellxlate.model.engines.threads import thread_count
-from cellxlate.model.layers import activation_bytes_per_px
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, let_go_of_others, open_engine
+from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
+from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
 from cellxlate.settings_file import enhance_settings
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -42,15 +54,6 @@ from cellxlate.stacks.write.origins import SampledPixels
 if TYPE_CHECKING:
     from cellxlate.enhancement.adaptation.record import Adaptation
 
-"""Taken from the start and the end of the input to recognise it; the report holds a hash of all pixels."""
-MOST_STREAMS = 4
-"""Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
-networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
-BAND_BYTES_PER_PX = 24
-"""A band's counts before and after, its unit range, attention, and the windows cut from it."""
-SEEN_BYTES_PER_PX = 8
-"""The same rows of a plane that is seen beside, as they are held, its attention, and the windows cut from them."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,8 +63,8 @@ class Plan:
     ----------
     jobs : tuple of PlaneJob
         For each group of channels that are enhanced together, which is one channel today; the others are copied.
-    translator : EngineTranslator
-        What runs the networks of all jobs.
+    translator : EngineTranslator or NoEngine
+        What runs the networks of all jobs; none where something else proposes and attention is given.
     stack, bundle, settings : Stack, Bundle, EnhanceSettings
         What is enhanced, with which model, as it was asked for.
     calibrate_s : float
@@ -92,7 +95,7 @@ class Plan:
     bundle: Bundle
     jobs: tuple[PlaneJob, ...]
     settings: EnhanceSettings
-    translator: EngineTranslator
+    translator: EngineTranslator | NoEngine
     calibrate_s: float
     levels_from: Path | None = None
     streams: int = 1
@@ -111,14 +114,37 @@ class Plan:
         return self.proposal.name if self.proposal else self.bundle.name
 
     @property
+    def looking(self) -> str:
+        """Whose networks look at the stack, for a sentence that goes on."""
+        return f"{self.bundle.name}, whose attention gates," if self.proposal else self.bundle.name
+
+    @property
     def model_digest(self) -> str:
         """SHA-256 of what it computes with."""
         return str(self.proposal.identity["sha256"]) if self.proposal else self.bundle.digest
 
     @property
+    def domain(self) -> Any:
+        """What the images look like that the networks were trained on which look at the stack; None without any."""
+        return None if self.proposal and self.source.is_given else self.bundle.card.get("domain")
+
+    @property
     def model_licence(self) -> str:
         """Its licence; empty where it states none."""
         return str((self.proposal.stated if self.proposal else self.bundle.card).get("licence", ""))
+
+    @property
+    def attention_model(self) -> dict[str, Any]:
+        """Whose attention gates what another proposes, as provenance states it; nothing where no network does."""
+        if self.proposal is None or self.source.is_given:
+            return {}
+        return {"attention_model": {"name": self.bundle.name, "sha256": self.bundle.digest}}
+
+    @property
+    def stated_source(self) -> dict[str, Any]:
+        """Where attention comes from, as reports state it; with the model whose it is, where another one proposes."""
+        model = self.attention_model.get("attention_model", {}).get("name")
+        return {**self.source.stated, **({"model": model} if model else {})}
 
     @property
     def engine(self) -> str:
@@ -215,12 +241,12 @@ class Plan:
             "axes": self.stack.axes,
             **({"image": self.stack.image} if self.stack.image else {}),
             **({"incomplete": True} if self.stack.incomplete else {}),
-            "model": self.bundle.name,
-            "model_sha256": self.bundle.digest,
+            "model": self.model_name,
+            "model_sha256": self.model_digest,
             "engine": self.translator.identity,
             "settings": settings,
             "attention_source": self.source.identity,
-            **({"proposal": dict(self.proposal.identity)} if self.proposal else {}),
+            **({PROPOSAL: dict(self.proposal.identity), **self.attention_model} if self.proposal else {}),
             "levels_counts": _stated(self.intensities),
             **({LUMINANCES: _stated(self.luminances)} if self.in_color else {}),
             **({"beside": list(self.beside), LEVELS_BESIDE: _stated(self.beside)} if self.beside else {}),
@@ -230,9 +256,11 @@ class Plan:
     def provenance(self) -> dict[str, Any]:
         """The identity with the versions that made the result."""
         chosen = {"model_considered": dict(self.choice.considered)} if self.choice else {}
-        source = {"attention_source": self.source.stated, "context": self.neighbours.stated()}
+        source = {"attention_source": self.stated_source, "context": self.neighbours.stated()}
         seen = {"beside_names": list(self.beside_named)} if self.beside else {}
-        return {**self.identity, **source, **seen, **chosen, "engine_version": self.engine, "versions": self.versions}
+        stated = {STATED: {name: one for name, one in self.proposal.stated.items() if one}} if self.proposal else {}
+        made = {"engine_version": self.engine, "versions": self.versions}
+        return {**self.identity, **source, **seen, **chosen, **stated, **made}
 
     @property
     def versions(self) -> dict[str, str]:
@@ -248,11 +276,13 @@ class Plan:
     def repeat(self) -> Repeat:
         """The command that repeats the run."""
         return repeat(
-            self.stack, model=self.bundle.path, digest=self.bundle.digest, settings=self.settings,
+            self.stack, model=self.proposal.asked if self.proposal else self.bundle.path, digest=self.model_digest,
+            name=self.model_name, settings=self.settings,
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
-            context=(self.context.along or "none") if self.bundle.in_context else "auto",
-            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape, beside=list(self.beside),
+            context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
+            further=flags_of(self.proposal), beside=list(self.beside),
+            is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
 
@@ -291,23 +321,20 @@ def make_plan(
     Raises
     ------
     InputError
-        The stack has 1 bit per pixel.
+        The stack has 1 bit per pixel; a mask does not fit.
     OptionError
         A setting is out of range, a channel does not exist, the engine or device is not there, stack or model have no
         such neighbours.
-    InputError
-        A mask does not fit.
     ModelError
         The model cannot be loaded.
     """
-    settings = enhance_settings(settings)
+    settings, started = enhance_settings(settings), time.perf_counter()
     require_counts(stack)
     if adaptation:
         model, choice = adaptation.model, None if adaptation.kept else adaptation.choice
     loaded, proposal = loaded_model(model), None
     chosen, others = choose_sight(stack, loaded, channels, beside, attention_channel)
     sample = replace(stack, pixels=(sampled := SampledPixels(stack.pixels)))
-    started = time.perf_counter()
     source, gates = choose_source(
         stack, channel=attention_channel, given=attention_from,
         ranges=lambda channel: ranges_of(sample, (channel,), levels_from)[channel],
@@ -318,14 +345,13 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown)
     if not isinstance(loaded, Bundle):
-        proposal, settings = loaded.fitted(sample, chosen), replace(settings, context="none")
-        loaded = load_model(GENERAL_MODEL)
+        proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
+        loaded, (source, gates) = load_model(GENERAL_MODEL), _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
-    streams = streams or _stream_count(bundle, stack, settings, "cpu" if on_cpu else device)
+    streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
-    target = target_levels(bundle) if settings.intensity == "target" else None
-    started = time.perf_counter()
+    started, target = time.perf_counter(), target_levels(bundle) if settings.intensity == "target" else None
     ranges = ranges_of(sample, (*chosen, *others), levels_from)
     intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
@@ -336,42 +362,34 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    translator = opened(bundle.seeing(neighbours.context.planes))
-    groups = [chosen] if in_color and "C" not in stack.axes else [(channel,) for channel in chosen]
-    begin = partial(begin, translator, context=neighbours.context)
-    jobs = (
-        begin({one: intensities[one] for one in own}, luminance=luminances.get(own[0]),
-              proposer=proposal.open(own) if proposal else None) for own in groups
+    translator = NO_ENGINE if proposal and source.is_given else _used(bundle, neighbours, opened)
+    groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
+    begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
+    jobs = jobs_of(
+        begin, groups, [proposer_of(proposal, own, luminances.get(own[0])) for own in groups],
+        intensities=intensities, luminances=luminances, kind=source.kind, gates=gates,
     )  # fmt: skip
     return Plan(
-        stack, bundle, tuple(jobs), settings, translator, calibrate_s,
+        stack, bundle, jobs, settings, translator, calibrate_s,
         None if levels_from is None else Path(levels_from), streams, choice, sampled, adaptation,
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
 
 
-def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) -> int:
-    """Return how many bands to enhance at once: at most 4, as many as torch has threads, and within 512 MB.
+def _used(bundle: Bundle, neighbours: ContextChoice, opened: Callable[[Bundle], EngineTranslator]) -> EngineTranslator:
+    """Open the networks that are used; those that were only tried are let go of."""
+    translator = opened(bundle.seeing(neighbours.context.planes))
+    if neighbours.ranking:
+        let_go_of_others(bundle, translator)
+    return translator
 
-    Windows of tiles have sides of `tile_px`, bands have `band_px` pixels, of each of which networks hold so many bytes.
-    """
-    needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
-    return max(min(MOST_STREAMS, thread_count(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
 
-
-def _stream_count(bundle: Bundle, stack: Stack, settings: EnhanceSettings, device: Device) -> int:
-    """Return how many bands the processor enhances at once; a graphics card takes one after another."""
-    if choose_kind(device) != "cpu":
-        return 1
-    networks = bundle.networks
-    bytes_per_px = activation_bytes_per_px(networks.generator)
-    halo_px = networks.generator_halo_px
-    side_px = tile_side(settings.tile_px, halo_px=halo_px, stride=networks.stride, activation_bytes_per_px=bytes_per_px)
-    band = next(bands_of(stack.plane_shape, side_px))
-    return stream_count(
-        tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
-    )
+def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:
+    """Return the gate of what proposes: its own where it has one, and of each plane where it takes several at once."""
+    if source == OWN and is_gating(proposal):
+        source = AttentionSource("proposal", name=proposal.name)
+    return source, gates if sees_alone(proposal) else EachAttention(gates)
 
 
 def require_counts(stack: Stack) -> None:

@@ -246,9 +246,9 @@ class PlaneJob:
     def tiles(self, selected: npt.NDArray[np.bool_], area: Tile, shape: tuple[int, int]) -> list[tuple[Tile, Tile]]:
         """Return the tiles that hold the selected pixels of an area of a plane, each with the window that it needs."""
         halo_px, side_px = self.translator.generator_halo_px, self.tile_px
-        if self.proposer:
-            return self.proposer.geometry.tiles(selected, area, side_px, shape)
         dense = self.settings.dense
+        if self.proposer:
+            return self.proposer.geometry.tiles(np.ones_like(selected) if dense else selected, area, side_px, shape)
         fitted = tiles_of(area, side_px) if dense else fitted_tiles(selected, area, side_px=side_px, halo_px=halo_px)
         return [(tile, tile.grown(halo_px, self.translator.stride)) for tile in fitted]
 
@@ -258,9 +258,9 @@ class PlaneJob:
         self.work.generator_px += images[:, 0].size
         if self.proposer is None:
             return self.translator.proposal(images)
-        ranges = [intensity for _, intensity in plane.planes[plane.own]]
-        blacks, spans = [one.black for one in ranges], [one.span for one in ranges]
-        return in_counts(self.proposer, images[:, plane.own], blacks, spans)
+        ranges = [intensity for _, intensity in plane.planes]
+        made = in_counts(self.proposer, images, [one.black for one in ranges], [one.span for one in ranges])
+        return made[:, plane.own]
 
     def input(
         self, stack: Stack, index: PlaneIndex, open_plane: OpenPlane | None = None, see: SeenPlanes = ANEW
@@ -282,8 +282,8 @@ class PlaneJob:
 
     def together(self, stack: Stack, index: PlaneIndex) -> tuple[PlaneIndex, ...]:
         """Return the planes that are enhanced together at the position of a plane, in their order."""
-        planes = planes_of_colors if self.luminance else planes_of_channels
-        return planes(stack, index, self.channels)
+        planes, block = planes_of_colors if self.luminance else planes_of_channels, self.context.block(stack, index)
+        return tuple(one for position in block for one in planes(stack, position, self.channels))
 
     def planes_seen(self, stack: Stack, index: PlaneIndex) -> list[PlaneIndex]:
         """Return the planes of a stack that are read for one, each once."""

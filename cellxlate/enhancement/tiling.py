@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from cellxlate.errors import OptionError
+from cellxlate.model.engines.threads import thread_count
 from cellxlate.options import TILE
 from cellxlate.stacks.windows import mirrored
 
@@ -25,6 +26,13 @@ rounds differently; from 56 px on every size was found to give the same bits."""
 
 LARGEST_TILE_PX = 1024
 ACTIVATION_BUDGET_BYTES = 512_000_000
+MOST_STREAMS = 4
+"""Bands that are enhanced at once, each in a thread of its own with its share of the processor: what stands around the
+networks keeps one core busy, not several (docs/decisions/0011-several-bands-at-once.md)."""
+BAND_BYTES_PER_PX = 24
+"""A band's counts before and after, its unit range, attention, and the windows cut from it."""
+SEEN_BYTES_PER_PX = 8
+"""The same rows of a plane that is seen beside, as they are held, its attention, and the windows cut from them."""
 
 
 class Sliced(Protocol):
@@ -103,6 +111,15 @@ def tile_side(tile_px: int | None, *, halo_px: int, stride: int, activation_byte
     while side > BLOCK_PX and (side + 2 * halo_px) ** 2 * activation_bytes_per_px > ACTIVATION_BUDGET_BYTES:
         side //= 2
     return side
+
+
+def stream_count(*, tile_px: int, band_px: int, activation_bytes_per_px: float) -> int:
+    """Return how many bands to enhance at once: at most 4, as many as torch has threads, and within 512 MB.
+
+    Windows of tiles have sides of `tile_px`, bands have `band_px` pixels, of each of which networks hold so many bytes.
+    """
+    needed = tile_px**2 * activation_bytes_per_px + band_px * BAND_BYTES_PER_PX
+    return max(min(MOST_STREAMS, thread_count(), int(ACTIVATION_BUDGET_BYTES // needed)), 1)
 
 
 def window(rows: Sliced, first_row: int, plane_shape: tuple[int, int], tile: Tile) -> npt.NDArray[Any]:

@@ -103,7 +103,7 @@ def verify(
     """
     return account_of(
         plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
-        channels=plan.channels, domain=plan.bundle.card.get("domain"), in_color=plan.in_color, draw=draw, beside=beside,
+        channels=plan.channels, domain=plan.domain, in_color=plan.in_color, draw=draw, beside=beside,
     )  # fmt: skip
 
 
@@ -157,9 +157,14 @@ def run_report(
     stack, work, repeat, proposal = plan.stack, plan.work, plan.repeat, plan.proposal
     by = proposal.warnings if proposal else ()
     notices = [Notice(line) for line in dict.fromkeys([*notes, *by, *plan.translator.warnings, *stack.warnings])]
-    notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.source.stated)
+    notices += doubts_about(stack, tally, chosen=plan.choice is not None, source=plan.stated_source)
     with spared("gathering remarks on intensities", tally.failures):
-        notices += input_notices(plan.intensities, dict(enumerate(shown_names(stack))), plan.luminances)
+        notices += input_notices(
+            plan.intensities,
+            dict(enumerate(shown_names(stack))),
+            plan.luminances,
+            by=plan.model_name if plan.proposal else "one model",
+        )
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}

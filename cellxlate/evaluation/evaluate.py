@@ -23,13 +23,13 @@ from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file
 
 if TYPE_CHECKING:
-    from cellxlate.model.bundle import Bundle
+    from cellxlate.enhancement.proposals.source import Asked, Halo
 
 MOST_PICTURES, MOST_ROWS = 6, 2000
 
 
 def evaluate(
-    model: "str | Path | Bundle | None" = None,
+    model: "Asked | None" = None,
     *,
     source: str | Path,
     truth: str | Path | None = None,
@@ -37,6 +37,7 @@ def evaluate(
     no_cells: str | Path | None = None,
     enhanced: str | Path | None = None,
     intensity: Intensity = "source",
+    halo_px: "Halo | None" = None,
     still: bool = False,
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -45,9 +46,9 @@ def evaluate(
 
     Parameters
     ----------
-    model : str, Path or Bundle, optional
-        Shipped name, model folder, or a loaded model, which then enhances the source images in memory; "auto" takes
-        for each image the shipped model that suits it.
+    model : str, Path, Bundle or callable, optional
+        Shipped name, model folder, a loaded model, a filter or a function, as `enhance_file` takes them, which then
+        enhances the source images in memory; "auto" takes for each image the shipped model that suits it.
     source : path
         Folder of the images as they were taken.
     truth : path, optional
@@ -63,6 +64,8 @@ def evaluate(
     intensity : {"source", "target"}
         The scale a model's cells are enhanced on. On "source" `psnr` and `ssim` say how far the scales are apart; on
         "target" they tell whether the model meets the scale of the images it was trained towards.
+    halo_px : int or "plane", optional
+        How far around a pixel a function looks.
     still : bool
         The frames of each source image, along T (or Z, in an image without T), show one scene that holds still, so
         that nothing but noise changes from frame to frame: "flicker" says what became of that. Truth and masks may
@@ -102,7 +105,7 @@ def evaluate(
     clear, marked, blanks = _path("truth", truth), _path(MASKS, masks), _path("no_cells", no_cells)
     cases = match_cases(folder, enhanced=made, truth=clear, masks=marked)
     empty = match_cases(blanks, enhanced=made) if blanks is not None else []
-    enhance, changes = _enhancer(model, intensity)
+    enhance, changes = _enhancer(model, intensity, halo_px)
     pictured = {(2 * part + 1) * len(cases) // (2 * MOST_PICTURES) for part in range(MOST_PICTURES)}
     scored = []
     for number, case in enumerate([*cases, *empty]):
@@ -115,7 +118,7 @@ def evaluate(
     summary = summarise(scored, [one.row["changed_percent"] for one in blank])
     scores: dict[str, Any] = finite_json({"verdict": judge(summary).as_dict(), **summary})
     if place is not None:
-        what = enhanced if model is None else model if isinstance(model, str | Path) else model.name
+        what = enhanced if model is None else getattr(model, "name", model if isinstance(model, str) else "a function")
         title = f"{Path(str(what)).name} on {folder.name}"
         write_whole_file(place, evaluation_page(title, scores, [one.picture for one in scored if one.picture]))
     return scores
@@ -126,26 +129,26 @@ def _path(option: Option | str, path: str | Path | None) -> Path | None:
 
 
 def _enhancer(
-    model: "str | Path | Bundle | None", intensity: Intensity
+    model: "Asked | None", intensity: Intensity, halo_px: "Halo | None"
 ) -> tuple[Enhance | None, Callable[[Stack], Collection[int]] | None]:
     """Return what enhances a stack in memory, and says which channels; None where the images exist, or for all."""
     if model is None:
         return None, None
     from cellxlate.enhancement.job import enhance
     from cellxlate.enhancement.neighbours.channels import choose_sight
-    from cellxlate.model.bundle import Bundle, load_model
-    from cellxlate.model.cards import AUTO
+    from cellxlate.enhancement.proposals.source import loaded_model
+    from cellxlate.model.bundle import Bundle
 
-    bundle = model if isinstance(model, Bundle) or (isinstance(model, str) and model == AUTO) else load_model(model)
+    loaded = loaded_model(model, halo_px)
 
     def changes(stack: Stack) -> Collection[int]:
-        return choose_sight(stack, bundle, None, None)[0]
+        return choose_sight(stack, loaded, None, None)[0]
 
     def run(stack: Stack) -> tuple[Stack, Stack]:
-        result = enhance(stack, bundle, settings=EnhanceSettings(intensity=intensity))
+        result = enhance(stack, loaded, settings=EnhanceSettings(intensity=intensity))
         return Stack(result.image, stack.axes, stack.name), Stack(result.attention, stack.axes, stack.name)
 
-    return run, changes if isinstance(bundle, Bundle) and bundle.networks.settings.beside else None
+    return run, changes if isinstance(loaded, Bundle) and loaded.networks.settings.beside else None
 
 
 def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) -> dict[str, Any]:

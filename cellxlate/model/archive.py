@@ -20,8 +20,8 @@ ARCHIVE_FAULTS = (OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImpl
                   lzma.LZMAError, LookupError)  # fmt: skip
 ZOO_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
 FOREIGN = (
-    "is a model of the BioImage Model Zoo that cellxlate has not written, which is not run here; give a model folder, "
-    "or a package that cellxlate has exported"
+    "is a package of the BioImage Model Zoo that cellxlate has not written: it enhances, but is no cellxlate model; "
+    "give a model folder, or a package that cellxlate has exported"
 )
 END_OF_LISTING, BIG_LISTING, END_BYTES, LONGEST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 65_535
 
@@ -52,22 +52,64 @@ def read_part(model: Path, name: str, *, most_bytes: int) -> bytes:
     """
     if model.is_dir():
         return _read_file(model, name, most_bytes)
-    prefix = _member_prefix(model)
+    return read_member(model, _member_prefix(model) + name, most_bytes=most_bytes)
+
+
+def read_member(archive_path: Path, member_name: str, *, most_bytes: int) -> bytes:
+    """Read one file of a zip archive, of which no more than `most_bytes` are decompressed.
+
+    Raises
+    ------
+    ModelError
+        It is missing or larger, or the archive is damaged.
+    """
+    name = PurePosixPath(member_name).name
     try:
-        with zipfile.ZipFile(model) as archive:
-            member = archive.getinfo(prefix + name)
+        with zipfile.ZipFile(archive_path) as archive:
+            member = archive.getinfo(member_name)
             if member.file_size > most_bytes:
-                raise ModelError(f"{model}: {name} holds {member.file_size} bytes, expected at most {most_bytes}")
+                raise ModelError(
+                    f"{archive_path}: {name} holds {member.file_size} bytes, expected at most {most_bytes}"
+                )
             with archive.open(member) as file:
                 data = file.read(most_bytes + 1)
     except KeyError as fault:
-        raise ModelError(f"{model} has no {name}; make the archive of the whole model folder") from fault
+        raise ModelError(f"{archive_path} has no {name}; make the archive of the whole model folder") from fault
     except ARCHIVE_FAULTS as fault:
-        damaged = ModelError(f"{model}: {name} cannot be read ({_short(fault)}); copy the archive again")
-        raise unless_denied(damaged, model, fault) from fault
+        damaged = ModelError(f"{archive_path}: {name} cannot be read ({_short(fault)}); copy the archive again")
+        raise unless_denied(damaged, archive_path, fault) from fault
     if len(data) > most_bytes:
-        raise ModelError(f"{model}: {name} holds more than it states; copy the archive again")
+        raise ModelError(f"{archive_path}: {name} holds more than it states; copy the archive again")
     return data
+
+
+def zoo_description(path: Path) -> tuple[Path, str] | None:
+    """Return where the description of a package of the BioImage Model Zoo lies: folder or archive, and name in it.
+
+    None where a path is no package of others: neither its description, nor a folder or an archive that holds one beside
+    no card of ours.
+
+    Raises
+    ------
+    ModelError
+        An archive lists absurdly many files.
+    """
+    try:
+        if path.is_dir():
+            names = [] if (path / CARD).exists() else [name for name in ZOO_NAMES if (path / name).is_file()]
+            return (path, names[0]) if names else None
+        if path.name in ZOO_NAMES and path.is_file():
+            return None if (path.parent / CARD).is_file() else (path.parent, path.name)
+        if not stat.S_ISREG(path.stat().st_mode) or is_archive(path):
+            return None
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return None
+        near = [name for name in map(PurePosixPath, _listing(path)) if name.name in ZOO_NAMES and len(name.parts) <= 2]
+    except ARCHIVE_FAULTS:
+        return None
+    near.sort(key=lambda name: (len(name.parts), ZOO_NAMES.index(name.name)))
+    return (path, near[0].as_posix()) if near else None
 
 
 def refuse_file(path: Path) -> CellxlateError:
@@ -93,7 +135,10 @@ def refuse_file(path: Path) -> CellxlateError:
     if path.name in (CARD, WEIGHTS, "preview.png") and (path.parent / CARD).is_file():
         return ModelError(f"{path} is one file of a model; give the folder of the model, {path.parent}")
     if path.suffix.lower() == ".onnx":
-        return ModelError(f"{path} is an ONNX network, which is not run here; give the model that it was exported from")
+        return ModelError(
+            f"{path} is an ONNX network: it enhances, but is no cellxlate model; give the model that it was exported "
+            "from"
+        )
     if path.name in ZOO_NAMES:
         return ModelError(f"{path} {FOREIGN}")
     if is_image_name(path) or is_picture_name(path):

@@ -230,6 +230,8 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Bundle:
     empty = {"": described_networks(path, card.get("networks"))}
     if isinstance(context := card.get("context"), dict):
         empty[CONTEXT] = described_networks(path, context.get("networks"))
+    if len({pair.settings.beside for pair in empty.values()}) > 1:
+        raise ModelError(f"{path}: its networks differ in how many channels they see beside; copy the model again")
     needed = BYTES_PER_WEIGHT * sum(
         parameter_count(network) for pair in empty.values() for network in (pair.generator, pair.attention)
     )

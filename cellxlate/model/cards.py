@@ -17,7 +17,7 @@ from cellxlate.errors import (
     said,
     unless_denied,
 )
-from cellxlate.model.archive import CARD, is_archive, read_part, refuse_file
+from cellxlate.model.archive import CARD, ZOO_NAMES, is_archive, read_part, refuse_file
 from cellxlate.option_values import given, kind_of, nearest_name
 from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
@@ -35,6 +35,7 @@ GENERAL_MODEL = "cells"
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 LARGEST_CARD_BYTES = 4_000_000
+LONGEST_NAME = 200
 
 
 def read_card(model: Path) -> dict[str, Any]:
@@ -90,6 +91,8 @@ def locate(model: str | Path) -> Path:
         raise OptionError(MODEL, " is an empty text", remedy="give the name of a model, or a path")
     path = Path(model)
     try:
+        if path.name in ZOO_NAMES and (path.parent / CARD).is_file():
+            path = path.parent  # a package of ours that was unpacked
         if path.is_dir() or is_archive(path):
             return path.resolve()
         refused = refuse_file(path) if path.exists() else None
@@ -164,10 +167,12 @@ def card_channels(card: Mapping[str, Any]) -> tuple[str | int | None, tuple[str 
         return None, ()
     own, beside = stated.get("own"), stated.get("beside")
     several = beside if isinstance(beside, list) else []
-    return (
-        own if isinstance(own, str | int) else None,
-        tuple(one for one in several if isinstance(one, str | int)),
-    )
+    return own if _names_channel(own) else None, tuple(one for one in several if _names_channel(one))
+
+
+def _names_channel(stated: Any) -> bool:
+    """Return whether a card states a name, or a number, that a message can hold."""
+    return stated.isprintable() and len(stated) <= LONGEST_NAME if isinstance(stated, str) else isinstance(stated, int)
 
 
 def seen_words(card: Mapping[str, Any], needed: int) -> str:

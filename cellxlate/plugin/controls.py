@@ -164,6 +164,7 @@ def scrolled(panel: Container, rows: Container) -> Container:
     area.setMinimumWidth(rows.native.sizeHint().width() + bar_px + STYLED_PX)
     panel.native.layout().setContentsMargins(0, 0, 0, 0)
     panel.native.layout().addWidget(area)
+    _EvenLabels(rows)
     return rows
 
 
@@ -252,6 +253,31 @@ class _WholeText(QObject):  # type: ignore[misc]
         """Take the height that the text needs."""
         self._label.setMinimumHeight(0)  # that of a longer text before, which Qt counts in
         self._label.setMinimumHeight(max(self._label.heightForWidth(self._label.width()), 0))
+
+
+class _EvenLabels(QObject):  # type: ignore[misc]
+    """Lets all fields begin in one column: magicgui measures labels before a window's style has changed their font."""
+
+    def __init__(self, rows: Container) -> None:
+        super().__init__(rows.native)
+        self._rows = rows
+        rows.native.installEventFilter(self)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802  the name is Qt's
+        """Measure again where the panel is shown, or gets another style."""
+        if event.type() in (QEvent.Type.Show, QEvent.Type.StyleChange):
+            self.align()
+        return False
+
+    def align(self) -> None:
+        """Give all labels the width of the widest."""
+        labelled = [one for row in self._rows if (one := row._labeled_widget()) is not None]
+        labels = [one._label_widget.native for one in labelled if one._label_widget._explicitly_hidden is not True]
+        for label in labels:
+            label.ensurePolished()
+        widest_px = max((label.sizeHint().width() for label in labels), default=0)
+        for one in labelled:
+            one.label_width = widest_px
 
 
 class Leaving(QObject):  # type: ignore[misc]

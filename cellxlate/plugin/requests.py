@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.layers import Appearance
-from cellxlate.settings import EnhanceSettings
+from cellxlate.settings import Color, EnhanceSettings
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class EnhanceRequest:
     attention_from : Stack, "saliency" or None
         A mask, or the automatic guide, that gates in place of attention.
     settings : EnhanceSettings
-        Threshold, intensity, neighbours.
+        Threshold, intensity, neighbours, colour.
     device, engine : str
         Where the networks run, and what runs them.
     plane : tuple of int or None
@@ -99,12 +99,16 @@ class EnhanceRequest:
 
 @dataclass(frozen=True)
 class SuitabilityRequest:
-    """Which model (folder, shipped name or "auto") is asked about, for which channels of a stack; None for all."""
+    """Which model (folder, shipped name or "auto") is asked about, for which channels of a stack; None for all.
+
+    `color` says what becomes of red, green and blue.
+    """
 
     stack: Stack
     channels: tuple[int, ...] | None
     model: str
     stop: StopRequest
+    color: Color = "luminance"
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,10 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
             f"{partial} was begun from another model, or from none", remedy=("give the same ", BASE, " or remove it")
         )
     wanted = json.loads(json.dumps(asdict(run.settings)))
-    differing = [key for key in wanted if notes["settings"].get(key) != wanted[key]]
+    begun = notes["settings"]
+    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew no channels beside
+        begun = {**begun, "networks": {"beside": 0, **networks}}
+    differing = [key for key in wanted if begun.get(key) != wanted[key]]
     if differing:
         raise OptionError(
             f"{partial} was trained with other {', '.join(differing)}; give the same options or remove it"

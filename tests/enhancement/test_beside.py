@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+import torch
 
 import cellxlate
+from cellxlate.choice import choose
 from cellxlate.cli import main
 from cellxlate.enhancement.adaptation.adapt import adapt
 from cellxlate.enhancement.cluster import worker as worker_room
@@ -26,7 +30,9 @@ from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import InputError, OptionError
 from cellxlate.evaluation.evaluate import evaluate
 from cellxlate.model.bundle import Bundle, load_model
+from cellxlate.model.cards import card_channels
 from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.export.bioimage import export_package, translator_onnx
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import Stack
@@ -297,6 +303,44 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, seeing: Path, caps
         assert said.count("\n") == 1
     assert not list(tmp_path.glob("*_enhanced*"))
     assert main(["enhance", str(path), "-m", str(seeing), "--beside", "Hoechst", "--engine", "torch"]) == 0
+
+
+def test_auto_takes_no_model_that_wants_to_see_more(
+    seeing: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    for folder in (seeing, tiny_model):
+        shutil.copytree(folder, shipped / folder.name)
+    monkeypatch.setattr("cellxlate.model.cards.SHIPPED", shipped)
+    assert list(choose(two_stains(), (0, 1)).considered) == ["tiny"]
+
+
+def test_an_exported_graph_answers_for_the_own_channel(seeing: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    bundle, images = load_model(seeing), np.random.default_rng(0).random((1, 2, 64, 64)).astype(np.float32)
+    session = runtime.InferenceSession(translator_onnx(bundle.translator).SerializeToString())
+    enhanced, attention, proposal = session.run(None, {"images": images})
+    assert enhanced.shape == attention.shape == proposal.shape == (1, 1, 64, 64)
+    gate = np.clip((attention - 0.1) / 0.9, 0, 1)
+    np.testing.assert_allclose(enhanced, images[:, :1] + gate * (proposal - images[:, :1]), atol=1e-6)
+    with torch.inference_mode():
+        expected = bundle.translator.generator(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(proposal, expected, atol=2e-5)
+
+
+def test_a_package_names_its_channels(seeing: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    with zipfile.ZipFile(export_package(load_model(seeing), tmp_path / "m.zip", authors=["A"])) as package:
+        stated, note = json.loads(package.read("rdf.yaml")), package.read("README.md").decode()
+    (given,), answers = stated["inputs"], stated["outputs"]
+    assert given["axes"][1]["channel_names"] == ["GFP", "DAPI"]
+    assert [one["axes"][1]["channel_names"] for one in answers] == [["GFP"], ["attention"], ["GFP"]]
+    assert "DAPI: seen beside the channel that is changed, which comes first." in note
+
+
+def test_names_of_a_card_that_no_message_can_hold_are_none() -> None:
+    card = {"channels": {"own": "G\nFP", "beside": ["DA\x1bPI", 7, None, "RFP"]}}
+    assert card_channels(card) == (None, (7, "RFP"))
 
 
 def test_info_says_what_a_model_wants_to_see(seeing: Path, capsys: pytest.CaptureFixture[str]) -> None:

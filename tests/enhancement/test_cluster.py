@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +36,7 @@ from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.outputs.names import name_outputs
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.plane import Work
-from cellxlate.errors import ClusterError, InputError, OptionError
+from cellxlate.errors import ClusterError, InputError, OptionError, OutputError
 from cellxlate.quality.checks import parts_of, read_back, read_back_part
 from cellxlate.quality.report import account
 from cellxlate.quality.tally import Tally
@@ -148,6 +149,50 @@ def test_a_worker_that_is_killed_changes_no_pixel(stack: Path, tiny_model: Path,
     report = cellxlate.enhance_file(stack, tiny_model, settings=TILES, where=processes.executor, progress=kill_one)
     assert killed
     assert same(report, alone(stack, tiny_model))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_slow_function_goes_to_workers_and_on_after_a_kill(stack: Path, processes: Cluster, tmp_path: Path) -> None:
+    from skimage.restoration import denoise_nl_means
+
+    mask, strength = tmp_path / "mask.ome.tif", 6.0
+    write_stacks([(Stack(np.ones((600, 40), np.uint8), "YX"), mask)])
+
+    def slow(plane: Any) -> Any:
+        time.sleep(0.01)
+        return denoise_nl_means(plane.astype(float), 3, 2, strength, sigma=8.0, preserve_range=True)
+
+    def kill(news: EnhanceProgress) -> None:
+        if news.done >= 2:
+            os.kill(next(iter(processes.client.run(os.getpid).values())), signal.SIGKILL)
+            raise Stop
+
+    options: dict[str, Any] = {"halo_px": 4, "attention_from": mask, "settings": TILES}
+    with pytest.raises(Stop):
+        cellxlate.enhance_file(stack, slow, where=processes.executor, progress=kill, **options)
+    news: list[EnhanceProgress] = []
+    strength = 7.0  # another one is another function
+    with pytest.raises(OutputError, match="proposal"):
+        cellxlate.enhance_file(stack, slow, where=processes.executor, resume=True, **options)
+    strength = 6.0
+    report = cellxlate.enhance_file(
+        stack, slow, where=processes.executor, resume=True, progress=news.append, **options
+    )  # fmt: skip
+    assert 0 < len(news) < BANDS
+    assert report.changed_fraction > 0.3
+    assert same(report, cellxlate.enhance_file(stack, slow, output=tmp_path / "alone.ome.tif", **options))
+
+
+def test_a_function_that_cannot_travel_is_one_line(stack: Path, inside: Cluster, tmp_path: Path) -> None:
+    lock, mask = threading.Lock(), tmp_path / "mask.ome.tif"
+    write_stacks([(Stack(np.ones((600, 40), np.uint8), "YX"), mask)])
+
+    def locked(plane: Any) -> Any:
+        with lock:
+            return plane
+
+    with pytest.raises(OptionError, match=r"^locked cannot be sent to workers \(TypeError: .*lock.*\); make what it"):
+        cellxlate.enhance_file(stack, locked, halo_px=0, attention_from=mask, where=inside.executor)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, planes: set[tuple[int, ...]], times: int) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -491,6 +491,25 @@ def test_one_plane_in_a_panel_is_that_of_the_whole(stack: Path, tiny_model: Path
         bands = list(enhance_plane(job.input(narrowed.stack, ()), areas, job))
     assert np.array_equal(np.concatenate([band.attention for band in bands]), whole.attention[1, 1])
     assert np.array_equal(np.concatenate([band.enhanced for band in bands]), whole.image[1, 1])
+
+
+@pytest.mark.parametrize("axes", ["TCYX", "CTYX", "STYX"])
+def test_a_plane_on_its_own_has_the_levels_of_its_time_and_so_has_its_gate(tiny_model: Path, axes: str) -> None:
+    """The background rises by 300 counts over the movie."""
+    noise = np.random.default_rng(0).normal(0, 8, (5, 2, 90, 80))
+    raw = noise + np.linspace(80, 240, 80) + 75 * np.arange(5)[:, None, None, None]
+    raw = raw.clip(0).astype(np.uint16) if axes[0] == "T" else raw.clip(0).astype(np.uint16).swapaxes(0, 1)
+    stack, settings = Stack(raw, axes), EnhanceSettings(tile_px=64, color="separate")
+    stack = replace(stack, alpha=()) if axes[0] == "S" else stack
+    plan = make_plan(stack, tiny_model, channels=[0], settings=settings, engine="torch", device="cpu",
+                     attention_channel=1)  # fmt: skip
+    plane = (4,) if axes[0] == "S" else (4, 0) if axes[0] == "T" else (0, 4)
+    [job] = plan_of_plane(plan, plane).jobs
+    (whole,) = plan.jobs
+    assert whole.intensities[0].drift
+    assert job.intensities[0] == whole.intensities[0].at(4)
+    assert job.gates.intensity == whole.gates.intensity.at(4)  # type: ignore[attr-defined]
+    assert job.gates.intensity.black > whole.gates.intensity.at(0).black + 200  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("gate", ["channel", "file"], indirect=True)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from cellxlate.enhancement import plan as plan_room
 from cellxlate.enhancement.flow import follow
 from cellxlate.enhancement.job import steps_in_memory
-from cellxlate.enhancement.plan import Plan, make_plan, stream_count
+from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.proposals import source
+from cellxlate.enhancement.tiling import stream_count
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines.threads import in_streams
 from cellxlate.settings import EnhanceSettings
@@ -124,5 +125,5 @@ def test_the_processor_gets_streams_and_a_graphics_card_none(
     assert planned(stack, "torch", None).streams == 4
     from cellxlate.model.bundle import load_model
 
-    monkeypatch.setattr(plan_room, "choose_kind", lambda _: "cuda")
-    assert plan_room._stream_count(load_model(DEFAULT_MODEL), stack, EnhanceSettings(), "cuda") == 1
+    monkeypatch.setattr(source, "choose_kind", lambda _: "cuda")
+    assert source.streams_of(load_model(DEFAULT_MODEL), None, stack, EnhanceSettings(), "cuda") == 1

@@ -67,12 +67,12 @@ def test_what_is_no_model_is_said_for_what_it_is(folder: Path, tmp_path: Path) -
     for path, part in (
         (tmp_path, f"holds the model mine; give one of them, as in {folder}"),
         (folder / "weights.safetensors", f"is one file of a model; give the folder of the model, {folder}"),
-        (tmp_path / "net.onnx", "is an ONNX network, which is not run here"),
+        (tmp_path / "net.onnx", "is an ONNX network: it enhances, but is no cellxlate model"),
         (tmp_path / "a.tif", "is an image and no model"),
         (tmp_path / "run.partial", "its training is not finished; finish it with resume=True"),
-        (tmp_path / "zoo", "is a model of the BioImage Model Zoo that cellxlate has not written"),
-        (tmp_path / "zoo.zip", "is a model of the BioImage Model Zoo that cellxlate has not written"),
-        (tmp_path / "zoo" / "rdf.yaml", "is a model of the BioImage Model Zoo"),
+        (tmp_path / "zoo", "is a package of the BioImage Model Zoo that cellxlate has not written"),
+        (tmp_path / "zoo.zip", "is a package of the BioImage Model Zoo that cellxlate has not written"),
+        (tmp_path / "zoo" / "rdf.yaml", "is a package of the BioImage Model Zoo"),
         (5, "model=5 is of type int, expected the name of a model, or a path"),
     ):
         with pytest.raises((ModelError, OptionError)) as caught:

@@ -1,6 +1,7 @@
 """Engines: the same numbers within a stated tolerance, one that is said, and none that gives up where memory ends."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import re
@@ -20,7 +21,14 @@ from cellxlate.errors import OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import engine as engines
-from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.engines.engine import (
+    PROBE_TOLERANCE,
+    EngineTranslator,
+    interruptible,
+    let_go_of_others,
+    open_engine,
+    probe_error,
+)
 from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
@@ -373,6 +381,28 @@ def test_an_engine_is_opened_once_for_a_bundle(tiny_model: Path) -> None:
     bundle = load_model(tiny_model)
     assert open_engine(bundle) is open_engine(bundle)
     assert open_engine(bundle) is not open_engine(load_model(tiny_model))
+
+
+def test_what_was_only_tried_is_let_go_of(models_in_context: dict[str, Path]) -> None:
+    bundle = load_model(models_in_context["seeing"])
+    assert bundle.in_context
+    tried = weakref.ref(open_engine(bundle, engine="torch"))
+    used = open_engine(bundle.in_context, engine="torch")
+    let_go_of_others(bundle, used)
+    gc.collect()
+    assert tried() is None
+    assert open_engine(bundle.seeing(2), engine="torch") is used
+
+
+@pytest.mark.parametrize("engine", ["torch", *OPTIONAL])
+def test_a_model_that_nobody_needs_any_more_is_let_go_with_its_engines(tiny_model: Path, engine: Any) -> None:
+    bundle = load_model(tiny_model)
+    opened = open_engine(bundle, engine=engine, device="cpu")
+    opened.attention(noise((1, 1, 64, 64)))
+    kept = [weakref.ref(one) for one in (opened, bundle.networks)]
+    del bundle, opened
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell where threads may run")

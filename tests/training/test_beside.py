@@ -20,6 +20,7 @@ from cellxlate.settings import PRESETS, ImagingSettings, TrainSettings
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 from cellxlate.training import loop as loop_module
+from cellxlate.training import run as run_module
 from cellxlate.training.fields.files import open_domain
 from cellxlate.training.imaging.channels import ChannelProcesses
 from cellxlate.training.imaging.process import ImagingProcess
@@ -206,6 +207,26 @@ def test_a_model_is_trained_resumed_and_names_its_channels(
     made = cellxlate.enhance(stack, model)
     assert np.array_equal(made.image[0], np.asarray(stack)[0])
     assert made.report.kept_violations == 0
+
+
+def test_a_run_that_was_begun_before_channels_were_counted_goes_on(
+    stains: SimpleNamespace, tiny_fast: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(done: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    def begun_earlier(partial: Path) -> dict[str, Any]:
+        notes = run_notes(partial)
+        del notes["settings"]["networks"]["beside"]
+        return notes
+
+    asked: dict[str, Any] = {"channel": 1, "settings": replace(tiny_fast, steps=2), "output": tmp_path / "model"}
+    with pytest.raises(KeyboardInterrupt):
+        cellxlate.train(stains.source, stains.target, **asked, after_step=stop)
+    run_notes = run_module.run_notes
+    monkeypatch.setattr(run_module, "run_notes", begun_earlier)
+    assert cellxlate.train(stains.source, stains.target, **asked, resume=True).networks.inputs == 1
 
 
 def test_a_model_of_one_channel_learns_to_see_another(

@@ -5,9 +5,11 @@ from math import prod
 from typing import Any
 
 from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels, percent, size, table
-from cellxlate.quality.report.gates import NOTHING_BESIDE, beside_words, context_words, source_words
-from cellxlate.quality.report.report import IN_COLOR
+from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, beside_words, context_words, source_words
+from cellxlate.quality.report.proposals import proposal_words
 
+WHOLE_PX = 2**20
+"""Side of a tile from which on it is any plane."""
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
     "bands": "networks and writing", "finish": "putting files together", "publish": "reaching the disk",
@@ -63,7 +65,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
     processes = f" in {count(expected['processes'], 'process', 'processes')}" if expected["processes"] > 1 else ""
     sampled = f"measured on {megapixels(1e6 * expected['sampled_megapixels'])} of it"
     parts = [f"{PARTS.get(part, part)} {duration(value)}" for part, value in seconds.items() if value >= 0.05]
-    gated = answer["attention_source"]
+    gated, proposal = answer["attention_source"], answer.get("proposal", {})
     free = f"; {size(answer['free_bytes'])} are free there" if answer.get("free_bytes") is not None else ""
     file_bytes = [f"{name} about {size(amount)}" for name, amount in expected["file_bytes"].items() if amount]
     return facts([
@@ -71,15 +73,17 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         ("shape", f"{answer['axes']} {' x '.join(map(str, answer['shape']))}, {answer['dtype']}, "
                   f"{megapixels(prod(answer['shape']))}"),
         ("channels", _channel_words(answer)),
+        ("proposal", proposal_words(answer["model"], proposal)) if proposal else
         ("model", f"{answer['model']}{chosen}"),
-        *([("gate", source_words(gated))] if gated["kind"] != "network" else []),
-        *([("neighbours", seen)] if (seen := context_words(answer["context"])) != NOTHING_BESIDE else []),
+        *([("gate", source_words(gated))] if proposal or gated["kind"] != "network" else []),
+        *([("neighbours", seen)] if not proposal and (seen := context_words(answer["context"])) != NOTHING_BESIDE
+          else []),
         *([("seen beside", beside_words(answer["beside"]))] if answer.get("beside") else []),
         *([("adapts", f"first, for {duration(answer['adaptation']['seconds'])}; what it learns goes to "
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),
         ("on disk", f"{' and '.join(file_bytes) or '0 bytes'}{free}"),
-        ("tiles", f"{count(answer['tiles'], 'tile')} of {answer['tile_px']} px in {count(answer['planes'], 'plane')}"),
+        ("tiles", _tile_words(answer)),
         ("cells", f"{percent(expected['cell_fraction'])} of the pixels would be selected ({sampled})"),
         ("time", f"about {duration(_seconds(expected))}{processes}: {', '.join(parts)}"),
         *([("memory", f"about {size(memory)} in this process")] if (memory := 1e6 * expected["peak_rss_mb"]) else []),
@@ -87,6 +91,14 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         *(("warning", line) for line in answer["warnings"]),
         ("dry run", "nothing was written"),
     ])  # fmt: skip
+
+
+def _tile_words(answer: Mapping[str, Any]) -> str:
+    """Return how many tiles there are, and how large; what needs whole planes has no tiles."""
+    planes = count(answer["planes"], "plane")
+    if answer["tile_px"] >= WHOLE_PX:
+        return f"none: {planes}, each at once"
+    return f"{count(answer['tiles'], 'tile')} of {answer['tile_px']} px in {planes}"
 
 
 def _channel_words(answer: Mapping[str, Any]) -> str:

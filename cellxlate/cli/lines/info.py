@@ -320,6 +320,19 @@ def models_lines(models: Sequence[Mapping[str, Any]]) -> list[str]:
             "that suits the stack is taken. cellxlate info NAME tells more.")]  # fmt: skip
 
 
+def filters_lines(filters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the filters that may propose in place of a model: what each does, its value, and how far it looks."""
+    told = []
+    for one in filters:
+        halo = "far it looks depends on it" if one["halo_px"] is None else f"{one['halo_px']} px around a pixel"
+        sees = f"how {halo}" if one["halo_px"] is None else f"sees {halo}"
+        told.append((one["example"], f"{one['what']}; {one['parameter']}, {one['unit']} ({one['usual']}); {sees}"))
+    usage = (
+        "A filter proposes in place of a model, and attention of cells gates it: cellxlate enhance STACK -m gaussian:2."
+    )
+    return [*facts(told), "", *wrapped(f"{usage} A model folder that is called like a filter is ./NAME.")]
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 

@@ -20,12 +20,13 @@ from cellxlate.regular_files import read_small_file
 try:
     import dask
     from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
+    from distributed.protocol import pickle
 except ImportError as fault:
     raise OptionError(
         WORKERS, " and ", SCHEDULER, " need another package", remedy='pip install "cellxlate[distributed]"'
     ) from fault
 
-__all__ = ["ATTEMPTS", "KilledWorker", "WorkerPlugin", "WorkerWatch", "connected_client"]
+__all__ = ["ATTEMPTS", "KilledWorker", "WorkerPlugin", "WorkerWatch", "connected_client", "require_sendable"]
 
 ATTEMPTS = 3
 LOOK_S = 2.0
@@ -119,6 +120,18 @@ def _local(workers: int, threads: int) -> Iterator[Any]:
         Client(local, set_as_default=False) as client,
     ):  # fmt: skip
         yield client
+
+
+def require_sendable(value: object, name: str) -> None:
+    """Raise OptionError where dask cannot bring something that is called `name` to workers."""
+    try:
+        pickle.dumps(value)
+    except Exception as fault:  # whatever it is, it does not travel
+        what = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+        raise OptionError(
+            f"{name} cannot be sent to workers ({what})",
+            remedy=("make what it holds inside the function itself, or leave out ", WORKERS, " and ", SCHEDULER),
+        ) from fault
 
 
 def _start_silent_tracker() -> None:

@@ -40,6 +40,7 @@ from cellxlate.enhancement.cluster.worker import (
 from cellxlate.enhancement.flow import EnhanceProgress, both_written, planes_to_do
 from cellxlate.enhancement.job import Executor
 from cellxlate.enhancement.plan import Plan
+from cellxlate.enhancement.proposals.source import Proposal, key_of
 from cellxlate.enhancement.tiling import bands_of
 from cellxlate.errors import ClusterError, said, who_speaks
 from cellxlate.model.bundle import Bundle
@@ -54,8 +55,7 @@ from cellxlate.stacks.write.writer import Writer
 BANDS_PER_THREAD = 2
 """One that is computed and one that waits, so that no worker waits for the scheduler."""
 
-TASK_PX = 2**20
-TASKS_PER_THREAD = 8
+TASK_PX, TASKS_PER_THREAD = 2**20, 8
 """Small bands go out together: up to so many pixels, as long as each thread gets so many tasks."""
 
 MOST_FAILED = 20
@@ -65,26 +65,25 @@ LEAST_PART_PX, MOST_PART_PX = 2**22, 2**28
 """Pixels that a worker reads back at a time."""
 
 MOST_NAMED = 5
-
 Task = list[QueuedBand]
 """Bands that a worker does one after another."""
 
 
 class ModelOnWorkers(WorkerPlugin):  # type: ignore[misc]
-    """Brings a model to every worker once, also to those that come later or start again."""
+    """Brings a model, and what proposes in its place, to every worker once, also to those that come later."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.name = f"cellxlate-{bundle.digest}"
+    def __init__(self, bundle: Bundle, proposal: Proposal | None = None) -> None:
+        self.bundle, self.proposal = bundle, proposal
+        self.name = f"cellxlate-{bundle.digest}{key_of(proposal)}"
 
     def setup(self, worker: Any) -> None:
         """Keep the model, and let the networks use as many threads as the worker has."""
         keep_freed_memory(leave=())  # dask sets MALLOC_TRIM_THRESHOLD_ to 64 KB for each of its workers
-        keep_model(self.bundle, worker.state.nthreads)
+        keep_model(self.bundle, worker.state.nthreads, self.proposal)
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002
         """Release the model."""
-        forget_model(self.bundle.digest)
+        forget_model(self.bundle.digest, key_of(self.proposal))
 
 
 @dataclass
@@ -131,8 +130,9 @@ class Cluster:
         job = band_job(
             plan, token, image=image_writer.pyramid, attention=attention_writer.pyramid, origins=image_writer.origins
         )
-        plugin = ModelOnWorkers(plan.bundle)
+        plugin = ModelOnWorkers(plan.bundle, plan.proposal)
         if plugin.name not in self._sent:
+            connecting.require_sendable(plan.proposal, plan.model_name)
             self.client.register_plugin(plugin)
             self._sent.add(plugin.name)
         self._check_workers(job)

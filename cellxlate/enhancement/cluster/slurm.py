@@ -18,7 +18,7 @@ import torch
 
 import cellxlate
 from cellxlate.enhancement.outputs.names import Outputs, require_free
-from cellxlate.enhancement.plan import BAND_BYTES_PER_PX, SEEN_BYTES_PER_PX
+from cellxlate.enhancement.tiling import BAND_BYTES_PER_PX, SEEN_BYTES_PER_PX
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device

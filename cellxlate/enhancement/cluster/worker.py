@@ -18,18 +18,21 @@ import numpy.typing as npt
 
 import cellxlate
 from cellxlate.enhancement.flow import planes_at_once
+from cellxlate.enhancement.gates.each import EachAttention
+from cellxlate.enhancement.gates.proposed import gate_of
 from cellxlate.enhancement.gates.source import AttentionSource
 from cellxlate.enhancement.input import ANEW, Context, SeenPlanes
 from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
-from cellxlate.enhancement.proposals.source import Proposal
+from cellxlate.enhancement.proposals.source import Proposal, key_of, proposer_of, sees_alone
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
 from cellxlate.model.bundle import Bundle
-from cellxlate.model.engines.engine import open_engine
+from cellxlate.model.engines.engine import EngineTranslator, open_engine
+from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.model.engines.threads import use_threads
 from cellxlate.quality.checks import read_back_part
 from cellxlate.quality.tally import Tally
@@ -44,6 +47,7 @@ MOST_OPEN = 4
 """Jobs whose stack a worker keeps open; several users may share a cluster."""
 
 _MODELS: dict[str, Bundle] = {}
+_PROPOSALS: dict[str, Proposal] = {}
 _OPEN: "dict[str, OpenJob]" = {}
 _ONE_AT_A_TIME = Lock()
 """A worker computes one band at a time, with as many threads as it has: engines and readers are not shared."""
@@ -106,8 +110,8 @@ class BandJob:
         The pixels of the two partials.
     origins : Origins
         Where it is noted what bands were made from.
-    proposal : Proposal or None
-        What proposes in place of the model.
+    proposal : str
+        Key of what proposes in place of the model, which the worker has got already; empty where nothing does.
     """
 
     token: str
@@ -126,7 +130,7 @@ class BandJob:
     image: Pyramid
     attention: Pyramid
     origins: Origins
-    proposal: Proposal | None = None
+    proposal: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ def band_job(plan: Plan, token: str, *, image: Pyramid, attention: Pyramid, orig
         beside=dict(plan.beside),
         context=first.context, gate=plan.source.seen_by_all(), target=first.target,
         settings=replace(plan.settings, tile_px=plan.tile_px),
-        image=image, attention=attention, origins=Origins(origins.folder.absolute()), proposal=plan.proposal,
+        image=image, attention=attention, origins=Origins(origins.folder.absolute()), proposal=key_of(plan.proposal),
     )  # fmt: skip
 
 
@@ -237,15 +241,18 @@ def sum_parts(source: InputFile, parts: Sequence[tuple[PlaneIndex, slice]]) -> S
         return [(index, rows.start, row_sums(stack.read(index, rows)), None) for index, rows in parts]
 
 
-def keep_model(bundle: Bundle, threads: int) -> None:
-    """Keep a model for all jobs of this process, and let networks run on so many threads."""
+def keep_model(bundle: Bundle, threads: int, proposal: Proposal | None = None) -> None:
+    """Keep a model, and what proposes in its place, for all jobs of this process; networks run on so many threads."""
     use_threads(threads)
     _MODELS[bundle.digest] = bundle
+    if proposal:
+        _PROPOSALS[key_of(proposal)] = proposal
 
 
-def forget_model(digest: str) -> None:
-    """Release a model."""
+def forget_model(digest: str, proposal: str = "") -> None:
+    """Release a model, and what proposes in its place."""
     _MODELS.pop(digest, None)
+    _PROPOSALS.pop(proposal, None)
 
 
 def forget_job(token: str) -> None:
@@ -329,8 +336,13 @@ def _opened(job: BandJob) -> OpenJob:
         with _checked(job) as stack:
             engine, device, precision = job.engine.split()
             bundle = _MODELS[job.digest].seeing(job.context.planes)
-            translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
+            translator: EngineTranslator | NoEngine = NO_ENGINE
+            if engine != "none":
+                translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
+            proposal = _PROPOSALS.get(job.proposal)
+            if proposal and not sees_alone(proposal):
+                gates = EachAttention(gates)
             jobs = tuple(
                 PlaneJob(
                     translator,
@@ -338,12 +350,13 @@ def _opened(job: BandJob) -> OpenJob:
                     job.target,
                     job.settings,
                     context=job.context,
-                    gates=gates,
+                    gates=gate_of(job.gate.kind, proposer, gates),
                     luminance=luminance,
                     beside=job.beside,
-                    proposer=job.proposal.open(tuple(group)) if job.proposal else None,
+                    proposer=proposer,
                 )
                 for group, luminance in zip(job.groups, job.luminances, strict=True)
+                for proposer in [proposer_of(proposal, tuple(group), luminance)]
             )
             while len(_OPEN) >= MOST_OPEN:
                 _OPEN.pop(next(iter(_OPEN))).stack.close()
@@ -357,7 +370,7 @@ def _checked(job: BandJob) -> Iterator[Stack]:
     """Open a job's stack after all is known to be here; close it again if something is not."""
     if job.version != cellxlate.__version__:
         raise ModelError(f"the worker runs cellxlate {cellxlate.__version__}, the job {job.version}; install the same")
-    if job.digest not in _MODELS:
+    if job.digest not in _MODELS or (job.proposal and job.proposal not in _PROPOSALS):
         raise ModelError(f"the worker has not got the model {job.digest[:12]}; start the job again")
     for folder in (job.image.full.folder, job.attention.full.folder):
         is_here = (folder / "zarr.json").is_file()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from cellxlate.enhancement.gates.channel import ChannelAttention
+from cellxlate.enhancement.gates.each import EachAttention
 from cellxlate.enhancement.gates.mask import MaskAttention
 from cellxlate.enhancement.plane import GateSource
 from cellxlate.stacks.intensity.range import IntensityRange
@@ -23,6 +24,8 @@ def gates_of_windows(
 
     `levels` returns the intensity range of a channel over such time points.
     """
+    if isinstance(gates, EachAttention):
+        return EachAttention(gates_of_windows(gates.inner, windows, levels))
     if isinstance(gates, MaskAttention):
         inside = np.stack([[gates.mask.read(one, rows, columns) for one in of] for of, rows, columns in windows])
         return MaskAttention(FittedMask(Stack.from_array(inside, "TCYX"), (0, 1)))
@@ -30,13 +33,17 @@ def gates_of_windows(
 
 
 def gates_of_plane(
-    gates: GateSource, index: PlaneIndex, rows: slice, columns: slice, channel: Stack | None
+    gates: GateSource, index: PlaneIndex, rows: slice, columns: slice, channel: Stack | None, *, time: int = 0
 ) -> GateSource:
     """Return the gate of a window of one plane, (Y, X), which is enhanced as a stack of its own.
 
     `index` is that of the plane in the whole stack, where a mask lies on it; `channel` the same window of the channel
-    whose attention gates all, where one does.
+    whose attention gates all, where one does, and `time` whose levels it has then.
     """
+    if isinstance(gates, EachAttention):
+        return EachAttention(gates_of_plane(gates.inner, index, rows, columns, channel))
     if isinstance(gates, MaskAttention):
         return MaskAttention(FittedMask(Stack.from_array(gates.mask.read(index, rows, columns), "YX"), ()))
-    return replace(gates, apart=channel) if isinstance(gates, ChannelAttention) else gates
+    if isinstance(gates, ChannelAttention):
+        return replace(gates, apart=channel, intensity=gates.intensity.at(time))
+    return gates

@@ -25,7 +25,7 @@ from cellxlate.stacks.masks.open import open_mask
 from cellxlate.stacks.naming import is_zarr
 from cellxlate.stacks.stack import Stack
 
-Kind = Literal["network", "channel", "file", "saliency"]
+Kind = Literal["network", "channel", "file", "saliency", "proposal"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class AttentionSource:
 
     Attributes
     ----------
-    kind : {"network", "channel", "file", "saliency"}
-        The networks on each channel itself; on one channel for all; a mask; the automatic guide.
+    kind : {"network", "channel", "file", "saliency", "proposal"}
+        The networks on each channel itself; on one channel for all; a mask; the automatic guide; what comes with what
+        is proposed (`proposed.gate_of` opens it).
     channel, name, intensity : int, str, IntensityRange
         Of a channel. The name is also that of a mask that lies in memory.
     path, digest, state : Path, str, str
@@ -49,6 +50,11 @@ class AttentionSource:
     path: Path | None = None
     digest: str = ""
     state: str = ""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether no network looks at the stack for it."""
+        return self.kind in ("file", "saliency", "proposal")
 
     def seen_by_all(self) -> "AttentionSource":
         """Return it as other machines find it; raise InputError where it lies in memory and no worker can read it."""
@@ -107,7 +113,7 @@ OWN = AttentionSource()
 
 def stated_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `identity` of what a provenance states; that of the networks' own where it states nothing."""
-    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name")}
+    return {name: one for name, one in attention_source(provenance).items() if name not in ("path", "name", "model")}
 
 
 def choose_source(

@@ -1,1 +1,1 @@
-"""The planes beside a plane: whether they are seen, and how each is read and looked at once."""
+"""What is seen beside a plane: the planes before and after it, and other channels."""

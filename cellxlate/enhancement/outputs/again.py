@@ -42,8 +42,9 @@ class Repeat:
 def repeat(
     stack: Stack,
     *,
-    model: Path,
+    model: Path | str | None,
     digest: str,
+    name: str = "",
     settings: EnhanceSettings,
     channels: Sequence[int],
     levels_from: Path | None = None,
@@ -52,6 +53,7 @@ def repeat(
     attention_from: Path | str | None = None,
     context: str = "auto",
     is_part: bool = False,
+    further: Sequence[str] = (),
     beside: Sequence[int] = (),
 ) -> Repeat:
     """Return the command that makes the same pixels of a stack, to be run in the folder of its file.
@@ -60,8 +62,8 @@ def repeat(
     ----------
     stack : Stack
         What was enhanced.
-    model, digest : Path, str
-        Where it lies, and the SHA-256 of its weights.
+    model, digest : Path, str or None; str
+        Where it lies, or the word that asks for it; None for a function, called `name`. The SHA-256 of its weights.
     settings : EnhanceSettings
         How; what does not change a pixel is left out.
     channels : sequence of int
@@ -78,6 +80,8 @@ def repeat(
         Which neighbours networks saw; "auto" where there is no choice.
     is_part : bool
         Whether the stack is a part of one that the levels were measured on.
+    further : sequence of str
+        Flags that the model needs.
     beside : sequence of int
         Channels that the networks saw beside.
 
@@ -88,8 +92,8 @@ def repeat(
     what it stands for.
     """
     folder, source, notes = _source(stack, is_part=is_part)
-    named, about = _model(model, digest, folder)
-    words = ["cellxlate", "enhance", source, "-m", named]
+    named, about = _model(model, digest, folder) if isinstance(model, Path) else _word(model, name)
+    words = ["cellxlate", "enhance", source, "-m", named, *further]
     words += ["--threshold", str(settings.threshold), "--intensity", settings.intensity]
     if is_color(stack):
         words += ["--color", settings.color]
@@ -150,6 +154,16 @@ def _model(path: Path, digest: str, folder: Path | None) -> tuple[str, list[str]
     named = _seen_from(folder, path)
     return f"./{named}" if named == AUTO or named.startswith("-") else named, [
         f"The model is the one whose weights have the SHA-256 {digest}."
+    ]
+
+
+def _word(asked: str | None, name: str) -> tuple[str, list[str]]:
+    """Return the word that asks for what proposes; of a function, which has none, how it is run again."""
+    if asked is not None:
+        return asked, []
+    return "MODEL", [
+        f"MODEL stands for the function {name}, which a command line cannot name: run it again in Python, with "
+        "cellxlate.enhance_file."
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import cellxlate
 from cellxlate.enhancement.outputs.identity import input_identity
-from cellxlate.errors import InputError, ModelError
+from cellxlate.errors import CellxlateError, InputError
 from cellxlate.model.cards import describe_model
 from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
@@ -18,6 +18,7 @@ from cellxlate.quality.report.account import Account, account_of, doubts_about
 from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.gates import attention_source
 from cellxlate.quality.report.notices import Notice, failure_notices
+from cellxlate.quality.report.proposals import PROPOSAL
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared
@@ -139,7 +140,8 @@ def _stated_report(
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
     with spared("gathering remarks on the input", tally.failures):
         names, light = dict(enumerate(shown_names(stack))), stated_ranges(facts, LUMINANCES)
-        notices += input_notices(stated_ranges(facts), names, light)
+        by = str(facts.get("model")) if facts.get(PROPOSAL) else "one model"
+        notices += input_notices(stated_ranges(facts), names, light, by=by)
     versions = {str(name): str(one) for name, one in _mapping(facts.get("versions")).items()}
     return RunReport(
         outputs=outputs, input_name=input_name, axes=stack.axes, shape=stack.shape, dtype=str(stack.dtype),
@@ -271,20 +273,25 @@ def _considered(facts: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _domain(model: str | Path | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what the model's training images look like, if the model is here and is the very same.
+    """Return what the training images look like of the model whose networks looked, if it is here and the very same.
 
     Raises
     ------
     InputError
         The model that was named is another.
     """
+    if facts.get(PROPOSAL) and str(model) == facts.get("model"):  # a filter is no model with images of its own
+        model = None
+    looked = _mapping(facts.get("attention_model")) if facts.get(PROPOSAL) else {
+        "name": facts.get("model"), "sha256": facts.get("model_sha256")
+    }  # fmt: skip
     try:
-        card = describe_model(model or str(facts.get("model", "")))
-    except ModelError:
+        card = describe_model(model or str(looked.get("name", "")))
+    except CellxlateError:
         if model is not None:
             raise
         return None
-    if card.get("weights_sha256") == facts.get("model_sha256"):
+    if card.get("weights_sha256") == looked.get("sha256"):
         domain: Mapping[str, Any] | None = card.get("domain")
         return domain
     if model is not None:

@@ -6,22 +6,29 @@ itself, as it would in a whole plane, and continues it as it always does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt, prod
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import fitted_tiles
-from cellxlate.enhancement.tiling import Tile, tile_side
+from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, Tile, bands_of, stream_count, tile_side
 from cellxlate.model.attention import Floats
 
 WHOLE_PX = 2**20
 """Side of a tile that holds any plane."""
+LEAST_TILE_PX = 64
+"""Memory makes tiles no smaller than this, nor than the halo."""
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Which windows a proposer takes, and how far it looks.
+
+    The whole plane is thought of as one window: from `margin_px` before it to the least size that is allowed behind it,
+    mirrored there. Windows of tiles lie inside that one, at multiples of `stride` from its beginning, so what is
+    proposed for a tile is what the whole plane, run at once, would have there.
 
     Attributes
     ----------
@@ -30,11 +37,13 @@ class Geometry:
     stride : int
         Windows begin at multiples of it, so that strided layers stand where they stand in the whole plane.
     least_px, step_px : int
-        Sides of windows are `least_px` and any number of steps more.
+        Sides of windows are `least_px` and any number of steps more; a step is a multiple of the stride.
     fixed_px : int or None
         Where windows have one size alone.
     bytes_per_px : float
         Memory that a proposal takes per pixel of its window.
+    margin_px : int
+        By how much what is proposed is smaller than its window at every side; at most the halo.
     """
 
     halo_px: int | None
@@ -43,21 +52,45 @@ class Geometry:
     step_px: int = 1
     fixed_px: int | None = None
     bytes_per_px: float = 64.0
+    margin_px: int = 0
 
     @property
     def rows_px(self) -> int:
         """Return how far around an area the rows reach that windows need."""
         if self.halo_px is None:
             return WHOLE_PX
-        return self.fixed_px or self.halo_px + self.stride + self.step_px + self.least_px
+        around_px = self.fixed_px or self.halo_px + self.step_px + self.least_px
+        return around_px + self.stride + self.margin_px
+
+    @property
+    def largest_tile_px(self) -> int:
+        """Side of the largest tile whose window there is; it may be less than 1."""
+        if self.halo_px is None or self.fixed_px is None:
+            return WHOLE_PX
+        return self.fixed_px - 2 * self.halo_px - self.stride + 1
 
     def tile_px(self, asked: int | None) -> int:
-        """Return the side of a tile, as `tiling.tile_side` does; that of any plane where the whole of it is needed."""
+        """Return the side of a tile: what is asked for, or what memory allows; any plane where the whole is needed."""
         if self.halo_px is None:
             return WHOLE_PX
-        if self.fixed_px is not None:
-            return self.fixed_px - 2 * self.halo_px - self.stride
-        return tile_side(asked, halo_px=self.halo_px, stride=self.stride, activation_bytes_per_px=self.bytes_per_px)
+        side = tile_side(asked, halo_px=self.halo_px, stride=self.stride, activation_bytes_per_px=self.bytes_per_px)
+        if asked is None:
+            while side > max(self.halo_px, LEAST_TILE_PX) and self._bytes(side) > ACTIVATION_BUDGET_BYTES:
+                side //= 2
+        return min(side, self.largest_tile_px)
+
+    def _bytes(self, tile_px: int) -> float:
+        return (tile_px + 2 * (self.halo_px or 0)) ** 2 * self.bytes_per_px
+
+    def streams(self, asked: int | None, shape: tuple[int, int]) -> int:
+        """Return how many bands of planes of (rows, columns) are enhanced at once; `asked` is the side of a tile."""
+        side, window_px = self.tile_px(asked), self.fixed_px or isqrt(prod(shape))
+        if self.halo_px is not None and self.fixed_px is None:
+            window_px = side + 2 * self.halo_px
+        band = next(bands_of(shape, side))
+        return stream_count(
+            tile_px=window_px, band_px=band.bottom * band.right, activation_bytes_per_px=self.bytes_per_px
+        )
 
     def tiles(
         self, selected: npt.NDArray[np.bool_], area: Tile, side_px: int, shape: tuple[int, int]
@@ -71,31 +104,31 @@ class Geometry:
         return [(tile, self.window(tile, shape)) for tile in fitted]
 
     def window(self, tile: Tile, shape: tuple[int, int]) -> Tile:
-        """Return the window of a tile in a plane of (rows, columns).
-
-        It ends where the plane ends; where its size must be another, it is moved inwards, and mirrored below and to the
-        right of a plane that is smaller.
-        """
-        top, bottom = self._span(tile.top, tile.bottom, shape[0])
-        left, right = self._span(tile.left, tile.right, shape[1])
+        """Return the window of a tile in a plane of (rows, columns)."""
+        top, bottom = self.span(tile.top, tile.bottom, shape[0])
+        left, right = self.span(tile.left, tile.right, shape[1])
         return Tile(top, bottom, left, right)
 
-    def _span(self, first: int, last: int, length: int) -> tuple[int, int]:
-        """Return where a window begins and ends along one side of a plane."""
+    def span(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """Return where a window begins and ends along one side of a plane, or along z."""
+        margin = self.margin_px
+        whole = self._whole(length + 2 * margin)
         if self.halo_px is None:
-            return 0, self._allowed(length)
-        first = max(first - self.halo_px, 0) // self.stride * self.stride
-        last = min(last + self.halo_px, length)
-        size = self._allowed(last - first)
-        if first + size > length and first:  # move it inwards, where there is room
-            first = max(length - size, 0) // self.stride * self.stride
-            size = self._allowed(last - first)
-        return first, first + size
+            return -margin, whole - margin
+        start = max(first + margin - self.halo_px, 0) // self.stride * self.stride
+        end = min(last + margin + self.halo_px, whole)
+        size = self.fixed_px or self._allowed(end - start)
+        start = min(start, whole - size)  # moved inwards, by whole steps
+        return start - margin, start + size - margin
+
+    def _whole(self, length: int) -> int:
+        """Return the side of the window that holds a whole side of a plane."""
+        if self.fixed_px is None:
+            return self._allowed(length)
+        return self.fixed_px + max(-(-(length - self.fixed_px) // self.stride), 0) * self.stride
 
     def _allowed(self, size: int) -> int:
         """Return the least side that is allowed and not less than a size."""
-        if self.fixed_px is not None:
-            return self.fixed_px
         return self.least_px + max(-(-(size - self.least_px) // self.step_px), 0) * self.step_px
 
 
@@ -119,5 +152,11 @@ def in_counts(propose: Proposer, images: Floats, blacks: Sequence[float], spans:
     `blacks` and `spans` are those of the C intensity ranges, in counts.
     """
     black, span = (np.asarray(one, np.float32)[:, None, None] for one in (blacks, spans))
-    made = propose(images * span + black)
+    made = propose(counts_of(images, blacks, spans))
     return np.asarray((made - black) / span, dtype=np.float32)
+
+
+def counts_of(images: Floats, blacks: Sequence[float], spans: Sequence[float]) -> Floats:
+    """Return images (B, C, Y, X) in unit range in counts."""
+    black, span = (np.asarray(one, np.float32)[:, None, None] for one in (blacks, spans))
+    return images * span + black

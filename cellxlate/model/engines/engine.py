@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -174,6 +174,17 @@ def open_engine(
     return opened[key]
 
 
+def let_go_of_others(bundle: Bundle, used: object) -> None:
+    """Keep of what runs the networks of a model only what is used: each holds the memory of its largest window.
+
+    What was let go of is opened again where it is asked for.
+    """
+    for networks in filter(None, (bundle.networks, bundle.neighbours)):
+        opened = _OPENED.get(networks, {})
+        for key in [key for key, one in opened.items() if one is not used]:
+            del opened[key]
+
+
 def choose_device(device: Device) -> "torch.device":
     """Return the device of torch that is asked for, as `devices.choose_kind` does."""
     import torch
@@ -237,11 +248,14 @@ def _ready(
     network: Network, *, bundle: Bundle, engine: EngineName, device: DeviceKind, precision: Precision, streams: int,
 ) -> RunNetwork:  # fmt: skip
     """Return a network of a bundle as it is run, which checks before each layer or window and asks for its memory."""
-    prepared, watched, bytes_per_px = for_inference(network), bundle.networks, activation_bytes_per_px(network)
+    prepared, bytes_per_px = for_inference(network), activation_bytes_per_px(network)
+    watched = ref(bundle.networks)  # what they are the key of must not keep them
     run: RunNetwork
 
     def check() -> None:
-        _CHECKS.get(watched, lambda: None)()
+        networks = watched()
+        if networks is not None:
+            _CHECKS.get(networks, lambda: None)()
 
     if engine == "torch":
         with without_collection():  # it takes longer to load than all the rest

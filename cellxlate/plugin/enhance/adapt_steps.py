@@ -69,7 +69,7 @@ class _Learning:
         run, request = self._request.run, self._request
         return adapt_stack(
             run.stack, run.model, seconds=request.seconds, channels=choose_channels(run.stack, request.channels),
-            device=run.device, output=self._output, progress=self._progress,
+            settings=run.settings, device=run.device, output=self._output, progress=self._progress,
         )  # fmt: skip
 
     def _progress(self, news: EnhanceProgress) -> None:

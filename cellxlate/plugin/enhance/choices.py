@@ -18,7 +18,9 @@ from cellxlate.plugin.controls import (
 from cellxlate.plugin.enhance.gate_choice import GateChoice
 from cellxlate.plugin.layers import layer_stack
 from cellxlate.plugin.models import SHELF, knows_neighbours
-from cellxlate.settings import Along
+from cellxlate.settings import Along, Color
+from cellxlate.stacks.channel_names import shown_names
+from cellxlate.stacks.luminance import is_color
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Choices:
     ----------
     image_layer, channel, model_choice, model_folder, threshold, gate, neighbours, scope, destination, file, overwrite
         What is asked for; the channel is offered where there are several, neighbours where there are any.
+    color : ComboBox
+        What becomes of colour, where red, green and blue are one image.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
     asked, seldom : list of widgets
@@ -60,10 +64,15 @@ class Choices:
         self.model_folder = FileEdit(label="Open model", mode="d", tooltip="The folder of a model you trained.")
         self.threshold = threshold_slider()
         self.preview = CheckBox(
-            text="Preview attention",
-            tooltip="Show what this threshold selects on the visible plane, before anything changes.",
+            text="Preview",
+            tooltip="Show attention: what this threshold selects on the visible plane, before anything changes.",
         )
         self.gate = GateChoice(viewer)
+        self.color = ComboBox(
+            label="Colour", choices=[("by luminance, hues stay", "luminance"), ("each by itself", "separate")],
+            tooltip="Of red, green and blue: one attention and one change of their luminance for all three, or each "
+            "enhanced as a channel of its own, for samples that are three dyes; hues may turn then.",
+        )  # fmt: skip
         self.neighbours = neighbours_choice(self._neighbours_of_image)
         self.scope = ComboBox(
             label="Enhance", choices=[THIS_PLANE, WHOLE_STACK], value=WHOLE_STACK,
@@ -80,8 +89,8 @@ class Choices:
         self._wanted_neighbours = "auto"
         self._make_seldom_choices()
         self.asked = [
-            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.neighbours, self.scope,
-            self.destination, self.file, self.overwrite, *self.seldom,
+            self.image_layer, self.channel, self.model_choice, self.gate, self.threshold, self.color, self.neighbours,
+            self.scope, self.destination, self.file, self.overwrite, *self.seldom,
         ]  # fmt: skip
         self.axes.changed.connect(self.offer_channels)
         for choice in (self.image_layer, self.axes, self.model_choice):
@@ -157,7 +166,8 @@ class Choices:
         every, stack = [("all", ALL_CHANNELS)], self._stack()
         if stack is None or stack.channel_count == 1:
             return every
-        return every + [(str(number), number) for number in range(stack.channel_count)]
+        names = dict(enumerate(shown_names(stack)))
+        return every + [(names.get(number, str(number)), number) for number in stack.light_channels]
 
     def _stack(self) -> Stack | None:
         """Return the image that is chosen now; None where there is none, or its axes do not fit yet."""
@@ -168,13 +178,21 @@ class Choices:
 
     def offer_channels(self, _: Any = None) -> None:
         """Offer the channels of the image that is chosen now."""
-        self.gate.offer_for(self._stack())
+        stack = self._stack()
+        self.gate.offer_for(stack)
+        self.color.visible = stack is not None and is_color(stack)
         self.channel.reset_choices()
         self.channel.visible = len(self.channel.choices) > 1
 
     def chosen_channels(self) -> tuple[int, ...] | None:
         """Return the channels to enhance, None for all."""
         return None if self.channel.value in (None, ALL_CHANNELS) else (int(self.channel.value),)
+
+    def chosen_color(self) -> Color:
+        """Return what becomes of colour: what is chosen, where that can be seen."""
+        chosen: Color = self.color.value
+        stack = self._stack()
+        return chosen if stack is not None and is_color(stack) else "luminance"
 
     def context(self, model: str) -> Along:
         """Return which neighbours a run with a model looks at: those that are chosen, none where it knows none."""

@@ -81,7 +81,7 @@ class DomainLine:
         except CellxlateError:  # is said where it is enhanced
             return
         channels = wanted.channels if wanted.channels != () else (channel_of_plane(stack.axes, plane),)
-        request = self._request = SuitabilityRequest(stack, channels, wanted.model, stop)
+        request = self._request = SuitabilityRequest(stack, channels, wanted.model, stop, wanted.color)
         self._say("Looking at the image ...")
         self._worker = begin(_suitability_steps, request, ended=self._told)
 

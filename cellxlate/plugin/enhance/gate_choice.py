@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QComboBox
 from cellxlate.plugin.controls import LayerChoice
 from cellxlate.plugin.layers import mask_stack
 from cellxlate.settings import SALIENCY
+from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.stack import Stack
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ class GateChoice(LayerChoice):
         """Offer the channels of a stack, beside what there is for any."""
         several = stack is not None and stack.channel_count > 1
         channels = stack.light_channels if stack is not None and several else ()
-        names = stack.channel_names if stack is not None else ()
+        names = dict(enumerate(shown_names(stack) if stack is not None else ()))
         offered = [
             ("own attention", OWN),
-            *((f"channel {names[one] if one < len(names) else one}", one) for one in channels),
+            *((f"channel {names.get(one, one)}", one) for one in channels),
             ("automatic guide", SALIENCY),
         ]
         if offered == self._first:

@@ -38,7 +38,8 @@ def _in_whole(stack: Stack, plane: PlaneIndex, index: PlaneIndex) -> PlaneIndex:
 def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Plan:
     """Narrow a plan to one plane of its stack, or to a part of it, with the levels of the whole at its time."""
     whole = plan.stack
-    time, gates = whole.time_of(plane), _gates_of_plane(plan, plane, part)
+    time = whole.time_of(_in_whole(whole, plane, (0,)))
+    gates = _gates_of_plane(plan, plane, part, time)
     own: dict[int, tuple[int, ...]] = {each: (each,) for each in plan.channels}
     if "C" in whole.axes:  # without it, samples are channels
         own = {channel_of_plane(whole.axes, plane): tuple(range(whole.size("S")))}
@@ -50,14 +51,13 @@ def plan_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None = None) -> Pl
     return replace(plan, stack=plane_stack(whole, plane, part), jobs=tuple(jobs))
 
 
-def _gates_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None) -> GateSource:
+def _gates_of_plane(plan: Plan, plane: PlaneIndex, part: Tile | None, time: int) -> GateSource:
     """Return the gate of a plane, or of a part of it, apart from the other planes of its stack."""
     whole, source = plan.stack, plan.source
     rows, columns = part.slices() if part else (slice(None), slice(None))
     positions = dict(zip((axis for axis in whole.axes if axis in "TCZ"), plane, strict=True))
-    index = tuple(positions.get(axis, 0) for axis in whole.plane_axes)
-    channel = None
+    index, channel = _in_whole(whole, plane, (0,)), None
     if source.channel is not None and "C" in whole.axes:
         beside = tuple(source.channel if axis == "C" else at for axis, at in positions.items())
         channel = plane_stack(whole, beside, part)
-    return gates_of_plane(plan.jobs[0].gates, index, rows, columns, channel)
+    return gates_of_plane(plan.jobs[0].gates, index, rows, columns, channel, time=time)

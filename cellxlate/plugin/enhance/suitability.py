@@ -33,7 +33,7 @@ def suitability_steps(request: SuitabilityRequest) -> Generator[None, None, Suit
     try:
         yield
         channels = suiting_channels(request)
-        return suitability(*what_is_seen(request.stack, channels), request.model)
+        return suitability(*what_is_seen(request.stack, channels, request.color), request.model)
     except CellxlateError:
         raise
     except OSError as fault:  # of a lazy layer

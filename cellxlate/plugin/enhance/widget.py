@@ -74,6 +74,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.image_layer, self.channel, self.threshold = choices.image_layer, choices.channel, choices.threshold
         self.model_choice, self.model_folder = choices.model_choice, choices.model_folder
         self.neighbours, self.scope, self.destination = choices.neighbours, choices.scope, choices.destination
+        self.color = choices.color
         self.file, self.overwrite = choices.file, choices.overwrite
         self.more, self.axes, self.intensity = choices.more, choices.axes, choices.intensity
         self.engine, self.device = choices.engine, choices.device
@@ -116,11 +117,12 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         buttons.margins = (0, 0, 0, 0)
         attention = Container(widgets=[self.gate, self.preview], layout="horizontal", labels=False, label="Gate")
         attention.margins = (0, 0, 0, 0)
+        attention.native.layout().setStretchFactor(self.gate.native, 1)
         texts = [one.state for one in (self.strokes, self.runs, self.compare)]
         texts += [self.adapting.domain.text, self.selected, self.notes]
         rows = Container(
             widgets=[
-                self.image_layer, self.sample_button, self.channel, self.model_choice, self.model_folder,
+                self.image_layer, self.sample_button, self.channel, self.color, self.model_choice, self.model_folder,
                 self.adapting.domain.text, self.adapting.row, attention, self.threshold, self.selected,
                 *self.strokes.rows, self.neighbours, self.scope, self.destination, self.file, self.overwrite,
                 buttons, self.progress, self.state, *self.compare.rows, self.notes, self.more,
@@ -154,11 +156,11 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         for choice in (self.image_layer, self.axes, self.model_choice):
             choice.changed.connect(self.strokes.look_again)
         previewed = self.image_layer, self.axes, self.model_choice, self.engine, self.device, self.channel, self.scope
-        for choice in (*previewed, self.gate, self.neighbours):
+        for choice in (*previewed, self.gate, self.neighbours, self.color):
             choice.changed.connect(self.attention.update)
         for signal in (self.gate.painted, self.gate.pixels_changed):
             signal.connect(self._gate_painted)
-        for choice in (self.image_layer, self.axes, self.model_choice, self.channel, self.scope):
+        for choice in (self.image_layer, self.axes, self.model_choice, self.channel, self.scope, self.color):
             choice.changed.connect(self.adapting.domain.update)
         for hear in (self.adapting.domain.update, self.strokes.look_at_new_pixels):
             self.image_layer.pixels_changed.connect(hear)
@@ -215,7 +217,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             layer, self.axes.value or None, taught or model, self.device.value, engine,
             float(self.threshold.value),
             self.choices.chosen_channels() if self.scope.value == WHOLE_STACK else (), self.gate,
-            self.choices.context(taught or model),
+            self.choices.context(taught or model), self.choices.chosen_color(),
         )  # fmt: skip
 
     def _canvas(self) -> PaintedLayer | None:
@@ -316,6 +318,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
                 threshold=float(self.threshold.value),
                 intensity=self.intensity.value,
                 context=self.choices.context(self.strokes.model or self.model_choice.value),
+                color=self.choices.chosen_color(),
             ),
             device=self.device.value,
             engine=self.engine.value,

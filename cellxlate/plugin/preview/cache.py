@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cellxlate.enhancement.preview import AttentionPlane
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.plugin.requests import StopRequest
-from cellxlate.settings import Along
+from cellxlate.settings import Along, Color
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class PreviewRequest:
         Which planes beside it are looked at.
     together : Stack or None
         The stack with the layers that the model sees beside it as further channels, where it sees some.
+    color : {"luminance", "separate"}
+        What becomes of red, green and blue.
     """
 
     stack: Stack
@@ -67,6 +69,7 @@ class PreviewRequest:
     attention_from: Stack | str | None = None
     context: Along = "auto"
     together: Stack | None = None
+    color: Color = "luminance"
 
     @property
     def indices(self) -> list[PlaneIndex]:

@@ -28,7 +28,7 @@ from cellxlate.plugin.layers import channel_of_plane, layer_stack, visible_plane
 from cellxlate.plugin.preview.cache import AttentionCache, Computed, PlanMade, PreviewRequest, shown_part
 from cellxlate.plugin.requests import Refusal, StopRequest
 from cellxlate.plugin.working import await_end, begin
-from cellxlate.settings import Along
+from cellxlate.settings import Along, Color
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Wanted:
     """What the preview is to show: the plane of a layer under a model, above a threshold.
 
     Where the model is "auto" it is chosen for `channels`: None takes all, an empty tuple that of the plane. `context`
-    says which planes beside it are looked at.
+    says which planes beside it are looked at, `color` what becomes of red, green and blue.
     """
 
     layer: "Image"
@@ -71,6 +71,7 @@ class Wanted:
     channels: tuple[int, ...] | None = None
     gate: "Gate | None" = None
     context: Along = "auto"
+    color: Color = "luminance"
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class AttentionPreview:
         gated = gate.key if gate else None
         key = (
             wanted.layer.unique_id, layers_of(together), stack.axes, model, wanted.device, wanted.engine, gated,
-            wanted.context, plane,
+            wanted.context, wanted.color, plane,
         )  # fmt: skip
         plan_key = (*key[:-1], channel_of_plane(stack.axes, plane))
         if self._view is None or self._view.key != key:
@@ -229,7 +230,7 @@ class AttentionPreview:
             request = self._request = PreviewRequest(
                 stack, plane, wanted.model, wanted.device, wanted.engine, blocks, stop, plan, wanted.channels,
                 gate.channel if gate else None, gate.given(stack) if gate and not plan else None, wanted.context,
-                together,
+                together, wanted.color,
             )  # fmt: skip
             self._worker = begin(
                 _preview_steps, request, news=partial(self._news, plan_key=plan_key), ended=self._computed

@@ -90,7 +90,8 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
     model, choice = request.model, None
     if model == cards.AUTO:
         asked = stack.light_channels if request.channels is None else request.channels
-        choice = choose(*what_is_seen(stack, asked or channels))  # those that an enhancement would choose for
+        seen = what_is_seen(stack, asked or channels, request.color)  # as an enhancement would choose
+        choice = choose(*seen)
         model = str(cards.SHIPPED / choice.name)
     bundle = ready_model(model, request.engine, request.device)
     is_own = request.attention_channel is None and request.attention_from is None
@@ -100,14 +101,14 @@ def _planned(request: PreviewRequest) -> Generator[PlanMade | Computed, None, Pl
         translator = open_engine(bundle, engine=request.engine, device=request.device)
         first = request.blocks[0].slices()
         of_channel = {stack.channel_of(index): measure_range([stack.read(index, *first)]) for index in request.indices}
-        if is_in_color(stack, channels):
+        if is_in_color(stack, channels, request.color):
             light = luminance_of(np.stack([stack.read(index, *first) for index in request.indices]))
             jobs = [PlaneJob(translator, of_channel, luminance=measure_range([light]))]
         else:
             jobs = [PlaneJob(translator, {channel: own}) for channel, own in of_channel.items()]
         for block, steps in _blocks(request, request.blocks[:ESTIMATED_BLOCKS], jobs):
             yield Computed(block, steps, estimated=True)
-    settings = EnhanceSettings(context=request.context)
+    settings = EnhanceSettings(context=request.context, color=request.color)
     plan = make_plan(stack, bundle, channels=channels, settings=settings, engine=request.engine, device=request.device,
                      streams=1, choice=choice, attention_channel=request.attention_channel,
                      attention_from=request.attention_from)  # fmt: skip

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cellxlate.errors import said
+from cellxlate.errors import Part, said
 from cellxlate.options import ATTENTION_FROM, CHANNELS, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.quality.checks import plane_label
 from cellxlate.quality.likeness import Departure, departure_words
@@ -15,8 +15,7 @@ from cellxlate.stacks.channel_names import unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex
 
-NEARLY_ALL = 0.9
-NEARLY_NONE = 1e-4
+NEARLY_ALL, NEARLY_NONE = 0.9, 1e-4
 SATURATED_SHARE = 1e-3
 LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
@@ -25,8 +24,9 @@ LOWEST_SALIENT = 0.7
 NAMED_SHARE = 0.001
 """Parts without a picture are named from here on."""
 NETWORK = {"kind": "network"}
-GIVEN = {"file": "the mask", "saliency": "the automatic guide"}
-OTHER_MODEL = ", or use a model that was trained on images like these."
+GIVEN = {"file": "the mask", "saliency": "the automatic guide", "proposal": "the model's own attention"}
+OTHER_MODEL = (", or use a model that was trained on images like these.",)
+OTHER_GATE = (", or give another gate with ", ATTENTION_FROM, ".")
 NEXT_STEP = (
     "Do not trust the output: measure on the input, look at attention before you use any of it, and ",
     TO_ADAPT, ", or train on your own images with ", TO_TRAIN, ".",
@@ -63,23 +63,27 @@ def notices_of(
     orders = tally.brightness_order()
     channels = {*tally.channels, *tally.trust, *orders}
     names = {channel: (channel_names or {}).get(channel, unnamed(channel)) for channel in channels}
-    kind, gating = source.get("kind"), source.get("channel")
+    kind, gating, gating_model = source.get("kind"), source.get("channel"), str(source.get("model", ""))
+    other = OTHER_GATE if gating_model else OTHER_MODEL
     judged = luminance_names(names, tally.trust) if tally.in_color else names
     trusts = {judged[channel]: trust for channel, trust in sorted(tally.trust.items())}
     return [
         *_broken(tally),
         *_seams(tally),
         *_enhanced_before(tally, names, earlier),
-        *_unlike({name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen),
+        *_unlike(
+            {name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen, gating=gating_model
+        ),
         *_unsupported({name: one.support for name, one in trusts.items()}, by_threshold=kind not in GIVEN),
         *_unlike_contrast(
             {
                 names[channel]: one.support
                 for channel, one in sorted(tally.trust.items())
                 if kind == "network" or (kind == "channel" and channel == gating)
-            }
+            },
+            other,
         ),
-        *(_given_selection(tally, GIVEN[kind]) if kind in GIVEN else _selection(tally)),
+        *(_given_selection(tally, GIVEN[kind]) if kind in GIVEN else _selection(tally, other)),
         *_disordered({names[channel]: order for channel, order in orders.items() if order < LOWEST_ORDER}),
         *_saturated(tally),
     ]
@@ -118,8 +122,9 @@ def input_notices(
     intensities: Mapping[int, IntensityRange],
     channel_names: Mapping[int, str],
     luminances: Mapping[int, IntensityRange] | None = None,
+    by: str = "one model",
 ) -> list[Notice]:
-    """Say what the levels were kept from, and that one model served many channels.
+    """Say what the levels were kept from, and that one model, or what proposed in its place, served many channels.
 
     Parameters
     ----------
@@ -129,12 +134,14 @@ def input_notices(
         As far as there are names.
     luminances : mapping of int to IntensityRange, optional
         Of colours that were enhanced by it: what is said is said of them.
+    by : str
+        What proposed.
     """
     if luminances:
         intensities, channel_names = luminances, luminance_names(channel_names, luminances)
     notices = intensity_notices(intensities, channel_names)
     if (count := len(intensities)) > 1:
-        notices.append(Notice(said(f"all {count} chosen channels were enhanced by one model; choose with ", CHANNELS)))
+        notices.append(Notice(said(f"all {count} chosen channels were enhanced by {by}; choose with ", CHANNELS)))
     return notices
 
 
@@ -154,24 +161,24 @@ def _broken(tally: Tally) -> Iterator[Notice]:
         )  # fmt: skip
 
 
-def _selection(tally: Tally) -> Iterator[Notice]:
+def _selection(tally: Tally, other: Sequence[Part]) -> Iterator[Notice]:
     """Say where attention selected hardly anything, or nearly everything: of all pixels, else of single planes."""
     total = tally.total
     lower = said("if the stack does hold cells, lower ", THRESHOLD)
     if not total.selected:
         yield Notice(said(
             "attention selected nothing, so the output equals the input. If the stack does hold cells, lower ",
-            THRESHOLD, OTHER_MODEL,
+            THRESHOLD, *other,
         ), lower, "doubt", "nothing selected")  # fmt: skip
     elif total.selected_fraction < NEARLY_NONE:
         yield Notice(said(
             f"attention selected nearly nothing ({total.selected} of {total.pixels} pixels). If the stack does hold "
-            "cells, lower ", THRESHOLD, OTHER_MODEL,
+            "cells, lower ", THRESHOLD, *other,
         ), lower, "doubt", "hardly anything selected")  # fmt: skip
     elif total.selected_fraction > NEARLY_ALL:
         yield Notice(said(
             f"attention selected {total.selected_fraction:.0%} of all pixels, so hardly any background was "
-            "kept. If the cells do not fill the image, raise ", THRESHOLD, OTHER_MODEL,
+            "kept. If the cells do not fill the image, raise ", THRESHOLD, *other,
         ), said("if the cells do not fill the image, raise ", THRESHOLD), "doubt", "nearly all selected")  # fmt: skip
     elif full := [index for index, counts in tally.planes.items() if counts.selected_fraction > NEARLY_ALL]:
         yield Notice(
@@ -225,8 +232,8 @@ def _channels_of(note: Mapping[str, Any]) -> Mapping[str, Any]:
     return stated if isinstance(stated, Mapping) else {}
 
 
-def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[Notice]:
-    """Say which channels are unlike the images the model was trained on."""
+def _unlike(departures: Mapping[str, Departure], *, chosen: bool, gating: str) -> Iterator[Notice]:
+    """Say which channels are unlike the images the model was trained on, be it one whose attention alone is used."""
     found = {
         name: ("; ".join(words), one.distance) for name, one in departures.items() if (words := departure_words(one))
     }
@@ -237,6 +244,13 @@ def _unlike(departures: Mapping[str, Departure], *, chosen: bool) -> Iterator[No
         detail = f"{next(iter(found.values()))[0]} (distance {distances}, limit 1)"
     else:
         detail = each({name: f"{words} (distance {one:.1f}, limit 1)" for name, (words, one) in found.items()})
+    if gating:
+        yield Notice(said(
+            f"{listed(list(found))} {'does' if len(found) == 1 else 'do'} not look like the images that {gating}, "
+            f"whose attention gates, was trained on: {detail}. Look at attention before you use this", *OTHER_GATE,
+        ), f"{gating}, whose attention gates, was trained on images unlike these: look at attention", "doubt",
+            "unlike training images")  # fmt: skip
+        return
     unlike = "do not look like the images the model was trained on"
     if len(found) == 1:
         unlike = "does not look like the images the model was trained on"
@@ -271,15 +285,15 @@ def _unsupported(supports: Mapping[str, Support], *, by_threshold: bool) -> Iter
         )  # fmt: skip
 
 
-def _unlike_contrast(supports: Mapping[str, Support]) -> Iterator[Notice]:
+def _unlike_contrast(supports: Mapping[str, Support], other: Sequence[Part]) -> Iterator[Notice]:
     """Say where attention is not what the contrast of a channel would lead to expect."""
     odd = {name: seen.mean_agreement for name, seen in supports.items() if seen.mean_agreement < LOWEST_AGREEMENT}
     if odd:
-        yield Notice(
+        yield Notice(said(
             f"attention is at odds with what stands out in {listed(list(odd))}: a selected pixel has more contrast "
             f"than a kept one in {between(odd.values(), '{:.0%}'.format)} of cases (50% is chance). Look at the "
-            "attention file; use a model that was trained on images like these.",
-            "attention does not follow what stands out: look at it", "doubt", "attention at odds",
+            "attention file", *other,
+        ), "attention does not follow what stands out: look at it", "doubt", "attention at odds",
         )  # fmt: skip
     left = {
         name: 1 - seen.salient_share
@@ -290,7 +304,7 @@ def _unlike_contrast(supports: Mapping[str, Support]) -> Iterator[Notice]:
         share = between(left.values(), "{:.0%}".format)
         yield Notice(said(
             f"attention left out {share} of the pixels that stand out clearly in {listed(list(left))}. Lower ",
-            THRESHOLD, OTHER_MODEL,
+            THRESHOLD, *other,
         ), said(f"attention left out {share} of what stands out clearly: lower ", THRESHOLD), "doubt", "left out",
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 NOTHING_BESIDE = "each plane alone: the stack has no planes along z or t"
 """Why nothing was chosen of a stack that left no choice."""
 
@@ -22,15 +23,20 @@ def source_words(stated: Mapping[str, Any]) -> str:
     'attention of channel 0 (DAPI), for all channels'
     >>> source_words({"kind": "network"})
     'attention of the networks, for each channel its own'
+    >>> source_words({"kind": "network", "model": "cells"})
+    'attention of the model cells, for each channel its own'
     """
-    kind, name = stated.get("kind"), stated.get("name")
+    kind, name, model = stated.get("kind"), stated.get("name"), stated.get("model")
     if kind == "channel":
-        return f"attention of channel {stated.get('channel')}{f' ({name})' if name else ''}, for all channels"
+        by = f", by the model {model}" if model else ""
+        return f"attention of channel {stated.get('channel')}{f' ({name})' if name else ''}{by}, for all channels"
     if kind == "file":
         return f"the mask {stated.get('path') or name or 'in memory'}: 1 inside, 0 outside"
     if kind == "saliency":
         return "the automatic guide (saliency), without a network"
-    return "attention of the networks, for each channel its own"
+    if kind == "proposal":
+        return f"the second output of {name or 'the model'} itself"
+    return f"attention of {f'the model {model}' if model else 'the networks'}, for each channel its own"
 
 
 def beside_seen(provenance: Mapping[str, Any]) -> list[str | int]:

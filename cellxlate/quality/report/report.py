@@ -13,14 +13,14 @@ from cellxlate.quality.report import page
 from cellxlate.quality.report.doubts import luminance_names
 from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.gates import (
+    IN_COLOR,
     attention_source,
     beside_seen,
-    beside_words,
     context_seen,
-    context_words,
     source_words,
 )
 from cellxlate.quality.report.notices import Notice
+from cellxlate.quality.report.proposals import is_own, made_by, proposal_of_run, proposal_words
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
@@ -30,7 +30,6 @@ from cellxlate.whole_file import write_whole_file
 __all__ = ["RunReport", "write_page", "write_record", "write_report"]
 
 T = TypeVar("T")
-IN_COLOR = "red, green and blue are enhanced together, by their luminance"
 MOST_CHANNEL_CHARTS, MOST_CHANNEL_ROWS, MOST_FACTS = 8, 100, 200
 """What a page shows at most; the JSON holds everything."""
 
@@ -132,15 +131,24 @@ class RunReport:
         return "each of red, green and blue by itself" if self.settings.get("color") else ""
 
     @property
+    def proposal(self) -> dict[str, Any]:
+        """What proposed in place of a model of ours, with all that is stated of it; nothing where one did."""
+        return proposal_of_run(self.provenance)
+
+    @property
     def model_distance(self) -> float | None:
         """Distance of the stack to the model's training images: as the model was chosen by, else as it was judged."""
+        if self.proposal:
+            return None
         if self.model_considered:
             return self.model_considered.get(self.model_name)
         return max((one.departure.distance for one in self.tally.trust.values() if one.departure), default=None)
 
     @property
     def model_words(self) -> str:
-        """The model, and why it was taken where it was chosen."""
+        """The model, and why it was taken where it was chosen; or what else proposed."""
+        if self.proposal:
+            return proposal_words(self.model_name, self.proposal)
         if not self.model_considered:
             return self.model_name
         known = {name: "unknown" if one is None else f"{one:.2f}" for name, one in self.model_considered.items()}
@@ -184,7 +192,7 @@ class RunReport:
             are_others=len(tally.channels) < counted,
             is_incomplete=bool(self.provenance.get("incomplete")),
             is_kept=is_kept if isinstance(is_kept, bool) else None,
-            is_known=any(one.departure for one in tally.trust.values()),
+            is_known=is_own(self.proposal) if self.proposal else any(one.departure for one in tally.trust.values()),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -206,6 +214,7 @@ class RunReport:
                 "name": self.model_name, "distance": self.model_distance, "considered": dict(self.model_considered),
                 "reason": self.model_reason, "sha256": self.model_digest, "licence": self.model_licence,
             },
+            **({"proposal": self.proposal} if self.proposal else {}),
             "attention_source": attention_source(self.provenance), "context": context_seen(self.provenance),
             **({"beside": seen} if (seen := beside_seen(self.provenance)) else {}),
             **({"color": "luminance"} if self.tally.in_color else {}),
@@ -288,7 +297,7 @@ def report_page(report: RunReport, figures: str) -> str:
     planes = [(plane_label(index, tally.plane_axes, names), counts) for index, counts in sorted(tally.planes.items())]
     if tally.rest.pixels:
         planes.append(("all further planes", tally.rest))
-    learned = str(report.adaptation.get("reason", ""))
+    learned, gating = str(report.adaptation.get("reason", "")), attention_source(report.provenance).get("model")
     return page.render(
         "quality/report/templates/report.html.jinja",
         title=report.input_name,
@@ -302,6 +311,7 @@ def report_page(report: RunReport, figures: str) -> str:
         colour=report.color_words,
         learned=f"{learned[:1].upper()}{learned[1:]}." if learned else "",
         ranking=_ranking(report),
+        trained=f"{gating}, whose attention gates," if gating else "the model",
         trusts=_labelled(report, tally.trust, in_color=tally.in_color)[:MOST_CHANNEL_ROWS],
         seams_visible=len(tally.seams.visible()),
         seams_judged=len(tally.seams.scores()),
@@ -345,15 +355,12 @@ def _numbers(report: RunReport) -> list[tuple[str, str, str]]:
     if report.kept_violations:
         kept = f"but {page.number(report.kept_violations)} of them differ from the input"
     orders = [order for order in tally.brightness_order().values() if math.isfinite(order)]
+    largest = page.number(total.change_max_counts)
     skipped = f"{page.number(report.tiles_skipped)} of {page.number(report.tiles_total)} tiles needed no generator"
     entries = [
         ("Pixels changed", page.percent(total.changed_fraction), changed),
         ("Pixels not selected", page.percent(1 - total.selected_fraction if total.pixels else None), kept),
-        (
-            "Mean change there",
-            page.number(total.mean_abs_change_counts),
-            f"counts; {page.number(total.change_max_counts)} at most",
-        ),
+        ("Mean change there", page.number(total.mean_abs_change_counts), f"counts; {largest} at most"),
         (
             "Brightness order kept",
             f"{min(orders):.2f}" if orders else "–",
@@ -381,11 +388,8 @@ def _provenance(report: RunReport) -> dict[str, str]:
     return {
         "Input": report.input_name,
         **{f"Output: {name}": path for name, path in report.outputs.items() if path},
-        "Model": f"{report.model_words}, {report.model_licence or 'licence not stated'}",
-        "Weights, SHA-256": report.model_digest,
+        **made_by(report.model_words, report.model_digest, report.model_licence, report.provenance),
         "Gate": source_words(attention_source(report.provenance)),
-        "Neighbours": context_words(context_seen(report.provenance)),
-        **({"Seen beside": beside_words(seen)} if (seen := beside_seen(report.provenance)) else {}),
         **({"Colour": words} if (words := report.color_words) else {}),
         "Engine": report.engine or "–",
         "Settings": ", ".join(f"{name} {value}" for name, value in page.listing(report.settings).items()) or "–",

@@ -32,22 +32,22 @@ def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
         yield stack.read(index, rows, columns)
 
 
-def sample_places(stack: Stack, channel: int) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+def sample_places(stack: Stack, channel: int, most_px: int = SAMPLE_PX) -> Iterator[tuple[PlaneIndex, slice, slice]]:
     """Choose a bounded sample of one channel.
 
     Yields
     ------
     (index, rows, columns)
-        All planes whole, if they hold at most 4 megapixels together; otherwise 32 windows that hold as many, spread
-        over the planes and over their rows and columns.
+        All planes whole, if they hold at most `most_px` together, 4 megapixels by default; otherwise 32 windows that
+        hold as many, spread over the planes and over their rows and columns.
     """
     count = stack.planes_per_channel
     height, width = stack.plane_shape
-    if count * height * width <= SAMPLE_PX:
+    if count * height * width <= most_px:
         for number in range(count):
             yield stack.plane_of(number, channel), slice(0, height), slice(0, width)
         return
-    area = SAMPLE_PX // SAMPLE_WINDOWS
+    area = most_px // SAMPLE_WINDOWS
     rows = min(height, max(isqrt(area), area // width))
     columns = min(width, area // rows)
     for number in range(SAMPLE_WINDOWS):

@@ -99,10 +99,12 @@ def saliency(plane: npt.NDArray[Any], intensity: IntensityRange) -> npt.NDArray[
     counts[~np.isfinite(counts)] = intensity.black
     smooth: Plane = ndimage.gaussian_filter(counts, SMOOTHING_PX, mode="reflect")
     smoother: Plane = ndimage.gaussian_filter(smooth, DIM_SMOOTHING_PX, mode="reflect")
-    floor, dim_floor = contrast_floor(smooth, intensity, 1.0), contrast_floor(smooth, intensity, DIM_NOISE)
+    left = noise_left(smooth, intensity)
+    floor, dim_floor = (contrast_floor(left, intensity, share) for share in (1.0, DIM_NOISE))
     pooled = {4: _pooled(smooth, 4)}
     pooled[8] = _pooled(pooled[4], 2)
-    cells = _small_cells(counts, smooth, pooled[4], floor, intensity)
+    edge_px, slopes = FINE_EDGE_PX, _slopes(counts, FINE_EDGE_PX)
+    cells = _small_cells(smooth, pooled[4], floor, intensity, slopes)
     lit = np.zeros(cells.shape, bool)
     for scale in SCALES:
         background = np.maximum(
@@ -114,15 +116,21 @@ def saliency(plane: npt.NDArray[Any], intensity: IntensityRange) -> npt.NDArray[
         outstanding = contrast > np.maximum(FRACTION * _highest(contrast, NEIGHBOURHOOD_PX), floor)
         outstanding |= dim > np.maximum(DIM_FRACTION * _highest(dim, NEIGHBOURHOOD_PX), dim_floor)
         lit |= contrast > floor
-        slopes = _slopes(counts, scale.edge_px)
+        if scale.edge_px != edge_px:
+            edge_px, slopes = scale.edge_px, _slopes(counts, scale.edge_px)
         for fraction in FRACTIONS:
             mask = outstanding & (dim > fraction * far)
             cells |= _ending_sharply(mask, cells, contrast, slopes, scale)
     return _filled(cells, lit).astype(np.float32)
 
 
-def contrast_floor(smooth: Plane, intensity: IntensityRange, share: float) -> Plane:
-    """Return the contrast (Y, X) in counts below which nothing is a cell: five times a share of the noise in `smooth`.
+def contrast_floor(left: Plane, intensity: IntensityRange, share: float) -> Plane:
+    """Return the contrast (Y, X) in counts below which nothing is a cell: five times a share of the noise left."""
+    return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * intensity.span)
+
+
+def noise_left(smooth: Plane, intensity: IntensityRange) -> Plane:
+    """Return the standard deviation (Y, X) of the noise that smoothing has left, in counts.
 
     Notes
     -----
@@ -135,7 +143,7 @@ def contrast_floor(smooth: Plane, intensity: IntensityRange, share: float) -> Pl
         left = np.minimum(
             left, NOISE_LEFT * intensity.noise_left if intensity.noise_left else PIXEL_NOISE_LEFT * intensity.noise
         )
-    return np.maximum(NOISE_MULTIPLE * share * left, SPAN_FRACTION * intensity.span)
+    return left
 
 
 def _noise_left(smooth: Plane) -> Plane:
@@ -152,7 +160,7 @@ def _noise_left(smooth: Plane) -> Plane:
     return np.asarray(ndimage.uniform_filter(np.pad(spread, margins, mode="edge"), BLOCK_PX, mode="nearest"))
 
 
-def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, intensity: IntensityRange) -> Mask:
+def _small_cells(smooth: Plane, pooled: Plane, floor: Plane, intensity: IntensityRange, slopes: list[Any]) -> Mask:
     """Return what stands out of its surroundings of 41 px."""
     background = np.maximum(_opened(pooled, FINE_BACKGROUND_PX // 4, "edge"), intensity.black)
     contrast = smooth - _enlarged(background, 4, smooth.shape)
@@ -160,7 +168,7 @@ def _small_cells(counts: Plane, smooth: Plane, pooled: Plane, floor: Plane, inte
     parts, number = ndimage.label(mask, np.ones((3, 3)))
     peaks = ndimage.maximum(contrast / floor, parts, np.arange(number + 1))
     area = np.bincount(parts.ravel(), minlength=number + 1)
-    sharp, _ = _sharpness(mask, parts, number, contrast, _slopes(counts, FINE_EDGE_PX), FINE_EDGE_PX)
+    sharp, _ = _sharpness(mask, parts, number, contrast, slopes, FINE_EDGE_PX)
     return _chosen(parts, (np.asarray(peaks) > PEAK) & (area > SPECK_PX) & (sharp > SHARPNESS_SMALL))
 
 
@@ -172,8 +180,13 @@ def _ending_sharply(mask: Mask, cells: Mask, contrast: Plane, slopes: list[Any],
     """
     parts, number = ndimage.label(mask, np.ones((3, 3)))
     area = np.bincount(parts.ravel(), minlength=number + 1)
+    large = area > (6 * scale.pooled) ** 2
+    if not (_chosen(parts, large) & ~cells).any():  # nothing could be added
+        return np.zeros(mask.shape, np.bool_)
     sharp, _ = _sharpness(mask, parts, number, contrast, slopes, scale.edge_px)
-    added = _chosen(parts, (area > (6 * scale.pooled) ** 2) & (sharp > SHARPNESS)) & ~cells
+    added = _chosen(parts, large & (sharp > SHARPNESS)) & ~cells
+    if not added.any():
+        return added
     parts, number = ndimage.label(added)
     area = np.bincount(parts.ravel(), minlength=number + 1)
     sharp, outline = _sharpness(mask | cells, parts, number, contrast, slopes, scale.edge_px)
