@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from zoo_packages import described as zoo_description
+from zoo_packages import onnx_of, plain_network, write_package
 
 from cellxlate.cli import main
 from cellxlate.cli.parser import build_parser
@@ -151,6 +153,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, what in (("truth", "truth"), ("test_truth", "truth"), ("masks", "mask"), ("test_masks", "mask")):
             put(here / name / f"{number}.tif", seed=number + 20, what=what)
     few = "batch = 1\npatch_px = 32\n"
+    network = onnx_of(plain_network(), (0, 1, 0, 0))
+    write_package(here / "denoise.zip", network, zoo_description(network))
     (here / "quick.toml").write_text(few + "[networks.generator]\nwidth = 4\nblocks = 1\n")
     (here / "alone.toml").write_text(f'preset = "alone"\n{few}[alone]\nwindow_px = 96\nwindows = 2\nturns = 1\n')
     before = Path.cwd()

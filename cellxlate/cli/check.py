@@ -12,13 +12,14 @@ from cellxlate.errors import ModelError
 def run_check(options: argparse.Namespace) -> int:
     """Describe an ONNX file, a package of the BioImage Model Zoo, or a filter; a small window of noise is run."""
     from cellxlate.enhancement.proposals.foreign import ForeignProposal
-    from cellxlate.enhancement.proposals.source import proposal_of
+    from cellxlate.enhancement.proposals.source import load_foreign, proposal_of
     from cellxlate.model.cards import is_model
     from cellxlate.model.foreign.facts import facts_of
     from cellxlate.model.foreign.probe import probe, with_sizes
     from cellxlate.model.foreign.session import open_session
 
-    proposal = proposal_of(options.check)
+    asked = options.check
+    proposal = load_foreign(asked, torchscript=True) if options.run_torchscript else proposal_of(asked)
     if isinstance(proposal, ForeignProposal):
         session = with_sizes(open_session(proposal.model))
         answer = facts_of(session.model, probe(session, larger=True))

@@ -92,18 +92,24 @@ def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str,
 def run_info(options: argparse.Namespace) -> int:
     """Describe a stack, a plate, a folder of stacks or a model; 1 where a stack of a folder cannot be read."""
     from cellxlate.model.cards import is_model
+    from cellxlate.model.foreign.given import is_foreign
     from cellxlate.stacks.read.open import is_zarr
 
     location = located(options.path)
     is_card = isinstance(location, Path) and is_model(options.path)
-    is_folder = not is_card and isinstance(location, Path) and location.is_dir() and not is_zarr(location)
-    if options.noise and (is_card or is_folder):
-        what = "a model" if is_card else "a folder of stacks"
+    is_others = not is_card and isinstance(location, Path) and is_foreign(location)
+    is_folder = (
+        not (is_card or is_others) and isinstance(location, Path) and location.is_dir() and not is_zarr(location)
+    )
+    if options.noise and (is_card or is_others or is_folder):
+        what = "a folder of stacks" if is_folder else "a model"
         raise OptionError(
             f"{options.path} is {what}", remedy=(NOISE, " measures a stack: leave it out, or give a stack")
         )
     if is_card:
         return _model_info(options)
+    if is_others:
+        return run_check(argparse.Namespace(**{**vars(options), "check": options.path, "run_torchscript": False}))
     return _folder_info(options, Path(options.path)) if is_folder else _stack_info(options, location)
 
 

@@ -68,25 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(command("train", run_train, "Train a translator from unpaired images, or from the source alone."))
 
     _add_evaluate(command("evaluate", run_evaluate, "Score a model, or a folder of enhanced images."))
-    _add_info(command("info", run_info, "Show what a stack or a model is."))
-    _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
-    models = command(
-        "models", run_models, "List the shipped models, those in this folder, and filters, or check one of others."
-    )
-    models.add_argument(
-        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
-    )
-    _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
-
-    describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
-    describe.add_argument("model", metavar="MODEL", help="model folder")
-    describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
-    describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
-    parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
-    return parser
-
-
-def _add_info(info: argparse.ArgumentParser) -> None:
+    info = command("info", run_info, "Show what a stack or a model is.")
     info.add_argument(
         "path",
         metavar="PATH",
@@ -98,6 +80,32 @@ def _add_info(info: argparse.ArgumentParser) -> None:
         "--incomplete", action="store_true", help="of an acquisition that was stopped, the complete time points"
     )
     info.add_argument("--noise", action="store_true", help="measure the camera noise of each channel of a stack")
+
+    _add_export(command("export", run_export, "Write a model as ONNX, or as a package of the BioImage Model Zoo."))
+    _add_models(command("models", run_models, "List the models and filters that are here, or check one of others."))
+    _add_report(command("report", run_report, "Check results of enhance again and write their reports anew."))
+
+    describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
+    describe.add_argument("model", metavar="MODEL", help="model folder")
+    describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
+    describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
+    parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
+    return parser
+
+
+def _add_torchscript(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--run-torchscript",
+        action="store_true",
+        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
+    )
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    _add_torchscript(models)
+    models.add_argument(
+        "--check", metavar="FILE", help="tell how far an ONNX file, a zoo package or a filter looks, and what it needs"
+    )
 
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
@@ -176,14 +184,10 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         default=AUTO,
-        help="shipped name, model folder, a filter (gaussian:1.5; cellxlate models lists them), or the shipped one "
-        "nearest to each stack (%(default)s)",
+        help="shipped name, model folder, ONNX file, package of the BioImage Model Zoo, a filter (gaussian:1.5; "
+        "cellxlate models lists them), or the shipped one nearest to each stack (%(default)s)",
     )
-    enhance.add_argument(
-        "--run-torchscript",
-        action="store_true",
-        help="run the TorchScript of a package that has no ONNX; it can be any program, so trust who made it",
-    )
+    _add_torchscript(enhance)
     enhance.add_argument("-o", "--output", type=_place, metavar="OUT", help="name of the enhanced stack")
     enhance.add_argument(
         "--output-dir", type=_place, metavar="DIR", help="folder for the outputs; beside STACK by default"

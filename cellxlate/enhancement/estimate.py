@@ -26,6 +26,7 @@ from cellxlate.enhancement.job import Executor, steps_to_files
 from cellxlate.enhancement.outputs.names import Outputs, name_outputs, require_free
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Work
+from cellxlate.enhancement.proposals.depth import block_planes, sample_stack
 from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.enhancement.verify import compare_here, peak_rss_mb
 from cellxlate.errors import OutputError, said
@@ -227,12 +228,11 @@ def predict(plan: Plan, outputs: Outputs, *, plan_s: float, processes: int = 1) 
     neighbours see each window of the sample in their place: they take as long, but may select another share.
     """
     started = time.perf_counter()
-    places = list(sample_places(plan.stack))
+    places = list(sample_places(plan.stack))[:: block_planes(plan.context.blocks)]
     windows = [_read(plan.stack, *place) for place in places]
-    read_s = time.perf_counter() - started
-    resolutions = resolution_count(plan.stack.plane_shape)
+    read_s, resolutions = time.perf_counter() - started, resolution_count(plan.stack.plane_shape)
     for part in (windows[:1], windows):
-        stack = Stack.from_array(np.stack(part), "TCYX", name="sample")
+        stack = sample_stack(part, plan.context.blocks)
         scaled = partial(_range_of, plan, windows=len(part))
         gates = gates_of_windows(plan.jobs[0].gates, places[: len(part)], scaled)
         jobs = tuple(

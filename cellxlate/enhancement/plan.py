@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -40,7 +40,7 @@ from cellxlate.enhancement.proposals.source import (
 from cellxlate.errors import InputError
 from cellxlate.model.bundle import Bundle, load_model, target_levels
 from cellxlate.model.cards import GENERAL_MODEL
-from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, open_engine
+from cellxlate.model.engines.engine import Device, Engine, EngineTranslator, Precision, let_go_of_others, open_engine
 from cellxlate.model.engines.no_engine import NO_ENGINE, NoEngine
 from cellxlate.quality.report.proposals import PROPOSAL, STATED
 from cellxlate.settings import Along, EnhanceSettings
@@ -345,15 +345,13 @@ def make_plan(
     if isinstance(loaded, str):
         loaded, choice = choose_model(seen, shown, context=settings.context)
     if not isinstance(loaded, Bundle):
-        proposal, settings = fitted_to(loaded, settings, sample, chosen, levels_from)
-        in_color, loaded = is_in_color(stack, chosen, settings.color), load_model(GENERAL_MODEL)
-        source, gates = _gated(proposal, source, gates)
+        proposal, settings, in_color = fitted_to(loaded, settings, sample, chosen, levels_from, device)
+        loaded, (source, gates) = load_model(GENERAL_MODEL), _gated(proposal, source, gates)
     chosen_s, bundle = time.perf_counter() - started, loaded
     on_cpu = engine in ("openvino", "onnxruntime") and device == "auto"
     streams = streams or streams_of(bundle, proposal, stack, settings, "cpu" if on_cpu else device)
     opened = partial(open_engine, engine=engine, device=device, precision=precision, streams=streams)
-    target = target_levels(bundle) if settings.intensity == "target" else None
-    started = time.perf_counter()
+    started, target = time.perf_counter(), target_levels(bundle) if settings.intensity == "target" else None
     ranges = ranges_of(sample, (*chosen, *others), levels_from)
     intensities = {one: ranges[one] for one in chosen}
     luminances = luminances_of(sample, chosen, levels_from) if in_color else {}
@@ -364,7 +362,7 @@ def make_plan(
         open_translator=opened, begun=begun,
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
-    translator = NO_ENGINE if proposal and source.is_given else opened(bundle.seeing(neighbours.context.planes))
+    translator = NO_ENGINE if proposal and source.is_given else _used(bundle, neighbours, opened)
     groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
     begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
     jobs = jobs_of(
@@ -377,6 +375,14 @@ def make_plan(
         (engine, device, precision), source, neighbours, proposal,
         tuple(stack.channel_names[one] if stack.channel_names else one for one in others),
     )  # fmt: skip
+
+
+def _used(bundle: Bundle, neighbours: ContextChoice, opened: Callable[[Bundle], EngineTranslator]) -> EngineTranslator:
+    """Open the networks that are used; those that were only tried are let go of."""
+    translator = opened(bundle.seeing(neighbours.context.planes))
+    if neighbours.ranking:
+        let_go_of_others(bundle, translator)
+    return translator
 
 
 def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:

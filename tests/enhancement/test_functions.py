@@ -195,6 +195,25 @@ def test_a_fingerprint_changes_with_code_closure_arguments_and_globals() -> None
     assert fingerprint(counted(1.0, {"b": {1, "x"}, "a": 0})) == fingerprint(counted(1.0, {"a": 0, "b": {"x", 1}}))
 
 
+def test_what_a_function_remembers_of_its_calls_makes_it_no_other(tmp_path: Path) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def __call__(self, plane: np.ndarray) -> np.ndarray:
+            self.sizes.append(plane.size)
+            return plane + 1
+
+    def stop(_: Any) -> None:
+        raise InterruptedError
+
+    options: dict[str, Any] = {"axes": "YX", "halo_px": 0, "attention_from": MASK, "output": tmp_path / "made.ome.tif"}
+    with pytest.raises(InterruptedError):
+        cellxlate.enhance_file(COUNTS, Counting(), progress=stop, **options)
+    report = cellxlate.enhance_file(COUNTS, Counting(), resume=True, **options)
+    assert report.provenance["proposal"]["sha256"] == fingerprint(Counting()).sha256
+
+
 def test_a_fingerprint_says_what_it_could_not_look_at() -> None:
     assert fingerprint(counted(1.0)).unseen == ()
     assert fingerprint(functools.partial(counted, table=hashlib.sha256())).unseen == ("HASH",)

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from zoo_packages import ChannelsLast, Steps, described, onnx_of, plain_network,
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.proposals import depth, foreign
+from cellxlate.enhancement.proposals import depth
 from cellxlate.enhancement.proposals.source import Proposal, proposal_of
 from cellxlate.enhancement.proposals.statistics import whole_proposal
 from cellxlate.errors import CellxlateError
 from cellxlate.model.export.bioimage import export_package
+from cellxlate.model.foreign.zoo.processing import processed
+from cellxlate.model.foreign.zoo.stated import read_description
 from cellxlate.stacks.stack import Stack
 
 Array = npt.NDArray[Any]
@@ -178,7 +182,7 @@ def test_a_whole_plane_is_as_the_library_of_the_zoo_makes_it(
     (theirs,) = (one.data.values for one in sample.members.values())
     proposer = fitted(package, Stack.from_array(plane, "YX", name="stack")).open((0,))
     own = whole_proposal(plane[None].astype(np.float32), proposer)[0]
-    undone = foreign.processed(proposer.after[len(after) :], theirs.astype(np.float32))  # type: ignore[attr-defined]
+    undone = processed(proposer.after[len(after) :], theirs.astype(np.float32))  # type: ignore[attr-defined]
     np.testing.assert_allclose(own, undone[0, 0], atol=1)
 
 
@@ -200,6 +204,17 @@ def test_statistics_of_a_large_stack_are_those_of_windows_of_it(
     (found,) = stated["statistics"]
     assert found["measured_share"] == pytest.approx(2**12 / large.size, rel=0.1)
     assert found["found"]["mean of the input"] == [pytest.approx(large.mean(), rel=0.1)]
+
+
+def test_proposals_that_are_no_counts_of_the_stack_are_named(
+    weights: bytes, plane: npt.NDArray[np.uint16], tmp_path: Path
+) -> None:
+    """Made for 8 bits by whoever described it, and so its outcome is taken for counts."""
+    unit = [("scale_range", YX)]
+    for after, said in (([("scale_linear", {"gain": 255.0})], True), ([], False)):
+        package = write_package(tmp_path / f"{said}", weights, described(weights, before=unit, after=after))
+        proposal = fitted(package, Stack.from_array(plane, "YX", name="stack"))
+        assert [("it may be made for counts of another kind" in one) for one in proposal.warnings] == [True] * said
 
 
 @pytest.mark.parametrize("file", ["", "rdf.yaml"])
@@ -275,6 +290,25 @@ def test_a_volume_keeps_what_attention_does_not_select_and_notes_the_planes_besi
     assert np.array_equal(result.attention > 0, inside > 0)
     assert np.array_equal(result.image[inside == 0], volume[inside == 0])
     assert (result.image[inside > 0] != volume[inside > 0]).mean() > 0.5
+
+
+def test_a_volume_that_was_interrupted_goes_on(
+    volume: npt.NDArray[np.uint16], volume_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depth, "DEPTH_BYTES", 1)
+    tifffile.imwrite(tmp_path / "v.tif", volume, photometric="minisblack")
+    run = partial(cellxlate.enhance_file, tmp_path / "v.tif", volume_package, axes="ZYX", attention_from="saliency")
+
+    def stop(news: Any) -> None:
+        if news.done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(output=tmp_path / "a.ome.tif", progress=stop)
+    report = run(output=tmp_path / "a.ome.tif", resume=True)
+    run(output=tmp_path / "b.ome.tif")
+    assert report.tally.total.kept_violations == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "a.ome.tif"), tifffile.imread(tmp_path / "b.ome.tif"))
 
 
 def test_each_plane_of_a_volume_has_the_attention_of_itself(
@@ -381,6 +415,40 @@ def test_torchscript_runs_where_it_is_asked_for(
     assert f"{name} --run-torchscript" in result.report.command
 
 
+def test_a_package_of_ours_without_its_card_is_one_of_others(tiny_model: Path, tmp_path: Path) -> None:
+    export_package(cellxlate.load_model(tiny_model), tmp_path / "model.zip", authors=["A"], licence="MIT")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive, zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        for name in archive.namelist():
+            if name != "card.json":
+                other.writestr(name, archive.read(name))
+    model = cellxlate.load_foreign(tmp_path / "other.zip").model
+    assert (model.output_name, model.attention_name) == ("enhanced", "attention")
+    assert model.to_counts == "by undoing the normalisation of the input"
+    counts = smooth((72, 80))
+    counts[20:40, 20:40] += 900
+    result = cellxlate.enhance(counts, tmp_path / "other.zip")
+    assert result.report.provenance["attention_source"]["kind"] == "proposal"
+
+
+@pytest.mark.parametrize("command", [["info"], ["models", "--check"]])
+def test_the_command_line_tells_what_a_package_is(
+    command: list[str], weights: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = write_package(tmp_path / "p.zip", weights, described(weights, before=[("scale_range", YX)]))
+    assert main([*command, str(package)]) == 0
+    said = capsys.readouterr().out
+    assert "a model of others" in said
+    assert "CC-BY-4.0" in said
+    assert "looks          3 px around each pixel" in said
+
+
+def test_numbers_are_those_of_either_yaml() -> None:
+    stated = read_description(b"a: 1e-06\nb: 1.0e-6\nc: [1E3, -2]\nd: 1x\n", "rdf.yaml")
+    assert (stated["a"].number(), stated["b"].number(), stated["c"].numbers()) == (1e-6, 1e-6, (1000.0, -2.0))
+    with pytest.raises(CellxlateError, match=r"rdf\.yaml: d is '1x', expected a number"):
+        stated["d"].number()
+
+
 def test_what_is_no_foreign_model_is_not_loaded_as_one(tiny_model: Path, tmp_path: Path) -> None:
     for path in (tiny_model, tmp_path / "nothing.zip"):
         with pytest.raises(CellxlateError, match="is no ONNX file and no package of the BioImage Model Zoo"):
@@ -408,3 +476,31 @@ def test_a_package_of_ours_is_a_model_of_ours(place: str, tiny_model: Path, tmp_
         archive.extractall(tmp_path / "folder")
     assert proposal_of(tmp_path / place) is None
     assert cellxlate.load_model(tmp_path / place).digest == bundle.digest
+
+
+@pytest.mark.parametrize("model", ["N2V", "CARE", "CARE in 3-D"])
+def test_the_descriptions_that_the_page_shows_are_read_and_run(model: str, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "anything.md").read_text(encoding="utf-8")
+    whole, part = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    shape, counts = (0, 1, 0, 0), smooth((72, 80))
+    if model != "N2V":
+        (before,) = re.findall(r" {4}preprocessing:\n.*?\n(?=\S)", whole, re.DOTALL)
+        (after,) = re.findall(r" {4}postprocessing:\n.*?\n(?=\S)", whole, re.DOTALL)
+        whole = whole.replace(before, part).replace(after, "")
+    if model == "CARE in 3-D":
+        (depth,) = re.findall(r"`(\{type: space, id: z, size: .*?\})`", page)
+        made = "{type: space, id: z, size: {tensor_id: raw, axis_id: z}}"
+        for axis, size in ((depth, "{min"), (made, "{tensor_id")):
+            line = f"      - {{type: space, id: y, size: {size}"
+            whole = whole.replace(line, f"      - {axis}\n{line}")
+        whole = whole.replace("axes: [y, x]", "axes: [z, y, x]")
+        shape, counts = (0, 1, 0, 0, 0), smooth((8, 40, 48))
+    network = plain_network(is_volume=counts.ndim == 3)
+    (tmp_path / "rdf.yaml").write_text(whole)
+    (tmp_path / "model.onnx").write_bytes(onnx_of(network, shape))
+    low, high = np.percentile(counts, [2, 99.8]) if model != "N2V" else (412.0, 412.0 + 187.0)
+    scaled = (counts - low) / (high - low + 1e-6)
+    expected = network_of(scaled[None] if counts.ndim == 3 else scaled, network) * (high - low + 1e-6) + low
+    stack = Stack.from_array(counts, "ZYX"[-counts.ndim :], name="stack")
+    result = cellxlate.enhance(stack, tmp_path / "rdf.yaml", attention_from=np.ones_like(counts))
+    assert np.abs(result.image - np.rint(expected.reshape(counts.shape))).max() <= 1

@@ -21,7 +21,14 @@ from cellxlate.errors import OptionError
 from cellxlate.model.bundle import load_model
 from cellxlate.model.cards import DEFAULT_MODEL
 from cellxlate.model.engines import engine as engines
-from cellxlate.model.engines.engine import PROBE_TOLERANCE, EngineTranslator, interruptible, open_engine, probe_error
+from cellxlate.model.engines.engine import (
+    PROBE_TOLERANCE,
+    EngineTranslator,
+    interruptible,
+    let_go_of_others,
+    open_engine,
+    probe_error,
+)
 from cellxlate.model.engines.memory import is_out_of_memory
 from cellxlate.model.engines.other_engines import OpenVinoNetwork
 from cellxlate.model.engines.torch_engine import OneDnnConvolution, by_onednn
@@ -374,6 +381,17 @@ def test_an_engine_is_opened_once_for_a_bundle(tiny_model: Path) -> None:
     bundle = load_model(tiny_model)
     assert open_engine(bundle) is open_engine(bundle)
     assert open_engine(bundle) is not open_engine(load_model(tiny_model))
+
+
+def test_what_was_only_tried_is_let_go_of(models_in_context: dict[str, Path]) -> None:
+    bundle = load_model(models_in_context["seeing"])
+    assert bundle.in_context
+    tried = weakref.ref(open_engine(bundle, engine="torch"))
+    used = open_engine(bundle.in_context, engine="torch")
+    let_go_of_others(bundle, used)
+    gc.collect()
+    assert tried() is None
+    assert open_engine(bundle.seeing(2), engine="torch") is used
 
 
 @pytest.mark.parametrize("engine", ["torch", *OPTIONAL])

@@ -8,6 +8,8 @@ from cellxlate.cli.lines.table import count, duration, facts, listed, megapixels
 from cellxlate.quality.report.gates import IN_COLOR, NOTHING_BESIDE, beside_words, context_words, source_words
 from cellxlate.quality.report.proposals import proposal_words
 
+WHOLE_PX = 2**20
+"""Side of a tile from which on it is any plane."""
 PARTS = {
     "adapting": "learning from the stack", "plan": "model and intensity levels", "read": "reading",
     "bands": "networks and writing", "finish": "putting files together", "publish": "reaching the disk",
@@ -81,7 +83,7 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
                       f"{answer['adaptation']['model']}")] if "adaptation" in answer else []),
         *(("writes" if number == 0 else "", path) for number, path in enumerate(answer["outputs"])),
         ("on disk", f"{' and '.join(file_bytes) or '0 bytes'}{free}"),
-        ("tiles", f"{count(answer['tiles'], 'tile')} of {answer['tile_px']} px in {count(answer['planes'], 'plane')}"),
+        ("tiles", _tile_words(answer)),
         ("cells", f"{percent(expected['cell_fraction'])} of the pixels would be selected ({sampled})"),
         ("time", f"about {duration(_seconds(expected))}{processes}: {', '.join(parts)}"),
         *([("memory", f"about {size(memory)} in this process")] if (memory := 1e6 * expected["peak_rss_mb"]) else []),
@@ -89,6 +91,14 @@ def one_forecast(answer: Mapping[str, Any]) -> list[str]:
         *(("warning", line) for line in answer["warnings"]),
         ("dry run", "nothing was written"),
     ])  # fmt: skip
+
+
+def _tile_words(answer: Mapping[str, Any]) -> str:
+    """Return how many tiles there are, and how large; what needs whole planes has no tiles."""
+    planes = count(answer["planes"], "plane")
+    if answer["tile_px"] >= WHOLE_PX:
+        return f"none: {planes}, each at once"
+    return f"{count(answer['tiles'], 'tile')} of {answer['tile_px']} px in {planes}"
 
 
 def _channel_words(answer: Mapping[str, Any]) -> str:

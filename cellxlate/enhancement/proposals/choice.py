@@ -49,7 +49,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class SampleWindow:
+class PlaneSample:
     """Planes of a stack that a proposer sees together, in counts.
 
     Attributes
@@ -80,14 +80,14 @@ class SampleWindow:
 
 
 @dataclass(frozen=True)
-class Samples:
+class PlaneSamples:
     """A bounded look at a stack: groups of channels, and which planes are seen at the position of one."""
 
     stack: Stack
     groups: Sequence[tuple[int, ...]]
     context: Context
 
-    def take(self, side_px: int, most: int) -> Iterator[SampleWindow]:
+    def take(self, side_px: int, most: int) -> Iterator[PlaneSample]:
         """Yield the middle of planes: of the first, the middle, the last of the stack; of each group at least one."""
         stack, indices = self.stack, self._indices()
         firsts = [max(length - side_px, 0) // 2 for length in stack.plane_shape]
@@ -99,7 +99,7 @@ class Samples:
             read = {one: stack.read(one, rows, columns) for one in dict.fromkeys(seen)}
             planes = np.stack([read[one] for one in seen]).astype(np.float32)
             own = self.context.own(stack, index, len(group))
-            yield SampleWindow(group, np.nan_to_num(planes, posinf=0.0, neginf=0.0), own)
+            yield PlaneSample(group, np.nan_to_num(planes, posinf=0.0, neginf=0.0), own)
 
     def _indices(self) -> list[PlaneIndex]:
         """Return the positions of the first, the middle and the last plane."""
@@ -115,7 +115,7 @@ class Samples:
 
 
 def choose_windows(
-    name: str, open_with: Callable[[Geometry, Sequence[int]], Proposer], samples: Samples, geometry: Geometry,
+    name: str, open_with: Callable[[Geometry, Sequence[int]], Proposer], samples: PlaneSamples, geometry: Geometry,
     *, not_local: str, bytes_of: Callable[[float], float],
 ) -> Windows:  # fmt: skip
     """Return which windows a proposer gets, after looking at a bounded sample of a stack.
@@ -126,7 +126,7 @@ def choose_windows(
         What it is called, in errors.
     open_with : callable
         From windows and the channels of a group to the proposer.
-    samples : Samples
+    samples : PlaneSamples
         What is looked at.
     geometry : Geometry
         What is said of it; without a halo where that is the whole plane, or not known.
@@ -185,7 +185,7 @@ def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], 
     return replace(geometry, halo_px=halo_px, fixed_px=side, bytes_per_px=bytes_of(side**2) / side**2)
 
 
-def compared(name: str, pairs: Iterable[tuple[Proposer, SampleWindow]], *, is_float: bool) -> Locality:
+def compared(name: str, pairs: Iterable[tuple[Proposer, PlaneSample]], *, is_float: bool) -> Locality:
     """Return how tiles of samples differ between their own windows and others.
 
     Raises

@@ -1,5 +1,11 @@
 """Planes along z that a network of volumes enhances together: as many as keep memory bounded."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.enhancement.tiling import BAND_BYTES_PER_PX, BLOCK_PX, SEEN_BYTES_PER_PX
@@ -42,3 +48,16 @@ def planes_seen(blocks: Blocks | None, stack: Stack) -> int:
         return 1
     size = stack.size("Z")
     return max(last - first for first, last in (blocks.seen(at, size) for at in range(0, size, blocks.planes)))
+
+
+def block_planes(blocks: Blocks | None) -> int:
+    """Return how many planes along z are enhanced together."""
+    return blocks.planes if blocks else 1
+
+
+def sample_stack(windows: Sequence[npt.NDArray[Any]], blocks: Blocks | None) -> Stack:
+    """Return windows (C, Y, X) of a stack as time points of another, each a whole block where planes are in blocks."""
+    counts = np.stack(windows)
+    if blocks is None:
+        return Stack.from_array(counts, "TCYX", name="sample")
+    return Stack.from_array(np.repeat(counts[:, :, None], blocks.planes, axis=2), "TCZYX", name="sample")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.input import Blocks, Context
-from cellxlate.enhancement.proposals.choice import Samples, Windows, choose_windows
+from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
@@ -109,15 +109,22 @@ class ForeignProposal:
         return {
             "licence": self.model.licence, "citation": self.model.citation, "halo_px": self.geometry.halo_px,
             "checked": checked, "not_local": not_local, "window_px": self.geometry.fixed_px,
-            "difference_counts": self.windows.locality.difference_counts if self.windows else None,
+            "windows_differ_by_counts": self._difference_counts(),
             "runs_on": f"ONNX Runtime {version('onnxruntime')}, {self.device}", "counts": self.model.to_counts,
             **processing,
         }  # fmt: skip
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Those of the model, and that it is not local."""
-        return (*self.model.warnings, *([line] if (line := self._not_local()) else []))
+        """Those of the model, that it is not local, and that it proposes other counts than there are."""
+        doubts = dict.fromkeys(f"{self.name}: {one.doubt}" for one in self.fits if one.doubt)
+        return (*self.model.warnings, *doubts, *([line] if (line := self._not_local()) else []))
+
+    def _difference_counts(self) -> float | None:
+        """Return what windows of a model that is not local were found to differ by, in counts."""
+        if not self.windows or not self.windows.not_local or not self.windows.locality.compared_px:
+            return None
+        return float(f"{self.windows.locality.difference_counts:.3g}")
 
     def _not_local(self) -> str:
         """Return what to say of a model that looks at the whole image; empty where it does not."""
@@ -126,10 +133,11 @@ class ForeignProposal:
         own, found = self.windows.geometry, self.windows.locality
         why = f"{self.name} looks at the whole image: {self.windows.not_local}."
         if own.halo_px is None:
-            return f"{why} It was run on whole planes"
+            measured = f"; smaller windows would differ by up to {found.difference_counts:.3g} counts"
+            return f"{why} It was run on whole planes{measured if found.compared_px else ''}."
         return (
             f"{why} It was run on windows of {own.fixed_px} px, and where two of them overlap they differ by up to "
-            f"{found.difference_counts:.3g} counts"
+            f"{found.difference_counts:.3g} counts."
         )
 
     def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
@@ -159,7 +167,7 @@ class ForeignProposal:
         begun = replace(begun, fits=fits)
         return replace(begun, windows=choose_windows(
             self.name, lambda geometry, group: begun.proposer(session, geometry, group),
-            Samples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
+            PlaneSamples(stack, groups, Context(blocks=blocks)), begun.geometry, not_local=_reason(own),
             bytes_of=begun.bytes_of,
         ))  # fmt: skip
 

@@ -17,7 +17,7 @@ Run = Callable[[Floats], Floats]
 
 
 @dataclass
-class MemoryLeft:
+class WindowRoom:
     """How many pixels a window may have, as was found out; None where memory has not ended."""
 
     largest_px: int | None = None
@@ -32,7 +32,7 @@ class ForeignProposer:
     channels: int = 1
     before: Steps = ()
     after: Steps = ()
-    room: MemoryLeft = field(default_factory=MemoryLeft)
+    room: WindowRoom = field(default_factory=WindowRoom)
 
     def __call__(self, windows: Floats) -> Floats:
         """Return what the network makes of (B, C, Y, X) in counts, in the same unit, less a margin.

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
 from typing import Any, Literal
 
@@ -32,10 +32,14 @@ _ONE_AT_A_TIME = Lock()
 
 @dataclass(frozen=True)
 class FunctionProposal:
-    """A function (Y, X) -> (Y, X), float32 in counts, that looks `halo_px` around each pixel."""
+    """A function (Y, X) -> (Y, X), float32 in counts, that looks `halo_px` around each pixel.
+
+    It is `known` by its fingerprint as it was before its first call, which may leave something in what it holds.
+    """
 
     function: PlaneFunction
     halo_px: Halo
+    known: Fingerprint
     locality: Locality | None = None
 
     @classmethod
@@ -52,7 +56,8 @@ class FunctionProposal:
                 f"{name_of(function)} needs ", HALO, ": how many pixels around each one it looks at, or ",
                 HALO.of(PLANE), " where it looks at the whole plane",
             )  # fmt: skip
-        return cls(function, halo_px if halo_px == PLANE else whole(HALO, halo_px, least=0))
+        checked = halo_px if halo_px == PLANE else whole(HALO, halo_px, least=0)
+        return cls(function, checked, fingerprint(function))
 
     @property
     def name(self) -> str:
@@ -64,21 +69,17 @@ class FunctionProposal:
         """No word asks for it."""
         return
 
-    @cached_property
-    def _fingerprint(self) -> Fingerprint:
-        return fingerprint(self.function)
-
     @property
     def identity(self) -> Mapping[str, Any]:
         """Its name, its halo, and a digest of its code and of what it holds."""
         return {
-            "kind": "function", "name": self.name, "halo_px": self.halo_px, "sha256": self._fingerprint.sha256,
+            "kind": "function", "name": self.name, "halo_px": self.halo_px, "sha256": self.known.sha256,
         }  # fmt: skip
 
     @property
     def stated(self) -> Mapping[str, Any]:
         """How far it looks, what was checked, and what is not known of it."""
-        unseen = self._fingerprint.unseen
+        unseen = self.known.unseen
         checked = self.locality.words if self.locality else "planes are taken whole"
         trusted = f"resumed runs trust what it holds by its name: {', '.join(unseen)}" if unseen else ""
         return {

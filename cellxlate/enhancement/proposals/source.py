@@ -20,11 +20,12 @@ from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
+from cellxlate.model.foreign.session import device_of
 from cellxlate.model.layers import activation_bytes_per_px
 from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
-from cellxlate.stacks.luminance import what_is_seen
+from cellxlate.stacks.luminance import is_in_color, what_is_seen
 from cellxlate.stacks.stack import Stack
 
 
@@ -163,9 +164,9 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
 
 def fitted_to(
     proposal: Proposal, settings: EnhanceSettings, stack: Stack, channels: Sequence[int],
-    levels_from: str | Path | None,
-) -> tuple[Proposal, EnhanceSettings]:  # fmt: skip
-    """Return a proposal fitted to what it sees of some channels of a stack, and how planes are enhanced with it.
+    levels_from: str | Path | None, device: Device,
+) -> tuple[Proposal, EnhanceSettings, bool]:  # fmt: skip
+    """Return a proposal fitted to what it sees of some channels of a stack, how planes are enhanced, and if in colour.
 
     Raises
     ------
@@ -173,7 +174,10 @@ def fitted_to(
         As `settings_of_proposal` and `Proposal.fitted` do.
     """
     settings = settings_of_proposal(proposal, settings)
-    return on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color)), settings
+    if isinstance(proposal, ForeignProposal):
+        proposal = replace(proposal, device=device_of(device))
+    fitted = on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color))
+    return fitted, settings, is_in_color(stack, channels, settings.color)
 
 
 def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,18 @@ from cellxlate.enhancement.proposals.windows import Proposer
 from cellxlate.enhancement.tiling import Tile, window
 from cellxlate.errors import InputError
 from cellxlate.model.attention import Floats
-from cellxlate.model.foreign.zoo.processing import Numbers, Quantity, Steps, fitted, measured, quantities_of
+from cellxlate.model.foreign.zoo.processing import Numbers, Quantity, Steps, fitted, measured, processed, quantities_of
 from cellxlate.stacks.intensity.stack_range import sample_places
 from cellxlate.stacks.stack import Stack
 
 MOST_PX, MOST_PROPOSED_PX = 2**24, 2**20
 """Of all channels that are measured at once: what is read, and what the network is run on where its outcome is."""
+
+FEW_PX, MOST_WINDOWS = 2**17, 8
+"""What the network is run on to see where its proposals lie, and on how many windows of that at most."""
+LEVELS, LEAST_CONTRAST, MOST_CONTRAST = (1.0, 99.9), 0.02, 10.0
+"""Percentiles that are taken for where counts lie; how many times the span of the counts proposals may have before that
+is said, as it is where they lie beside them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Fit:
         What was measured, in counts.
     measured_share : float
         Of the pixels of these channels.
+    doubt : str
+        What a reader should know of where proposals lie; empty where that is where the counts are.
     """
 
     channels: tuple[int, ...]
@@ -41,6 +50,7 @@ class Fit:
     after: Steps = ()
     found: tuple[tuple[Quantity, Numbers], ...] = ()
     measured_share: float = 1.0
+    doubt: str = ""
 
 
 def fit_of(
@@ -79,12 +89,36 @@ def fit_of(
         share = sum(map(len, samples)) / (len(channels) * stack.planes_per_channel * float(np.prod(stack.plane_shape)))
         found = measured(samples, given)
     before, after = fitted(before, found), fitted(after, found)
+    context = Context(blocks=blocks)
     if made := quantities_of(after):
-        made_of = _outcomes(stack, channels, Context(blocks=blocks), propose(before))
-        outcomes = [np.concatenate(parts) for parts in zip(*made_of, strict=True)]
-        found |= measured(outcomes, made)
+        pairs = list(_outcomes(stack, channels, context, propose(before), MOST_PROPOSED_PX))
+        found |= measured([np.concatenate([one[at].ravel() for _, one in pairs]) for at in range(len(channels))], made)
         after = fitted(after, found)
-    return Fit(tuple(channels), before, after, tuple(found.items()), share)
+    few = islice(_outcomes(stack, channels, context, propose(before), FEW_PX), MOST_WINDOWS)
+    doubt = doubt_about([(counts, processed(after, made[None])[0]) for counts, made in few])
+    return Fit(tuple(channels), before, after, tuple(found.items()), share, doubt)
+
+
+def doubt_about(pairs: Sequence[tuple[Floats, Floats]]) -> str:
+    """Return what to say of proposals that lie elsewhere than the counts they are made of; empty where they do not.
+
+    Parameters
+    ----------
+    pairs : sequence of (ndarray, ndarray)
+        Counts, and what is proposed for them, of any shape.
+    """
+    values = [np.concatenate([one[at].ravel() for one in pairs]) if pairs else np.empty(0) for at in range(2)]
+    finite = [one[np.isfinite(one)] for one in values]
+    if not all(one.size for one in finite):
+        return ""
+    (low, high), (least, most) = (np.percentile(one, LEVELS) for one in finite)
+    is_beside, contrast = least > high or most < low, (most - least) / max(high - low, 1e-12)
+    if not is_beside and LEAST_CONTRAST <= contrast <= MOST_CONTRAST:
+        return ""
+    return (
+        f"it proposes {least:.4g} to {most:.4g} counts where the stack has {low:.4g} to {high:.4g}: it may be made for "
+        "counts of another kind"
+    )
 
 
 def _sample(stack: Stack, channel: int, most_px: int) -> npt.NDArray[Any]:
@@ -110,19 +144,24 @@ def require_range(samples: Sequence[npt.NDArray[Any]], takes: str, name: str) ->
 
 
 def _outcomes(
-    stack: Stack, channels: Sequence[int], context: Context, proposer: Proposer
-) -> Iterator[list[npt.NDArray[np.float32]]]:
-    """Yield what a proposer makes of a bounded sample of a stack, (N,) of each channel."""
+    stack: Stack, channels: Sequence[int], context: Context, proposer: Proposer, most_px: int
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield windows of a bounded sample of a stack, and what a proposer makes of them, both (C, N), in counts."""
     seen_at = set()
-    for index, rows, columns in sample_places(stack, channels[0], MOST_PROPOSED_PX // len(channels)):
+    for index, rows, columns in sample_places(stack, channels[0], most_px // len(channels)):
         place = context.block(stack, index)[0], rows.start, columns.start
         if place in seen_at:  # another plane of the same block
             continue
         seen_at.add(place)
         seen = planes_seen(stack, index, channels, context)
         planes: Floats = np.stack([stack.read(one, rows, columns) for one in seen]).astype(np.float32)
-        made = whole_proposal(planes, proposer)[context.own(stack, index, len(channels))]
-        yield [made[number :: len(channels)].ravel() for number in range(len(channels))]
+        own, made = context.own(stack, index, len(channels)), whole_proposal(planes, proposer)
+        yield _by_channel(planes[own], len(channels)), _by_channel(made[own], len(channels))
+
+
+def _by_channel(planes: Floats, channels: int) -> Floats:
+    """Return planes (N x C, Y, X), of each position all channels, as (C, pixels)."""
+    return planes.reshape(-1, channels, *planes.shape[1:]).swapaxes(0, 1).reshape(channels, -1)
 
 
 def whole_proposal(planes: Floats, proposer: Proposer) -> Floats:

@@ -174,6 +174,17 @@ def open_engine(
     return opened[key]
 
 
+def let_go_of_others(bundle: Bundle, used: object) -> None:
+    """Keep of what runs the networks of a model only what is used: each holds the memory of its largest window.
+
+    What was let go of is opened again where it is asked for.
+    """
+    for networks in filter(None, (bundle.networks, bundle.neighbours)):
+        opened = _OPENED.get(networks, {})
+        for key in [key for key, one in opened.items() if one is not used]:
+            del opened[key]
+
+
 def choose_device(device: Device) -> "torch.device":
     """Return the device of torch that is asked for, as `devices.choose_kind` does."""
     import torch

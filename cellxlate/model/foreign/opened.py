@@ -45,7 +45,7 @@ def open_foreign(path: Path) -> ForeignModel:
 
 def foreign_of_network(
     data: bytes, network: NetworkFile, name: str, *, input_axes: str = "", output_axes: str = "",
-    output: int | None = None,
+    output: int | None = None, attention: int | None = None,
 ) -> ForeignModel:  # fmt: skip
     """Return what the graph of an ONNX network tells.
 
@@ -61,6 +61,8 @@ def foreign_of_network(
         Of "bczyx", in the order of the arrays; told from their shapes where they are not given.
     output : int
         Which of the outputs is the image; told from the graph where it is not given.
+    attention : int
+        Which is attention in [0, 1]; told from the graph where it is not given.
 
     Raises
     ------
@@ -76,9 +78,10 @@ def foreign_of_network(
     given = _image(inputs[0], name, input_axes)
     if not set("yx") <= set(given.axes):
         raise ModelError(f"{name} takes an array of axes {given.axes}, expected rows and columns of an image")
-    image, attention = _outputs(model.graph, output, name)
+    image, bounded = _outputs(model.graph, output, name)
+    gating = bounded if attention is None else _outputs(model.graph, attention, name)[0]
     made = _image(image, name, output_axes, given)
-    gate = _image(attention, name, output_axes, given) if attention is not None else None
+    gate = _image(gating, name, output_axes, given) if gating is not None else None
     facts = look(model, given, [one for one in (made, gate) if one], name)
     return ForeignModel(
         name, network, "ZYX" if "z" in given.axes else "YX", given.axes, made.axes, given.side("c") or 1,

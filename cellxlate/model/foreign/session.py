@@ -36,6 +36,10 @@ DTYPES: dict[str, Any] = {
 """What a network may take, as ONNX Runtime calls it."""
 
 
+_OPEN: dict[tuple[Any, ...], Any] = {}
+"""The session that was opened last."""
+
+
 @dataclass(frozen=True)
 class ForeignSession:
     """Runs a network on windows (B, C, Y, X), or (B, C, Z, Y, X), float32; several threads may call it at once."""
@@ -123,7 +127,7 @@ def in_axes(array: Any, axes: str, wanted: str) -> Any:
 
 
 def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignSession:
-    """Return a network ready to run.
+    """Return a network ready to run; the same for all channels of a stack.
 
     Raises
     ------
@@ -132,33 +136,44 @@ def open_session(model: ForeignModel, *, device: DeviceKind = "cpu") -> ForeignS
     ModelError
         The file is no longer what it was, or ONNX Runtime cannot run it.
     """
-    onnxruntime = runtime()
     provider = PROVIDERS.get(device, "")
-    if provider not in onnxruntime.get_available_providers():
+    if provider not in runtime().get_available_providers():
         raise OptionError(f"ONNX Runtime does not run on {device} here", remedy=("use ", DEVICE.of("cpu")))
     network = model.network
     data, found = read_network(network.path, network.member)
     if found.sha256 != model.digest:
         raise ModelError(f"{model.path} has changed since it was opened; run it again")
-    if network.program:
-        data = network_of_program(data, network.program, model.name)
+    key = (model.digest, network.program, device, thread_count())
+    session = _OPEN.get(key)
+    if session is None:
+        if network.program:
+            data = network_of_program(data, network.program, model.name)
+        session = _opened(data, model.name, device)
+        _OPEN.clear()
+        _OPEN[key] = session
+    return ForeignSession(model, session, device)
+
+
+def _opened(data: bytes, name: str, device: DeviceKind) -> Any:
+    """Return a session of ONNX Runtime."""
+    onnxruntime = runtime()
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it says is raised too
     options.add_session_config_entry("session.use_env_allocators", "1")
-    providers: list[Any] = [provider]
-    if device != "cpu":  # which has all operators
-        providers = [(provider, CUDA_OPTIONS), PROVIDERS["cpu"]]
+    providers: list[Any] = [PROVIDERS["cpu"]]  # which has all operators
+    if device != "cpu":
+        providers.insert(0, (PROVIDERS[device], CUDA_OPTIONS))
     try:
         session = onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as fault:  # its faults share no other class
         if is_out_of_memory(fault):
-            raise MemoryError(f"ONNX Runtime has not enough memory for {model.name}") from fault
-        raise ModelError(f"{model.name} cannot be run by ONNX Runtime ({one_line(fault)})") from fault
+            raise MemoryError(f"ONNX Runtime has not enough memory for {name}") from fault
+        raise ModelError(f"{name} cannot be run by ONNX Runtime ({one_line(fault)})") from fault
     if (kind := session.get_inputs()[0].type) not in DTYPES:
-        raise ModelError(f"{model.name} takes {kind}, expected numbers")
-    return ForeignSession(model, session, device)
+        raise ModelError(f"{name} takes {kind}, expected numbers")
+    return session
 
 
 def device_of(asked: Device) -> DeviceKind:

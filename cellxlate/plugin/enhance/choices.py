@@ -41,10 +41,10 @@ class Choices:
 
     Attributes
     ----------
-    image_layer, channel, model_choice, model_folder, threshold, gate, color, neighbours, scope, destination, file,
-    overwrite : widgets
-        What is asked for; the channel is offered where there are several, neighbours where there are any, and what
-        becomes of colour where red, green and blue are one image.
+    image_layer, channel, model_choice, model_folder, threshold, gate, neighbours, scope, destination, file, overwrite
+        What is asked for; the channel is offered where there are several, neighbours where there are any.
+    color : ComboBox
+        What becomes of colour, where red, green and blue are one image.
     more, axes, intensity, engine, device : widgets
         A box that shows what is seldom changed.
     asked, seldom : list of widgets

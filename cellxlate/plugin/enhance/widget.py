@@ -48,8 +48,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
 
     Attributes
     ----------
-    image_layer, channel, color, model_choice, model_folder, gate, preview, threshold, neighbours, scope, destination,
-    file : widgets
+    image_layer, channel, model_choice, model_folder, gate, preview, threshold, neighbours, scope, destination, file
         What is asked for, in the order of the panel; then `overwrite`.
     more, axes, intensity, engine, device : widgets
         What is seldom changed, and a box that shows it.

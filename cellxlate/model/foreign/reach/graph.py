@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cellxlate.errors import ModelError
-from cellxlate.model.foreign.reach.spread import InputSpread, OtherSidesError, UnfitError
-from cellxlate.model.foreign.reach.walk import ReadGraph, UnknownHereError, Walked
+from cellxlate.model.foreign.reach.spread import Dependence, OtherSidesError, UnfitError
+from cellxlate.model.foreign.reach.walk import OperatorGraph, UnknownHereError, Walked
 from cellxlate.model.foreign.values import Reach
 
 FIRST_SIZES = (256, 192, 240, 288, 320, 384, 512)
@@ -96,7 +96,7 @@ class Image:
 class Looker:
     """Walks through a graph, from an image to others of the same sides."""
 
-    graph: ReadGraph
+    graph: OperatorGraph
     given: Image
     made: tuple[Image, ...]
 
@@ -106,7 +106,7 @@ class Looker:
         at = self.given.axes.index(axis)
         return self.graph.walk(self.given.name, shape, at, outputs, places_alone=places_alone)
 
-    def ends(self, walked: Walked) -> Iterator[tuple[Image, InputSpread]]:
+    def ends(self, walked: Walked) -> Iterator[tuple[Image, Dependence]]:
         """Yield what was found of each output."""
         for image in self.made:
             spread = walked.made.get(image.name)
@@ -153,7 +153,7 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
     ModelError
         It makes images of other sides, or there are no sizes that its operators fit.
     """
-    graph = ReadGraph.of(model, [one.name for one in made])
+    graph = OperatorGraph.of(model, [one.name for one in made])
     looker = Looker(graph, given, tuple(made))
     operators = dict(sorted(Counter(node.kind for node in graph.nodes).items()))
     try:

@@ -1,6 +1,6 @@
 """How far each operator of ONNX looks: one rule for a kind, from what is known of its inputs to its outputs.
 
-A rule that looks at all positions along an axis says so by `InputSpread.hull`. A kind without a rule is not known.
+A rule that looks at all positions along an axis says so by `Dependence.hull`. A kind without a rule is not known.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from cellxlate.model.foreign.reach.nodes import Node
 from cellxlate.model.foreign.reach.places import convolved, deconvolved, padded, pooled, resized
 from cellxlate.model.foreign.reach.spread import (
-    InputSpread,
+    Dependence,
     Ints,
     UnfitError,
     UnknownOperatorError,
@@ -21,17 +21,17 @@ from cellxlate.model.foreign.reach.spread import (
     taken,
 )
 
-Rule = Callable[[Node, Sequence[InputSpread | None]], list[InputSpread]]
+Rule = Callable[[Node, Sequence[Dependence | None]], list[Dependence]]
 
 
-def _present(given: Sequence[InputSpread | None], least: int = 1) -> list[InputSpread]:
+def _present(given: Sequence[Dependence | None], least: int = 1) -> list[Dependence]:
     found = [one for one in given if one is not None]
     if len(found) < least:
         raise UnfitError("an operator lacks an input")
     return found
 
 
-def _values(given: Sequence[InputSpread | None], position: int, node: Node, attribute: str = "") -> list[int] | None:
+def _values(given: Sequence[Dependence | None], position: int, node: Node, attribute: str = "") -> list[int] | None:
     """Return whole numbers that an operator is given as an attribute or as an input; None where it has none."""
     if attribute and attribute in node.attributes:
         return [int(one) for one in np.ravel(node.attributes[attribute])]
@@ -43,19 +43,19 @@ def _values(given: Sequence[InputSpread | None], position: int, node: Node, attr
     return [int(value) for value in np.ravel(one.values)]
 
 
-def _alike(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _alike(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Each number of the outcome is made of the numbers at its place."""
     made = joined(_present(given))
     return [made] * len(node.outputs)
 
 
-def _first(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _first(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Each number is made of the number at its place of the first input; the others are parameters."""
     image, *others = _present(given)
     return [joined([image, *(one for one in others if not one.is_constant)])] * len(node.outputs)
 
 
-def kept_places(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def kept_places(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what one of the `NORMALISED` kinds makes, as if each number were made of the one at its place."""
     return [_present(given)[0]] * len(node.outputs)
 
@@ -63,7 +63,7 @@ def kept_places(node: Node, given: Sequence[InputSpread | None]) -> list[InputSp
 def _over(axes: Callable[[Node, int], Iterable[int]]) -> Rule:
     """Return the rule of what looks at all positions along some axes and keeps the shape."""
 
-    def rule(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+    def rule(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
         (image, *_) = _present(given)
         return [image.hull([axis % image.rank for axis in axes(node, image.rank)])] * len(node.outputs)
 
@@ -77,7 +77,7 @@ def _one_axis(node: Node, rank: int) -> list[int]:
     return [node.number("axis", -1)]
 
 
-def _batch(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _batch(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Batch normalisation: with fixed statistics it looks at nothing else."""
     (image, *_) = _present(given)
     measured = len([name for name in node.outputs if name]) > 1 or node.number("training_mode", 0)
@@ -85,7 +85,7 @@ def _batch(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]
     return [made] * len(node.outputs)
 
 
-def _reduced(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _reduced(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what sums, means and extremes along axes make."""
     (image, *_) = _present(given)
     axes = _values(given, 1, node, "axes")
@@ -102,21 +102,21 @@ def _reduced(node: Node, given: Sequence[InputSpread | None]) -> list[InputSprea
     return [made if node.number("keepdims", 1) else _squeezed(made, chosen)]
 
 
-def _squeezed(image: InputSpread, axes: Iterable[int]) -> InputSpread:
+def _squeezed(image: Dependence, axes: Iterable[int]) -> Dependence:
     left = set(axes)
     if any(image.shape[axis] != 1 for axis in left):
         raise UnfitError(f"axes {sorted(left)} of {image.shape} have more than one position")
     return reshaped(image, [side for axis, side in enumerate(image.shape) if axis not in left])
 
 
-def _squeeze(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _squeeze(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     axes = _values(given, 1, node, "axes")
     alone = [axis for axis, side in enumerate(image.shape) if side == 1]
     return [_squeezed(image, alone if axes is None else [axis % image.rank for axis in axes])]
 
 
-def _unsqueeze(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _unsqueeze(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     axes = _values(given, 1, node, "axes") or []
     rank = image.rank + len(axes)
@@ -126,7 +126,7 @@ def _unsqueeze(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpr
     return [reshaped(image, [1 if axis in new else next(sides) for axis in range(rank)])]
 
 
-def _reshape(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _reshape(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     asked = _values(given, 1, node, "shape")
     if asked is None:
@@ -140,13 +140,13 @@ def _reshape(node: Node, given: Sequence[InputSpread | None]) -> list[InputSprea
     return [reshaped(image, [prod(image.shape) // known if side == -1 else side for side in shape])]
 
 
-def _flatten(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _flatten(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     axis = node.number("axis", 1) % (image.rank + 1)
     return [reshaped(image, [prod(image.shape[:axis]), prod(image.shape[axis:])])]
 
 
-def _transpose(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _transpose(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     order = node.numbers("perm", range(image.rank)[::-1])
     if sorted(order) != list(range(image.rank)):
@@ -155,12 +155,12 @@ def _transpose(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpr
                         lambda one: one.transpose(order))]  # fmt: skip
 
 
-def _expand(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _expand(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
-    return [joined([image, InputSpread.constant(_values(given, 1, node) or [])])]
+    return [joined([image, Dependence.constant(_values(given, 1, node) or [])])]
 
 
-def _tile(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _tile(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     for axis, times in enumerate(_values(given, 1, node) or []):
         if times != 1:
@@ -170,7 +170,7 @@ def _tile(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
     return [image]
 
 
-def _concat(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _concat(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     parts = _present(given)
     axis = node.number("axis", 1) % max(parts[0].rank, 1)
     others = {(*one.shape[:axis], *one.shape[axis + 1 :]) for one in parts}
@@ -188,10 +188,10 @@ def _concat(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread
         return np.concatenate(full, axis)
 
     pitch = tuple(max(own) for own in zip(*(one.pitch for one in parts), strict=True))
-    return [compact(InputSpread(shape, whole([one.low for one in parts]), whole([one.high for one in parts]), pitch))]
+    return [compact(Dependence(shape, whole([one.low for one in parts]), whole([one.high for one in parts]), pitch))]
 
 
-def _split(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _split(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     axis = node.number("axis", 0) % image.rank
     count, length = len(node.outputs), image.shape[axis]
@@ -205,7 +205,7 @@ def _split(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]
             for side, end in zip(sides, ends, strict=True)]  # fmt: skip
 
 
-def _slice(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _slice(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     starts, ends = _values(given, 1, node, "starts") or [], _values(given, 2, node, "ends") or []
     axes = _values(given, 3, node, "axes") or list(range(len(starts)))
@@ -223,7 +223,7 @@ def _slice(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]
     return [image]
 
 
-def _gather(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _gather(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     image, index = _present(given, 2)
     axis = node.number("axis", 0) % max(image.rank, 1)
     if image.is_constant:  # a table
@@ -237,11 +237,11 @@ def _gather(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread
     return [reshaped(made, (*image.shape[:axis], *index.shape, *image.shape[axis + 1 :]))]
 
 
-def _unknown(why: str) -> list[InputSpread]:
+def _unknown(why: str) -> list[Dependence]:
     raise UnknownOperatorError(why)
 
 
-def _product(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _product(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what a product of matrices makes: of a row of the one and a column of the other."""
     one, other, *more = _present(given, 2)
     if node.kind == "Gemm":
@@ -261,13 +261,13 @@ def _product(node: Node, given: Sequence[InputSpread | None]) -> list[InputSprea
     return [joined([made, *more]) if node.kind == "Gemm" else made]
 
 
-def _turned(image: InputSpread) -> InputSpread:
+def _turned(image: Dependence) -> Dependence:
     order = [*range(image.rank - 2), image.rank - 1, image.rank - 2]
     return image.moved([image.shape[axis] for axis in order], [image.pitch[axis] for axis in order],
                        lambda one: one.transpose(order))  # fmt: skip
 
 
-def _einsum(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _einsum(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what sums of products make, by the letters of its axes."""
     terms, _, out = node.text("equation", "").replace(" ", "").partition("->")
     letters, parts = terms.split(","), _present(given)
@@ -286,13 +286,13 @@ def _einsum(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread
     return [joined(made)]
 
 
-def _ones(image: InputSpread, axes: Iterable[int]) -> InputSpread:
+def _ones(image: Dependence, axes: Iterable[int]) -> Dependence:
     for axis in axes:
         image = image.resized(axis, 1)
     return image
 
 
-def _to_space(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _to_space(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Channels become places, in blocks."""
     (image, *_) = _present(given)
     size, (batch, channels, rows, columns) = node.number("blocksize", 1), _four(node, image)
@@ -306,7 +306,7 @@ def _to_space(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpre
     return [reshaped(turned, (batch, channels // size**2, rows * size, columns * size))]
 
 
-def _to_depth(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _to_depth(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Places become channels, in blocks."""
     (image, *_) = _present(given)
     size, (batch, channels, rows, columns) = node.number("blocksize", 1), _four(node, image)
@@ -317,30 +317,30 @@ def _to_depth(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpre
     return [reshaped(turned, (batch, channels * size**2, rows // size, columns // size))]
 
 
-def _four(node: Node, image: InputSpread) -> tuple[int, int, int, int]:
+def _four(node: Node, image: Dependence) -> tuple[int, int, int, int]:
     if image.rank != 4:
         raise UnfitError(f"{node.words} takes an array of {image.shape}")
     one, two, three, four = image.shape
     return one, two, three, four
 
 
-def _shape(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _shape(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     (image, *_) = _present(given)
     if node.kind == "Size":
-        return [InputSpread.constant((), np.array(prod(image.shape), np.int64))]
+        return [Dependence.constant((), np.array(prod(image.shape), np.int64))]
     found = np.array(image.shape[slice(node.number("start", 0), node.attributes.get("end"))], np.int64)
-    return [InputSpread.constant(found.shape, found)]
+    return [Dependence.constant(found.shape, found)]
 
 
-def _filled(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _filled(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     shape, value = _values(given, 0, node) or [], node.attributes.get("value")
     if min(shape, default=1) < 1:
         raise UnfitError(f"{node.words} asks for the shape {shape}")
     one = np.frombuffer(value.raw_data or bytes(8), np.uint8)[:1] if value is not None else np.zeros(1, np.uint8)
-    return [InputSpread.constant(shape, np.broadcast_to(one, shape))]  # whatever it is, the same everywhere
+    return [Dependence.constant(shape, np.broadcast_to(one, shape))]  # whatever it is, the same everywhere
 
 
-def _whole(_: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def _whole(_: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what global pooling makes."""
     image = _present(given)[0]
     return [_ones(image.hull(range(2, image.rank)), range(2, image.rank))]

@@ -6,12 +6,12 @@ from fractions import Fraction
 import numpy as np
 
 from cellxlate.model.foreign.reach.nodes import Node
-from cellxlate.model.foreign.reach.spread import InputSpread, Ints, UnfitError, UnknownOperatorError, gathered, taken
+from cellxlate.model.foreign.reach.spread import Dependence, Ints, UnfitError, UnknownOperatorError, gathered, taken
 
 MOST_KERNEL_PX = 4096
 
 
-def convolved(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def convolved(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what a convolution makes: each number of a window of each axis, of all channels."""
     image, weights = _two(given)
     kernel = node.numbers("kernel_shape", weights.shape[2:])
@@ -20,14 +20,14 @@ def convolved(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpre
     return [_slid(node, made, kernel)]
 
 
-def pooled(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def pooled(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what pooling makes: each number of a window of each axis."""
     (image,) = _some(given, 1)
     made = _slid(node, image, node.numbers("kernel_shape", ()))
     return [made] * len(node.outputs)
 
 
-def _slid(node: Node, image: InputSpread, kernel: Sequence[int]) -> InputSpread:
+def _slid(node: Node, image: Dependence, kernel: Sequence[int]) -> Dependence:
     """Return what a window makes that slides along the axes after the first two."""
     count = image.rank - 2
     if len(kernel) != count or count < 1 or min(kernel) < 1 or max(kernel) > MOST_KERNEL_PX:
@@ -53,7 +53,7 @@ def _slid(node: Node, image: InputSpread, kernel: Sequence[int]) -> InputSpread:
     return image
 
 
-def _windows(image: InputSpread, axis: int, first: Ints, kernel: int, dilation: int, pitch: Fraction) -> InputSpread:
+def _windows(image: Dependence, axis: int, first: Ints, kernel: int, dilation: int, pitch: Fraction) -> Dependence:
     """Return what windows make that begin at `first`; with gaps, all between is taken to belong to them."""
     if not len(first):
         raise UnfitError(f"a window of {kernel} is larger than an array of {image.shape}")
@@ -69,7 +69,7 @@ def _require(node: Node, count: int, *lists: Sequence[int]) -> None:
         raise UnfitError(f"{node.words} has strides {strides}, dilations {dilations}, pads {pads}")
 
 
-def deconvolved(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def deconvolved(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what a transposed convolution makes."""
     image, weights = _two(given)
     count = image.rank - 2
@@ -97,7 +97,7 @@ def deconvolved(node: Node, given: Sequence[InputSpread | None]) -> list[InputSp
     return [made]
 
 
-def resized(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def resized(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what resizing makes: of the nearest, the two or the four positions around each.
 
     Raises
@@ -115,7 +115,7 @@ def resized(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread
     return [image]
 
 
-def _resized_sides(node: Node, image: InputSpread, given: Sequence[InputSpread | None]) -> list[tuple[int, float]]:
+def _resized_sides(node: Node, image: Dependence, given: Sequence[Dependence | None]) -> list[tuple[int, float]]:
     """Return the length of each axis, and how many times longer that is."""
     old = node.kind == "Upsample" or node.opset < 11
     scales = given[1 if old else 2] if len(given) > (1 if old else 2) else None
@@ -142,7 +142,7 @@ def _resized_sides(node: Node, image: InputSpread, given: Sequence[InputSpread |
     return [found[axis] for axis in range(image.rank)]
 
 
-def _resized_axis(node: Node, image: InputSpread, axis: int, length: int, scale: float) -> InputSpread:
+def _resized_axis(node: Node, image: Dependence, axis: int, length: int, scale: float) -> Dependence:
     """Return what resizing makes along one axis."""
     mode, old = node.text("mode", "nearest"), node.kind == "Upsample" or node.opset < 11
     where = "asymmetric" if old else node.text("coordinate_transformation_mode", "half_pixel")
@@ -171,7 +171,7 @@ def _resized_axis(node: Node, image: InputSpread, axis: int, length: int, scale:
     return gathered(image, axis, low, high, pitch)
 
 
-def padded(node: Node, given: Sequence[InputSpread | None]) -> list[InputSpread]:
+def padded(node: Node, given: Sequence[Dependence | None]) -> list[Dependence]:
     """Return what lies in an array with a border around it: constant, its edge, its mirror image, its other side."""
     image = given[0]
     if image is None:
@@ -211,7 +211,7 @@ def _border(node: Node, mode: str, length: int, before: int, after: int) -> Ints
     return np.where((at < 0) | (at >= length), -1, at)
 
 
-def _two(given: Sequence[InputSpread | None]) -> tuple[InputSpread, InputSpread]:
+def _two(given: Sequence[Dependence | None]) -> tuple[Dependence, Dependence]:
     one, other = _some(given, 2)
     if one.rank < 3 or other.rank != one.rank:
         raise UnfitError(f"a convolution is asked of arrays of {one.shape} and {other.shape}")
@@ -220,7 +220,7 @@ def _two(given: Sequence[InputSpread | None]) -> tuple[InputSpread, InputSpread]
     return one, other
 
 
-def _some(given: Sequence[InputSpread | None], count: int) -> list[InputSpread]:
+def _some(given: Sequence[Dependence | None], count: int) -> list[Dependence]:
     found = [one for one in given[:count] if one is not None]
     if len(found) < count:
         raise UnfitError("an operator lacks an input")

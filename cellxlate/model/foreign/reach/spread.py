@@ -34,7 +34,7 @@ class UnknownOperatorError(Exception):
 
 
 @dataclass(frozen=True)
-class InputSpread:
+class Dependence:
     """What is known of an array of a network.
 
     Attributes
@@ -57,14 +57,14 @@ class InputSpread:
     values: npt.NDArray[np.generic] | None = None
 
     @classmethod
-    def constant(cls, shape: Sequence[int], values: npt.NDArray[np.generic] | None = None) -> "InputSpread":
+    def constant(cls, shape: Sequence[int], values: npt.NDArray[np.generic] | None = None) -> "Dependence":
         """Return that of an array that depends on nothing."""
         ones = (1,) * len(shape)
         none = (Fraction(0),) * len(shape)
         return cls(tuple(shape), np.full(ones, NOWHERE_LOW), np.full(ones, NOWHERE_HIGH), none, values)
 
     @classmethod
-    def image(cls, shape: Sequence[int], axis: int) -> "InputSpread":
+    def image(cls, shape: Sequence[int], axis: int) -> "Dependence":
         """Return that of the input itself, along one of its axes."""
         own = np.arange(shape[axis]).reshape([-1 if one == axis else 1 for one in range(len(shape))])
         return cls(tuple(shape), own, own, tuple(Fraction(int(one == axis)) for one in range(len(shape))))
@@ -90,20 +90,20 @@ class InputSpread:
 
     def moved(
         self, shape: Sequence[int], pitch: Sequence[Fraction], function: Callable[[Ints], npt.NDArray[np.int64]]
-    ) -> "InputSpread":
+    ) -> "Dependence":
         """Return that of an array whose numbers are these ones in other places."""
-        return compact(InputSpread(tuple(shape), function(self.low), function(self.high), tuple(pitch)))
+        return compact(Dependence(tuple(shape), function(self.low), function(self.high), tuple(pitch)))
 
-    def hull(self, axes: Iterable[int]) -> "InputSpread":
+    def hull(self, axes: Iterable[int]) -> "Dependence":
         """Return that of an array of the same shape, each number of which depends on all of these along some axes."""
         chosen = tuple(axes)
         if not any(self.varies(axis) for axis in chosen):
             return replace(self, values=None)
         low, high = self.low.min(axis=chosen, keepdims=True), self.high.max(axis=chosen, keepdims=True)
         pitch = tuple(Fraction(0) if axis in chosen else one for axis, one in enumerate(self.pitch))
-        return compact(InputSpread(self.shape, low, high, pitch))
+        return compact(Dependence(self.shape, low, high, pitch))
 
-    def resized(self, axis: int, length: int) -> "InputSpread":
+    def resized(self, axis: int, length: int) -> "Dependence":
         """Return that of an array of another length along an axis along which nothing varies."""
         return replace(self, shape=_replaced(self.shape, axis, length), values=None)
 
@@ -112,7 +112,7 @@ def _replaced(items: Sequence[int], axis: int, one: int) -> tuple[int, ...]:
     return (*items[:axis], one, *items[axis + 1 :])
 
 
-def compact(spread: InputSpread) -> InputSpread:
+def compact(spread: Dependence) -> Dependence:
     """Return it with one position along each axis along which nothing varies.
 
     Raises
@@ -131,10 +131,10 @@ def compact(spread: InputSpread) -> InputSpread:
             low, high = low[first], high[first]
         if low.shape[axis] == 1:
             pitch[axis] = Fraction(0)
-    return InputSpread(spread.shape, low, high, tuple(pitch), spread.values)
+    return Dependence(spread.shape, low, high, tuple(pitch), spread.values)
 
 
-def joined(spreads: Sequence[InputSpread]) -> InputSpread:
+def joined(spreads: Sequence[Dependence]) -> Dependence:
     """Return that of numbers that depend on those of all arrays at their place, as arithmetic broadcasts them."""
     try:
         shape = np.broadcast_shapes(*(one.shape for one in spreads))
@@ -149,14 +149,14 @@ def joined(spreads: Sequence[InputSpread]) -> InputSpread:
     if prod(np.broadcast_shapes(*(low.shape for low in lows))) > MOST_CELLS:
         whole = (1,) * len(shape)
         low, high = min(low.min() for low in lows), max(high.max() for high in highs)
-        return InputSpread(shape, np.full(whole, low), np.full(whole, high), (Fraction(0),) * len(shape))
+        return Dependence(shape, np.full(whole, low), np.full(whole, high), (Fraction(0),) * len(shape))
     low, high = lows[0], highs[0]
     for more_low, more_high in zip(lows[1:], highs[1:], strict=True):
         low, high = np.minimum(low, more_low), np.maximum(high, more_high)
-    return compact(InputSpread(shape, low, high, tuple(max(own) for own in zip(*pitches, strict=True))))
+    return compact(Dependence(shape, low, high, tuple(max(own) for own in zip(*pitches, strict=True))))
 
 
-def taken(spread: InputSpread, axis: int, positions: Ints, pitch: Fraction) -> InputSpread:
+def taken(spread: Dependence, axis: int, positions: Ints, pitch: Fraction) -> Dependence:
     """Return that of an array with these positions along an axis; those below 0 depend on nothing."""
     if not spread.varies(axis):
         return spread.resized(axis, len(positions))
@@ -165,10 +165,10 @@ def taken(spread: InputSpread, axis: int, positions: Ints, pitch: Fraction) -> I
     low = np.where(place < 0, NOWHERE_LOW, spread.low.take(inside, axis))
     high = np.where(place < 0, NOWHERE_HIGH, spread.high.take(inside, axis))
     pitches = (*spread.pitch[:axis], pitch, *spread.pitch[axis + 1 :])
-    return compact(InputSpread(_replaced(spread.shape, axis, len(positions)), low, high, pitches))
+    return compact(Dependence(_replaced(spread.shape, axis, len(positions)), low, high, pitches))
 
 
-def gathered(spread: InputSpread, axis: int, first: Ints, last: Ints, pitch: Fraction) -> InputSpread:
+def gathered(spread: Dependence, axis: int, first: Ints, last: Ints, pitch: Fraction) -> Dependence:
     """Return that of an array, each number of which is made of those from `first` to `last` along an axis.
 
     Positions outside the array stand for nothing; `first` exceeds `last` where there is none at all.
@@ -180,12 +180,12 @@ def gathered(spread: InputSpread, axis: int, first: Ints, last: Ints, pitch: Fra
     if (start <= end).all() and _rises(spread.low, axis) and _rises(spread.high, axis):
         low, high = taken(spread, axis, start, pitch), taken(spread, axis, end, pitch)
         least, most = np.broadcast_arrays(low.low, high.high)
-        return compact(InputSpread(low.shape, least, most, _larger(low.pitch, high.pitch)))
-    made: InputSpread | None = None
+        return compact(Dependence(low.shape, least, most, _larger(low.pitch, high.pitch)))
+    made: Dependence | None = None
     for step in range(int((end - start).max(initial=-1)) + 1):
         part = taken(spread, axis, np.where(start + step <= end, start + step, -1), pitch)
         made = part if made is None else _both(made, part)
-    return made or InputSpread.constant(_replaced(spread.shape, axis, len(first)))
+    return made or Dependence.constant(_replaced(spread.shape, axis, len(first)))
 
 
 def _rises(positions: Ints, axis: int) -> bool:
@@ -197,13 +197,13 @@ def _larger(one: Sequence[Fraction], other: Sequence[Fraction]) -> tuple[Fractio
     return tuple(max(pair) for pair in zip(one, other, strict=True))
 
 
-def _both(one: InputSpread, other: InputSpread) -> InputSpread:
+def _both(one: Dependence, other: Dependence) -> Dependence:
     """Return that of numbers that depend on what those of both depend on; of one shape."""
     pitch = _larger(one.pitch, other.pitch)
-    return InputSpread(one.shape, np.minimum(one.low, other.low), np.maximum(one.high, other.high), pitch)
+    return Dependence(one.shape, np.minimum(one.low, other.low), np.maximum(one.high, other.high), pitch)
 
 
-def reshaped(spread: InputSpread, shape: Sequence[int]) -> InputSpread:
+def reshaped(spread: Dependence, shape: Sequence[int]) -> Dependence:
     """Return that of the same numbers in another shape."""
     if prod(shape) != prod(spread.shape):
         raise UnfitError(f"an array of shape {spread.shape} is asked to have shape {tuple(shape)}")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cellxlate.model.foreign.limits import onnx_package
 from cellxlate.model.foreign.reach.nodes import Computer, Node, node_of
 from cellxlate.model.foreign.reach.operators import NORMALISED, PLACE_BY_PLACE, RULES, kept_places
-from cellxlate.model.foreign.reach.spread import MOST_CELLS, InputSpread, UnfitError, UnknownOperatorError
+from cellxlate.model.foreign.reach.spread import MOST_CELLS, Dependence, UnfitError, UnknownOperatorError
 
 LARGEST_CONSTANT = 20_000_000
 """Numbers of a constant that is looked into, to see whether it is the same at each place."""
@@ -37,7 +37,7 @@ class Walked:
 
     Attributes
     ----------
-    made : mapping of str to InputSpread
+    made : mapping of str to Dependence
         Each array of the graph that its outputs are made of.
     bytes_at_once : int
         Memory of the arrays that are needed at the same time, at most.
@@ -45,7 +45,7 @@ class Walked:
         What adds numbers that belong to places of the window and not to what is there.
     """
 
-    made: Mapping[str, InputSpread]
+    made: Mapping[str, Dependence]
     bytes_at_once: int
     placed: tuple[str, ...]
 
@@ -57,7 +57,7 @@ class Walked:
 
 
 @dataclass
-class ReadGraph:
+class OperatorGraph:
     """The operators that some outputs of a network are made of, and its constants.
 
     Attributes
@@ -71,11 +71,11 @@ class ReadGraph:
     nodes: list[Node]
     constants: Mapping[str, Any]
     _compute: Computer = field(default_factory=Computer)
-    _known: dict[str, InputSpread] = field(default_factory=dict)
+    _known: dict[str, Dependence] = field(default_factory=dict)
     _until: float = field(default_factory=lambda: time.monotonic() + LONGEST_LOOK_S)
 
     @classmethod
-    def of(cls, model: Any, outputs: Sequence[str]) -> "ReadGraph":
+    def of(cls, model: Any, outputs: Sequence[str]) -> "OperatorGraph":
         """Return what some outputs of a model are made of."""
         opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
         needed, nodes = set(outputs), []
@@ -110,7 +110,7 @@ class ReadGraph:
         UnknownHereError
             It is not known how far one of them looks.
         """
-        made: dict[str, InputSpread] = {name: InputSpread.image(shape, axis)}
+        made: dict[str, Dependence] = {name: Dependence.image(shape, axis)}
         last = {one: number for number, node in enumerate(self.nodes) for one in node.inputs}
         last.update(dict.fromkeys(outputs, len(self.nodes)))
         placed: list[str] = []
@@ -133,7 +133,7 @@ class ReadGraph:
                     alive -= 4 * prod(made[one].shape)
         return Walked(made, most, tuple(placed))
 
-    def _given(self, name: str, made: Mapping[str, InputSpread]) -> InputSpread | None:
+    def _given(self, name: str, made: Mapping[str, Dependence]) -> Dependence | None:
         if not name:
             return None
         if name in made:
@@ -143,7 +143,7 @@ class ReadGraph:
                 raise UnfitError(f"{name} is made nowhere")
             tensor = self.constants[name]
             shape, small = tuple(tensor.dims), prod(tensor.dims) <= MOST_CELLS // 64
-            self._known[name] = InputSpread.constant(shape, self._values(name) if small else None)
+            self._known[name] = Dependence.constant(shape, self._values(name) if small else None)
         return self._known[name]
 
     def _values(self, name: str) -> npt.NDArray[Any]:
@@ -153,15 +153,15 @@ class ReadGraph:
         except Exception as fault:
             raise UnfitError(f"{name} is damaged") from fault
 
-    def _apply(self, node: Node, given: Sequence[InputSpread | None], places_alone: bool) -> list[InputSpread]:
+    def _apply(self, node: Node, given: Sequence[Dependence | None], places_alone: bool) -> list[Dependence]:
         """Return what an operator makes."""
         if node.kind == "Constant":
             values = _constant(node)
-            return [InputSpread.constant(values.shape, values)]
+            return [Dependence.constant(values.shape, values)]
         if given and all(one is None or one.values is not None for one in given):
             values_made = self._compute(node, [None if one is None else one.values for one in given])
             if values_made is not None:
-                return [InputSpread.constant(one.shape, one) for one in values_made]
+                return [Dependence.constant(one.shape, one) for one in values_made]
         if node.kind not in RULES:
             raise UnknownHereError(node, "is not known")
         if places_alone and node.kind == "Resize":  # aligned corners too lie about there
@@ -174,7 +174,7 @@ class ReadGraph:
         except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError) as fault:  # nonsense in a file
             raise UnfitError(f"{node.words} does not fit its inputs") from fault
 
-    def _adds_places(self, node: Node, given: Sequence[InputSpread | None]) -> bool:
+    def _adds_places(self, node: Node, given: Sequence[Dependence | None]) -> bool:
         """Return whether constants differ from place to place along an axis that the image follows."""
         present = [(name, one) for name, one in zip(node.inputs, given, strict=True) if one is not None]
         images = [one for _, one in present if not one.is_constant]
@@ -190,7 +190,7 @@ class ReadGraph:
             for name, one in constants for axis in along
         )  # fmt: skip
 
-    def _differs(self, name: str, one: InputSpread, axis: int) -> bool:
+    def _differs(self, name: str, one: Dependence, axis: int) -> bool:
         """Return whether the numbers of a constant differ along an axis; also where that cannot be told."""
         values = one.values
         if values is None and name in self.constants and prod(one.shape) <= LARGEST_CONSTANT:

@@ -17,6 +17,8 @@ from cellxlate.stacks.naming import first_names
 FORMATS = ("0.4", "0.5")
 ONNX_WEIGHTS, TORCHSCRIPT_WEIGHTS = "onnx", "torchscript"
 MOST_CITED = 3
+ATTENTION = "attention"
+"""What an output is called that says where the image may change."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Description:
         Its outputs.
     image : int
         Which of these is the image.
+    attention : int or None
+        Which is called attention, and has the axes of the image.
     after : tuple of processing
         What is done to that image until it is in counts.
     back : str
@@ -61,6 +65,7 @@ class Description:
     after: Steps
     back: str
     is_torchscript: bool = False
+    attention: int | None = None
     licence: str = ""
     citation: str = ""
     warnings: tuple[str, ...] = ()
@@ -95,8 +100,10 @@ def described(stated: Entry, *, torchscript: bool = False) -> Description:
     made = tuple(stated_output(one, given, is_new=is_new) for one in stated["outputs"])
     image = _image(made, given, stated.where)
     after, back = _to_counts(given, made[image], stated.where)
+    gates = (at for at, one in enumerate(made) if at != image and one.name.lower() == ATTENTION)
+    attention = next((at for at in gates if made[at].axes == made[image].axes), None)
     return Description(
-        stated["name"].text("?"), weights, given, made, image, after, back, kind == TORCHSCRIPT_WEIGHTS,
+        stated["name"].text("?"), weights, given, made, image, after, back, kind == TORCHSCRIPT_WEIGHTS, attention,
         stated["license"].text(), _citation(stated), _warnings(stated, made[image]),
     )  # fmt: skip
 

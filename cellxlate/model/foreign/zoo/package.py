@@ -107,7 +107,15 @@ def _require_same(place: Path, name: str, sha256: str) -> None:
 def model_of(stated: Description, data: bytes, network: NetworkFile, name: str) -> ForeignModel:
     """Return what is known of a network with what its package says of it."""
     given, made = stated.given, stated.made[stated.image]
-    known = foreign_of_network(data, network, name, input_axes=given.axes, output_axes=made.axes, output=stated.image)
+    known = foreign_of_network(
+        data,
+        network,
+        name,
+        input_axes=given.axes,
+        output_axes=made.axes,
+        output=stated.image,
+        attention=stated.attention,
+    )
     if known.channels_in != given.channels or known.channels_out != made.channels:
         raise ModelError(
             f"{name}: its network takes {known.channels_in} channels and makes {known.channels_out}, its description "

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ LARGEST_DESCRIPTION_BYTES = 500_000
 """Those of the zoo have some 10 kB."""
 MOST_EVENTS, MOST_DEEP, MOST_ALIASES = 50_000, 30, 200
 LONGEST_TEXT = 500
-MERGE_KEY = "<<"
+MERGE_KEY, ENDING = "<<", ".yaml"
+POWER = r"[-+]?[0-9]+[eE][-+]?[0-9]{1,3}"
+"""A number in YAML 1.2, which most packages are written in, and a text in YAML 1.1, which is read here: 1e-06."""
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -33,7 +36,7 @@ class Entry:
             items = self.value if isinstance(self.value, list) else []
             return Entry(items[key] if key < len(items) else None, f"{self.where}[{key}]")
         inner = self.value.get(key) if isinstance(self.value, dict) else None
-        return Entry(inner, f"{self.where}{'.' if ': ' in self.where else ': '}{key}")
+        return Entry(inner, f"{self.where}{': ' if self.where.endswith(ENDING) else '.'}{key}")
 
     def __iter__(self) -> Iterator["Entry"]:
         """Yield the entries of a list; none where there is nothing, ModelError where it is no list."""
@@ -64,11 +67,14 @@ class Entry:
 
     def number(self, default: float | None = None) -> float:
         """Return a number that is finite."""
-        if self.value is None and default is not None:
+        value = self.value
+        if value is None and default is not None:
             return default
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not math.isfinite(self.value):
+        if isinstance(value, str) and re.fullmatch(POWER, value):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.fault("a number")
-        return float(self.value)
+        return float(value)
 
     def numbers(self, default: float | None = None) -> tuple[float, ...]:
         """Return one number, or several."""
