@@ -49,7 +49,7 @@ def test_what_looks_everywhere_and_takes_one_size_gets_windows_of_it(tmp_path: P
 def test_one_size_that_leaves_nothing_is_said_to_be_too_small(tmp_path: Path) -> None:
     net = Net()
     path = net.save(tmp_path / "small.onnx", net.conv("given", 1, 1, 17), shape=(1, 1, 16, 16))
-    with pytest.raises(ModelError, match="windows of 16 px and no other, too small .*looks 8 px around each pixel"):
+    with pytest.raises(ModelError, match=r"windows of 16 px and no other, too small .*looks 8 px around each pixel"):
         fitted(path)
 
 
@@ -60,6 +60,7 @@ def test_one_size_that_leaves_nothing_is_said_to_be_too_small(tmp_path: Path) ->
         ((1, 1, 48, 96), "takes images of 48 x 96 px, expected squares"),
         ((1, 1, 64, "columns"), "takes images of 64 x any px, expected squares"),
         ((1, 3, "rows", "columns"), "makes 1 channel of 3"),
+        ((1, 1, 2**19, 2**19), "takes windows of 524288 x 524288 px and no other, for which there is not enough"),
     ],
 )
 def test_a_network_that_cannot_propose_is_refused_when_it_is_checked(

@@ -11,6 +11,7 @@ import numpy as np
 
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
+from cellxlate.model.engines.memory import memory_bytes
 from cellxlate.model.foreign.session import ForeignSession
 from cellxlate.model.foreign.values import ForeignModel
 
@@ -93,6 +94,9 @@ def with_sizes(session: ForeignSession) -> ForeignSession:
 def _probed(session: ForeignSession, side_px: int) -> Probe:
     model = session.model
     sides = sides_of(model, side_px)
+    if any(one.fixed_px for one in model.reach) and model.bytes_per_px * prod(sides) > memory_bytes():
+        shown = " x ".join(map(str, sides))
+        raise ModelError(f"{model.name} takes windows of {shown} px and no other, for which there is not enough memory")
     window = np.random.default_rng(0).uniform(100, 300, (1, model.channels_in, *sides)).astype(np.float32)
     before, started = _peak_bytes(), time.perf_counter()
     image, _ = session(window, most_s=MOST_S)
