@@ -10,6 +10,9 @@ from cellxlate.cli import main
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.source import proposal_of
 from cellxlate.errors import ModelError
+from cellxlate.model.foreign.limits import read_network
+from cellxlate.model.foreign.opened import foreign_of_network
+from cellxlate.model.foreign.session import ForeignSession
 from cellxlate.stacks.stack import Stack
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is optional")
@@ -82,3 +85,23 @@ def test_names_of_operators_are_one_line_without_control_characters(tmp_path: Pa
     proposal = proposal_of(net.save(tmp_path / "names.onnx", net.add("Sub", "given", image), shape=FREE))
     assert isinstance(proposal, ForeignProposal)
     assert proposal.model.not_local.isprintable()
+
+
+def test_axes_that_the_graph_cannot_have_are_one_line(tmp_path: Path) -> None:
+    net = Net()
+    pooled = net.add("MaxPool", net.conv("given", 1, 1), kernel_shape=[2, 2], strides=[2, 2])
+    grown = net.add("Resize", pooled, "", net.constant([1, 1, 2, 2]), mode="nearest")
+    data, network = read_network(net.save(tmp_path / "pooled.onnx", grown))
+    with pytest.raises(ModelError, match="does not fit its own sizes"):
+        foreign_of_network(data, network, "pooled", input_axes="byxc", output_axes="byxc")
+
+
+def test_memory_that_ends_on_the_smallest_window_is_said_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ForeignSession, "__call__", ended)
+    assert main(["models", "--check", str(unet(tmp_path / "large.onnx"))]) == 2
+    assert "large.onnx takes more memory than there is for a window of 64 x 64 px" in capsys.readouterr().err

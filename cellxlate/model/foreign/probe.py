@@ -56,11 +56,9 @@ def probe(session: ForeignSession, *, larger: bool = False) -> Probe:
     Raises
     ------
     ModelError
-        It takes more than 20 s, fails, or makes an image of other sides than it says.
-    MemoryError
-        It ends.
+        It takes more than 20 s, or more memory than there is; fails, or makes an image of other sides than it says.
     """
-    found = _probed(session, PROBE_PX)
+    found = _probed_first(session, PROBE_PX)
     if larger and session.model.reach[-1].fixed_px is None and 20 * found.seconds < MOST_S:
         with suppress(MemoryError):  # attention over the image takes it with the square of its pixels
             return _probed(session, LARGER_PX)
@@ -83,12 +81,23 @@ def with_sizes(session: ForeignSession) -> ForeignSession:
         reach = tuple(replace(one, least_px=step, step_px=step, stride=step) for one in model.reach)
         tried = replace(session, model=replace(model, reach=reach))
         try:
-            _probed(tried, PROBE_PX + 1)  # which no larger step divides
+            _probed_first(tried, PROBE_PX + 1)  # which no larger step divides
         except ModelError as unfit:
             fault = unfit
             continue
         return tried
     raise ModelError(f"{model.name} takes no window of {PROBE_PX + 1} to {2 * PROBE_PX} px that was tried") from fault
+
+
+def _probed_first(session: ForeignSession, side_px: int) -> Probe:
+    """Run a network on the smallest window that says anything."""
+    try:
+        return _probed(session, side_px)
+    except MemoryError as fault:
+        shown = " x ".join(map(str, sides_of(session.model, side_px)))
+        raise ModelError(
+            f"{session.model.name} takes more memory than there is for a window of {shown} px; use a smaller model"
+        ) from fault
 
 
 def _probed(session: ForeignSession, side_px: int) -> Probe:
