@@ -21,11 +21,12 @@ from zoo_packages import ChannelsLast, Steps, described, onnx_of, plain_network,
 
 import cellxlate
 from cellxlate.cli import main
-from cellxlate.enhancement.proposals import depth, foreign
+from cellxlate.enhancement.proposals import depth
 from cellxlate.enhancement.proposals.source import Proposal, proposal_of
 from cellxlate.enhancement.proposals.statistics import whole_proposal
 from cellxlate.errors import CellxlateError
 from cellxlate.model.export.bioimage import export_package
+from cellxlate.model.foreign.zoo.processing import processed
 from cellxlate.model.foreign.zoo.stated import read_description
 from cellxlate.stacks.stack import Stack
 
@@ -181,7 +182,7 @@ def test_a_whole_plane_is_as_the_library_of_the_zoo_makes_it(
     (theirs,) = (one.data.values for one in sample.members.values())
     proposer = fitted(package, Stack.from_array(plane, "YX", name="stack")).open((0,))
     own = whole_proposal(plane[None].astype(np.float32), proposer)[0]
-    undone = foreign.processed(proposer.after[len(after) :], theirs.astype(np.float32))  # type: ignore[attr-defined]
+    undone = processed(proposer.after[len(after) :], theirs.astype(np.float32))  # type: ignore[attr-defined]
     np.testing.assert_allclose(own, undone[0, 0], atol=1)
 
 

@@ -32,7 +32,7 @@ def sample_windows(stack: Stack, channel: int) -> Iterable[npt.NDArray[Any]]:
         yield stack.read(index, rows, columns)
 
 
-def sample_places(stack: Stack, channel: int, most_px: int = SAMPLE_PX) -> Iterator[tuple[PlaneIndex, slice, slice]]:
+def sample_places(stack: Stack, channel: int, most_px: int | None = None) -> Iterator[tuple[PlaneIndex, slice, slice]]:
     """Choose a bounded sample of one channel.
 
     Yields
@@ -41,7 +41,7 @@ def sample_places(stack: Stack, channel: int, most_px: int = SAMPLE_PX) -> Itera
         All planes whole, if they hold at most `most_px` together, 4 megapixels by default; otherwise 32 windows that
         hold as many, spread over the planes and over their rows and columns.
     """
-    count = stack.planes_per_channel
+    count, most_px = stack.planes_per_channel, most_px or SAMPLE_PX
     height, width = stack.plane_shape
     if count * height * width <= most_px:
         for number in range(count):

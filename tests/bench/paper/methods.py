@@ -1,0 +1,88 @@
+"""What is compared: the networks that all methods share, the schedule, and the runs in the order they are made in."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cellxlate.settings import (
+    PRESETS,
+    AttentionSettings,
+    DiscriminatorSettings,
+    GeneratorSettings,
+    NetworkSettings,
+    TrainSettings,
+)
+
+Method = Literal["cyclegan", "none", "saliency", "masks", "hinge", "utom", "cut"]
+
+EPOCHS, SWITCH_EPOCH = 100, 30
+STEPS_PER_EPOCH = 128
+"""Of batch 1: a pass over the source images, of which there are 128."""
+
+SMALL = NetworkSettings(
+    generator=GeneratorSettings(width=16, blocks=6),
+    attention=AttentionSettings(width=16, last_width=16),
+    discriminator=DiscriminatorSettings(width=32),
+)
+"""The paper's networks, all with instance normalisation: half the width, 6 residual blocks in place of 9."""
+
+SETTINGS = replace(
+    PRESETS["paper"],
+    networks=SMALL,
+    epochs=EPOCHS,
+    switch_epoch=SWITCH_EPOCH,
+    steps=EPOCHS * STEPS_PER_EPOCH,
+    patch_px=128,
+    load_px=None,
+    turns=True,
+    learning_rate=2e-4,
+)
+"""The paper's schedule. Not the paper's: patches of 128 px in place of 256 and not enlarged, which would change blur
+and noise; quarter turns; CycleGAN's rate of 2e-4 in place of 1e-4, for smaller networks."""
+
+
+FULL = replace(PRESETS["paper"], steps=EPOCHS * STEPS_PER_EPOCH)
+"""The preset `paper` as it is: 2.9 million weights, patches of 256 px."""
+
+SHARE_OF_STEPS = {"nuclei": 1.0, "phase": 0.5, "holo": 0.5}
+"""Of the steps of the nuclei's runs; the schedule is stretched over them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run: a method on a data set of `data.py`, from a seed, with networks of a size."""
+
+    method: Method
+    seed: int
+    data: str = "nuclei"
+    size: Literal["small", "full"] = "small"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.data}-{self.method}-{self.seed}" + ("" if self.size == "small" else f"-{self.size}")
+
+    @property
+    def settings(self) -> TrainSettings:
+        """How it is trained."""
+        chosen = SETTINGS if self.size == "small" else FULL
+        assert chosen.steps is not None
+        chosen = replace(chosen, steps=round(SHARE_OF_STEPS[self.data] * chosen.steps), seed=self.seed)
+        if self.method in ("none", "saliency", "masks"):
+            return replace(chosen, guide=self.method)
+        if self.method == "hinge":
+            return replace(chosen, guide="none")
+        return replace(chosen, baseline="cyclegan", guide="none")
+
+
+PAPER: tuple[Method, ...] = ("cyclegan", "none", "saliency", "masks")
+OTHERS: tuple[Method, ...] = ("utom", "cut")
+MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
+"""Without `saliency`, which looks for what is brighter than its surroundings."""
+
+QUEUE = (
+    *(Planned(method, seed) for methods in (PAPER, OTHERS) for seed in (0, 1) for method in methods),
+    *(Planned("hinge", seed) for seed in (0, 1)),
+    *(Planned(method, 0, data) for data in ("phase", "holo") for method in MODALITIES),
+    *(Planned(method, 1, "phase") for method in MODALITIES[:2]),
+    Planned("saliency", 0, size="full"),
+)
