@@ -105,3 +105,14 @@ def test_memory_that_ends_on_the_smallest_window_is_said_of_the_model(
     monkeypatch.setattr(ForeignSession, "__call__", ended)
     assert main(["models", "--check", str(unet(tmp_path / "large.onnx"))]) == 2
     assert "large.onnx takes more memory than there is for a window of 64 x 64 px" in capsys.readouterr().err
+
+
+def test_what_looks_at_all_planes_and_takes_fewer_is_refused(tmp_path: Path) -> None:
+    net = Net()
+    mean = net.add("ReduceMean", "given", axes=[2, 3, 4], keepdims=1)
+    path = net.save(tmp_path / "deep.onnx", net.add("Sub", "given", mean), shape=(1, 1, 4, 64, 64))
+    proposal = proposal_of(path)
+    assert proposal is not None
+    with pytest.raises(ModelError, match="looks at all planes and takes 4 together, the stack has 5"):
+        proposal.fitted(Stack.from_array(np.stack([COUNTS] * 5), "ZYX"), (0,))
+    assert "windows of 64 px" in proposal.fitted(Stack.from_array(np.stack([COUNTS] * 4), "ZYX"), (0,)).warnings[-1]
