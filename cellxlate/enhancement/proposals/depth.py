@@ -36,8 +36,8 @@ def blocks_in(model: ForeignModel, stack: Stack) -> Blocks | None:
     if reach.halo_px is None:
         if reach.fixed_px is not None and size > reach.fixed_px:
             raise ModelError(
-                f"{model.name} looks at all planes and takes {reach.fixed_px} together, the stack has {size}; export it "
-                "for any number"
+                f"{model.name} looks at all planes and takes {reach.fixed_px} together, the stack has {size}; export "
+                "it for any number"
             )
         return Blocks(size, along)
     rows, columns = stack.plane_shape
