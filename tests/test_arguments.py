@@ -171,6 +171,22 @@ def test_what_an_option_took_is_said_with_the_order_that_works(
     assert part in complaint(capsys, *words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("enhance s.tif --channel a --channel b", "channel"),
+        ("enhance s.tif --beside a --beside b", "beside"),
+        ("train -o m --source a --source b", "source"),
+        ("train -o m --source s --target a --target b", "target"),
+        ("train -o m --source s --masks a --masks b", "masks"),
+        ("train -o m --source s --beside a --beside b", "beside"),
+        ("describe cells --source a --source b", "source"),
+    ],
+)
+def test_what_is_named_in_several_options_is_all_meant(words: str, name: str) -> None:
+    assert [str(one) for one in getattr(parsed(*words.split()), name)] == ["a", "b"]
+
+
 def test_a_model_behind_images_is_the_model(folder: Path) -> None:
     found = parsed("describe", "--source", "a.tif", "b.tif", str(SHIPPED / "cells"))
     assert (found.model, [str(path) for path in found.source]) == (str(SHIPPED / "cells"), ["a.tif", "b.tif"])

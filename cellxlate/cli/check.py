@@ -11,7 +11,7 @@ from cellxlate.errors import ModelError
 
 def run_check(options: argparse.Namespace) -> int:
     """Describe an ONNX file, a package of the BioImage Model Zoo, or a filter; a small window of noise is run."""
-    from cellxlate.enhancement.proposals.foreign import ForeignProposal
+    from cellxlate.enhancement.proposals.foreign import ForeignProposal, require_proposes
     from cellxlate.enhancement.proposals.source import load_foreign, proposal_of
     from cellxlate.model.cards import is_model
     from cellxlate.model.foreign.facts import facts_of
@@ -21,6 +21,7 @@ def run_check(options: argparse.Namespace) -> int:
     asked = options.check
     proposal = load_foreign(asked, torchscript=True) if options.run_torchscript else proposal_of(asked)
     if isinstance(proposal, ForeignProposal):
+        require_proposes(proposal.model)
         session = with_sizes(open_session(proposal.model))
         answer = facts_of(session.model, probe(session, larger=True))
         say(options, answer, foreign_lines(answer))

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cellxlate
 from cellxlate.cli.arguments import Parser
@@ -16,6 +17,8 @@ from cellxlate.settings import ADAPT_S, AUTO, PRESETS, SALIENCY, THRESHOLD
 
 MOST_ADAPT_S = 86_400.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MANY: dict[str, Any] = {"action": "extend", "nargs": "+"}
+"""Of an option that takes several values, or may be given several times, as `--channel A --channel B`."""
 EXAMPLES = {
     "demo": "cellxlate demo -o demo",
     "sample": "cellxlate sample cells.ome.tif --shape 1,1,8,1024,1024 --cell-fraction 0.1 --mask mask.ome.tif",
@@ -87,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     describe = command("describe", run_describe, "Note in a model's card what its training images look like.")
     describe.add_argument("model", metavar="MODEL", help="model folder")
-    describe.add_argument("--source", nargs="+", type=Path, required=True, metavar="PATH", help="its source images")
+    describe.add_argument("--source", **MANY, type=Path, required=True, metavar="PATH", help="its source images")
     describe.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     parser.groups = {heading: {name: texts[name] for name in names} for heading, names in GROUPS.items()}
     return parser
@@ -214,10 +217,10 @@ def _add_enhance(enhance: argparse.ArgumentParser) -> None:
 
 
 def _add_what_changes(enhance: argparse.ArgumentParser) -> None:
-    enhance.add_argument("--channel", nargs="+", metavar="NAME|N", help="channels to enhance; others are copied")
+    enhance.add_argument("--channel", **MANY, metavar="NAME|N", help="channels to enhance; others are copied")
     enhance.add_argument(
         "--beside",
-        nargs="+",
+        **MANY,
         metavar="NAME|N",
         help="channels that the model sees too and never changes; by default those of the names it was trained with",
     )
@@ -294,17 +297,15 @@ def _add_computing(enhance: argparse.ArgumentParser) -> None:
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("--source", nargs="+", type=Path, metavar="PATH", help="images as they are")
-    train.add_argument("--target", nargs="+", type=Path, metavar="PATH", help="images as they should look")
+    train.add_argument("--source", **MANY, type=Path, metavar="PATH", help="images as they are")
+    train.add_argument("--target", **MANY, type=Path, metavar="PATH", help="images as they should look")
     train.add_argument("--from", dest="base", metavar="MODEL", help="start from a model, shipped or a folder")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="model folder to write")
     train.add_argument("--preset", choices=tuple(PRESETS), help="alone without --target, fast with it")
     train.add_argument("--settings", type=Path, metavar="FILE.toml", help="settings that differ from the preset")
     train.add_argument("--baseline", choices=("none", "cyclegan"), default="none", help="train without attention")
     train.add_argument("--guide", choices=("saliency", "masks", "none"), help="what attention learns from")
-    train.add_argument(
-        "--masks", nargs="+", type=Path, metavar="DIR", help="masks of some of the images, named like them"
-    )
+    train.add_argument("--masks", **MANY, type=Path, metavar="DIR", help="masks of some of the images, named like them")
     length = train.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs", type=int, metavar="N", help="how often all images are seen; that of the preset by default"
@@ -317,7 +318,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--channel", metavar="NAME|N", help="channel of multi-channel images")
     train.add_argument(
         "--beside",
-        nargs="+",
+        **MANY,
         default=[],
         metavar="NAME|N",
         help="channels that the model sees beside this one and never changes",

@@ -155,7 +155,7 @@ def test_a_function_may_see_whole_planes() -> None:
     assert made.report.provenance["proposal"]["halo_px"] == "plane"
 
 
-@pytest.mark.parametrize("halo_px", ["whole", -1, 1.5, True, [3]])
+@pytest.mark.parametrize("halo_px", ["whole", -1, 1.5, True, [3], 10**9])
 def test_a_halo_is_a_whole_number_or_the_plane(halo_px: Any) -> None:
     with pytest.raises(OptionError, match="halo_px="):
         run(KINDS["lambda"], halo_px)

@@ -353,6 +353,7 @@ def test_a_volume_of_two_channels_is_given_together(tmp_path: Path) -> None:
         ({"before": [("softmax", {})]}, "'softmax', a processing that is not done here"),
         ({"before": [("clip", {"low": 1})]}, "has 'low', expected"),
         ({"before": [("scale_range", {"axes": ["x"]})]}, "measures each row by itself"),
+        ({"before": [("clip", {"min": 3, "max": 1})]}, "has min 3, expected no more than max, which is 1"),
         ({"before": [("binarize", {"threshold": 3.0})]}, "what nothing brings back"),
         ({"after": [("custom", {})]}, "'custom', a processing that is not done here"),
         ({"weights": {"pytorch_state_dict": {"source": "w.pt"}}}, "only onnx is run here"),
@@ -428,6 +429,13 @@ def test_a_package_of_ours_without_its_card_is_one_of_others(tiny_model: Path, t
     counts[20:40, 20:40] += 900
     result = cellxlate.enhance(counts, tmp_path / "other.zip")
     assert result.report.provenance["attention_source"]["kind"] == "proposal"
+
+
+def test_a_package_without_a_name_is_called_like_its_folder(weights: bytes, tmp_path: Path) -> None:
+    nameless = {**described(weights), "name": None, "format_version": 0.5}  # as a number, as some write it
+    proposal = proposal_of(write_package(tmp_path / "nameless", weights, nameless))
+    assert proposal is not None
+    assert proposal.name == "nameless"
 
 
 @pytest.mark.parametrize("command", [["info"], ["models", "--check"]])

@@ -165,12 +165,15 @@ def choose_windows(
         part = replace(geometry, halo_px=max(SAMPLE_PX // 8, geometry.margin_px))
         found = look(part, SAMPLE_PX, 1) if geometry.fixed_px is None else Locality(0.0, MOST_COUNTS, 0)
         return Windows(whole, found, not_local)
-    largest = _largest_windows(name, geometry, bytes_of)
+    largest = _largest_windows(name, geometry, bytes_of, not_local)
     return Windows(largest, look(largest, 2 * int(largest.fixed_px or 0), 1), not_local)
 
 
-def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], float]) -> Geometry:
+def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], float], not_local: str) -> Geometry:
     """Return the largest windows that memory allows, all of one size, a quarter of which is halo at either side."""
+    if geometry.fixed_px is not None and geometry.fixed_px < LEAST_WINDOW_PX // 2:
+        only = f"it takes windows of {geometry.fixed_px} px and no other, too small to stand for whole planes"
+        raise ModelError(f"{name}: {only} ({not_local}); export it for larger ones")
     side = geometry.fixed_px or LARGEST_WINDOW_PX
     while geometry.fixed_px is None and side >= LEAST_WINDOW_PX and bytes_of(side**2) > memory_bytes():
         side //= 2
@@ -181,8 +184,20 @@ def _largest_windows(name: str, geometry: Geometry, bytes_of: Callable[[float], 
             f"{name} looks at the whole image, and a window of {side} px takes more memory than there is; use a "
             "computer with more, or another model"
         )
-    halo_px = max(side // 4, geometry.margin_px)
-    return replace(geometry, halo_px=halo_px, fixed_px=side, bytes_per_px=bytes_of(side**2) / side**2)
+    return replace(in_one_size(geometry, side), bytes_per_px=bytes_of(side**2) / side**2)
+
+
+def in_one_size(geometry: Geometry, side_px: int) -> Geometry:
+    """Return windows of one size, a quarter of which is halo at either side."""
+    room_px = max(side_px - geometry.stride, 0) // 2
+    return replace(geometry, halo_px=max(min(side_px // 4, room_px), geometry.margin_px), fixed_px=side_px)
+
+
+def first_windows(geometry: Geometry) -> Geometry:
+    """Return windows with which a proposer can be run before they are chosen: what has one size may not see planes."""
+    if geometry.fixed_px is None or (geometry.halo_px is not None and geometry.largest_tile_px >= LEAST_TILE_PX):
+        return geometry
+    return in_one_size(geometry, geometry.fixed_px)
 
 
 def compared(name: str, pairs: Iterable[tuple[Proposer, PlaneSample]], *, is_float: bool) -> Locality:

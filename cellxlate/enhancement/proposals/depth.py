@@ -20,7 +20,13 @@ FEWEST_PLANES = 8
 
 
 def blocks_in(model: ForeignModel, stack: Stack) -> Blocks | None:
-    """Return which planes along z of a stack a model of volumes enhances together; as many as keep memory bounded."""
+    """Return which planes along z of a stack a model of volumes enhances together; as many as keep memory bounded.
+
+    Raises
+    ------
+    ModelError
+        No plane is seen whole in the planes that it takes.
+    """
     if model.axes != "ZYX":
         return None
     reach, size = model.reach[0], stack.size("Z")
@@ -28,6 +34,11 @@ def blocks_in(model: ForeignModel, stack: Stack) -> Blocks | None:
         reach.halo_px, reach.stride, reach.least_px, reach.step_px, reach.fixed_px, margin_px=reach.margin_px
     )
     if reach.halo_px is None:
+        if reach.fixed_px is not None and size > reach.fixed_px:
+            raise ModelError(
+                f"{model.name} looks at all planes and takes {reach.fixed_px} together, the stack has {size}; export "
+                "it for any number"
+            )
         return Blocks(size, along)
     rows, columns = stack.plane_shape
     band_px = min(rows, 2 * BLOCK_PX) * columns * model.channels_in

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.input import Blocks, Context
-from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows
+from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows, first_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
@@ -35,7 +35,8 @@ def geometry_of(model: ForeignModel) -> Geometry:
     if (rows.least_px - columns.least_px) % step:
         raise ModelError(f"{model.name} takes other heights than widths, expected that it takes squares")
     if rows.fixed_px != columns.fixed_px:
-        raise ModelError(f"{model.name} takes images of {rows.fixed_px} x {columns.fixed_px} px, expected squares")
+        sides = " x ".join(str(one.fixed_px or "any") for one in (rows, columns))
+        raise ModelError(f"{model.name} takes images of {sides} px, expected squares")
     halo_px = None if rows.halo_px is None or columns.halo_px is None else max(rows.halo_px, columns.halo_px)
     return Geometry(
         halo_px, math.lcm(rows.stride, columns.stride), least, step, rows.fixed_px, model.bytes_per_px,
@@ -160,7 +161,7 @@ class ForeignProposal:
         fits = tuple(
             fit_of(
                 stack, group, own.before, own.after, takes=own.takes, blocks=blocks,
-                propose=partial(ForeignProposer, session, begun.geometry, len(group)),
+                propose=partial(ForeignProposer, session, first_windows(begun.geometry), len(group)),
             )
             for group in groups
         )  # fmt: skip
@@ -192,13 +193,20 @@ def _reason(model: ForeignModel) -> str:
     return model.not_local or unknown
 
 
+def require_proposes(model: ForeignModel) -> None:
+    """Raise ModelError where a model can propose for no stack: it makes other channels than it takes, or no squares."""
+    if model.channels_in != model.channels_out:
+        plural = "" if model.channels_out == 1 else "s"
+        raise ModelError(
+            f"{model.name} makes {model.channels_out} channel{plural} of {model.channels_in}; only image-to-image "
+            "models propose"
+        )
+    geometry_of(model)
+
+
 def require_axes(model: ForeignModel, stack: Stack, channels: Sequence[int]) -> None:
     """Raise ModelError where a model takes other channels than are enhanced, or volumes where there are none."""
-    if model.channels_in != model.channels_out:
-        raise ModelError(
-            f"{model.name} makes {model.channels_out} channels of {model.channels_in}; only image-to-image models "
-            "propose"
-        )
+    require_proposes(model)
     if model.channels_in not in (1, len(channels)):
         raise ModelError(
             f"{model.name} takes {model.channels_in} channels together, {len(channels)} are to be enhanced",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cellxlate.enhancement.proposals.fingerprint import Fingerprint, fingerprint
 from cellxlate.enhancement.proposals.locality import Locality, measured_locality
-from cellxlate.enhancement.proposals.windows import Geometry
+from cellxlate.enhancement.proposals.windows import WHOLE_PX, Geometry
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.option_values import whole
@@ -57,6 +57,8 @@ class FunctionProposal:
                 HALO.of(PLANE), " where it looks at the whole plane",
             )  # fmt: skip
         checked = halo_px if halo_px == PLANE else whole(HALO, halo_px, least=0)
+        if isinstance(checked, int) and checked > WHOLE_PX:
+            raise OptionError(HALO.of(checked), " is wider than any plane", remedy=("give ", HALO.of(PLANE)))
         return cls(function, checked, fingerprint(function))
 
     @property

@@ -78,6 +78,10 @@ def foreign_of_network(
     given = _image(inputs[0], name, input_axes)
     if not set("yx") <= set(given.axes):
         raise ModelError(f"{name} takes an array of axes {given.axes}, expected rows and columns of an image")
+    if (together := given.side("b") or 1) != 1:
+        raise ModelError(
+            f"{name} takes {together} images at once, no more and no fewer; export it for one, or any number"
+        )
     image, bounded = _outputs(model.graph, output, name)
     gating = bounded if attention is None else _outputs(model.graph, attention, name)[0]
     made = _image(image, name, output_axes, given)

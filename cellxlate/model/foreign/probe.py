@@ -11,6 +11,7 @@ import numpy as np
 
 from cellxlate.errors import ModelError
 from cellxlate.model.attention import Floats
+from cellxlate.model.engines.memory import memory_bytes
 from cellxlate.model.foreign.session import ForeignSession
 from cellxlate.model.foreign.values import ForeignModel
 
@@ -55,11 +56,9 @@ def probe(session: ForeignSession, *, larger: bool = False) -> Probe:
     Raises
     ------
     ModelError
-        It takes more than 20 s, fails, or makes an image of other sides than it says.
-    MemoryError
-        It ends.
+        It takes more than 20 s, or more memory than there is; fails, or makes an image of other sides than it says.
     """
-    found = _probed(session, PROBE_PX)
+    found = _probed_first(session, PROBE_PX)
     if larger and session.model.reach[-1].fixed_px is None and 20 * found.seconds < MOST_S:
         with suppress(MemoryError):  # attention over the image takes it with the square of its pixels
             return _probed(session, LARGER_PX)
@@ -82,7 +81,7 @@ def with_sizes(session: ForeignSession) -> ForeignSession:
         reach = tuple(replace(one, least_px=step, step_px=step, stride=step) for one in model.reach)
         tried = replace(session, model=replace(model, reach=reach))
         try:
-            _probed(tried, PROBE_PX + 1)  # which no larger step divides
+            _probed_first(tried, PROBE_PX + 1)  # which no larger step divides
         except ModelError as unfit:
             fault = unfit
             continue
@@ -90,9 +89,23 @@ def with_sizes(session: ForeignSession) -> ForeignSession:
     raise ModelError(f"{model.name} takes no window of {PROBE_PX + 1} to {2 * PROBE_PX} px that was tried") from fault
 
 
+def _probed_first(session: ForeignSession, side_px: int) -> Probe:
+    """Run a network on the smallest window that says anything."""
+    try:
+        return _probed(session, side_px)
+    except MemoryError as fault:
+        shown = " x ".join(map(str, sides_of(session.model, side_px)))
+        raise ModelError(
+            f"{session.model.name} takes more memory than there is for a window of {shown} px; use a smaller model"
+        ) from fault
+
+
 def _probed(session: ForeignSession, side_px: int) -> Probe:
     model = session.model
     sides = sides_of(model, side_px)
+    if any(one.fixed_px for one in model.reach) and model.bytes_per_px * prod(sides) > memory_bytes():
+        shown = " x ".join(map(str, sides))
+        raise ModelError(f"{model.name} takes windows of {shown} px and no other, for which there is not enough memory")
     window = np.random.default_rng(0).uniform(100, 300, (1, model.channels_in, *sides)).astype(np.float32)
     before, started = _peak_bytes(), time.perf_counter()
     image, _ = session(window, most_s=MOST_S)

@@ -63,9 +63,7 @@ class ForeignSession:
         own = self.model
         wanted = [name for name in (own.output_name, own.attention_name if attention else "") if name]
         given = self.session.get_inputs()[0]
-        one_by_one = "b" not in own.input_axes or isinstance(given.shape[own.input_axes.index("b")], int)
-        batches = windows[:, None] if one_by_one else [windows]
-        made = [self._run(wanted, given, one, most_s) for one in batches]
+        made = [self._run(wanted, given, one, most_s) for one in windows[:, None]]  # some compare those of a batch
         image, *rest = (np.concatenate(parts) for parts in zip(*made, strict=True))
         return image, rest[0] if rest else None
 

@@ -163,6 +163,8 @@ def look(model: Any, given: Image, made: Sequence[Image], name: str) -> GraphFac
     except UnknownHereError as fault:
         reach = tuple(Reach(None, fixed_px=given.side(axis)) for axis in given.spatial)
         return GraphFacts(reach, "", (f"{fault.node.words} {fault.why}",), operators, UNKNOWN_BYTES_PER_PX)
+    except UnfitError as fault:
+        raise ModelError(f"{name} does not fit its own sizes: {fault}") from fault
     try:
         return _facts(looker, sizes, name, operators)
     except UnfitError as fault:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cellxlate.model.foreign.limits import onnx_package
 from cellxlate.model.foreign.reach.spread import UnfitError
+from cellxlate.stacks.naming import one_line
 
 MOST_VALUES = 65_536
 """Of an array that is computed to know the sizes of others."""
@@ -50,7 +51,8 @@ class Node:
     @property
     def words(self) -> str:
         """How it is called in a sentence."""
-        return f"{self.kind} ({self.name})" if self.name else self.kind
+        plain = "".join(letter for letter in one_line(self.name) if letter.isprintable())
+        return f"{self.kind} ({plain})" if plain else self.kind
 
     def number(self, name: str, default: int) -> int:
         """Return an attribute that is a whole number."""

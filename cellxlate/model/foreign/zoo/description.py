@@ -88,7 +88,7 @@ def described(stated: Entry, *, torchscript: bool = False) -> Description:
     version = stated["format_version"].text()
     if stated["type"].text("model") != "model":
         raise ModelError(f"{stated.where} describes a {stated['type'].text()[:40]}, expected a model")
-    if not version.startswith(tuple(f"{one}." for one in FORMATS)):
+    if not f"{version}.".startswith(tuple(f"{one}." for one in FORMATS)):
         raise ModelError(f"{stated.where} has the format {version[:20] or '?'}, expected {' or '.join(FORMATS)}")
     is_new = version.startswith("0.5")
     kind, weights = _weights(stated["weights"], torchscript=torchscript)
@@ -103,7 +103,7 @@ def described(stated: Entry, *, torchscript: bool = False) -> Description:
     gates = (at for at, one in enumerate(made) if at != image and one.name.lower() == ATTENTION)
     attention = next((at for at in gates if made[at].axes == made[image].axes), None)
     return Description(
-        stated["name"].text("?"), weights, given, made, image, after, back, kind == TORCHSCRIPT_WEIGHTS, attention,
+        stated["name"].text(), weights, given, made, image, after, back, kind == TORCHSCRIPT_WEIGHTS, attention,
         stated["license"].text(), _citation(stated), _warnings(stated, made[image]),
     )  # fmt: skip
 

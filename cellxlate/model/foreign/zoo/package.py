@@ -127,7 +127,8 @@ def model_of(stated: Description, data: bytes, network: NetworkFile, name: str) 
         for axis, one in zip(axes, known.reach[-len(axes) :], strict=True)
     )
     return replace(
-        known, name=stated.name, axes=axes, reach=reach, before=given.steps, after=stated.after, takes=given.takes,
+        known, name=stated.name or Path(name).name, axes=axes, reach=reach,
+        before=given.steps, after=stated.after, takes=given.takes,
         to_counts=stated.back, licence=stated.licence, citation=stated.citation,
         warnings=(*known.warnings, *stated.warnings),
     )  # fmt: skip

@@ -181,7 +181,10 @@ def _clip(kwargs: Entry, around: Around) -> Steps:
             return (default,)
         return replace(_quantity(kwargs, around), kind="quantile", share=_share(share, 0.0), method=method)
 
-    return (Clipping(end("min", -float("inf")), end("max", float("inf"))),)
+    low, high = end("min", -float("inf")), end("max", float("inf"))
+    if isinstance(low, tuple) and isinstance(high, tuple) and low[0] > high[0]:
+        raise ModelError(f"{kwargs.where} has min {low[0]:g}, expected no more than max, which is {high[0]:g}")
+    return (Clipping(low, high),)
 
 
 def _binarise(kwargs: Entry, around: Around) -> Steps:
