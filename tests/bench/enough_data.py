@@ -41,7 +41,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model = cellxlate.load_model(options.model)
     verdict = adaptation.verdict
-    adaptation.verdict = lambda ranking: (True, "{}: {}".format(*verdict(ranking)))  # to score what is not kept, too
+    # to score what is not kept, too
+    adaptation.verdict = lambda ranking, **told: (True, "{}: {}".format(*verdict(ranking, **told)))
     print("| field | side (px) | input (dB) | model as it was (dB) | what was learned, over it (dB) | kept: why | s |")
     print("|---|---|---|---|---|---|---|")
     for name, kind in FIELDS:

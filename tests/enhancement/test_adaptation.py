@@ -127,6 +127,23 @@ def test_what_is_better_is_kept_in_a_folder_beside_the_results(stack, tiny_model
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.ome.tif", "cells_model"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "opens"), [(0.07, 0.98, True), (0.3, 0.9, True), (0.3, 0.5, False), (0.9, 1.0, False)]
+)
+def test_attention_that_opens_to_nearly_everything_stays_as_it_was(
+    stack, tiny_model, tmp_path, monkeypatch, before, after, opens
+):
+    judged(monkeypatch, 0.5)
+    digest = load_model(tiny_model).digest
+    monkeypatch.setattr(judge.Judge, "_changed", lambda _, bundle: before if bundle.card["probe"] else after)
+    found = adapted(stack, tiny_model, tmp_path / "cells_model")
+    own, learned = (one.translator.attention.state_dict() for one in (load_model(tiny_model), found.model))
+    assert all(np.array_equal(own[name], learned[name]) for name in own) is opens
+    assert ("attention stays as it was" in found.reason) is opens
+    assert found.kept
+    assert found.model.digest != digest
+
+
 def test_what_is_not_better_leaves_nothing_and_the_model_as_it_was(stack, tiny_model, tmp_path, monkeypatch):
     judged(monkeypatch, -0.5)
     found = adapted(stack, tiny_model, tmp_path / "cells_model")

@@ -24,6 +24,8 @@ JUDGING_SHARE = 0.2
 CALLS, CLASSICAL_SHARE = 5, 0.3
 """How often a candidate is asked for a plane to judge it; what the filters that always take part cost beside."""
 STANDARD_ERRORS = 2.0
+MOST_TIMES, MOST_OPENED = 2.0, 0.5
+"""Attention may learn to select so many times the pixels that it did, or so much of what it left alone."""
 
 
 class Judge:
@@ -70,6 +72,21 @@ class Judge:
             inside = [np.ones_like(one) for one in inside]
         return estimate_risks(planes, self._noises, candidates, inside=inside, seed=seed)
 
+    def opens(self, adapted: Bundle) -> bool:
+        """Return whether attention has learned to select nearly everything, where it was cells alone.
+
+        An estimate that is flat where nothing is teaches attention its own faint texture. The error falls then all the
+        same, since the background is smoothed too, so the ranking does not tell.
+        """
+        before, after = (self._changed(bundle) for bundle in (self._base, adapted))
+        return after > MOST_TIMES * before and after - before > MOST_OPENED * (1 - before)
+
+    def _changed(self, bundle: Bundle) -> float:
+        """Return the share of the sample's pixels that a model changes."""
+        job = self._job(bundle)
+        changed = [enhanced(one, job)(one.counts) != one.counts for one in self._sights]
+        return float(np.concatenate([one.ravel() for one in changed]).mean())
+
     def _job(self, bundle: Bundle) -> PlaneJob:
         translator = open_engine(bundle, engine="torch", device=self._device)
         return PlaneJob(translator, {0: self._intensity}, None, self._settings, context=self._context)
@@ -89,13 +106,17 @@ def noise_on_range_of(intensity: IntensityRange, noise: CameraNoise, field: Fiel
     return noise.rescaled(intensity.span / own.span, own.black, intensity.black)
 
 
-def verdict(ranking: Ranking) -> tuple[bool, str]:
-    """Return whether to keep what was learned, and why: only if it is better beyond doubt."""
+def verdict(ranking: Ranking, *, is_open: bool = False) -> tuple[bool, str]:
+    """Return whether to keep what was learned, and why: only if it is better beyond doubt.
+
+    It is said too where attention learned to select nearly everything (`is_open`), and so is the model's own again.
+    """
     gain_db, error_db = ranking.better(AFTER, BEFORE)
     gain = f"its estimated error is {abs(gain_db):.2f} dB {'lower' if gain_db > 0 else 'higher'} (± {error_db:.2f})"
     if not ranking.trusted:
         doubt = ranking.doubt.rstrip(".")
         return False, f"what was learned was not kept, since it cannot be told whether it is better: {doubt}"
     if gain_db > STANDARD_ERRORS * error_db:
-        return True, f"what was learned from this stack was kept: {gain}"
+        kept = f"what was learned from this stack was kept: {gain}"
+        return True, kept + "; attention stays as it was, since it learned to select nearly everything" * is_open
     return False, f"what was learned was not kept, since it is not clearly better: {gain}"
