@@ -405,6 +405,26 @@ def test_a_model_that_nobody_needs_any_more_is_let_go_with_its_engines(tiny_mode
     assert [one() for one in kept] == [None, None]
 
 
+INTERRUPTED = """
+import faulthandler, gc, signal, sys
+faulthandler.enable()  # like pytest and Jupyter
+from cellxlate.model.bundle import load_model
+from cellxlate.model.engines.engine import open_engine
+hits = []
+signal.signal(signal.SIGINT, lambda *_: hits.append(1))
+for _ in range(2):
+    open_engine(load_model(sys.argv[1]), engine=sys.argv[2]).attention(__import__("numpy").zeros((1, 1, 64, 64), "f4"))
+    gc.collect()
+    signal.raise_signal(signal.SIGINT)
+sys.exit(len(hits) != 2)
+"""
+
+
+@pytest.mark.parametrize("engine", OPTIONAL)
+def test_ctrl_c_is_heard_after_a_model_was_let_go_of(tiny_model: Path, engine: str) -> None:
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED, tiny_model, engine], check=False).returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell where threads may run")
 @pytest.mark.parametrize("engine", OPTIONAL)
 def test_engines_leave_it_to_the_system_where_threads_run(engine: Any) -> None:

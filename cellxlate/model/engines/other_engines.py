@@ -1,6 +1,7 @@
 """OpenVINO and ONNX Runtime as engines. Both are optional; both read the ONNX model that `export` writes."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from queue import SimpleQueue
 from threading import Lock
@@ -42,8 +43,7 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, network: Network, precision: Precision, streams: int = 1) -> None:
-        openvino = _imported("openvino", remedy='pip install "cellxlate[openvino]"')
-        self._core, self._tensor = openvino.Core(), openvino.Tensor
+        self._core, self._tensor = _openvino_core(), _openvino().Tensor
         self._model = self._core.read_model(onnx_model(network, name="outcome").SerializeToString())
         self._options = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -82,6 +82,20 @@ class OpenVinoNetwork:
         for _ in range(self._streams):
             idle.put(compiled.create_infer_request())
         return idle
+
+
+def _openvino() -> Any:
+    return _imported("openvino", remedy='pip install "cellxlate[openvino]"')
+
+
+@cache
+def _openvino_core() -> Any:
+    """Return OpenVINO's core, one for good.
+
+    The thread that compiles first gets a stack for signals from the plugin of the CPU. With the last core it
+    goes, and the next Ctrl-C would end Python by a segmentation fault.
+    """
+    return _openvino().Core()
 
 
 def _imported(engine: str, *, remedy: str) -> Any:
