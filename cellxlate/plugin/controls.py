@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
 from magicgui.widgets import ComboBox, Container, FileEdit, FloatSlider, Label, PushButton, Widget
 from psygnal import Signal
@@ -260,18 +261,19 @@ class _EvenLabels(QObject):  # type: ignore[misc]
 
     def __init__(self, rows: Container) -> None:
         super().__init__(rows.native)
-        self._rows = rows
+        self._rows = ref(rows)  # which holds what owns this, and may go while Qt still sends events
         rows.native.installEventFilter(self)
 
     def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802  the name is Qt's
         """Measure again where the panel is shown, or gets another style."""
-        if event.type() in (QEvent.Type.Show, QEvent.Type.StyleChange):
-            self.align()
+        rows = self._rows() if event.type() in (QEvent.Type.Show, QEvent.Type.StyleChange) else None
+        if rows is not None:
+            self.align(rows)
         return False
 
-    def align(self) -> None:
+    def align(self, rows: Container) -> None:
         """Give all labels the width of the widest."""
-        labelled = [one for row in self._rows if (one := row._labeled_widget()) is not None]
+        labelled = [one for row in rows if (one := row._labeled_widget()) is not None]
         labels = [one._label_widget.native for one in labelled if one._label_widget._explicitly_hidden is not True]
         for label in labels:
             label.ensurePolished()
