@@ -76,7 +76,8 @@ STARTING_S, LEAST_S, SPARE_S = 20.0, 3.0, 4.0
 NEEDED = {
     "dask": "dask", "google_crc32c": "google-crc32c", "imagecodecs": "imagecodecs", "jinja2": "jinja2",
     "numpy": "numpy", "roifile": "roifile", "safetensors": "safetensors", "skimage": "scikit-image", "scipy": "scipy",
-    "tifffile": "tifffile", "torch": "torch", "tqdm": "tqdm", "yaozarrs": "yaozarrs", "zarr": "zarr",
+    "tifffile": "tifffile", "torch": "torch", "tqdm": "tqdm", "yaml": "pyyaml", "yaozarrs": "yaozarrs",
+    "zarr": "zarr",
 }  # fmt: skip
 """Names to import, and packages that have them: all that cellxlate depends on."""
 

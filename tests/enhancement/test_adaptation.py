@@ -79,6 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
 
     monkeypatch.setattr(judge, "estimate_risks", say)
+    monkeypatch.setattr(judge.Judge, "_changed", lambda *_: 0.2)
 
 
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:

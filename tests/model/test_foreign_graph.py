@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foreign_networks import FREE, Net
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -55,6 +55,7 @@ def added(net: Net, image: str, kind: str, size: int, more: int) -> str:
 
 @settings(max_examples=25, deadline=None)
 @given(steps=st.lists(STEPS, min_size=1, max_size=3), seed=st.integers(0, 99))
+@example(steps=[("nearest", 3, 1), ("nearest", 2, 1)], seed=0)
 def test_the_halo_is_how_far_one_pixel_is_felt(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]], seed: int
 ) -> None:

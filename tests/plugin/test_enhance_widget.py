@@ -539,7 +539,9 @@ def test_a_model_is_chosen_for_the_channels_that_are_enhanced(viewer, spin, monk
 
     def note(module, name):
         chosen = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda stack, channels: asked.append([*channels]) or chosen(stack, channels))
+        monkeypatch.setattr(
+            module, name, lambda stack, channels, **more: asked.append([*channels]) or chosen(stack, channels, **more)
+        )
 
     note(attending, "choose")
     note(enhancing, "choose_model")

@@ -211,10 +211,8 @@ def adapt_stack(
         except TrainingError as fault:
             shutil.rmtree(partial, ignore_errors=True)
             return nothing(fault)
-        translator, before = finished_translator(run.average, run.settings, []), base.seeing(seen.planes)
-        if is_open := judge.opens(before.with_weights(translator)):
-            translator.attention.load_state_dict(before.translator.attention.state_dict())
-        ranking = judge.ranking(before.with_weights(translator), seed)
+        translator = finished_translator(run.average, run.settings, [])
+        ranking, is_open = judge.ranking(translator, seed)
         kept, reason = verdict(ranking, is_open=is_open)
         adaptation = Adaptation(
             base, kept, run.seconds + clock.since_learning_s, run.done, reason, base.name, ranking, choice,

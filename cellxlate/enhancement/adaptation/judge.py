@@ -11,6 +11,7 @@ from cellxlate.enhancement.neighbours.sample import Sight, enhanced
 from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.model.bundle import Bundle
 from cellxlate.model.engines.engine import Device, open_engine
+from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.quality.risk import Ranking, estimate_risks
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.noise_model import CameraNoise
@@ -59,8 +60,14 @@ class Judge:
         self._sights, self._noises = [sights[one] for one in chosen], [noises[one] for one in chosen]
         self.expected_s = pixels * per_px_s
 
-    def ranking(self, adapted: Bundle, seed: int) -> Ranking:
-        """Rank the model as it was, what was learned, the input and filters, where either of the two changes pixels."""
+    def ranking(self, learned: TranslatorNetworks, seed: int) -> tuple[Ranking, bool]:
+        """Rank the model as it was, what was learned, the input and filters, where either of the two changes pixels.
+
+        Where attention learned to select nearly everything, `learned` gets the model's own again, and True is returned.
+        """
+        if is_open := self.opens(self._base.with_weights(learned)):
+            learned.attention.load_state_dict(self._base.translator.attention.state_dict())
+        adapted = self._base.with_weights(learned)
         jobs = {BEFORE: self._job(self._base), AFTER: self._job(adapted)}
         planes = [one.counts for one in self._sights]
         candidates = [{name: enhanced(one, job) for name, job in jobs.items()} for one in self._sights]
@@ -70,7 +77,7 @@ class Judge:
         ]
         if not any(one.any() for one in inside):
             inside = [np.ones_like(one) for one in inside]
-        return estimate_risks(planes, self._noises, candidates, inside=inside, seed=seed)
+        return estimate_risks(planes, self._noises, candidates, inside=inside, seed=seed), is_open
 
     def opens(self, adapted: Bundle) -> bool:
         """Return whether attention has learned to select nearly everything, where it was cells alone.

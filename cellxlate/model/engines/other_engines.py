@@ -1,7 +1,7 @@
 """OpenVINO and ONNX Runtime as engines. Both are optional; both read the ONNX model that `export` writes."""
 
+import os
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from queue import SimpleQueue
 from threading import Lock
@@ -18,6 +18,12 @@ from cellxlate.model.export.onnx import onnx_model
 from cellxlate.options import DEVICE, ENGINE
 from cellxlate.quick_import import without_collection
 from cellxlate.settings import Precision
+
+_CORE: list[Any] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_CORE.clear
+    )  # its threads would not be there in the new process, which would wait for them
 
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -88,14 +94,15 @@ def _openvino() -> Any:
     return _imported("openvino", remedy='pip install "cellxlate[openvino]"')
 
 
-@cache
 def _openvino_core() -> Any:
-    """Return OpenVINO's core, one for good.
+    """Return OpenVINO's core, the same for all networks.
 
-    The thread that compiles first gets a stack for signals from the plugin of the CPU. With the last core it
-    goes, and the next Ctrl-C would end Python by a segmentation fault.
+    The thread that compiles first gets a stack for signals from the plugin of the CPU. Where cores come and go in any
+    order, one that is gone stays set, and the next Ctrl-C ends Python by a segmentation fault.
     """
-    return _openvino().Core()
+    if not _CORE:
+        _CORE.append(_openvino().Core())
+    return _CORE[0]
 
 
 def _imported(engine: str, *, remedy: str) -> Any:

@@ -241,6 +241,10 @@ def _sizes(looker: Looker, axis: str, name: str) -> Reach:
         except UnfitError as unfit:
             fault = fault or unfit
             continue
+        if found[1]:  # a size whose rest is cut off looks like a network that makes smaller images
+            whole = (found[0], 0)
+            others = (more for more in range(length + 1, length + found[0]) if fits(more, whole))
+            length, found = next(((more, whole) for more in others), (length, found))
         step = next(
             (
                 times * found[0]
