@@ -203,5 +203,9 @@ def runtime() -> Any:
     )
     exactly = 1  # the arena grows by what is asked for, not by doubling
     bound = onnxruntime.OrtArenaCfg({"max_mem": memory_bytes(), "arena_extend_strategy": exactly})
-    onnxruntime.create_and_register_allocator(place, bound)
+    try:
+        onnxruntime.create_and_register_allocator(place, bound)
+    except RuntimeError as fault:
+        if "already" not in str(fault):  # versions that are old refuse a second time
+            raise
     return onnxruntime
