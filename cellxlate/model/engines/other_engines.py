@@ -20,10 +20,9 @@ from cellxlate.quick_import import without_collection
 from cellxlate.settings import Precision
 
 _CORE: list[Any] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_CORE.clear
-    )  # its threads would not be there in the new process, which would wait for them
+_FORKED_FROM: list[Any] = []
+if hasattr(os, "register_at_fork"):  # its threads are not there in the new process, which would wait for ever
+    os.register_at_fork(after_in_child=lambda: _FORKED_FROM.extend(_CORE))
 
 HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -100,6 +99,11 @@ def _openvino_core() -> Any:
     The thread that compiles first gets a stack for signals from the plugin of the CPU. Where cores come and go in any
     order, one that is gone stays set, and the next Ctrl-C ends Python by a segmentation fault.
     """
+    if _FORKED_FROM:
+        raise OptionError(
+            ENGINE.of("openvino"), " was used before this process was forked from another, and cannot be used in it",
+            remedy=("start processes by spawn, or use ", ENGINE.of("torch")),
+        )  # fmt: skip
     if not _CORE:
         _CORE.append(_openvino().Core())
     return _CORE[0]
