@@ -62,7 +62,7 @@ class Plan:
     Attributes
     ----------
     jobs : tuple of PlaneJob
-        For each group of channels that are enhanced together, which is one channel today; the others are copied.
+        For each group of channels that are enhanced together, mostly one channel each; the others are copied.
     translator : EngineTranslator or NoEngine
         What runs the networks of all jobs; none where something else proposes and attention is given.
     stack, bundle, settings : Stack, Bundle, EnhanceSettings

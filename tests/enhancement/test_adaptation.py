@@ -79,7 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, gain_db: float, *, error_db: float =
         return Ranking(tuple(risks), trusted, "" if trusted else "structure may count as noise", errors)
 
     monkeypatch.setattr(judge, "estimate_risks", say)
-    monkeypatch.setattr(judge.Judge, "_changed", lambda *_: 0.2)
+    monkeypatch.setattr(judge.Judge, "_changed", lambda *_: [np.arange(100) < 20])
 
 
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,9 @@ def test_attention_that_opens_to_nearly_everything_stays_as_it_was(
 ):
     judged(monkeypatch, 0.5)
     digest = load_model(tiny_model).digest
-    monkeypatch.setattr(judge.Judge, "_changed", lambda _, bundle: before if bundle.card["probe"] else after)
+    monkeypatch.setattr(
+        judge.Judge, "_changed", lambda _, bundle: [np.arange(100) < 100 * (before if bundle.card["probe"] else after)]
+    )
     found = adapted(stack, tiny_model, tmp_path / "cells_model")
     own, learned = (one.translator.attention.state_dict() for one in (load_model(tiny_model), found.model))
     assert all(np.array_equal(own[name], learned[name]) for name in own) is opens

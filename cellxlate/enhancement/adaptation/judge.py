@@ -1,9 +1,11 @@
 """Whether what was learned from a stack is better than the model as it was: both are judged on a sample of it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cellxlate.choice import GOLDEN
 from cellxlate.enhancement.input import ALONE, Context
@@ -65,38 +67,41 @@ class Judge:
 
         Where attention learned to select nearly everything, `learned` gets the model's own again, and True is returned.
         """
-        if is_open := self.opens(self._base.with_weights(learned)):
-            learned.attention.load_state_dict(self._base.translator.attention.state_dict())
         adapted = self._base.with_weights(learned)
+        before, after = self._changed(self._base), self._changed(adapted)
+        if is_open := opens(_share(before), _share(after)):
+            learned.attention.load_state_dict(self._base.translator.attention.state_dict())
+            adapted = self._base.with_weights(learned)
+            after = self._changed(adapted)
         jobs = {BEFORE: self._job(self._base), AFTER: self._job(adapted)}
         planes = [one.counts for one in self._sights]
         candidates = [{name: enhanced(one, job) for name, job in jobs.items()} for one in self._sights]
-        inside = [
-            np.any([candidate(plane) != plane for candidate in own.values()], axis=0)
-            for own, plane in zip(candidates, planes, strict=True)
-        ]
+        inside = [one | other for one, other in zip(before, after, strict=True)]
         if not any(one.any() for one in inside):
             inside = [np.ones_like(one) for one in inside]
         return estimate_risks(planes, self._noises, candidates, inside=inside, seed=seed), is_open
 
-    def opens(self, adapted: Bundle) -> bool:
-        """Return whether attention has learned to select nearly everything, where it was cells alone.
-
-        An estimate that is flat where nothing is teaches attention its own faint texture. The error falls then all the
-        same, since the background is smoothed too, so the ranking does not tell.
-        """
-        before, after = (self._changed(bundle) for bundle in (self._base, adapted))
-        return after > MOST_TIMES * before and after - before > MOST_OPENED * (1 - before)
-
-    def _changed(self, bundle: Bundle) -> float:
-        """Return the share of the sample's pixels that a model changes."""
+    def _changed(self, bundle: Bundle) -> list[npt.NDArray[np.bool_]]:
+        """Return which pixels of each window of the sample a model changes."""
         job = self._job(bundle)
-        changed = [enhanced(one, job)(one.counts) != one.counts for one in self._sights]
-        return float(np.concatenate([one.ravel() for one in changed]).mean())
+        return [enhanced(one, job)(one.counts) != one.counts for one in self._sights]
 
     def _job(self, bundle: Bundle) -> PlaneJob:
         translator = open_engine(bundle, engine="torch", device=self._device)
         return PlaneJob(translator, {0: self._intensity}, None, self._settings, context=self._context)
+
+
+def opens(before: float, after: float) -> bool:
+    """Return whether attention has learned to select nearly everything, where it was cells alone.
+
+    An estimate that is flat where nothing is teaches attention its own faint texture. The error falls then all the
+    same, since the background is smoothed too, so the ranking does not tell. Both are shares of the pixels that change.
+    """
+    return after > MOST_TIMES * before and after - before > MOST_OPENED * (1 - before)
+
+
+def _share(changed: Sequence[npt.NDArray[np.bool_]]) -> float:
+    return float(np.concatenate([one.ravel() for one in changed]).mean())
 
 
 def sight_of(field: Field, intensity: IntensityRange, context: Context) -> Sight:
