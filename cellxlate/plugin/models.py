@@ -1,27 +1,31 @@
 """The models that panels offer: shipped, in the current folder, and those chosen or trained in this session."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-
-from psygnal import Signal
+from weakref import WeakMethod
 
 from cellxlate.errors import CellxlateError, ModelError
 from cellxlate.model.cards import AUTO, SHIPPED, card_channels, is_model, list_models, locate, model_folders, read_card
 
 
 class Shelf:
-    """What one session has added; panels of every viewer share it.
-
-    Attributes
-    ----------
-    changed : Signal
-        Emitted with the path of a model that was added.
-    """
-
-    changed = Signal(str)
+    """What one session has added; panels of every viewer share it."""
 
     def __init__(self) -> None:
         self._added: list[str] = []
+        self._hearers: list[WeakMethod[Callable[[], None]]] = []
+
+    def tell(self, method: Callable[[], None]) -> None:
+        """Call a method of a panel after each addition, for as long as the panel is there.
+
+        Not a signal: an object that goes while a signal of psygnal is emitted makes the emission fail.
+        """
+        self._hearers.append(WeakMethod(method))
+
+    def tell_no_more(self, method: Callable[[], None]) -> None:
+        """Call the method of a panel that is closed no more."""
+        self._hearers = [hearer for hearer in self._hearers if hearer() not in (None, method)]
 
     def add(self, folder: str | Path) -> str:
         """Add a model folder, and return it as it stands among the choices.
@@ -36,7 +40,9 @@ class Shelf:
         path = str(Path(folder).resolve()) if Path(folder).is_dir() else str(folder)
         if path not in [known for _, known in self.choices()]:
             self._added.append(path)
-            self.changed.emit(path)
+            for hearer in tuple(self._hearers):
+                if (method := hearer()) is not None:
+                    method()
         return path
 
     def choices(self) -> list[tuple[str, str]]:

@@ -169,7 +169,7 @@ class BatchWidget(Container):  # type: ignore[misc]
         self.results.native.currentCellChanged.connect(self._select)
         self.report_button.changed.connect(self._open_report)
         self.save_button.changed.connect(self._ask_where_to_save)
-        SHELF.changed.connect(self._models_changed)
+        SHELF.tell(self._models_changed)
         self.native.destroyed.connect(self._closed)
         self._leaving = Leaving(self)
         self._dropped = DroppedPaths(self.native, self._take_dropped)
@@ -187,12 +187,12 @@ class BatchWidget(Container):  # type: ignore[misc]
         self.row_layers.leave()
         for worker in (self._worker, self._finder):
             await_end(worker)
-        SHELF.changed.disconnect(self._models_changed)
+        SHELF.tell_no_more(self._models_changed)
 
     def _say(self, text: str) -> None:
         self.state.value = text
 
-    def _models_changed(self, _: str) -> None:
+    def _models_changed(self) -> None:
         self.model_choice.reset_choices()
 
     def _open_model(self, _: Any = None) -> None:

@@ -141,7 +141,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         return self.runs.is_running
 
     def _connect(self) -> None:
-        SHELF.changed.connect(self._models_changed)
+        SHELF.tell(self._models_changed)
         for choice in self.choices.asked:
             choice.changed.connect(self._asked_otherwise)
         self.image_layer.changed.connect(self._layer_chosen)
@@ -201,7 +201,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
         self.image_layer.leave()
         self.gate.leave()
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
-        SHELF.changed.disconnect(self._models_changed)
+        SHELF.tell_no_more(self._models_changed)
 
     # What is offered
 
@@ -253,7 +253,7 @@ class EnhanceWidget(Container):  # type: ignore[misc]
             self.runs.forget(result=True)
         self.compare.look_again()
 
-    def _models_changed(self, _: str) -> None:
+    def _models_changed(self) -> None:
         self.model_choice.reset_choices()
         self._ready()
 

@@ -1,6 +1,7 @@
 """Attention over an image: a live preview for the visible plane."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -174,7 +175,8 @@ class AttentionPreview:
     def abandon(self) -> None:
         """Stop everything without touching the viewer, whose window may be gone; layers stay."""
         self._layer = None
-        self.switch(False)
+        with suppress(RuntimeError):  # timers may be gone already, where the application ends
+            self.switch(False)
         await_end(self._worker)
 
     def _clear(self) -> None:
