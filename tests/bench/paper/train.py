@@ -35,7 +35,7 @@ from paper.methods import STEPS_PER_EPOCH, Planned
 from paper.translate import Judge, judge_of, levels_of, merit, translated
 from paper.utom import UtomStep
 
-LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, 4 * STEPS_PER_EPOCH
+LOG_EVERY, SAVE_EVERY, VALIDATE_EVERY = 64, 256, 320
 FIRST_LOOKS = (1, 64, 300)
 """Steps whose terms are printed early, to see that they move."""
 
