@@ -1,0 +1,314 @@
+"""What sharper texture costs: shipped generators taught on with a texture or an adversarial term of several weights.
+
+    export PYTHONPATH=tests/bench
+    python tests/bench/sharpness.py --shared ../shared/data --work WORK [--model nuclei-lowexp] [--steps 600]
+    python tests/bench/sharpness.py --work WORK --show [--figure FILE.png]     # the table, and the curves
+
+Each run begins with the shipped generator and learns on what it was made from, without the fields that are scored;
+attention stays as it is. The control learns on with weight 0. `nuclei-lowexp` is scored on crops of clear fields that
+are held out and made faint (`paper/data.py`), `cells` on the fields of `degraded.py`, both through the gate as they
+enhance. Every image is recorded twice, with noise drawn anew: detail that is there agrees between the two and with the
+truth, detail that is made up does not.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import torch
+from degraded import EVERYWHERE, HELD_OUT, NOISES, degrade, structure
+from paper.data import made_faint, prepared
+from scipy import ndimage
+from torch import Tensor
+
+import cellxlate
+from cellxlate.evaluation import measures
+from cellxlate.model.bundle import Bundle
+from cellxlate.model.networks import Discriminator
+from cellxlate.settings import PRESETS, DiscriminatorSettings, TrainSettings
+from cellxlate.training import losses
+from cellxlate.training.acceleration.precision import accelerate
+from cellxlate.training.domains import open_domains
+from cellxlate.training.imaging.process import texture_distance
+from cellxlate.training.options import BASE_RATE
+from cellxlate.training.run import Run, begin, drawn_ahead, one_step
+from cellxlate.training.steps import AnyCameraStep, Draw, adam, cut, move
+from cellxlate.whole_file import write_whole_file
+
+Image = npt.NDArray[Any]
+
+WEIGHTS = {
+    "nuclei-lowexp": {"texture": (3.0, 10.0, 30.0, 100.0), "adversarial": (0.003, 0.01, 0.03, 0.1)},
+    "cells": {"texture": (30.0, 100.0, 300.0, 1000.0), "adversarial": (0.03, 0.1, 0.3, 1.0)},
+}
+CAMERAS = ("white", "shared-0.7")
+"""The noises of `degraded.py` that `cells` is scored in."""
+
+FINE_PX = 1.0
+"""Detail is what a Gaussian of this width takes away."""
+
+CLEAN_FOLDERS = "actin bacteria cytoplasm membranes microtubules mitochondria nuclei_large nuclei_small puncta tissue"
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A field, recorded twice.
+
+    Attributes
+    ----------
+    name : str
+        Of the field, and of its noise.
+    recordings : (ndarray, ndarray)
+        In counts; each (Y, X).
+    expected : ndarray (Y, X) or None
+        What both show without noise, in the same counts; None where the recording blurs as well.
+    truth : ndarray (Y, X)
+        The field, clear.
+    cells : ndarray of bool (Y, X)
+        Where scores are taken.
+    """
+
+    name: str
+    recordings: tuple[Image, Image]
+    expected: Image | None
+    truth: Image
+    cells: npt.NDArray[np.bool_]
+
+
+class SharpCameraStep(AnyCameraStep):
+    """The generator of a generalist, with the terms that the step of the package does not have."""
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        super().__init__(settings, device)
+        self.judge = Discriminator(DiscriminatorSettings(width=32, layers=2, normalisation="none"), 1)
+        self.modules["judge"] = self.judge
+        self.optimisers["judge"] = adam(self.judge.parameters(), settings)
+
+    def run(self, source: Draw, target: Draw, *, switched: bool, rng: torch.Generator) -> dict[str, Tensor]:
+        settings, generator = self.settings, self.translator.generator
+        faint = source.images[: len(target.images)]
+        seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
+        made, inside = generator(seen), (near != 0).to(seen.dtype)  # a field without a guide counts everywhere
+        total = terms = losses.relative_cycle(made, aim, seen, near)
+        found = {"cycle_target": terms}
+        if settings.imaging.texture:
+            found["texture"] = texture_distance(made, aim, inside, rng)
+            total = total + settings.imaging.texture * found["texture"]
+        if settings.lambda_adversarial:
+            self.judge.requires_grad_(False)
+            found["adversarial"] = losses.generated_as_real(self.judge(made * inside, normalised=False))
+            total = total + settings.lambda_adversarial * found["adversarial"]
+        move([self.optimisers["translator"]], total, [generator])
+        if settings.lambda_adversarial:
+            self.judge.requires_grad_(True)
+            found["judge"] = losses.real_from_generated(
+                self.judge(aim * inside, normalised=False), self.judge(made.detach() * inside, normalised=False)
+            )
+            move([self.optimisers["judge"]], found["judge"])
+        return found
+
+
+def settings_of(start: Bundle, term: str, weight: float, steps: int) -> TrainSettings:
+    """Return how a run is trained: as the model was, with one more term, at a rate that falls to 0."""
+    preset = PRESETS["general" if start.card.get("generalist") else "fast"]
+    return replace(
+        preset,
+        networks=replace(start.networks.settings, context=0),
+        steps=steps,
+        learning_rate=BASE_RATE / 2,
+        decay_from=0.0,
+        lambda_guide=0.0 if start.card.get("generalist") else preset.lambda_guide,
+        lambda_adversarial=weight if term == "adversarial" else 0.0,
+        imaging=replace(preset.imaging, texture=weight if term == "texture" else 0.0),
+        ema=0.99,
+    )
+
+
+def taught(model: str, term: str, weight: float, steps: int, shared: Path, work: Path) -> dict[str, Tensor]:
+    """Return the weights of the generator after a run."""
+    start = cellxlate.load_model(model)
+    settings, device = settings_of(start, term, weight, steps), torch.device("cpu")
+    if model == "nuclei-lowexp":
+        folders = prepared("nuclei", shared, work)
+        paths: Any = ([folders.source], [folders.target])
+    else:
+        paths = ([], clear_images(shared, work))
+    with ExitStack() as files:
+        domains = open_domains(paths, settings, None, [], files)
+        run = begin(settings, domains, device, "bfloat16", start)
+        if model == "cells":
+            run = with_sharp_step(run, start)
+        begun = time.process_time()
+        with closing(drawn_ahead(run, domains)) as drawn:
+            for patches in drawn:
+                terms = one_step(run, patches, device)
+                if run.done % 100 == 0 or run.done == 10:
+                    found = {name: round(float(value.detach()), 5) for name, value in terms.items()}
+                    print(f"{model} {term} {weight} {run.done} {time.process_time() - begun:.0f} s {found}", flush=True)
+                if run.done == steps:
+                    break
+    return {name: value.clone() for name, value in run.average.generator.state_dict().items()}
+
+
+def with_sharp_step(run: Run, start: Bundle) -> Run:
+    """Return the run of a generalist with the step that has the further terms."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.settings.seed)
+        step = SharpCameraStep(run.settings, torch.device("cpu"))
+    step.translator.load_state_dict(start.translator.state_dict())
+    accelerate([step.translator, step.judge], run.settings, torch.device("cpu"), run.precision)
+    run.step_function = step
+    return run
+
+
+def clear_images(shared: Path, work: Path) -> list[Path]:
+    """Return a folder of links to the clear structures that are not held out."""
+    folder = work / "clear"
+    held = {Path(name).name for name in HELD_OUT}
+    for kind in CLEAN_FOLDERS.split():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for path in sorted((shared / "clean_structures" / kind).glob("*.tif")):
+            link = folder / kind / path.name
+            if path.name not in held and not overlaps_held(path.name, held) and not link.exists():
+                link.symlink_to(path.resolve())
+    return sorted(one for one in folder.iterdir() if any(one.iterdir()))
+
+
+def overlaps_held(name: str, held: set[str]) -> bool:
+    """Return whether a crop belongs to the field of a crop that is held out, whose light it may share."""
+    field = name.split("_y")[0]
+    return "_y" in name and any(one.split("_y")[0] == field for one in held)
+
+
+def recorded_twice(model: str, shared: Path, work: Path) -> list[Twice]:
+    """Return what a model is scored on."""
+    fields = []
+    if model == "nuclei-lowexp":
+        folder = prepared("nuclei", shared, work).validation
+        for number, path in enumerate(sorted((folder / "truth").glob("*.tif"))):
+            truth = tifffile.imread(path)
+            noise = [np.random.default_rng([8, number]) for _ in range(2)]
+            first = made_faint(truth.astype(np.float64), noise[0])
+            again = made_again(truth.astype(np.float64), noise[1], number)
+            fields.append(
+                Twice(path.stem, (first, again), None, truth, tifffile.imread(folder / "masks" / path.name) > 0)
+            )
+        return fields
+    for number, name in enumerate(HELD_OUT):
+        if Path(name).parent.name in EVERYWHERE:
+            continue
+        clear = tifffile.imread(shared / name)[:256, :256]
+        for camera in CAMERAS:
+            noisy = [degrade(clear, NOISES[camera], seed=1000 * draw + number) for draw in (1, 2)]
+            both, expected = (noisy[0][0], noisy[1][0]), noisy[0][1]
+            fields.append(Twice(f"{Path(name).stem} {camera}", both, expected, expected, structure(clear)))
+    return fields
+
+
+def made_again(truth: npt.NDArray[np.float64], rng: np.random.Generator, number: int) -> Image:
+    """Make a field faint with the blur and exposure of the same generator's first draws, and other noise."""
+
+    class Same:
+        """A generator that draws blur and exposure as the first recording did, and all else anew."""
+
+        other = np.random.default_rng([9, number])
+        uniform, poisson, normal = rng.uniform, other.poisson, other.normal
+
+    return made_faint(truth, Same())  # type: ignore[arg-type]
+
+
+def scores_of(bundle: Bundle, fields: Sequence[Twice]) -> dict[str, float]:
+    """Return means over fields; patches of all fields together."""
+    rows, ours, wanted = [], [], []
+    for number, one in enumerate(fields):
+        made = [cellxlate.enhance(image, bundle).image for image in one.recordings]
+        rows.append(scores_of_field(one, made))
+        ours.append(measures.texture_patches(made[0], one.cells, seed=number))
+        wanted.append(measures.texture_patches(one.truth, one.cells, seed=number))
+    known = {key: [row[key] for row in rows if np.isfinite(row[key])] for key in rows[0]}
+    means = {key: float(np.mean(values)) for key, values in known.items() if values}
+    return means | {"patch_distance": measures.patch_distance(np.concatenate(ours), np.concatenate(wanted))}
+
+
+def scores_of_field(one: Twice, made: Sequence[Image]) -> dict[str, float]:
+    """Return the scores of one field.
+
+    Returns
+    -------
+    dict
+        "psnr_affine" (dB), "ssim_affine", "added" and "lost" objects; "detail" (that of the result over the truth's,
+        1 is as sharp), "detail_true" (its correlation with the truth's) and "detail_again" (with that of the other
+        recording); "residual" (of input minus result over the noise that was drawn, 1 if nothing but noise went).
+    """
+    inside = measures.foreground(made[0], one.truth, one.cells)
+    objects = measures.phantoms(made[0], one.truth)
+    truth = one.truth.astype(np.float64)
+    fitted = [measures.affine(image.astype(np.float64), truth, one.cells) for image in made]
+    fine, again, true = ((image - ndimage.gaussian_filter(image, FINE_PX))[one.cells] for image in (*fitted, truth))
+    residual = np.nan
+    if one.expected is not None:
+        noisy, result = (image.astype(np.float64) for image in (one.recordings[0], made[0]))
+        residual = float(np.std((noisy - result)[one.cells]) / np.std((noisy - one.expected)[one.cells]))
+    return {
+        "psnr_affine": inside.psnr_affine, "ssim_affine": inside.ssim_affine, "added": objects.added,
+        "lost": objects.lost, "detail": float(fine.std() / true.std()),
+        "detail_true": float(np.corrcoef(fine, true)[0, 1]), "detail_again": float(np.corrcoef(fine, again)[0, 1]),
+        "residual": residual,
+    }  # fmt: skip
+
+
+def planned(model: str) -> list[tuple[str, float]]:
+    """Return term and weight of every run of a model, the control first."""
+    return [("none", 0.0), *((term, weight) for term, weights in WEIGHTS[model].items() for weight in weights)]
+
+
+def do(model: str, options: argparse.Namespace) -> None:
+    """Train and score what is not there yet."""
+    fields = recorded_twice(model, options.shared, options.work)
+    start = cellxlate.load_model(model)
+    stored(options.work / f"{model}-shipped.json", lambda: scores_of(start, fields))
+    for term, weight in planned(model):
+        path = options.work / f"{model}-{term}-{weight:g}.json"
+        weights = path.with_suffix(".pt")
+        if not weights.exists():
+            torch.save(taught(model, term, weight, options.steps, options.shared, options.work), weights)
+        translator = cellxlate.load_model(model).translator
+        translator.generator.load_state_dict(torch.load(weights, weights_only=True))
+        stored(
+            path,
+            lambda translator=translator: scores_of(replace(start.with_weights(translator), neighbours=None), fields),
+        )
+
+
+def stored(path: Path, make: Callable[[], dict[str, float]]) -> None:
+    """Write scores, if they are not there."""
+    if not path.exists():
+        row = make()
+        print(path.stem, {key: round(value, 4) for key, value in row.items()}, flush=True)
+        write_whole_file(path, json.dumps(row))
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
+    parser.add_argument("--work", type=Path, required=True, help="where weights and scores are kept")
+    parser.add_argument("--model", choices=WEIGHTS, action="append")
+    parser.add_argument("--steps", type=int, default=600)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for model in options.model or WEIGHTS:
+        do(model, options)
+
+
+if __name__ == "__main__":
+    main()
