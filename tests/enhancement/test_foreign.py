@@ -15,9 +15,10 @@ from torch import nn
 
 from cellxlate.cli import main
 from cellxlate.enhancement.input import ALONE
-from cellxlate.enhancement.proposals.choice import PlaneSamples, choose_windows
+from cellxlate.enhancement.proposals.choice import choose_windows
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
+from cellxlate.enhancement.proposals.locality import PlaneSamples
 from cellxlate.enhancement.proposals.source import proposal_of
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.enhancement.tiling import Tile, bands_of, window
@@ -247,6 +248,35 @@ def test_where_the_stack_says_otherwise_than_the_graph_the_stack_is_right(folder
     )  # fmt: skip
     assert found.geometry.halo_px is None
     assert "its graph says that it looks 4 px around each pixel, but windows differ" in found.not_local
+
+
+@pytest.mark.parametrize("place", [(60, 300), (250, 90)])
+def test_what_differs_only_where_it_is_bright_is_found_out_there(place: tuple[int, int], folder: Path) -> None:
+    net = Net()
+    light = net.add("Relu", net.add("Sub", "given", net.constant(2000.0)))
+    far = net.add("AveragePool", light, kernel_shape=[31, 31], strides=[1, 1], pads=[15] * 4)
+    proposal = proposal_of(net.save(folder / "light.onnx", net.add("Add", far, "given")))
+    assert isinstance(proposal, ForeignProposal)
+    assert proposal.geometry.halo_px == 15
+    counts, opened = COUNTS.astype(np.uint16), proposal.open((0,)).session
+    row, column = place
+    counts[row : row + 12, column : column + 12] = 9000
+    for halo_px in (15, 4):
+        found = choose_windows(
+            "light", lambda geometry, _: ForeignProposer(opened, geometry),
+            PlaneSamples(Stack.from_array(counts, "YX"), [(0,)]), Geometry(halo_px), not_local="",
+            bytes_of=proposal.bytes_of,
+        )  # fmt: skip
+        assert bool(found.not_local) == (halo_px < 15)
+
+
+def test_windows_of_one_size_that_hold_much_are_compared_too(folder: Path) -> None:
+    net = Net()
+    path = net.save(folder / "large.onnx", net.conv("given", 1, 1), shape=(1, 1, 400, 400), made=(1, 1, 400, 400))
+    proposal = fitted(path, Stack.from_array(np.tile(COUNTS, (2, 2)).astype(np.uint16), "YX"))
+    assert proposal.windows is not None
+    assert proposal.windows.locality.compared_px
+    assert not proposal.windows.not_local
 
 
 def test_memory_that_ends_makes_windows_smaller_and_changes_nothing(

@@ -18,6 +18,7 @@ import cellxlate
 from cellxlate.enhancement.proposals.fingerprint import fingerprint
 from cellxlate.enhancement.proposals.function import FunctionProposal, name_of
 from cellxlate.errors import CellxlateError, ModelError, OptionError
+from cellxlate.stacks.stack import Stack
 
 STRENGTH = 1.5
 
@@ -147,6 +148,58 @@ def test_what_is_wrong_with_a_function_is_one_line_that_names_it(function: Calla
 def test_a_function_that_is_not_as_local_as_its_halo_is_refused(function: Callable[..., Any]) -> None:
     with pytest.raises(OptionError, match=r"lambda looks farther than halo_px=5, .* differ by .* counts"):
         run(function, 5)
+
+
+def fitted(function: Callable[..., Any], halo_px: int, counts: np.ndarray, axes: str = "YX") -> FunctionProposal:
+    channels = range(counts.shape[0] if "C" in axes else 1)
+    return FunctionProposal.of(function, halo_px).fitted(Stack.from_array(counts, axes), list(channels))
+
+
+def every_other(plane: np.ndarray) -> np.ndarray:
+    return plane[::2, ::2].repeat(2, 0).repeat(2, 1)[: plane.shape[0], : plane.shape[1]]
+
+
+@pytest.mark.parametrize("halo_px", [4, 5, 6, 7])
+@pytest.mark.parametrize("side", [170, 530])
+def test_where_a_window_begins_is_found_out_with_any_halo_on_any_plane(halo_px: int, side: int) -> None:
+    with pytest.raises(OptionError, match="depends on where a window begins"):
+        fitted(every_other, halo_px, spots((side, side + 7)))
+
+
+def test_what_differs_only_where_it_is_dark_is_found_out_in_the_corners() -> None:
+    def lifts_shadow(plane: np.ndarray) -> np.ndarray:
+        return np.where(plane < 50, plane.mean(), plane)
+
+    vignette = spots((420, 440)) + 400
+    vignette[:20, :20] = 0
+    vignette[-20:, -20:] = 0
+    with pytest.raises(OptionError, match="lifts_shadow looks farther"):
+        fitted(lifts_shadow, 5, vignette)
+
+
+@pytest.mark.parametrize("faulty", [0, 1, 2])
+def test_each_channel_is_looked_at_and_floats_by_its_own_contrast(faulty: int) -> None:
+    light = spots().astype(np.float32)
+    channels = np.stack([light, 1e6 + 1e6 * light, -light])
+
+    def farther_in_one(plane: np.ndarray) -> np.ndarray:
+        kinds = plane.min() > 0, plane.min() > 1e6, plane.min() < 0
+        is_faulty = kinds[faulty] and (faulty != 0 or not kinds[1])
+        return ndimage.gaussian_filter(plane, 4) if is_faulty else plane
+
+    with pytest.raises(OptionError, match="farther_in_one looks farther"):
+        fitted(farther_in_one, 5, channels, "CYX")
+
+
+def test_a_network_of_torch_sees_odd_and_large_planes_in_windows_that_suit_it() -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2))
+    for shape in ((151, 173), (530, 541)):
+        locality = fitted(network, 4, spots(shape)).locality
+        assert locality is not None
+        assert locality.compared_px
+        assert locality.difference_counts == 0
 
 
 def test_a_function_may_see_whole_planes() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cellxlate.enhancement.proposals.locality import Locality, measured_locality
+from cellxlate.enhancement.proposals.locality import Locality, PlaneSamples, measured_locality
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import OptionError
 from cellxlate.model.attention import Floats
@@ -286,7 +286,8 @@ class FilterProposal:
         wanted = channels if self.filter.is_scaled else ()
         scales = {channel: ChannelScale.of(stack, channel, self.levels_from) for channel in wanted}
         known = replace(self, scales=scales)
-        return replace(known, locality=measured_locality(known.open(channels[:1]), stack, channels[0]))
+        samples = PlaneSamples(stack, [(one,) for one in channels])
+        return replace(known, locality=measured_locality(known.name, known.open, samples))
 
     def open(self, channels: Sequence[int]) -> "FilterProposer":
         """Return what runs it on some channels that are enhanced together, each by itself."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cellxlate.enhancement.input import Blocks, Context
-from cellxlate.enhancement.proposals.choice import PlaneSamples, Windows, choose_windows, first_windows
+from cellxlate.enhancement.proposals.choice import Windows, choose_windows, first_windows
 from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
+from cellxlate.enhancement.proposals.locality import PlaneSamples
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
 from cellxlate.enhancement.proposals.windows import Geometry
 from cellxlate.errors import ModelError

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.proposals.fingerprint import Fingerprint, fingerprint
-from cellxlate.enhancement.proposals.locality import Locality, measured_locality
+from cellxlate.enhancement.proposals.locality import Locality, PlaneSamples, measured_locality
 from cellxlate.enhancement.proposals.windows import WHOLE_PX, Geometry
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
@@ -104,7 +104,9 @@ class FunctionProposal:
         ModelError
             It fails, or returns what is no plane.
         """
-        locality = measured_locality(propose := self.open(channels[:1]), stack, channels[0])
+        if self.halo_px == PLANE:
+            return self
+        locality = measured_locality(self.name, self.open, PlaneSamples(stack, [(one,) for one in channels]))
         if not locality.is_local:
             raise OptionError(
                 f"{self.name} looks farther than ", HALO.of(self.halo_px), ", depends on where a window begins, or "
@@ -112,8 +114,6 @@ class FunctionProposal:
                 f"{locality.difference_counts:.3g} counts, at most {locality.most_counts:.3g} are allowed",
                 remedy=("give a larger one, or ", HALO.of(PLANE), " to let it see whole planes"),
             )  # fmt: skip
-        if propose.geometry.halo_px is None:
-            return self
         return replace(self, locality=locality)
 
     def open(self, channels: Sequence[int]) -> "FunctionProposer":  # noqa: ARG002
