@@ -27,14 +27,10 @@ from cellxlate.enhancement.plane import GateSource, PlaneJob, Work, job_of
 from cellxlate.enhancement.proposals.source import (
     Asked,
     Proposal,
-    blocks_of,
     fitted_to,
-    flags_of,
-    groups_of,
-    is_gating,
     loaded_model,
+    needs_of,
     proposer_of,
-    sees_alone,
     streams_of,
 )
 from cellxlate.errors import InputError
@@ -281,7 +277,7 @@ class Plan:
             channels=self.channels, levels_from=self.levels_from, asked=self.asked,
             attention_channel=self.source.channel, attention_from=self.source.given,
             context=(self.context.along or "none") if self.bundle.in_context and not self.proposal else "auto",
-            further=flags_of(self.proposal), beside=list(self.beside),
+            further=needs_of(self.proposal).flags, beside=list(self.beside),
             is_part=self.sampled is not None and self.sampled.shape != self.stack.shape,
         )  # fmt: skip
 
@@ -363,8 +359,8 @@ def make_plan(
     )  # fmt: skip
     calibrate_s = chosen_s + time.perf_counter() - started
     translator = NO_ENGINE if proposal and source.is_given else _used(bundle, neighbours, opened)
-    groups = groups_of(proposal, chosen, is_one=in_color and "C" not in stack.axes)
-    begin = partial(begin, translator, context=replace(neighbours.context, blocks=blocks_of(proposal)))
+    groups = needs_of(proposal).groups(chosen, is_one=in_color and "C" not in stack.axes)
+    begin = partial(begin, translator, context=replace(neighbours.context, blocks=needs_of(proposal).blocks))
     jobs = jobs_of(
         begin, groups, [proposer_of(proposal, own, luminances.get(own[0])) for own in groups],
         intensities=intensities, luminances=luminances, kind=source.kind, gates=gates,
@@ -387,9 +383,9 @@ def _used(bundle: Bundle, neighbours: ContextChoice, opened: Callable[[Bundle], 
 
 def _gated(proposal: Proposal, source: AttentionSource, gates: GateSource) -> tuple[AttentionSource, GateSource]:
     """Return the gate of what proposes: its own where it has one, and of each plane where it takes several at once."""
-    if source == OWN and is_gating(proposal):
+    if source == OWN and not proposal.needs.gate:
         source = AttentionSource("proposal", name=proposal.name)
-    return source, gates if sees_alone(proposal) else EachAttention(gates)
+    return source, gates if proposal.needs.is_alone else EachAttention(gates)
 
 
 def require_counts(stack: Stack) -> None:

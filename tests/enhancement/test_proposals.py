@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cellxlate.cli.slurm import task_options
 from cellxlate.enhancement.outputs.rebuild import rebuild_report
 from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.proposals.filters import FILTERS
+from cellxlate.enhancement.proposals.windows import Geometry, Needs
 from cellxlate.errors import OptionError, OutputError
 from cellxlate.quality.likeness import Departure
 from cellxlate.quality.report.doubts import notices_of
@@ -158,6 +161,59 @@ def test_many_stacks_take_one_filter_or_function(stack: Path, mask: Path, tmp_pa
         )
         assert not outcome.failed
         assert [one.report.model_name for one in outcome.stacks if one.report] == [name] * 2
+
+
+@dataclass(frozen=True)
+class Averages:
+    """A kind of proposal that nothing else knows of: the mean of all channels together, and a gate of its own."""
+
+    needs: Needs
+    known: tuple[Any, ...] = ()
+    name, asked, stated, warnings = "averages", "averages.bin", {"licence": "none"}, ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "other", "sha256": "0" * 64}
+
+    def fitted(self, stack: Stack, channels: Sequence[int], **asked: Any) -> "Averages":
+        return replace(self, known=(stack.shape, tuple(channels), asked["levels_from"], asked["device"]))
+
+    def open(self, channels: Sequence[int]) -> "Averages":
+        assert len(channels) == (2 if self.needs.together else 1)
+        return self
+
+    geometry = Geometry(0)
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(windows.mean(1, keepdims=True), windows.shape)
+
+    def attention(self, windows: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.float32(windows > 200), windows.shape)
+
+
+def test_another_kind_of_proposal_says_what_it_needs_and_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = spots((2, 90, 110))
+    kind = Averages(Needs(together=True, gate=False, windows=Geometry(0, bytes_per_px=1e9), flags=("--so",)))
+    made = cellxlate.enhance(counts, kind, axes="CYX")
+    selected = counts > 200
+    assert selected.any()
+    assert np.array_equal(made.image[~selected], counts[~selected])
+    expected = np.rint(np.broadcast_to(counts.mean(0), counts.shape))
+    assert np.abs(made.image[selected] - expected[selected]).max() <= 1
+    assert made.report.provenance["attention_source"]["kind"] == "proposal"
+    monkeypatch.setattr("cellxlate.enhancement.tiling.thread_count", lambda: 4)
+    heavy, light = (
+        make_plan(
+            Stack.from_array(counts, "CYX"), one, channels=None, settings=EnhanceSettings(), engine="auto",
+            device="auto",
+        )
+        for one in (kind, Averages(Needs()))
+    )  # fmt: skip
+    assert isinstance(heavy.proposal, Averages)
+    assert heavy.proposal.known == (counts.shape, (0, 1), None, "auto")
+    assert heavy.streams < light.streams
+    assert "-m averages.bin --so" in heavy.repeat.command
+    assert [job.channels for job in light.jobs] == [(0,), (1,)]
 
 
 def test_a_dry_run_says_what_would_propose(stack: Path, mask: Path, capsys: Any) -> None:

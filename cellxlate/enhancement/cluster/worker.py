@@ -26,7 +26,7 @@ from cellxlate.enhancement.neighbours.held import HeldPlanes
 from cellxlate.enhancement.outputs.identity import input_identity
 from cellxlate.enhancement.plan import Plan
 from cellxlate.enhancement.plane import Band, PlaneJob, Work, enhance_plane, job_of
-from cellxlate.enhancement.proposals.source import Proposal, key_of, proposer_of, sees_alone
+from cellxlate.enhancement.proposals.source import Proposal, key_of, needs_of, proposer_of
 from cellxlate.enhancement.tiling import Tile
 from cellxlate.errors import CellxlateError, InputError, ModelError, OutputError, Speaker, said
 from cellxlate.locations import Location
@@ -341,7 +341,7 @@ def _opened(job: BandJob) -> OpenJob:
                 translator = open_engine(bundle, engine=engine, device=device, precision=precision)  # type: ignore[arg-type]
             gates = job.gate.open(stack)
             proposal = _PROPOSALS.get(job.proposal)
-            if proposal and not sees_alone(proposal):
+            if not needs_of(proposal).is_alone:
                 gates = EachAttention(gates)
             jobs = tuple(
                 PlaneJob(

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from cellxlate.enhancement.proposals.locality import Locality, PlaneSamples, measured_locality
-from cellxlate.enhancement.proposals.windows import Geometry
+from cellxlate.enhancement.proposals.windows import Geometry, Needs
 from cellxlate.errors import OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.option_values import nearest_name
@@ -49,9 +49,10 @@ class ChannelScale:
     noise: float
 
     @classmethod
-    def of(cls, stack: Stack, channel: int, levels_from: Path | None = None) -> "ChannelScale":
+    def of(cls, stack: Stack, channel: int, levels_from: str | Path | None = None) -> "ChannelScale":
         """Measure it on a bounded sample of a stack; the range may be that of an earlier run."""
-        saved = {} if levels_from is None else saved_ranges(levels_from) | saved_ranges(levels_from, LUMINANCES)
+        earlier = None if levels_from is None else Path(levels_from)
+        saved = saved_ranges(earlier) | saved_ranges(earlier, LUMINANCES) if earlier else {}
         found = saved.get(channel) or stack_ranges(stack, (channel,))[channel]
         camera = stack_noise(stack, channel)
         light = max(found.black + found.span / 2 - camera.black_counts, 0.0)
@@ -223,16 +224,13 @@ FILTERS: Mapping[str, Filter] = {
 
 @dataclass(frozen=True)
 class FilterProposal:
-    """A filter and its value; after `fitted` the scale of each channel, and how its tiles compare with larger ones.
+    """A filter and its value; after `fitted` the scale of each channel, and how its tiles compare with larger ones."""
 
-    `levels_from` is the report or result of a run whose intensity ranges are taken.
-    """
-
+    needs: ClassVar = Needs()
     filter_name: str
     value: float | None
     scales: Mapping[int, ChannelScale] = field(default_factory=dict)
     locality: Locality | None = None
-    levels_from: Path | None = None
 
     @property
     def filter(self) -> Filter:
@@ -281,10 +279,12 @@ class FilterProposal:
         """None."""
         return ()
 
-    def fitted(self, stack: Stack, channels: Sequence[int]) -> "FilterProposal":
+    def fitted(
+        self, stack: Stack, channels: Sequence[int], *, levels_from: str | Path | None = None, **_: object
+    ) -> "FilterProposal":
         """Return it with the scale of each channel, where it has to know that, and how tiles compare on the stack."""
         wanted = channels if self.filter.is_scaled else ()
-        scales = {channel: ChannelScale.of(stack, channel, self.levels_from) for channel in wanted}
+        scales = {channel: ChannelScale.of(stack, channel, levels_from) for channel in wanted}
         known = replace(self, scales=scales)
         samples = PlaneSamples(stack, [(one,) for one in channels])
         return replace(known, locality=measured_locality(known.name, known.open, samples))

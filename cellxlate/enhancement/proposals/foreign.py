@@ -15,13 +15,14 @@ from cellxlate.enhancement.proposals.depth import blocks_in, planes_seen
 from cellxlate.enhancement.proposals.foreign_windows import ForeignProposer
 from cellxlate.enhancement.proposals.locality import PlaneSamples
 from cellxlate.enhancement.proposals.statistics import Fit, fit_of, fits_in_words, stated_fits
-from cellxlate.enhancement.proposals.windows import Geometry
+from cellxlate.enhancement.proposals.windows import Geometry, Needs
 from cellxlate.errors import ModelError
 from cellxlate.model.engines.devices import DeviceKind
+from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.probe import probe, with_sizes
-from cellxlate.model.foreign.session import ForeignSession, open_session
+from cellxlate.model.foreign.session import ForeignSession, device_of, open_session
 from cellxlate.model.foreign.values import ForeignModel
-from cellxlate.options import CHANNELS
+from cellxlate.options import CHANNELS, TORCHSCRIPT
 from cellxlate.stacks.stack import Stack
 
 MEMORY_OVER = 2.0
@@ -122,6 +123,15 @@ class ForeignProposal:
         doubts = dict.fromkeys(f"{self.name}: {one.doubt}" for one in self.fits if one.doubt)
         return (*self.model.warnings, *doubts, *([line] if (line := self._not_local()) else []))
 
+    @property
+    def needs(self) -> Needs:
+        """Channels and planes as it takes them, memory for its windows, a gate where it has no attention."""
+        own = self.model
+        return Needs(
+            own.channels_in > 1, own.axes == "ZYX", self.blocks, self.windows.geometry if self.windows else None,
+            gate=not own.attention_name, flags=(TORCHSCRIPT.command,) if own.network.program else (),
+        )  # fmt: skip
+
     def _difference_counts(self) -> float | None:
         """Return what windows of a model that is not local were found to differ by, in counts."""
         if not self.windows or not self.windows.not_local or not self.windows.locality.compared_px:
@@ -142,7 +152,9 @@ class ForeignProposal:
             f"{found.difference_counts:.3g} counts."
         )
 
-    def fitted(self, stack: Stack, channels: Sequence[int]) -> "ForeignProposal":
+    def fitted(
+        self, stack: Stack, channels: Sequence[int], *, device: Device = "cpu", **_: object
+    ) -> "ForeignProposal":
         """Return it with the numbers that its processing needs of the stack, and with planes and windows that suit it.
 
         Raises
@@ -151,14 +163,16 @@ class ForeignProposal:
             It takes other channels than are enhanced, or volumes of a stack that has no depth; it makes no numbers.
         InputError
             It is made for other counts.
+        OptionError
+            The device is not there.
         """
+        kind = device_of(device)
         require_axes(self.model, stack, channels)
-        session = with_sizes(open_session(self.model, device=self.device))
+        session = with_sizes(open_session(self.model, device=kind))
         probe(session)
-        own = session.model
-        groups = [tuple(channels)] if own.channels_in > 1 else [(channel,) for channel in channels]
+        own, groups = session.model, self.needs.groups(channels)
         blocks = blocks_in(own, stack)
-        begun = replace(self, model=own, blocks=blocks, planes_seen=planes_seen(blocks, stack))
+        begun = replace(self, model=own, device=kind, blocks=blocks, planes_seen=planes_seen(blocks, stack))
         fits = tuple(
             fit_of(
                 stack, group, own.before, own.after, takes=own.takes, blocks=blocks,

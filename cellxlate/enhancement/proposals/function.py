@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.proposals.fingerprint import Fingerprint, fingerprint
 from cellxlate.enhancement.proposals.locality import Locality, PlaneSamples, measured_locality
-from cellxlate.enhancement.proposals.windows import WHOLE_PX, Geometry
+from cellxlate.enhancement.proposals.windows import WHOLE_PX, Geometry, Needs
 from cellxlate.errors import ModelError, OptionError
 from cellxlate.model.attention import Floats
 from cellxlate.option_values import whole
@@ -37,6 +37,7 @@ class FunctionProposal:
     It is `known` by its fingerprint as it was before its first call, which may leave something in what it holds.
     """
 
+    needs: ClassVar = Needs()
     function: PlaneFunction
     halo_px: Halo
     known: Fingerprint
@@ -94,7 +95,7 @@ class FunctionProposal:
         """None."""
         return ()
 
-    def fitted(self, stack: Stack, channels: Sequence[int]) -> "FunctionProposal":
+    def fitted(self, stack: Stack, channels: Sequence[int], **_: object) -> "FunctionProposal":
         """Return it as it is, once windows of the stack show that it looks no farther than it says.
 
         Raises

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from cellxlate.enhancement.input import Blocks
-from cellxlate.enhancement.proposals.filters import FILTERS, FilterProposal, filter_of, meant_filter
+from cellxlate.enhancement.proposals.filters import FILTERS, filter_of, meant_filter
 from cellxlate.enhancement.proposals.foreign import ForeignProposal
 from cellxlate.enhancement.proposals.function import FunctionProposal
 from cellxlate.enhancement.proposals.function import Halo as Halo
-from cellxlate.enhancement.proposals.windows import Proposer
+from cellxlate.enhancement.proposals.windows import Needs, Proposer
 from cellxlate.enhancement.tiling import bands_of, stream_count, tile_side
 from cellxlate.errors import MissingModelError, ModelError, Option, OptionError
 from cellxlate.model.bundle import Bundle, load_model
@@ -20,9 +19,8 @@ from cellxlate.model.cards import AUTO
 from cellxlate.model.engines.devices import choose_kind
 from cellxlate.model.engines.engine import Device
 from cellxlate.model.foreign.given import is_foreign, open_foreign
-from cellxlate.model.foreign.session import device_of
 from cellxlate.model.layers import activation_bytes_per_px
-from cellxlate.options import CONTEXT, HALO, INTENSITY, TORCHSCRIPT
+from cellxlate.options import CONTEXT, HALO, INTENSITY
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import is_in_color, what_is_seen
@@ -55,10 +53,17 @@ class Proposal(Protocol):
     def warnings(self) -> Sequence[str]:
         """What a reader of the result should know."""
 
-    def fitted(self, stack: Stack, channels: Sequence[int]) -> "Proposal":
+    @property
+    def needs(self) -> Needs:
+        """What it needs of a run."""
+
+    def fitted(
+        self, stack: Stack, channels: Sequence[int], *, levels_from: str | Path | None = None, device: Device = "cpu"
+    ) -> "Proposal":
         """Return it with what it must know of a stack: statistics of each channel, and whether it is local there.
 
-        Called once, before anything is written; reads a bounded sample of the stack.
+        Called once, before anything is written; reads a bounded sample of the stack. Where it goes by intensity ranges,
+        these are those of an earlier run if `levels_from` names one; networks run on the device.
 
         Raises
         ------
@@ -103,12 +108,6 @@ def load_foreign(path: str | Path, *, torchscript: bool = False) -> ForeignPropo
     return ForeignProposal(open_foreign(Path(path), torchscript=torchscript))
 
 
-def flags_of(proposal: Proposal | None) -> tuple[str, ...]:
-    """Return what a command needs beside the model to have the same proposal again."""
-    asks = isinstance(proposal, ForeignProposal) and proposal.model.network.program
-    return (TORCHSCRIPT.command,) if asks else ()
-
-
 def require_possible(model: Bundle | Proposal | str, settings: EnhanceSettings, options: Sequence[Option]) -> None:
     """Raise OptionError where a model that is loaded is none of ours, and is asked for what only these can do."""
     if isinstance(model, Bundle | str):
@@ -125,13 +124,6 @@ def proposer_of(
     if proposal is None:
         return None
     return proposal.open(tuple(channels)[:1] if luminance else tuple(channels))
-
-
-def on_levels(proposal: Proposal, levels_from: str | Path | None) -> Proposal:
-    """Return a proposal that goes by the intensity ranges of an earlier run, as far as it goes by any."""
-    if levels_from is None or not isinstance(proposal, FilterProposal):
-        return proposal
-    return replace(proposal, levels_from=Path(levels_from))
 
 
 def key_of(proposal: Proposal | None) -> str:
@@ -159,7 +151,7 @@ def settings_of_proposal(proposal: Proposal, settings: EnhanceSettings) -> Enhan
             INTENSITY.of("target"), f" is the scale that a model was trained towards, and {proposal.name} was not",
             remedy=("use ", INTENSITY.of("source")),
         )  # fmt: skip
-    return replace(settings, context="none", color=settings.color if sees_alone(proposal) else "separate")
+    return replace(settings, context="none", color=settings.color if proposal.needs.is_alone else "separate")
 
 
 def fitted_to(
@@ -174,21 +166,13 @@ def fitted_to(
         As `settings_of_proposal` and `Proposal.fitted` do.
     """
     settings = settings_of_proposal(proposal, settings)
-    if isinstance(proposal, ForeignProposal):
-        proposal = replace(proposal, device=device_of(device))
-    fitted = on_levels(proposal, levels_from).fitted(*what_is_seen(stack, channels, settings.color))
+    fitted = proposal.fitted(*what_is_seen(stack, channels, settings.color), levels_from=levels_from, device=device)
     return fitted, settings, is_in_color(stack, channels, settings.color)
 
 
-def groups_of(proposal: Proposal | None, channels: Sequence[int], *, is_one: bool) -> list[tuple[int, ...]]:
-    """Return which channels are enhanced together: each alone, or all where they are one or something takes them so."""
-    is_one = is_one or (isinstance(proposal, ForeignProposal) and proposal.model.channels_in > 1)
-    return [tuple(channels)] if is_one else [(one,) for one in channels]
-
-
-def blocks_of(proposal: Proposal | None) -> Blocks | None:
-    """Return which planes along z a proposal, fitted to a stack, enhances together; None where each alone."""
-    return proposal.blocks if isinstance(proposal, ForeignProposal) else None
+def needs_of(proposal: Proposal | None) -> Needs:
+    """Return what a proposal needs of a run; without one planes come one by one."""
+    return proposal.needs if proposal else Needs()
 
 
 def streams_of(
@@ -197,8 +181,8 @@ def streams_of(
     """Return how many bands the processor enhances at once; a graphics card takes one after another."""
     if choose_kind(device) != "cpu":
         return 1
-    if isinstance(proposal, ForeignProposal):  # which may need more memory than our own networks
-        return proposal.geometry.streams(settings.tile_px, stack.plane_shape)
+    if windows := needs_of(proposal).windows:
+        return windows.streams(settings.tile_px, stack.plane_shape)
     networks = bundle.networks
     bytes_per_px = activation_bytes_per_px(networks.generator)
     halo_px = networks.generator_halo_px
@@ -206,18 +190,6 @@ def streams_of(
     band = next(bands_of(stack.plane_shape, side_px))
     return stream_count(
         tile_px=side_px + 2 * halo_px, band_px=band.bottom * band.right, activation_bytes_per_px=bytes_per_px
-    )
-
-
-def is_gating(proposal: Proposal) -> bool:
-    """Return whether attention comes with what it proposes."""
-    return isinstance(proposal, ForeignProposal) and bool(proposal.model.attention_name)
-
-
-def sees_alone(proposal: Proposal) -> bool:
-    """Return whether it takes single planes of single channels."""
-    return not isinstance(proposal, ForeignProposal) or (
-        proposal.model.channels_in == 1 and proposal.model.axes == "YX"
     )
 
 

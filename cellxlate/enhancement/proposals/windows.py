@@ -1,4 +1,4 @@
-"""What a proposer needs of a plane, and the windows that it is given: cut at the borders of the plane.
+"""What a proposer needs, and the windows that it is given: cut at the borders of the plane.
 
 The translator's own networks see a plane that is mirrored at its borders; whatever else proposes sees the border
 itself, as it would in a whole plane, and continues it as it always does.
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.enhancement.fitting import fitted_tiles
+from cellxlate.enhancement.input import Blocks
 from cellxlate.enhancement.tiling import ACTIVATION_BUDGET_BYTES, Tile, bands_of, stream_count, tile_side
 from cellxlate.model.attention import Floats
 
@@ -130,6 +131,41 @@ class Geometry:
     def _allowed(self, size: int) -> int:
         """Return the least side that is allowed and not less than a size."""
         return self.least_px + max(-(-(size - self.least_px) // self.step_px), 0) * self.step_px
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What something that proposes needs of a run. By default it takes planes one by one, and others' attention gates.
+
+    Attributes
+    ----------
+    together, volumes : bool
+        Whether it takes all channels that are enhanced at once; and planes along z.
+    blocks : Blocks or None
+        Which planes along z together, where it takes such and was fitted to a stack.
+    windows : Geometry or None
+        For which it needs more memory than the networks of ours, where it may.
+    gate : bool
+        Whether it needs a gate; none where its own attention comes with what it proposes.
+    flags : tuple of str
+        What a command needs beside the model to have it again.
+    """
+
+    together: bool = False
+    volumes: bool = False
+    blocks: Blocks | None = None
+    windows: Geometry | None = None
+    gate: bool = True
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it takes single planes of single channels."""
+        return not (self.together or self.volumes)
+
+    def groups(self, channels: Sequence[int], *, is_one: bool = False) -> list[tuple[int, ...]]:
+        """Return which channels are enhanced together: each alone, or all where they are one or are taken so."""
+        return [tuple(channels)] if is_one or self.together else [(one,) for one in channels]
 
 
 class Proposer(Protocol):
