@@ -16,6 +16,9 @@ Color = Literal["luminance", "separate"]
 Along = Literal["auto", "none", "z", "t"]
 """Which neighbours of a plane networks see: those along an axis, none, or what is found to help a stack."""
 
+FilterName = Literal["gaussian", "median", "tv", "nlm", "richardson-lucy"]
+"""What may propose in place of a model (`enhancement/proposals/filters.py`), alone or with a value: "gaussian:1.5"."""
+
 AUTO = "auto"
 """No model, but the wish for the shipped one that suits a stack (`cellxlate.choice`)."""
 

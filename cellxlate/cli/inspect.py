@@ -91,7 +91,7 @@ def _simulated(options: argparse.Namespace) -> tuple["SimulatedStack", dict[str,
 
 def run_info(options: argparse.Namespace) -> int:
     """Describe a stack, a plate, a folder of stacks or a model; 1 where a stack of a folder cannot be read."""
-    from cellxlate.model.cards import is_model
+    from cellxlate.model.cards import is_filter, is_model
     from cellxlate.model.foreign.given import is_foreign
     from cellxlate.stacks.read.open import is_zarr
 
@@ -110,6 +110,11 @@ def run_info(options: argparse.Namespace) -> int:
         return _model_info(options)
     if is_others:
         return run_check(argparse.Namespace(**{**vars(options), "check": options.path, "run_torchscript": False}))
+    if isinstance(location, Path) and is_filter(options.path) and not location.exists():
+        raise InputError(
+            f"{options.path} is a filter, neither a stack nor a model; enhance and evaluate take filters, cellxlate "
+            "models lists them"
+        )
     return _folder_info(options, Path(options.path)) if is_folder else _stack_info(options, location)
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cellxlate.errors import (
     CellxlateError,
@@ -21,6 +21,7 @@ from cellxlate.model.archive import CARD, ZOO_NAMES, is_archive, read_part, refu
 from cellxlate.option_values import given, kind_of, nearest_name
 from cellxlate.options import MODEL
 from cellxlate.settings import AUTO as AUTO
+from cellxlate.settings import FilterName
 from cellxlate.stacks.naming import one_line
 from cellxlate.whole_file import rename_free, write_whole_file
 
@@ -106,14 +107,27 @@ def locate(model: str | Path) -> Path:
     if path.name == str(model) and (shipped / CARD).is_file():
         return shipped
     names = sorted(path.name for path in model_folders(SHIPPED))
+    instead = f"a model folder or one of the shipped models: {', '.join(names) or 'none'}"
+    if isinstance(model, str) and is_filter(model):
+        raise MissingModelError(
+            f"{model[:200]} is a filter, and enhance and evaluate take filters; here give {instead}"
+        )
     meant = nearest_name(path.name, [*names, *_models_beside(path)])
     if meant and meant not in names:
         meant = str(path.with_name(meant))
     hint = f"did you mean {meant!r}? Give" if meant else "give"
-    raise MissingModelError(
-        f"there is no model {str(model)[:200]!r}; {hint} a model folder or one of the shipped models: "
-        f"{', '.join(names) or 'none'}"
-    )
+    raise MissingModelError(f"there is no model {str(model)[:200]!r}; {hint} {instead}")
+
+
+def is_filter(asked: str) -> bool:
+    """Return whether a text asks for a filter, with a value or without, and so for no model.
+
+    Examples
+    --------
+    >>> is_filter("gaussian:1.5"), is_filter("median"), is_filter("./median"), is_filter("cells")
+    (True, True, False, False)
+    """
+    return asked.partition(":")[0] in get_args(FilterName)
 
 
 def _models_beside(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Filters as proposals: known halos, tiles that equal the whole plane, values that make sense, what they know."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from cellxlate.cli import main
 from cellxlate.enhancement.proposals.filters import FILTERS, ChannelScale, FilterProposal, filter_of
 from cellxlate.enhancement.proposals.source import loaded_model
 from cellxlate.errors import MissingModelError, OptionError
+from cellxlate.settings import FilterName
 from cellxlate.stacks.stack import Stack
 from cellxlate.stacks.write.copy import write_stacks
 
@@ -151,3 +152,40 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys: Any, tmp_path: 
             raise SystemExit(main(["enhance", str(stack), "-m", *words]))
         assert left.value.code == 2
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "info gaussian:1.5", "info median", "describe gaussian:1.5 --source a",
+        "export gaussian:1.5 --format onnx -o x.onnx", "train --source a --from gaussian:1.5 -o m",
+        "evaluate gaussian:1.5 --source a --to-card",
+    ],
+)  # fmt: skip
+def test_where_models_alone_are_taken_a_filter_is_said_to_be_one(
+    words: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "is a filter" in said.err
+    assert "enhance and evaluate take filters" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_says_so_too_and_a_folder_of_that_name_is_a_model(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingModelError, match=r"^gaussian:1\.5 is a filter, .* shipped models: cells"):
+        cellxlate.load_model("gaussian:1.5")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gaussian").symlink_to(tiny_model)
+    assert cellxlate.load_model("gaussian").path == tiny_model.resolve()
+    with pytest.raises(MissingModelError, match="there is no model 'median'"):
+        cellxlate.load_model(Path("median"))
+
+
+def test_the_names_of_filters_are_those_of_the_table() -> None:
+    assert list(FILTERS) == list(get_args(FilterName))

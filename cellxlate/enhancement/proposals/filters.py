@@ -24,6 +24,7 @@ from cellxlate.model.attention import Floats
 from cellxlate.option_values import nearest_name
 from cellxlate.options import MODEL
 from cellxlate.quality.report.notices import listed
+from cellxlate.settings import FilterName
 from cellxlate.stacks.intensity.saved import LUMINANCES, saved_ranges
 from cellxlate.stacks.intensity.stack_noise import stack_noise
 from cellxlate.stacks.intensity.stack_range import stack_ranges
@@ -93,7 +94,7 @@ class Filter:
         value has to be given.
     """
 
-    name: str
+    name: FilterName
     what: str
     parameter: str
     unit: str
