@@ -103,11 +103,11 @@ class PlaneSamples:
             tiles = _tiles(geometry, stack.plane_shape, (rows.start + row, columns.start + column))
             seen = planes_seen(stack, index, group, self.context)
             for part, inside in groupby(tiles, partial(_part, geometry, stack.plane_shape)):
-                compared = [_windows(geometry, part, tile) for tile in inside]
-                if compared := [three for three in compared if three[1] != three[2]]:
+                windows = [_windows(geometry, part, tile) for tile in inside]
+                if compared := [(tile, own, other) for tile, own, other in windows if own != other]:
                     read = {plane: _finite(stack.read(plane, *part.slices())) for plane in dict.fromkeys(seen)}
-                    own = self.context.own(stack, index, len(group))
-                    yield PlaneSample(np.stack([read[plane] for plane in seen]), own, compared)
+                    planes = np.stack([read[plane] for plane in seen])
+                    yield PlaneSample(planes, self.context.own(stack, index, len(group)), compared)
 
 
 def measured_locality(
@@ -163,10 +163,10 @@ def _tiles(geometry: Geometry, shape: tuple[int, int], bright: tuple[int, int]) 
     side, halo_px = max(min(TILE_PX, geometry.largest_tile_px), 1), geometry.halo_px or 0
     last = [max(length - side, 0) for length in shape]
     firsts = [[min(max(at - side // 2, 0), end), end // 2, 0, end] for at, end in zip(bright, last, strict=True)]
-    for inner in firsts:  # where a window begins shows if larger ones, from even numbers on, begin oddly elsewhere
-        inner[:2] = [max(first - (first - halo_px + 1) % 2, 0) for first in inner[:2]]
-    corners = dict.fromkeys(zip(*firsts, strict=True))
-    return [Tile(top, min(top + side, shape[0]), left, min(left + side, shape[1])) for top, left in corners]
+    for along in firsts:  # parts begin at even numbers and these windows at odd ones: if it matters where, that shows
+        along[:2] = [max(first - (first - halo_px + 1) % 2, 0) for first in along[:2]]
+    places = dict.fromkeys(zip(*firsts, strict=True))
+    return [Tile(top, min(top + side, shape[0]), left, min(left + side, shape[1])) for top, left in places]
 
 
 def _part(geometry: Geometry, shape: tuple[int, int], tile: Tile) -> Tile:

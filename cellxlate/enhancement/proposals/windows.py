@@ -144,7 +144,7 @@ class Needs:
     blocks : Blocks or None
         Which planes along z together, where it takes such and was fitted to a stack.
     windows : Geometry or None
-        For which it needs more memory than the networks of ours, where it may.
+        Whose memory decides how many bands are enhanced at once; None where that of our own networks does.
     gate : bool
         Whether it needs a gate; none where its own attention comes with what it proposes.
     flags : tuple of str
