@@ -2,11 +2,12 @@
 
     export PYTHONPATH=CHECKOUT:CHECKOUT/tests/bench
     python -m paper.score --shared ../shared/data --work WORK [--scorer ../shared/tools/score.py] [--unfinished]
+                          [--keep notebooks/03_what_attention_buys.json]
 
 Each run is scored with the weights that validated best and with the last, normalised by each image's own statistics, as
 it was trained, and the nuclei's by fixed ones too, as a model folder of the package has them. WORK/scores.json,
 scores.md and curves-DATA.png are written; what was scored before is kept. `--unfinished` takes runs that are under way,
-for a look at them.
+for a look at them. `--keep` stores the scores and the validation curves of the nuclei's runs.
 
 Drawn phase contrast and fluorescence share one geometry, so labels are scored against the truth. Of holograms and
 bright field there are no pairs: whether an object is where it should be, how bright or how large it is, cannot be said,
@@ -206,6 +207,31 @@ def best_step(notes: dict[str, Any]) -> int:
     return int(best["step"])
 
 
+def keep(scores: dict[str, Any], work: Path, path: Path) -> None:
+    """Write what the notebook shows of the nuclei's runs: scores by the best weights, validation, steps, core hours."""
+    runs = []
+    for planned in QUEUE:
+        row = scores.get(f"{planned.name} best image")
+        if planned.data != "nuclei" or row is None:
+            continue
+        notes = notes_of(planned, work)
+        names, kept = [name for _, name, _ in COLUMNS["nuclei"]], ("step", *DRAWN["nuclei"])
+        runs.append(
+            {
+                "method": METHODS[planned.method], "seed": planned.seed, "size": planned.size, "steps": notes["step"],
+                "best_step": best_step(notes), "core_hours": round(notes["cpu_s"] / 3600, 3),
+                "test": {name: rounded(row.get(name)) for name in names},
+                "validation": [{key: rounded(one[key]) for key in kept} for one in notes["validation"]],
+            }
+        )  # fmt: skip
+    write_whole_file(path, json.dumps(runs, indent=1) + "\n")
+
+
+def rounded(value: float | None) -> float | None:
+    """Return a score with the digits that it deserves."""
+    return None if value is None else round(float(value), 4)
+
+
 DRAWN = {
     "nuclei": ("psnr_affine", "patch_distance", "iou", "outside_change_counts"),
     "phase": ("psnr_affine", "added", "lost", "outside_label"),
@@ -248,8 +274,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--scorer", type=Path, default=Path("../shared/tools/score.py"))
     parser.add_argument("--unfinished", action="store_true", help="score runs that are under way too")
+    parser.add_argument("--keep", type=Path, help="write scores and curves of the nuclei's runs here, as JSON")
     options = parser.parse_args()
     scores = score_all(options.shared, options.work, options.scorer, unfinished=options.unfinished)
+    if options.keep:
+        keep(scores, options.work, options.keep)
     parts = []
     for data in COLUMNS:
         for statistics in STATISTICS if data == "nuclei" else STATISTICS[:1]:
