@@ -2,7 +2,7 @@
 
     export PYTHONPATH=tests/bench
     python tests/bench/sharpness.py --shared ../shared/data --work WORK [--model nuclei-lowexp] [--steps 600]
-    python tests/bench/sharpness.py --work WORK --show [--figure FILE.png]     # the table, and the curves
+    python tests/bench/sharpness.py --work WORK --show [--figure FILE.png]     # the table, and the trade as a curve
 
 Each run begins with the shipped generator and learns on what it was made from, without the fields that are scored;
 attention stays as it is. The control learns on with weight 0. `nuclei-lowexp` is scored on crops of clear fields that
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -303,6 +304,62 @@ def stored(path: Path, make: Callable[[], dict[str, float]]) -> None:
         write_whole_file(path, json.dumps(row))
 
 
+COLUMNS = {
+    "psnr_affine": ("PSNR (dB)", 2), "ssim_affine": ("SSIM", 3), "patch_distance": ("patch distance", 4),
+    "detail": ("detail", 2), "detail_true": ("like the truth's", 3), "detail_again": ("like the second recording's", 3),
+    "residual": ("residual", 3), "added": ("objects added", 2), "lost": ("lost", 2),
+}  # fmt: skip
+
+
+def rows_of(model: str, work: Path) -> list[tuple[str, float, dict[str, float]]]:
+    """Return term, weight and scores of what there is of a model, the shipped one first."""
+    found = []
+    for term, weight in [("shipped", 0.0), *planned(model)]:
+        path = work / (f"{model}-shipped.json" if term == "shipped" else f"{model}-{term}-{weight:g}.json")
+        if path.exists():
+            found.append((term, weight, json.loads(path.read_text())))
+    return found
+
+
+def table(model: str, work: Path) -> str:
+    """Return the scores of a model's runs as Markdown."""
+    heads = [f"`{model}`", *(head for head, _ in COLUMNS.values())]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for term, weight, row in rows_of(model, work):
+        name = {"shipped": "as shipped", "none": "learning on, no term"}.get(term, f"{term}, {weight:g}")
+        values = [f"{row[key]:.{digits}f}" if key in row else "-" for key, (_, digits) in COLUMNS.items()]
+        lines.append("| " + " | ".join([name, *values]) + " |")
+    return "\n".join(lines)
+
+
+def draw(work: Path, path: Path) -> None:
+    """Draw fidelity against patch distance, and against how much of the detail the second recording shows too."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(WEIGHTS), 2, figsize=(10, 7), layout="constrained")
+    for line, model in zip(axes, WEIGHTS, strict=True):
+        rows = rows_of(model, work)
+        for axis, (key, name) in zip(line, (("patch_distance", "patch distance"), ("detail", "detail")), strict=True):
+            for number, term in enumerate(WEIGHTS[model]):
+                points = [(weight, row) for kind, weight, row in rows if kind in (term, "none")]
+                axis.plot(
+                    [row[key] for _, row in points],
+                    [row["psnr_affine"] for _, row in points],
+                    "o-",
+                    label=term,
+                    color=f"C{number}",
+                )
+                for weight, row in points[1:]:
+                    axis.annotate(f" {weight:g}", (row[key], row["psnr_affine"]), fontsize=8, color=f"C{number}")
+            axis.set_xlabel(f"{name} ({'0 is the truth' if key == 'patch_distance' else '1 is as sharp as the truth'})")
+            axis.set_ylabel("PSNR in cells (dB)")
+            axis.set_title(model, loc="left")
+        line[0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -310,7 +367,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where weights and scores are kept")
     parser.add_argument("--model", choices=WEIGHTS, action="append")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--show", action="store_true", help="print what there is, and train nothing")
+    parser.add_argument("--figure", type=Path, help="draw what there is")
     options = parser.parse_args()
+    if options.figure:
+        draw(options.work, options.figure)
+    if options.show:
+        print("\n\n".join(table(model, options.work) for model in options.model or WEIGHTS))
+        return
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     for model in options.model or WEIGHTS:
