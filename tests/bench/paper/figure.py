@@ -12,7 +12,6 @@ planes that are shown.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,10 @@ from cellxlate.evaluation import measures
 from cellxlate.model.attention import attention_image
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
+from paper.data import Folders
 from paper.methods import QUEUE, Method, Planned
-from paper.train import BEST, LAST, load_translator
+from paper.score import notes_of, with_fixed_statistics
+from paper.train import BEST, load_translator
 from paper.translate import Example, Translated, examples, levels_of, outside_of, translated
 
 GUIDED: tuple[Method, ...] = ("masks", "saliency", "none", "hinge")
@@ -58,14 +59,13 @@ class Shown:
 
 
 def shown(work: Path, planned: Planned, plane: npt.NDArray[Any]) -> Shown | None:
-    """Translate a plane with the last weights of a run, or the best so far; None where there are none."""
+    """Translate a plane by the weights that validated best, with fixed statistics; None where there are none."""
     folder = work / "runs" / planned.name
-    path = next((path for path in (folder / LAST, folder / BEST) if path.exists()), None)
-    if path is None:
+    if not (folder / BEST).exists():
         return None
-    notes = json.loads((folder / ("outcome.json" if path.name == LAST else "progress.json")).read_text())
-    translator = load_translator(path, planned.settings.networks)
-    return Shown(planned, translated(translator, plane, levels_of("nuclei", plane)), notes["step"])
+    translator = load_translator(folder / BEST, planned.settings.networks)
+    translator = with_fixed_statistics(translator, Folders(work / "data" / "nuclei").source)
+    return Shown(planned, translated(translator, plane, levels_of("nuclei", plane)), notes_of(planned, work)["step"])
 
 
 def methods_shown(work: Path, seed: int, plane: npt.NDArray[Any], methods: Sequence[Method] = ()) -> list[Shown]:

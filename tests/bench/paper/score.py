@@ -208,10 +208,10 @@ def best_step(notes: dict[str, Any]) -> int:
 
 
 def keep(scores: dict[str, Any], work: Path, path: Path) -> None:
-    """Write what the notebook shows of the nuclei's runs: scores by the best weights, validation, steps, core hours."""
+    """Write what the notebook shows of the nuclei's runs: scores (best weights, fixed statistics), curves, hours."""
     runs = []
     for planned in QUEUE:
-        row = scores.get(f"{planned.name} best image")
+        row = scores.get(f"{planned.name} best fixed")
         if planned.data != "nuclei" or row is None:
             continue
         notes = notes_of(planned, work)
