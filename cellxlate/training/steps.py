@@ -340,7 +340,10 @@ class AnyCameraStep:
         if settings.lambda_cycle:
             seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
             own = seen[:, own_planes(settings.networks.context)]
-            terms["cycle_target"] = losses.relative_cycle(translator.generator(seen), aim, own, near)
+            restored = translator.generator(seen)
+            terms["cycle_target"] = losses.relative_cycle(restored, aim, own, near)
+            if settings.imaging.texture:  # a field without a guide counts everywhere
+                terms["texture"] = texture_distance(restored, aim, (near != 0).to(aim.dtype), rng)
         if settings.lambda_guide:
             logits = translator.attention.logits(source.images)
             guided = source.guides[:, 0, 0, 0] >= 0
@@ -349,6 +352,7 @@ class AnyCameraStep:
             )
             area = torch.sigmoid(logits[: len(faint)]).mean()
         total = settings.lambda_cycle * terms["cycle_target"] + settings.lambda_guide * terms["guide"]
+        total = total + settings.imaging.texture * terms.get("texture", none)
         move([self.optimisers["translator"]], total, [translator.generator, translator.attention])
         return terms | {"total": total, "attention_area": area}
 

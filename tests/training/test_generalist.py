@@ -95,3 +95,21 @@ def test_an_interrupted_generalist_goes_on_to_the_same_weights(tmp_path: Path, t
     parts = cellxlate.train(output=tmp_path / "parts", settings=tiny_general, resume=True)
     for name, weight in whole.translator.state_dict().items():
         assert np.array_equal(weight, parts.translator.state_dict()[name]), name
+
+
+def test_a_weight_on_texture_teaches_a_generalist_too(tmp_path: Path, tiny_general: TrainSettings) -> None:
+    seen = []
+    wanted = replace(tiny_general, imaging=replace(tiny_general.imaging, texture=30.0))
+    models = [
+        cellxlate.train(output=tmp_path / f"{number}", settings=one, progress=lambda row: seen.append(row.terms))
+        for number, one in enumerate((tiny_general, wanted))
+    ]
+    without, with_texture = (
+        next(row for row in rows if row) for rows in (seen[: len(seen) // 2], seen[len(seen) // 2 :])
+    )
+    assert "texture" not in without
+    assert with_texture["texture"] > 0
+    parts = (with_texture[name] * weight for name, weight in (("cycle_target", 1.0), ("guide", wanted.lambda_guide)))
+    assert with_texture["total"] == pytest.approx(sum(parts) + 30.0 * with_texture["texture"], rel=1e-3)
+    first, second = (one.translator.generator.state_dict() for one in models)
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
