@@ -76,8 +76,10 @@ MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
 """Without `saliency`, which looks for what is brighter than its surroundings."""
 
 QUEUE = (
-    *(Planned(method, seed) for seed in (0, 1) for method in PAPER),
+    *(Planned(method, 0) for method in PAPER),
+    *(Planned(method, 1) for method in PAPER if method != "none"),
     *(Planned(method, 0, "phase") for method in MODALITIES[:2]),
+    Planned("none", 1),
     Planned("saliency", 0, size="full"),
     *(Planned(method, 0) for method in OTHERS),
     *(Planned(method, 0, "holo") for method in MODALITIES[:2]),
