@@ -129,7 +129,7 @@ class ImagingSettings:
         The noise variance of a source field is multiplied by a factor between 1 / jitter and jitter.
     texture : float
         Weight of the distance between the patches of restored and clear cells: 0 asks for fidelity alone, more for
-        sharper texture at some cost of it (docs/evidence/objective.md has the measured trade).
+        sharper texture at some cost of it (docs/evidence/sharpness.md has the measured trade).
     """
 
     blur_px: tuple[float, float] | None = None
