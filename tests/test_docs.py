@@ -150,6 +150,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         put(here / f"faint/{number}.tif", seed=number)
         put(here / f"clear/{number}.tif", seed=number + 10, what="truth")
         put(here / f"test/{number}.tif", seed=number + 20)
+        put(here / f"phase/{number}.tif", seed=number + 20)  # `masks` are theirs too
+        put(here / f"labelled/{number + 4}.tif", seed=number + 30, what="truth")
         for name, what in (("truth", "truth"), ("test_truth", "truth"), ("masks", "mask"), ("test_masks", "mask")):
             put(here / name / f"{number}.tif", seed=number + 20, what=what)
     few = "batch = 1\npatch_px = 32\n"
@@ -210,9 +212,10 @@ def test_every_block_that_holds_a_command_says_that_it_is_one() -> None:
 
 
 def test_the_settings_that_are_shown_are_settings(tmp_path: Path) -> None:
-    (text,) = blocks(TOP / "docs" / "reference" / "training.md", "toml")
-    (tmp_path / "shown.toml").write_text(text, encoding="utf-8")
-    assert load_settings(tmp_path / "shown.toml").patch_px == 128
+    for page in ("reference/training.md", "how-to/train.md"):
+        (text,) = blocks(TOP / "docs" / page, "toml")
+        (tmp_path / "shown.toml").write_text(text, encoding="utf-8")
+        assert load_settings(tmp_path / "shown.toml").patch_px == 128
 
 
 def test_the_script_for_a_cluster_runs(folder: Path, tmp_path: Path) -> None:
