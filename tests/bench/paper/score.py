@@ -245,7 +245,8 @@ def draw_curves(work: Path, data: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     keys = DRAWN[data]
-    figure, axes = plt.subplots(1, len(keys) + 1, figsize=(4.2 * (len(keys) + 1), 3.6), layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    axes, legend = grid.flat[: len(keys) + 1], grid.flat[-1]
     for planned in QUEUE:
         folder = work / "runs" / planned.name
         if planned.data != data or not any((folder / name).exists() for name in (OUTCOME, "progress.json")):
@@ -262,7 +263,9 @@ def draw_curves(work: Path, data: str, path: Path) -> None:
     axes[-1].set_yscale("log")
     for axis in axes:
         axis.set_xlabel("step")
-    axes[0].legend(fontsize=7)
+    legend.legend(*axes[0].get_legend_handles_labels(), loc="center")
+    for axis in grid.flat[len(keys) + 1 :]:
+        axis.set_axis_off()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
