@@ -27,6 +27,7 @@ import tifffile
 import torch
 from degraded import EVERYWHERE, HELD_OUT, NOISES, degrade, structure
 from paper.data import made_faint, prepared
+from paper.translate import Example, against_truth, distance_to_truth, mean_of
 from scipy import ndimage
 from torch import Tensor
 
@@ -38,7 +39,6 @@ from cellxlate.settings import PRESETS, DiscriminatorSettings, TrainSettings
 from cellxlate.training import losses
 from cellxlate.training.acceleration.precision import accelerate
 from cellxlate.training.domains import open_domains
-from cellxlate.training.imaging.process import texture_distance
 from cellxlate.training.options import BASE_RATE
 from cellxlate.training.run import Run, begin, drawn_ahead, one_step
 from cellxlate.training.steps import AnyCameraStep, Draw, adam, cut, move
@@ -68,27 +68,21 @@ class Twice:
 
     Attributes
     ----------
-    name : str
-        Of the field, and of its noise.
-    recordings : (ndarray, ndarray)
-        In counts; each (Y, X).
+    example : Example
+        The first recording, the field without blur and noise, and where scores are taken.
+    again : ndarray (Y, X)
+        The second recording, in counts.
     expected : ndarray (Y, X) or None
         What both show without noise, in the same counts; None where the recording blurs as well.
-    truth : ndarray (Y, X)
-        The field, clear.
-    cells : ndarray of bool (Y, X)
-        Where scores are taken.
     """
 
-    name: str
-    recordings: tuple[Image, Image]
+    example: Example
+    again: Image
     expected: Image | None
-    truth: Image
-    cells: npt.NDArray[np.bool_]
 
 
-class SharpCameraStep(AnyCameraStep):
-    """The generator of a generalist, with the terms that the step of the package does not have."""
+class JudgedCameraStep(AnyCameraStep):
+    """The step of a generalist with an adversarial term beside the fidelity of its generator, in place of the guide."""
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         super().__init__(settings, device)
@@ -101,23 +95,16 @@ class SharpCameraStep(AnyCameraStep):
         faint = source.images[: len(target.images)]
         seen, aim, near = cut((faint, target.images, target.guides), settings.generalist.generator_px, rng)
         made, inside = generator(seen), (near != 0).to(seen.dtype)  # a field without a guide counts everywhere
-        total = terms = losses.relative_cycle(made, aim, seen, near)
-        found = {"cycle_target": terms}
-        if settings.imaging.texture:
-            found["texture"] = texture_distance(made, aim, inside, rng)
-            total = total + settings.imaging.texture * found["texture"]
-        if settings.lambda_adversarial:
-            self.judge.requires_grad_(False)
-            found["adversarial"] = losses.generated_as_real(self.judge(made * inside, normalised=False))
-            total = total + settings.lambda_adversarial * found["adversarial"]
-        move([self.optimisers["translator"]], total, [generator])
-        if settings.lambda_adversarial:
-            self.judge.requires_grad_(True)
-            found["judge"] = losses.real_from_generated(
-                self.judge(aim * inside, normalised=False), self.judge(made.detach() * inside, normalised=False)
-            )
-            move([self.optimisers["judge"]], found["judge"])
-        return found
+        fidelity = losses.relative_cycle(made, aim, seen, near)
+        self.judge.requires_grad_(False)
+        adversarial = losses.generated_as_real(self.judge(made * inside, normalised=False))
+        move([self.optimisers["translator"]], fidelity + settings.lambda_adversarial * adversarial, [generator])
+        self.judge.requires_grad_(True)
+        judged = losses.real_from_generated(
+            self.judge(aim * inside, normalised=False), self.judge(made.detach() * inside, normalised=False)
+        )
+        move([self.optimisers["judge"]], judged)
+        return {"cycle_target": fidelity, "adversarial": adversarial, "judge": judged}
 
 
 def settings_of(start: Bundle, term: str, weight: float, steps: int) -> TrainSettings:
@@ -148,8 +135,8 @@ def taught(model: str, term: str, weight: float, steps: int, shared: Path, work:
     with ExitStack() as files:
         domains = open_domains(paths, settings, None, [], files)
         run = begin(settings, domains, device, "bfloat16", start)
-        if model == "cells":
-            run = with_sharp_step(run, start)
+        if model == "cells" and term == "adversarial":
+            run = with_judge(run, start)
         for name, optimiser in run.step_function.optimisers.items():
             if name != "translator":
                 for group in optimiser.param_groups:
@@ -166,11 +153,11 @@ def taught(model: str, term: str, weight: float, steps: int, shared: Path, work:
     return {name: value.clone() for name, value in run.average.generator.state_dict().items()}
 
 
-def with_sharp_step(run: Run, start: Bundle) -> Run:
-    """Return the run of a generalist with the step that has the further terms."""
+def with_judge(run: Run, start: Bundle) -> Run:
+    """Return the run of a generalist with the step that has a discriminator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.settings.seed)
-        step = SharpCameraStep(run.settings, torch.device("cpu"))
+        step = JudgedCameraStep(run.settings, torch.device("cpu"))
     step.translator.load_state_dict(start.translator.state_dict())
     accelerate([step.translator, step.judge], run.settings, torch.device("cpu"), run.precision)
     run.step_function = step
@@ -203,47 +190,30 @@ def recorded_twice(model: str, shared: Path, work: Path) -> list[Twice]:
         folder = prepared("nuclei", shared, work).validation
         for number, path in enumerate(sorted((folder / "truth").glob("*.tif"))):
             truth = tifffile.imread(path)
-            noise = [np.random.default_rng([8, number]) for _ in range(2)]
-            first = made_faint(truth.astype(np.float64), noise[0])
-            again = made_again(truth.astype(np.float64), noise[1], number)
-            fields.append(
-                Twice(path.stem, (first, again), None, truth, tifffile.imread(folder / "masks" / path.name) > 0)
-            )
+            clear, cells = truth.astype(np.float64), tifffile.imread(folder / "masks" / path.name) > 0
+            first = made_faint(clear, np.random.default_rng([8, number]))
+            again = made_faint(clear, np.random.default_rng([8, number]), np.random.default_rng([9, number]))
+            fields.append(Twice(Example(path.stem, first, truth, cells), again, None))
         return fields
     for number, name in enumerate(HELD_OUT):
         if Path(name).parent.name in EVERYWHERE:
             continue
         clear = tifffile.imread(shared / name)[:256, :256]
         for camera in CAMERAS:
-            noisy = [degrade(clear, NOISES[camera], seed=1000 * draw + number) for draw in (1, 2)]
-            both, expected = (noisy[0][0], noisy[1][0]), noisy[0][1]
-            fields.append(Twice(f"{Path(name).stem} {camera}", both, expected, expected, structure(clear)))
+            (first, expected), (again, _) = (
+                degrade(clear, NOISES[camera], seed=1000 * draw + number) for draw in (1, 2)
+            )
+            one = Example(f"{Path(name).stem} {camera}", first, expected, structure(clear))
+            fields.append(Twice(one, again, expected))
     return fields
-
-
-def made_again(truth: npt.NDArray[np.float64], rng: np.random.Generator, number: int) -> Image:
-    """Make a field faint with the blur and exposure of the same generator's first draws, and other noise."""
-
-    class Same:
-        """A generator that draws blur and exposure as the first recording did, and all else anew."""
-
-        other = np.random.default_rng([9, number])
-        uniform, poisson, normal = rng.uniform, other.poisson, other.normal
-
-    return made_faint(truth, Same())  # type: ignore[arg-type]
 
 
 def scores_of(bundle: Bundle, fields: Sequence[Twice]) -> dict[str, float]:
     """Return means over fields; patches of all fields together."""
-    rows, ours, wanted = [], [], []
-    for number, one in enumerate(fields):
-        made = [cellxlate.enhance(image, bundle).image for image in one.recordings]
-        rows.append(scores_of_field(one, made))
-        ours.append(measures.texture_patches(made[0], one.cells, seed=number))
-        wanted.append(measures.texture_patches(one.truth, one.cells, seed=number))
-    known = {key: [row[key] for row in rows if np.isfinite(row[key])] for key in rows[0]}
-    means = {key: float(np.mean(values)) for key, values in known.items() if values}
-    return means | {"patch_distance": measures.patch_distance(np.concatenate(ours), np.concatenate(wanted))}
+    known = [one.example for one in fields]
+    made = [[cellxlate.enhance(image, bundle).image for image in (one.example.plane, one.again)] for one in fields]
+    rows = [scores_of_field(one, results) for one, results in zip(fields, made, strict=True)]
+    return mean_of(rows) | {"patch_distance": distance_to_truth(known, [first for first, _ in made])}
 
 
 def scores_of_field(one: Twice, made: Sequence[Image]) -> dict[str, float]:
@@ -252,25 +222,22 @@ def scores_of_field(one: Twice, made: Sequence[Image]) -> dict[str, float]:
     Returns
     -------
     dict
-        "psnr_affine" (dB), "ssim_affine", "added" and "lost" objects; "detail" (that of the result over the truth's,
+        As `against_truth` gives, and "detail" (that of the result over the truth's,
         1 is as sharp), "detail_true" (its correlation with the truth's) and "detail_again" (with that of the other
         recording); "residual" (of input minus result over the noise that was drawn, 1 if nothing but noise went).
     """
-    inside = measures.foreground(made[0], one.truth, one.cells)
-    objects = measures.phantoms(made[0], one.truth)
-    truth = one.truth.astype(np.float64)
-    fitted = [measures.affine(image.astype(np.float64), truth, one.cells) for image in made]
-    fine, again, true = ((image - ndimage.gaussian_filter(image, FINE_PX))[one.cells] for image in (*fitted, truth))
-    residual = np.nan
-    if one.expected is not None:
-        noisy, result = (image.astype(np.float64) for image in (one.recordings[0], made[0]))
-        residual = float(np.std((noisy - result)[one.cells]) / np.std((noisy - one.expected)[one.cells]))
-    return {
-        "psnr_affine": inside.psnr_affine, "ssim_affine": inside.ssim_affine, "added": objects.added,
-        "lost": objects.lost, "detail": float(fine.std() / true.std()),
-        "detail_true": float(np.corrcoef(fine, true)[0, 1]), "detail_again": float(np.corrcoef(fine, again)[0, 1]),
-        "residual": residual,
+    example = one.example
+    truth, cells = example.truth.astype(np.float64), example.cells
+    fitted = [measures.affine(image.astype(np.float64), truth, cells) for image in made]
+    fine, again, true = ((image - ndimage.gaussian_filter(image, FINE_PX))[cells] for image in (*fitted, truth))
+    found = against_truth(example, made[0]) | {
+        "detail": float(fine.std() / true.std()), "detail_true": float(np.corrcoef(fine, true)[0, 1]),
+        "detail_again": float(np.corrcoef(fine, again)[0, 1]),
     }  # fmt: skip
+    if one.expected is not None:
+        noisy, result = (image.astype(np.float64) for image in (example.plane, made[0]))
+        found["residual"] = float(np.std((noisy - result)[cells]) / np.std((noisy - one.expected)[cells]))
+    return found
 
 
 def planned(model: str) -> list[tuple[str, float]]:

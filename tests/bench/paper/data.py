@@ -111,11 +111,17 @@ def field_of(path: Path) -> str:
     return path.stem.rsplit("_", 2)[0]
 
 
-def made_faint(clear: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.uint16]:
-    """Blur an image (Y, X) of counts, expose it briefly and record it, with drawn blur, exposure and noise."""
+def made_faint(
+    clear: npt.NDArray[np.float64], rng: np.random.Generator, noise: np.random.Generator | None = None
+) -> npt.NDArray[np.uint16]:
+    """Blur an image (Y, X) of counts, expose it briefly and record it, with drawn blur, exposure and noise.
+
+    Noise is drawn from a generator of its own where one is given, to record the same again.
+    """
+    noise = noise or rng
     signal = np.clip(ndimage.gaussian_filter(clear, rng.uniform(*BLUR_PX)) - OFFSET, 0, None)
-    electrons = rng.poisson(signal * rng.uniform(*EXPOSURE) * ELECTRONS_PER_COUNT)
-    recorded = OFFSET + electrons / ELECTRONS_PER_COUNT + rng.normal(0, READ_NOISE, clear.shape)
+    electrons = noise.poisson(signal * rng.uniform(*EXPOSURE) * ELECTRONS_PER_COUNT)
+    recorded = OFFSET + electrons / ELECTRONS_PER_COUNT + noise.normal(0, READ_NOISE, clear.shape)
     return np.clip(np.rint(recorded), 0, 2**16 - 1).astype(np.uint16)
 
 
