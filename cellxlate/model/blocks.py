@@ -5,6 +5,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cellxlate.model import architecture
 from cellxlate.model.layers import KINDS
@@ -57,6 +58,20 @@ class CroppedBlock(nn.Module):
         return changed.add_(inner(features, changed))
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance normalisation, with the right gradients for an image alone.
+
+    Torch's own, for one image on a CPU whose gradient lies channels last, reads it in the wrong order (seen in 2.13.0).
+    That of a batch is right, and it takes less time, since nothing is copied into another order.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, Y, X) to the same shape, with mean 0 and variance 1 before the scale."""
+        if len(features) == 1:
+            return functional.batch_norm(features, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        return super().forward(features)
+
+
 class ChannelsToPixels(nn.Module):
     """(B, 4 C, Y, X), channels ordered as (row, column, C), to (B, C, 2 Y, 2 X); quick for channels-last images."""
 
@@ -80,7 +95,7 @@ KINDS.update({
     Level: KINDS[architecture.UNetLevel],
     nn.Conv2d: KINDS[architecture.Convolution],
     nn.ConvTranspose2d: KINDS[architecture.TransposedConvolution],
-    nn.InstanceNorm2d: KINDS[architecture.InstanceNormalisation],
+    InstanceNorm: KINDS[architecture.InstanceNormalisation],
     nn.ReLU: KINDS[architecture.Relu],
     nn.Tanh: KINDS[architecture.HyperbolicTangent],
     nn.PixelUnshuffle: KINDS[architecture.PixelsToChannels],
@@ -114,7 +129,7 @@ def as_module(layer: architecture.Layer) -> nn.Module:
             parts = (layer.before, layer.down, layer.inside, layer.up, layer.after)
             return Level(*map(as_module, parts))
         case architecture.InstanceNormalisation():
-            return nn.InstanceNorm2d(layer.channels, affine=True)
+            return InstanceNorm(layer.channels, affine=True)
         case architecture.Enlargement():
             return nn.Upsample(scale_factor=layer.scale_factor, mode=layer.mode)
         case architecture.PixelsToChannels():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cellxlate.model import architecture
-from cellxlate.model.blocks import as_module, inner, with_weights
+from cellxlate.model.blocks import InstanceNorm, as_module, inner, with_weights
 from cellxlate.model.layers import Described, receptive_field
 from cellxlate.settings import AttentionSettings, DiscriminatorSettings, GeneratorSettings, NetworkSettings
 
@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
             for inputs, outputs, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
         self.norms = nn.ModuleList(
-            nn.InstanceNorm2d(width, affine=True) if settings.normalisation == "instance" else nn.Identity()
+            InstanceNorm(width, affine=True) if settings.normalisation == "instance" else nn.Identity()
             for width in widths[2:-1]
         )
         initialise(self)

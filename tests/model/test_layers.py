@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellxlate.errors import OptionError
+from cellxlate.model.blocks import InstanceNorm
 from cellxlate.model.export.onnx import onnx_model
 from cellxlate.model.graph import Graph
 from cellxlate.model.layers import (
@@ -69,7 +70,7 @@ def network(monkeypatch) -> Generator:
     """A generator with the new kind of layer, known from one entry."""
     monkeypatch.setitem(KINDS, Spread, SPREAD)
     torch.manual_seed(0)
-    norm = nn.InstanceNorm2d(4, affine=True)
+    norm = InstanceNorm(4, affine=True)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     nn.init.uniform_(norm.bias, -0.3, 0.3)
     return network_with(nn.PixelUnshuffle(2), Spread(4, 4), norm, nn.ReLU(), Spread(4, 4), nn.PixelShuffle(2))
@@ -132,7 +133,7 @@ def test_an_unknown_kind_of_layer_is_named():
 
 
 def test_no_normalisation_is_folded_into_a_layer_that_cannot_take_it():
-    network = network_with(nn.ReLU(), nn.InstanceNorm2d(1, affine=True))
+    network = network_with(nn.ReLU(), InstanceNorm(1, affine=True))
     with pytest.raises(OptionError, match="ReLU"):
         fold(network, network_with(nn.ReLU()), measure_statistics(network, [torch.rand(1, 1, 8, 8)]))
 

@@ -1,5 +1,6 @@
 """Networks: sizes from the paper, and receptive fields that gradients confirm."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ from cellxlate.settings import (
     NetworkSettings,
     PresetName,
 )
+from cellxlate.training.acceleration.precision import accelerate
+from cellxlate.training.steps import placed
 
 SMALL = {
     # the receptive field does not depend on the width, so a narrow network stands for the preset's
@@ -263,3 +266,35 @@ def test_networks_take_several_channels():
     images = torch.rand(1, 3, 16, 20)
     assert translator.generator(images).shape == (1, 3, 16, 20)
     assert translator.attention(images).shape == (1, 1, 16, 20)
+
+
+def trained_network(preset: PresetName, part: str) -> nn.Module:
+    """A network of a preset, none of whose weights has a gradient of zero."""
+    settings = PRESETS[preset].networks
+    translator, judge = TranslatorNetworks(settings), Discriminator(settings.discriminator, settings.channels)
+    network = {"generator": translator.generator, "attention": translator.attention, "discriminator": judge}[part]
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+            nn.init.normal_(layer.weight, std=0.02)
+    return network
+
+
+def gradients(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the gradient of each kernel for a loss that weighs all outputs at random."""
+    made = network(images, normalised=True) if isinstance(network, Discriminator) else network(images)
+    (made * torch.randn(made.shape, generator=torch.Generator().manual_seed(3))).mean().backward()
+    return {name: value.grad.flatten().double() for name, value in network.named_parameters() if value.ndim == 4}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("part", ["generator", "attention", "discriminator"])
+@pytest.mark.parametrize("preset", ["fast", "general", "paper", "paper-wide", "context"])
+def test_networks_learn_by_the_right_gradients_however_their_features_lie_in_memory(preset, part, batch):
+    torch.manual_seed(1)
+    plain = trained_network(preset, part)
+    images = torch.rand(batch, getattr(plain, "inputs", 1), 64, 64)
+    quick = placed(copy.deepcopy(plain), torch.device("cpu"))
+    accelerate([quick], PRESETS[preset], torch.device("cpu"), "float32")
+    right = gradients(plain.double(), images.double())
+    for name, gradient in gradients(quick, images).items():
+        assert nn.functional.cosine_similarity(gradient, right[name], 0) > 0.999, name
