@@ -63,9 +63,9 @@ class CutStep:
     and no attention.
     """
 
-    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(self, settings: TrainSettings, device: torch.device, *, mixed: bool) -> None:
         networks = settings.networks
-        self.mixed = settings.mixed_precision
+        self.mixed = mixed
         self.translator = placed(TranslatorNetworks(networks), device)
         self.judge_target = placed(Discriminator(networks.discriminator, networks.channels), device)
         width = networks.generator.width

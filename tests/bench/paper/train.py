@@ -20,7 +20,7 @@ from cellxlate.model.bundle import save_tensors
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.settings import NetworkSettings, Precision
 from cellxlate.stacks.stack import Stack
-from cellxlate.training.acceleration.precision import accelerate
+from cellxlate.training.acceleration.precision import accelerate, has_bfloat16
 from cellxlate.training.checkpoint import read_notes, restore_checkpoint, save_checkpoint
 from cellxlate.training.domains import open_domains
 from cellxlate.training.fields.guides import saliency
@@ -40,7 +40,7 @@ FIRST_LOOKS = (1, 64, 300)
 """Steps whose terms are printed early, to see that they move."""
 
 NOTHING_SELECTED = 0.001
-PRECISION: Precision = "bfloat16"
+PRECISION: Precision = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
 
 
 OUTCOME, BEST, LAST = "outcome.json", "best.safetensors", "last.safetensors"
@@ -70,7 +70,7 @@ def begun(planned: Planned, domains: tuple[Domain, ...], device: torch.device) -
         if planned.method == "utom":
             step = UtomStep(settings, device, domains)
         elif planned.method == "cut":
-            step = CutStep(settings, device)
+            step = CutStep(settings, device, mixed=PRECISION == "bfloat16")
         elif planned.method == "hinge":
             step = HingedStep(settings, device)
         else:
@@ -98,12 +98,12 @@ def train(planned: Planned, shared: Path, work: Path, *, steps: int | None = Non
         domains = tuple(with_levels(domain, planned.data) for domain in domains)
         run = begun(planned, domains, torch.device("cpu"))
         notes: dict[str, Any] = {
-            "run": asdict(planned), "settings": asdict(run.settings), "data": fingerprint(domains), "step": 0,
-            "wall_s": 0.0, "cpu_s": 0.0, "log": [], "validation": [],
+            "run": asdict(planned), "settings": asdict(run.settings), "data": fingerprint(domains),
+            "precision": PRECISION, "step": 0, "wall_s": 0.0, "cpu_s": 0.0, "log": [], "validation": [],
         }  # fmt: skip
         if has_checkpoint(folder):
             kept = read_notes(folder)
-            for key in ("settings", "data"):
+            for key in ("settings", "data", "precision"):
                 if kept[key] != json.loads(json.dumps(notes[key])):
                     raise SystemExit(f"{folder} was begun with other {key}; move it away")
             restore_checkpoint(folder, run.state)
