@@ -280,21 +280,34 @@ def trained_network(preset: PresetName, part: str) -> nn.Module:
 
 
 def gradients(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the gradient of each kernel for a loss that weighs all outputs at random."""
+    """Return the gradient of each kernel for a loss that weighs all outputs at random, in float64 on the CPU."""
     made = network(images, normalised=True) if isinstance(network, Discriminator) else network(images)
-    (made * torch.randn(made.shape, generator=torch.Generator().manual_seed(3))).mean().backward()
-    return {name: value.grad.flatten().double() for name, value in network.named_parameters() if value.ndim == 4}
+    weights = torch.randn(made.shape, generator=torch.Generator().manual_seed(3)).to(made.device)
+    (made * weights).mean().backward()
+    kernels = {name: value.grad for name, value in network.named_parameters() if value.ndim == 4}
+    return {name: gradient.flatten().cpu().double() for name, gradient in kernels.items()}
+
+
+def assert_learns_by_the_right_gradients(preset: PresetName, part: str, batch: int, device: torch.device) -> None:
+    torch.manual_seed(1)
+    plain = trained_network(preset, part)
+    images = torch.rand(batch, getattr(plain, "inputs", 1), 64, 64)
+    quick = placed(copy.deepcopy(plain), device)
+    accelerate([quick], replace(PRESETS[preset], compile_networks=False), device, "float32")
+    right = gradients(plain.double(), images.double())
+    for name, gradient in gradients(quick, images.to(device)).items():
+        assert nn.functional.cosine_similarity(gradient, right[name], 0) > 0.999, name
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("part", ["generator", "attention", "discriminator"])
 @pytest.mark.parametrize("preset", ["fast", "general", "paper", "paper-wide", "context"])
 def test_networks_learn_by_the_right_gradients_however_their_features_lie_in_memory(preset, part, batch):
-    torch.manual_seed(1)
-    plain = trained_network(preset, part)
-    images = torch.rand(batch, getattr(plain, "inputs", 1), 64, 64)
-    quick = placed(copy.deepcopy(plain), torch.device("cpu"))
-    accelerate([quick], PRESETS[preset], torch.device("cpu"), "float32")
-    right = gradients(plain.double(), images.double())
-    for name, gradient in gradients(quick, images).items():
-        assert nn.functional.cosine_similarity(gradient, right[name], 0) > 0.999, name
+    assert_learns_by_the_right_gradients(preset, part, batch, torch.device("cpu"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("part", ["generator", "attention", "discriminator"])
+def test_the_networks_of_the_paper_learn_by_the_right_gradients_on_a_card(part, batch, card):
+    assert_learns_by_the_right_gradients("paper", part, batch, torch.device(card))
