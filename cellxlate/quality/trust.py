@@ -31,10 +31,13 @@ class Trust:
         holds nothing to judge by.
     support : Support
         Whether the input supports what the output shows.
+    is_stated : bool
+        Whether the card tells what images the model was trained on.
     """
 
     departure: Departure | None = None
     support: Support = field(default_factory=Support)
+    is_stated: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -109,5 +112,5 @@ def examine(
         ):
             support.include(seen)
             looks += [one] if one else []
-        trusts[channel] = Trust(departure(looks, domain), support)
+        trusts[channel] = Trust(departure(looks, domain), support, is_stated=bool(domain))
     return trusts

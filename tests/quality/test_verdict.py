@@ -71,6 +71,11 @@ def said(total: Counts, *notices: Notice, channels: dict[str, Counts] | None = N
             "trained on is not known.",
         ),
         (
+            said(counted(), is_compared=False),
+            f"12 % of the image was changed, by 35 counts on average; {KEPT}; {FINE}, but it could not be compared "
+            "with what the model was trained on.",
+        ),
+        (
             said(counted(), is_incomplete=True),
             "12 % of the image (its complete time points) was changed, by 35 counts on average; "
             f"{KEPT}; {FINE}.",

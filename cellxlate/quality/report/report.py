@@ -192,7 +192,8 @@ class RunReport:
             are_others=len(tally.channels) < counted,
             is_incomplete=bool(self.provenance.get("incomplete")),
             is_kept=is_kept if isinstance(is_kept, bool) else None,
-            is_known=is_own(self.proposal) if self.proposal else any(one.departure for one in tally.trust.values()),
+            is_known=is_own(self.proposal) if self.proposal else any(one.is_stated for one in tally.trust.values()),
+            is_compared=bool(self.proposal) or any(one.departure for one in tally.trust.values()),
         )
 
     def as_dict(self) -> dict[str, Any]:

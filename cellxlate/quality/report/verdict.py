@@ -20,6 +20,7 @@ def verdict(
     is_incomplete: bool = False,
     is_kept: bool | None = None,
     is_known: bool = True,
+    is_compared: bool = True,
 ) -> str:
     """Say in one sentence what a microscopist wants to know of a result.
 
@@ -41,6 +42,8 @@ def verdict(
         Whether what the model learned from the stack was kept, where it learned.
     is_known : bool
         Whether the model states what images it was trained on.
+    is_compared : bool
+        Whether the input holds enough to be compared with these.
 
     Examples
     --------
@@ -60,7 +63,7 @@ def verdict(
         _changed(total, channels, are_others=are_others, is_incomplete=is_incomplete, is_kept=is_kept),
         _promise(total, is_single=len(channels) < 2 and not are_others, is_file=is_file),
         *(["what the model learned from this stack was no better and is not used"] if is_kept is False else []),
-        _doubt(notices, is_known=is_known or not total.selected),
+        _doubt(notices, is_known=is_known or not total.selected, is_compared=is_compared or not total.selected),
     ]
     sentence = "; ".join(clause for clause in clauses if clause)
     return f"{sentence[:1].upper()}{sentence[1:]}."
@@ -118,7 +121,7 @@ def _promise(total: Counts, *, is_single: bool, is_file: bool) -> str:
     return f"{others} the input bit for bit ({checked})"
 
 
-def _doubt(notices: Sequence[Notice], *, is_known: bool) -> str:
+def _doubt(notices: Sequence[Notice], *, is_known: bool, is_compared: bool) -> str:
     """Say what is most important to look at, and how much more there is."""
     weighty = next((one for weight in ("fault", "doubt") for one in notices if one.weight == weight), None)
     further = len(notices) - (weighty is not None)
@@ -126,7 +129,10 @@ def _doubt(notices: Sequence[Notice], *, is_known: bool) -> str:
     if weighty:
         return f"but {weighty.short or weighty.text.rstrip('.')}{f' ({remarks})' if further else ''}"
     nothing = "no check raised a doubt" if further else "nothing speaks against the result"
-    if not is_known:
-        nothing += ", but what the model was trained on is not known"
+    if not (is_known and is_compared):
+        trained_on = "what the model was trained on"
+        nothing += (
+            f", but it could not be compared with {trained_on}" if is_known else f", but {trained_on} is not known"
+        )
         return f"{nothing} ({remarks})" if further else nothing
     return f"{nothing}, but read the {remarks.removeprefix('1 ')}" if further else nothing
