@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from scipy import ndimage
 
 from cellxlate.settings import (
     AttentionSettings,
@@ -85,7 +86,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "last.safetensors")
 
 
-@pytest.mark.parametrize("method", ["saliency", "hinge", "utom", "cut"])
+@pytest.mark.parametrize("method", ["saliency", "hinge", "smoothed", "utom", "cut"])
 def test_a_killed_run_ends_as_an_unbroken_one(paper: Any, tiny: Any, work: Path, tmp_path: Path, method: str) -> None:
     train = paper("train").train
     shutil.copytree(work / "data", tmp_path / "data")
@@ -249,6 +250,19 @@ def test_noise_around_the_background_stays_within_the_range_of_a_generator(paper
     unit = translate.levels_of("nuclei", plane).to_unit(plane)
     assert (unit < 0).mean() < 0.001
     assert (measure_range([plane]).to_unit(plane) < 0).mean() > 0.1
+
+
+def test_smoothed_discriminators_see_a_gaussian_and_masked_images_as_they_are(paper: Any) -> None:
+    part = paper("smoothed")
+    images = torch.rand(2, 1, 40, 36, generator=torch.Generator().manual_seed(0))
+    expected = [
+        ndimage.gaussian_filter(image, part.SIGMA_PX, mode="mirror", radius=part.REACH_PX)
+        for image in images[:, 0].numpy()
+    ]
+    assert np.allclose(part.smoothed(images)[:, 0].numpy(), expected, atol=1e-6)
+    seen = part.smoothing(lambda shown, normalised: shown)
+    assert torch.equal(seen(images, normalised=False), images)
+    assert torch.equal(seen(images, normalised=True), part.smoothed(images))
 
 
 def test_the_area_hinge_lets_attention_alone_between_its_limits(paper: Any) -> None:

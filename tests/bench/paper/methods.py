@@ -12,7 +12,7 @@ from cellxlate.settings import (
     TrainSettings,
 )
 
-Method = Literal["cyclegan", "none", "saliency", "masks", "hinge", "utom", "cut"]
+Method = Literal["cyclegan", "none", "saliency", "masks", "hinge", "smoothed", "utom", "cut"]
 
 EPOCHS, SWITCH_EPOCH = 100, 30
 STEPS_PER_EPOCH = 64
@@ -65,12 +65,15 @@ class Planned:
         chosen = replace(chosen, seed=self.seed)
         if self.method in ("none", "saliency", "masks"):
             return replace(chosen, guide=self.method)
-        if self.method == "hinge":
+        if self.method in REMEDIES:
             return replace(chosen, guide="none")
         return replace(chosen, baseline="cyclegan", guide="none")
 
 
 PAPER: tuple[Method, ...] = ("cyclegan", "none", "saliency", "masks")
+REMEDIES: tuple[Method, ...] = ("hinge", "smoothed")
+"""Of the game without a guide, whose attention goes to the background."""
+
 OTHERS: tuple[Method, ...] = ("utom", "cut")
 MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
 """Without `saliency`, which looks for what is brighter than its surroundings."""
@@ -85,6 +88,6 @@ QUEUE = (
     *(Planned(method, 0, "holo") for method in MODALITIES[:2]),
     *(Planned(method, 1) for method in OTHERS),
     *(Planned(method, 1, "phase") for method in MODALITIES[:2]),
-    *(Planned("hinge", seed) for seed in (0, 1)),
+    *(Planned(method, seed) for seed in (0, 1) for method in REMEDIES),
     *(Planned(MODALITIES[2], 0, data) for data in ("phase", "holo")),
 )

@@ -43,7 +43,8 @@ STATISTICS_IMAGES = 32
 STATISTICS = ("image", "fixed")
 METHODS = {
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT", "none": "the paper's game, no guide",
-    "hinge": "the same, area hinge", "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
+    "hinge": "the same, area hinge", "smoothed": "the same, smoothed discriminators",
+    "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from paper.cut import CutStep
 from paper.data import prepared
 from paper.hinge import HingedStep
 from paper.methods import STEPS_PER_EPOCH, Planned
+from paper.smoothed import SmoothedStep
 from paper.translate import Judge, judge_of, levels_of, merit, translated
 from paper.utom import UtomStep
 
@@ -73,6 +74,8 @@ def begun(planned: Planned, domains: tuple[Domain, ...], device: torch.device) -
             step = CutStep(settings, device, mixed=PRECISION == "bfloat16")
         elif planned.method == "hinge":
             step = HingedStep(settings, device)
+        elif planned.method == "smoothed":
+            step = SmoothedStep(settings, device)
         else:
             step = LearnedStep(settings, device)
     average = copy.deepcopy(step.translator).requires_grad_(False)
