@@ -37,7 +37,7 @@ GUIDED: tuple[Method, ...] = ("masks", "saliency", "none", "hinge", "smoothed")
 OTHERS: tuple[Method, ...] = ("cyclegan", "utom", "cut")
 TITLES = {
     "masks": "attention-guided (masks)", "saliency": "attention-guided (saliency)", "none": "attention, no guide",
-    "hinge": "attention, area hinge", "smoothed": "attention, smoothed",
+    "hinge": "attention, area hinge", "smoothed": "attention, area hinge, smoothed",
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT",
 }  # fmt: skip
 SIDE_PX, BAR_PX = 256, 50
