@@ -43,7 +43,7 @@ STATISTICS_IMAGES = 32
 STATISTICS = ("image", "fixed")
 METHODS = {
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT", "none": "the paper's game, no guide",
-    "hinge": "the same, area hinge", "smoothed": "the same, area hinge, smoothed discriminators",
+    "hinge": "the paper's game, area hinge", "smoothed": "the paper's game, hinge, smoothed",
     "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
 }  # fmt: skip
 
