@@ -63,7 +63,7 @@ def verdict(
         _changed(total, channels, are_others=are_others, is_incomplete=is_incomplete, is_kept=is_kept),
         _promise(total, is_single=len(channels) < 2 and not are_others, is_file=is_file),
         *(["what the model learned from this stack was no better and is not used"] if is_kept is False else []),
-        _doubt(notices, is_known=is_known or not total.selected, is_compared=is_compared or not total.selected),
+        _doubt(notices, _unsure(is_known=is_known, is_compared=is_compared) if total.selected else ""),
     ]
     sentence = "; ".join(clause for clause in clauses if clause)
     return f"{sentence[:1].upper()}{sentence[1:]}."
@@ -121,7 +121,14 @@ def _promise(total: Counts, *, is_single: bool, is_file: bool) -> str:
     return f"{others} the input bit for bit ({checked})"
 
 
-def _doubt(notices: Sequence[Notice], *, is_known: bool, is_compared: bool) -> str:
+def _unsure(*, is_known: bool, is_compared: bool) -> str:
+    """Say why it cannot be told whether the input is like what the model was trained on; nothing where it can."""
+    if not is_known:
+        return ", but what the model was trained on is not known"
+    return "" if is_compared else ", but it could not be compared with what the model was trained on"
+
+
+def _doubt(notices: Sequence[Notice], unsure: str) -> str:
     """Say what is most important to look at, and how much more there is."""
     weighty = next((one for weight in ("fault", "doubt") for one in notices if one.weight == weight), None)
     further = len(notices) - (weighty is not None)
@@ -129,10 +136,6 @@ def _doubt(notices: Sequence[Notice], *, is_known: bool, is_compared: bool) -> s
     if weighty:
         return f"but {weighty.short or weighty.text.rstrip('.')}{f' ({remarks})' if further else ''}"
     nothing = "no check raised a doubt" if further else "nothing speaks against the result"
-    if not (is_known and is_compared):
-        trained_on = "what the model was trained on"
-        nothing += (
-            f", but it could not be compared with {trained_on}" if is_known else f", but {trained_on} is not known"
-        )
-        return f"{nothing} ({remarks})" if further else nothing
+    if unsure:
+        return f"{nothing}{unsure} ({remarks})" if further else f"{nothing}{unsure}"
     return f"{nothing}, but read the {remarks.removeprefix('1 ')}" if further else nothing
