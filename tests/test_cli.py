@@ -364,6 +364,24 @@ def test_evaluate_prints_the_raw_input_beside_the_result(tmp_path: Path, capsys:
     assert "better in 2 of 2 images" in " ".join(told.split())
 
 
+def test_evaluate_fails_where_a_pixel_changed_that_attention_did_not_select(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = np.full((32, 32), 100, np.uint16)
+    attention, made = np.zeros(raw.shape, np.uint8), raw.copy()
+    attention[8:16, 8:16], made[8:16, 8:16] = 255, 300
+    for folder, name, pixels in (("raw", "a", raw), ("made", "a_enhanced", made), ("made", "a_attention", attention)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / folder / f"{name}.tif", pixels)
+    command = ["evaluate", "--enhanced", str(tmp_path / "made"), "--source", str(tmp_path / "raw")]
+    assert main(command) == 0
+    made[0, 0] += 1
+    tifffile.imwrite(tmp_path / "made" / "a_enhanced.tif", made)
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "1 pixel" in capsys.readouterr().out
+
+
 def test_a_dry_run_says_in_words_what_is_in_the_way(
     faint: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,7 @@ def _heard_warnings(options: argparse.Namespace) -> Iterator[None]:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Score, and say the means and whether it helps."""
+    """Score, and say the means and whether it helps; return 1 where a pixel changed that attention did not select."""
     from cellxlate.evaluation.evaluate import evaluate
     from cellxlate.model.cards import amend_card, amendable
 
@@ -76,4 +76,4 @@ def run_evaluate(options: argparse.Namespace) -> int:
     title = f"{options.enhanced or options.model} on {options.source}"
     made = [f"report: {options.output}"] if options.output else []
     say(options, scores, [*score_lines(title, scores), *made])
-    return 0
+    return 1 if scores["kept_violations"] else 0
