@@ -1,7 +1,7 @@
 """Whether an enhancement helped: one sentence, and an answer, from the scores of an evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ Answer = Literal["yes", "no", "unclear", "unknown"]
 LEAST_GAIN_DB = 0.1
 """What is less on average is not seen in an image."""
 LEAST_SSIM = 0.01
+MUCH_BACKGROUND_PERCENT = 10.0
+"""Of the background changed is said beside any answer, since scores in cells do not show it."""
 ERRORS = 2.0
 """So many standard errors of the mean over images a change must be, where there are at least three."""
 
@@ -83,7 +85,7 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
         helps, words = "yes", f"Yes, it helps on these images: {measured}{many}."
     else:
         helps, words = "no", f"No, it does not help on these images: {measured}{many}."
-    return Verdict(helps, f"{words}{_objects(scores)}", gain_db, better, count)
+    return Verdict(helps, f"{words}{_but(scores)}", gain_db, better, count)
 
 
 def changes(scores: Mapping[str, Any], name: str) -> list[float]:
@@ -101,16 +103,23 @@ def change_of(row: Mapping[str, Any], name: str) -> float | None:
     return float(after - before)
 
 
-def _objects(scores: Mapping[str, Any]) -> str:
-    """Return a sentence where objects were invented or swallowed that the raw input has right."""
+def _but(scores: Mapping[str, Any]) -> str:
+    """Return a sentence on what the scores in cells do not show: objects, and a background that changed."""
+    said = list(_objects(scores))
+    changed_percent = (scores.get("background") or {}).get("changed_percent")
+    if changed_percent is not None and changed_percent >= MUCH_BACKGROUND_PERCENT:
+        said.append(f"{changed_percent:.0f} % of the background changed")
+    return f" But {'; '.join(said)}." if said else ""
+
+
+def _objects(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Yield words on objects that were invented or swallowed and that the raw input has right."""
     before = (scores.get("input") or {}).get("phantoms")
     if not before:
-        return ""
-    said = []
+        return
     for name, words in (("added", "that the truth does not show"), ("lost", "of the truth lost")):
         count = scores["phantoms"][name] - before[name]
         if count > 0:
             rows = [row for row in scores["images"] if row.get("input")]
             worst = max(rows, key=lambda row: row["phantoms"][name] - row["input"]["phantoms"][name])
-            said.append(f"{count} more {'object' if count == 1 else 'objects'} {words}, most in {worst['name']}")
-    return f" But {'; '.join(said)}." if said else ""
+            yield f"{count} more {'object' if count == 1 else 'objects'} {words}, most in {worst['name']}"

@@ -401,3 +401,16 @@ def test_a_verdict_names_the_image_in_which_most_objects_were_lost() -> None:
     said = judge({"images": rows, "input": {"phantoms": none}, "phantoms": {"added": 0, "lost": 5}}).sentence
     assert said.startswith("Yes, it helps")
     assert said.endswith("But 5 more objects of the truth lost, most in 21.")
+
+
+@pytest.mark.parametrize(("percent", "is_said"), [(None, False), (9.9, False), (74.3, True)])
+def test_a_verdict_says_where_much_of_the_background_changed(percent: float | None, is_said: bool) -> None:
+    none = {"phantoms": {"added": 0, "lost": 0}}
+    scores = {"images": [row(20, 23)], "input": none, **none, "background": {"changed_percent": percent}}
+    found = judge(scores)
+    assert found.helps == "yes"
+    assert found.sentence.endswith(" But 74 % of the background changed.") == is_said
+    assert ("background" in found.sentence) == is_said
+    lost = judge({**scores, "phantoms": {"added": 1, "lost": 0}})
+    both = "But 1 more object that the truth does not show, most in 20; 74 % of the background changed."
+    assert lost.sentence.endswith(both) == is_said
