@@ -37,6 +37,9 @@ MOST_CONTEXT = 4
 MOST_BESIDE = 8
 """Channels that networks may see beside those that they change."""
 
+MOST_ROOM = 8
+"""Spans below black and above white that a tanh may draw."""
+
 LEAST_LEARNED_PX = 64
 """Nothing is learned from images that are smaller."""
 
@@ -54,6 +57,10 @@ class GeneratorSettings:
     the first of them half, with `blocks` residual blocks before and after each coarser one, and without biases: what it
     makes of an image scales with the image, so it carries over from one strength of noise to another (Mohan et al.,
     Robust and interpretable blind image denoising via bias-free convolutional neural networks, ICLR 2020).
+
+    The tanh of a `resnet` can draw what lies between black and white, and `room` times that span below and above; what
+    of an image lies beyond is carried through. Levels leave a tenth of an image below black, of phase contrast its dark
+    halos, which so need room.
     """
 
     architecture: Literal["resnet", "compact", "unet"] = "resnet"
@@ -61,6 +68,7 @@ class GeneratorSettings:
     blocks: int = 9
     normalisation: Normalisation = "instance"
     levels: int = 1
+    room: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,7 @@ class TrainSettings:
     compile_networks: bool = False
 
 
-_PAPER = TrainSettings(preset="paper", turns=False)
+_PAPER = TrainSettings(preset="paper", networks=NetworkSettings(generator=GeneratorSettings(room=1.0)), turns=False)
 
 _FAST = TrainSettings(
     preset="fast",
@@ -338,7 +346,9 @@ PRESETS: dict[PresetName, TrainSettings] = {
     "general": _GENERAL,
     "paper": _PAPER,
     "paper-wide": replace(
-        _PAPER, preset="paper-wide", networks=replace(_PAPER.networks, generator=GeneratorSettings(width=64))
+        _PAPER,
+        preset="paper-wide",
+        networks=replace(_PAPER.networks, generator=replace(_PAPER.networks.generator, width=64)),
     ),
     "context": _CONTEXT,
     "alone": _ALONE,

@@ -32,6 +32,7 @@ from cellxlate.options import INTENSITY
 from cellxlate.settings import (
     MOST_BESIDE,
     MOST_CONTEXT,
+    MOST_ROOM,
     AttentionSettings,
     DiscriminatorSettings,
     GeneratorSettings,
@@ -326,6 +327,9 @@ def network_settings(stored: Mapping[str, Any]) -> NetworkSettings:
     for name, value, limit in [*numbers, ("channels", settings.channels, MOST_CHANNELS)]:
         if type(value) is not int or not 1 <= value <= limit:
             raise ValueError(f"{name} is {value!r}, expected 1 to {limit}")
+    room = settings.generator.room
+    if type(room) not in (int, float) or not 0 <= room <= MOST_ROOM:
+        raise ValueError(f"generator.room is {room!r}, expected 0 to {MOST_ROOM}")
     for kernel_px in (settings.attention.stem_kernel_px, settings.attention.last_kernel_px):
         if type(kernel_px) is not int or kernel_px not in KERNELS_PX:
             raise ValueError(f"a kernel of {kernel_px!r} px, expected odd and at most {KERNELS_PX[-1]}")

@@ -331,8 +331,9 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
         )
     wanted = json.loads(json.dumps(asdict(run.settings)))
     begun = notes["settings"]
-    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew no channels beside
-        begun = {**begun, "networks": {"beside": 0, **networks}}
+    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew no channels beside, and no room
+        generator = {"room": 0.0, **networks.get("generator", {})}
+        begun = {**begun, "networks": {"beside": 0, **networks, "generator": generator}}
     differing = [key for key in wanted if begun.get(key) != wanted[key]]
     if differing:
         raise OptionError(

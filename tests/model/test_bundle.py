@@ -205,6 +205,7 @@ HOSTILE = {
     "networks__generator__blocks": [0, -1, 10**6],
     "networks__generator__architecture": ["unet", "../resnet", None, ["compact"]],
     "networks__generator__normalisation": ["instance", "batch", None],
+    "networks__generator__room": [-0.1, 9, "1", None, True],
     "networks__attention__normalisation": ["instance"],
     "networks__attention__stem_kernel_px": [4, -3, 99, 3.0, "3"],
     "networks__attention__last_width": [0, 10**9],

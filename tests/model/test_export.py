@@ -16,15 +16,15 @@ pytest.importorskip("onnx", reason="ONNX export is optional")
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("architecture", ["compact", "resnet", "unet"])
+@pytest.mark.parametrize(("architecture", "room"), [("compact", 0), ("resnet", 0), ("resnet", 0.1), ("unet", 0)])
 @pytest.mark.parametrize("part", ["generator", "attention"])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("ready", [False, True])
 def test_the_reference_of_onnx_computes_what_torch_computes(
-    architecture: Any, part: str, channels: int, ready: bool
+    architecture: Any, room: float, part: str, channels: int, ready: bool
 ) -> None:
     evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
-    network = getattr(built(architecture, channels), part)
+    network = getattr(built(architecture, channels, room=room), part)
     if ready:
         network = made_ready(network)
     model = onnx_model(network, name=part)

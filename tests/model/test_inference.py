@@ -13,12 +13,12 @@ from cellxlate.model.networks import AttentionNetwork, Generator, TranslatorNetw
 from cellxlate.settings import AttentionSettings, GeneratorSettings, NetworkSettings
 
 
-def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7) -> TranslatorNetworks:
+def built(architecture: Any, channels: int = 1, stem_kernel_px: int = 7, room: float = 0.0) -> TranslatorNetworks:
     """A translator with random weights, small enough that tanh does not saturate and blow up what rounding does."""
     torch.manual_seed(3)
     networks = TranslatorNetworks(
         NetworkSettings(
-            GeneratorSettings(architecture, 8, 2, "none", levels=3),
+            GeneratorSettings(architecture, 8, 2, "none", levels=3, room=room),
             AttentionSettings(
                 4, stem_kernel_px, 1, 4, stem_kernel_px, "none", "pyramid" if architecture == "unet" else "paper", 3
             ),

@@ -238,17 +238,26 @@ def test_a_compact_generator_starts_as_the_identity():
     assert torch.equal(Generator(GeneratorSettings("compact", 8, 2, "none"))(image), image)
 
 
-def test_what_exceeds_the_range_is_carried_through_a_tanh_generator():
+@pytest.mark.parametrize("room", [0.0, 1.0])
+def test_what_exceeds_the_range_is_carried_through_a_tanh_generator(room: float):
     torch.manual_seed(0)
-    network = Generator(GeneratorSettings(width=2, blocks=1, normalisation="none")).eval()
+    network = Generator(GeneratorSettings(width=2, blocks=1, normalisation="none", room=room)).eval()
     inside = torch.rand(1, 1, 32, 32)
     excess = torch.zeros_like(inside)
-    inside[0, 0, 10, 10], excess[0, 0, 10, 10] = 1.0, 4.0
-    inside[0, 0, 20, 20], excess[0, 0, 20, 20] = 0.0, -2.0
+    inside[0, 0, 10, 10], excess[0, 0, 10, 10] = 1.0 + room, 4.0
+    inside[0, 0, 20, 20], excess[0, 0, 20, 20] = 0.0 - room, -2.0
     with torch.no_grad():
         assert torch.allclose(network(inside + excess), network(inside) + excess, atol=1e-6)
-        assert float(network(inside).min()) >= 0
-        assert float(network(inside).max()) <= 1
+        assert float(network(inside).min()) >= -room
+        assert float(network(inside).max()) <= 1 + room
+
+
+def test_nothing_of_the_dark_halos_of_phase_contrast_reaches_what_the_paper_draws():
+    network = Generator(PRESETS["paper"].networks.generator).eval()
+    nn.init.zeros_(network.layers[-2].weight)
+    image = torch.linspace(-1, 2, 32 * 32).view(1, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(network(image), torch.full_like(image, 0.5), rtol=0, atol=1e-6)
 
 
 def test_attention_is_between_zero_and_one_and_as_large_as_its_image():

@@ -194,6 +194,7 @@ def test_an_empty_settings_file_is_the_default_preset(tmp_path):
         ("imaging.blur_px = [1, 'x']", "blur_px is"),
         ("patch_px = 30", "patch_px is 30"),
         ("batch = 0", "batch is 0"),
+        ("networks.generator.room = -0.5", "networks.generator.room is -0.5, expected from 0 to 8"),
         ("batch = ", "cannot be read"),
     ],
 )

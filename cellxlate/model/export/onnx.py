@@ -64,8 +64,14 @@ def _body(graph: Graph, network: "Network | Generator | AttentionNetwork", image
         return graph.add("Add", graph.cropped(_own(graph, network, images), smaller_px), change)
     half, one, two = (graph.constant([value]) for value in (0.5, 1.0, 2.0))
     shifted = graph.add("Sub", graph.add("Mul", images, two), one)
-    inside = graph.add("Clip", shifted, graph.constant(-1.0), graph.constant(1.0))
-    outcome = graph.add("Mul", graph.add("Add", write(network.layers, graph, inside), one), half)
+    reach: float = network.reach  # type: ignore[assignment]
+    inside = graph.add("Clip", shifted, graph.constant(-reach), graph.constant(reach))
+    if reach == 1:
+        drawn = write(network.layers, graph, inside)
+    else:
+        scale = graph.constant([reach])
+        drawn = graph.add("Mul", write(network.layers, graph, graph.add("Div", inside, scale)), scale)
+    outcome = graph.add("Mul", graph.add("Add", drawn, one), half)
     excess = graph.add("Sub", images, graph.add("Mul", graph.add("Add", inside, one), half))
     return graph.add("Add", outcome, graph.cropped(_own(graph, network, excess), smaller_px))
 

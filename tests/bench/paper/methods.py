@@ -40,8 +40,8 @@ SETTINGS = replace(
 and noise; quarter turns; CycleGAN's rate of 2e-4 in place of 1e-4, for smaller networks."""
 
 
-FULL = replace(SETTINGS, networks=PRESETS["paper"].networks)
-"""The networks of the preset `paper`, 2.9 million weights, on the same patches."""
+FULL = replace(SETTINGS, networks=replace(PRESETS["paper"].networks, generator=GeneratorSettings()))
+"""The networks of the preset `paper`, 2.9 million weights, on the same patches; room is in the levels here."""
 
 
 @dataclass(frozen=True)
