@@ -31,12 +31,13 @@ from paper.score import notes_of, with_fixed_statistics
 from paper.train import BEST, load_translator
 from paper.translate import Example, Translated, examples, levels_of, outside_of, translated
 
-GUIDED: tuple[Method, ...] = ("masks", "saliency", "none", "hinge", "smoothed")
+GUIDED: tuple[Method, ...] = ("masks", "marked", "saliency", "none", "hinge", "smoothed")
 """The first of which there is a model is shown as the attention-guided one."""
 
 OTHERS: tuple[Method, ...] = ("cyclegan", "utom", "cut")
 TITLES = {
-    "masks": "attention-guided (masks)", "saliency": "attention-guided (saliency)", "none": "attention, no guide",
+    "masks": "attention-guided (masks)", "marked": "composed by masks",
+    "saliency": "attention-guided (saliency)", "none": "attention, no guide",
     "hinge": "attention, area hinge", "smoothed": "attention, area hinge, smoothed",
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT",
 }  # fmt: skip

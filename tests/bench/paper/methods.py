@@ -12,7 +12,7 @@ from cellxlate.settings import (
     TrainSettings,
 )
 
-Method = Literal["cyclegan", "none", "saliency", "masks", "hinge", "smoothed", "utom", "cut"]
+Method = Literal["cyclegan", "none", "saliency", "masks", "marked", "hinge", "smoothed", "utom", "cut"]
 
 EPOCHS, SWITCH_EPOCH = 100, 30
 STEPS_PER_EPOCH = 64
@@ -65,6 +65,8 @@ class Planned:
         chosen = replace(chosen, seed=self.seed)
         if self.method in ("none", "saliency", "masks"):
             return replace(chosen, guide=self.method)
+        if self.method == "marked":
+            return replace(chosen, guide="masks")
         if self.method in REMEDIES:
             return replace(chosen, guide="none")
         return replace(chosen, baseline="cyclegan", guide="none")
@@ -75,19 +77,19 @@ REMEDIES: tuple[Method, ...] = ("hinge", "smoothed")
 """Of the game without a guide, whose attention goes to the background."""
 
 OTHERS: tuple[Method, ...] = ("utom", "cut")
-MODALITIES: tuple[Method, ...] = ("cyclegan", "masks", "none")
+MODALITIES: tuple[Method, ...] = ("cyclegan", "marked", "masks", "none")
 """Without `saliency`, which looks for what is brighter than its surroundings."""
 
 QUEUE = (
     *(Planned(method, 0) for method in PAPER),
     *(Planned(method, 1) for method in PAPER if method != "none"),
-    *(Planned(method, 0, "phase") for method in MODALITIES[:2]),
+    *(Planned(method, 0, "phase") for method in MODALITIES[:3]),
     Planned("none", 1),
     Planned("saliency", 0, size="full"),
     *(Planned(method, 0) for method in OTHERS),
-    *(Planned(method, 0, "holo") for method in MODALITIES[:2]),
+    *(Planned(method, 0, "holo") for method in MODALITIES[:3]),
     *(Planned(method, 1) for method in OTHERS),
     *(Planned(method, 1, "phase") for method in MODALITIES[:2]),
     *(Planned(method, seed) for seed in (0, 1) for method in REMEDIES),
-    *(Planned(MODALITIES[2], 0, data) for data in ("phase", "holo")),
+    *(Planned(MODALITIES[3], 0, data) for data in ("phase", "holo")),
 )

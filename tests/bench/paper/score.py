@@ -45,6 +45,7 @@ METHODS = {
     "cyclegan": "CycleGAN", "utom": "UTOM", "cut": "CUT", "none": "the paper's game, no guide",
     "hinge": "the paper's game, area hinge", "smoothed": "the paper's game, hinge, smoothed",
     "saliency": "the paper's game, `saliency`", "masks": "the paper's game, masks",
+    "marked": "the game composed by masks",
 }  # fmt: skip
 
 
