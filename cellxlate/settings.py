@@ -216,8 +216,11 @@ class TrainSettings:
         the epochs are stretched over the steps.
     gate_in_loop : bool
         From the switch on, compose with the gate that enhancing uses in place of attention itself (not in P).
+    guide_in_loop : bool
+        Compose images that have a guide by it while networks learn, not by attention (not in P): a cell is then the
+        generator's alone, however unsure attention is. Attention learns the guide, and composes afterwards.
     threshold : float
-        tau of that gate and of previews, in [0, 1).
+        tau of the gate and of previews, in [0, 1).
     batch, patch_px : int
         Patches per step and domain, and their side.
     turns : bool
@@ -253,6 +256,7 @@ class TrainSettings:
     steps: int | None = None
     switch_epoch: int = 30
     gate_in_loop: bool = False
+    guide_in_loop: bool = False
     threshold: float = THRESHOLD
     batch: int = 1
     turns: bool = True

@@ -331,9 +331,9 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
         )
     wanted = json.loads(json.dumps(asdict(run.settings)))
     begun = notes["settings"]
-    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew no channels beside, and no room
+    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew less
         generator = {"room": 0.0, **networks.get("generator", {})}
-        begun = {**begun, "networks": {"beside": 0, **networks, "generator": generator}}
+        begun = {"guide_in_loop": False, **begun, "networks": {"beside": 0, **networks, "generator": generator}}
     differing = [key for key in wanted if begun.get(key) != wanted[key]]
     if differing:
         raise OptionError(

@@ -164,15 +164,23 @@ class LearnedStep:
         gate = losses.ramp(attention, self.settings.threshold) if phase.gated else attention
         return losses.compose(gate, proposal, images[:, self.own])
 
+    def _or_guide(self, attention: Tensor, real: Draw) -> Tensor:
+        """Return attention, or where the settings ask for it the guides of the images that have one."""
+        if not self.settings.guide_in_loop:
+            return attention
+        return torch.where(real.guides[:, :, :1, :1] >= 0, real.guides, attention)
+
     def _direction(
         self, forth: TranslatorNetworks, back: TranslatorNetworks, judge: Discriminator, real: Draw, phase: "_Phase"
     ) -> "_Direction":
         """Translate to s', restore to s'' with attention predicted afresh on s', and score both (eq. 1 to 3)."""
         logits, attention = self._attend(forth, real.images)
-        images = self._compose(attention, forth.generator(real.images), real.images, phase)
+        composing = self._or_guide(attention, real)
+        images = self._compose(composing, forth.generator(real.images), real.images, phase)
         own, seen = real.images[:, self.own], with_beside(images, real.images)
-        restored = self._compose(self._attend(back, seen)[1], back.generator(seen), seen, phase)
-        mask = losses.binary_mask(attention, self.settings.threshold) if phase.masked else torch.ones_like(attention)
+        again = self._or_guide(self._attend(back, seen)[1], real)
+        restored = self._compose(again, back.generator(seen), seen, phase)
+        mask = losses.binary_mask(composing, self.settings.threshold) if phase.masked else torch.ones_like(attention)
         guided = real.guides[:, 0, 0, 0] >= 0
         terms = {
             "adversarial": losses.generated_as_real(judge(signed(images) * mask, normalised=not phase.masked)),

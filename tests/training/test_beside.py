@@ -209,7 +209,7 @@ def test_a_model_is_trained_resumed_and_names_its_channels(
     assert made.report.kept_violations == 0
 
 
-def test_a_run_that_was_begun_before_channels_were_counted_or_tanh_had_room_goes_on(
+def test_a_run_that_was_begun_by_a_version_that_knew_fewer_settings_goes_on(
     stains: SimpleNamespace, tiny_fast: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(done: int) -> None:
@@ -219,6 +219,7 @@ def test_a_run_that_was_begun_before_channels_were_counted_or_tanh_had_room_goes
     def begun_earlier(partial: Path) -> dict[str, Any]:
         notes = run_notes(partial)
         del notes["settings"]["networks"]["beside"], notes["settings"]["networks"]["generator"]["room"]
+        del notes["settings"]["guide_in_loop"]
         return notes
 
     asked: dict[str, Any] = {"channel": 1, "settings": replace(tiny_fast, steps=2), "output": tmp_path / "model"}

@@ -79,7 +79,11 @@ class Numbers:
     """The paper's objective in numpy, for parameters p and images s, t (method section 2 and 3)."""
 
     def __init__(self, s: np.ndarray, t: np.ndarray, **case) -> None:
-        self.s, self.t, self.case = s, t, {"masked": False, "gated": False, "ones": False, "guide": None, **case}
+        self.s, self.t, self.case = (
+            s,
+            t,
+            {"masked": False, "gated": False, "ones": False, "guide": None, "composed": None, **case},
+        )
 
     def attention(self, p, name, x):
         if self.case["ones"]:
@@ -88,7 +92,7 @@ class Numbers:
         return 1 / (1 + np.exp(-(slope * x + offset)))
 
     def translate(self, p, generator, attention, x):
-        a = self.attention(p, attention, x)
+        a = self.attention(p, attention, x) if self.case["composed"] is None else self.case["composed"]
         if self.case["gated"]:
             a = np.clip((a - 0.1) / 0.9, 0, 1)
         slope, offset = p[generator]
@@ -96,7 +100,11 @@ class Numbers:
 
     def mask(self, attention, x):
         # a binary mask is constant: it belongs to the parameters before the step
-        return (self.attention(START, attention, x) > 0.1).astype(float) if self.case["masked"] else np.ones_like(x)
+        if not self.case["masked"]:
+            return np.ones_like(x)
+        if self.case["composed"] is not None:
+            return self.case["composed"]
+        return (self.attention(START, attention, x) > 0.1).astype(float)
 
     def seen(self, images, mask):
         return (2 * images - 1) * mask  # in [-1, 1], zeros where masked
@@ -162,6 +170,17 @@ CASES = {
     "epochs 0 to 29": ({}, False, {}),
     "from epoch 30": ({}, True, {"masked": True}),
     "guided, before the switch": ({"guide": "saliency"}, False, {"masked": True, "guide": GUIDE}),
+    "guide in the loop": (
+        {"guide": "masks", "guide_in_loop": True},
+        False,
+        {"masked": True, "guide": GUIDE, "composed": GUIDE},
+    ),
+    "guide in the loop, from epoch 30": (
+        {"guide": "masks", "guide_in_loop": True},
+        True,
+        {"masked": True, "composed": GUIDE},
+    ),
+    "guide in the loop, of images without one": ({"guide_in_loop": True}, True, {"masked": True}),
     "gate in the loop": ({"gate_in_loop": True}, True, {"masked": True, "gated": True}),
     "gate in the loop, before the switch": ({"gate_in_loop": True}, False, {}),
     "cyclegan": ({"baseline": "cyclegan"}, False, {"ones": True}),
@@ -174,7 +193,7 @@ def test_terms_and_gradients_are_those_of_the_paper(case, draws, tiny_paper):
     options, switched, what = CASES[case]
     settings = replace(tiny_paper, **options)
     source, target = draws
-    if what.get("guide") is not None:
+    if options.get("guide"):
         guide = torch.from_numpy(GUIDE)
         source, target = Draw(source.images, guide), Draw(target.images, guide)
     numbers = Numbers(source.images.numpy(), target.images.numpy(), **what)
