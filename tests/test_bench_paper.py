@@ -269,22 +269,3 @@ def test_the_area_hinge_lets_attention_alone_between_its_limits(paper: Any) -> N
     hinge = paper("hinge")
     for level, expected in ((0.0, hinge.LEAST), (0.2, 0.0), (1.0, 1 - hinge.MOST)):
         assert hinge.area_hinge(torch.full((2, 1, 4, 4), level)).item() == pytest.approx(expected)
-
-
-def test_a_game_composed_by_masks_leaves_a_cell_to_the_generator_alone(paper: Any, tiny: Any) -> None:
-    step = paper("marked").MarkedStep(tiny("marked", 0).settings, torch.device("cpu"))
-    draw, phase = sys.modules["cellxlate.training.steps"].Draw, sys.modules["cellxlate.training.steps"]._Phase
-    guides = torch.zeros(1, 1, 32, 32)
-    guides[..., 8:20, 8:20] = 1
-    real = draw(torch.rand(1, 1, 32, 32), guides)
-    made = step._direction(
-        step.translator, step.backward, step.judge_target, real, phase(masked=True, frozen=False, gated=False)
-    )
-    inside = guides > 0
-    assert torch.equal(made.images[~inside], real.images[~inside])
-    assert torch.equal(made.images[inside], step.translator.generator(real.images)[inside])
-    assert torch.equal(made.mask, guides)
-    made.terms["adversarial"].backward()
-    assert all(one.grad is None or not one.grad.any() for one in step.translator.attention.parameters())
-    third = torch.full((1, 1, 4, 4), 0.3)
-    assert torch.equal(paper("marked").composed_by(-torch.ones_like(third), third, torch.tensor([False])), third)

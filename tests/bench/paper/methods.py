@@ -66,7 +66,7 @@ class Planned:
         if self.method in ("none", "saliency", "masks"):
             return replace(chosen, guide=self.method)
         if self.method == "marked":
-            return replace(chosen, guide="masks")
+            return replace(chosen, guide="masks", guide_in_loop=True)
         if self.method in REMEDIES:
             return replace(chosen, guide="none")
         return replace(chosen, baseline="cyclegan", guide="none")

@@ -31,7 +31,6 @@ from cellxlate.whole_file import write_whole_file
 from paper.cut import CutStep
 from paper.data import prepared
 from paper.hinge import HingedStep
-from paper.marked import MarkedStep
 from paper.methods import STEPS_PER_EPOCH, Planned
 from paper.smoothed import SmoothedStep
 from paper.translate import Judge, judge_of, levels_of, merit, translated
@@ -75,8 +74,6 @@ def begun(planned: Planned, domains: tuple[Domain, ...], device: torch.device) -
             step = CutStep(settings, device, mixed=PRECISION == "bfloat16")
         elif planned.method == "hinge":
             step = HingedStep(settings, device)
-        elif planned.method == "marked":
-            step = MarkedStep(settings, device)
         elif planned.method == "smoothed":
             step = SmoothedStep(settings, device)
         else:
