@@ -79,11 +79,8 @@ class Numbers:
     """The paper's objective in numpy, for parameters p and images s, t (method section 2 and 3)."""
 
     def __init__(self, s: np.ndarray, t: np.ndarray, **case) -> None:
-        self.s, self.t, self.case = (
-            s,
-            t,
-            {"masked": False, "gated": False, "ones": False, "guide": None, "composed": None, **case},
-        )
+        self.s, self.t = s, t
+        self.case = {"masked": False, "gated": False, "ones": False, "guide": None, "composed": None, **case}
 
     def attention(self, p, name, x):
         if self.case["ones"]:
