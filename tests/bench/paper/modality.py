@@ -15,10 +15,15 @@ import matplotlib as mpl
 import numpy as np
 
 from paper.data import prepared
-from paper.figure import GUIDED, TITLES
-from paper.methods import QUEUE, Planned
+from paper.methods import QUEUE, Method, Planned
 from paper.train import BEST, load_translator
 from paper.translate import Example, Plane, judge_of, levels_of, translated, whole_range
+
+TITLES: dict[Method, str] = {
+    "cyclegan": "CycleGAN", "marked": "attention-guided,\ncomposed by masks",
+    "masks": "attention-guided\nby masks, as published", "none": "attention-guided,\nno guide",
+}  # fmt: skip
+WITHOUT_ATTENTION = "cyclegan"
 
 Picture = tuple[str, Plane, str]
 """What stands above it, an image (Y, X) in [0, 1], its colours."""
@@ -34,7 +39,7 @@ def row_of(one: Example, runs: Sequence[Planned], work: Path) -> list[Picture]:
         translator = load_translator(work / "runs" / planned.name / BEST, planned.settings.networks)
         result = translated(translator, one.plane, levels_of(planned.data, one.plane))
         pictures.append((TITLES[planned.method], result.label, "gray"))
-        if planned.method in GUIDED:
+        if planned.method != WITHOUT_ATTENTION:
             pictures.append(("its attention", result.gate, "magma"))
     return pictures
 
