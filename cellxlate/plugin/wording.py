@@ -35,13 +35,15 @@ def _seconds_left(seconds: float, done: float, total: int) -> str:
 
 
 def leaning_words(leaning: str) -> str:
-    """Return what is going wrong with attention, and the remedy.
+    """Return what is going wrong with attention or the generator, and the remedy.
 
     Examples
     --------
     >>> leaning_words("ones")
     "May be collapsing (attention selects everything). If it goes on, stop and train with Guide 'painted cells'"
     """
+    if leaning == "flat":
+        return "May be collapsing (the generator draws one level). If it goes on, stop and train with other images"
     meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}[leaning]
     return f"May be collapsing (attention {meaning}). If it goes on, stop and train with Guide 'painted cells'"
 

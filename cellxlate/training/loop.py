@@ -11,6 +11,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cellxlate.errors import OptionError, OutputError, TrainingError, said, unless_denied
@@ -353,9 +355,7 @@ def loop(
                     continue
                 values = {name: float(value.detach()) for name, value in terms.items()}
                 require_finite(values, run, partial)
-                with torch.no_grad():
-                    attention = run.average.attention(watched).cpu().numpy()
-                state = look(attention, probe.guides, run.settings.threshold)
+                state = looked(run, watched, probe.guides)
                 run.attention.append(state)
                 curves.add(run.done, run.seconds, values, state)
                 log(board, run.done, values, state)
@@ -376,6 +376,14 @@ def loop(
         save(run, partial, domains)
         raise
     save(run, partial, domains)
+
+
+def looked(run: Run, watched: torch.Tensor, guides: npt.NDArray[np.float32]) -> AttentionState:
+    """Look at attention on patches (B, C, Y, X) and, of a generator that draws all of the outcome, at what it draws."""
+    with torch.no_grad():
+        attention = run.average.attention(watched).cpu().numpy()
+        proposal = None if run.average.generator.residual else run.average.generator(watched).cpu().numpy()
+    return look(attention, guides, run.settings.threshold, proposal)
 
 
 def require_finite(values: dict[str, float], run: Run, partial: Path) -> None:

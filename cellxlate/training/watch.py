@@ -17,14 +17,17 @@ from cellxlate.errors import OptionError, TrainingError
 from cellxlate.options import GUIDE, OTHER_SEED, WITH_MASKS
 from cellxlate.whole_file import write_whole_file
 
-Collapse = Literal["ones", "zeros", "grey"]
+Collapse = Literal["ones", "zeros", "grey", "flat"]
 
 CHECKS_IN_A_ROW = 3
 NEARLY_ALL, NEARLY_NONE, GREY_STD, GREY_BITS = 0.98, 0.001, 0.02, 0.2
+LEAST_DRAWN = 1e-3
+"""In unit range: a tanh that is saturated draws less, and has no gradient any more."""
+
 BORDER_PX = 16
 """Of patches, not looked at: there the networks see zeros in place of the image, and attention answers to that."""
 LOOKS_BEFORE_GREY = 10
-"""Attention starts out grey: it has this many looks to make up its mind."""
+"""Attention starts out grey, and a generator flat: they have this many looks to make up their minds."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class AttentionState:
         IoU of attention > 0.5 with the guide; NaN without a guide.
     spread : float
         Standard deviation of attention over all pixels.
+    drawn : float
+        Between which levels, in unit range, the middle half of what the generator draws lies where attention selects;
+        NaN where it selects nothing, and for generators that draw a difference from the image.
     """
 
     area: float
@@ -51,10 +57,23 @@ class AttentionState:
     outside: float
     agreement: float
     spread: float
+    drawn: float = math.nan
 
 
-def look(attention: npt.NDArray[np.float32], guides: npt.NDArray[np.float32], threshold: float) -> AttentionState:
-    """Summarise attention (B, 1, Y, X), without its border, against guides of the same shape (-1: there is none)."""
+def look(
+    attention: npt.NDArray[np.float32],
+    guides: npt.NDArray[np.float32],
+    threshold: float,
+    proposal: npt.NDArray[np.float32] | None = None,
+) -> AttentionState:
+    """Summarise attention (B, 1, Y, X), without its border, against guides of the same shape (-1: there is none).
+
+    `proposal` (B, G, Y, X) is what the generator draws, in unit range; None for one that draws a difference.
+    """
+    drawn = math.nan
+    if proposal is not None and (attention > threshold).any():
+        low, high = np.percentile(proposal[np.broadcast_to(attention > threshold, proposal.shape)], (25, 75))
+        drawn = float(high - low)
     if min(attention.shape[2:]) >= 4 * BORDER_PX:
         attention, guides = (maps[..., BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] for maps in (attention, guides))
     clipped = np.clip(attention.astype(np.float64), 1e-7, 1 - 1e-7)
@@ -69,11 +88,12 @@ def look(attention: npt.NDArray[np.float32], guides: npt.NDArray[np.float32], th
         outside=float(attention[outside].mean()) if outside.any() else float("nan"),
         agreement=float((selected & inside).sum() / union) if union else float("nan"),
         spread=float(attention.std()),
+        drawn=drawn,
     )
 
 
 def collapse(history: Sequence[AttentionState]) -> Collapse | None:
-    """Name the collapse that the last three looks agree on: "ones", "zeros", "grey", or None.
+    """Name the collapse that the last three looks agree on: "ones", "zeros", "grey", "flat", or None.
 
     A guide that shows no cell, or nothing but cells, on the patches that are watched excuses attention that is so too.
     """
@@ -88,6 +108,8 @@ def collapse(history: Sequence[AttentionState]) -> Collapse | None:
         state.spread < GREY_STD and state.entropy > GREY_BITS for state in recent
     ):
         return "grey"
+    if len(history) >= LOOKS_BEFORE_GREY and all(state.drawn < LEAST_DRAWN for state in recent):
+        return "flat"
     return None
 
 
@@ -102,8 +124,16 @@ def _guided_to_nothing(state: AttentionState) -> bool:
 
 
 def require_no_collapse(history: Sequence[AttentionState], step: int) -> None:
-    """Raise TrainingError with a remedy when attention was ones, zeros or one grey everywhere in three looks."""
+    """Raise TrainingError with a remedy when three looks agree on a collapse, of attention or of the generator."""
     kind = collapse(history)
+    if kind == "flat":
+        raise TrainingError(
+            f"the generator draws one level wherever attention selects, at step {step}, and learns no more",
+            remedy=(
+                "set guide_in_loop with masks, if the target is another modality, or train again with ",
+                OTHER_SEED,
+            ),
+        )
     if kind:
         meaning = {"ones": "selects everything", "zeros": "selects nothing", "grey": "is the same grey everywhere"}
         raise TrainingError(

@@ -670,10 +670,29 @@ def test_collapsed_attention_stops_a_run(images, tiny_fast, tmp_path, monkeypatc
         train(images.source, images.target, output=tmp_path / "model", settings=settings)
 
 
+def test_a_generator_whose_tanh_is_saturated_stops_a_run(images, tiny_paper, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real check
+    plain = run_module.begin
+
+    def saturated(*arguments):
+        run = plain(*arguments)
+        with torch.no_grad():
+            for network in (run.average, run.step_function.translator):
+                network.generator.layers[-2].weight.zero_()
+                network.generator.layers[-2].bias.fill_(-30)
+                network.attention.layers[-1].weight.mul_(1000)  # which is no grey
+        return run
+
+    monkeypatch.setattr(loop_module, "begin", saturated)
+    settings = replace(tiny_paper, steps=140, learning_rate=1e-6)
+    with pytest.raises(TrainingError, match="draws one level"):
+        train(images.source, images.target, output=tmp_path / "model", settings=settings)
+
+
 def test_a_resumed_run_remembers_its_looks(images, tiny_fast, tmp_path):
     domains = opened(images, tiny_fast)
     run = begin(tiny_fast, domains, torch.device("cpu"))
-    run.attention = [AttentionState(*[number / 10] * 6) for number in range(20)]
+    run.attention = [AttentionState(*[number / 10] * 7) for number in range(20)]
     run_module.save(run, tmp_path, domains)
     again = begin(tiny_fast, domains, torch.device("cpu"))
     continue_from(tmp_path, again, domains)

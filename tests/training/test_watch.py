@@ -120,6 +120,26 @@ def test_collapse_is_told_with_a_remedy_in_one_line(attention, words):
     require_no_collapse(repeated(GUIDE, GUIDE, 20), 150)
 
 
+def drawn(levels: float, attention: np.ndarray = 0.9 * GUIDE) -> AttentionState:
+    """A generator draws noise between two levels; elsewhere, where nothing is selected, it draws anything."""
+    noise = np.random.default_rng(0).uniform(0, levels, GUIDE.shape)
+    return look(attention.astype(np.float32), GUIDE, 0.1, np.where(GUIDE > 0, noise, 5).astype(np.float32))
+
+
+def test_a_generator_that_draws_one_level_where_attention_selects_is_a_collapse():
+    assert drawn(0.4).drawn == pytest.approx(0.2, abs=0.08)
+    assert math.isnan(drawn(0.4, ZEROS).drawn)
+    assert math.isnan(look(GUIDE, GUIDE, 0.1).drawn)  # it draws a difference
+    flat, well = drawn(0), drawn(0.01)
+    assert collapse([flat] * LOOKS_BEFORE_GREY) == "flat"
+    assert collapse([flat] * (LOOKS_BEFORE_GREY - 1)) is None
+    assert collapse([well] * LOOKS_BEFORE_GREY) is None
+    assert collapse([*[flat] * LOOKS_BEFORE_GREY, well]) is None
+    with pytest.raises(TrainingError, match=r"draws one level .* at step 150.*guide_in_loop .*seed=") as caught:
+        require_no_collapse([flat] * LOOKS_BEFORE_GREY, 150)
+    assert "\n" not in str(caught.value)
+
+
 # curves
 
 STATE = look(GUIDE, GUIDE, 0.1)

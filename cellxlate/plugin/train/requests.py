@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from cellxlate.stacks.stack import PlaneIndex, Stack
 
 if TYPE_CHECKING:
     from cellxlate.settings import Guide, PresetName
+    from cellxlate.training.watch import Collapse
 
 BLOCK_PX = 16
 """Paint is looked at in squares of this side when it is grouped into regions."""
@@ -75,8 +76,8 @@ class TrainingSnapshot:
         Spent so far.
     values : mapping
         Terms of the objective, and `attention_area`, `attention_agreement` in [0, 1].
-    leaning : {"ones", "zeros", "grey"} or None
-        What attention collapses to if it goes on like this.
+    leaning : {"ones", "zeros", "grey", "flat"} or None
+        What attention, or the generator, collapses to if it goes on like this.
     picture : bytes or None
         PNG of input, attention and output, side by side.
     note : str
@@ -87,7 +88,7 @@ class TrainingSnapshot:
     steps: int
     seconds: float
     values: Mapping[str, float]
-    leaning: Literal["ones", "zeros", "grey"] | None = None
+    leaning: "Collapse | None" = None
     picture: bytes | None = field(default=None, repr=False)
     note: str = ""
 

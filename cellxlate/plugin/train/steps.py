@@ -109,8 +109,8 @@ class _RunWatch:
         values = {**news.terms, "attention_area": area, "attention_agreement": agreement}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         leaning = collapse([news.attention] * LOOKS_BEFORE_GREY)
-        if leaning == "grey" and self.done < news.steps // 5:
-            leaning = None  # attention starts out grey
+        if leaning in ("grey", "flat") and self.done < news.steps // 5:
+            leaning = None  # attention starts out grey, and a generator flat
         self._told.put(TrainingSnapshot(news.step, news.steps, news.seconds, finite, leaning, picture, news.note))
 
 
