@@ -70,6 +70,11 @@ class GeneratorSettings:
     levels: int = 1
     room: float = 0.0
 
+    @property
+    def reach(self) -> float:
+        """How far from 0 a tanh draws, where black is -1 and white is 1."""
+        return 1 + 2 * self.room
+
 
 @dataclass(frozen=True)
 class AttentionSettings:

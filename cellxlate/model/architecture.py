@@ -196,11 +196,6 @@ class Network:
         """Whether its layers make the difference from the input, or all of the outcome, as those with tanh do."""
         return self.settings.architecture != "resnet"
 
-    @property
-    def reach(self) -> float:
-        """How far from 0 a generator with tanh draws, where black is -1 and white is 1."""
-        return 1 + 2 * self.settings.room if isinstance(self.settings, GeneratorSettings) else 1.0
-
 
 def network_of(settings: AnySettings, channels: int, context: int = 0, beside: int = 0) -> Network:
     """Return a network whose weights are not known yet."""

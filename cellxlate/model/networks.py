@@ -35,7 +35,7 @@ class Generator(nn.Module):
         self.settings, self.channels, self.context, self.beside = settings, channels, context, beside
         values = architecture.network_of(settings, channels, context, beside)
         self.inputs, self.own = values.inputs, values.own
-        self.residual, self.reach = values.residual, values.reach
+        self.residual = values.residual
         self.layers = nn.Sequential(*map(as_module, values.layers))
         initialise(self)
         if self.residual:  # starts as the identity
@@ -50,8 +50,9 @@ class Generator(nn.Module):
             proposal = inner(images[:, self.own], change) + change
             return proposal
         # tanh networks work on [-1, 1] (C), here black to white and `room` beyond; what exceeds that is carried through
-        inside = (2 * images - 1).clamp(-self.reach, self.reach)
-        proposal = (self.reach * self.layers(inside / self.reach) + 1) / 2
+        reach = self.settings.reach
+        inside = (2 * images - 1).clamp(-reach, reach)
+        proposal = (reach * self.layers(inside / reach) + 1) / 2
         return proposal + inner((images - (inside + 1) / 2)[:, self.own], proposal)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -281,6 +281,7 @@ def run_notes(partial: Path) -> dict[str, Any]:
         They are not, or there is no checkpoint.
     """
     notes, known = read_notes(partial), {one.name for one in fields(AttentionState)}
+    needed = {one.name for one in fields(AttentionState) if one.default is MISSING}  # a version before knew these alone
     kinds: dict[str, Any] = {"step": int, "seconds": int | float, "settings": dict, "data": str, "attention": list}
     sound = isinstance(notes, dict) and all(
         isinstance(notes.get(name), kind) and not isinstance(notes[name], bool) for name, kind in kinds.items()
@@ -288,7 +289,9 @@ def run_notes(partial: Path) -> dict[str, Any]:
     sound = sound and math.isfinite(notes["seconds"]) and 0 <= notes["step"] < MOST_STEPS
     sound = sound and notes.get("precision", "float32") in ("float32", "bfloat16")
     sound = sound and all(
-        isinstance(look, dict) and set(look) == known and all(isinstance(one, int | float) for one in look.values())
+        isinstance(look, dict)
+        and needed <= set(look) <= known
+        and all(isinstance(one, int | float) for one in look.values())
         for look in notes["attention"]
     )
     if not sound:

@@ -64,7 +64,7 @@ def _body(graph: Graph, network: "Network | Generator | AttentionNetwork", image
         return graph.add("Add", graph.cropped(_own(graph, network, images), smaller_px), change)
     half, one, two = (graph.constant([value]) for value in (0.5, 1.0, 2.0))
     shifted = graph.add("Sub", graph.add("Mul", images, two), one)
-    reach: float = network.reach  # type: ignore[assignment]
+    reach: float = network.settings.reach  # type: ignore[union-attr]
     inside = graph.add("Clip", shifted, graph.constant(-reach), graph.constant(reach))
     if reach == 1:
         drawn = write(network.layers, graph, inside)
