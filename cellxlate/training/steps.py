@@ -4,7 +4,7 @@ Names follow the paper: F_ST and F_TS are `forward` and `backward`, A_S and A_T 
 Images are (B, C, Y, X) in unit range, attention and guides (B, 1, Y, X).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -164,21 +164,22 @@ class LearnedStep:
         gate = losses.ramp(attention, self.settings.threshold) if phase.gated else attention
         return losses.compose(gate, proposal, images[:, self.own])
 
-    def _or_guide(self, attention: Tensor, real: Draw) -> Tensor:
-        """Return attention, or where the settings ask for it the guides of the images that have one."""
+    def _guides_or(self, attention: Callable[[], Tensor], real: Draw) -> Tensor:
+        """Return the guides of images that have one, where settings ask for it; else attention, computed then alone."""
         if not self.settings.guide_in_loop:
-            return attention
-        return torch.where(real.guides[:, :, :1, :1] >= 0, real.guides, attention)
+            return attention()
+        guided = real.guides[:, :, :1, :1] >= 0
+        return real.guides if guided.all() else torch.where(guided, real.guides, attention())
 
     def _direction(
         self, forth: TranslatorNetworks, back: TranslatorNetworks, judge: Discriminator, real: Draw, phase: "_Phase"
     ) -> "_Direction":
         """Translate to s', restore to s'' with attention predicted afresh on s', and score both (eq. 1 to 3)."""
         logits, attention = self._attend(forth, real.images)
-        composing = self._or_guide(attention, real)
+        composing = self._guides_or(lambda: attention, real)
         images = self._compose(composing, forth.generator(real.images), real.images, phase)
         own, seen = real.images[:, self.own], with_beside(images, real.images)
-        again = self._or_guide(self._attend(back, seen)[1], real)
+        again = self._guides_or(lambda: self._attend(back, seen)[1], real)
         restored = self._compose(again, back.generator(seen), seen, phase)
         mask = losses.binary_mask(composing, self.settings.threshold) if phase.masked else torch.ones_like(attention)
         guided = real.guides[:, 0, 0, 0] >= 0
