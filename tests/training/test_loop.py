@@ -651,39 +651,40 @@ def test_a_restarted_run_is_continued_with_its_own_seed(images, tiny_fast, tmp_p
     assert alone.digest == resumed.digest
 
 
-@pytest.mark.parametrize(("kind", "level"), [("ones", 20.0), ("zeros", -20.0)])
-def test_collapsed_attention_stops_a_run(images, tiny_fast, tmp_path, monkeypatch, kind, level):
+def begin_with(monkeypatch, change):
+    """Let runs begin with networks that a function has changed, and check for collapse as outside of tests."""
     monkeypatch.undo()  # the real check
     plain = run_module.begin
 
-    def collapsed(*arguments):
+    def begin_changed(*arguments):
         run = plain(*arguments)
         with torch.no_grad():
             for network in (run.average, run.step_function.translator):
-                network.attention.layers[-1].weight.zero_()
-                network.attention.layers[-1].bias.fill_(level)
+                change(network)
         return run
 
-    monkeypatch.setattr(loop_module, "begin", collapsed)
+    monkeypatch.setattr(loop_module, "begin", begin_changed)
+
+
+@pytest.mark.parametrize(("kind", "level"), [("ones", 20.0), ("zeros", -20.0)])
+def test_collapsed_attention_stops_a_run(images, tiny_fast, tmp_path, monkeypatch, kind, level):
+    def collapse(network):
+        network.attention.layers[-1].weight.zero_()
+        network.attention.layers[-1].bias.fill_(level)
+
+    begin_with(monkeypatch, collapse)
     settings = replace(tiny_fast, steps=40, learning_rate=1e-6)
     with pytest.raises(TrainingError, match=f"collapse to {kind}.*guide='saliency'"):
         train(images.source, images.target, output=tmp_path / "model", settings=settings)
 
 
 def test_a_generator_whose_tanh_is_saturated_stops_a_run(images, tiny_paper, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the real check
-    plain = run_module.begin
+    def saturate(network):
+        network.generator.layers[-2].weight.zero_()
+        network.generator.layers[-2].bias.fill_(-30)
+        network.attention.layers[-1].weight.mul_(1000)  # which is no grey
 
-    def saturated(*arguments):
-        run = plain(*arguments)
-        with torch.no_grad():
-            for network in (run.average, run.step_function.translator):
-                network.generator.layers[-2].weight.zero_()
-                network.generator.layers[-2].bias.fill_(-30)
-                network.attention.layers[-1].weight.mul_(1000)  # which is no grey
-        return run
-
-    monkeypatch.setattr(loop_module, "begin", saturated)
+    begin_with(monkeypatch, saturate)
     settings = replace(tiny_paper, steps=140, learning_rate=1e-6)
     with pytest.raises(TrainingError, match="draws one level"):
         train(images.source, images.target, output=tmp_path / "model", settings=settings)
