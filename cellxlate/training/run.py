@@ -334,9 +334,10 @@ def continue_from(partial: Path, run: Run, domains: Sequence[Domain]) -> None:
         )
     wanted = json.loads(json.dumps(asdict(run.settings)))
     begun = notes["settings"]
-    if isinstance(networks := begun.get("networks"), dict):  # of a version that knew less
-        generator = {"room": 0.0, **networks.get("generator", {})}
-        begun = {"guide_in_loop": False, **begun, "networks": {"beside": 0, **networks, "generator": generator}}
+    networks = begun.get("networks")
+    if isinstance(networks, dict) and isinstance(generator := networks.get("generator"), dict):
+        networks = {"beside": 0, **networks, "generator": {"room": 0.0, **generator}}  # a version before knew less
+        begun = {"guide_in_loop": False, **begun, "networks": networks}
     differing = [key for key in wanted if begun.get(key) != wanted[key]]
     if differing:
         raise OptionError(

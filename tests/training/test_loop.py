@@ -690,6 +690,17 @@ def test_a_generator_whose_tanh_is_saturated_stops_a_run(images, tiny_paper, tmp
         train(images.source, images.target, output=tmp_path / "model", settings=settings)
 
 
+def test_damaged_settings_of_a_checkpoint_are_other_settings(images, tiny_fast, tmp_path, monkeypatch):
+    domains = opened(images, tiny_fast)
+    run = begin(tiny_fast, domains, torch.device("cpu"))
+    run_module.save(run, tmp_path, domains)
+    notes = run_module.run_notes(tmp_path)
+    notes["settings"]["networks"]["generator"] = 5
+    monkeypatch.setattr(run_module, "run_notes", lambda partial: notes)
+    with pytest.raises(OptionError, match="trained with other networks"):
+        continue_from(tmp_path, run, domains)
+
+
 def test_a_resumed_run_remembers_its_looks(images, tiny_fast, tmp_path):
     domains = opened(images, tiny_fast)
     run = begin(tiny_fast, domains, torch.device("cpu"))
