@@ -1,5 +1,6 @@
 """Images to train and validate on, laid out once in the work folder; test images are never among them."""
 
+import argparse
 import fcntl
 import shutil
 from dataclasses import dataclass
@@ -60,6 +61,14 @@ class Folders:
     def test(self) -> Path:
         """Like validation, for scores; the nuclei's are the test images of `nuclei_lowexp`."""
         return self.root / "test"
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of a command that wants to know where real images lie, and where runs are kept."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
+    parser.add_argument("--work", type=Path, required=True, help="where runs are kept, outside the repository")
+    return parser
 
 
 def prepared(name: str, shared: Path, work: Path) -> Folders:

@@ -25,7 +25,7 @@ from cellxlate.evaluation import measures
 from cellxlate.model.attention import attention_image
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
-from paper.data import Folders
+from paper.data import Folders, parser_of
 from paper.methods import QUEUE, Method, Planned
 from paper.score import notes_of, with_fixed_statistics
 from paper.train import BEST, load_translator
@@ -153,9 +153,7 @@ def keep(one: Example, methods: list[Shown], path: Path) -> None:
 
 def main() -> None:
     """Draw the figure of a field."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
-    parser.add_argument("--work", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--field", help="name of a test field; by default the one that cells cover most of")
     parser.add_argument("--seed", type=int, default=0)

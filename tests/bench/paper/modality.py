@@ -7,14 +7,13 @@ A row for each test field: phase contrast, the label that was drawn with it, wha
 of those that have one. Labels are in unit range; weights are those that validated best.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 
-from paper.data import prepared
+from paper.data import parser_of, prepared
 from paper.methods import QUEUE, Method, Planned
 from paper.train import BEST, load_translator
 from paper.translate import Example, Plane, judge_of, levels_of, translated, whole_range
@@ -63,9 +62,7 @@ def draw(rows: Sequence[Sequence[Picture]], path: Path) -> None:
 
 def main() -> None:
     """Draw the figure of some test fields, with the methods of which there are weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
-    parser.add_argument("--work", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fields", type=int, nargs="+", default=(0, 1), help="of the test pairs")
     parser.add_argument("--seed", type=int, default=0)

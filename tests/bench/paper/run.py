@@ -12,7 +12,6 @@ weights that validated best and the last. A run goes on from its checkpoint to t
 of processor; several workers share WORK, each claims one run at a time.
 """
 
-import argparse
 import json
 import sys
 import traceback
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from paper.data import parser_of
 from paper.methods import QUEUE, Planned
 from paper.train import OUTCOME, claimed, train
 from paper.translate import merit
@@ -70,10 +70,8 @@ def state_of(planned: Planned, work: Path) -> str:
 
 def main() -> None:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=("next", "list"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
-    parser.add_argument("--work", type=Path, required=True, help="where runs are kept, outside the repository")
     options = parser.parse_args()
     if options.what == "list":
         for planned in QUEUE:

@@ -14,7 +14,6 @@ bright field there are no pairs: whether an object is where it should be, how br
 and must not be measured on such images.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator
 from cellxlate.stacks.intensity.range import measure_range
 from cellxlate.whole_file import write_whole_file
-from paper.data import prepared
+from paper.data import parser_of, prepared
 from paper.methods import QUEUE, Planned
 from paper.train import BEST, LAST, OUTCOME, load_translator
 from paper.translate import Example, Translated, examples, judge_of, levels_of, merit, outside_of, translated
@@ -274,9 +273,7 @@ def draw_curves(work: Path, data: str, path: Path) -> None:
 
 def main() -> None:
     """Score what is new, and write the table and the curves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images lie")
-    parser.add_argument("--work", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--scorer", type=Path, default=Path("../shared/tools/score.py"))
     parser.add_argument("--unfinished", action="store_true", help="score runs that are under way too")
     parser.add_argument("--keep", type=Path, help="write scores and curves of the nuclei's runs here, as JSON")
