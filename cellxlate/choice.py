@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from cellxlate.errors import ModelError
 from cellxlate.model import cards
 from cellxlate.prefetch import ahead
-from cellxlate.quality.likeness import LEAST_CONTRAST, WindowFeatures, departure, departure_words, look, windows_of
+from cellxlate.quality.trust.likeness import (
+    LEAST_CONTRAST,
+    WindowFeatures,
+    departure,
+    departure_words,
+    look,
+    windows_of,
+)
 from cellxlate.settings import Along
 from cellxlate.stacks.stack import PlaneIndex, Stack
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellxlate.cli.check import run_check
 from cellxlate.cli.lines.info import filters_lines, folder_lines, model_lines, models_lines, noise_table, stack_facts
-from cellxlate.cli.lines.output import noise_answer, progress_bar, say
+from cellxlate.cli.lines.output import progress_bar, say
 from cellxlate.cli.lines.table import count, facts, percent
 from cellxlate.errors import CellxlateError, InputError, OptionError, said
 from cellxlate.locations import Location, located
@@ -150,7 +150,7 @@ def _stack_info(options: argparse.Namespace, location: Location) -> int:
             noises = [stack_noise(stack, channel) for channel in range(stack.channel_count)]
             names = list(shown_names(stack)) or [str(channel) for channel in range(stack.channel_count)]
             lines += ["", *noise_table(names, noises)]
-            answer["noise"] = [noise_answer(name, noise) for name, noise in zip(names, noises, strict=True)]
+            answer["noise"] = [{"channel": name, **noise.as_dict()} for name, noise in zip(names, noises, strict=True)]
     say(options, answer, lines)
     return 0
 

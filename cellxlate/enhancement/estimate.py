@@ -31,11 +31,11 @@ from cellxlate.enhancement.tiling import bands_of, tiles_of
 from cellxlate.enhancement.verify import compare_here, peak_rss_mb
 from cellxlate.errors import OutputError, said
 from cellxlate.locations import Location
-from cellxlate.quality.likeness import Departure, departure_words
 from cellxlate.quality.report.account import Draw
 from cellxlate.quality.report.pictures import choose_planes
 from cellxlate.quality.report.proposals import proposal_of_run
 from cellxlate.quality.tally import Tally
+from cellxlate.quality.trust.likeness import Departure, departure_words
 from cellxlate.stacks.channel_names import shown_names, unnamed
 from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.intensity.stack_range import PLASTIC

@@ -24,8 +24,8 @@ from cellxlate.errors import OutputError, PromiseError
 from cellxlate.options import OVERWRITE, TO_REPLACE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report.account import Account, Beside, account_of, doubts_about, in_a_thread
-from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.notices import Notice, failure_notices
+from cellxlate.quality.report.remarks import input_notices
 from cellxlate.quality.report.report import RunReport, write_page, write_record
 from cellxlate.quality.tally import Tally, spared
 from cellxlate.stacks.channel_names import shown_names

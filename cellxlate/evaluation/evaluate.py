@@ -15,8 +15,8 @@ from cellxlate.evaluation.still import together
 from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
 from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
+from cellxlate.quality.finite import finite_json
 from cellxlate.quality.report import page
-from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.pictures import Picture
 from cellxlate.settings import EnhanceSettings, Intensity
 from cellxlate.stacks.stack import Stack

@@ -19,7 +19,7 @@ from cellxlate.quality.flicker import Flicker
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.places import Places
 from cellxlate.quality.seams import Seams
-from cellxlate.quality.trust import Trust
+from cellxlate.quality.trust.examine import Trust
 from cellxlate.stacks.stack import PlaneIndex, Stack
 
 MOST_PLANE_ROWS = 2000

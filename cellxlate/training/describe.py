@@ -7,7 +7,7 @@ from typing import Any
 
 from cellxlate.errors import InputError
 from cellxlate.model.cards import amend_card, amendable, card_channels, read_card
-from cellxlate.quality.likeness import FEWEST_WINDOWS, describe_planes
+from cellxlate.quality.trust.likeness import FEWEST_WINDOWS, describe_planes
 from cellxlate.stacks.channel_names import channel_number
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.stacks.stack import PlaneIndex, Stack

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cellxlate.choice import choose_by, looks_of, shipped_model
 from cellxlate.model.bundle import Bundle
-from cellxlate.quality.likeness import WindowFeatures
+from cellxlate.quality.trust.likeness import WindowFeatures
 from cellxlate.settings import TrainSettings
 from cellxlate.stacks.read.open import find_images, open_stack
 from cellxlate.training.alone.domain import alone_domain

@@ -15,8 +15,8 @@ from cellxlate.model.attention import change, gate, quantise
 from cellxlate.model.bundle import Bundle, save_bundle
 from cellxlate.model.networks import TranslatorNetworks
 from cellxlate.model.statistics import fix_translator, without_normalisation
-from cellxlate.quality.likeness import describe_planes
 from cellxlate.quality.report.pictures import triptych_png
+from cellxlate.quality.trust.likeness import describe_planes
 from cellxlate.settings import PRESETS, TrainSettings
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.training.fields.patches import Domain, Field, Patches, central_sight, has_contrast

@@ -27,8 +27,8 @@ from scipy import ndimage
 import cellxlate
 from cellxlate.quality.checks import LOWEST_AGREEMENT, LOWEST_SALIENT, NEARLY_NONE
 from cellxlate.quality.seams import FEWEST_PX, Seams
-from cellxlate.quality.support import supported
 from cellxlate.quality.tally import Tally
+from cellxlate.quality.trust.support import supported
 from cellxlate.stacks.intensity.range import pixel_noise
 
 Plane = npt.NDArray[Any]

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.model.cards import CARD, amend_card, locate, read_card
-from cellxlate.quality.likeness import departure, describe_planes, look, windows_of
+from cellxlate.quality.trust.likeness import departure, describe_planes, look, windows_of
 from cellxlate.stacks.read.open import find_stacks
 from cellxlate.stacks.stack import Stack
 from cellxlate.whole_file import write_whole_file

@@ -19,10 +19,10 @@ from cellxlate.enhancement.plan import make_plan
 from cellxlate.enhancement.proposals.filters import FILTERS
 from cellxlate.enhancement.proposals.windows import Geometry, Needs
 from cellxlate.errors import OptionError, OutputError
-from cellxlate.quality.likeness import Departure
 from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.tally import Tally
-from cellxlate.quality.trust import Trust
+from cellxlate.quality.trust.examine import Trust
+from cellxlate.quality.trust.likeness import Departure
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.luminance import luminance_of
 from cellxlate.stacks.stack import Stack

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 import cellxlate
 from cellxlate.model.cards import read_card
-from cellxlate.quality.likeness import (
+from cellxlate.quality.trust.likeness import (
     Departure,
     WindowFeatures,
     departure,

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from cellxlate.quality.likeness import Departure
-from cellxlate.quality.report.doubts import intensity_notices, notices_of
+from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.report.notices import Notice, listed, over_stacks, told_apart
-from cellxlate.quality.support import Support
+from cellxlate.quality.report.remarks import intensity_notices
 from cellxlate.quality.tally import Counts, Tally
-from cellxlate.quality.trust import Trust
+from cellxlate.quality.trust.examine import Trust
+from cellxlate.quality.trust.likeness import Departure
+from cellxlate.quality.trust.support import Support
 from cellxlate.stacks.intensity.constant_parts import ConstantPart
 from cellxlate.stacks.intensity.range import IntensityRange
 

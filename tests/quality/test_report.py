@@ -15,9 +15,9 @@ import pytest
 from imagecodecs import png_decode
 
 from cellxlate.errors import OutputError
+from cellxlate.quality.finite import finite_json
 from cellxlate.quality.histogram import Histogram
 from cellxlate.quality.report import page
-from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.gates import context_words
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.report.pictures import Picture, triptych_png

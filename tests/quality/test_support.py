@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from cellxlate.quality.support import Support, probability_above, supported
+from cellxlate.quality.trust.support import Support, probability_above, supported
 
 SHAPE = (160, 200)
 CELLS = [(40, 40), (40, 120), (110, 60), (115, 150)]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from cellxlate.errors import InputError
 from cellxlate.quality.checks import plane_label, read_back
-from cellxlate.quality.likeness import Departure
 from cellxlate.quality.report.doubts import notices_of
-from cellxlate.quality.support import Support
 from cellxlate.quality.tally import MOST_PLANE_ROWS, Tally, bits_differ
-from cellxlate.quality.trust import Trust
+from cellxlate.quality.trust.examine import Trust
+from cellxlate.quality.trust.likeness import Departure
+from cellxlate.quality.trust.support import Support
 from cellxlate.stacks.stack import Stack
 
 DTYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")

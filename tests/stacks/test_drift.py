@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cellxlate.quality.report.doubts import intensity_notices
+from cellxlate.quality.report.remarks import intensity_notices
 from cellxlate.stacks.intensity.drift import background_over_time
 from cellxlate.stacks.intensity.range import IntensityRange, measure_range
 from cellxlate.stacks.intensity.stack_range import stack_ranges

@@ -5,12 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellxlate.cli.lines.table import elided
-
-if TYPE_CHECKING:
-    from cellxlate.stacks.intensity.noise_model import CameraNoise
 
 SPACES = "\t\xa0\u202f"
 PHASES = {
@@ -89,13 +86,3 @@ def progress_bar(options: argparse.Namespace, unit: str) -> Iterator[Callable[..
             bar.update(round(min(done, total), 2) - bar.n)
 
         yield show
-
-
-def noise_answer(name: str, noise: "CameraNoise") -> dict[str, Any]:
-    """Return the camera noise of a channel as it stands in JSON."""
-    return {
-        "channel": name, "sd_counts": noise.sd_counts, "sd_interval": list(noise.sd_interval), "gain": noise.gain,
-        "neighbour_correlation": noise.neighbour_correlation, "black_counts": noise.black_counts,
-        "quantisation_counts": noise.quantisation_counts, "saturation_counts": noise.saturation_counts,
-        "flat_share": noise.flat_share, "reliable": noise.reliable,
-    }  # fmt: skip

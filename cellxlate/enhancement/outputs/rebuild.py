@@ -15,10 +15,10 @@ from cellxlate.options import ATTENTION, SOURCE
 from cellxlate.quality.checks import read_back
 from cellxlate.quality.report import page
 from cellxlate.quality.report.account import Account, account_of, doubts_about
-from cellxlate.quality.report.doubts import input_notices
 from cellxlate.quality.report.gates import attention_source
 from cellxlate.quality.report.notices import Notice, failure_notices
 from cellxlate.quality.report.proposals import PROPOSAL
+from cellxlate.quality.report.remarks import input_notices
 from cellxlate.quality.report.report import RunReport, write_report
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally, spared

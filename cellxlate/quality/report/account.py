@@ -11,7 +11,7 @@ from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.tally import Tally, spared
-from cellxlate.quality.trust import examine
+from cellxlate.quality.trust.examine import examine
 from cellxlate.stacks.channel_names import shown_names
 from cellxlate.stacks.luminance import luminance_stack, what_is_seen
 from cellxlate.stacks.stack import Stack

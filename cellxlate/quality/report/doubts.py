@@ -1,18 +1,18 @@
 """What a reader of a result is warned of: each kind once, whatever number of channels or planes it concerns."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cellxlate.errors import Part, said
-from cellxlate.options import ATTENTION_FROM, CHANNELS, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
+from cellxlate.options import ATTENTION_FROM, NEAREST_MODEL, THRESHOLD, TILE, TO_ADAPT, TO_TRAIN
 from cellxlate.quality.checks import plane_label
-from cellxlate.quality.likeness import Departure, departure_words
-from cellxlate.quality.report.notices import MOST_NAMED, Notice, between, each, listed
-from cellxlate.quality.support import Support
+from cellxlate.quality.report.notices import MOST_NAMED, Notice, between, each, listed, luminance_names
 from cellxlate.quality.tally import Tally
+from cellxlate.quality.trust.likeness import Departure, departure_words
+from cellxlate.quality.trust.residual import Taken
+from cellxlate.quality.trust.support import Support
 from cellxlate.stacks.channel_names import unnamed
-from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.stack import PlaneIndex
 
 NEARLY_ALL, NEARLY_NONE = 0.9, 1e-4
@@ -20,9 +20,8 @@ SATURATED_SHARE = 1e-3
 LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
+MOST_SUSPICIOUS = 0.03
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
-NAMED_SHARE = 0.001
-"""Parts without a picture are named from here on."""
 NETWORK = {"kind": "network"}
 GIVEN = {"file": "the mask", "saliency": "the automatic guide", "proposal": "the model's own attention"}
 OTHER_MODEL = (", or use a model that was trained on images like these.",)
@@ -75,6 +74,7 @@ def notices_of(
             {name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen, gating=gating_model
         ),
         *_unsupported({name: one.support for name, one in trusts.items()}, by_threshold=kind not in GIVEN),
+        *_unexplained({name: one.taken for name, one in trusts.items()}),
         *_unlike_contrast(
             {
                 names[channel]: one.support
@@ -87,62 +87,6 @@ def notices_of(
         *_disordered({names[channel]: order for channel, order in orders.items() if order < LOWEST_ORDER}),
         *_saturated(tally),
     ]
-
-
-def luminance_names(names: Mapping[int, str], channels: Collection[int]) -> dict[int, str]:
-    """Return what the luminance of colours is called, by channel: so alone, where there is one.
-
-    Examples
-    --------
-    >>> luminance_names({}, [0]), luminance_names({1: "stain"}, [0, 1])
-    ({0: 'luminance'}, {0: 'luminance of channel 0', 1: 'luminance of stain'})
-    """
-    if len(channels) == 1:
-        return dict.fromkeys(channels, "luminance")
-    return {channel: f"luminance of {names.get(channel, unnamed(channel))}" for channel in channels}
-
-
-def intensity_notices(intensities: Mapping[int, IntensityRange], channel_names: Mapping[int, str]) -> list[Notice]:
-    """Say what was found in channels that levels had to be kept from: each kind once, for all of them.
-
-    Examples
-    --------
-    >>> from cellxlate.stacks.intensity.constant_parts import ConstantPart
-    >>> padded = IntensityRange(100, 200, constant_parts=(ConstantPart(0.0, 0.12),))
-    >>> intensity_notices({0: padded}, {})[0].text
-    '12.0% of channel 0 is one constant value (0): left out of the intensity levels and kept.'
-    >>> intensity_notices({0: padded, 1: padded}, {})[0].text
-    '12.0% of channels 0 and 1 is one constant value (0): left out of the intensity levels and kept.'
-    """
-    known = {channel_names.get(channel, unnamed(channel)): one for channel, one in sorted(intensities.items())}
-    return [*_constant(known), *_drifting(known), *_uneven(known)]
-
-
-def input_notices(
-    intensities: Mapping[int, IntensityRange],
-    channel_names: Mapping[int, str],
-    luminances: Mapping[int, IntensityRange] | None = None,
-    by: str = "one model",
-) -> list[Notice]:
-    """Say what the levels were kept from, and that one model, or what proposed in its place, served many channels.
-
-    Parameters
-    ----------
-    intensities : mapping of int to IntensityRange
-        Of each channel that was enhanced, in counts.
-    channel_names : mapping of int to str
-        As far as there are names.
-    luminances : mapping of int to IntensityRange, optional
-        Of colours that were enhanced by it: what is said is said of them.
-    by : str
-        What proposed.
-    """
-    if luminances:
-        intensities, channel_names = luminances, luminance_names(channel_names, luminances)
-    notices = intensity_notices(intensities, channel_names)
-    if (count := len(intensities)) > 1:
-        notices.append(Notice(said(f"all {count} chosen channels were enhanced by {by}; choose with ", CHANNELS)))
-    return notices
 
 
 def _counted(counts: Mapping[str, int], one: str, several: str) -> str:
@@ -285,6 +229,20 @@ def _unsupported(supports: Mapping[str, Support], *, by_threshold: bool) -> Iter
         )  # fmt: skip
 
 
+def _unexplained(taken: Mapping[str, Taken]) -> Iterator[Notice]:
+    """Say in which channels more was taken away than the noise of the camera explains."""
+    found = {name: one.suspicious_share for name, one in taken.items() if one.suspicious_share > MOST_SUSPICIOUS}
+    if found:
+        share = between(found.values(), "{:.0%}".format)
+        yield Notice(
+            f"more than noise was taken away from {listed(list(found))}, or added to it: at {share} of the selected "
+            "pixels input and output differ by more than the camera's noise explains. Compare structures there on the "
+            "input; blur that was taken away shows the same.",
+            f"more than noise was taken away at {share} of the selected pixels: compare with the input", "doubt",
+            "more than noise",
+        )  # fmt: skip
+
+
 def _unlike_contrast(supports: Mapping[str, Support], other: Sequence[Part]) -> Iterator[Notice]:
     """Say where attention is not what the contrast of a channel would lead to expect."""
     odd = {name: seen.mean_agreement for name, seen in supports.items() if seen.mean_agreement < LOWEST_AGREEMENT}
@@ -347,54 +305,3 @@ def _places(indices: Iterable[PlaneIndex], axes: str) -> str:
     planes = list(indices)
     names = [plane_label(index, axes) for index in planes[:MOST_NAMED]]
     return ", ".join([*names, "..."] if len(planes) > MOST_NAMED else names)
-
-
-def _constant(intensities: Mapping[str, IntensityRange]) -> Iterator[Notice]:
-    """Say which parts of the channels hold no picture."""
-    shares: dict[str, dict[str, float]] = {}
-    for name, intensity in intensities.items():
-        for part in intensity.constant_parts:
-            if part.share >= NAMED_SHARE:
-                what = "no number" if part.value is None else f"one constant value ({part.value:g})"
-                shares.setdefault(what, {})[name] = part.share
-    for what, share in shares.items():
-        yield Notice(
-            f"{between(share.values(), '{:.1%}'.format)} of {listed(list(share))} is {what}: left out of the "
-            "intensity levels and kept.",
-            kind="constant parts",
-        )
-
-
-def _drifting(intensities: Mapping[str, IntensityRange]) -> Iterator[Notice]:
-    """Say in which channels the background drifts."""
-    drifts = {}
-    for name, intensity in intensities.items():
-        if intensity.drift:
-            black = [intensity.black + offset for _, offset in intensity.drift]
-            low, high = min(black), max(black)
-            drifts[name] = (
-                f"from {black[0]:.4g} to {black[-1]:.4g} counts (between {low:.4g} and {high:.4g}, "
-                f"{(high - low) / intensity.span:.0%} of the intensity range)"
-            )
-    if drifts:
-        yield Notice(
-            f"the background of {listed(list(drifts))} drifts over time, {each(drifts)}: the levels follow it. Do not "
-            "compare intensities between time points before you have taken the background off.",
-            "the background drifts: take it off before you compare time points", "doubt", "drift",
-        )  # fmt: skip
-
-
-def _uneven(intensities: Mapping[str, IntensityRange]) -> Iterator[Notice]:
-    """Say in which channels the background is uneven."""
-    fields = {
-        name: f"from {one.uneven[0]:.4g} to {one.uneven[1]:.4g} counts "
-        f"({(one.uneven[1] - one.uneven[0]) / one.span:.0%} of the intensity range)"
-        for name, one in intensities.items()
-        if one.uneven
-    }
-    if fields:
-        yield Notice(
-            f"the background of {listed(list(fields))} is uneven over the field, {each(fields)}: where it is brighter "
-            "it may be taken for cells. Correct the illumination, or enhance tiles of different exposure one by one.",
-            "the background is uneven: see that it was not taken for cells", "doubt", "uneven background",
-        )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,6 +102,19 @@ def listed(names: Sequence[str]) -> str:
     further = len(names) - MOST_NAMED
     shown = [*names[:MOST_NAMED], f"{further} others"] if further > 1 else list(names)
     return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+
+
+def luminance_names(names: Mapping[int, str], channels: Collection[int]) -> dict[int, str]:
+    """Return what the luminance of colours is called, by channel: so alone, where there is one.
+
+    Examples
+    --------
+    >>> luminance_names({}, [0]), luminance_names({1: "stain"}, [0, 1])
+    ({0: 'luminance'}, {0: 'luminance of channel 0', 1: 'luminance of stain'})
+    """
+    if len(channels) == 1:
+        return dict.fromkeys(channels, "luminance")
+    return {channel: f"luminance of {names.get(channel, unnamed(channel))}" for channel in channels}
 
 
 def between(values: Iterable[float], say: Callable[[float], str]) -> str:

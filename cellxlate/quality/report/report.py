@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from cellxlate.locations import Location
 from cellxlate.quality.checks import plane_label
+from cellxlate.quality.finite import finite_json
 from cellxlate.quality.report import page
-from cellxlate.quality.report.doubts import luminance_names
-from cellxlate.quality.report.finite import finite_json
 from cellxlate.quality.report.gates import (
     IN_COLOR,
     attention_source,
@@ -19,11 +18,12 @@ from cellxlate.quality.report.gates import (
     context_seen,
     source_words,
 )
-from cellxlate.quality.report.notices import Notice
+from cellxlate.quality.report.notices import Notice, luminance_names
 from cellxlate.quality.report.proposals import is_own, made_by, proposal_of_run, proposal_words
 from cellxlate.quality.report.verdict import verdict
 from cellxlate.quality.risk import Ranking
 from cellxlate.quality.tally import Tally
+from cellxlate.quality.trust.examine import noise_and_residual
 from cellxlate.stacks.channel_names import unnamed
 from cellxlate.whole_file import write_whole_file
 
@@ -235,10 +235,10 @@ class RunReport:
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "changes": self.tally.summary(self.channel_names),
+            **noise_and_residual(_labelled(self, self.tally.trust, in_color=self.tally.in_color)),
             **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
-            "command": self.command,
-            "command_note": self.command_note,
+            "command": self.command, "command_note": self.command_note,
             "finished": self.finished,
         }  # fmt: skip
 

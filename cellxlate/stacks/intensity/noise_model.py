@@ -1,6 +1,7 @@
 """The noise of a camera: strength, gain, spatial covariance, and what smoothing leaves of it."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,15 @@ class CameraNoise:
     def neighbour_correlation(self) -> float:
         """Mean correlation of a pixel with the next in its row and in its column; 0 for white noise."""
         return float(self.covariance[REACH_PX, REACH_PX + 1] + self.covariance[REACH_PX + 1, REACH_PX]) / 2
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "sd_counts": self.sd_counts, "sd_interval": list(self.sd_interval), "gain": self.gain,
+            "neighbour_correlation": self.neighbour_correlation, "black_counts": self.black_counts,
+            "quantisation_counts": self.quantisation_counts, "saturation_counts": self.saturation_counts,
+            "flat_share": self.flat_share, "reliable": self.reliable,
+        }  # fmt: skip
 
     def left_by_smoothing(self, sigma_px: float) -> float:
         """Return the share of the sd that a Gaussian of sigma_px leaves; 1 / (2 sqrt(pi) sigma_px) of white noise.

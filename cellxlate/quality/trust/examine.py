@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.prefetch import ahead
-from cellxlate.quality.likeness import Departure, WindowFeatures, departure, departure_words, look
 from cellxlate.quality.places import Places, Window
-from cellxlate.quality.support import Support, supported
+from cellxlate.quality.trust.likeness import Departure, WindowFeatures, departure, departure_words, look
+from cellxlate.quality.trust.residual import Taken, taken_away
+from cellxlate.quality.trust.support import Support, supported
 from cellxlate.stacks.intensity.camera_noise import measure_noise
 from cellxlate.stacks.intensity.constant_parts import RIM_PX, empty_parts, grown, recorded_window
 from cellxlate.stacks.intensity.hot_pixels import hot_counts
+from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX
 from cellxlate.stacks.stack import Stack
 
@@ -33,11 +35,17 @@ class Trust:
         Whether the input supports what the output shows.
     is_stated : bool
         Whether the card tells what images the model was trained on.
+    taken : Taken
+        What input less output looks like beside the camera's noise.
+    noise : CameraNoise or None
+        Of the input, measured in some of the windows.
     """
 
     departure: Departure | None = None
     support: Support = field(default_factory=Support)
     is_stated: bool = False
+    taken: Taken = field(default_factory=Taken)
+    noise: CameraNoise | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -52,6 +60,19 @@ class Trust:
             "attention_agreement": seen.mean_agreement,
             "salient_selected": seen.salient_share,
         }  # fmt: skip
+
+
+def noise_and_residual(trusts: Sequence[tuple[str, Trust]]) -> dict[str, Any]:
+    """Return what a report's JSON says of the noise of each channel, and of what was taken away from all and each."""
+    together = Taken()
+    for _, one in trusts:
+        together.include(one.taken)
+    return {
+        "noise": [{"channel": name, **one.noise.as_dict()} for name, one in trusts if one.noise],
+        "residual": {
+            **together.as_dict(), "channels": [{"channel": name, **one.taken.as_dict()} for name, one in trusts],
+        },
+    }  # fmt: skip
 
 
 def judgeable(
@@ -94,10 +115,11 @@ def examine(
         What the model's card says of its training images.
     """
 
-    def judge(asked: tuple[Window, bool]) -> tuple[Support, WindowFeatures | None]:
+    def judge(asked: tuple[Window, bool]) -> tuple[Support, Taken, WindowFeatures | None]:
         window, is_looked_at = asked
         raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
-        return supported(raw, after, selected, noise_left=left), look(raw) if is_looked_at else None
+        support = supported(raw, after, selected, noise_left=left)
+        return support, taken_away(raw, after, selected, camera), look(raw) if is_looked_at else None
 
     trusts = {}
     for channel in channels:
@@ -106,11 +128,12 @@ def examine(
         every = max(len(windows) // DOMAIN_WINDOWS, 1)
         camera = measure_noise(stack.read(*window) for window in windows[:: max(len(windows) // NOISE_WINDOWS, 1)])
         left = camera.after_smoothing(SMOOTHING_PX) if camera.reliable else 0.0
-        support, looks = Support(), []
-        for seen, one in ahead(
+        support, taken, looks = Support(), Taken(), []
+        for seen, removed, one in ahead(
             judge, ((window, number % every == 0) for number, window in enumerate(windows)), threads=2
         ):
             support.include(seen)
+            taken.include(removed)
             looks += [one] if one else []
-        trusts[channel] = Trust(departure(looks, domain), support, is_stated=bool(domain))
+        trusts[channel] = Trust(departure(looks, domain), support, bool(domain), taken, camera)
     return trusts

@@ -1,0 +1,1 @@
+"""Should a result be believed? What windows of input and output say, without a truth."""
