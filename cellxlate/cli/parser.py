@@ -154,6 +154,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the frames of each image, along T or Z, show one still scene: score flicker",
     )
+    evaluate.add_argument(
+        "--segment", metavar="otsu|FILE.py:FUNCTION", help="find objects before and after, and compare with --masks"
+    )
     evaluate.add_argument("-o", "--output", type=Path, metavar="REPORT.html", help="write a page with all scores")
     evaluate.add_argument("--to-card", action="store_true", help="put the scores into the card of MODEL, a folder")
 

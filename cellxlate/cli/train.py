@@ -67,8 +67,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     with progress_bar(options, "images") as show:
         scores = evaluate(
             options.model, enhanced=options.enhanced, source=options.source, truth=options.truth, masks=options.masks,
-            no_cells=options.no_cells, intensity=options.intensity, still=options.still, output=options.output,
-            progress=show,
+            no_cells=options.no_cells, intensity=options.intensity, still=options.still, segment=options.segment,
+            output=options.output, progress=show,
         )  # fmt: skip
     summary = {name: value for name, value in scores.items() if name != "images"}
     if card_of:

@@ -10,11 +10,21 @@ import cellxlate
 from cellxlate.errors import Option, OptionError
 from cellxlate.evaluation import measures
 from cellxlate.evaluation.match import match_cases
-from cellxlate.evaluation.score import GROUPS, Enhance, Scored, combine_inputs, mean_scores, score_case
+from cellxlate.evaluation.score import (
+    GROUPS,
+    Enhance,
+    Scored,
+    before_and_after,
+    combine_inputs,
+    mean_scores,
+    score_case,
+    segmentations,
+)
+from cellxlate.evaluation.segmentation import Segment, segmenter
 from cellxlate.evaluation.still import together
 from cellxlate.evaluation.verdict import judge
 from cellxlate.option_values import as_path, require_callables, require_choice
-from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SOURCE
+from cellxlate.options import ENHANCED, INTENSITY, MASKS, OUTPUT, SEGMENT, SOURCE
 from cellxlate.quality.finite import finite_json
 from cellxlate.quality.report import page
 from cellxlate.quality.report.pictures import Picture
@@ -39,6 +49,7 @@ def evaluate(
     intensity: Intensity = "source",
     halo_px: "Halo | None" = None,
     still: bool = False,
+    segment: str | Segment | None = None,
     output: str | Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +81,9 @@ def evaluate(
         The frames of each source image, along T (or Z, in an image without T), show one scene that holds still, so
         that nothing but noise changes from frame to frame: "flicker" says what became of that. Truth and masks may
         then have one frame.
+    segment : str or callable, optional
+        "otsu", a function of a plane (Y, X) in counts that returns its objects by number, or where a Python file holds
+        one, as "FILE.py:FUNCTION": are objects found better than in the raw input? Wants `masks`.
     output : path, optional
         HTML report to write.
     progress : callable, optional
@@ -88,7 +102,7 @@ def evaluate(
     InputError
         A folder is missing or empty, names do not match, or sizes differ.
     OptionError
-        Neither or both of `model` and `enhanced` are given.
+        Neither or both of `model` and `enhanced` are given, or `segment` without `masks`.
 
     Examples
     --------
@@ -99,6 +113,9 @@ def evaluate(
         raise OptionError("give either a model or a folder of enhanced images (", ENHANCED, ")")
     require_choice(INTENSITY, intensity, get_args(Intensity))
     require_callables(progress=progress)
+    if segment is not None and masks is None:
+        raise OptionError(SEGMENT, " compares objects with those of masks", remedy=("give ", MASKS))
+    find = None if segment is None else segmenter(segment)
     made, place, folder = _path(ENHANCED, enhanced), _path(OUTPUT, output), as_path(SOURCE, source)
     if place is not None:
         page.require_name(place)
@@ -111,7 +128,9 @@ def evaluate(
     for number, case in enumerate([*cases, *empty]):
         is_still = still and number < len(cases)
         is_shown = number in pictured
-        scored.append(score_case(case, enhance, seed=number, picture=is_shown, still=is_still, changes=changes))
+        scored.append(
+            score_case(case, enhance, seed=number, picture=is_shown, still=is_still, changes=changes, segment=find)
+        )
         if progress:
             progress(number + 1, len(cases) + len(empty))
     scored, blank = scored[: len(cases)], scored[len(cases) :]
@@ -178,6 +197,7 @@ def summarise(scored: Sequence[Scored], blank_changed_percent: Sequence[float]) 
         "changed_percent": float(np.mean([row["changed_percent"] for row in rows])),
         "kept_violations": sum(violations) if violations else None,
         "flicker": steady.as_dict() if (steady := together([one.steady for one in scored if one.steady])) else None,
+        "segmentation": before_and_after(segmentations([one.objects for one in scored if one.objects])),
         "input": raw,
         "images": rows,
     }
@@ -257,6 +277,9 @@ def _numbers(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("Texture distance", page.number(scores["patch_distance"]), "of 7 px patches to the truth; 0 is perfect"),
         ("Objects", f"+{value('phantoms', 'added')} −{value('phantoms', 'lost')}", "added and lost"),
     ]
+    if scores["segmentation"]:
+        before, after = (page.number(scores["segmentation"][one]["ap50"]) for one in ("before", "after"))
+        numbers.append(("Objects found", after, f"AP at an overlap of 0.5; {before} in the raw input"))
     if scores["flicker"]:
         left = value("flicker", "noise_left")
         about = f"of the pixels selected in any frame are not in every one; noise left: {left} of the input's"

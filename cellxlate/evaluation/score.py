@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cellxlate.errors import InputError
-from cellxlate.evaluation import measures
+from cellxlate.evaluation import measures, segmentation
 from cellxlate.evaluation.match import Case, index_in, require_same_size
+from cellxlate.evaluation.segmentation import Matched, Segment
 from cellxlate.evaluation.still import Frame, Steadiness, steadiness, together
 from cellxlate.options import STILL
 from cellxlate.quality.report.pictures import Picture, detail_window
@@ -41,15 +42,20 @@ class Plane:
         0 where the pixel was kept.
     truth : ndarray or None
         In counts.
-    mask : ndarray of bool or None
-        Where cells are.
+    labels : ndarray or None
+        Where cells are, 0 elsewhere; which cell, where the mask says so.
     """
 
     raw: npt.NDArray[Any]
     enhanced: npt.NDArray[Any]
     attention: npt.NDArray[np.uint8] | None = None
     truth: npt.NDArray[Any] | None = None
-    mask: npt.NDArray[np.bool_] | None = None
+    labels: npt.NDArray[Any] | None = None
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Where cells are."""
+        return None if self.labels is None else self.labels != 0
 
     @property
     def cells(self) -> npt.NDArray[np.bool_] | None:
@@ -85,17 +91,20 @@ class Scored:
         Of its middle plane.
     steady : Steadiness or None
         How alike its frames come out, where they show one still scene.
+    objects : (Matched, Matched) or None
+        What a segmentation finds before and after, where one was asked for.
     """
 
     row: dict[str, Any]
     textures: tuple[npt.NDArray[np.float64], ...] | None = None
     picture: Picture | None = None
     steady: Steadiness | None = None
+    objects: tuple[Matched, Matched] | None = None
 
 
 def score_case(
     case: Case, enhance: Enhance | None, *, seed: int, picture: bool = False, still: bool = False,
-    changes: Callable[[Stack], Collection[int]] | None = None,
+    changes: Callable[[Stack], Collection[int]] | None = None, segment: Segment | None = None,
 ) -> Scored:  # fmt: skip
     """Score one image, plane by plane; its scores are means over planes, its counts are sums.
 
@@ -114,13 +123,15 @@ def score_case(
         have one frame.
     changes : callable, optional
         Returns which channels of a stack are scored: those that `enhance` changes; all without it.
+    segment : callable, optional
+        Finds objects, which are compared with those of the mask.
 
     Raises
     ------
     InputError
         A file is damaged, or of another size than the source image; or it has no frames, where it should be still.
     """
-    rows, textures, drawn, steady = [], [], None, None
+    rows, textures, objects, drawn, steady = [], [], [], None, None
     with ExitStack() as opened:
         stacks = _open(case, enhance, opened, still=still)
         stack = stacks["source"]
@@ -133,18 +144,35 @@ def score_case(
                 plane_seed = seed + SEEDS_PER_PLANE * number
                 images = (plane.enhanced, plane.truth, plane.raw)
                 textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in images])
+            if segment and plane.labels is not None:
+                objects.append(segmentation.segmented(segment, plane.raw, plane.enhanced, plane.labels, case.name))
             if picture and number == len(indices) // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
         steady = together([steadiness(frames) for frames in series_of(stacks)]) if still else None
+        found = segmentations(objects)
         row = {
             "name": case.name,
             "dtype_kept": stacks["enhanced"].dtype == stack.dtype,
             "cells_from": "masks" if "mask" in stacks else "truth" if "truth" in stacks else None,
             **combine(rows),
+            "segmentation": before_and_after(found),
             "flicker": steady.as_dict() if steady else None,
         }
     patches = tuple(np.concatenate(places) for places in zip(*textures, strict=True)) if textures else None
-    return Scored(row, patches, drawn, steady)
+    return Scored(row, patches, drawn, steady, found)
+
+
+def segmentations(parts: Sequence[tuple[Matched, Matched]]) -> tuple[Matched, Matched] | None:
+    """Return what a segmentation found before and after in several planes or images together; None where in none."""
+    if not parts:
+        return None
+    before, after = zip(*parts, strict=True)
+    return segmentation.together(before), segmentation.together(after)
+
+
+def before_and_after(found: tuple[Matched, Matched] | None) -> dict[str, dict[str, float]] | None:
+    """Return the scores of a segmentation of input and output, as they go into the JSON."""
+    return None if found is None else {"before": found[0].as_dict(), "after": found[1].as_dict()}
 
 
 def _open(case: Case, enhance: Enhance | None, opened: ExitStack, *, still: bool) -> dict[str, Stack]:
@@ -199,10 +227,7 @@ def _plane(stacks: Mapping[str, Stack], index: PlaneIndex) -> Plane:
     """Read one plane of each stack."""
     stack = stacks["source"]
     read = {name: other.read(index_in(other, stack, index)) for name, other in stacks.items()}
-    mask = read.get("mask")
-    return Plane(
-        read["source"], read["enhanced"], read.get("attention"), read.get("truth"), None if mask is None else mask != 0
-    )
+    return Plane(read["source"], read["enhanced"], read.get("attention"), read.get("truth"), read.get("mask"))
 
 
 def score_plane(plane: Plane) -> dict[str, Any]:

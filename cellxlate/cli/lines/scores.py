@@ -5,7 +5,7 @@ from typing import Any
 
 from cellxlate.cli.lines.table import UNKNOWN, count, decimals, table, wrapped
 
-HIGHER, LOWER, NOTHING, NEUTRAL = "higher is better", "lower is better", "must be 0", ""
+HIGHER, LOWER, NEAR, NOTHING, NEUTRAL = "higher is better", "lower is better", "0 is best", "must be 0", ""
 
 SCORES = (
     ("PSNR in cells, dB", "foreground", "psnr_affine", 2, HIGHER),
@@ -17,6 +17,14 @@ SCORES = (
     ("SSIM on the scale of the truth", "foreground", "ssim", 3, HIGHER),
 )
 """Of input and result: words, group, name, decimals, what is better; {} stands for what objects are compared with."""
+
+OBJECT_SCORES = (
+    ("objects found, AP at an overlap of 0.5", "ap50", 3, HIGHER),
+    ("more objects than there are, %", "count_error_percent", 1, NEAR),
+    ("their area is too large by, %", "area_bias_percent", 1, NEAR),
+    ("their light is too much by, %", "intensity_bias_percent", 1, NEAR),
+)
+"""Of a segmentation of input and result: words, name, decimals, what is better."""
 
 RESULT_SCORES = (
     ("pixels changed, %", "", "changed_percent", 1, NEUTRAL),
@@ -62,13 +70,20 @@ def score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
     rows = [["", "input", "enhanced", "change", ""]]
     raw = scores.get("input")
     reference = "truth" if raw or scores.get("foreground") else "input"
-    for words, group, name, places, better in SCORES:
-        before, after = score_of(raw, group, name), score_of(scores, group, name)
+    found = scores.get("segmentation") or {}
+    told_of = [
+        (words.format(reference), score_of(raw, group, name), score_of(scores, group, name), places, better)
+        for words, group, name, places, better in SCORES
+    ] + [
+        (words, score_of(found, "before", name), score_of(found, "after", name), places, better)
+        for words, name, places, better in OBJECT_SCORES
+    ]
+    for words, before, after, places, better in told_of:
         if before is None and after is None:
             continue
         change = None if before is None or after is None else after - before
         told = decimals(before, places), decimals(after, places), signed(change, places)
-        rows.append([words.format(reference), *told, better])
+        rows.append([words, *told, better])
     for words, group, name, places, better in RESULT_SCORES:
         value = score_of(scores, group, name)
         if value is not None:
