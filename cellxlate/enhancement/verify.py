@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cellxlate.enhancement.confidence.noise_alone import noise_alone
 from cellxlate.enhancement.gates.source import stated_identity
 from cellxlate.enhancement.outputs.names import Outputs, may_replace, recorded_provenance
 from cellxlate.enhancement.plan import Plan
@@ -154,6 +155,10 @@ def run_report(
 ) -> RunReport:
     """Gather what the report says; what could not be found out is among its warnings."""
     tally = account.tally
+    if outputs and outputs.report_json:
+        with spared("trying noise alone", tally.failures):
+            known = {channel: one.noise for channel, one in tally.trust.items() if one.noise}
+            tally.noise_alone = noise_alone(plan, known)
     stack, work, repeat, proposal = plan.stack, plan.work, plan.repeat, plan.proposal
     by = proposal.warnings if proposal else ()
     notices = [Notice(line) for line in dict.fromkeys([*notes, *by, *plan.translator.warnings, *stack.warnings])]

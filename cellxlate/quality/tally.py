@@ -172,6 +172,8 @@ class Tally:
         Whether red, green and blue were enhanced together: `trust` is of their luminance, under the first of them.
     orders : dict or None
         Channel -> rank correlation of a finished run whose samples are not known any more.
+    noise_alone : dict
+        "changed_percent" and "objects" of a drawn field of nothing but noise, where that was tried.
     failures : list of str
         Checks that could not be made, and why; what counts for the promise is never among them.
     input_digest : str
@@ -204,6 +206,7 @@ class Tally:
     flicker: Flicker = field(default_factory=Flicker)
     trust: dict[int, Trust] = field(default_factory=dict)
     in_color: bool = False
+    noise_alone: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     orders: dict[int, float] | None = None
     input_digest: str = ""

@@ -21,6 +21,7 @@ LOWEST_ORDER = 0.7
 LOWEST_AGREEMENT = 0.8
 LOWEST_SALIENT = 0.7
 MOST_SUSPICIOUS = 0.03
+MOST_OF_NOISE_PERCENT = 0.1
 """Rates at which each limit is right and wrong: docs/explanation/checks.md."""
 NETWORK = {"kind": "network"}
 GIVEN = {"file": "the mask", "saliency": "the automatic guide", "proposal": "the model's own attention"}
@@ -74,6 +75,7 @@ def notices_of(
             {name: one.departure for name, one in trusts.items() if one.departure}, chosen=chosen, gating=gating_model
         ),
         *_unsupported({name: one.support for name, one in trusts.items()}, by_threshold=kind not in GIVEN),
+        *_from_nothing(tally.noise_alone),
         *_unexplained({name: one.taken for name, one in trusts.items()}),
         *_unlike_contrast(
             {
@@ -227,6 +229,16 @@ def _unsupported(supports: Mapping[str, Support], *, by_threshold: bool) -> Iter
             f"{count} {'region is' if count == 1 else 'regions are'} gone from the output: count on the input", "doubt",
             "regions lost",
         )  # fmt: skip
+
+
+def _from_nothing(alone: Mapping[str, Any]) -> Iterator[Notice]:
+    """Say where cells are seen in nothing but noise."""
+    changed = alone.get("changed_percent", 0.0)
+    if changed > MOST_OF_NOISE_PERCENT:
+        yield Notice(said(
+            f"{changed:.2g}% of a drawn field with nothing but the noise of this stack was changed: what is dim may be "
+            "noise that was taken for cells. Compare with the input, or raise ", THRESHOLD, ".",
+        ), "noise alone is taken for cells too: compare dim ones with the input", "doubt", "noise alone")  # fmt: skip
 
 
 def _unexplained(taken: Mapping[str, Taken]) -> Iterator[Notice]:

@@ -236,10 +236,10 @@ class RunReport:
             "versions": dict(self.versions),
             "changes": self.tally.summary(self.channel_names),
             **noise_and_residual(_labelled(self, self.tally.trust, in_color=self.tally.in_color)),
+            "pure_noise": self.tally.noise_alone or None,
             **({"sections": dict(self.sections)} if self.sections else {}),
             "provenance": dict(self.provenance),
-            "command": self.command, "command_note": self.command_note,
-            "finished": self.finished,
+            "command": self.command, "command_note": self.command_note, "finished": self.finished,
         }  # fmt: skip
 
 
@@ -314,8 +314,8 @@ def report_page(report: RunReport, figures: str) -> str:
         ranking=_ranking(report),
         trained=f"{gating}, whose attention gates," if gating else "the model",
         trusts=_labelled(report, tally.trust, in_color=tally.in_color)[:MOST_CHANNEL_ROWS],
-        seams_visible=len(tally.seams.visible()),
-        seams_judged=len(tally.seams.scores()),
+        seams=tally.seams,
+        alone=tally.noise_alone,
         histograms=[
             (label if len(tally.histograms) > 1 else None, page.histogram_charts(histogram))
             for label, histogram in _labelled(report, tally.histograms)[:MOST_CHANNEL_CHARTS]
