@@ -325,7 +325,7 @@ def steps_to_files(
             yield None
             tell("report", 0)
             tally = account.tally
-            report = run_report(plan, account, outputs, total_s=time.perf_counter() - started)
+            report = run_report(plan, account, outputs, started=started)
             require_still_same(plan, states=tally.input_states, digest=tally.input_digest, read=where.read_again)
         except ChangedInputError:
             for writer in (image_writer, attention_writer):
@@ -386,7 +386,7 @@ def steps_in_memory(
     tell("verifying", 0)
     compare = told(compare_here, lambda planes: tell("verifying", planes))
     account = verify(plan, image, selected, compare, origins=origins)
-    report = run_report(plan, account, None, total_s=time.perf_counter() - started)
+    report = run_report(plan, account, None, started=started)
     return EnhancedStack(np.asarray(image.pixels), np.asarray(selected.pixels), report)
 
 

@@ -104,7 +104,8 @@ def verify(
     """
     return account_of(
         plan.stack, image, selected, lambda: _promised(plan, image, selected, compare, origins, digest, made_digest),
-        channels=plan.channels, domain=plan.domain, in_color=plan.in_color, draw=draw, beside=beside,
+        channels=plan.channels, domain=plan.domain, levels=plan.luminances if plan.in_color else plan.intensities,
+        in_color=plan.in_color, draw=draw, beside=beside,
     )  # fmt: skip
 
 
@@ -151,9 +152,9 @@ def _promised(
 
 
 def run_report(
-    plan: Plan, account: Account, outputs: Outputs | None, *, total_s: float, notes: Sequence[str] = ()
+    plan: Plan, account: Account, outputs: Outputs | None, *, started: float, notes: Sequence[str] = ()
 ) -> RunReport:
-    """Gather what the report says; what could not be found out is among its warnings."""
+    """Gather what the report says of a run since it `started`; what could not be found out is among its warnings."""
     tally = account.tally
     if outputs and outputs.report_json:
         with spared("trying noise alone", tally.failures):
@@ -173,6 +174,7 @@ def run_report(
     notices += failure_notices(tally.failures)
     digests = {INPUT_DIGEST: tally.input_digest, OUTPUT_DIGEST: tally.output_digest} if tally.input_digest else {}
     seconds = {"calibrate": plan.calibrate_s, "attention": work.attention_s, "generator": work.generator_s}
+    total_s = time.perf_counter() - started
     seconds |= {"io": total_s - sum(seconds.values()), "total": total_s}
     written = (
         {"enhanced": outputs.enhanced, "attention": outputs.attention if outputs.keep_attention else None,
@@ -251,7 +253,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
         if digest not in ("", check.digest):
             raise changed
         nothing = Account(Tally.of(plan.stack), "")
-        return run_report(plan, nothing, outputs, total_s=0.0, notes=[note])
+        return run_report(plan, nothing, outputs, started=started, notes=[note])
     with open_stack(outputs.enhanced) as image, open_stack(outputs.attention) as selected:
         try:
             account = verify(plan, image, selected, digest=digest, made_digest=made_digest)
@@ -262,7 +264,7 @@ def report_of_finished(plan: Plan, outputs: Outputs, *, started: float) -> RunRe
                 f"{outputs.enhanced} or its attention was changed after the run",
                 remedy=("give ", OVERWRITE, " to make it again"),
             ) from fault
-    return run_report(plan, account, outputs, total_s=time.perf_counter() - started, notes=[note])
+    return run_report(plan, account, outputs, started=started, notes=[note])
 
 
 def peak_rss_mb() -> float:

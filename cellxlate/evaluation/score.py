@@ -133,10 +133,11 @@ def score_case(
     """
     rows, textures, objects, drawn, steady = [], [], [], None, None
     with ExitStack() as opened:
-        stacks = _open(case, enhance, opened, still=still)
+        stacks = _open(case, enhance, opened, still=still, labels=segment is not None)
         stack = stacks["source"]
         chosen = changes(stack) if changes else None
         indices = [one for one in stack.plane_indices() if chosen is None or stack.channel_of(one) in chosen]
+        by_number = segment is not None and "mask" in stacks and segmentation.is_numbered(_planes(stacks["mask"]))
         for number, index in enumerate(indices):
             plane = _plane(stacks, index)
             rows.append(score_plane(plane))
@@ -145,7 +146,8 @@ def score_case(
                 images = (plane.enhanced, plane.truth, plane.raw)
                 textures.append([measures.texture_patches(pixels, plane.cells, seed=plane_seed) for pixels in images])
             if segment and plane.labels is not None:
-                objects.append(segmentation.segmented(segment, plane.raw, plane.enhanced, plane.labels, case.name))
+                there = segmentation.numbered(plane.labels, by_number=by_number)
+                objects.append(segmentation.segmented(segment, plane.raw, plane.enhanced, there, case.name))
             if picture and number == len(indices) // 2:
                 drawn = picture_of(plane, case.name, stack.pixel_size_um.get("X"))
         steady = together([steadiness(frames) for frames in series_of(stacks)]) if still else None
@@ -175,8 +177,15 @@ def before_and_after(found: tuple[Matched, Matched] | None) -> dict[str, dict[st
     return None if found is None else {"before": found[0].as_dict(), "after": found[1].as_dict()}
 
 
-def _open(case: Case, enhance: Enhance | None, opened: ExitStack, *, still: bool) -> dict[str, Stack]:
-    """Open the stacks of a case, all of one size; those it does not have are left out."""
+def _planes(stack: Stack) -> Iterator[npt.NDArray[Any]]:
+    return (stack.read(index) for index in stack.plane_indices())
+
+
+def _open(case: Case, enhance: Enhance | None, opened: ExitStack, *, still: bool, labels: bool) -> dict[str, Stack]:
+    """Open the stacks of a case, all of one size; those it does not have are left out.
+
+    With `labels` a mask keeps the numbers of its objects, whatever kind of file it is.
+    """
     stack = opened.enter_context(open_stack(case.source))
     stacks, repeated = {"source": stack}, frame_axis(stack) if still else ""
     if enhance is not None:
@@ -184,7 +193,7 @@ def _open(case: Case, enhance: Enhance | None, opened: ExitStack, *, still: bool
     for name in ("enhanced", "attention", "truth", "mask"):
         path: Path | None = getattr(case, name)
         if path is not None and name not in stacks:
-            other = opened.enter_context(open_mask(path, stack) if name == "mask" else open_stack(path))
+            other = opened.enter_context(open_mask(path, stack, numbers=labels) if name == "mask" else open_stack(path))
             free = {"attention": "C", "mask": f"C{repeated}", "truth": repeated}.get(name, "")
             require_same_size(stack, other, name, free_axes=free)
             stacks[name] = other

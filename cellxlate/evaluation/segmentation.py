@@ -1,7 +1,9 @@
 """Are objects found better in the output than in the raw input? A segmentation of both, against labelled masks."""
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,6 +22,8 @@ Segment = Callable[[Plane], Plane]
 """A plane (Y, X) in counts -> its objects (Y, X), numbered from 1 and 0 elsewhere."""
 
 OTSU, LEAST_IOU = "otsu", 0.5
+PICTURE = 255
+"""White of a picture of 8 bit: the one number of a result that is no label image."""
 EXPECTED = "expected otsu, FILE.py:FUNCTION, or in Python a function"
 
 
@@ -94,9 +98,12 @@ def segmenter(asked: str | Segment) -> Segment:
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is no Python file", remedy=EXPECTED)
     module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and other processes look for what it defines
+    sys.path.insert(0, str(file.resolve().parent))
     try:
-        spec.loader.exec_module(module)
-    except Exception as fault:
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as fault:
         raise InputError(f"{file} cannot be run: {said(f'{type(fault).__name__}: ', fault)}") from fault
     function = getattr(module, name, None)
     if not callable(function):
@@ -116,7 +123,7 @@ def segmented(
     raw, enhanced : ndarray (Y, X)
         Counts.
     labels : ndarray (Y, X)
-        Objects by number, 0 elsewhere; where all have one number, connected regions are objects.
+        Objects by number, 0 elsewhere.
     where : str
         What the plane is called, for errors.
 
@@ -125,23 +132,36 @@ def segmented(
     InputError
         The function fails, or returns something else than whole numbers of the plane's shape.
     """
-    there = labels if len(np.unique(labels[labels > 0])) > 1 else ndimage.label(labels > 0)[0]
-    before, after = (matched(_objects(segment, image, where), there, image, raw) for image in (raw, enhanced))
+    before, after = (matched(_objects(segment, image, where), labels, image, raw) for image in (raw, enhanced))
     return before, after
 
 
 def _objects(segment: Segment, image: Plane, where: str) -> Plane:
     name = getattr(segment, "__name__", "the function")
     try:
-        objects = np.asarray(segment(image))
-    except Exception as fault:
+        with redirect_stdout(sys.stderr):
+            objects = np.asarray(segment(image.copy()))
+    except (Exception, SystemExit) as fault:
         raise InputError(f"{name} failed on {where}: {said(f'{type(fault).__name__}: ', fault)}") from fault
     if objects.shape != image.shape or objects.dtype.kind not in "biu":
         raise InputError(
             f"{name} returned {objects.dtype} {objects.shape} for {where}; expected whole numbers {image.shape}, 0 "
             "where no object is"
         )
-    return ndimage.label(objects)[0] if objects.dtype.kind == "b" else objects
+    if objects.dtype.kind == "b" or not set(np.unique(objects)) - {0, PICTURE}:
+        return np.asarray(ndimage.label(objects)[0])
+    return np.asarray(np.maximum(objects, 0))
+
+
+def is_numbered(planes: Iterable[Plane]) -> bool:
+    """Return whether the planes of a mask hold several numbers; otherwise connected regions are its objects."""
+    known: set[int] = set()
+    return any(len(known := known | {int(one) for one in np.unique(plane) if one > 0}) > 1 for plane in planes)
+
+
+def numbered(labels: Plane, *, by_number: bool) -> Plane:
+    """Return the objects of a plane of a mask, 0 elsewhere."""
+    return np.asarray(np.maximum(labels, 0) if by_number else ndimage.label(labels > 0)[0])
 
 
 def matched(objects: Plane, there: Plane, image: Plane, raw: Plane) -> Matched:

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 
 import cellxlate
+from cellxlate import cli
 from cellxlate.enhancement.confidence.noise_alone import drawn_noise, noise_alone, stored
+from cellxlate.enhancement.input import Context
 from cellxlate.enhancement.outputs.names import opened
 from cellxlate.enhancement.plan import Plan, make_plan
+from cellxlate.enhancement.plane import PlaneJob
 from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.tally import Counts, Tally
 from cellxlate.settings import EnhanceSettings
 from cellxlate.stacks.intensity.camera_noise import measure_noise
 from cellxlate.stacks.intensity.noise_model import CameraNoise, unit_covariance
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.samples.nuclei import SampleSettings, simulate
 from cellxlate.stacks.stack import Stack
 
@@ -60,15 +65,17 @@ class Greedy:
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_is_drawn_is_the_noise_that_was_measured(shared: bool) -> None:
     like = Stack.from_array(np.zeros((2, 9, 30, 40), np.uint16), "CZYX")
-    drawn = drawn_noise(like, {1: camera(shared=shared)})
+    job = PlaneJob(Greedy(), {1: IntensityRange(100, 200)}, context=Context.beside("Z", 1))
+    drawn = drawn_noise(like, {1: camera(shared=shared)}, job)
     assert (drawn.axes, drawn.shape, drawn.dtype) == ("CZYX", (2, 5, 512, 512), np.uint16)
-    planes = [drawn.read(index) for index in drawn.plane_indices()]
-    assert all(not plane.any() for plane in planes[:5])
-    assert not np.array_equal(planes[5], planes[6])
-    found = measure_noise(planes[5:])
+    seen = [(1, 1), (1, 2), (1, 3)]
+    assert all(not drawn.read(index).any() for index in drawn.plane_indices() if index not in seen)
+    planes = [drawn.read(index) for index in seen]
+    assert not np.array_equal(planes[0], planes[1])
+    found = measure_noise(planes)
     assert found.sd_counts == pytest.approx(6.0, rel=0.05)
     assert found.neighbour_correlation == pytest.approx(camera(shared=shared).neighbour_correlation, abs=0.05)
-    assert float(np.mean(planes[5])) == pytest.approx(100, abs=0.5)
+    assert float(np.mean(planes[0])) == pytest.approx(100, abs=0.5)
 
 
 def test_counts_are_cut_where_a_file_cuts_them() -> None:
@@ -102,17 +109,40 @@ def test_several_channels_and_planes_beside_are_drawn_too(field: npt.NDArray[np.
     assert noise_alone(plan, {0: replace(camera(), reliable=False), 1: replace(camera(), sd_counts=0.0)}) == {}
 
 
+@pytest.mark.parametrize("step", [8, -8])
+def test_a_background_that_drifts_is_no_cell_and_no_structure(field: npt.NDArray[np.uint16], step: int) -> None:
+    """Early frames hold no cell; the background moves by two standard deviations of its noise a frame."""
+    rng = np.random.default_rng(1)
+    empty = np.rint(rng.normal(104, 4, field.shape))
+    frames = np.stack([(empty if number < 3 else field.astype(int)) + 100 + step * number for number in range(9)])
+    result = cellxlate.enhance(frames.astype(np.uint16), "nuclei-lowexp", axes="TYX")
+    still = cellxlate.enhance(field, "nuclei-lowexp")
+    (drifting,), (steady,) = result.report.tally.trust.values(), still.report.tally.trust.values()
+    assert drifting.noise is not None
+    assert steady.noise is not None
+    assert drifting.noise.sd_counts == pytest.approx(steady.noise.sd_counts, rel=0.15)
+    assert drifting.noise.gain == pytest.approx(steady.noise.gain, rel=0.3)
+    assert drifting.taken.suspicious_share < 0.01
+    plan = planned(frames.astype(np.uint16), "TYX", "nuclei-lowexp")
+    assert noise_alone(plan, {0: drifting.noise})["changed_percent"] < 0.01
+
+
 def test_a_gate_that_is_given_says_nothing_of_noise(field: npt.NDArray[np.uint16]) -> None:
     assert noise_alone(planned(field, "YX", attention_from="saliency"), {0: camera()}) == {}
     assert noise_alone(planned(field, "YX", "gaussian:1"), {0: camera()}) == {}
 
 
 def test_the_report_of_a_file_states_it(tmp_path: Path, field: npt.NDArray[np.uint16]) -> None:
-    report = cellxlate.enhance_file(Stack.from_array(field, "YX"), "cells", output=tmp_path / "out.ome.tif")
+    source = tmp_path / "field.tif"
+    tifffile.imwrite(source, field)
+    report = cellxlate.enhance_file(source, "cells", output=tmp_path / "out.ome.tif")
     (record,) = tmp_path.glob("*.json")
     stated = json.loads(record.read_text())
     assert stated["pure_noise"] == {"changed_percent": 0.0, "objects": 0}
     assert stated["noise"][0]["sd_counts"] == pytest.approx(measure_noise([field]).sd_counts, rel=0.1)
     assert stated["residual"]["suspicious_percent"] < 1
     assert not report.tally.failures
+    record.write_text(record.read_text().replace('"objects": 0', '"objects": 7'))
+    assert cli.main(["report", str(tmp_path / "out.ome.tif"), "--source", str(source), "--quiet"]) == 0
+    assert json.loads(record.read_text())["pure_noise"] == {"changed_percent": 0.0, "objects": 7}
     assert cellxlate.enhance(field, "cells").report.as_full_dict()["pure_noise"] is None

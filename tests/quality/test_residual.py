@@ -57,6 +57,17 @@ def test_the_noise_itself_looks_like_noise(sigma_px: float, gain: float, scale: 
     assert said["suspicious_percent"] < 0.05
 
 
+@pytest.mark.parametrize("scale", [(1.0, 0.0), (10.0, 400.0)])
+def test_a_soft_gate_onto_another_scale_is_judged_alike(scale: tuple[float, float]) -> None:
+    signal = cells()
+    raw = recorded(signal)
+    attention = np.clip(np.rint(ndimage.gaussian_filter(signal, 4.0) * 12), 0, 255).astype(np.uint8)
+    made = np.rint(raw + attention / 255 * (scale[0] * (100 + signal) + scale[1] - raw))
+    found = taken_away(raw, made, attention, camera())
+    assert 0.1 < (attention == 255).mean() < (attention > 0).mean() < 1
+    assert found.suspicious_share < 0.001
+
+
 def test_structure_that_went_with_the_noise_is_seen_where_it_was() -> None:
     signal = cells()
     raw = recorded(signal)

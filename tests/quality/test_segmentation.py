@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from scipy import ndimage
 
 from cellxlate.cli import main
 from cellxlate.errors import InputError, OptionError
 from cellxlate.evaluation.evaluate import evaluate
-from cellxlate.evaluation.segmentation import Matched, matched, segmented, segmenter, together
+from cellxlate.evaluation.segmentation import Matched, is_numbered, matched, numbered, segmented, segmenter, together
 
 SHAPE = (60, 80)
 
@@ -66,9 +67,53 @@ def test_a_mask_of_one_number_is_taken_apart_and_touching_numbers_are_not_merged
     touching = labels((5, 5, 10, 10), (5, 15, 10, 10))
     for mask, connected, expected in (((apart > 0) * 255, 2, 1.0), (touching, 1, 0.0)):
         image = lit(mask, 50)
-        before, _ = segmented(lambda plane: ndimage.label(plane > 120)[0], image, image, mask)
+        there = numbered(mask, by_number=is_numbered([mask]))
+        before, _ = segmented(lambda plane: ndimage.label(plane > 120)[0], image, image, there)
         assert (before.found, before.there) == (connected, 2)
         assert before.as_dict()["ap50"] == expected
+
+
+def test_a_cell_in_pieces_is_one_where_the_mask_has_numbers_in_another_plane() -> None:
+    pieces = labels((5, 5, 10, 10), (30, 30, 10, 10))
+    pieces[pieces > 0] = 1
+    assert is_numbered([pieces, labels((0, 0, 5, 5), (9, 9, 5, 5))])
+    assert not is_numbered([pieces, pieces * 0])
+    assert numbered(pieces, by_number=True).max() == 1
+    assert numbered(pieces, by_number=False).max() == 2
+
+
+@pytest.mark.parametrize(
+    ("turned", "found"),
+    [
+        (lambda there: there > 0, 2),
+        (lambda there: (there > 0).astype(np.uint8) * 255, 2),
+        (lambda there: np.where(there > 0, there.astype(int), -1), 2),
+        (lambda there: there.tolist(), 2),
+        (lambda there: (there > 0).astype(int), 1),
+    ],
+    ids=["bool", "black and white", "negative background", "list", "one number"],
+)
+def test_what_a_function_may_return(turned: Any, found: int) -> None:
+    there = labels((5, 5, 10, 10), (30, 30, 10, 10))
+    image = lit(there, 50)
+    before, after = segmented(lambda _: turned(there), image, image, there)
+    assert before == after
+    assert before.found == found
+    assert found == 1 or before.as_dict()["ap50"] == 1
+
+
+def test_what_a_function_does_to_its_image_stays_its_own() -> None:
+    there = labels((5, 5, 10, 10), (30, 30, 10, 10))
+    raw, made = lit(there, 20), lit(there, 50)
+
+    def spoils(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        found = ndimage.label(plane > 110)[0]
+        plane[:] = 0
+        return found
+
+    _, after = segmented(spoils, raw, made, there)
+    assert after.as_dict()["intensity_bias_percent"] == pytest.approx(150)
+    assert (raw.max(), made.max()) == (120, 150)
 
 
 @pytest.fixture
@@ -89,6 +134,15 @@ def folders(tmp_path: Path) -> Path:
         "def halved(image):\n    return image[::2]\n"
         "def real(image):\n    return image * 0.5\n"
         "nothing = 3\n"
+        "def loud(image):\n    print('hello')\n    return find(image)\n"
+        "def leaves(image):\n    raise SystemExit(3)\n"
+    )
+    (tmp_path / "beside_mine.py").write_text("level = 130\n")
+    (tmp_path / "whole.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_mine import level\n"
+        "from mine import find as found\nprint('begun')\n"
+        "@dataclass\nclass Asked:\n    counts: int = level\n"
+        "def find(image):\n    assert Asked().counts == 130\n    return found(image)\n"
     )
     (tmp_path / "wrong.py").write_text("import nowhere_to_be_found\n")
     return tmp_path
@@ -103,7 +157,8 @@ def asked(folders: Path, segment: str, *more: str) -> list[str]:
 
 def test_the_command_says_whether_objects_are_found_better(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = folders / "scores.html"
-    for segment in ("otsu", f"{folders / 'mine.py'}:find"):
+    functions = f"{folders / 'mine.py'}:find", f"{folders / 'mine.py'}:loud", f"{folders / 'whole.py'}:find"
+    for segment in ("otsu", *functions):
         report.unlink(missing_ok=True)
         assert main([*asked(folders, segment, "-o", str(report)), "--json", "--quiet"]) == 0
         scores = json.loads(capsys.readouterr().out)
@@ -115,6 +170,18 @@ def test_the_command_says_whether_objects_are_found_better(folders: Path, capsys
     assert main(asked(folders, "otsu", "--quiet")) == 0
     assert main(asked(folders, "otsu")) == 0
     assert "objects found, AP at an overlap of 0.5" in capsys.readouterr().out
+
+
+def test_a_png_keeps_the_numbers_of_cells_that_touch(folders: Path) -> None:
+    touching = labels((5, 5, 12, 12), (5, 17, 12, 12), (35, 20, 12, 12))
+    for path in (folders / "masks").iterdir():
+        path.unlink()
+    for number in range(2):
+        (folders / "masks" / f"f{number}_cp_masks.png").write_bytes(png_encode(touching))
+    places = {"source": folders / "source", "enhanced": folders / "out", "masks": folders / "masks"}
+    scores = evaluate(**places, segment=lambda _: touching)
+    assert scores["segmentation"]["after"]["ap50"] == 1
+    assert scores["attention"] == evaluate(**places)["attention"]
 
 
 def test_python_takes_the_function_itself(folders: Path) -> None:
@@ -138,6 +205,7 @@ def test_python_takes_the_function_itself(folders: Path) -> None:
         ("{}/mine.py:nothing", "has no function 'nothing'"),
         ("{}/wrong.py:find", "wrong.py cannot be run: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("{}/mine.py:broken", "broken failed on f0: ZeroDivisionError: division by zero"),
+        ("{}/mine.py:leaves", "leaves failed on f0: SystemExit: 3"),
         ("{}/mine.py:halved", "halved returned uint16 (30, 80) for f0; expected whole numbers (60, 80)"),
         ("{}/mine.py:real", "real returned float64 (60, 80) for f0; expected whole numbers"),
     ],

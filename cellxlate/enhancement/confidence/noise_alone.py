@@ -32,8 +32,8 @@ def noise_alone(plan: Plan, noises: Mapping[int, CameraNoise]) -> dict[str, Any]
     -------
     dict
         "changed_percent" of the pixels of 512 x 512 px in each channel, and "objects", the selected regions of at least
-        40 px there. Empty where attention is given, where colours are enhanced by their luminance, where something else
-        than a model of ours proposes, or where no noise is known.
+        40 px there. Empty where attention is given or another channel's, where colours are enhanced by their luminance,
+        where something else than a model of ours proposes, or where no noise is known.
     """
     if plan.source.kind != "network" or plan.proposal or plan.in_color:
         return {}
@@ -41,11 +41,19 @@ def noise_alone(plan: Plan, noises: Mapping[int, CameraNoise]) -> dict[str, Any]
     if not jobs:
         return {}
     pixels = changed = objects = 0
-    stack = drawn_noise(plan.stack, {**_beside(plan.beside), **noises})
-    for job in jobs:
+    for job in map(_without_drift, jobs):
+        stack = drawn_noise(plan.stack, {**_beside(job.beside), **noises}, job)
         differ, regions, looked_at = _enhanced(stack, job)
         pixels, changed, objects = pixels + looked_at, changed + differ, objects + regions
     return {"changed_percent": 100 * changed / pixels, "objects": objects}
+
+
+def _without_drift(job: PlaneJob) -> PlaneJob:
+    """Return a job on the levels that noise was measured on, with a count of work of its own."""
+    steady = {channel: replace(one, drift=()) for channel, one in job.intensities.items()}
+    beside = {channel: replace(one, drift=()) for channel, one in job.beside.items()}
+    settings = replace(job.settings, dense=False)
+    return replace(job, intensities=steady, beside=beside, work=Work(), settings=settings)
 
 
 def _known(noise: CameraNoise | None) -> bool:
@@ -60,23 +68,27 @@ def _beside(ranges: Mapping[int, IntensityRange]) -> dict[int, CameraNoise]:
     }
 
 
-def drawn_noise(like: Stack, noises: Mapping[int, CameraNoise]) -> Stack:
-    """Return a stack in memory of the axes, channels and dtype of another, that holds noise; 0 where none is known.
+def drawn_noise(like: Stack, noises: Mapping[int, CameraNoise], job: PlaneJob) -> Stack:
+    """Return a stack in memory of the axes, channels and dtype of another, that holds noise where a job looks.
 
-    Planes are 512 x 512 px, and there are at most five along every other axis.
+    Planes are 512 x 512 px, and there are at most five along every other axis. Those that the job sees at the middle
+    hold noise as far as it is known; all others are 0.
     """
-    sizes = {
-        axis: size if axis in "CS" else min(size, PLANES) for axis, size in zip(like.axes, like.shape, strict=True)
-    }
+    sizes = {axis: like.size(axis) if axis in "CS" else min(like.size(axis), PLANES) for axis in like.axes}
     sizes |= {"Y": SIDE_PX, "X": SIDE_PX}
     axes = "".join(axis for axis in like.axes if axis not in "YX") + "YX"
     stack = Stack.from_array(np.zeros([sizes[axis] for axis in axes], like.dtype), axes, name="noise")
     draw = np.random.default_rng(0)
     into: Any = stack.pixels
-    for index in stack.plane_indices():
+    for index in job.planes_seen(stack, middle_of(stack, job)):
         if noise := noises.get(stack.channel_of(index)):
             into[index] = stored(_field(noise, draw), like.dtype)
     return stack
+
+
+def middle_of(stack: Stack, job: PlaneJob) -> tuple[int, ...]:
+    """Return the plane in the middle of a stack, of the first channel of a job."""
+    return tuple(job.channels[0] if axis in "CS" else stack.size(axis) // 2 for axis in stack.plane_axes)
 
 
 def _field(noise: CameraNoise, draw: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -95,12 +107,10 @@ def stored(counts: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray
 
 def _enhanced(stack: Stack, job: PlaneJob) -> tuple[int, int, int]:
     """Enhance the middle planes of a job; return how many pixels changed, selected regions, and pixels."""
-    middle = tuple(stack.size(axis) // 2 if axis not in "CS" else job.channels[0] for axis in stack.plane_axes)
-    alone = replace(job, work=Work(), settings=replace(job.settings, dense=False))
     selected: dict[int, list[npt.NDArray[np.bool_]]] = {}
     changed = pixels = regions = 0
-    plane = alone.input(stack, middle)
-    for band in enhance_plane(plane, bands_of(plane.shape, alone.tile_px), alone):
+    plane = job.input(stack, middle_of(stack, job))
+    for band in enhance_plane(plane, bands_of(plane.shape, job.tile_px), job):
         changed += int(np.count_nonzero(band.enhanced != band.raw))
         pixels += band.raw.size
         selected.setdefault(band.first_row, []).append(band.attention > 0)

@@ -88,10 +88,12 @@ def rebuild_report(
         _require_three_files(path, source_path, selected_path)
         with _open_input(source_path, image.axes, facts) as stack, open_stack(selected_path) as selected:
             channels, tile_px = _channels(facts, stack), int(_number(_mapping(facts.get("settings")).get("tile_px")))
+            in_color = LUMINANCES in facts and is_color(stack)
             account = account_of(
                 stack, image, selected,
                 partial(_counted, stack, image, selected, channels, tile_px),
-                channels=channels, domain=_domain(model, facts), in_color=LUMINANCES in facts and is_color(stack),
+                channels=channels, domain=_domain(model, facts), in_color=in_color,
+                levels=stated_ranges(facts, LUMINANCES) if in_color else stated_ranges(facts),
             )  # fmt: skip
             differing = account.tally.total.kept_violations
             if differing and _is_another(stack, facts):
@@ -135,6 +137,7 @@ def _stated_report(
 ) -> RunReport:  # fmt: skip
     """Return what the checks found, with what the result (`facts`) and an earlier report state of the run."""
     tally = account.tally
+    tally.noise_alone = _noise_alone(earlier)
     considered, stated_model = _considered(facts), _mapping(earlier.get("model"))
     notices = [Notice(line) for line in dict.fromkeys(stack.warnings)]
     notices += doubts_about(stack, tally, chosen=bool(considered), source=attention_source(facts))
@@ -157,6 +160,14 @@ def _stated_report(
         adaptation=_adaptation(earlier.get("adaptation")),
         ranking=Ranking.from_stated(earlier.get("ranking")), sections=account.sections,
     )  # fmt: skip
+
+
+def _noise_alone(earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier report says of a field of noise alone, which only the run itself can draw."""
+    stated = _mapping(earlier.get("pure_noise"))
+    if not stated:
+        return {}
+    return {"changed_percent": _number(stated.get("changed_percent")), "objects": int(_number(stated.get("objects")))}
 
 
 def _counted(stack: Stack, image: Stack, selected: Stack, channels: Sequence[int], tile_px: int) -> Tally:

@@ -11,8 +11,9 @@ from cellxlate.quality.report.doubts import notices_of
 from cellxlate.quality.report.figures import draw_planes, draw_sections
 from cellxlate.quality.report.notices import Notice
 from cellxlate.quality.tally import Tally, spared
-from cellxlate.quality.trust.examine import examine
+from cellxlate.quality.trust.examine import NO_LEVELS, examine
 from cellxlate.stacks.channel_names import shown_names
+from cellxlate.stacks.intensity.range import IntensityRange
 from cellxlate.stacks.luminance import luminance_stack, what_is_seen
 from cellxlate.stacks.stack import Stack
 
@@ -49,6 +50,7 @@ def account_of(
     *,
     channels: Sequence[int],
     domain: Mapping[str, Any] | None,
+    levels: Mapping[int, IntensityRange] = NO_LEVELS,
     in_color: bool = False,
     draw: bool = True,
     beside: Beside = in_a_thread,
@@ -66,6 +68,8 @@ def account_of(
         The channels that were enhanced.
     domain : mapping or None
         What the model's card says of its training images.
+    levels : mapping of int to IntensityRange
+        Of the channels, or of their luminance, as far as they are known.
     in_color : bool
         Whether red, green and blue were enhanced by their luminance, which is judged then in their place.
     draw : bool
@@ -81,7 +85,9 @@ def account_of(
             tally.in_color = in_color
             before, judged = what_is_seen(stack, channels) if in_color else (stack, channels)
             after = luminance_stack(enhanced) if in_color else enhanced
-            tally.trust = examine(before, after, attention, places=tally.places, channels=judged, domain=domain)
+            tally.trust = examine(
+                before, after, attention, places=tally.places, channels=judged, domain=domain, levels=levels
+            )
         with spared("drawing the pictures of the report", tally.failures):
             figures = drawn()
     with spared("drawing the sections of the report", tally.failures):

@@ -16,10 +16,11 @@ from cellxlate.stacks.intensity.camera_noise import measure_noise
 from cellxlate.stacks.intensity.constant_parts import RIM_PX, empty_parts, grown, recorded_window
 from cellxlate.stacks.intensity.hot_pixels import hot_counts
 from cellxlate.stacks.intensity.noise_model import CameraNoise
-from cellxlate.stacks.intensity.range import SMOOTHING_PX
+from cellxlate.stacks.intensity.range import SMOOTHING_PX, IntensityRange
 from cellxlate.stacks.stack import Stack
 
 SUPPORT_WINDOWS, DOMAIN_WINDOWS, NOISE_WINDOWS = 32, 8, 6
+NO_LEVELS: Mapping[int, IntensityRange] = {}
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def examine(
     places: Places,
     channels: Sequence[int],
     domain: Mapping[str, Any] | None,
+    levels: Mapping[int, IntensityRange] = NO_LEVELS,
 ) -> dict[int, Trust]:
     """Look at a bounded sample of windows of each channel: at most 32 of 256 x 256 px in all, at least 4 per channel.
 
@@ -113,20 +115,34 @@ def examine(
         The channels that were enhanced.
     domain : mapping or None
         What the model's card says of its training images.
+    levels : mapping of int to IntensityRange
+        Of the channels, as far as they are known: by how much the background drifts is taken off before noise is
+        measured, which would take a brighter background for more light.
     """
+
+    def drift(window: Window) -> float:
+        known = levels.get(stack.channel_of(window[0]))
+        return known.at(stack.time_of(window[0])).black - known.black if known else 0.0
+
+    def recorded(window: Window) -> npt.NDArray[Any]:
+        counts = stack.read(*window)
+        own, _, _ = judgeable(counts, counts, np.zeros(counts.shape, np.uint8))
+        return own - offset if (offset := drift(window)) else own
 
     def judge(asked: tuple[Window, bool]) -> tuple[Support, Taken, WindowFeatures | None]:
         window, is_looked_at = asked
         raw, after, selected = judgeable(*(one.read(*window) for one in (stack, enhanced, attention)))
         support = supported(raw, after, selected, noise_left=left)
-        return support, taken_away(raw, after, selected, camera), look(raw) if is_looked_at else None
+        offset = drift(window)
+        taken = taken_away(raw - offset, after - offset, selected, camera)
+        return support, taken, look(raw) if is_looked_at else None
 
     trusts = {}
     for channel in channels:
         planes = [index for index in places.selected if stack.channel_of(index) == channel]
         windows = places.choose(max(SUPPORT_WINDOWS // len(channels), 4), planes)
         every = max(len(windows) // DOMAIN_WINDOWS, 1)
-        camera = measure_noise(stack.read(*window) for window in windows[:: max(len(windows) // NOISE_WINDOWS, 1)])
+        camera = measure_noise(map(recorded, windows[:: max(len(windows) // NOISE_WINDOWS, 1)]))
         left = camera.after_smoothing(SMOOTHING_PX) if camera.reliable else 0.0
         support, taken, looks = Support(), Taken(), []
         for seen, removed, one in ahead(

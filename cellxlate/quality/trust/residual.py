@@ -80,19 +80,23 @@ def taken_away(
 
     Notes
     -----
-    The residual is taken after the best gain and offset of the output to the input, so that a result on another scale
-    is judged alike. Noise that was taken away whole is as correlated as the camera's; a smoothing filter, which leaves
-    the slow part of noise in place, gives less, and structure that was taken away with it gives more. The residual
-    smoothed by 2 px shows where: noise leaves there a known share of its standard deviation, which grows with
-    brightness by the camera's gain. A pixel is suspicious where it is more than four of these.
+    What was proposed follows from the output and the gate; it is brought to the input's scale by the best gain and
+    offset, so that a result on another scale is judged alike, and the gate's share of the difference is the residual:
+    input less output, where the scale is the input's. Noise that was taken away whole is as correlated as the camera's;
+    a smoothing filter, which leaves the slow part of noise in place, gives less, and structure that was taken away with
+    it gives more. The residual smoothed by 2 px shows where: noise leaves there a known share of its standard
+    deviation, which grows with brightness by the camera's gain. A pixel is suspicious where it is more than four of
+    these.
     """
     before, after = raw.astype(np.float64), enhanced.astype(np.float64)
     selected = (attention > 0) & np.isfinite(before) & np.isfinite(after)
     left = camera.left_by_smoothing(SMOOTHING_PX)
     if selected.sum() < FEWEST_PX or not camera.reliable or not camera.sd_counts * left > 0:
         return Taken()
-    shown = np.where(selected, _on_scale_of(before[selected], after, selected), 0.0)
-    residual = np.where(selected, before - shown, 0.0)
+    share = np.where(selected, attention / 255.0, 0.0)
+    proposed = before + np.divide(after - before, share, where=selected, out=np.zeros_like(before))
+    shown = np.where(selected, _on_scale_of(before, proposed, selected, share**2), 0.0)
+    residual = np.where(selected, share * (before - shown), 0.0)
     variance = np.where(selected, camera.sd_counts**2 + camera.gain * np.maximum(shown - camera.black_counts, 0.0), 0.0)
     weight = _smooth(selected.astype(np.float64))
     noise = left * np.sqrt(_smooth(variance) / np.maximum(weight, 1e-6))
@@ -108,14 +112,20 @@ def taken_away(
 
 
 def _on_scale_of(
-    counts: npt.NDArray[np.float64], image: npt.NDArray[np.float64], selected: npt.NDArray[np.bool_]
+    counts: npt.NDArray[np.float64],
+    image: npt.NDArray[np.float64],
+    selected: npt.NDArray[np.bool_],
+    share: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Return an image (Y, X) after the gain and offset that bring its selected pixels nearest to some counts (n,)."""
-    seen = image[selected]
-    middle = float(seen.mean())
-    spread = float(((seen - middle) ** 2).sum())
-    gain = float(((seen - middle) * (counts - counts.mean())).sum()) / spread if spread > 0 else 0.0
-    return gain * (image - middle) + float(counts.mean())
+    """Return an image (Y, X) after the gain and offset that bring it nearest to some counts, each pixel by its share.
+
+    Rounding is as large as one over the gate in what was proposed, so pixels that are hardly selected say little.
+    """
+    seen, wanted, weight = image[selected], counts[selected], share[selected] / share[selected].sum()
+    middle, level = float(weight @ seen), float(weight @ wanted)
+    spread = float(weight @ (seen - middle) ** 2)
+    gain = float(weight @ ((seen - middle) * (wanted - level))) / spread if spread > 0 else 0.0
+    return gain * (image - middle) + level
 
 
 def _smooth(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ LARGEST_KEPT_PX = 4_000_000
 """Larger masks are read when they are asked for."""
 
 
-def open_mask(path: Path, like: Stack, *, labels: bool = False) -> Stack:
+def open_mask(path: Path, like: Stack, *, labels: bool = False, numbers: bool = False) -> Stack:
     """Open a mask of an image as a stack that is above 0 in cells; colours count as cells, transparency does not.
 
     Parameters
@@ -33,6 +33,8 @@ def open_mask(path: Path, like: Stack, *, labels: bool = False) -> Stack:
         The image; its axes are those of a mask that names none, and of regions.
     labels : bool
         Keep the numbers of a picture as they are, and refuse colours.
+    numbers : bool
+        Keep the numbers of a grey picture, and take colours as cells.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def open_mask(path: Path, like: Stack, *, labels: bool = False) -> Stack:
             raise InputError(f"{path} cannot hold strokes; save them as TIFF or PNG")
         return _in_memory(open_rois(path, like)) if is_rois(path) else _with_axes(read_cellpose(path), path, like)
     if path.suffix.lower() == ".png":
-        return _open_png(path, labels=labels)
+        return _open_png(path, labels=labels, numbers=numbers)
     stack = _open_named(path, like)
     if "S" not in stack.axes:
         return _in_memory(stack)
@@ -86,7 +88,7 @@ def _in_memory(stack: Stack) -> Stack:
     return replace(stack, pixels=pixels, release=lambda: None)
 
 
-def _open_png(path: Path, *, labels: bool) -> Stack:
+def _open_png(path: Path, *, labels: bool, numbers: bool) -> Stack:
     try:
         pixels = np.asarray(png_decode(_stored(path)))
     except InputError:
@@ -94,7 +96,7 @@ def _open_png(path: Path, *, labels: bool) -> Stack:
     except (OSError, PngError, ValueError) as fault:
         damaged = InputError(f"{path} is not a PNG file that can be read ({fault}); convert it to TIFF")
         raise unless_denied(damaged, path, fault) from fault
-    if labels and pixels.ndim == 2:
+    if (labels or numbers) and pixels.ndim == 2:
         return Stack.from_array(pixels, "YX", name=path.stem)
     if labels:
         raise InputError(f"{path} is in colour; strokes are whole numbers: 1 background, 2 and more cells")
