@@ -253,7 +253,8 @@ def draw_curves(work: Path, data: str, path: Path) -> None:
         if planned.data != data or not any((folder / name).exists() for name in (OUTCOME, "progress.json")):
             continue
         notes = notes_of(planned, work)
-        style = {"color": f"C{list(METHODS).index(planned.method)}", "linestyle": ("-", "--", ":")[planned.seed % 3]}
+        line = ":" if planned.size == "full" else ("-", "--", "-.")[planned.seed % 3]
+        style = {"color": f"C{list(METHODS).index(planned.method)}", "linestyle": line}
         for axis, key in zip(axes, keys, strict=False):
             rows = notes["validation"]
             axis.plot([row["step"] for row in rows], [row[key] for row in rows], label=planned.name, **style)
