@@ -59,10 +59,12 @@ def test_the_rebuilt_report_warns_of_the_input_as_the_first_did(tiny_model: Path
     first = cellxlate.enhance_file(tmp_path / "cells.ome.tif", tiny_model, engine="torch")
     assert any("drifts over time" in text for text in first.warnings)
     assert any("all 2 chosen channels" in text for text in first.warnings)
-    for _ in range(2):
+    of_noise = [text for text in first.warnings if "nothing but the noise of this stack" in text]
+    assert of_noise  # which only the run itself can tell, and its report
+    for expected in (first.warnings, [text for text in first.warnings if text not in of_noise]):
         again = rebuild_report(tmp_path / "cells_enhanced.ome.tif", model=tiny_model)
-        assert sorted(again.warnings) == sorted(first.warnings)
-        assert again.verdict == first.verdict
+        assert sorted(again.warnings) == sorted(expected)
+        assert again.verdict == first.verdict or expected is not first.warnings
         assert again.sections == first.sections
         assert json.loads((tmp_path / "cells_report.json").read_text())["sections"]["axis"] == "t"
         assert (tmp_path / "cells_report.html").read_text().count("Kymograph along X") == 2
