@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cellxlate.quality.sums import Sums
 from cellxlate.stacks.intensity.noise_model import CameraNoise
 from cellxlate.stacks.intensity.range import SMOOTHING_PX
 
@@ -19,7 +20,7 @@ OWN = (slice(None), slice(None, -1)), (slice(None, -1), slice(None))
 
 
 @dataclass
-class Taken:
+class Taken(Sums):
     """What was found of the residual in some windows; `include` adds windows up.
 
     Attributes
@@ -38,11 +39,6 @@ class Taken:
     products: float = 0.0
     squares: float = 0.0
     expected: float = 0.0
-
-    def include(self, other: "Taken") -> None:
-        """Add other windows."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def suspicious_share(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cellxlate.quality.sums import Sums
 from cellxlate.stacks.intensity.range import SMOOTHING_PX, WHITE_NOISE_LEFT, pixel_noise, smoothed
 
 BACKGROUND_PX, BACKGROUND_STEP_PX, MARGIN_PX = 32.0, 4, 5
@@ -20,7 +21,7 @@ FEWEST_JUDGED = 40
 
 
 @dataclass
-class Support:
+class Support(Sums):
     """What was found in some windows; `include` adds windows up.
 
     Attributes
@@ -55,11 +56,6 @@ class Support:
     def salient_share(self) -> float:
         """Share of the salient pixels that attention selected; NaN without any."""
         return self.salient_selected / self.salient if self.salient else math.nan
-
-    def include(self, other: "Support") -> None:
-        """Add other windows."""
-        for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def supported(
