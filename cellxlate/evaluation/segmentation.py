@@ -2,8 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -100,15 +100,22 @@ def segmenter(asked: str | Segment) -> Segment:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and other processes look for what it defines
     sys.path.insert(0, str(file.resolve().parent))
-    try:
-        with redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as fault:
-        raise InputError(f"{file} cannot be run: {said(f'{type(fault).__name__}: ', fault)}") from fault
+    with _run(f"{file} cannot be run"):
+        spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
         raise InputError(f"{file} has no function {name!r}", remedy=EXPECTED)
     return function  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _run(failed: str) -> Iterator[None]:
+    """Let a user's code print to standard error, and say in one line where it fails or leaves."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (Exception, SystemExit) as fault:
+        raise InputError(f"{failed}: {said(f'{type(fault).__name__}: ', fault)}") from fault
 
 
 def segmented(
@@ -138,11 +145,8 @@ def segmented(
 
 def _objects(segment: Segment, image: Plane, where: str) -> Plane:
     name = getattr(segment, "__name__", "the function")
-    try:
-        with redirect_stdout(sys.stderr):
-            objects = np.asarray(segment(image.copy()))
-    except (Exception, SystemExit) as fault:
-        raise InputError(f"{name} failed on {where}: {said(f'{type(fault).__name__}: ', fault)}") from fault
+    with _run(f"{name} failed on {where}"):
+        objects = np.asarray(segment(image.copy()))
     if objects.shape != image.shape or objects.dtype.kind not in "biu":
         raise InputError(
             f"{name} returned {objects.dtype} {objects.shape} for {where}; expected whole numbers {image.shape}, 0 "
